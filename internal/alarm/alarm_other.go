@@ -1,0 +1,19 @@
+//go:build !linux
+
+package alarm
+
+import "time"
+
+// clockwork is the runtime's own timer.
+type clockwork struct{ timer *time.Timer }
+
+func (a *Alarm) start() error {
+	a.timer = time.AfterFunc(time.Hour, a.ring)
+	a.timer.Stop()
+	return nil
+}
+
+func (a *Alarm) set(d time.Duration) { a.timer.Reset(d) }
+
+// Close releases the timer. Set must not be called any more.
+func (a *Alarm) Close() { a.timer.Stop() }

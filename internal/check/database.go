@@ -1,0 +1,38 @@
+package check
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ExpectedFromDB reads what was asked for from the table jobs in the search path:
+// id, topic, payload and fire_at of the rows that meet where, a condition in SQL
+// ("topic LIKE 'demo/%'"; empty: all rows). The condition becomes part of the
+// statement as it is, so it must not come from a stranger.
+func ExpectedFromDB(ctx context.Context, conn *pgx.Conn, where string) ([]Expected, error) {
+	sql := "SELECT id, topic, payload, fire_at FROM jobs"
+	if where != "" {
+		sql += " WHERE " + where
+	}
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return nil, fmt.Errorf("read expected jobs: %w", err)
+	}
+	expected, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Expected, error) {
+		var e Expected
+		var payload *string
+		err := row.Scan(&e.ID, &e.Topic, &payload, &e.FireAt)
+		// A job without payload is published with an empty one: that is compared too.
+		e.Payload = []byte{}
+		if payload != nil {
+			e.Payload = []byte(*payload)
+		}
+		return e, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read expected jobs: %w", err)
+	}
+	return expected, nil
+}

@@ -1,0 +1,154 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+)
+
+const (
+	// jobIDProperty is the MQTT 5 user property that names the job, in decimal.
+	jobIDProperty = "job-id"
+
+	// NoID stands for a message without a job id.
+	NoID int64 = math.MinInt64
+
+	payloadBlockBytes = 1 << 20
+)
+
+// recorder keeps messages, cheaply: one lock, one append and one map lookup each.
+type recorder struct {
+	mu       sync.Mutex
+	messages []Received
+	distinct map[int64]struct{}
+	topics   map[string]string // one copy of each topic, while they are few
+	block    []byte            // room for payloads
+	waiters  []waiter
+}
+
+type waiter struct {
+	n     int
+	count func(Progress) int
+	done  chan struct{}
+}
+
+func (r *recorder) init(expect int) {
+	r.messages = make([]Received, 0, expect)
+	r.distinct = make(map[int64]struct{}, expect)
+	r.topics = make(map[string]string)
+}
+
+func (r *recorder) add(p *paho.Publish) {
+	now := time.Now()
+	m := Received{ID: NoID, Topic: p.Topic, QoS: p.QoS, Dup: p.Duplicate(), Retain: p.Retain, At: now}
+	if p.Properties != nil {
+		if at := p.Properties.SubscriptionIdentifier; at != nil {
+			m.At = time.Unix(0, int64(*at))
+		}
+		for _, user := range p.Properties.User {
+			if user.Key != jobIDProperty {
+				continue
+			}
+			if id, err := strconv.ParseInt(user.Value, 10, 64); err == nil {
+				m.ID = id
+			}
+			break
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.Topic = r.intern(p.Topic)
+	m.Payload = r.keep(p.Payload)
+	r.messages = append(r.messages, m)
+	if m.ID != NoID {
+		r.distinct[m.ID] = struct{}{}
+	}
+	r.wakeWaiters()
+}
+
+func (r *recorder) intern(topic string) string {
+	const few = 10_000
+	if known, ok := r.topics[topic]; ok {
+		return known
+	}
+	if len(r.topics) < few {
+		r.topics[topic] = topic
+	}
+	return topic
+}
+
+// keep copies a payload into a block: paho's own slice has at least 512 bytes
+// behind it, which a million recorded messages would hold on to.
+func (r *recorder) keep(payload []byte) []byte {
+	if len(payload) > payloadBlockBytes/4 {
+		return slices.Clone(payload)
+	}
+	if len(r.block)+len(payload) > cap(r.block) {
+		r.block = make([]byte, 0, payloadBlockBytes)
+	}
+	start := len(r.block)
+	r.block = append(r.block, payload...)
+	return r.block[start:len(r.block):len(r.block)]
+}
+
+func (r *recorder) all() []Received {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.messages)
+}
+
+func (r *recorder) progress() Progress {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.counts()
+}
+
+// counts: caller holds the lock.
+func (r *recorder) counts() Progress {
+	return Progress{Messages: len(r.messages), Distinct: len(r.distinct)}
+}
+
+// wakeWaiters: caller holds the lock.
+func (r *recorder) wakeWaiters() {
+	if len(r.waiters) == 0 {
+		return
+	}
+	now := r.counts()
+	r.waiters = slices.DeleteFunc(r.waiters, func(w waiter) bool {
+		if w.count(now) < w.n {
+			return false
+		}
+		close(w.done)
+		return true
+	})
+}
+
+func (r *recorder) wait(ctx context.Context, n int, count func(Progress) int) error {
+	r.mu.Lock()
+	if count(r.counts()) >= n {
+		r.mu.Unlock()
+		return nil
+	}
+	w := waiter{n: n, count: count, done: make(chan struct{})}
+	r.waiters = append(r.waiters, w)
+	r.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiters = slices.DeleteFunc(r.waiters, func(other waiter) bool { return other.done == w.done })
+	got := count(r.counts())
+	if got >= n {
+		return nil
+	}
+	return fmt.Errorf("wait for %d, have %d: %w", n, got, ctx.Err())
+}

@@ -1,0 +1,85 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// Broker is what a user of any broker of this package needs.
+type Broker interface {
+	// URL is where clients connect, mqtt://…
+	URL() string
+	// Close stops the broker and leaves nothing behind. Closing twice is no error.
+	Close() error
+}
+
+var (
+	_ Broker = (*Mosquitto)(nil)
+	_ Broker = (*InProcessBroker)(nil)
+)
+
+// InProcessBroker is a broker inside our own process, for a demonstration where
+// Mosquitto is not installed.
+//
+// It is no judge of exactly-once: it answers a repeated QoS 2 PUBLISH with reason
+// 0x91 instead of a PUBREC, and drops what a slow subscriber cannot take.
+type InProcessBroker struct {
+	server *mqtt.Server
+	url    string
+	close  sync.Once
+	err    error // of the close
+}
+
+// StartInProcessBroker starts a broker on 127.0.0.1; port 0 is a free one.
+// A nil logger means none.
+func StartInProcessBroker(port int, log *slog.Logger) (*InProcessBroker, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	limits := mqtt.NewDefaultServerCapabilities()
+	limits.MaximumInflight = math.MaxUint16
+	limits.MaximumClientWritesPending = 1 << 16
+	server := mqtt.New(&mqtt.Options{Capabilities: limits, Logger: log})
+	if err := server.AddHook(new(allowAll), nil); err != nil {
+		return nil, fmt.Errorf("start in-process broker: %w", err)
+	}
+	tcp := listeners.NewTCP(listeners.Config{ID: "tcp", Address: address(port)})
+	if err := server.AddListener(tcp); err != nil {
+		return nil, fmt.Errorf("start in-process broker: %w", err)
+	}
+	b := &InProcessBroker{server: server, url: "mqtt://" + tcp.Address()}
+	if err := server.Serve(); err != nil { // returns at once
+		return nil, errors.Join(fmt.Errorf("start in-process broker: %w", err), b.Close())
+	}
+	return b, nil
+}
+
+// URL is mqtt://127.0.0.1:port.
+func (b *InProcessBroker) URL() string { return b.url }
+
+// Close disconnects all clients and stops the broker.
+func (b *InProcessBroker) Close() error {
+	b.close.Do(func() { b.err = b.server.Close() })
+	return b.err
+}
+
+// allowAll lets every client do everything; without such a hook the library
+// lets nobody in. Its own one would bring a YAML parser along.
+type allowAll struct{ mqtt.HookBase }
+
+func (*allowAll) ID() string { return "allow-all" }
+
+func (*allowAll) Provides(hook byte) bool {
+	return hook == mqtt.OnConnectAuthenticate || hook == mqtt.OnACLCheck
+}
+
+func (*allowAll) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
+
+func (*allowAll) OnACLCheck(*mqtt.Client, string, bool) bool { return true }

@@ -1,0 +1,144 @@
+package stack
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const (
+	superuser = "postgres"
+
+	// maxSocketPath is what fits into sockaddr_un.sun_path with its final zero on
+	// macOS and the BSDs; Linux allows 107.
+	maxSocketPath = 103
+)
+
+// initPostgres creates the cluster in p.dir/data and writes its configuration.
+func (p *Postgres) initPostgres(ctx context.Context) error {
+	data := p.dataDir()
+	args := []string{
+		"--pgdata=" + data, "--username=" + superuser, "--encoding=UTF8", "--locale=C",
+		"--no-sync", "--no-instructions",
+	}
+	if p.cfg.Trust {
+		args = append(args, "--auth=trust")
+	} else {
+		p.password = rand.Text()
+		file := filepath.Join(p.dir, "password")
+		if err := os.WriteFile(file, []byte(p.password+"\n"), 0o600); err != nil {
+			return err
+		}
+		defer os.Remove(file)
+		if err := p.who.own(file); err != nil {
+			return err
+		}
+		args = append(args, "--auth=scram-sha-256", "--pwfile="+file)
+	}
+	var out bytes.Buffer
+	initdb, err := StartProcess(ProcessSpec{
+		Path: filepath.Join(p.bin.Dir, "initdb"), Args: args,
+		Dir: p.dir, Env: serverEnv(), Credential: p.who.cred, Stdout: &out, Stderr: &out,
+	})
+	if err != nil {
+		return fmt.Errorf("initdb: %w", err)
+	}
+	if err := initdb.Wait(ctx); err != nil {
+		_ = initdb.Signal(os.Kill)
+		<-initdb.Done()
+		return fmt.Errorf("initdb: %w", err)
+	}
+	if initdb.ExitCode() != 0 {
+		return fmt.Errorf("initdb: %s\n%s", initdb.Outcome(), out.String())
+	}
+	return p.writeSettings()
+}
+
+// writeSettings appends to postgresql.conf, rather than passing options to the
+// server, so that ALTER SYSTEM still has the last word.
+func (p *Postgres) writeSettings() error {
+	settings := map[string]string{
+		"listen_addresses":        loopback,
+		"unix_socket_directories": p.socketDir(),
+		"max_connections":         "200",
+		"shared_buffers":          "64MB",
+		"max_wal_size":            "1GB",
+		"wal_level":               "logical", // the WAL feed reads through pgoutput
+		"max_wal_senders":         "20",
+		"max_replication_slots":   "20",
+		"timezone":                "UTC",
+		"log_line_prefix":         "%m [%p] %d ",
+		"logging_collector":       "off",
+	}
+	if !p.cfg.Durable {
+		// Without fsync a commit still reaches the kernel before it is
+		// acknowledged, so it survives a kill -9 of the server, though not a
+		// crash of the machine. synchronous_commit stays on for that reason:
+		// off, commits would be lost with the server's shared memory.
+		settings["fsync"] = "off"
+		settings["full_page_writes"] = "off"
+	}
+	for name, value := range p.cfg.Settings {
+		settings[name] = value
+	}
+	names := make([]string, 0, len(settings))
+	for name := range settings {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+
+	var b strings.Builder
+	b.WriteString("\n# Written by reactor\n")
+	for _, name := range names {
+		value := settings[name]
+		if strings.ContainsAny(name+value, "\n\r") {
+			return fmt.Errorf("setting %q: line breaks are not allowed", name)
+		}
+		fmt.Fprintf(&b, "%s = '%s'\n", name, strings.ReplaceAll(value, "'", "''"))
+	}
+	f, err := os.OpenFile(filepath.Join(p.dataDir(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(b.String())
+	return err
+}
+
+// socketDir is where the Unix socket goes, for a person with psql; we connect
+// through TCP. A path too long for a socket address means no socket.
+func (p *Postgres) socketDir() string {
+	if len(filepath.Join(p.dir, ".s.PGSQL.65535")) > maxSocketPath {
+		return ""
+	}
+	return p.dir
+}
+
+func (p *Postgres) dataDir() string { return filepath.Join(p.dir, "data") }
+
+// serverEnv is our environment without what would lead the server's programs
+// elsewhere: PGDATA, PGPORT and kin.
+func serverEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		return strings.HasPrefix(entry, "PG") || strings.HasPrefix(entry, "NOTIFY_SOCKET=")
+	})
+}
+
+// lookProgram finds a program in PATH or in one of dirs; "" if it is nowhere.
+func lookProgram(name string, dirs ...string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, dir := range dirs {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path
+		}
+	}
+	return ""
+}

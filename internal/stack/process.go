@@ -1,0 +1,126 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// ProcessSpec describes a program to run as a child that dies with us.
+type ProcessSpec struct {
+	Path string   // the program
+	Args []string // its arguments, without its name
+	Dir  string   // working directory; empty: ours
+	Env  []string // environment; nil: ours
+
+	Stdout, Stderr io.Writer // nil: discarded
+
+	// DeathSignal is what the child receives when our process dies (Linux).
+	// Defaults to SIGKILL.
+	DeathSignal syscall.Signal
+
+	// Credential is whom it runs as; nil: as us.
+	Credential *syscall.Credential
+}
+
+// Process is a running child. Its methods may be called from any goroutine.
+type Process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// StartProcess runs a program in a process group of its own.
+//
+// PR_SET_PDEATHSIG is tied to the thread that forks, not to the process: the
+// child gets its signal when that thread ends, and the Go runtime may end
+// threads. So the goroutine that forks keeps its thread locked and stays until
+// the child is gone.
+func StartProcess(spec ProcessSpec) (*Process, error) {
+	cmd := exec.Command(spec.Path, spec.Args...)
+	cmd.Dir, cmd.Env = spec.Dir, spec.Env
+	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
+	// A grandchild may hold our pipe open after the child is gone.
+	cmd.WaitDelay = 5 * time.Second
+	death := spec.DeathSignal
+	if death == 0 {
+		death = syscall.SIGKILL
+	}
+	cmd.SysProcAttr = childAttributes(death)
+	cmd.SysProcAttr.Credential = spec.Credential
+
+	p := &Process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = cmd.Wait() // the outcome is in cmd.ProcessState
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Pid is the process id. It stays what it was after the process is gone.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Done is closed when the process is gone and all its output is written.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// ExitCode is the exit code, or −1 while it runs and when a signal ended it.
+func (p *Process) ExitCode() int {
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode()
+	default:
+		return -1
+	}
+}
+
+// Outcome says how the process ended ("exit status 1", "signal: killed"),
+// or that it has not.
+func (p *Process) Outcome() string {
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.String()
+	default:
+		return "running"
+	}
+}
+
+// Signal sends sig. A process that is gone already is no error.
+func (p *Process) Signal(sig os.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// Wait blocks until the process is gone or ctx ends.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for process %d: %w", p.Pid(), ctx.Err())
+	}
+}
+
+// goneWithin waits at most d for the process to end.
+func (p *Process) goneWithin(d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return p.Wait(ctx) == nil
+}

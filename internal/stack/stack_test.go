@@ -1,0 +1,340 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testContext bounds a test, so that a hang fails with a stack rather than never.
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// mustBeGone checks that a closed server left neither process, nor port, nor folder.
+func mustBeGone(t *testing.T, pids []int, port int, dir string) {
+	t.Helper()
+	for _, pid := range pids {
+		if pid != 0 && alive(pid) {
+			t.Errorf("process %d is still there", pid)
+		}
+	}
+	if portTaken(port) {
+		t.Errorf("port %d is still taken", port)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("folder %s is still there (%v)", dir, err)
+	}
+}
+
+// execSQL runs one statement on a connection of its own.
+func execSQL(ctx context.Context, t *testing.T, url, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func count(ctx context.Context, t *testing.T, url, sql string) (n int) {
+	t.Helper()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if err := conn.QueryRow(ctx, sql).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+func TestPostgresKeepsItsDataOverEveryKindOfEnd(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p, err := StartPostgres(ctx, PostgresConfig{Settings: map[string]string{"work_mem": "7MB"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	execSQL(ctx, t, p.URL(), "CREATE DATABASE other")
+	other := p.DatabaseURL("other")
+	execSQL(ctx, t, other, "CREATE TABLE seen (n int)")
+	if got := count(ctx, t, other, "SELECT setting::int/1024 FROM pg_settings WHERE name = 'work_mem'"); got != 7 {
+		t.Errorf("work_mem is %d MB, want 7", got)
+	}
+
+	var pids []int
+	port, ends := p.Port(), 0
+	for name, end := range map[string]func() error{
+		"Stop": p.Stop, "StopImmediate": p.StopImmediate, "Kill": p.Kill,
+		"Restart": func() error { return p.Restart(ctx) },
+	} {
+		execSQL(ctx, t, other, "INSERT INTO seen VALUES (1)")
+		ends++
+		pid := p.Pid()
+		pids = append(pids, pid)
+		pids = append(pids, childrenOf(pid)...)
+		if err := end(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if alive(pid) {
+			t.Errorf("%s: process %d is still there", name, pid)
+		}
+		if err := p.Start(ctx); err != nil {
+			t.Fatalf("Start after %s: %v", name, err)
+		}
+		if p.Pid() == pid || p.Port() != port {
+			t.Errorf("Start after %s: pid %d → %d, port %d → %d", name, pid, p.Pid(), port, p.Port())
+		}
+		if got := count(ctx, t, other, "SELECT count(*) FROM seen"); got != ends {
+			t.Errorf("after %s: %d rows, want %d", name, got, ends)
+		}
+	}
+	pids = append(append(pids, p.Pid()), childrenOf(p.Pid())...)
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeGone(t, pids, port, p.Dir())
+	if err := p.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+	if err := p.Start(ctx); err == nil {
+		t.Error("a closed server started")
+	}
+}
+
+// A backend in the middle of a statement does not look at its death pipe.
+func TestPostgresKillEndsBusyBackends(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p, err := StartPostgres(ctx, PostgresConfig{Trust: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	conn, err := pgx.Connect(ctx, p.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	backend := int(conn.PgConn().PID())
+	busy := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(ctx, "DO $$ BEGIN LOOP END LOOP; END $$")
+		busy <- err
+	}()
+	active := "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO %'"
+	for count(ctx, t, p.URL(), active) == 0 {
+		if ctx.Err() != nil {
+			t.Fatal("the loop did not start")
+		}
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-busy; err == nil {
+		t.Error("an endless statement ended well")
+	}
+	if alive(backend) {
+		t.Errorf("backend %d survived", backend)
+	}
+	// Close cleans up after the kill as well.
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeGone(t, []int{backend, p.Pid()}, p.Port(), p.Dir())
+}
+
+func TestPostgresErrorsSayWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "thesis.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		cfg  PostgresConfig
+		want string
+	}{
+		"no programs in BinDir": {PostgresConfig{BinDir: "/nonexistent"}, "/nonexistent/postgres"},
+		"unknown setting":       {PostgresConfig{Settings: map[string]string{"colour": "blue"}}, "unrecognized configuration parameter"},
+		"port taken":            {PostgresConfig{Port: taken.Addr().(*net.TCPAddr).Port}, "Address already in use"},
+		"directory in use":      {PostgresConfig{Dir: full}, "not empty"},
+		"not a port":            {PostgresConfig{Port: 70000}, "Port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := StartPostgres(ctx, c.cfg)
+			if err == nil {
+				p.Close()
+				t.Fatal("it started")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error does not tell %q:\n%v", c.want, err)
+			}
+		})
+	}
+	if _, err := os.Stat(filepath.Join(full, "thesis.txt")); err != nil {
+		t.Errorf("a failed start removed what was not its own: %v", err)
+	}
+}
+
+func TestPostgresStopsWaitingWhenTheContextEnds(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(testContext(t))
+	cancel()
+	dir := filepath.Join(os.TempDir(), "reactor-cancelled-"+t.Name())
+	if _, err := StartPostgres(ctx, PostgresConfig{Dir: dir}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want context.Canceled", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("folder left behind (%v)", err)
+	}
+}
+
+func TestMosquittoStopKillRestart(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	m, err := StartMosquitto(ctx, MosquittoConfig{Persistence: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	port := m.Port()
+	var pids []int
+	for name, end := range map[string]func() error{
+		"Stop": m.Stop, "Kill": m.Kill, "Restart": func() error { return m.Restart(ctx) },
+	} {
+		pid := m.Pid()
+		pids = append(pids, pid)
+		if err := end(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if alive(pid) {
+			t.Errorf("%s: process %d is still there", name, pid)
+		}
+		if err := m.Start(ctx); err != nil {
+			t.Fatalf("Start after %s: %v", name, err)
+		}
+		if m.Pid() == pid || m.Port() != port {
+			t.Errorf("Start after %s: pid %d → %d, port %d → %d", name, pid, m.Pid(), port, m.Port())
+		}
+	}
+	if _, err := os.Stat(filepath.Join(m.Dir(), "mosquitto.db")); err != nil {
+		t.Errorf("nothing was saved at a stop: %v", err)
+	}
+	pids = append(pids, m.Pid())
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeGone(t, pids, port, m.Dir())
+	if err := m.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+}
+
+func TestMosquittoAsksForThePassword(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	m, err := StartMosquitto(ctx, MosquittoConfig{Username: "reactor", Password: "s3cret/@"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if !strings.HasPrefix(m.URL(), "mqtt://reactor:s3cret%2F%40@127.0.0.1:") {
+		t.Errorf("URL is %s", m.URL())
+	}
+	text, err := os.ReadFile(m.passwordPath())
+	if err != nil || strings.Contains(string(text), "s3cret") {
+		t.Errorf("the password file holds the password itself (%v)", err)
+	}
+	stranger := &Mosquitto{port: m.Port()}
+	if err := stranger.ask(ctx); err == nil {
+		t.Error("it let a stranger in")
+	}
+}
+
+func TestMosquittoErrorsSayWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Accepts, never answers; the broker's own exit has to be noticed.
+	defer taken.Close()
+	for name, c := range map[string]struct {
+		cfg  MosquittoConfig
+		want string
+	}{
+		"no such program": {MosquittoConfig{Binary: "/nonexistent/mosquitto"}, "/nonexistent/mosquitto"},
+		"unknown line":    {MosquittoConfig{ExtraLines: []string{"colour blue"}}, "colour"},
+		"port taken":      {MosquittoConfig{Port: taken.Addr().(*net.TCPAddr).Port}, "Address already in use"},
+		"colon":           {MosquittoConfig{Username: "a", Password: "b:c"}, "colon"},
+		"refuses us":      {MosquittoConfig{ExtraLines: []string{"allow_anonymous false"}}, "refuses"},
+		"no user":         {MosquittoConfig{Password: "x"}, "Username"},
+		"not a port":      {MosquittoConfig{Port: -1}, "Port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, err := StartMosquitto(ctx, c.cfg)
+			if err == nil {
+				m.Close()
+				t.Fatal("it started")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error does not tell %q:\n%v", c.want, err)
+			}
+		})
+	}
+}
+
+func TestInProcessBroker(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b, err := StartInProcessBroker(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(b.URL(), "mqtt://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := net.LookupPort("tcp", port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &Mosquitto{port: n}
+	if err := client.ask(ctx); err != nil {
+		t.Errorf("no MQTT session: %v", err)
+	}
+	for range 2 {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := client.ask(ctx); err == nil {
+		t.Error("it still answers")
+	}
+}

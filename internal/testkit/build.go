@@ -1,0 +1,104 @@
+package testkit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// builds are the programs built for the tests of this binary.
+type builds struct {
+	mu       sync.Mutex
+	dir      string
+	programs map[string]*lazy[string] // by package
+	closed   bool
+}
+
+// Reactor returns the path of the program under test, cmd/reactor.
+func Reactor(t testing.TB) string {
+	t.Helper()
+	return Build(t, "./cmd/reactor")
+}
+
+// Build returns the path of a program of this module, e.g. "./cmd/reactor", built
+// once for this test binary, with the race detector where the tests have it.
+func Build(t testing.TB, pkg string) string {
+	t.Helper()
+	path, err := kitOf(t).builds.get(pkg)
+	if err != nil {
+		t.Fatalf("testkit: build %s: %v", pkg, err)
+	}
+	return path
+}
+
+func (b *builds) get(pkg string) (string, error) {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return "", errClosing
+	}
+	if b.dir == "" {
+		dir, err := os.MkdirTemp("", "reactor-programs-")
+		if err != nil {
+			b.mu.Unlock()
+			return "", err
+		}
+		b.dir, b.programs = dir, map[string]*lazy[string]{}
+	}
+	program := b.programs[pkg]
+	if program == nil {
+		program = &lazy[string]{}
+		b.programs[pkg] = program
+	}
+	out := filepath.Join(b.dir, fmt.Sprintf("%d-%s", len(b.programs), filepath.Base(pkg)))
+	b.mu.Unlock()
+	return program.get(func() (string, error) { return out, goBuild(pkg, out) })
+}
+
+func goBuild(pkg, out string) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	args := []string{"build", "-o", out}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, pkg)...)
+	cmd.Dir = root
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
+// moduleRoot is the folder of go.mod, above the package that is tested.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("no go.mod above the tested package")
+		}
+	}
+}
+
+func (b *builds) close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	if b.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(b.dir)
+}

@@ -1,0 +1,140 @@
+package testkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/job-publisher/reactor/internal/stack"
+)
+
+const templateDatabase = "reactor_template"
+
+// databaseNumber names the databases of this test binary, over -count as well.
+var databaseNumber atomic.Int64
+
+// Postgres returns the server shared by the tests of this package. Tests must
+// leave it running; those that don't start OwnPostgres.
+func Postgres(t testing.TB) *stack.Postgres {
+	t.Helper()
+	k := kitOf(t)
+	server, err := k.postgres.get(func() (*stack.Postgres, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), serverStartLimit)
+		defer cancel()
+		cfg := k.postgresConfig
+		cfg.NoDownload = true
+		return stack.StartPostgres(ctx, cfg)
+	})
+	if err != nil {
+		t.Fatalf("testkit: %v%s", err, remedy(err))
+	}
+	return server
+}
+
+// NewDatabase returns the URL of a new database, migrated where Main was given
+// migrations, that is dropped when the test ends, whoever is still connected.
+//
+// A database of its own isolates a test better than a schema would: NOTIFY
+// channels, logical replication and advisory locks are per database, and a search
+// path cannot be forgotten. Cloning a template costs some tens of milliseconds.
+func NewDatabase(t testing.TB) string {
+	t.Helper()
+	k, server := kitOf(t), Postgres(t)
+	template, err := k.template.get(func() (string, error) { return makeTemplate(server, k.migrate) })
+	if err != nil {
+		t.Fatalf("testkit: template database: %v", err)
+	}
+	name := fmt.Sprintf("test_%d", databaseNumber.Add(1))
+	admin := server.URL()
+	if err := execute(admin, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
+		t.Fatalf("testkit: new database: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := dropDatabase(admin, name); err != nil {
+			t.Errorf("testkit: drop database: %v", err)
+		}
+	})
+	return server.DatabaseURL(name)
+}
+
+func makeTemplate(server *stack.Postgres, migrate func(context.Context, string) error) (string, error) {
+	if migrate == nil {
+		return "template0", nil
+	}
+	if err := execute(server.URL(), "CREATE DATABASE "+templateDatabase+" TEMPLATE template0"); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), serverStartLimit)
+	defer cancel()
+	if err := migrate(ctx, server.DatabaseURL(templateDatabase)); err != nil {
+		return "", fmt.Errorf("migrate: %w", err)
+	}
+	return templateDatabase, nil
+}
+
+// dropDatabase ends the replication connections first: DROP DATABASE … FORCE ends
+// ordinary sessions only, and refuses where a replication slot is active.
+func dropDatabase(admin, name string) error {
+	return execute(admin,
+		"SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"+
+			" WHERE database = '"+name+"' AND active_pid IS NOT NULL",
+		"DROP DATABASE "+name+" WITH (FORCE)")
+}
+
+// execute runs statements on a connection of their own.
+func execute(url string, statements ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Detail != "" {
+				return fmt.Errorf("%s: %w (%s)", sql, err, pgErr.Detail)
+			}
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}
+
+// OwnPostgres starts a server for this test alone, to stop and to kill. It is
+// closed when the test ends.
+func OwnPostgres(t testing.TB, cfg stack.PostgresConfig) *stack.Postgres {
+	t.Helper()
+	cfg.NoDownload = true
+	if cfg.Logger == nil {
+		cfg.Logger = Logger(t)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), serverStartLimit)
+	defer cancel()
+	server, err := stack.StartPostgres(ctx, cfg)
+	if err != nil {
+		t.Fatalf("testkit: %v%s", err, remedy(err))
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Errorf("testkit: %v", err)
+		}
+	})
+	return server
+}
+
+// remedy is what to do about a server program that is missing.
+func remedy(err error) string {
+	switch {
+	case errors.Is(err, stack.ErrPostgresNotFound), errors.Is(err, stack.ErrMosquittoNotFound):
+		return "\nThe tests need real servers. Run `make setup`, or on Debian and Ubuntu:\n\tapt-get install postgresql mosquitto"
+	default:
+		return ""
+	}
+}

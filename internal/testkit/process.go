@@ -1,0 +1,156 @@
+package testkit
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/stack"
+)
+
+// ProcessConfig says what to run.
+type ProcessConfig struct {
+	Path string   // e.g. from Reactor(t)
+	Args []string // without the program's name
+	Env  []string // added to ours
+	Dir  string   // defaults to ours
+}
+
+// Process is a program under test, in a process group of its own. It is killed
+// when the test ends, or when the test binary dies.
+type Process struct {
+	proc *stack.Process
+
+	mu      sync.Mutex
+	output  bytes.Buffer  // standard output and error, interleaved as they came
+	changed chan struct{} // closed and replaced at each write
+}
+
+// Run starts a program. What it prints is shown when the test fails.
+func Run(t testing.TB, cfg ProcessConfig) *Process {
+	t.Helper()
+	p := &Process{changed: make(chan struct{})}
+	out := (*processOutput)(p)
+	proc, err := stack.StartProcess(stack.ProcessSpec{
+		Path: cfg.Path, Args: cfg.Args, Dir: cfg.Dir, Env: append(os.Environ(), cfg.Env...),
+		Stdout: out, Stderr: out,
+	})
+	if err != nil {
+		t.Fatalf("testkit: run %s: %v", cfg.Path, err)
+	}
+	p.proc = proc
+	t.Cleanup(func() {
+		_ = p.proc.Signal(syscall.SIGKILL)
+		<-p.proc.Done()
+		if t.Failed() {
+			t.Logf("process %d, %s %s (%s), printed:\n%s",
+				p.Pid(), cfg.Path, strings.Join(cfg.Args, " "), p.proc.Outcome(), p.Output())
+		}
+	})
+	return p
+}
+
+// Pid is the process id.
+func (p *Process) Pid() int { return p.proc.Pid() }
+
+// Done is closed when the process is gone and its output is complete.
+func (p *Process) Done() <-chan struct{} { return p.proc.Done() }
+
+// Kill sends SIGKILL and waits until the process is gone.
+func (p *Process) Kill(t testing.TB) {
+	t.Helper()
+	p.signal(t, syscall.SIGKILL)
+	<-p.proc.Done()
+}
+
+// Terminate sends SIGTERM and does not wait.
+func (p *Process) Terminate(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGTERM) }
+
+// Interrupt sends SIGINT and does not wait.
+func (p *Process) Interrupt(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGINT) }
+
+// Pause freezes the process with SIGSTOP: alive for the kernel and its peers'
+// TCP, and doing nothing. Resume with Continue.
+func (p *Process) Pause(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGSTOP) }
+
+// Continue thaws what Pause froze.
+func (p *Process) Continue(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGCONT) }
+
+func (p *Process) signal(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if err := p.proc.Signal(sig); err != nil {
+		t.Fatalf("testkit: %s to process %d: %v", sig, p.Pid(), err)
+	}
+}
+
+// Wait waits for the process to end, and returns its exit code, −1 where a signal
+// ended it. The test fails when it takes longer than limit.
+func (p *Process) Wait(t testing.TB, limit time.Duration) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if err := p.proc.Wait(ctx); err != nil {
+		t.Fatalf("testkit: process %d still runs after %s", p.Pid(), limit)
+	}
+	return p.proc.ExitCode()
+}
+
+// Output is all that was printed so far, standard output and error together.
+func (p *Process) Output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.output.String()
+}
+
+// WaitLine blocks until a whole line that contains text has been printed, now or
+// earlier, and returns it. The error is that of ctx, or says that the process
+// ended without printing it.
+func (p *Process) WaitLine(ctx context.Context, text string) (string, error) {
+	ended := false
+	for {
+		p.mu.Lock()
+		line, found := findLine(p.output.String(), text)
+		changed := p.changed
+		p.mu.Unlock()
+		if found {
+			return line, nil
+		}
+		if ended {
+			return "", fmt.Errorf("the process ended (%s) without printing %q", p.proc.Outcome(), text)
+		}
+		select {
+		case <-changed:
+		case <-p.proc.Done():
+			ended = true // its output is complete now: look once more
+		case <-ctx.Done():
+			return "", fmt.Errorf("wait for %q: %w", text, ctx.Err())
+		}
+	}
+}
+
+func findLine(output, text string) (string, bool) {
+	for line := range strings.Lines(output) {
+		if strings.HasSuffix(line, "\n") && strings.Contains(line, text) {
+			return strings.TrimSuffix(line, "\n"), true
+		}
+	}
+	return "", false
+}
+
+// processOutput is the writer behind both of a process's streams.
+type processOutput Process
+
+func (o *processOutput) Write(text []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.output.Write(text)
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return len(text), nil
+}

@@ -1,0 +1,180 @@
+package testkit
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/job-publisher/reactor/internal/stack"
+)
+
+const chunkBytes = 32 << 10
+
+// proxyConn is one connection through a proxy.
+type proxyConn struct {
+	proxy  *Proxy
+	number int
+	sides  [2]*net.TCPConn // the receiver by direction: server, client
+
+	once  sync.Once
+	ended chan struct{} // closed by a fault: nothing is passed on any more
+}
+
+// pump carries one direction until its sender is done or the connection ended.
+// It is the only reader of its sender and the only writer of its receiver.
+func (c *proxyConn) pump(d Direction) {
+	from, to := c.sides[1-d], c.sides[d]
+	buf := make([]byte, chunkBytes)
+	var offset int64
+	for {
+		n, err := from.Read(buf)
+		if n > 0 && c.pass(d) {
+			if !c.forward(d, to, buf[:n], offset) && !c.hasEnded() {
+				c.end(FaultReset) // the receiver is gone: so are we
+			}
+			offset += int64(n)
+		}
+		if err != nil {
+			c.finish(d, err)
+			return
+		}
+	}
+}
+
+// pass waits at the gate. It reports whether the chunk is to be forwarded.
+func (c *proxyConn) pass(d Direction) bool {
+	p := c.proxy
+	for {
+		p.mu.Lock()
+		stalled, dropping, changed := p.stalled[d], p.dropping[d], p.changed
+		p.mu.Unlock()
+		if c.hasEnded() {
+			return false
+		}
+		if !stalled {
+			return !dropping
+		}
+		select {
+		case <-changed:
+		case <-c.ended:
+			return false
+		}
+	}
+}
+
+// forward writes a chunk, or as much of it as hook and limit allow, and does the
+// fault they ask for. It reports whether the receiver could be written to.
+func (c *proxyConn) forward(d Direction, to *net.TCPConn, data []byte, offset int64) bool {
+	p := c.proxy
+	allowed, fault := c.askHook(d, data, offset)
+	p.mu.Lock()
+	if limit := p.limits[d]; limit >= 0 {
+		if int64(allowed) >= limit {
+			allowed, fault = int(limit), FaultCut
+			p.limits[d] = -1
+		} else {
+			p.limits[d] -= int64(allowed)
+		}
+	}
+	p.mu.Unlock()
+	if _, err := to.Write(data[:allowed]); err != nil {
+		return false
+	}
+	p.update(func() { p.forwarded[d] += int64(allowed) })
+	if fault != FaultNone {
+		c.end(fault)
+	}
+	return true
+}
+
+func (c *proxyConn) askHook(d Direction, data []byte, offset int64) (allowed int, fault Fault) {
+	p := c.proxy
+	p.hookMu.Lock()
+	defer p.hookMu.Unlock()
+	if p.hook == nil {
+		return len(data), FaultNone
+	}
+	v := p.hook(Chunk{Conn: c.number, Direction: d, Offset: offset, Data: data})
+	if v.Then == FaultNone {
+		return len(data), FaultNone
+	}
+	return min(max(v.Forward, 0), len(data)), v.Then
+}
+
+// finish tells the receiver how its sender ended: a FIN becomes a FIN, and the
+// other direction may go on; anything else becomes a reset. Where bytes do not get
+// through, neither does this.
+func (c *proxyConn) finish(d Direction, err error) {
+	p := c.proxy
+	for held := true; held; {
+		p.mu.Lock()
+		changed := p.changed
+		held = p.stalled[d] || p.dropping[d]
+		p.mu.Unlock()
+		if !held {
+			break
+		}
+		select {
+		case <-changed:
+		case <-c.ended:
+			held = false
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		_ = c.sides[d].CloseWrite()
+		return
+	}
+	c.end(FaultReset)
+}
+
+func (c *proxyConn) hasEnded() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// end does a fault. After a cut, a reset still ends what its peers leave open.
+func (c *proxyConn) end(fault Fault) {
+	c.once.Do(func() { close(c.ended) })
+	for _, side := range c.sides {
+		if fault == FaultCut {
+			// Closing now would send a RST where bytes of the peer are unread. So a
+			// FIN goes out, and the pumps read on until the peer closes too.
+			_ = side.CloseWrite()
+			continue
+		}
+		_ = side.SetLinger(0)
+		_ = side.Close()
+	}
+}
+
+func (c *proxyConn) close() {
+	for _, side := range c.sides {
+		_ = side.Close()
+	}
+}
+
+// listenAgain listens on addr, or on a port that will be free again when it is
+// closed and wanted back.
+func listenAgain(addr string) (net.Listener, error) {
+	if addr != "" {
+		return net.Listen("tcp", addr)
+	}
+	var last error
+	for range 5 {
+		port, err := stack.FreePort()
+		if err != nil {
+			return nil, err
+		}
+		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		if err == nil {
+			return l, nil
+		}
+		last = err
+	}
+	return nil, last
+}

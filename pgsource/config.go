@@ -1,0 +1,112 @@
+package pgsource
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config says how to use the database. The zero value of every field but
+// DatabaseURL is its default.
+type Config struct {
+	// DatabaseURL is a connection string as libpq knows it: a URL or key=value
+	// pairs; PGHOST and its like fill in what is missing.
+	DatabaseURL string
+	// ListenURL is a direct connection for LISTEN, needed where DatabaseURL leads
+	// through a pooler in transaction mode, which does not carry notifications.
+	// Defaults to DatabaseURL.
+	ListenURL string
+	// Name is shown in reactor.instances. Defaults to "host:pid".
+	Name string
+	// MaxConns bounds the connections for claims, loads and settlements. Two more
+	// are used, for the membership and for LISTEN. Defaults to 6.
+	MaxConns int
+	// StatementTimeout ends any statement of ours that takes longer. Defaults to
+	// 30 s.
+	StatementTimeout time.Duration
+	// Heartbeat is the time between two signs of life. Defaults to 1 s.
+	Heartbeat time.Duration
+	// TTL is how old the last sign of life of an instance may be before the
+	// others take its shards and lanes. Shorter takes over faster, longer forgives
+	// longer stalls. At least 3 heartbeats. Defaults to 3 s.
+	TTL time.Duration
+	// FeedCheck is the time between two probes of the notification feed; three
+	// unanswered ones mean that it is dead. Defaults to 5 s.
+	FeedCheck time.Duration
+	// RetryAttempts is how often a job that the broker refuses is tried before it
+	// is recorded as failed. Defaults to 5.
+	RetryAttempts int
+	// RetryBackoff is the pause before the second attempt; it doubles with each
+	// further one up to 64 times as much, give or take a quarter. Defaults to 1 s.
+	RetryBackoff time.Duration
+	// Logger defaults to discarding.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.ListenURL == "" {
+		c.ListenURL = c.DatabaseURL
+	}
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "unknown"
+		}
+		c.Name = fmt.Sprintf("%s:%d", host, os.Getpid())
+	}
+	setDefault(&c.MaxConns, 6)
+	setDefault(&c.StatementTimeout, 30*time.Second)
+	setDefault(&c.Heartbeat, time.Second)
+	setDefault(&c.TTL, 3*time.Second)
+	setDefault(&c.FeedCheck, 5*time.Second)
+	setDefault(&c.RetryAttempts, 5)
+	setDefault(&c.RetryBackoff, time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	if c.DatabaseURL == "" {
+		return errors.New("DatabaseURL is empty: give a connection string such as postgres://user:password@host:5432/database")
+	}
+	for _, u := range []struct{ field, url string }{{"DatabaseURL", c.DatabaseURL}, {"ListenURL", c.ListenURL}} {
+		if _, err := pgxpool.ParseConfig(u.url); err != nil {
+			return fmt.Errorf("%s is not a connection string (write postgres://user:password@host:5432/database): %w", u.field, redacted(err))
+		}
+	}
+	if c.MaxConns < 2 {
+		return fmt.Errorf("MaxConns is %d, must be at least 2", c.MaxConns)
+	}
+	if c.TTL < 3*c.Heartbeat {
+		return fmt.Errorf("TTL is %v, must be at least 3 heartbeats of %v", c.TTL, c.Heartbeat)
+	}
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{
+		{"StatementTimeout", c.StatementTimeout}, {"Heartbeat", c.Heartbeat},
+		{"FeedCheck", c.FeedCheck}, {"RetryBackoff", c.RetryBackoff},
+	} {
+		if d.value < time.Millisecond {
+			return fmt.Errorf("%s is %v, must be at least 1ms", d.field, d.value)
+		}
+	}
+	if c.RetryAttempts < 1 {
+		return fmt.Errorf("RetryAttempts is %d, must be at least 1", c.RetryAttempts)
+	}
+	return nil
+}
+
+// setDefault replaces a zero value.
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,123 @@
+package pgsource
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// Loading reads what nobody has claimed yet. It locks nothing and decides
+// nothing: rows may be claimed, moved or deleted while we read, and the claim will
+// look again. A job that the broker refused is due at its next attempt.
+
+// loadWindowSQL walks each shard's part of the jobs_pending index from its cursor.
+// One ordered scan a shard, each with its own limit, reads no more than it returns;
+// a single scan over all shards would have to sort everything that is due first.
+const loadWindowSQL = `
+SELECT job.id, job.shard, job.fire_at, greatest(job.fire_at, r.retry_at), job.bytes
+  FROM unnest($1::smallint[], $2::timestamptz[], $3::bigint[]) AS cursor (shard, after_at, after_id)
+ CROSS JOIN LATERAL (
+       SELECT id, shard, fire_at, octet_length(topic) + octet_length(payload) AS bytes
+         FROM jobs
+        WHERE NOT processed AND shard = cursor.shard
+          AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4
+        ORDER BY fire_at, id LIMIT $5) AS job
+  LEFT JOIN reactor.retries r ON r.job_id = job.id`
+
+// loadSQL reads rows found by their id.
+const loadSQL = `
+SELECT job.id, job.shard, job.fire_at, greatest(job.fire_at, r.retry_at),
+       octet_length(topic) + octet_length(payload)
+  FROM jobs job LEFT JOIN reactor.retries r ON r.job_id = job.id
+ WHERE NOT processed AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
+
+// LoadWindow implements reactor.Loader.
+func (s *Source) LoadWindow(ctx context.Context, cursors []reactor.Cursor, until reactor.DBTime, limit int) ([]reactor.Pending, []reactor.Cursor, error) {
+	// With fewer rows to read than shards, the shards take turns.
+	now, later := cursors, []reactor.Cursor(nil)
+	if len(cursors) > limit {
+		now, later = cursors[:limit], cursors[limit:]
+	}
+	if len(now) == 0 {
+		return nil, nil, nil
+	}
+	perShard := limit / len(now)
+	var (
+		shards  = make([]int16, len(now))
+		afterAt = make([]dbTime, len(now))
+		afterID = make([]int64, len(now))
+	)
+	for i, c := range now {
+		shards[i], afterAt[i], afterID[i] = int16(c.Shard), dbTime{c.AfterAt}, c.AfterID
+	}
+	jobs, last, err := s.load(ctx, loadWindowSQL, shards, afterAt, afterID, dbTime{until}, perShard)
+	if err != nil {
+		return nil, nil, s.failed("load window", err)
+	}
+	var rest []reactor.Cursor
+	rest = append(rest, later...)
+	for _, l := range last {
+		if l.rows == perShard { // there may be more
+			rest = append(rest, l.Cursor)
+		}
+	}
+	return jobs, rest, nil
+}
+
+// LoadRange implements reactor.Loader.
+func (s *Source) LoadRange(ctx context.Context, shards reactor.ShardSet, minID, maxID int64, until reactor.DBTime) ([]reactor.Pending, error) {
+	if shards == 0 {
+		return nil, nil
+	}
+	jobs, _, err := s.load(ctx, loadSQL+"id BETWEEN $3 AND $4", smallints(shards), dbTime{until}, minID, maxID)
+	return jobs, s.failed("load range", err)
+}
+
+// LoadIDs implements reactor.Loader.
+func (s *Source) LoadIDs(ctx context.Context, shards reactor.ShardSet, ids []int64, until reactor.DBTime) ([]reactor.Pending, error) {
+	if shards == 0 || len(ids) == 0 {
+		return nil, nil
+	}
+	jobs, _, err := s.load(ctx, loadSQL+"id = ANY ($3::bigint[])", smallints(shards), dbTime{until}, ids)
+	return jobs, s.failed("load ids", err)
+}
+
+// lastOf is where a shard's rows ended, and how many there were.
+type lastOf struct {
+	reactor.Cursor
+	rows int
+}
+
+func (s *Source) load(ctx context.Context, sql string, args ...any) ([]reactor.Pending, []lastOf, error) {
+	rows, err := s.work.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, nil, err
+	}
+	var (
+		jobs       []reactor.Pending
+		places     [reactor.Shards]lastOf
+		job        reactor.Pending
+		shard      int16
+		fire, next dbTime
+	)
+	_, err = pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes}, func() error {
+		job.Shard, job.DueAt = uint8(shard), next.DBTime
+		jobs = append(jobs, job)
+		place := &places[job.Shard]
+		place.Cursor = reactor.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
+		place.rows++
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	var last []lastOf
+	for _, place := range places {
+		if place.rows > 0 {
+			last = append(last, place)
+		}
+	}
+	return jobs, last, nil
+}

@@ -1,0 +1,293 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// Membership without a leader: every instance beats, and whoever's beat sees that
+// something has no living owner, or that the shares are unfair, puts it right for
+// everybody, under one transaction-level advisory lock (a session's would vanish at
+// a failover and under a pooler).
+//
+//	        Join                    Leave
+//	absent ──────► living ────────────────────► absent
+//	                │  ▲
+//	   no beat for  │  │ beat
+//	   a whole TTL  ▼  │                another one's beat
+//	               lapsed ────────────────────► deposed: Beat returns ErrDeposed
+//
+// Only an instance that has itself been beating without a gap for a whole TTL may
+// depose others. After an outage or a stall of the database every heartbeat is old,
+// first come must not be first served.
+
+// membershipLock is the key of the advisory lock, "reactor" in ASCII.
+const membershipLock = 0x72656163746f72
+
+// member is one incarnation.
+type member struct {
+	*Source
+	id        int64
+	wantLanes int
+	nextSweep time.Time // of housekeeping; owned by the goroutine that beats
+}
+
+// Join implements reactor.Source.
+func (s *Source) Join(ctx context.Context, opts reactor.JoinOptions) (reactor.Member, error) {
+	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes}
+	// Through the pool whose commits are durable: a crash of Postgres must not make
+	// it look as if we had been deposed.
+	_, err := s.work.Exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic) VALUES ($1, $2, $3, $4)",
+		m.id, s.cfg.Name, s.backends, opts.Static == 0)
+	if err != nil {
+		return nil, s.failed("join", err)
+	}
+	return m, nil
+}
+
+// TTL implements reactor.Member.
+func (m *member) TTL() time.Duration { return m.cfg.TTL }
+
+// beatSQL renews the heartbeat and returns the whole, small, membership. A beat that
+// comes late starts the steady time anew.
+const beatSQL = `
+WITH beat AS (
+    UPDATE reactor.instances
+       SET heartbeat_at = clock_timestamp(),
+           steady_since = CASE WHEN heartbeat_at < clock_timestamp() - $2::interval / 2
+                               THEN clock_timestamp() ELSE steady_since END
+     WHERE id = $1
+    RETURNING steady_since <= clock_timestamp() - $2::interval AS steady
+), members AS (
+    SELECT id, dynamic, id = $1 OR heartbeat_at > clock_timestamp() - $2::interval AS alive
+      FROM reactor.instances
+), lanes AS (
+    SELECT lane, coalesce(owner, 0) AS owner, epoch,
+           EXISTS (SELECT FROM reactor.in_flight f WHERE f.lane = l.lane) AS journaled
+      FROM reactor.lanes l
+)
+SELECT (SELECT steady FROM beat),
+       ARRAY(SELECT id FROM members ORDER BY id), ARRAY(SELECT alive FROM members ORDER BY id),
+       ARRAY(SELECT dynamic FROM members ORDER BY id),
+       ARRAY(SELECT coalesce(owner, 0) FROM reactor.shards ORDER BY shard),
+       ARRAY(SELECT lane FROM lanes ORDER BY lane), ARRAY(SELECT owner FROM lanes ORDER BY lane),
+       ARRAY(SELECT epoch FROM lanes ORDER BY lane), ARRAY(SELECT journaled FROM lanes ORDER BY lane)`
+
+// Beat implements reactor.Member.
+func (m *member) Beat(ctx context.Context) (reactor.Holding, error) {
+	v, steady, err := m.look(ctx, m.control)
+	if err != nil {
+		return reactor.Holding{}, err
+	}
+	if c := plan(v, m.id, m.wantLanes, steady); !c.empty() {
+		if v, err = m.rebalance(ctx, v); err != nil {
+			return reactor.Holding{}, err
+		}
+	}
+	m.housekeep(ctx)
+	return m.holding(v), nil
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func (m *member) look(ctx context.Context, db querier) (view, bool, error) {
+	var (
+		v              view
+		steady         *bool
+		ids            []int64
+		alive, dynamic []bool
+		shardOwners    []int64
+		lanes          []int32
+		owners, epochs []int64
+		journaled      []bool
+	)
+	err := db.QueryRow(ctx, beatSQL, m.id, interval(m.cfg.TTL)).
+		Scan(&steady, &ids, &alive, &dynamic, &shardOwners, &lanes, &owners, &epochs, &journaled)
+	if err != nil {
+		return v, false, m.failed("heartbeat", err)
+	}
+	if steady == nil { // no row of ours was there to update
+		return v, false, reactor.ErrDeposed
+	}
+	for i, id := range ids {
+		v.instances = append(v.instances, instance{id: id, alive: alive[i], dynamic: dynamic[i]})
+	}
+	if len(shardOwners) != reactor.Shards {
+		return v, false, fmt.Errorf("reactor.shards has %d rows instead of %d: run sql/schema.sql again", len(shardOwners), reactor.Shards)
+	}
+	copy(v.owners[:], shardOwners)
+	for i, lane := range lanes {
+		v.lanes = append(v.lanes, laneRow{lane: lane, owner: owners[i], epoch: epochs[i], journaled: journaled[i]})
+	}
+	return v, *steady, nil
+}
+
+// rebalance carries the plan out, made anew under the lock. If another instance
+// holds the lock it is doing the same, and will tell us. The transaction does all
+// or nothing; dying around it leaves a membership that the next beat puts right.
+func (m *member) rebalance(ctx context.Context, v view) (view, error) {
+	err := pgx.BeginFunc(ctx, m.control, func(tx pgx.Tx) error {
+		var locked bool
+		// Ownership, unlike a heartbeat, must survive a crash of Postgres: an epoch that
+		// went back would bring dead leases to life.
+		_, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on")
+		if err == nil {
+			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", int64(membershipLock)).Scan(&locked)
+		}
+		if err != nil || !locked {
+			return err
+		}
+		var steady bool
+		if v, steady, err = m.look(ctx, tx); err != nil {
+			return err
+		}
+		c := plan(v, m.id, m.wantLanes, steady)
+		if c.empty() {
+			return nil
+		}
+		if err := m.apply(ctx, tx, c); err != nil {
+			return err
+		}
+		v, _, err = m.look(ctx, tx)
+		return err
+	})
+	if err == nil || errors.Is(err, reactor.ErrDeposed) {
+		return v, err
+	}
+	return v, m.failed("rebalance", err)
+}
+
+func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
+	if len(c.dead) > 0 {
+		if err := m.depose(ctx, tx, c.dead); err != nil {
+			return err
+		}
+	}
+	if len(c.shards) > 0 {
+		shards, owners := make([]int16, 0, len(c.shards)), make([]int64, 0, len(c.shards))
+		for shard, owner := range c.shards {
+			shards, owners = append(shards, int16(shard)), append(owners, owner)
+		}
+		if _, err := tx.Exec(ctx, `
+			UPDATE reactor.shards s SET owner = n.owner
+			  FROM unnest($1::smallint[], $2::bigint[]) AS n (shard, owner) WHERE s.shard = n.shard`,
+			shards, owners); err != nil {
+			return err
+		}
+	}
+	// This waits for claims that hold the lane's row, and no longer than they take:
+	// their backends were cut off above.
+	if len(c.adopt) > 0 {
+		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET owner = $1, epoch = epoch + 1 WHERE lane = ANY ($2)", m.id, c.adopt); err != nil {
+			return err
+		}
+	}
+	if c.create > 0 {
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO reactor.lanes (lane, owner, epoch)
+			SELECT coalesce((SELECT max(lane) FROM reactor.lanes), 0) + n, $1, 1 FROM generate_series(1, $2) AS n`,
+			m.id, c.create); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, "SELECT pg_notify($1, '')", membershipChannel)
+	return err
+}
+
+// depose removes lapsed instances and cuts off their connections, so that none of
+// them holds locks while its process is stopped or unreachable. Cutting off may lack
+// the right; then the statement timeouts have to do.
+func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
+	rows, err := tx.Query(ctx, "DELETE FROM reactor.instances WHERE id = ANY ($1) RETURNING name, backends", dead)
+	if err != nil {
+		return err
+	}
+	type gone struct{ Name, Backends string }
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[gone])
+	if err != nil {
+		return err
+	}
+	for _, g := range list {
+		m.log.Warn("took over from an instance that stopped answering", "instance", g.Name, "ttl", m.cfg.TTL)
+		if g.Backends == m.backends {
+			continue // an earlier incarnation of this very process
+		}
+		err := pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) error {
+			_, err := sub.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", g.Backends)
+			return err
+		})
+		if err != nil {
+			m.log.Warn("cannot end the connections of an instance that stopped answering", "instance", g.Name, "err", err)
+		}
+	}
+	return nil
+}
+
+func (m *member) holding(v view) reactor.Holding {
+	var h reactor.Holding
+	for shard, owner := range v.owners {
+		if owner == m.id {
+			h.Shards = h.Shards.With(uint8(shard))
+		}
+	}
+	for _, l := range v.lanes {
+		if l.owner == m.id {
+			h.Leases = append(h.Leases, reactor.Lease{
+				Lane: l.lane, Owner: m.id, Epoch: l.epoch,
+				ClientID: fmt.Sprint(m.clientIDPrefix, l.lane),
+			})
+		}
+	}
+	return h
+}
+
+// housekeep removes, once a minute, the retry counts of jobs that came through.
+func (m *member) housekeep(ctx context.Context) {
+	if time.Now().Before(m.nextSweep) {
+		return
+	}
+	m.nextSweep = time.Now().Add(time.Minute)
+	_, err := m.control.Exec(ctx, `
+		DELETE FROM reactor.retries r
+		 WHERE retry_at < clock_timestamp() - interval '10 minutes'
+		   AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = r.job_id AND NOT jobs.processed)`)
+	if err != nil {
+		m.log.Debug("housekeeping", "err", err)
+	}
+}
+
+// ReleaseShards implements reactor.Member. As a static instance from here on, we
+// get none back.
+func (m *member) ReleaseShards(ctx context.Context) error {
+	_, err := m.control.Exec(ctx, `
+		WITH me AS (UPDATE reactor.instances SET dynamic = false WHERE id = $1),
+		     freed AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1)
+		SELECT pg_notify($2, '')`, m.id, membershipChannel)
+	return m.failed("release shards", err)
+}
+
+// ReleaseLane implements reactor.Member.
+func (m *member) ReleaseLane(ctx context.Context, lease reactor.Lease) error {
+	_, err := m.control.Exec(ctx, "UPDATE reactor.lanes SET owner = NULL WHERE lane = $1 AND owner = $2", lease.Lane, m.id)
+	return m.failed("release lane", err)
+}
+
+// Leave implements reactor.Member.
+func (m *member) Leave(ctx context.Context) error {
+	_, err := m.control.Exec(ctx, `
+		WITH gone AS (DELETE FROM reactor.instances WHERE id = $1),
+		     shards AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1),
+		     lanes AS (UPDATE reactor.lanes SET owner = NULL WHERE owner = $1)
+		SELECT pg_notify($2, '')`, m.id, membershipChannel)
+	return m.failed("leave", err)
+}

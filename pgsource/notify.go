@@ -1,0 +1,131 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+const (
+	// jobsChannel carries sql/triggers.sql's hints.
+	jobsChannel = "reactor_jobs"
+	// membershipChannel says that shards or lanes changed hands.
+	membershipChannel = "reactor_membership"
+	// probesMissed in a row mean that the feed is dead.
+	probesMissed = 3
+)
+
+// Listen implements reactor.Feed on LISTEN/NOTIFY. A feed on logical replication
+// would implement the same method: whatever it is, its hints decide nothing.
+//
+// A half-open connection, or one that a pooler has detached from its LISTEN, looks
+// just like a quiet one. So we notify ourselves through another connection, and end
+// with an error when that does not arrive.
+func (s *Source) Listen(ctx context.Context, on func(reactor.Hint)) error {
+	conn, err := s.connectListener(ctx)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer func() {
+		closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closeCtx) // the server drops the subscription either way
+	}()
+	probeChannel := "reactor_probe_" + s.backends
+	for _, channel := range []string{jobsChannel, membershipChannel, probeChannel} {
+		if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+	}
+	s.warnWithoutTriggers(ctx, conn)
+	on(reactor.Hint{Kind: reactor.HintConnected})
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.probe(ctx, probeChannel) })
+	group.Go(func() error { return s.receive(ctx, conn, on) })
+	return group.Wait()
+}
+
+func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(s.cfg.ListenURL)
+	if err != nil {
+		return nil, redacted(err)
+	}
+	cfg.RuntimeParams["application_name"] = s.backends
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// probe sends us a notification every now and then.
+func (s *Source) probe(ctx context.Context, channel string) error {
+	tick := time.NewTicker(s.cfg.FeedCheck)
+	defer tick.Stop()
+	for {
+		// That the probe cannot be sent says nothing about the feed.
+		if _, err := s.control.Exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
+			s.log.Debug("cannot probe the feed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// receive turns notifications into hints.
+func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(reactor.Hint)) error {
+	for {
+		silence, cancel := context.WithTimeout(ctx, probesMissed*s.cfg.FeedCheck)
+		n, err := conn.WaitForNotification(silence)
+		cancel()
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && silence.Err() != nil:
+			return errors.New("no notification arrives, not even our own: is there a pooler in transaction mode? Give a direct connection for LISTEN (--listen-url)")
+		case err != nil:
+			return fmt.Errorf("listen: %w", err)
+		}
+		switch n.Channel {
+		case jobsChannel:
+			hint, err := parseHint(n.Payload)
+			if err != nil {
+				s.log.Warn("a notification is not ours, or of another version; sweeping instead", "payload", n.Payload)
+			}
+			on(hint)
+		case membershipChannel:
+			on(reactor.Hint{Kind: reactor.HintMembership})
+		}
+	}
+}
+
+// parseHint reads "min_id max_id earliest". What cannot be read may mean anything,
+// so it yields the hint that anything may have been missed.
+func parseHint(payload string) (reactor.Hint, error) {
+	hint := reactor.Hint{Kind: reactor.HintJobs}
+	var rest string
+	n, err := fmt.Sscanf(payload+" .", "%d %d %d %s", &hint.MinID, &hint.MaxID, &hint.Earliest, &rest)
+	if n != 4 || rest != "." || hint.MinID > hint.MaxID {
+		return reactor.Hint{Kind: reactor.HintConnected}, errors.Join(err, errors.New("malformed hint"))
+	}
+	return hint, nil
+}
+
+// warnWithoutTriggers looks for the triggers: without them everything still works,
+// just later, and silently so.
+func (s *Source) warnWithoutTriggers(ctx context.Context, conn *pgx.Conn) {
+	var enabled int
+	err := conn.QueryRow(ctx, `
+		SELECT count(*) FROM pg_trigger
+		 WHERE tgrelid = to_regclass('jobs') AND tgenabled IN ('O', 'A')
+		   AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')`).Scan(&enabled)
+	if err == nil && enabled < 2 {
+		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run psql -f sql/triggers.sql")
+	}
+}

@@ -1,0 +1,52 @@
+package pgsource
+
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// dbTime reads and writes reactor.DBTime as timestamptz. NULL reads as 0, which
+// stands for "none" wherever a column may be null.
+type dbTime struct{ reactor.DBTime }
+
+// earliestTimestamp is the smallest finite timestamptz, 4714-11-24 BC.
+const earliestTimestamp reactor.DBTime = -210866803200000000
+
+// ScanTimestamptz implements pgtype.TimestamptzScanner.
+func (t *dbTime) ScanTimestamptz(v pgtype.Timestamptz) error {
+	t.DBTime = 0
+	if v.Valid {
+		t.DBTime = reactor.DBTimeOf(v.Time)
+	}
+	return nil
+}
+
+// TimestamptzValue implements pgtype.TimestamptzValuer. What lies before all that
+// Postgres can hold is -infinity.
+func (t dbTime) TimestamptzValue() (pgtype.Timestamptz, error) {
+	if t.DBTime < earliestTimestamp {
+		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}, nil
+	}
+	return pgtype.Timestamptz{Time: t.Time(), Valid: true}, nil
+}
+
+// smallints is a set of shards as a query parameter; nil, an SQL NULL, if the set
+// is empty.
+func smallints(set reactor.ShardSet) []int16 {
+	if set == 0 {
+		return nil
+	}
+	list := make([]int16, 0, set.Len())
+	for _, shard := range set.List() {
+		list = append(list, int16(shard))
+	}
+	return list
+}
+
+// interval passes a duration as an SQL interval.
+func interval(d time.Duration) pgtype.Interval {
+	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
+}

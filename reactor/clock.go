@@ -1,0 +1,120 @@
+package reactor
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// clock knows the database's time. It never runs ahead of it: every reading D of
+// the database's clock, requested at the local instant m0 and received at m1, was
+// taken somewhere in between, so that
+//
+//	D - m1  <=  offset  <=  D - m0
+//
+// and with the lower bound as offset, Now is never later than the database's own
+// time. That is what "never early" rests on. It costs lateness of up to the way
+// back of a round trip; the largest lower bound of the recent readings, i.e. the one
+// with the fastest way back, is used, which brings it close to half of the shortest.
+//
+// Local instants are monotonic: steps of the host's wall clock do not exist here.
+// A step of the database's clock shows as bounds that contradict each other; then
+// the newest reading alone is believed.
+type clock struct {
+	start  time.Time    // has the monotonic reading that local instants count from
+	offset atomic.Int64 // nanoseconds: database time at the local instant 0
+	bound  atomic.Int64 // nanoseconds between the bounds: how wrong offset may be
+	steps  atomic.Int64 // how often the database's clock was seen to go back
+
+	mu       sync.Mutex
+	readings []reading // guarded by mu; oldest first
+}
+
+type reading struct {
+	at        time.Duration // local instant of its arrival
+	low, high time.Duration // bounds of the offset
+}
+
+const (
+	// clockReadings are kept; older ones say less and less.
+	clockReadings = 16
+	// clockDrift is how far two clocks may drift apart, per unit of time: 50 ppm, a
+	// quartz without correction.
+	clockDrift = 50e-6
+	// clockInterval is the time between two readings.
+	clockInterval = 2 * time.Second
+	// clockStep is a backward correction that is more than noise and drift.
+	clockStep = 50 * time.Millisecond
+)
+
+func newClock() *clock { return &clock{start: time.Now()} }
+
+// local is the present local instant.
+func (c *clock) local() time.Duration { return time.Since(c.start) }
+
+// Now is the database's time, or a little less.
+func (c *clock) Now() DBTime {
+	return DBTime((c.local() + time.Duration(c.offset.Load())) / time.Microsecond)
+}
+
+// observe adds the reading d, requested at the local instant sent and received at
+// received. Postgres cuts its clock off to whole microseconds.
+func (c *clock) observe(d DBTime, sent, received time.Duration) {
+	exact := time.Duration(d) * time.Microsecond
+	r := reading{at: received, low: exact - received, high: exact + time.Microsecond - sent}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readings = append(c.readings, r)
+	if len(c.readings) > clockReadings {
+		c.readings = c.readings[1:]
+	}
+	low, high := c.bounds(received)
+	if low > high {
+		c.readings = c.readings[len(c.readings)-1:]
+		low, high = r.low, r.high
+	}
+	if old := time.Duration(c.offset.Load()); old != 0 && low < old-clockStep {
+		c.steps.Add(1)
+	}
+	c.offset.Store(int64(low))
+	c.bound.Store(int64(high - low))
+}
+
+// bounds intersects the readings, each widened by what may have drifted since.
+func (c *clock) bounds(now time.Duration) (low, high time.Duration) {
+	for i, r := range c.readings {
+		drift := time.Duration(float64(now-r.at) * clockDrift)
+		if i == 0 || r.low-drift > low {
+			low = r.low - drift
+		}
+		if i == 0 || r.high+drift < high {
+			high = r.high + drift
+		}
+	}
+	return low, high
+}
+
+// read takes n readings.
+func (c *clock) read(ctx context.Context, source Source, n int) error {
+	for range n {
+		sent := c.local()
+		d, err := source.Now(ctx)
+		if err != nil {
+			return err
+		}
+		c.observe(d, sent, c.local())
+	}
+	return nil
+}
+
+// run keeps the offset up to date. That a reading fails is for others to report:
+// the offset stays, and drifts by microseconds a second.
+func (c *clock) run(ctx context.Context, source Source) {
+	for sleep(ctx, jitter(clockInterval)) {
+		readCtx, cancel := context.WithTimeout(ctx, clockInterval)
+		_ = c.read(readCtx, source, 1)
+		cancel()
+	}
+}

@@ -1,0 +1,114 @@
+package reactor
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Config says how an instance works. The zero value of every field is its default.
+type Config struct {
+	// Delivery is the promise made for each job. Defaults to AtLeastOnce.
+	Delivery Delivery
+	// JobsPerRead bounds the rows of one read of the table, and the jobs of one
+	// claim (which takes at most 512). Smaller reads use less memory, larger ones
+	// fewer statements. Defaults to 4096.
+	JobsPerRead int
+	// LoopFrequency is how often the table is swept. New jobs are announced by the
+	// database; the sweep is the safety net for what the announcement missed, and
+	// bounds how late that can be. Defaults to 1 s.
+	LoopFrequency time.Duration
+	// ConsumerCount and ConsumerIndex give this instance a fixed share: of
+	// ConsumerCount consumers, the one with this index, counted from 0. Each index
+	// must be running somewhere, or its share waits. A count of 0, the default,
+	// shares the table among whichever instances are alive.
+	ConsumerCount, ConsumerIndex int
+	// MaxReads ends Run after this many reads of the table, empty ones included,
+	// when everything they found has been published. 0, the default, means never.
+	MaxReads int
+
+	// Lanes is how many connections to the broker are used. Defaults to 2.
+	Lanes int
+	// Horizon is how far ahead jobs are loaded into memory. No longer than the
+	// notify horizon in sql/triggers.sql, one minute. Defaults to 30 s.
+	Horizon time.Duration
+	// MaxPending bounds the jobs in memory that are not claimed yet, about 80 bytes
+	// each. Beyond it they wait in the table. Defaults to 262,144.
+	MaxPending int
+	// Grace is how long a stop waits for the broker to acknowledge what is on its
+	// way. Defaults to 10 s.
+	Grace time.Duration
+	// Logger defaults to discarding.
+	Logger *slog.Logger
+}
+
+// notifyHorizon is the interval in sql/triggers.sql: rows due later are not
+// announced, and must lie beyond what has been loaded.
+const notifyHorizon = time.Minute
+
+// maxClaim bounds the jobs of one claim: beyond it, larger batches save little and
+// cost lateness.
+const maxClaim = 512
+
+// maxClaimBytes bounds the payload memory of one claim; a single larger job passes.
+const maxClaimBytes = 8 << 20
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.JobsPerRead, 4096)
+	setDefault(&c.LoopFrequency, time.Second)
+	setDefault(&c.Lanes, 2)
+	setDefault(&c.Horizon, 30*time.Second)
+	setDefault(&c.MaxPending, 1<<18)
+	setDefault(&c.Grace, 10*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.Delivery > AtMostOnce:
+		return fmt.Errorf("Delivery is %v, which does not exist", c.Delivery)
+	case c.JobsPerRead < 1:
+		return fmt.Errorf("JobsPerRead is %d, must be at least 1", c.JobsPerRead)
+	case c.LoopFrequency < time.Millisecond:
+		return fmt.Errorf("LoopFrequency is %v, must be at least 1ms", c.LoopFrequency)
+	case c.ConsumerCount < 0 || c.ConsumerCount > Shards:
+		return fmt.Errorf("ConsumerCount is %d, must be 1 to %d, or 0 for sharing dynamically", c.ConsumerCount, Shards)
+	case c.ConsumerCount == 0 && c.ConsumerIndex != 0:
+		return errors.New("ConsumerIndex is set and ConsumerCount is not: set both, or neither for sharing dynamically")
+	case c.ConsumerCount > 0 && (c.ConsumerIndex < 0 || c.ConsumerIndex >= c.ConsumerCount):
+		return fmt.Errorf("ConsumerIndex is %d, must be 0 to %d with a ConsumerCount of %d", c.ConsumerIndex, c.ConsumerCount-1, c.ConsumerCount)
+	case c.MaxReads < 0:
+		return fmt.Errorf("MaxReads is %d, must not be negative", c.MaxReads)
+	case c.Lanes < 1 || c.Lanes > 64:
+		return fmt.Errorf("Lanes is %d, must be 1 to 64", c.Lanes)
+	case c.Horizon < time.Second || c.Horizon > notifyHorizon:
+		return fmt.Errorf("Horizon is %v, must be 1s to %v", c.Horizon, notifyHorizon)
+	case c.MaxPending < 1024:
+		return fmt.Errorf("MaxPending is %d, must be at least 1024", c.MaxPending)
+	case c.Grace < 0:
+		return fmt.Errorf("Grace is %v, must not be negative", c.Grace)
+	}
+	return nil
+}
+
+// share is the fixed share of shards, or the empty set.
+func (c Config) share() ShardSet {
+	if c.ConsumerCount == 0 {
+		return 0
+	}
+	return StaticShards(c.ConsumerCount, c.ConsumerIndex)
+}
+
+// claimRows is how many jobs one claim takes at most.
+func (c Config) claimRows() int { return min(maxClaim, c.JobsPerRead) }
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

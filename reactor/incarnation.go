@@ -1,0 +1,164 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/job-publisher/reactor/internal/ratelog"
+)
+
+// incarnation is one membership of an instance, from Join to Leave. An instance that
+// the others gave up for dead loses everything it holds, and begins anew with another.
+//
+// It ends in two stages. soft ends first: nothing is loaded or claimed any more, the
+// shards are released, what is claimed and not sent goes back to the table, what is
+// on the wire is awaited. When that is done, or the grace is over, hard ends.
+type incarnation struct {
+	*Reactor
+	member   Member
+	loader   *loader
+	due      chan due
+	finished chan []int64
+	settler  *settler
+
+	// leaseUntil is the local instant (of clock) until which the leases are ours for
+	// certain.
+	leaseUntil atomic.Int64
+	beatNow    signal
+
+	mu     sync.Mutex
+	beats  int64          // guarded by mu: successful ones
+	held   map[int32]bool // guarded by mu: lanes in the latest holding
+	beaten *sync.Cond     // on mu: beats has grown, or the incarnation ends
+	over   bool           // guarded by mu
+}
+
+// runIncarnation works until ctx ends, the reads are used up, or the membership ends.
+func (r *Reactor) runIncarnation(ctx context.Context) error {
+	member, err := r.source.Join(ctx, JoinOptions{Static: r.cfg.share(), Lanes: r.cfg.Lanes})
+	if err != nil {
+		return err
+	}
+	in := &incarnation{
+		Reactor: r, member: member,
+		due: make(chan due), finished: make(chan []int64, r.cfg.Lanes),
+		settler: &settler{source: r.source, log: r.log, stats: &r.stats, wake: newSignal(), quiet: newSignal()},
+		beatNow: newSignal(),
+	}
+	in.beaten = sync.NewCond(&in.mu)
+	r.stats.begin()
+	return in.run(ctx)
+}
+
+func (in *incarnation) run(ctx context.Context) error {
+	soft, stop := context.WithCancel(ctx)
+	defer stop()
+	// A failure, or the end of the grace, ends everything.
+	hardBase, cancelHard := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelHard()
+	group, hard := errgroup.WithContext(hardBase)
+	go func() {
+		select {
+		case <-soft.Done():
+			in.log.Info("stopping", "grace", in.cfg.Grace)
+			sleep(hard, in.cfg.Grace)
+		case <-hard.Done():
+		}
+		cancelHard()
+		stop()
+	}()
+
+	loaded := make(chan []Pending)
+	drain := make(chan struct{})
+	dispatcher := &dispatcher{
+		clock: in.clock, lead: in.lead, stats: &in.stats,
+		loaded: loaded, due: in.due, finished: in.finished,
+		rows: in.cfg.claimRows(), capacity: in.cfg.MaxPending,
+	}
+	in.loader = &loader{
+		source: in.source, clock: in.clock, log: in.log, stats: &in.stats,
+		out: loaded, room: dispatcher.room, wake: newSignal(),
+		loop: in.cfg.LoopFrequency, horizon: in.cfg.Horizon, page: in.cfg.JobsPerRead, maxRead: in.cfg.MaxReads,
+	}
+	dispatcher.roomy, dispatcher.rebuilt = in.loader.wake, in.loader.rescan
+
+	// Reading and waiting: until soft ends, or nothing is left to read.
+	group.Go(func() error { in.clock.run(soft, in.source); return nil })
+	group.Go(func() error { in.follow(soft); return nil })
+	group.Go(func() error {
+		if in.loader.run(soft) {
+			in.log.Info("the number of reads is used up; publishing what they found", "reads", in.cfg.MaxReads)
+			close(drain)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer stop()
+		err := dispatcher.run(soft, drain)
+		// Either soft has ended, or everything that was loaded has been claimed. What is
+		// claimed gets the time to fall due: winding up would hand it back.
+		for in.stats.inFlight.Load() > 0 && soft.Err() == nil {
+			select {
+			case <-soft.Done():
+			case <-in.settler.quiet:
+			}
+		}
+		return err
+	})
+	// Publishing: until the lanes are wound up. They need the settler and the leases.
+	var publishing sync.WaitGroup
+	settling, stopSettling := context.WithCancel(hard)
+	group.Go(func() error { in.settler.run(settling); return nil })
+	group.Go(func() error {
+		defer stopSettling()
+		err := in.beat(soft, hard, group, &publishing)
+		publishing.Wait()
+		return err
+	})
+	err := group.Wait()
+	cancelHard()
+	if errors.Is(err, ErrDeposed) {
+		return err
+	}
+	leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if leaveErr := in.member.Leave(leaveCtx); leaveErr != nil {
+		in.log.Warn("could not leave; the others will notice", "err", leaveErr)
+	}
+	return err
+}
+
+// follow passes the feed's hints on, and keeps the feed alive.
+func (in *incarnation) follow(ctx context.Context) {
+	var failures ratelog.Limiter
+	var pause backoff
+	for {
+		err := in.source.Listen(ctx, func(h Hint) {
+			switch h.Kind {
+			case HintMembership:
+				in.beatNow.set()
+				return
+			case HintConnected:
+				in.stats.feedUp.Store(true)
+				pause.reset()
+				failures.OK(in.log, "the feed of new jobs works again")
+			}
+			in.loader.hint(h)
+		})
+		in.stats.feedUp.Store(false)
+		in.loader.feedLost()
+		if ctx.Err() != nil {
+			return
+		}
+		failures.Fail(in.log, slog.LevelWarn, "lost the feed of new jobs; sweeping until it is back", "err", err)
+		if !pause.sleep(ctx) {
+			return
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package reactor
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+
+	"github.com/job-publisher/reactor/internal/alarm"
+)
+
+// launchpad is where the claimed jobs of a lane wait their last milliseconds, each
+// for its own microsecond.
+//
+// Batches are sorted, so a heap of batches by their next job is a queue of all jobs.
+type launchpad struct {
+	lane  *lane
+	clock *clock
+	stats *counters
+	wake  *alarm.Alarm
+	news  signal
+
+	mu    sync.Mutex
+	queue waiting // guarded by mu
+}
+
+// waitingBatch is a batch with jobs that have not been launched.
+type waitingBatch struct {
+	*flying
+	jobs []Job // shared with nobody; their fire_at is what counts
+}
+
+type waiting []*waitingBatch
+
+func (w waiting) Len() int { return len(w) }
+func (w waiting) Less(i, j int) bool {
+	return w[i].jobs[w[i].next].FireAt < w[j].jobs[w[j].next].FireAt
+}
+func (w waiting) Swap(i, j int) { w[i], w[j] = w[j], w[i] }
+func (w *waiting) Push(x any)   { *w = append(*w, x.(*waitingBatch)) }
+func (w *waiting) Pop() any {
+	old := *w
+	last := old[len(old)-1]
+	old[len(old)-1] = nil
+	*w = old[:len(old)-1]
+	return last
+}
+
+// put adds a claimed batch.
+func (p *launchpad) put(f *flying, jobs []Job) {
+	p.mu.Lock()
+	heap.Push(&p.queue, &waitingBatch{f, jobs})
+	p.mu.Unlock()
+	p.news.set()
+}
+
+// run launches until ctx ends. What has not been launched then is the lane's to hand
+// back.
+func (p *launchpad) run(ctx context.Context) {
+	for {
+		p.fire()
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.news:
+		case <-p.wake.C():
+		}
+	}
+}
+
+// fire launches everything that is due, and sets the alarm for what is next.
+func (p *launchpad) fire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.queue) > 0 {
+		b := p.queue[0]
+		now := p.clock.Now()
+		from := b.next
+		for b.next < len(b.jobs) && b.jobs[b.next].FireAt <= now {
+			b.next++
+		}
+		if b.next == from {
+			p.wake.Set(b.jobs[b.next].FireAt.Sub(now))
+			return
+		}
+		p.lane.launch(b.flying, from, b.next)
+		p.stats.late(now, b.jobs[from:b.next])
+		if b.next == len(b.jobs) {
+			heap.Pop(&p.queue)
+		} else {
+			heap.Fix(&p.queue, 0)
+		}
+	}
+}

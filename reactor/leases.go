@@ -1,0 +1,219 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/job-publisher/reactor/internal/ratelog"
+)
+
+// beat keeps the membership alive and follows what it gives us: shards go to the
+// loader, every leased lane gets a runner. It ends when soft has ended and the lanes
+// are wound up.
+func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, lanes *sync.WaitGroup) error {
+	defer in.endBeats()
+	var (
+		failures ratelog.Limiter
+		pause    backoff
+		running  = map[int32]*runningLane{}
+		ours     = 0 // lanes that claim, as opposed to guests
+		wound    = make(chan struct{})
+		stopping = soft.Done()
+	)
+	for {
+		begun := in.clock.local()
+		holding, err := in.beatOnce(hard)
+		switch {
+		case err == nil:
+			pause.reset()
+			failures.OK(in.log, "the membership is in order again")
+			if soft.Err() == nil {
+				in.loader.own(in.shards(holding))
+				in.stats.shards.Store(int64(in.shards(holding).Len()))
+			}
+			in.startLanes(soft, hard, holding, running, &ours, group, lanes)
+			in.endLanes(holding, running, &ours)
+			in.renewed(begun, holding, running)
+		case errors.Is(err, ErrDeposed) || hard.Err() != nil:
+			return err
+		default:
+			failures.Fail(in.log, slog.LevelWarn, "cannot renew the leases; trying again", "err", err)
+			if !pause.sleep(hard) {
+				return nil
+			}
+			continue
+		}
+		timer := time.NewTimer(jitter(in.member.TTL() / 3))
+		select {
+		case <-hard.Done():
+			timer.Stop()
+			return nil
+		case <-stopping:
+			stopping = nil
+			in.releaseShards(hard)
+			go func() {
+				lanes.Wait()
+				close(wound)
+			}()
+		case <-wound:
+			timer.Stop()
+			return nil
+		case <-in.beatNow:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+func (in *incarnation) beatOnce(ctx context.Context) (Holding, error) {
+	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())
+	defer cancel()
+	return in.member.Beat(ctx)
+}
+
+func (in *incarnation) shards(h Holding) ShardSet {
+	if static := in.cfg.share(); static != 0 {
+		return static
+	}
+	return h.Shards
+}
+
+// releaseShards lets the others begin with our share while we wind up.
+func (in *incarnation) releaseShards(ctx context.Context) {
+	in.loader.own(0)
+	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())
+	defer cancel()
+	if err := in.member.ReleaseShards(ctx); err != nil {
+		in.log.Warn("could not release the shards; the others will notice", "err", err)
+	}
+}
+
+// runningLane is a lane with its runner; owned by the goroutine that beats.
+type runningLane struct {
+	*lane
+	claims  bool
+	abandon context.CancelFunc
+}
+
+// startLanes runs the lanes we did not have.
+func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running map[int32]*runningLane, ours *int, group *errgroup.Group, lanes *sync.WaitGroup) {
+	for _, lease := range h.Leases {
+		if running[lease.Lane] != nil || soft.Err() != nil {
+			continue
+		}
+		claims := *ours < in.cfg.Lanes
+		runner := in.newLane(lease, claims)
+		laneHard, abandon := context.WithCancel(hard)
+		running[lease.Lane] = &runningLane{runner.lane, claims, abandon}
+		if claims {
+			*ours++
+		}
+		lanes.Add(1)
+		group.Go(func() error {
+			defer lanes.Done()
+			defer abandon()
+			return runner.run(soft, laneHard)
+		})
+	}
+}
+
+// endLanes abandons the lanes that are no longer ours.
+func (in *incarnation) endLanes(h Holding, running map[int32]*runningLane, ours *int) {
+	held := map[int32]bool{}
+	for _, lease := range h.Leases {
+		held[lease.Lane] = true
+	}
+	for number, l := range running {
+		if held[number] {
+			continue
+		}
+		l.abandon()
+		delete(running, number)
+		if l.claims {
+			*ours--
+		}
+	}
+}
+
+// renewed notes that the leases are ours for another while, counted from before the
+// beat was sent.
+func (in *incarnation) renewed(begun time.Duration, h Holding, running map[int32]*runningLane) {
+	wasLeased := in.leased()
+	in.leaseUntil.Store(int64(begun + in.member.TTL()))
+	in.mu.Lock()
+	in.beats++
+	in.held = map[int32]bool{}
+	for _, lease := range h.Leases {
+		in.held[lease.Lane] = true
+	}
+	in.mu.Unlock()
+	in.beaten.Broadcast()
+	if !wasLeased {
+		for _, l := range running {
+			l.resume()
+		}
+	}
+}
+
+func (in *incarnation) endBeats() {
+	in.mu.Lock()
+	in.over = true
+	in.mu.Unlock()
+	in.beaten.Broadcast()
+}
+
+// leased reports whether nobody else can have taken our leases yet.
+func (in *incarnation) leased() bool {
+	return int64(in.clock.local()) < in.leaseUntil.Load()
+}
+
+// confirmLease waits for a beat that began after the call and reports whether it
+// still had the lane.
+func (in *incarnation) confirmLease(ctx context.Context, l *lane) bool {
+	stop := context.AfterFunc(ctx, func() {
+		in.mu.Lock() // or the wake-up could slip in between the check and the wait
+		defer in.mu.Unlock()
+		in.beaten.Broadcast()
+	})
+	defer stop()
+	lease, _, _ := l.room(0)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	// The beat under way may have begun before; the one after it has not.
+	for enough := in.beats + 2; in.beats < enough && !in.over && ctx.Err() == nil; {
+		in.beatNow.set()
+		in.beaten.Wait()
+	}
+	return in.held[lease.Lane] && !in.over && ctx.Err() == nil
+}
+
+// release gives a lane back whose journal is empty.
+func (in *incarnation) release(ctx context.Context, l *lane) {
+	lease, _, _ := l.room(0)
+	if err := in.member.ReleaseLane(ctx, lease); err != nil {
+		in.log.Warn("could not release a lane; the others will notice", "lane", lease.Lane, "err", err)
+	}
+}
+
+func (in *incarnation) newLane(lease Lease, claims bool) *laneRunner {
+	l := &lane{
+		clientID: lease.ClientID, delivery: in.cfg.Delivery, log: in.log, stats: &in.stats,
+		leased: in.leased, clock: in.clock, settle: in.settler.add,
+		capacity: newSignal(), lease: lease, head: 1,
+	}
+	r := &laneRunner{lane: l, incarnation: in}
+	if claims {
+		r.pad = &launchpad{lane: l, clock: in.clock, stats: &in.stats, news: newSignal()}
+		r.claimer = &claimer{
+			lane: l, pad: r.pad, source: in.source, clock: in.clock, lead: in.lead, log: in.log, stats: &in.stats,
+			due: in.due, finished: in.finished, again: in.loader.lookAgain,
+			delivery: in.cfg.Delivery, static: in.cfg.share(), rows: in.cfg.claimRows(),
+		}
+	}
+	return r
+}

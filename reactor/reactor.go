@@ -1,0 +1,83 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// Reactor is one instance: it publishes its share of a Source's jobs to a Sink.
+type Reactor struct {
+	cfg    Config
+	source Source
+	sink   Sink
+	log    *slog.Logger
+	clock  *clock
+	lead   *lead
+	stats  counters
+
+	running atomic.Bool
+	// everConnected tells that the broker has accepted us once: from then on it may
+	// go away without ending us.
+	everConnected atomic.Bool
+}
+
+// New checks the configuration. Nothing runs and nothing connects before Run.
+func New(source Source, sink Sink, cfg Config) (*Reactor, error) {
+	if source == nil || sink == nil {
+		return nil, errors.New("reactor: a source and a sink are needed")
+	}
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("reactor: %w", err)
+	}
+	return &Reactor{cfg: cfg, source: source, sink: sink, log: cfg.Logger, clock: newClock(), lead: newLead()}, nil
+}
+
+// Run publishes jobs until ctx ends, which is a clean stop, or until MaxReads are
+// used up; both return nil. It returns an error if the database or the broker cannot
+// be used from the start; once it is under way it survives the absence of either.
+//
+// A stop takes up to Config.Grace, to let the broker acknowledge what is on its way.
+// A Reactor runs once.
+func (r *Reactor) Run(ctx context.Context) error {
+	if r.running.Swap(true) {
+		return errors.New("reactor: Run was called twice")
+	}
+	if err := r.source.Open(ctx); err != nil {
+		return err
+	}
+	defer r.source.Close()
+	if err := r.clock.read(ctx, r.source, clockReadings/2); err != nil {
+		return err
+	}
+	r.log.Info("running", "delivery", r.cfg.Delivery.String(), "clock_error", time.Duration(r.clock.bound.Load()))
+	for {
+		err := r.runIncarnation(ctx)
+		if !errors.Is(err, ErrDeposed) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.log.Warn("the other instances took over while this one did not answer; joining again")
+	}
+}
+
+// Stats returns a snapshot. It may be called at any time.
+func (r *Reactor) Stats() Stats {
+	c := &r.stats
+	return Stats{
+		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
+		Failed: c.failed.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(),
+		Loads: c.loads.Load(), Claims: c.claims.Load(), Settlements: c.settlements.Load(), UnknownClaims: c.unknown.Load(),
+		ClaimTime: time.Duration(c.claimTime.Load()), SettleTime: time.Duration(c.settleTime.Load()),
+		Launched: c.launched.Load(), LatenessSum: time.Duration(c.latenessSum.Load()), LatenessMax: time.Duration(c.latenessMax.Load()),
+		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
+		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),
+		FeedUp: c.feedUp.Load(), Lead: r.lead.get(), ClockBound: time.Duration(r.clock.bound.Load()),
+	}
+}

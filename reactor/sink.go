@@ -1,0 +1,122 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Slot numbers a message that is on its way over one lane, 1 … LaneSlots. It is
+// unique among the lane's unsettled messages, and journalled with the claim. The
+// MQTT sink uses it as the packet identifier, which is what lets another
+// instance resume the very same exchange after a crash.
+type Slot uint16
+
+// LaneSlots is how many messages of one lane may be claimed and not yet
+// settled. Fixed, because the slots of a journalled batch wrap around it: an
+// instance with another number could not recover the batch.
+const LaneSlots = 4096
+
+// slotAfter returns the slot n places after s on the ring of LaneSlots.
+func slotAfter(s Slot, n int) Slot { return Slot((int(s)-1+n)%LaneSlots) + 1 }
+
+// Message is one publication, as a Session sends it.
+type Message struct {
+	Slot    Slot
+	JobID   int64
+	Topic   string
+	Payload []byte
+	// Dup marks a message that may have been sent before (MQTT's DUP flag).
+	Dup bool
+}
+
+// Ack is the end of one message's journey: the broker took responsibility
+// (QoS 1: PUBACK), or the socket took the bytes (QoS 0).
+type Ack struct {
+	Slot Slot
+	// Code is the MQTT reason code; 0x80 and above is a refusal of this message
+	// alone.
+	Code   byte
+	Reason string
+}
+
+// Refused reports whether the broker refused the message.
+func (a Ack) Refused() bool { return a.Code >= 0x80 }
+
+// Sink publishes messages. mqttsink implements it.
+type Sink interface {
+	// Connect opens the session of one lane and returns when the broker has
+	// accepted it. Connecting with a client id that another connection uses
+	// makes the broker close that other one: this is the fence against an
+	// instance that lost the lane and does not know it yet.
+	//
+	// A broker that refuses (login, protocol, QoS) yields a *ConnectRefusedError;
+	// anything else is a passing failure, worth another try.
+	Connect(ctx context.Context, opts ConnectOptions) (Session, error)
+}
+
+// ConnectOptions describe the session to open.
+type ConnectOptions struct {
+	ClientID string
+	Delivery Delivery
+	// Acks receives acknowledgements in the order the broker sent them. It is
+	// called by one goroutine of the session at a time, never from within
+	// Publish, and not after Done is closed. The slice is the session's and valid
+	// during the call only. It may call Publish; it must not block.
+	Acks func([]Ack)
+}
+
+// Session is one network connection of a lane. It remembers no message: what is
+// unacknowledged when it ends is the lane's to send again. All methods may be
+// called from several goroutines.
+type Session interface {
+	// Limits are what the broker allows; constant for the session's life.
+	Limits() Limits
+	// Check returns the reason why a message can never be sent over this session
+	// (too large, a topic MQTT forbids), or nil. Sending it all the same would make
+	// the broker close the connection, with every message that is on its way.
+	Check(m Message) error
+	// Publish queues messages for sending, in order, and returns without waiting
+	// for the network. Payloads are copied before it returns. The caller keeps
+	// the number of unacknowledged messages within Limits. It returns an error
+	// only if the session has ended; then none, some or all of the messages may
+	// have been sent.
+	Publish(msgs []Message) error
+	// Done is closed when the connection is gone and Acks will not be called any
+	// more.
+	Done() <-chan struct{}
+	// Err says why, once Done is closed.
+	Err() error
+	// Close flushes what is queued, says DISCONNECT and waits for the connection
+	// to end, at most until ctx ends.
+	Close(ctx context.Context) error
+}
+
+// Limits bound what a lane may send over a session.
+type Limits struct {
+	// InFlight is how many messages may be unacknowledged at once.
+	InFlight int
+	// PacketBytes is the largest PUBLISH packet the broker takes, all included;
+	// 0 means no limit but MQTT's own.
+	PacketBytes int
+	// Resumed tells that the broker still had the session's state.
+	Resumed bool
+}
+
+// ConnectRefusedError is a broker's answer that trying again will not change
+// without somebody's help: a refused login, an unsupported protocol or QoS.
+type ConnectRefusedError struct {
+	// Broker is the address, without credentials.
+	Broker string
+	Code   byte
+	// Reason says what was refused and what to do about it.
+	Reason string
+}
+
+func (e *ConnectRefusedError) Error() string {
+	return fmt.Sprintf("broker %s refused the connection: %s", e.Broker, e.Reason)
+}
+
+// ErrSessionTakenOver is why a session ended when another connection used its
+// client id. Connecting again at once would take it back from its new owner.
+var ErrSessionTakenOver = errors.New("the session was taken over by another connection with the same client id")

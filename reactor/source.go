@@ -1,0 +1,227 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Source is the table of jobs and everything durable around it. pgsource
+// implements it.
+//
+// Every method may be called from several goroutines, returns when ctx ends, and
+// may be called again after an error unless it says otherwise. Slices handed in
+// are the caller's again on return; slices returned are the caller's.
+type Source interface {
+	// Open connects and checks that the database can be used: reachable, version,
+	// schema, rights. Its error is one line that says what to do.
+	Open(ctx context.Context) error
+	// Close releases the connections. Nothing else may be running.
+	Close()
+	// Now reads the database's clock.
+	Now(ctx context.Context) (DBTime, error)
+
+	// Join enters the membership as a new incarnation.
+	Join(ctx context.Context, opts JoinOptions) (Member, error)
+
+	Feed
+	Loader
+	Journal
+}
+
+// Feed tells of rows that were written. It is a hint and no more: it may repeat
+// itself, be late, or lose everything while disconnected.
+type Feed interface {
+	// Listen calls on for each hint, from one goroutine, until ctx ends or the
+	// feed breaks. Its first hint is HintConnected, sent when the subscription
+	// stands: what was written before must be swept after it.
+	Listen(ctx context.Context, on func(Hint)) error
+}
+
+// HintKind tells what a Hint is about.
+type HintKind uint8
+
+const (
+	// HintConnected: the feed stands; anything may have been missed before.
+	HintConnected HintKind = iota
+	// HintJobs: rows with ids MinID … MaxID were written, the earliest due at
+	// Earliest.
+	HintJobs
+	// HintMembership: shards or lanes changed hands; beat now.
+	HintMembership
+)
+
+// Hint is one piece of news from the Feed.
+type Hint struct {
+	Kind         HintKind
+	MinID, MaxID int64
+	Earliest     DBTime
+}
+
+// Loader reads the near future of the table. Rows that were processed or deleted
+// do not appear.
+type Loader interface {
+	// LoadWindow reads, for each cursor's shard, the jobs behind the cursor that
+	// are due before until, in order of fire_at, at most limit rows in all. It
+	// returns the cursors to go on with; a shard without a cursor is exhausted.
+	LoadWindow(ctx context.Context, cursors []Cursor, until DBTime, limit int) ([]Pending, []Cursor, error)
+	// LoadRange reads the jobs with minID <= id <= maxID of the shards that are
+	// due before until.
+	LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64, until DBTime) ([]Pending, error)
+	// LoadIDs reads the jobs with these ids of the shards that are due before until.
+	LoadIDs(ctx context.Context, shards ShardSet, ids []int64, until DBTime) ([]Pending, error)
+}
+
+// Cursor is a place in one shard's jobs, ordered by (fire_at, id). Rows at the
+// cursor itself have been read.
+type Cursor struct {
+	Shard   uint8
+	AfterAt DBTime
+	AfterID int64
+}
+
+// CursorAt is the cursor before every job of the shard due at or after from.
+func CursorAt(shard uint8, from DBTime) Cursor {
+	return Cursor{Shard: shard, AfterAt: from - 1, AfterID: 1<<63 - 1}
+}
+
+// Journal is the durable record of what is between the table and the broker.
+type Journal interface {
+	// Claim takes the jobs that are still due, unprocessed and ours, and journals
+	// them, in one commit. Jobs missing in the answer were cancelled,
+	// rescheduled, locked or taken: look again with LoadIDs. Batch.Jobs is empty
+	// if none was left.
+	//
+	// It returns ErrLeaseLost if the lane is no longer ours, and *UnknownError if
+	// the connection broke so that the commit may or may not have happened: then,
+	// and only then, ResolveClaim must be called.
+	Claim(ctx context.Context, req ClaimRequest) (Batch, error)
+	// ResolveClaim finds out what became of a claim with an unknown outcome. It
+	// raises the lane's epoch first, so that the claim cannot commit any later; the
+	// raised lease replaces the old one.
+	// ok is false if the claim did not happen.
+	ResolveClaim(ctx context.Context, req ClaimRequest) (batch Batch, lease Lease, ok bool, err error)
+	// Recover returns the lane's unsettled batches, oldest first: what an earlier
+	// owner, dead or stopped, may or may not have published. Settled parts are
+	// left out.
+	Recover(ctx context.Context, lease Lease) ([]Batch, error)
+	// Settle records outcomes, all in one commit. Settling the same again is
+	// harmless, so after an error it is simply repeated.
+	Settle(ctx context.Context, settlements []Settlement) error
+}
+
+// ClaimRequest asks for a batch of jobs.
+type ClaimRequest struct {
+	Lease    Lease
+	Delivery Delivery
+	// Token identifies this claim in the journal if its outcome becomes unknown.
+	Token [16]byte
+	IDs   []int64
+	// Until bounds fire_at: a job that was rescheduled beyond it is left alone.
+	Until DBTime
+	// Static is the fixed share of an instance without dynamic membership; the
+	// zero value means: the shards the database says we own, right now.
+	Static ShardSet
+	// FirstSlot is where the batch's slots begin.
+	FirstSlot Slot
+}
+
+// Batch is what one claim took: the unit of the journal. Jobs are in launch
+// order (fire_at, id); Jobs[i] has the slot i places after FirstSlot. A recovered
+// job whose row was deleted after the claim has no Topic: there is nothing left to
+// publish, but its place counts.
+type Batch struct {
+	ID        int64
+	FirstSlot Slot
+	Jobs      []Job
+	// QoS that was promised by the claim (see Delivery.QoS).
+	QoS byte
+}
+
+// Settlement is the news about one batch. Its jobs are settled from the front;
+// what was never sent can be cut off at the end.
+type Settlement struct {
+	BatchID int64
+	Lease   Lease
+	// Settled is how many of the batch's jobs, from the front, have ended.
+	Settled int
+	// Kept is how many of the batch's Jobs, from the front, stay claimed; the rest
+	// go back to the table as unprocessed.
+	Jobs, Kept int
+	// Failures are those among the newly settled that were not published.
+	Failures []Failure
+}
+
+// Done reports whether the settlement ends the batch.
+func (s Settlement) Done() bool { return s.Settled == s.Kept }
+
+// HandsBack reports whether jobs go back to the table.
+func (s Settlement) HandsBack() bool { return s.Kept < s.Jobs }
+
+// Failure is a job that was not published.
+type Failure struct {
+	JobID  int64
+	Code   byte // the broker's MQTT reason code, or 0
+	Reason string
+	// Final failures are recorded at once; others are tried again after a backoff
+	// until the attempts are used up.
+	Final bool
+}
+
+// JoinOptions say how an instance takes part.
+type JoinOptions struct {
+	// Static is the fixed share of shards; the zero value takes part in the
+	// dynamic distribution.
+	Static ShardSet
+	// Lanes is how many lanes the instance wants for itself.
+	Lanes int
+}
+
+// Member is one incarnation of an instance. It ends for good when Beat returns
+// ErrDeposed.
+type Member interface {
+	// Beat renews the leases and sees to it that every shard and lane has a living
+	// owner, each instance its fair share. It returns what this instance holds
+	// now. ErrDeposed means the others gave us up for dead and took everything.
+	Beat(ctx context.Context) (Holding, error)
+	// TTL is how long after its last successful Beat began an instance may act on
+	// its leases: after it, others may have taken them.
+	TTL() time.Duration
+	// ReleaseShards hands the shards to the others at once, as the first step of
+	// a stop.
+	ReleaseShards(ctx context.Context) error
+	// ReleaseLane gives a lane back. Batches still in its journal will be
+	// recovered by whoever leases it next.
+	ReleaseLane(ctx context.Context, lease Lease) error
+	// Leave ends the membership and releases everything left.
+	Leave(ctx context.Context) error
+}
+
+// Holding is what an instance owns.
+type Holding struct {
+	Shards ShardSet
+	Leases []Lease
+}
+
+// Lease is the right to use one lane. A new owner raises the epoch, which voids
+// every older lease.
+type Lease struct {
+	Lane  int32
+	Owner int64
+	Epoch int64
+	// ClientID is the lane's name at the broker: the same whoever owns it.
+	ClientID string
+}
+
+var (
+	// ErrDeposed: the membership considers this incarnation dead.
+	ErrDeposed = errors.New("deposed: other instances took over while this one did not answer")
+	// ErrLeaseLost: the lane has another owner or epoch.
+	ErrLeaseLost = errors.New("the lane was taken over by another instance")
+)
+
+// UnknownError wraps an error after which a commit may or may not have happened.
+type UnknownError struct{ Err error }
+
+func (e *UnknownError) Error() string { return "outcome unknown: " + e.Err.Error() }
+func (e *UnknownError) Unwrap() error { return e.Err }

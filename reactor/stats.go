@@ -1,0 +1,83 @@
+package reactor
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats is a snapshot of what an instance has done and holds. Counters count from
+// New.
+type Stats struct {
+	// Claimed jobs, of which Published were acknowledged by the broker (at QoS 0:
+	// written to it), Refused by it (and tried again, or failed), Failed recorded
+	// as failed or to be tried again, and Returned to the table unsent by a stop.
+	Claimed, Published, Refused, Failed, Returned int64
+	// Recovered jobs were left unsettled by earlier owners of our lanes.
+	Recovered int64
+	// Loads of the table, Claims and Settlements, and claims whose outcome had to be
+	// asked for.
+	Loads, Claims, Settlements, UnknownClaims int64
+	// ClaimTime and SettleTime are the sums over Claims and Settlements.
+	ClaimTime, SettleTime time.Duration
+	// Launched jobs and the sum and maximum of their lateness when they were handed
+	// to the lane, against fire_at on the database's clock.
+	Launched                 int64
+	LatenessSum, LatenessMax time.Duration
+
+	// Pending jobs wait in the wheel; InFlight ones are claimed and not settled.
+	Pending, InFlight int64
+	// Shards owned, and LanesUp of the Lanes wanted are connected.
+	Shards, Lanes, LanesUp int64
+	// FeedUp tells whether new jobs are announced; if not, the sweep finds them.
+	FeedUp bool
+	// Lead is how long before fire_at jobs are claimed.
+	Lead time.Duration
+	// ClockBound is how exactly the database's clock is known.
+	ClockBound time.Duration
+}
+
+// counters are what the parts of a Reactor count in.
+type counters struct {
+	claimedJobs, published, refused, failed, returned, recovered atomic.Int64
+	loads, claims, settlements, unknown                          atomic.Int64
+	claimTime, settleTime                                        atomic.Int64
+	launched, latenessSum, latenessMax                           atomic.Int64
+	pending, inFlight, shards, lanesUp                           atomic.Int64
+	feedUp                                                       atomic.Bool
+}
+
+// begin resets what an earlier incarnation held.
+func (c *counters) begin() {
+	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp} {
+		gauge.Store(0)
+	}
+}
+
+func (c *counters) claimed(jobs int, took time.Duration) {
+	c.claimedJobs.Add(int64(jobs))
+	c.claims.Add(1)
+	c.claimTime.Add(int64(took))
+}
+
+func (c *counters) settled(begun time.Time) {
+	c.settlements.Add(1)
+	c.settleTime.Add(int64(time.Since(begun)))
+}
+
+// late counts launched jobs and how late they are.
+func (c *counters) late(now DBTime, jobs []Job) {
+	var sum, most time.Duration
+	for _, job := range jobs {
+		by := now.Sub(job.FireAt)
+		sum += by
+		most = max(most, by)
+	}
+	c.launched.Add(int64(len(jobs)))
+	c.latenessSum.Add(int64(sum))
+	for {
+		old := c.latenessMax.Load()
+		if int64(most) <= old || c.latenessMax.CompareAndSwap(old, int64(most)) {
+			return
+		}
+	}
+}

@@ -1,0 +1,55 @@
+package reactor
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// sleep waits for d and reports whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// jitter returns d, give or take a tenth, so that instances don't march in step.
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
+
+// backoff is a pause that doubles with each failure. The zero value begins at
+// minBackoff.
+type backoff struct{ next time.Duration }
+
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 2 * time.Second
+)
+
+// sleep pauses and reports whether ctx is still alive.
+func (b *backoff) sleep(ctx context.Context) bool {
+	b.next = min(max(b.next, minBackoff), maxBackoff)
+	d := jitter(b.next)
+	b.next *= 2
+	return sleep(ctx, d)
+}
+
+func (b *backoff) reset() { b.next = 0 }
+
+// signal is a wake-up of which one at most is stored.
+type signal chan struct{}
+
+func newSignal() signal { return make(signal, 1) }
+
+func (s signal) set() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}

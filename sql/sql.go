@@ -1,0 +1,30 @@
+// Package sql holds the database's schema as files, one text for a person with
+// psql, for `reactor migrate`, for the tests and for the demo.
+package sql
+
+import _ "embed" // the files below
+
+// Migration is one version of the schema. A version that has been released is
+// never edited: a change comes as a new version, with files of its own.
+type Migration struct {
+	Version  int64
+	Name     string
+	Up, Down string
+}
+
+// Migrations are all versions, ascending.
+var Migrations = []Migration{
+	{Version: 1, Name: "schema", Up: schemaUp, Down: schemaDown},
+	{Version: 2, Name: "triggers", Up: triggersUp, Down: triggersDown},
+}
+
+var (
+	//go:embed schema.sql
+	schemaUp string
+	//go:embed schema.down.sql
+	schemaDown string
+	//go:embed triggers.sql
+	triggersUp string
+	//go:embed triggers.down.sql
+	triggersDown string
+)
