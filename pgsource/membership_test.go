@@ -1,0 +1,132 @@
+package pgsource_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// quick lets memberships lapse fast enough for a test.
+func quick(url, name string) pgsource.Config {
+	return pgsource.Config{DatabaseURL: url, Name: name, Heartbeat: 20 * time.Millisecond, TTL: 600 * time.Millisecond}
+}
+
+func beat(t *testing.T, ctx context.Context, m reactor.Member) reactor.Holding {
+	t.Helper()
+	h, err := m.Beat(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func TestSharesFollowTheMembers(t *testing.T) {
+	b := newBench(t)
+	if h := beat(t, b.ctx, b.member); h.Shards != reactor.AllShards {
+		t.Fatalf("alone, an instance owns %d shards", h.Shards.Len())
+	}
+	second, _ := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "second"}))
+	h1, h2 := beat(t, b.ctx, b.member), beat(t, b.ctx, second)
+	if h1.Shards.Len() != 32 || h2.Shards.Len() != 32 || h1.Shards&h2.Shards != 0 {
+		t.Fatalf("two instances own %d and %d shards", h1.Shards.Len(), h2.Shards.Len())
+	}
+	if len(h1.Leases) != 1 || len(h2.Leases) != 1 || h1.Leases[0].ClientID == h2.Leases[0].ClientID {
+		t.Fatalf("lanes %+v and %+v", h1.Leases, h2.Leases)
+	}
+	if err := second.ReleaseShards(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if h := beat(t, b.ctx, second); h.Shards != 0 {
+		t.Errorf("released shards came back: %d", h.Shards.Len())
+	}
+	if h := beat(t, b.ctx, b.member); h.Shards != reactor.AllShards {
+		t.Errorf("after the release the other owns %d shards", h.Shards.Len())
+	}
+	if err := second.Leave(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Beat(b.ctx); !errors.Is(err, reactor.ErrDeposed) {
+		t.Errorf("a beat after leaving: %v", err)
+	}
+	// The lane that was left is used again: client ids are stable and few.
+	third, lease := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "third"}))
+	defer third.Leave(b.ctx)
+	if lease.ClientID != h2.Leases[0].ClientID || lease.Epoch <= h2.Leases[0].Epoch {
+		t.Errorf("the third got %+v, want the second's lane %+v with a higher epoch", lease, h2.Leases[0])
+	}
+}
+
+// TestTakeOver: an instance that stops beating loses shards, lanes and journal.
+func TestTakeOver(t *testing.T) {
+	b := newBench(t)
+	dying := open(t, b.ctx, quick(b.url, "dying"))
+	deadMember, deadLease := b.join(dying)
+	if err := b.member.Leave(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	beat(t, b.ctx, deadMember)
+	ids := b.insert(4, "0")
+	b.lease = deadLease
+	batch := b.claim(ids)
+
+	heir, _ := b.join(open(t, b.ctx, quick(b.url, "heir")))
+	begun := time.Now()
+	var h reactor.Holding
+	for h.Shards != reactor.AllShards || len(h.Leases) < 2 {
+		if h = beat(t, b.ctx, heir); b.ctx.Err() != nil {
+			t.Fatalf("the heir has %d shards and %d lanes", h.Shards.Len(), len(h.Leases))
+		}
+	}
+	if took := time.Since(begun); took < 500*time.Millisecond {
+		t.Errorf("took over after %v: it cannot know that soon", took)
+	}
+	var adopted reactor.Lease
+	for _, l := range h.Leases {
+		if l.Lane == deadLease.Lane {
+			adopted = l
+		}
+	}
+	if adopted.Epoch <= deadLease.Epoch || adopted.ClientID != deadLease.ClientID {
+		t.Fatalf("adopted %+v of %+v", adopted, deadLease)
+	}
+	// Its connections were cut off, so it hears of that first.
+	var err error
+	for err = nil; !errors.Is(err, reactor.ErrDeposed); _, err = deadMember.Beat(b.ctx) {
+		if b.ctx.Err() != nil {
+			t.Fatalf("the deposed one's beat: %v", err)
+		}
+	}
+	stale := b.request(b.insert(1, "0"))
+	if _, err := b.Claim(b.ctx, stale); !errors.Is(err, reactor.ErrLeaseLost) {
+		t.Errorf("the deposed one's claim: %v", err)
+	}
+	// Neither may it settle what is the heir's now.
+	b.settle(reactor.Settlement{BatchID: batch.ID, Lease: deadLease, Jobs: 4, Kept: 4, Settled: 4})
+	recovered, err := b.Recover(b.ctx, adopted)
+	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 4 {
+		t.Errorf("the heir recovered %+v, %v", recovered, err)
+	}
+}
+
+// TestOutageDeposesNobody: after the database was away all heartbeats are old, and
+// whoever comes first must not take everything.
+func TestOutageDeposesNobody(t *testing.T) {
+	b := newBench(t)
+	first, _ := b.join(open(t, b.ctx, quick(b.url, "first")))
+	second, _ := b.join(open(t, b.ctx, quick(b.url, "second")))
+	if err := b.member.Leave(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	beat(t, b.ctx, first)
+	beat(t, b.ctx, second)
+	b.exec("UPDATE reactor.instances SET heartbeat_at = heartbeat_at - interval '1 hour', steady_since = steady_since - interval '2 hours'")
+	h1 := beat(t, b.ctx, first)
+	h2 := beat(t, b.ctx, second)
+	if h1.Shards.Len() != 32 || h2.Shards.Len() != 32 {
+		t.Errorf("after the outage they own %d and %d shards", h1.Shards.Len(), h2.Shards.Len())
+	}
+}
