@@ -22,13 +22,19 @@ import (
 // A step of the database's clock shows as bounds that contradict each other; then
 // the newest reading alone is believed.
 type clock struct {
-	start  time.Time    // has the monotonic reading that local instants count from
-	offset atomic.Int64 // nanoseconds: database time at the local instant 0
-	bound  atomic.Int64 // nanoseconds between the bounds: how wrong offset may be
+	start  time.Time // has the monotonic reading that local instants count from
+	latest atomic.Pointer[estimate]
 	steps  atomic.Int64 // how often the database's clock was seen to go back
 
 	mu       sync.Mutex
 	readings []reading // guarded by mu; oldest first
+}
+
+// estimate is what the readings say.
+type estimate struct {
+	at     time.Duration // local instant at which it was made
+	offset time.Duration // database time at the local instant 0
+	bound  time.Duration // how far behind the truth offset may be
 }
 
 type reading struct {
@@ -48,15 +54,30 @@ const (
 	clockStep = 50 * time.Millisecond
 )
 
-func newClock() *clock { return &clock{start: time.Now()} }
+func newClock() *clock {
+	c := &clock{start: time.Now()}
+	c.latest.Store(&estimate{})
+	return c
+}
 
 // local is the present local instant.
 func (c *clock) local() time.Duration { return time.Since(c.start) }
 
 // Now is the database's time, or a little less.
-func (c *clock) Now() DBTime {
-	return DBTime((c.local() + time.Duration(c.offset.Load())) / time.Microsecond)
+func (c *clock) Now() DBTime { return c.at(c.local()) }
+
+// at is the database's time at a local instant since the latest estimate, less what
+// may have drifted meanwhile.
+func (c *clock) at(local time.Duration) DBTime {
+	e := c.latest.Load()
+	return DBTime((local + e.offset - drifted(local-e.at)) / time.Microsecond)
 }
+
+// drifted is how far two clocks may drift apart within d.
+func drifted(d time.Duration) time.Duration { return time.Duration(float64(d) * clockDrift) }
+
+// bound is how far behind Now may be.
+func (c *clock) bound() time.Duration { return c.latest.Load().bound }
 
 // observe adds the reading d, requested at the local instant sent and received at
 // received. Postgres cuts its clock off to whole microseconds.
@@ -75,17 +96,16 @@ func (c *clock) observe(d DBTime, sent, received time.Duration) {
 		c.readings = c.readings[len(c.readings)-1:]
 		low, high = r.low, r.high
 	}
-	if old := time.Duration(c.offset.Load()); old != 0 && low < old-clockStep {
+	if old := c.latest.Load(); old.at != 0 && low < old.offset-clockStep {
 		c.steps.Add(1)
 	}
-	c.offset.Store(int64(low))
-	c.bound.Store(int64(high - low))
+	c.latest.Store(&estimate{at: received, offset: low, bound: high - low})
 }
 
 // bounds intersects the readings, each widened by what may have drifted since.
 func (c *clock) bounds(now time.Duration) (low, high time.Duration) {
 	for i, r := range c.readings {
-		drift := time.Duration(float64(now-r.at) * clockDrift)
+		drift := drifted(now - r.at)
 		if i == 0 || r.low-drift > low {
 			low = r.low - drift
 		}

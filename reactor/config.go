@@ -70,7 +70,7 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	switch {
 	case c.Delivery > AtMostOnce:
-		return fmt.Errorf("Delivery is %v, which does not exist", c.Delivery)
+		return fmt.Errorf("the Delivery %v does not exist", c.Delivery)
 	case c.JobsPerRead < 1:
 		return fmt.Errorf("JobsPerRead is %d, must be at least 1", c.JobsPerRead)
 	case c.LoopFrequency < time.Millisecond:
@@ -84,13 +84,13 @@ func (c Config) validate() error {
 	case c.MaxReads < 0:
 		return fmt.Errorf("MaxReads is %d, must not be negative", c.MaxReads)
 	case c.Lanes < 1 || c.Lanes > 64:
-		return fmt.Errorf("Lanes is %d, must be 1 to 64", c.Lanes)
+		return fmt.Errorf("the number of Lanes is %d, must be 1 to 64", c.Lanes)
 	case c.Horizon < time.Second || c.Horizon > notifyHorizon:
-		return fmt.Errorf("Horizon is %v, must be 1s to %v", c.Horizon, notifyHorizon)
+		return fmt.Errorf("the Horizon is %v, must be 1s to %v", c.Horizon, notifyHorizon)
 	case c.MaxPending < 1024:
 		return fmt.Errorf("MaxPending is %d, must be at least 1024", c.MaxPending)
 	case c.Grace < 0:
-		return fmt.Errorf("Grace is %v, must not be negative", c.Grace)
+		return fmt.Errorf("the Grace is %v, must not be negative", c.Grace)
 	}
 	return nil
 }

@@ -27,7 +27,6 @@ type laneRunner struct {
 	incarnation *incarnation
 	claimer     *claimer // nil: a guest lane, only recovered and released
 	pad         *launchpad
-	connected   signal
 	failures    ratelog.Limiter
 }
 

@@ -54,7 +54,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 	if err := r.clock.read(ctx, r.source, clockReadings/2); err != nil {
 		return err
 	}
-	r.log.Info("running", "delivery", r.cfg.Delivery.String(), "clock_error", time.Duration(r.clock.bound.Load()))
+	r.log.Info("running", "delivery", r.cfg.Delivery.String(), "clock_error", r.clock.bound())
 	for {
 		err := r.runIncarnation(ctx)
 		if !errors.Is(err, ErrDeposed) {
@@ -78,6 +78,6 @@ func (r *Reactor) Stats() Stats {
 		Launched: c.launched.Load(), LatenessSum: time.Duration(c.latenessSum.Load()), LatenessMax: time.Duration(c.latenessMax.Load()),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
 		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),
-		FeedUp: c.feedUp.Load(), Lead: r.lead.get(), ClockBound: time.Duration(r.clock.bound.Load()),
+		FeedUp: c.feedUp.Load(), Lead: r.lead.get(), ClockBound: r.clock.bound(),
 	}
 }

@@ -1,0 +1,88 @@
+package reactor
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// TestClockIsNeverAhead simulates readings with all kinds of delays, between clocks
+// that drift, and checks the promise: never later than the database's clock, and not
+// much earlier.
+func TestClockIsNeverAhead(t *testing.T) {
+	for seed := range uint64(100) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		c := newClock()
+		drift := 1 + (rng.Float64()*2-1)*40e-6
+		// database is its clock, in nanoseconds, at a local instant.
+		database := func(local time.Duration) time.Duration {
+			return 1_700_000_000*time.Second + time.Duration(float64(local)*drift)
+		}
+		now := time.Duration(0)
+		for range 200 {
+			sent := now
+			there := time.Duration(rng.ExpFloat64() * float64(50*time.Microsecond))
+			back := time.Duration(rng.ExpFloat64() * float64(50*time.Microsecond))
+			c.observe(DBTime(database(sent+there)/time.Microsecond), sent, sent+there+back)
+			now = sent + there + back
+			for range 5 {
+				now += time.Duration(rng.Int64N(int64(400 * time.Millisecond)))
+				behind := database(now) - time.Duration(c.at(now))*time.Microsecond
+				if behind < 0 {
+					t.Fatalf("seed %d: %v ahead of the database", seed, -behind)
+				} else if behind > time.Millisecond {
+					t.Fatalf("seed %d: %v behind the database", seed, behind)
+				}
+			}
+		}
+	}
+}
+
+func TestClockFollowsSteps(t *testing.T) {
+	c := newClock()
+	observe := func(at time.Duration, database DBTime) {
+		c.observe(database, at, at+100*time.Microsecond)
+	}
+	observe(time.Second, 1_000_000_000)
+	observe(2*time.Second, 1_001_000_000)
+	if n := c.steps.Load(); n != 0 {
+		t.Fatalf("%d steps where there were none", n)
+	}
+	before := c.latest.Load().offset
+	observe(3*time.Second, 1_002_000_000-10_000_000) // ten seconds back
+	if n := c.steps.Load(); n != 1 {
+		t.Fatalf("a step back was counted %d times", n)
+	}
+	if moved := time.Duration(before - c.latest.Load().offset); moved < 9*time.Second || moved > 11*time.Second {
+		t.Errorf("the offset moved by %v", moved)
+	}
+	observe(4*time.Second, 1_002_000_000+3_600_000_000) // an hour ahead
+	if n := c.steps.Load(); n != 1 {
+		t.Errorf("a step ahead needs no new wheel, yet it was counted")
+	}
+	if moved := time.Duration(c.latest.Load().offset - before); moved < 59*time.Minute {
+		t.Errorf("the offset moved by %v", moved)
+	}
+}
+
+func TestLeadFollowsClaims(t *testing.T) {
+	l := newLead()
+	for range 100 {
+		l.observe(200 * time.Microsecond)
+	}
+	if got := l.get(); got != minLead {
+		t.Errorf("after quick claims the lead is %v, want %v", got, minLead)
+	}
+	for range 100 {
+		l.observe(20 * time.Millisecond)
+	}
+	if got := l.get(); got < 20*time.Millisecond || got > 30*time.Millisecond {
+		t.Errorf("after claims of 20ms the lead is %v", got)
+	}
+	for range 100 {
+		l.observe(time.Minute)
+	}
+	if got := l.get(); got != maxLead {
+		t.Errorf("after endless claims the lead is %v, want %v", got, maxLead)
+	}
+}

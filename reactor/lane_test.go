@@ -1,0 +1,363 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// fakeSession is a broker that acknowledges when it is told to. The lane has no
+// I/O of its own; real connections are tested in mqttsink and end to end.
+type fakeSession struct {
+	limits Limits
+	sent   []Message
+	bad    string // topic that Check objects to
+	done   chan struct{}
+}
+
+func newFakeSession(inFlight int) *fakeSession {
+	return &fakeSession{limits: Limits{InFlight: inFlight}, done: make(chan struct{})}
+}
+
+func (s *fakeSession) Limits() Limits { return s.limits }
+func (s *fakeSession) Check(m Message) error {
+	if m.Topic == s.bad {
+		return errors.New("bad topic")
+	}
+	return nil
+}
+func (s *fakeSession) Publish(msgs []Message) error { s.sent = append(s.sent, msgs...); return nil }
+func (s *fakeSession) Done() <-chan struct{}        { return s.done }
+func (s *fakeSession) Err() error                   { return nil }
+func (s *fakeSession) Close(context.Context) error  { return nil }
+
+// take returns what was sent since the last call.
+func (s *fakeSession) take() []Message {
+	sent := s.sent
+	s.sent = nil
+	return sent
+}
+
+// testLane is a lane that settles into a list.
+type testLane struct {
+	*lane
+	landed []*flying
+	leased bool
+}
+
+func newTestLane(delivery Delivery) *testLane {
+	t := &testLane{leased: true}
+	t.lane = &lane{
+		delivery: delivery, stats: &counters{}, leased: func() bool { return t.leased }, clock: newClock(),
+		settle:   func(_ *lane, f *flying) { t.landed = append(t.landed, f) },
+		capacity: newSignal(), head: 1,
+	}
+	return t
+}
+
+// settleAll settles what has landed, as the settler does.
+func (t *testLane) settleAll() []Settlement {
+	var list []Settlement
+	for _, f := range t.landed {
+		s := t.settlement(f)
+		t.release(s, f)
+		list = append(list, s)
+	}
+	t.landed = nil
+	return list
+}
+
+func (t *testLane) put(id int64, n int) *flying {
+	_, first, _ := t.room(n)
+	b := Batch{ID: id, FirstSlot: first, QoS: 1}
+	for i := range n {
+		b.Jobs = append(b.Jobs, Job{ID: id*1000 + int64(i), Topic: "t"})
+	}
+	return t.admit(b)
+}
+
+func acksFor(msgs []Message) []Ack {
+	var acks []Ack
+	for _, m := range msgs {
+		acks = append(acks, Ack{Slot: m.Slot})
+	}
+	return acks
+}
+
+func TestLaneKeepsToTheBrokersLimit(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	s := newFakeSession(3)
+	l.attach(s)
+	f := l.put(1, 10)
+	l.launch(f, 0, 10)
+	total := 0
+	for total < 10 {
+		sent := s.take()
+		if len(sent) > 3 || len(sent) == 0 {
+			t.Fatalf("%d messages on the wire with a limit of 3", len(sent))
+		}
+		total += len(sent)
+		l.acks(acksFor(sent))
+	}
+	if list := l.settleAll(); len(list) != 1 || !list[0].Done() || list[0].Settled != 10 {
+		t.Fatalf("settled %+v", list)
+	}
+	if !l.idle() || l.freeSlots() != LaneSlots {
+		t.Fatalf("%d slots are free after all has ended", l.freeSlots())
+	}
+}
+
+func TestLaneSendsAgainAfterALoss(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	first := newFakeSession(4)
+	l.attach(first)
+	f := l.put(1, 6)
+	l.launch(f, 0, 6)
+	sent := first.take()
+	l.acks(acksFor(sent[:1]))
+	sent = append(sent, first.take()...)
+	l.detach()
+	l.acks(acksFor(sent[1:2])) // too late: that connection is gone
+
+	second := newFakeSession(10)
+	l.attach(second)
+	again := second.take()
+	if len(again) != 5 {
+		t.Fatalf("sent %d messages over the new session, want 5", len(again))
+	}
+	for i, m := range again {
+		if m.JobID != 1000+int64(i)+1 || m.Dup != (i < 4) {
+			t.Errorf("message %d is %+v", i, m)
+		}
+	}
+	l.acks(acksFor(again))
+	if list := l.settleAll(); len(list) != 1 || !list[0].Done() {
+		t.Fatalf("settled %+v", list)
+	}
+}
+
+func TestAtMostOnceNeverSendsAgain(t *testing.T) {
+	l := newTestLane(AtMostOnce)
+	s := newFakeSession(2)
+	l.attach(s)
+	f := l.put(1, 4)
+	l.launch(f, 0, 4)
+	s.take()
+	l.detach()
+	s = newFakeSession(2)
+	l.attach(s)
+	sent := s.take()
+	if len(sent) != 2 || sent[0].JobID != 1002 {
+		t.Fatalf("sent %+v, want only the two that never were", sent)
+	}
+	l.acks(acksFor(sent))
+	list := l.settleAll()
+	if len(list) != 1 || len(list[0].Failures) != 2 || !list[0].Failures[0].Final {
+		t.Fatalf("settled %+v, want two with an unknown outcome", list)
+	}
+}
+
+func TestLaneRecovers(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	l.recovered([]Batch{
+		{ID: 1, FirstSlot: LaneSlots, QoS: 1, Jobs: []Job{{ID: 1, Topic: "a"}, {ID: 2}, {ID: 3, Topic: "b"}}},
+		{ID: 2, FirstSlot: 3, QoS: 0, Jobs: []Job{{ID: 4, Topic: "c"}}},
+	})
+	s := newFakeSession(10)
+	l.attach(s)
+	sent := s.take()
+	if len(sent) != 2 || sent[0].Slot != LaneSlots || sent[1].Slot != 2 || !sent[0].Dup {
+		t.Fatalf("sent %+v, want jobs 1 and 3 again in their slots", sent)
+	}
+	l.acks(acksFor(sent))
+	list := l.settleAll()
+	if len(list) != 2 {
+		t.Fatalf("settled %+v", list)
+	}
+	for _, st := range list {
+		if !st.Done() || (st.BatchID == 2) != (len(st.Failures) == 1) {
+			t.Errorf("settled %+v", st)
+		}
+	}
+	if _, first, _ := l.room(1); first != 4 {
+		t.Errorf("the next claim begins at slot %d, want 4", first)
+	}
+}
+
+func TestLaneRefusals(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	s := newFakeSession(10)
+	s.bad = "bad"
+	l.attach(s)
+	past := l.clock.Now().Add(-time.Second)
+	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{
+		{ID: 1, Topic: "t"}, {ID: 2, Topic: "bad"}, {ID: 3, Topic: "t"}, {ID: 4, Topic: "t", ExpiresAt: past},
+	}}
+	f := l.admit(b)
+	l.launch(f, 0, 4)
+	sent := s.take()
+	if len(sent) != 2 {
+		t.Fatalf("sent %+v", sent)
+	}
+	l.acks([]Ack{{Slot: sent[0].Slot, Code: 0x87, Reason: "no"}, {Slot: sent[1].Slot, Code: 0x10}})
+	list := l.settleAll()
+	if len(list) != 1 || !list[0].Done() || len(list[0].Failures) != 3 {
+		t.Fatalf("settled %+v", list)
+	}
+	for _, failure := range list[0].Failures {
+		if final := failure.JobID != 1; failure.Final != final {
+			t.Errorf("failure %+v", failure)
+		}
+	}
+}
+
+func TestHandBackKeepsWhatWasSent(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	s := newFakeSession(2)
+	l.attach(s)
+	f := l.put(1, 6)
+	waiting := l.put(2, 3)
+	l.launch(f, 0, 4) // two on the wire, two queued, two held
+	l.handBack()
+	if f.kept != 2 || waiting.kept != 0 {
+		t.Fatalf("kept %d of the first and %d of the second batch, want 2 and 0", f.kept, waiting.kept)
+	}
+	list := l.settleAll()
+	if len(list) != 2 || list[0].Done() || list[0].Kept != 2 || !list[1].Done() {
+		t.Fatalf("settled %+v", list)
+	}
+	l.acks(acksFor(s.take()))
+	if sent := s.take(); len(sent) != 0 {
+		t.Fatalf("sent %+v after the hand-back", sent)
+	}
+	if list := l.settleAll(); len(list) != 1 || !list[0].Done() || list[0].Kept != 2 {
+		t.Fatalf("settled %+v", list)
+	}
+	if !l.idle() {
+		t.Fatal("not idle after everything was settled")
+	}
+}
+
+// TestLaneHoldsWithoutLease: while others may have taken the lane, nothing is sent.
+func TestLaneHoldsWithoutLease(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	s := newFakeSession(10)
+	l.attach(s)
+	l.leased = false
+	f := l.put(1, 2)
+	l.launch(f, 0, 2)
+	if sent := s.take(); len(sent) != 0 {
+		t.Fatalf("sent %d messages without a lease", len(sent))
+	}
+	if _, _, ok := l.room(1); ok {
+		t.Fatal("there is room for claims without a lease")
+	}
+	l.leased = true
+	l.resume()
+	if sent := s.take(); len(sent) != 2 {
+		t.Fatalf("sent %d messages after the lease was renewed", len(sent))
+	}
+}
+
+// TestLaneAtRandom drives a lane with every kind of event in any order, and checks
+// that each job ends exactly once, that slots are never shared, and that nothing
+// remains.
+func TestLaneAtRandom(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		l := newTestLane(AtLeastOnce)
+		var (
+			session *fakeSession
+			wire    []Message // sent over this session and not answered
+			pads    []*flying
+			next    int64
+			settled = map[int64]int{}
+			claimed int
+		)
+		record := func() {
+			for _, st := range l.settleAll() {
+				if st.Done() {
+					settled[st.BatchID] += st.Settled
+				}
+			}
+		}
+		pull := func() {
+			if session == nil {
+				return
+			}
+			wire = append(wire, session.take()...)
+			seen := map[Slot]bool{}
+			for _, m := range wire {
+				if seen[m.Slot] {
+					t.Fatalf("seed %d: slot %d carries two messages", seed, m.Slot)
+				}
+				seen[m.Slot] = true
+			}
+			if len(wire) > session.limits.InFlight {
+				t.Fatalf("seed %d: %d in flight, limit %d", seed, len(wire), session.limits.InFlight)
+			}
+		}
+		answer := func(n int) {
+			l.acks(acksFor(wire[:n]))
+			wire = slices.Clone(wire[n:])
+			pull()
+		}
+		launch := func(f *flying, n int) {
+			from := f.next
+			f.next += n
+			l.launch(f, from, f.next)
+		}
+		for range 200 {
+			switch rng.IntN(6) {
+			case 0:
+				if session == nil {
+					session = newFakeSession(1 + rng.IntN(50))
+					l.attach(session)
+				} else if rng.IntN(4) == 0 {
+					session, wire = nil, nil
+					l.detach()
+				}
+			case 1:
+				n := 1 + rng.IntN(600)
+				if _, _, ok := l.room(n); ok {
+					next++
+					claimed += n
+					pads = append(pads, l.put(next, n))
+				}
+			case 2:
+				if len(pads) > 0 {
+					f := pads[rng.IntN(len(pads))]
+					launch(f, rng.IntN(f.jobs-f.next+1))
+				}
+			case 3, 4:
+				if len(wire) > 0 {
+					answer(1 + rng.IntN(len(wire)))
+				}
+			case 5:
+				record()
+			}
+			pull()
+		}
+		if session == nil {
+			session = newFakeSession(100)
+			l.attach(session)
+		}
+		for _, f := range pads {
+			launch(f, f.jobs-f.next)
+		}
+		for pull(); len(wire) > 0; pull() {
+			answer(len(wire))
+		}
+		record()
+		total := 0
+		for _, n := range settled {
+			total += n
+		}
+		if total != claimed || len(settled) != len(pads) || !l.idle() || l.wire != 0 {
+			t.Fatalf("seed %d: claimed %d jobs in %d batches, settled %d in %d, idle %t", seed, claimed, len(pads), total, len(settled), l.idle())
+		}
+	}
+}
