@@ -1,0 +1,5 @@
+//go:build !race
+
+package timerwheel
+
+const manyEntries = 10_000_000
