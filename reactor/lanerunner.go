@@ -164,12 +164,15 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		r.detach()
 		r.failures.Fail(r.log, slog.LevelWarn, "lost the connection to the broker; connecting again", "client_id", r.clientID, "err", session.Err())
 		if errors.Is(session.Err(), ErrSessionTakenOver) && !sleep(ctx, jitter(time.Second)) {
-			return // taking it back at once would start a tug of war
-		}
-		var err error
-		if session, err = r.connect(ctx, ctx); session == nil {
-			_ = err // nil: the first connection has long been made
 			return
+		}
+		// Not every broker says that it was a take-over. Connecting again before the lease
+		// is confirmed would take the session back from its new owner.
+		if !r.incarnation.confirmLease(ctx, r.lane) {
+			return
+		}
+		if session, _ = r.connect(ctx, ctx); session == nil {
+			return // it has no error to report: the first connection has long been made
 		}
 	}
 }

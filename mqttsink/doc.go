@@ -1,0 +1,21 @@
+// Package mqttsink sends reactor's messages to an MQTT 5 broker.
+//
+// It uses paho.golang's packet codec under a session of its own, not paho's client:
+// what must survive a crash is reactor's and in Postgres, the client's session store
+// would be a second truth beside it; and a goroutine, a channel and a context per
+// message are what a pipeline of tens of thousands a second cannot afford
+// (docs/adr/0003-mqtt.md).
+//
+// A Session is one network connection with two goroutines:
+//
+//	Publish ──encode──► buffer ──writer──► socket        coalesced: one write for all
+//	                                                     that came during the last
+//	Acks ◄──────────── reader ◄── bufio ◄── socket       one call for all that one read
+//	                                                     brought
+//
+// It remembers no message. What is unacknowledged when the connection ends belongs to
+// the lane, which sends it again over the next one.
+//
+// How a message can end: refused by Check, before it is sent; acknowledged, with a
+// reason code that may be a refusal; or unknown, when the session ends first.
+package mqttsink
