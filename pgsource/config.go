@@ -90,8 +90,10 @@ func (c Config) validate() error {
 		field string
 		value time.Duration
 	}{
-		{"StatementTimeout", c.StatementTimeout}, {"Heartbeat", c.Heartbeat},
-		{"FeedCheck", c.FeedCheck}, {"RetryBackoff", c.RetryBackoff},
+		{"StatementTimeout", c.StatementTimeout},
+		{"Heartbeat", c.Heartbeat},
+		{"FeedCheck", c.FeedCheck},
+		{"RetryBackoff", c.RetryBackoff},
 	} {
 		if d.value < time.Millisecond {
 			return fmt.Errorf("%s is %v, must be at least 1ms", d.field, d.value)

@@ -117,10 +117,10 @@ func TestPlanLanes(t *testing.T) {
 		adopt  int
 		create int
 	}{
-		"none yet":                    {nil, 2, 0, 2},
-		"enough":                      {[]laneRow{{lane: 1, owner: 1}, {lane: 2, owner: 1}}, 2, 0, 0},
-		"reuses what is free":         {[]laneRow{{lane: 1}, {lane: 2}, {lane: 3}}, 2, 2, 0},
-		"recovers beyond its number":  {[]laneRow{{lane: 1, owner: 1}, {lane: 2, journaled: true}, {lane: 3}}, 1, 1, 0},
+		"none yet":                     {nil, 2, 0, 2},
+		"enough":                       {[]laneRow{{lane: 1, owner: 1}, {lane: 2, owner: 1}}, 2, 0, 0},
+		"reuses what is free":          {[]laneRow{{lane: 1}, {lane: 2}, {lane: 3}}, 2, 2, 0},
+		"recovers beyond its number":   {[]laneRow{{lane: 1, owner: 1}, {lane: 2, journaled: true}, {lane: 3}}, 1, 1, 0},
 		"recovers first, then creates": {[]laneRow{{lane: 2, journaled: true}}, 3, 1, 2},
 	} {
 		c := plan(view{instances: in, lanes: test.lanes}, 1, test.want, true)
