@@ -167,8 +167,12 @@ func (s *Source) check(ctx context.Context) error {
 	case !haveJobs || !haveOurs:
 		return errors.New("the tables of reactor are not in this database: run `reactor migrate up`, or psql -f sql/schema.sql -f sql/triggers.sql")
 	}
+	// The database's oid is part of it, so that a copy of the database, restored or
+	// cloned for a test, does not take over the sessions of the original.
 	var deployment string
-	if err := s.control.QueryRow(ctx, "SELECT name FROM reactor.deployment").Scan(&deployment); err != nil {
+	if err := s.control.QueryRow(ctx, `
+		SELECT substr(md5(name || oid::text), 1, 8) FROM reactor.deployment, pg_database WHERE datname = current_database()`).
+		Scan(&deployment); err != nil {
 		return err
 	}
 	s.clientIDPrefix = "reactor-" + deployment + "-"

@@ -118,6 +118,9 @@ func (in *incarnation) run(ctx context.Context) error {
 	group.Go(func() error {
 		defer stopSettling()
 		err := in.beat(soft, hard, group, &publishing)
+		if err != nil {
+			cancelHard() // the lanes are not ours any more; they would wait for each other
+		}
 		publishing.Wait()
 		return err
 	})

@@ -47,6 +47,14 @@ func (r *Reactor) Run(ctx context.Context) error {
 	if r.running.Swap(true) {
 		return errors.New("reactor: Run was called twice")
 	}
+	err := r.run(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // stopped before it had begun
+	}
+	return err
+}
+
+func (r *Reactor) run(ctx context.Context) error {
 	if err := r.source.Open(ctx); err != nil {
 		return err
 	}

@@ -54,8 +54,8 @@ CREATE INDEX IF NOT EXISTS jobs_pending ON jobs (shard, fire_at, id) WHERE NOT p
 
 CREATE SCHEMA IF NOT EXISTS reactor;
 
--- One row: the name of this deployment. MQTT client ids begin with it, so that two
--- databases that share a broker do not take over each other's sessions.
+-- One row: the name of this deployment. MQTT client ids are derived from it, so that
+-- two databases that share a broker do not take over each other's sessions.
 CREATE TABLE IF NOT EXISTS reactor.deployment (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     name      text NOT NULL DEFAULT substr(md5(random()::text || clock_timestamp()::text), 1, 8)
