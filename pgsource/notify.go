@@ -19,6 +19,8 @@ const (
 	membershipChannel = "reactor_membership"
 	// probesMissed in a row mean that the feed is dead.
 	probesMissed = 3
+	// triggerCheck is the time between two looks at the triggers.
+	triggerCheck = time.Minute
 )
 
 // Listen implements reactor.Feed on LISTEN/NOTIFY. A feed on logical replication
@@ -43,7 +45,7 @@ func (s *Source) Listen(ctx context.Context, on func(reactor.Hint)) error {
 			return fmt.Errorf("listen: %w", err)
 		}
 	}
-	s.warnWithoutTriggers(ctx, conn)
+	s.warnWithoutTriggers(ctx)
 	on(reactor.Hint{Kind: reactor.HintConnected})
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -61,10 +63,12 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, cfg)
 }
 
-// probe sends us a notification every now and then.
+// probe sends us a notification every now and then, and looks after the triggers.
 func (s *Source) probe(ctx context.Context, channel string) error {
 	tick := time.NewTicker(s.cfg.FeedCheck)
 	defer tick.Stop()
+	triggers := time.NewTicker(triggerCheck)
+	defer triggers.Stop()
 	for {
 		// That the probe cannot be sent says nothing about the feed.
 		if _, err := s.control.Exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
@@ -74,6 +78,8 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		case <-triggers.C:
+			s.warnWithoutTriggers(ctx)
 		}
 	}
 }
@@ -119,9 +125,9 @@ func parseHint(payload string) (reactor.Hint, error) {
 
 // warnWithoutTriggers looks for the triggers: without them everything still works,
 // just later, and silently so.
-func (s *Source) warnWithoutTriggers(ctx context.Context, conn *pgx.Conn) {
+func (s *Source) warnWithoutTriggers(ctx context.Context) {
 	var enabled int
-	err := conn.QueryRow(ctx, `
+	err := s.control.QueryRow(ctx, `
 		SELECT count(*) FROM pg_trigger
 		 WHERE tgrelid = to_regclass('jobs') AND tgenabled IN ('O', 'A')
 		   AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')`).Scan(&enabled)

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// serveWhile serves health and metrics for as long as the instance runs.
+func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, log *slog.Logger) error {
+	server := &http.Server{Handler: handler(r), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
+	log.Info("serving health and metrics", "address", listener.Addr().String())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer func() {
+			shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = server.Shutdown(shutdown) // what is still being served then is cut off by the exit
+		}()
+		return r.Run(ctx)
+	})
+	return group.Wait()
+}
+
+func handler(r *reactor.Reactor) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collector{r}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, r.Stats(), http.StatusOK) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		stats := r.Stats()
+		code := http.StatusOK
+		if stats.LanesUp == 0 || stats.Shards == 0 {
+			code = http.StatusServiceUnavailable
+		}
+		writeHealth(w, stats, code)
+	})
+	return mux
+}
+
+// health is the answer of /healthz and /readyz.
+type health struct {
+	Status   string        `json:"status"` // "ok" or "degraded"
+	Problems []string      `json:"problems,omitempty"`
+	Stats    reactor.Stats `json:"stats"`
+}
+
+func writeHealth(w http.ResponseWriter, stats reactor.Stats, code int) {
+	h := health{Status: "ok", Problems: problems(stats), Stats: stats}
+	if len(h.Problems) > 0 {
+		h.Status = "degraded"
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(h) // the client is gone: nobody to tell
+}
+
+func problems(s reactor.Stats) []string {
+	var list []string
+	if !s.FeedUp {
+		list = append(list, "new jobs are not announced; the sweep finds them")
+	}
+	if s.LanesUp < s.Lanes {
+		list = append(list, "not all connections to the broker are up")
+	}
+	if s.Shards == 0 {
+		list = append(list, "this instance has no share of the jobs")
+	}
+	return list
+}
+
+// collector offers reactor.Stats to Prometheus.
+type collector struct{ r *reactor.Reactor }
+
+func metric(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("reactor_"+name, help, nil, nil)
+}
+
+var (
+	counters = map[*prometheus.Desc]func(reactor.Stats) float64{
+		metric("jobs_claimed_total", "Jobs claimed."):                                         func(s reactor.Stats) float64 { return float64(s.Claimed) },
+		metric("jobs_published_total", "Jobs acknowledged by the broker."):                    func(s reactor.Stats) float64 { return float64(s.Published) },
+		metric("jobs_refused_total", "Refusals by the broker."):                               func(s reactor.Stats) float64 { return float64(s.Refused) },
+		metric("jobs_failed_total", "Jobs not published, to be tried again or given up."):     func(s reactor.Stats) float64 { return float64(s.Failed) },
+		metric("jobs_returned_total", "Jobs handed back unsent by a stop."):                   func(s reactor.Stats) float64 { return float64(s.Returned) },
+		metric("jobs_recovered_total", "Jobs found unsettled in the journal of a lane."):      func(s reactor.Stats) float64 { return float64(s.Recovered) },
+		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                 func(s reactor.Stats) float64 { return float64(s.Launched) },
+		metric("lateness_seconds_total", "Sum over launched jobs of the time since fire_at."): func(s reactor.Stats) float64 { return s.LatenessSum.Seconds() },
+		metric("loads_total", "Reads of the table."):                                          func(s reactor.Stats) float64 { return float64(s.Loads) },
+		metric("claims_total", "Claims."):                                                     func(s reactor.Stats) float64 { return float64(s.Claims) },
+		metric("claim_seconds_total", "Sum of the durations of claims."):                      func(s reactor.Stats) float64 { return s.ClaimTime.Seconds() },
+		metric("claims_unknown_total", "Claims whose outcome had to be asked for."):           func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
+		metric("settlements_total", "Settlements."):                                           func(s reactor.Stats) float64 { return float64(s.Settlements) },
+		metric("settle_seconds_total", "Sum of the durations of settlements."):                func(s reactor.Stats) float64 { return s.SettleTime.Seconds() },
+	}
+	gauges = map[*prometheus.Desc]func(reactor.Stats) float64{
+		metric("jobs_pending", "Jobs waiting in memory for their time."):             func(s reactor.Stats) float64 { return float64(s.Pending) },
+		metric("jobs_in_flight", "Jobs claimed and not settled."):                    func(s reactor.Stats) float64 { return float64(s.InFlight) },
+		metric("shards", "Shards owned, of 64."):                                     func(s reactor.Stats) float64 { return float64(s.Shards) },
+		metric("lanes_up", "Connections to the broker that are up."):                 func(s reactor.Stats) float64 { return float64(s.LanesUp) },
+		metric("lead_seconds", "How long before fire_at jobs are claimed."):          func(s reactor.Stats) float64 { return s.Lead.Seconds() },
+		metric("clock_error_seconds", "How exactly the database's clock is known."):  func(s reactor.Stats) float64 { return s.ClockBound.Seconds() },
+		metric("lateness_max_seconds", "Largest lateness of a launched job so far."): func(s reactor.Stats) float64 { return s.LatenessMax.Seconds() },
+		metric("feed_up", "1 while new jobs are announced, 0 while they are swept up."): func(s reactor.Stats) float64 {
+			if s.FeedUp {
+				return 1
+			}
+			return 0
+		},
+	}
+)
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.r.Stats()
+	for desc, value := range counters {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value(s))
+	}
+	for desc, value := range gauges {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value(s))
+	}
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/lmittmann/tint"
+)
+
+// loggingFlags choose what is logged, and how.
+type loggingFlags struct {
+	LogLevel  slog.Level `default:"info" group:"Logging" help:"Least important level to log: debug, info, warn or error."`
+	LogFormat string     `default:"auto" enum:"auto,text,json" group:"Logging" help:"auto (coloured text on a terminal, JSON elsewhere), text or json."`
+}
+
+func (f loggingFlags) logger(w io.Writer) *slog.Logger {
+	if f.LogFormat == "text" || f.LogFormat == "auto" && isTerminal(w) {
+		return slog.New(tint.NewTextHandler(w, &tint.Options{
+			Level: f.LogLevel, TimeFormat: time.TimeOnly + ".000", NoColor: !isTerminal(w),
+		}))
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel}))
+}
+
+// isTerminal reports whether w is a character device, which a log file or a pipe is
+// not.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,141 @@
+// Command reactor publishes the rows of a PostgreSQL table to an MQTT broker, each
+// at its time.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // stopped by a second signal, as a shell reports SIGINT
+)
+
+const description = `Publishes the jobs of a PostgreSQL table to an MQTT broker, each at its fire_at.
+
+Insert rows into the table jobs from any program; any number of instances of
+"reactor run" share the work. See it all at once, on servers of its own:
+
+  reactor demo`
+
+// program is the command line.
+type program struct {
+	Run     runCommand     `cmd:"" help:"Publish jobs as they fall due."`
+	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`
+	Demo    demoCommand    `cmd:"" help:"Show the main job on a PostgreSQL and a broker of its own."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+func main() { os.Exit(runProgram(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// runProgram is main without the exit. Every failure is one line on stderr.
+func runProgram(args []string, stdout, stderr io.Writer) (code int) {
+	// --help ends the parser by way of its exit function.
+	type helped int
+	defer func() {
+		if r := recover(); r != nil {
+			h, ok := r.(helped)
+			if !ok {
+				panic(r)
+			}
+			code = int(h)
+		}
+	}()
+	var p program
+	parser, err := kong.New(&p,
+		kong.Name("reactor"),
+		kong.Description(description),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { panic(helped(code)) }),
+		kong.DefaultEnvars("REACTOR"),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.ValueFormatter(helpWithEnv),
+	)
+	if err != nil {
+		panic(err) // the command line's own definition is broken
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "reactor: %s (see reactor %s--help)\n", oneLine(err), commandOf(parsed))
+		return exitUsage
+	}
+	ctx, stop := signals()
+	defer stop()
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	parsed.Bind(output{stdout, stderr})
+	if err := parsed.Run(); err != nil {
+		fmt.Fprintf(stderr, "reactor: %s\n", oneLine(err))
+		var usage *usageError
+		if errors.As(err, &usage) {
+			return exitUsage
+		}
+		return exitFailure
+	}
+	return exitOK
+}
+
+// output is where a command writes.
+type output struct{ stdout, stderr io.Writer }
+
+// usageError is a mistake in flags that only the command can see.
+type usageError struct{ error }
+
+// signals ends the context with the first SIGINT or SIGTERM: a clean stop. The
+// second ends the process.
+func signals() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ch := make(chan os.Signal, 2)
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-ch:
+			cancel()
+		case <-done:
+			return
+		}
+		select {
+		case <-ch:
+			os.Exit(exitInterrupted)
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(ch)
+		close(done)
+		cancel()
+	}
+}
+
+// oneLine is an error on a single line.
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+}
+
+// commandOf names the command that was being parsed, for the hint.
+func commandOf(parsed *kong.Context) string {
+	if parsed == nil || parsed.Command() == "" {
+		return ""
+	}
+	return strings.Fields(parsed.Command())[0] + " "
+}
+
+// helpWithEnv shows the environment variable of each flag.
+func helpWithEnv(value *kong.Value) string {
+	if value.Tag == nil || len(value.Tag.Envs) == 0 {
+		return value.Help
+	}
+	return strings.TrimSuffix(value.Help, ".") + " ($" + value.Tag.Envs[0] + ")."
+}

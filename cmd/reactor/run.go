@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/job-publisher/reactor/mqttsink"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// databaseFlags say where the jobs are.
+type databaseFlags struct {
+	DatabaseURL string `required:"" group:"Database" placeholder:"URL" help:"Database with the jobs, e.g. postgres://user:password@host:5432/name."`
+}
+
+// runCommand is `reactor run`.
+type runCommand struct {
+	databaseFlags
+	ListenURL           string `group:"Database" placeholder:"URL" help:"Direct connection for LISTEN, where the database URL leads through a pooler in transaction mode."`
+	DatabaseConnections int    `default:"6" group:"Database" help:"Connections for claims, loads and settlements; two more are used besides."`
+	Migrate             bool   `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
+	Name                string `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
+
+	MQTTURL      string `required:"" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
+	MQTTUsername string `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
+	MQTTPassword string `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the environment than by the flag."`
+	Lanes        int    `default:"2" group:"Broker" help:"Connections to the broker."`
+	Delivery     string `default:"at-least-once" group:"Broker" help:"at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
+
+	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
+	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
+	JobsPerRead   int           `default:"4096" group:"Work" help:"Most rows that one read of the table returns, and most jobs of one claim (at most 512)."`
+	LoopFrequency time.Duration `default:"1s" group:"Work" help:"How often the table is swept for what the notifications missed."`
+	MaxReads      int           `default:"0" group:"Work" help:"Stop after this many reads of the table, when what they found is published. 0 means never."`
+	MaxPending    int           `default:"262144" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
+	Grace         time.Duration `default:"10s" group:"Work" help:"How long a stop waits for the broker's acknowledgements."`
+
+	HTTPAddr string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
+	loggingFlags
+}
+
+// Help is shown by `reactor run --help`.
+func (*runCommand) Help() string {
+	return `Every flag can be given by an environment variable, too.
+
+  reactor run --database-url postgres://app:secret@db/app --mqtt-url mqtt://broker
+  REACTOR_DATABASE_URL=… REACTOR_MQTT_URL=… reactor run --consumer-count 5 --consumer-index 0
+
+The first SIGINT or SIGTERM stops cleanly: nothing is claimed any more, what was claimed and not
+sent goes back to the table, what is on its way is awaited. The second ends at once.`
+}
+
+// Run publishes until it is told to stop.
+func (c *runCommand) Run(ctx context.Context, out output) error {
+	log := c.logger(out.stderr)
+	r, err := c.build(log)
+	if err != nil {
+		return &usageError{err}
+	}
+	var listener net.Listener
+	if c.HTTPAddr != "" {
+		if listener, err = net.Listen("tcp", c.HTTPAddr); err != nil {
+			return fmt.Errorf("cannot serve HTTP on %s: %w: choose another --http-addr", c.HTTPAddr, err)
+		}
+		defer listener.Close()
+	}
+	if c.Migrate {
+		names, err := pgsource.MigrateUp(ctx, c.DatabaseURL)
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		if len(names) > 0 {
+			log.Info("brought the schema up to date", "applied", names)
+		}
+	}
+	if listener == nil {
+		return r.Run(ctx)
+	}
+	return serveWhile(ctx, listener, r, log)
+}
+
+// build makes the instance from the flags; its errors are about flags.
+func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
+	delivery, err := parseDelivery(c.Delivery)
+	if err != nil {
+		return nil, err
+	}
+	source, err := pgsource.New(pgsource.Config{
+		DatabaseURL: c.DatabaseURL, ListenURL: c.ListenURL, Name: c.Name, MaxConns: c.DatabaseConnections, Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	sink, err := mqttsink.New(mqttsink.Config{
+		URL: c.MQTTURL, Username: c.MQTTUsername, Password: c.MQTTPassword, Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return reactor.New(source, sink, reactor.Config{
+		Delivery: delivery, JobsPerRead: c.JobsPerRead, LoopFrequency: c.LoopFrequency,
+		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
+		Lanes: c.Lanes, MaxPending: c.MaxPending, Grace: c.Grace, Logger: log,
+	})
+}
+
+func parseDelivery(name string) (reactor.Delivery, error) {
+	if name == "exactly-once" {
+		return 0, fmt.Errorf("delivery exactly-once comes with the next release: use at-least-once, and let consumers de-duplicate by the user property job-id")
+	}
+	return reactor.ParseDelivery(name)
+}
+
+// stopped turns an error into nil if it only says that we were told to stop.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
