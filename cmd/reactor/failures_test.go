@@ -1,0 +1,109 @@
+package main
+
+import (
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/internal/testkit"
+)
+
+// TestFailuresAreOneLine: whatever is wrong, there is one line that says what to do,
+// an exit code, and no password.
+func TestFailuresAreOneLine(t *testing.T) {
+	ctx := testContext(t)
+	database, plain := testkit.NewDatabase(t), testkit.Broker(t).URL()
+	guarded := testkit.OwnMosquitto(t, stack.MosquittoConfig{Username: "reactor", Password: "sesame"}).URL()
+	exec(t, ctx, connect(t, ctx, database), "DROP ROLE IF EXISTS lowly; CREATE ROLE lowly LOGIN")
+	t.Cleanup(func() { exec(t, ctx, connect(t, ctx, database), "DROP ROLE lowly") })
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+
+	run := func(database, broker string, more ...string) []string {
+		return append([]string{"run", "--database-url", database, "--mqtt-url", broker}, more...)
+	}
+	for name, test := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"no command":          {nil, 2, "--help"},
+		"unknown flag":        {[]string{"run", "--colour"}, 2, "unknown flag --colour"},
+		"no database":         {[]string{"run", "--mqtt-url", plain}, 2, "--database-url"},
+		"no broker":           {[]string{"run", "--database-url", database}, 2, "--mqtt-url"},
+		"bad number":          {run(database, plain, "--lanes", "many"), 2, "--lanes"},
+		"bad delivery":        {run(database, plain, "--delivery", "twice"), 2, "use at-least-once or at-most-once"},
+		"not yet":             {run(database, plain, "--delivery", "exactly-once"), 2, "next release"},
+		"index out of range":  {run(database, plain, "--consumer-count", "5", "--consumer-index", "5"), 2, "must be 0 to 4"},
+		"index without count": {run(database, plain, "--consumer-index", "1"), 2, "ConsumerCount is not"},
+		"bad database url":    {run("postgres://u:sesame@host:port/x", plain), 2, "postgres://user:password@host:5432/database"},
+		"bad mqtt url":        {run(database, "mqtt://u:ses%ame@host"), 2, "mqtt://user:password@host:1883"},
+		"http to mqtt":        {run(database, "http://u:sesame@host"), 2, "must be mqtt://"},
+		"database is away":    {run("postgres://u:sesame@127.0.0.1:1/x", plain), 1, "is PostgreSQL running"},
+		"no such database":    {run(strings.Replace(database, "/test_", "/nothing_", 1), plain), 1, "create the database"},
+		"no rights":           {run(database+"&user=lowly", plain, "--no-migrate"), 1, "GRANT"},
+		"no right to migrate": {run(database+"&user=lowly", plain), 1, "reactor migrate up"},
+		"broker is away":      {run(database, "mqtt://u:sesame@127.0.0.1:1"), 1, "is the broker running"},
+		"login refused":       {run(database, strings.Replace(guarded, "sesame", "sesame-street", 1)), 1, "check user and password"},
+		"port taken":          {run(database, plain, "--http-addr", taken.Addr().String()), 1, "--http-addr"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, output := call(t, nil, test.args...)
+			var said []string
+			for _, line := range lines(output) {
+				if !strings.HasPrefix(line, "{") { // the log
+					said = append(said, line)
+				}
+			}
+			if code != test.code || len(said) != 1 || !strings.Contains(said[0], test.want) || strings.Contains(output, "sesame") {
+				t.Errorf("exit code %d, output:\n%s\nwant code %d, one line with %q, and no password", code, output, test.code, test.want)
+			}
+		})
+	}
+}
+
+func TestMigrateCommand(t *testing.T) {
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	exec(t, ctx, connect(t, ctx, database), "DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+	env := []string{"REACTOR_DATABASE_URL=" + database}
+	for _, step := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"migrate", "status"}, 0, "pending"},
+		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers"},
+		{[]string{"migrate", "up"}, 0, "nothing to do"},
+		{[]string{"migrate", "down"}, 0, "undid triggers"},
+		{[]string{"migrate", "down"}, 1, "add --yes"},
+		{[]string{"migrate", "down", "--yes"}, 0, "undid schema"},
+		{[]string{"migrate", "down", "--yes"}, 0, "nothing to undo"},
+	} {
+		code, output := call(t, env, step.args...)
+		if code != step.code || !strings.Contains(output, step.want) {
+			t.Errorf("%v: exit code %d, output:\n%s\nwant %d and %q", step.args, code, output, step.code, step.want)
+		}
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--help"}, "reactor demo"},
+		{[]string{"run", "--help"}, "$REACTOR_DATABASE_URL"},
+		{[]string{"migrate", "--help"}, "status"},
+		{[]string{"demo", "--help"}, "Leaves nothing behind"},
+		{[]string{"version"}, "reactor "},
+	} {
+		if code, output := call(t, nil, test.args...); code != 0 || !strings.Contains(output, test.want) {
+			t.Errorf("%v: exit code %d, output:\n%s\nwant %q", test.args, code, output, test.want)
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/testkit"
+)
+
+// verbatim is the statement of the system we replace, as its users have it.
+const verbatim = `INSERT INTO jobs (topic, payload, fire_at, processed, processed_at)
+SELECT 'job/test/topic', '{"Job": "' || x.test_data || '"}', now(), false, null
+FROM generate_series(1,20000) AS x(test_data);`
+
+func start(t *testing.T, database, broker string, args ...string) *testkit.Process {
+	t.Helper()
+	return testkit.Run(t, testkit.ProcessConfig{
+		Path: testkit.Reactor(t), Args: append([]string{"run"}, args...),
+		Env: []string{"REACTOR_DATABASE_URL=" + database, "REACTOR_MQTT_URL=" + broker},
+	})
+}
+
+func TestRunPublishesAndStops(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	database, mqtt := testkit.NewDatabase(t), broker(t)
+	db, judge := connect(t, ctx, database), subscribe(t, ctx, mqtt, "job/#")
+	p := start(t, database, mqtt, "--http-addr", "127.0.0.1:0")
+	line := waitLine(t, ctx, p, "serving health and metrics")
+	address := line[strings.Index(line, `"address":"`)+len(`"address":"`):]
+	address = address[:strings.Index(address, `"`)]
+
+	exec(t, ctx, db, verbatim)
+	if err := judge.WaitDistinct(ctx, 20000); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"/healthz": `"status":"ok"`, "/readyz": `"Shards":64`, "/metrics": "reactor_jobs_published_total 20000",
+	} {
+		code, body := get(t, ctx, "http://"+address+path)
+		if code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("%s: %d, want %q in\n%s", path, code, want, body)
+		}
+	}
+	p.Terminate(t)
+	if code := p.Wait(t, 20*time.Second); code != 0 {
+		t.Errorf("a clean stop exits with %d:\n%s", code, p.Output())
+	}
+	expected, err := check.ExpectedFromDB(ctx, db, "true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+func get(t *testing.T, ctx context.Context, url string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	return resp.StatusCode, string(body)
+}
+
+// TestKilledInstanceIsReplaced: of three instances one is killed with -9 while jobs
+// are due. None is lost, and what it held is published within seconds.
+func TestKilledInstanceIsReplaced(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	database, mqtt := testkit.NewDatabase(t), broker(t)
+	db, judge := connect(t, ctx, database), subscribe(t, ctx, mqtt, "job/#")
+	var all []*testkit.Process
+	for i := range 3 {
+		all = append(all, start(t, database, mqtt, "--name", fmt.Sprint("instance-", i)))
+	}
+	for shared := false; !shared; {
+		if err := db.QueryRow(ctx, "SELECT count(DISTINCT owner) = 3 FROM reactor.shards").Scan(&shared); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(t, ctx, db, `INSERT INTO jobs (topic, payload, fire_at)
+		SELECT 'job/' || n % 50, n::text, now() + n * interval '1 millisecond' / 2 FROM generate_series(1, 12000) n`)
+	if err := judge.WaitDistinct(ctx, 3000); err != nil {
+		t.Fatal(err)
+	}
+	all[1].Kill(t)
+	all[1].Wait(t, time.Minute)
+	expected, err := check.ExpectedFromDB(ctx, db, "true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := judge.WaitDistinct(ctx, len(expected)); err != nil {
+		t.Fatal(err)
+	}
+	report := check.Judge(expected, judge.Received(), check.Config{})
+	if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 || report.Altered.Count > 0 {
+		t.Error(report.Err())
+	}
+	t.Logf("%d of %d jobs twice, the latest %v late", report.Duplicated.Count, len(expected), report.MaxLateness)
+}
+
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	tmp := testTempDir(t)
+	code, output := call(t, []string{"TMPDIR=" + tmp}, "demo", "--jobs", "300", "--over", "500ms")
+	if code != 0 || !strings.Contains(output, "published         300 of 300") || !strings.Contains(output, "lateness p99") {
+		t.Errorf("exit code %d:\n%s", code, output)
+	}
+	nothingIn(t, tmp)
+}
+
+func TestDemoInterrupted(t *testing.T) {
+	t.Parallel()
+	tmp := testTempDir(t)
+	p := testkit.Run(t, testkit.ProcessConfig{
+		Path: testkit.Reactor(t), Args: []string{"demo", "--jobs", "1000", "--over", "1m"}, Env: []string{"TMPDIR=" + tmp},
+	})
+	waitLine(t, testContext(t), p, "received")
+	p.Interrupt(t)
+	if code := p.Wait(t, 30*time.Second); code != 1 || !strings.Contains(p.Output(), "interrupted") {
+		t.Errorf("exit code %d:\n%s", code, p.Output())
+	}
+	nothingIn(t, tmp)
+}
+
+// testTempDir is short, for Postgres's socket, and open to the servers' accounts.
+func testTempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rd-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func nothingIn(t *testing.T, dir string) {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
