@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/alarm"
@@ -24,6 +25,7 @@ type dispatcher struct {
 	rebuilt  func()         // asks the loader for everything, after a rebuild
 	rows     int            // limit of a batch
 	capacity int            // limit of the wheel
+	late     atomic.Bool    // a full batch is on offer, and long due
 
 	// Owned by run.
 	wheel *timerwheel.Wheel[Pending]
@@ -43,11 +45,18 @@ type due struct {
 // wheelResolution is the width of the wheel's finest slots: far below the lead.
 const wheelResolution = 256 * time.Microsecond
 
+// lateBatch is how long a full batch must have been due for us to be behind.
+const lateBatch = 100 * time.Millisecond
+
 // noHandle marks a job that has left the wheel and whose claim has not ended.
 var noHandle timerwheel.Handle
 
 // room is how many more jobs the wheel takes. It may be called by anyone.
 func (d *dispatcher) room() int { return d.capacity - int(d.stats.pending.Load()) }
+
+// behind reports whether jobs fall due faster than they are claimed. It may be called
+// by anyone.
+func (d *dispatcher) behind() bool { return d.late.Load() }
 
 // run works until ctx ends. If drain is closed, nothing more will be loaded, and
 // run returns when everything has been handed out.
@@ -141,7 +150,10 @@ func (d *dispatcher) collect() {
 	lead := d.lead.get()
 	now := d.clock.Now()
 	if len(d.next.ids) == 0 {
-		if at, ok := d.wheel.Next(); !ok || at > int64(now.Add(lead)) {
+		// The wheel may have been advanced further than that already: what was left over
+		// then, or was added since, is due.
+		if at, ok := d.wheel.Next(); !ok || at > max(int64(now.Add(lead)), d.wheel.Now()) {
+			d.late.Store(false)
 			if ok {
 				d.wake.Set(DBTime(at).Add(-lead).Sub(now))
 			}
@@ -164,6 +176,7 @@ func (d *dispatcher) collect() {
 			break
 		}
 	}
+	d.late.Store(len(d.next.ids) >= d.rows && d.next.latest < now.Add(-lateBatch))
 	if len(d.next.ids) < d.rows {
 		if at, ok := d.wheel.Next(); ok {
 			d.wake.Set(DBTime(at).Add(-2 * lead).Sub(now))

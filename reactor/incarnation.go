@@ -83,7 +83,7 @@ func (in *incarnation) run(ctx context.Context) error {
 	}
 	in.loader = &loader{
 		source: in.source, clock: in.clock, log: in.log, stats: &in.stats,
-		out: loaded, room: dispatcher.room, wake: newSignal(),
+		out: loaded, room: dispatcher.room, behind: dispatcher.behind, wake: newSignal(),
 		loop: in.cfg.LoopFrequency, horizon: in.cfg.Horizon, page: in.cfg.JobsPerRead, maxRead: in.cfg.MaxReads,
 	}
 	dispatcher.roomy, dispatcher.rebuilt = in.loader.wake, in.loader.rescan

@@ -30,7 +30,8 @@ type loader struct {
 	log     *slog.Logger
 	stats   *counters
 	out     chan<- []Pending
-	room    func() int // how many more jobs the wheel takes
+	room    func() int  // how many more jobs the wheel takes
+	behind  func() bool // there is more overdue in memory than can be claimed
 	wake    signal
 	loop    time.Duration
 	horizon time.Duration
@@ -43,6 +44,7 @@ type loader struct {
 	ids     idRange   // guarded by mu: to be read by id
 	again   []recheck // guarded by mu: oldest first
 	feedUp  bool      // guarded by mu
+	begun   time.Time // guarded by mu: when the first shards came
 
 	// Owned by run.
 	scan      scan
@@ -61,6 +63,8 @@ type recheck struct {
 
 const (
 	recheckPause = 50 * time.Millisecond
+	// feedPatience is how long the first scan waits for the feed.
+	feedPatience = time.Second
 	// sweepBack is how many loops back a sweep begins that is not a full one.
 	sweepBack = 5
 )
@@ -128,6 +132,9 @@ func (l *loader) own(shards ShardSet) {
 	l.mu.Lock()
 	gained := shards.Minus(l.shards)
 	l.shards = shards
+	if l.begun.IsZero() && shards != 0 {
+		l.begun = time.Now()
+	}
 	l.request.shards &= shards
 	l.request = l.request.merge(scanRange{gained, DistantPast})
 	l.mu.Unlock()
@@ -198,6 +205,9 @@ func (l *loader) wait(ctx context.Context) bool {
 		next = l.loop
 	}
 	l.mu.Lock()
+	if !l.feedUp {
+		next = min(next, feedPatience)
+	}
 	if len(l.again) > 0 {
 		next = min(next, time.Until(l.again[0].at))
 	}
@@ -278,16 +288,24 @@ func (l *loader) plan(horizon DBTime) {
 		l.joinFresh()
 		return
 	}
+	if !l.feedUp && time.Since(l.begun) < feedPatience {
+		return // the feed is about to connect, and would make us read everything again
+	}
 	if l.request.shards != 0 {
 		l.scan.until = horizon
 		l.scan.add(l.request)
 		if l.request.shards == l.shards {
 			l.loadedTo = horizon
+			l.lastSweep = time.Now()
 		}
 		l.request = scanRange{}
 		return
 	}
 	if time.Since(l.lastSweep) < l.loop-l.loop/8 {
+		return
+	}
+	if l.behind() && l.clock.Now().Add(l.loop) < l.loadedTo {
+		l.lastSweep = time.Now() // what was missed would have to wait all the same
 		return
 	}
 	l.lastSweep = time.Now()

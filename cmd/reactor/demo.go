@@ -216,21 +216,21 @@ func (d *demo) instancesAlive() error {
 	return nil
 }
 
-// insert adds the jobs as any application would: half of them spread, a tenth
-// overdue, the others all at one instant.
+// insert adds the jobs as any application would: most of them spread, a tenth
+// overdue, a tenth all at one instant.
 func (d *demo) insert(ctx context.Context) error {
 	const statement = `
 		INSERT INTO jobs (topic, payload, fire_at)
 		SELECT 'demo/lamp/' || n % 100, '{"job": ' || n || '}',
 		       CASE WHEN n % 10 = 0 THEN now() - interval '1 minute'
-		            WHEN n % 10 < 6 THEN now() + $2::interval * random()
-		            ELSE now() + $2::interval / 2 END
+		            WHEN n % 10 = 1 THEN now() + $2::interval / 2
+		            ELSE now() + $2::interval * random() END
 		  FROM generate_series(1, $1::int) AS n`
 	begun := time.Now()
 	if _, err := d.conn.Exec(ctx, statement, d.Jobs, d.Over); err != nil {
 		return fmt.Errorf("insert jobs: %w", err)
 	}
-	d.say("Jobs         %d inserted by one statement in %v: 50 %% spread over %v, 40 %% at one instant, 10 %% overdue",
+	d.say("Jobs         %d inserted by one statement in %v: 80 %% spread over %v, 10 %% at one instant, 10 %% overdue",
 		d.Jobs, time.Since(begun).Round(time.Millisecond), d.Over)
 	d.say("")
 	return nil
