@@ -17,7 +17,7 @@ type Config struct {
 	JobsPerRead int
 	// LoopFrequency is how often the table is swept. New jobs are announced by the
 	// database; the sweep is the safety net for what the announcement missed, and
-	// bounds how late that can be. Defaults to 1 s.
+	// bounds how late that can be. Defaults to 2 s.
 	LoopFrequency time.Duration
 	// ConsumerCount and ConsumerIndex give this instance a fixed share: of
 	// ConsumerCount consumers, the one with this index, counted from 0. Each index
@@ -56,7 +56,7 @@ const maxClaimBytes = 8 << 20
 
 func (c Config) withDefaults() Config {
 	setDefault(&c.JobsPerRead, 4096)
-	setDefault(&c.LoopFrequency, time.Second)
+	setDefault(&c.LoopFrequency, 2*time.Second)
 	setDefault(&c.Lanes, 2)
 	setDefault(&c.Horizon, 30*time.Second)
 	setDefault(&c.MaxPending, 1<<18)

@@ -34,7 +34,7 @@ type runCommand struct {
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
 	JobsPerRead   int           `default:"4096" group:"Work" help:"Most rows that one read of the table returns, and most jobs of one claim (at most 512)."`
-	LoopFrequency time.Duration `default:"1s" group:"Work" help:"How often the table is swept for what the notifications missed."`
+	LoopFrequency time.Duration `default:"2s" group:"Work" help:"How often the table is swept for what the notifications missed."`
 	MaxReads      int           `default:"0" group:"Work" help:"Stop after this many reads of the table, when what they found is published. 0 means never."`
 	MaxPending    int           `default:"262144" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
 	Grace         time.Duration `default:"10s" group:"Work" help:"How long a stop waits for the broker's acknowledgements."`
