@@ -1,0 +1,22 @@
+// Package pgsource is reactor's Source on PostgreSQL: the table of jobs, and
+// everything durable around it, in the schema that sql/ holds.
+//
+//	load.go        reads the near future; locks nothing, decides nothing
+//	claim.go       takes a batch: one statement, one commit, journalled
+//	recover.go     reads the journal of a lane whose last owner is gone
+//	settle.go      takes batches out of the journal, records failures, hands back
+//	membership.go  heartbeats, shares and lanes; plan.go says who should own what
+//	notify.go      the feed of new jobs, on LISTEN/NOTIFY
+//	migrate.go     brings the schema up to date
+//
+// Every statement that writes says in its comment what happens if we die just before
+// and just after its commit. No transaction is held open while something is being
+// published, and none waits for a row that an application has locked.
+//
+// # Connections
+//
+// A pool for claims, loads and settlements; one connection of its own for the
+// membership, so that a heartbeat never waits behind them; one for LISTEN. All carry
+// the same application_name, by which other instances cut them off when this one is
+// given up for dead.
+package pgsource
