@@ -28,7 +28,8 @@ WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
 ), due AS MATERIALIZED (
     SELECT id FROM jobs
-     WHERE id = ANY ($4::bigint[]) AND NOT processed AND fire_at <= $5
+     WHERE id = ANY ($4::bigint[]) AND NOT processed
+       AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
        AND EXISTS (SELECT FROM lease)
      ORDER BY id
@@ -49,7 +50,7 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	slices.Sort(req.IDs)
 	batch := reactor.Batch{FirstSlot: req.FirstSlot, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
 	rows, err := s.work.Query(ctx, claimSQL,
-		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, dbTime{req.Until},
+		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within),
 		smallints(req.Static), req.Token, req.Delivery.QoS(), int32(req.FirstSlot))
 	if err == nil {
 		err = collectJobs(rows, &batch)

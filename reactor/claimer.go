@@ -28,6 +28,9 @@ type claimer struct {
 	failures ratelog.Limiter
 }
 
+// claimSlack covers what our clock is behind the database's, and rounding.
+const claimSlack = 5 * time.Millisecond
+
 // run claims until soft ends. A claim that is under way then is finished, at most
 // until hard ends. It returns ErrLeaseLost if the lane is no longer ours.
 func (c *claimer) run(soft, hard context.Context) error {
@@ -71,8 +74,8 @@ func (c *claimer) run(soft, hard context.Context) error {
 func (c *claimer) claim(ctx context.Context, lease Lease, first Slot, wanted due) error {
 	req := ClaimRequest{
 		Lease: lease, Delivery: c.delivery, IDs: wanted.ids, Static: c.static, FirstSlot: first,
-		// A batch may have waited for a lane; by now more than the lead may have passed.
-		Until: max(wanted.latest, c.clock.Now().Add(2*c.lead.get())),
+		// The lead may have changed since the batch left the wheel.
+		Within: max(wanted.latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
 	begun := time.Now()

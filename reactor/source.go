@@ -117,8 +117,10 @@ type ClaimRequest struct {
 	// Token identifies this claim in the journal if its outcome becomes unknown.
 	Token [16]byte
 	IDs   []int64
-	// Until bounds fire_at: a job that was rescheduled beyond it is left alone.
-	Until DBTime
+	// Within bounds fire_at, from the moment of the claim on the database's own clock:
+	// a job that was rescheduled beyond it is left alone, and so is every job that is
+	// not due after all because that clock was set back.
+	Within time.Duration
 	// Static is the fixed share of an instance without dynamic membership; the
 	// zero value means: the shards the database says we own, right now.
 	Static ShardSet

@@ -29,7 +29,6 @@ have_go() { have go && go list -m >/dev/null 2>&1; }
 missing=()
 have_postgres || missing+=(postgresql)
 have_mosquitto || missing+=(mosquitto)
-have mosquitto_passwd || have_mosquitto || missing+=(mosquitto)
 have gcc || have cc || missing+=(gcc libc6-dev)
 have git || missing+=(git)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/ssl/cert.pem ] || missing+=(ca-certificates)

@@ -274,7 +274,11 @@ func (s *Subscriber) connectPacket() *paho.Connect {
 		ClientID:   s.cfg.ClientID,
 		CleanStart: false,
 		KeepAlive:  uint16(min(max(s.cfg.KeepAlive/time.Second, 1), 65535)),
-		Properties: &paho.ConnectProperties{ReceiveMaximum: &receiveMaximum, SessionExpiryInterval: &expiry},
+		Properties: &paho.ConnectProperties{
+			ReceiveMaximum: &receiveMaximum, SessionExpiryInterval: &expiry,
+			// Without it some brokers strip the user properties, and the job id with them.
+			RequestProblemInfo: true,
+		},
 	}
 	if s.server.User != nil {
 		cp.UsernameFlag, cp.Username = true, s.server.User.Username()
