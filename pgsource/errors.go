@@ -17,11 +17,14 @@ import (
 // COMMIT has three outcomes: nil is done, a plain error is certainly not done, and
 // *reactor.UnknownError is either.
 func commitOutcome(err error) error {
-	var pgErr *pgconn.PgError
+	var (
+		pgErr      *pgconn.PgError
+		connectErr *pgconn.ConnectError
+	)
 	switch {
 	case err == nil:
 		return nil
-	case pgconn.SafeToRetry(err):
+	case pgconn.SafeToRetry(err), errors.As(err, &connectErr):
 		return err // it was never sent
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
 		return err // the server rolled back and says so
@@ -30,6 +33,17 @@ func commitOutcome(err error) error {
 	// commit became durable, before we were told).
 	return &reactor.UnknownError{Err: err}
 }
+
+// connectionError is a statement that could not be sent for want of a connection. It
+// reads as one line, and unwraps to what pgx said.
+type connectionError struct {
+	doing     string
+	explained error
+	cause     error
+}
+
+func (e *connectionError) Error() string { return e.doing + ": " + e.explained.Error() }
+func (e *connectionError) Unwrap() error { return e.cause }
 
 // connectionLost reports whether the error is about the connection and not
 // about the statement.

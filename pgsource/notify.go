@@ -32,7 +32,7 @@ const (
 func (s *Source) Listen(ctx context.Context, on func(reactor.Hint)) error {
 	conn, err := s.connectListener(ctx)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return fmt.Errorf("listen: %w", explain(err))
 	}
 	defer func() {
 		closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -89,11 +89,12 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(reactor.Hi
 	for {
 		silence, cancel := context.WithTimeout(ctx, probesMissed*s.cfg.FeedCheck)
 		n, err := conn.WaitForNotification(silence)
+		silent := errors.Is(silence.Err(), context.DeadlineExceeded)
 		cancel()
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && silence.Err() != nil:
+		case err != nil && silent:
 			return errors.New("no notification arrives, not even our own: is there a pooler in transaction mode? Give a direct connection for LISTEN (--listen-url)")
 		case err != nil:
 			return fmt.Errorf("listen: %w", err)

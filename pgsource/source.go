@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/job-publisher/reactor/reactor"
@@ -185,7 +186,11 @@ func (s *Source) failed(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if connectionLost(err) {
+	var connectErr *pgconn.ConnectError
+	switch {
+	case errors.As(err, &connectErr):
+		return &connectionError{doing, explain(err), err}
+	case connectionLost(err):
 		s.work.Reset()
 		s.control.Reset()
 	}
