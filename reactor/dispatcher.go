@@ -164,9 +164,7 @@ func (d *dispatcher) collect() {
 	// under a steady load one claim then follows the other, instead of one a job.
 	until := int64(now.Add(2 * lead))
 	for len(d.next.ids) < d.rows && d.next.bytes < maxClaimBytes {
-		before := len(d.next.ids)
-		// In small portions, because the size of the payloads is known only then.
-		more := d.wheel.Advance(until, min(d.rows-before, 32), func(job Pending, at int64) {
+		more := d.wheel.Advance(until, d.portion(), func(job Pending, at int64) {
 			d.next.ids = append(d.next.ids, job.ID)
 			d.next.bytes += int(job.Bytes)
 			d.next.latest = max(d.next.latest, DBTime(at))
@@ -183,3 +181,18 @@ func (d *dispatcher) collect() {
 		}
 	}
 }
+
+// portion is how many jobs to take from the wheel at once. Their size is known only
+// afterwards, so it follows the mean of those taken before: large payloads, which
+// rarely come alone, must not make a claim that does not fit in memory.
+func (d *dispatcher) portion() int {
+	taken := len(d.next.ids)
+	if taken == 0 {
+		return 1
+	}
+	mean := d.next.bytes/taken + 1
+	return min(d.rows-taken, maxPortion, max(1, (maxClaimBytes-d.next.bytes)/mean))
+}
+
+// maxPortion bounds what a few small jobs say about the ones that follow.
+const maxPortion = 32

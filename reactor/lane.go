@@ -37,10 +37,14 @@ type lane struct {
 	head    Slot      // the next to be taken
 	batches []*flying // oldest first; their slots are consecutive on the ring
 	queue   []Slot    // ready to be sent, in order
+	bytes   int       // of the payloads that have not ended
 	wire    int       // sent and not acknowledged
 	out     []Message // reused by pump
 	closing bool      // nothing more is taken
 }
+
+// maxLaneBytes bounds the payloads of a lane, give or take a claim's.
+const maxLaneBytes = 32 << 20
 
 func (l *lane) at(s Slot) *flight { return &l.slots[s-1] }
 
@@ -61,7 +65,8 @@ func (l *lane) freeSlots() int {
 func (l *lane) room(n int) (lease Lease, first Slot, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lease, l.head, !l.closing && l.session != nil && l.leased() && l.freeSlots() >= n
+	return l.lease, l.head, !l.closing && l.session != nil && l.leased() &&
+		l.freeSlots() >= n && l.bytes < maxLaneBytes
 }
 
 // admit takes a claimed batch in.
@@ -76,6 +81,7 @@ func (l *lane) take(b Batch) *flying {
 	l.batches = append(l.batches, f)
 	for i, job := range b.Jobs {
 		*l.at(f.slot(i)) = flight{job: job, flying: f, state: held}
+		l.bytes += len(job.Payload)
 	}
 	l.head = f.slot(f.jobs)
 	l.stats.inFlight.Add(int64(f.jobs))
@@ -190,8 +196,14 @@ func (l *lane) end(s Slot, failure *Failure) {
 		f.failures = append(f.failures, *failure)
 	}
 	fl.state = ended
-	fl.job = Job{ID: fl.job.ID} // let go of the payload
+	l.forget(fl)
 	f.ended++
+}
+
+// forget lets go of a payload.
+func (l *lane) forget(fl *flight) {
+	l.bytes -= len(fl.job.Payload)
+	fl.job = Job{ID: fl.job.ID}
 }
 
 func (l *lane) settleIfDone(f *flying) {
@@ -288,6 +300,7 @@ func (l *lane) handBack() {
 				break
 			}
 			fl.state = free
+			l.forget(fl)
 			kept--
 		}
 		if kept < f.kept {
@@ -303,6 +316,17 @@ func (l *lane) handBack() {
 		}
 	}
 	l.queue = queue
+}
+
+// drop gives up what is left: it is in the journal, for the lane's next owner.
+func (l *lane) drop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closing = true
+	for _, f := range l.batches {
+		l.stats.inFlight.Add(-int64(f.jobs))
+	}
+	l.batches, l.queue = nil, nil
 }
 
 // idle reports whether nothing is left to be settled.

@@ -74,7 +74,7 @@ func (t *testLane) put(id int64, n int) *flying {
 	_, first, _ := t.room(n)
 	b := Batch{ID: id, FirstSlot: first, QoS: 1}
 	for i := range n {
-		b.Jobs = append(b.Jobs, Job{ID: id*1000 + int64(i), Topic: "t"})
+		b.Jobs = append(b.Jobs, Job{ID: id*1000 + int64(i), Topic: "t", Payload: []byte("payload")})
 	}
 	return t.admit(b)
 }
@@ -236,7 +236,7 @@ func TestHandBackKeepsWhatWasSent(t *testing.T) {
 	if list := l.settleAll(); len(list) != 1 || !list[0].Done() || list[0].Kept != 2 {
 		t.Fatalf("settled %+v", list)
 	}
-	if !l.idle() {
+	if !l.idle() || l.bytes != 0 {
 		t.Fatal("not idle after everything was settled")
 	}
 }
@@ -356,8 +356,26 @@ func TestLaneAtRandom(t *testing.T) {
 		for _, n := range settled {
 			total += n
 		}
-		if total != claimed || len(settled) != len(pads) || !l.idle() || l.wire != 0 {
+		if total != claimed || len(settled) != len(pads) || !l.idle() || l.wire != 0 || l.bytes != 0 {
 			t.Fatalf("seed %d: claimed %d jobs in %d batches, settled %d in %d, idle %t", seed, claimed, len(pads), total, len(settled), l.idle())
 		}
+	}
+}
+
+// TestLaneBoundsMemory: large payloads fill a lane before its slots do.
+func TestLaneBoundsMemory(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	s := newFakeSession(10)
+	l.attach(s)
+	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{{ID: 1, Topic: "t", Payload: make([]byte, maxLaneBytes)}}}
+	f := l.admit(b)
+	if _, _, ok := l.room(1); ok {
+		t.Fatal("there is room beside a payload of the whole limit")
+	}
+	l.launch(f, 0, 1)
+	l.acks(acksFor(s.take()))
+	l.settleAll()
+	if _, _, ok := l.room(1); !ok {
+		t.Fatal("there is no room after it has ended")
 	}
 }

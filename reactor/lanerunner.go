@@ -60,6 +60,7 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	if hard.Err() == nil {
 		r.incarnation.release(hard, r.lane)
 	}
+	r.drop()
 	return nil
 }
 

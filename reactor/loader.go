@@ -205,8 +205,8 @@ func (l *loader) wait(ctx context.Context) bool {
 		next = l.loop
 	}
 	l.mu.Lock()
-	if !l.feedUp {
-		next = min(next, feedPatience)
+	if l.awaitsFeed() {
+		next = feedPatience - time.Since(l.begun)
 	}
 	if len(l.again) > 0 {
 		next = min(next, time.Until(l.again[0].at))
@@ -288,8 +288,8 @@ func (l *loader) plan(horizon DBTime) {
 		l.joinFresh()
 		return
 	}
-	if !l.feedUp && time.Since(l.begun) < feedPatience {
-		return // the feed is about to connect, and would make us read everything again
+	if l.awaitsFeed() {
+		return
 	}
 	if l.request.shards != 0 {
 		l.scan.until = horizon
@@ -319,6 +319,10 @@ func (l *loader) plan(horizon DBTime) {
 	l.scan.until = soon
 	l.scan.add(scanRange{l.shards, now.Add(-sweepBack * l.loop)})
 }
+
+// awaitsFeed tells that the feed is about to connect for the first time. That would
+// make us read everything again. The caller holds mu.
+func (l *loader) awaitsFeed() bool { return !l.feedUp && time.Since(l.begun) < feedPatience }
 
 // joinFresh lets newly owned shards join a scan that goes on, which in a backlog
 // can take long. All other requests wait for its end.
