@@ -357,7 +357,9 @@ func (m *Mosquitto) writeConfig() error {
 		"log_dest stderr",
 		"log_timestamp_format %Y-%m-%dT%H:%M:%S",
 		fmt.Sprintf("max_inflight_messages %d", m.cfg.MaxInflight),
-		"max_queued_messages 0", // a slow subscriber's messages wait, rather than being dropped
+		// A slow subscriber's messages wait, rather than being dropped. Not 0, for no
+		// limit: with it mosquitto 2.0.11 closes a connection whose message it refuses.
+		"max_queued_messages 10000000",
 		"set_tcp_nodelay true",  // Nagle would hold a message back until the last one is acknowledged
 	}
 	if m.cfg.Username == "" {
