@@ -360,7 +360,7 @@ func (m *Mosquitto) writeConfig() error {
 		// A slow subscriber's messages wait, rather than being dropped. Not 0, for no
 		// limit: with it mosquitto 2.0.11 closes a connection whose message it refuses.
 		"max_queued_messages 10000000",
-		"set_tcp_nodelay true",  // Nagle would hold a message back until the last one is acknowledged
+		"set_tcp_nodelay true", // Nagle would hold a message back until the last one is acknowledged
 	}
 	if m.cfg.Username == "" {
 		lines = append(lines, "allow_anonymous true")
