@@ -1,10 +1,12 @@
-# A static binary and nothing else, run by an unprivileged user.
+# A static binary and nothing else, run by an unprivileged user. Without a shell there is
+# nothing to run a HEALTHCHECK with: ask /healthz and /readyz on REACTOR_HTTP_ADDR.
 FROM golang:1.26 AS build
 WORKDIR /src
 # Modules first: they change less often than the code.
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
+# What `reactor version` says.
 ARG VERSION=container
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /reactor ./cmd/reactor
 

@@ -2,13 +2,18 @@
 #   make demo
 #   make test
 SHELL := bash
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-
 .DEFAULT_GOAL := help
+
+# Where go.dev's instructions put Go; sudo's PATH does not lead there.
+export PATH := $(PATH):/usr/local/go/bin
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# docker-compose 1.29, or the plugin of newer Dockers.
+COMPOSE ?= $(shell command -v docker-compose || echo docker compose)
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Install what is missing (Debian packages; says what it does)
@@ -19,25 +24,35 @@ build: ## Build bin/reactor
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/reactor ./cmd/reactor
 
 .PHONY: demo
-demo: setup build ## Watch the main job: insert rows, see them fire
+demo: ## Watch the main job: insert rows, see them fire
+	@scripts/setup.sh demo
+	@$(MAKE) --no-print-directory build
 	@./bin/reactor demo
 
 .PHONY: test
-test: setup ## Vet, lint, fuzz shortly, and run all tests on real servers
+test: setup ## Lint, fuzz shortly, and run all tests on real servers
 	@scripts/test.sh
+
+.PHONY: lint
+lint: ## Only vet, staticcheck, gofumpt and the modules
+	@scripts/test.sh lint
+
+.PHONY: fuzz
+fuzz: ## Only the fuzzers, for longer: FUZZ_TIME=10m make fuzz
+	@scripts/test.sh fuzz
 
 .PHONY: fmt
 fmt: ## Format the code
 	go tool gofumpt -w .
 
 .PHONY: bench
-bench: ## Run the benchmarks of the packages
-	go test -run '^$$' -bench . -benchmem ./timerwheel ./mqttsink ./internal/alarm
+bench: ## Run the benchmarks, six times for benchstat: make bench COUNT=6
+	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...
 
 .PHONY: up
 up: ## Start the containers: Postgres, mosquitto and one instance
-	docker-compose up --build postgres mosquitto job-publisher-single
+	VERSION=$(VERSION) $(COMPOSE) up --build postgres mosquitto job-publisher-single
 
 .PHONY: down
-down: ## Stop the containers
-	docker-compose down
+down: ## Stop and remove the containers; the data stays
+	$(COMPOSE) down
