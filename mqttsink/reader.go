@@ -1,6 +1,7 @@
 package mqttsink
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -75,6 +76,9 @@ func (s *session) readPacket() (ack reactor.Ack, ok bool, err error) {
 	if ack, ok := s.readPlainAck(); ok {
 		return ack, true, nil
 	}
+	if err := checkLength(s.reader); err != nil {
+		return ack, false, s.explainRead(err)
+	}
 	packet, err := packets.ReadPacket(s.reader)
 	if err != nil {
 		return ack, false, s.explainRead(err)
@@ -122,6 +126,32 @@ func (s *session) readPlainAck() (reactor.Ack, bool) {
 	}
 	_, _ = s.reader.Discard(length) // it is buffered
 	return ack, true
+}
+
+// maxAnswer bounds the packets a broker may send us. We subscribe to nothing, and
+// CONNECT tells the broker so.
+const maxAnswer = 64 << 10
+
+var errTooLong = errors.New("the broker sent a packet larger than we allowed")
+
+// checkLength looks at the remaining length of the next packet [MQTT 5, 1.5.5]. The
+// codec allocates whatever it announces, up to 256 MB.
+func checkLength(r *bufio.Reader) error {
+	length := 0
+	for i := 1; i <= 4; i++ {
+		head, err := r.Peek(i + 1)
+		if err != nil {
+			return err
+		}
+		length |= int(head[i]&0x7F) << (7 * (i - 1))
+		if head[i]&0x80 == 0 {
+			break
+		}
+	}
+	if length > maxAnswer {
+		return errTooLong
+	}
+	return nil
 }
 
 // disconnected is the error of a DISCONNECT from the broker.

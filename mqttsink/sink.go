@@ -120,6 +120,9 @@ func (s *Sink) handshake(conn net.Conn, reader *bufio.Reader, opts reactor.Conne
 		// Two bytes without properties: an answer of MQTT 3.1.1.
 		return nil, s.refusal(packets.ConnackUnsupportedProtocolVersion)
 	}
+	if err := checkLength(reader); err != nil {
+		return nil, fmt.Errorf("broker %s: CONNACK: %w", s.broker.address, err)
+	}
 	packet, err := packets.ReadPacket(reader)
 	if err != nil {
 		return nil, fmt.Errorf("broker %s: CONNACK: %w", s.broker.address, err)
@@ -143,6 +146,8 @@ func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
 		ProtocolName: "MQTT", ProtocolVersion: 5, Properties: &packets.Properties{},
 		ClientID: opts.ClientID, KeepAlive: uint16(keepAlive),
 	}
+	maximum := uint32(maxAnswer)
+	connect.Properties.MaximumPacketSize = &maximum
 	if opts.Delivery.QoS() == 0 {
 		// Nothing is ever resumed.
 		connect.CleanStart = true
