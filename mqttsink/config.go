@@ -3,11 +3,9 @@ package mqttsink
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
 	"time"
 )
 
@@ -15,30 +13,41 @@ import (
 // default.
 type Config struct {
 	// URL of the broker: mqtt://host:1883 (or tcp://), with TLS mqtts://host:8883 (or
-	// ssl://). It may carry a user and a password.
+	// ssl://). It may carry a user and a password, %-encoded. There is no default; those
+	// of the port are 1883 and 8883.
 	URL string
-	// Username and Password override those of the URL.
+	// Username and Password override those of the URL. Default to them.
 	Username, Password string
-	// TLS is used with mqtts URLs. Defaults to the system's certificate authorities.
+	// TLS is used with mqtts URLs. Defaults to the system's certificate authorities, the
+	// URL's host as the server's name, and TLS 1.2 at least.
 	TLS *tls.Config
-	// KeepAlive is how long the connection may be silent before it is probed; after
-	// half as much again without an answer it is given up. In whole seconds, rounded
-	// up. The broker may shorten it. Defaults to 30 s.
+	// KeepAlive is how long the broker may be silent before something is wrong: it is
+	// probed a little more often, and given up after half as much again without any
+	// sign of life. In whole seconds, rounded up. Shorter notices a dead connection
+	// sooner, and wakes idle machines more often. The broker may shorten it. Defaults to
+	// 30 s.
 	KeepAlive time.Duration
 	// ConnectTimeout bounds connecting, the broker's acceptance included. Defaults to
 	// 10 s.
 	ConnectTimeout time.Duration
-	// WriteTimeout is how long the broker may refuse to read. Defaults to 10 s.
+	// WriteTimeout is how long the broker may refuse to read before the session ends,
+	// and how long it may take to hang up after our goodbye. It is per piece of what is
+	// written (writeChunk), so that a slow line is not taken for a dead one. Defaults
+	// to 10 s.
 	WriteTimeout time.Duration
 	// SessionExpiry is how long the broker keeps the state of a lane that is not
-	// connected. In whole seconds. Defaults to 24 h.
+	// connected; it may choose less. Longer lets a lane resume after a longer outage,
+	// and costs the broker memory for lanes that never return. In whole seconds.
+	// Defaults to 24 h.
 	SessionExpiry time.Duration
 	// InFlight bounds the unacknowledged messages of a lane, if the broker's Receive
-	// Maximum does not do so first. Defaults to 512.
+	// Maximum does not do so first. More hides a longer round trip; fewer are to be sent
+	// again after a lost connection. Defaults to 512.
 	InFlight int
-	// Dial opens the network connection. Defaults to net.Dialer's.
+	// Dial opens the network connection, for tests and proxies. Defaults to net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Logger defaults to discarding.
+	// Logger gets what was agreed with the broker, at debug level. Errors are returned,
+	// not logged. Defaults to discarding.
 	Logger *slog.Logger
 }
 
@@ -72,50 +81,15 @@ func (c Config) validate() error {
 			return fmt.Errorf("%s is %v, must be %v to %v", d.field, d.value, d.min, d.max)
 		}
 	}
-	if c.InFlight < 1 || c.InFlight > 65535 {
-		return fmt.Errorf("InFlight is %d, must be 1 to 65535", c.InFlight)
+	if c.InFlight < 1 || c.InFlight > maxUint16 {
+		return fmt.Errorf("InFlight is %d, must be 1 to %d", c.InFlight, maxUint16)
 	}
 	return nil
 }
 
-// broker is where to connect to, and as whom.
-type broker struct {
-	address            string // host:port
-	secure             bool
-	username, password string
-	login              bool
-}
-
-// parseBroker reads the URL. Its errors never repeat it: it may hold a password.
-func parseBroker(c Config) (broker, error) {
-	if c.URL == "" {
-		return broker{}, errors.New("URL is empty: give one such as mqtt://user:password@host:1883")
-	}
-	u, err := url.Parse(c.URL)
-	if err != nil || u.Hostname() == "" {
-		return broker{}, errors.New("URL is not one of a broker: write mqtt://user:password@host:1883, with special characters in user and password %-encoded")
-	}
-	b := broker{username: c.Username, password: c.Password}
-	port := "1883"
-	switch u.Scheme {
-	case "mqtt", "tcp":
-	case "mqtts", "ssl", "tls":
-		b.secure, port = true, "8883"
-	default:
-		return broker{}, fmt.Errorf("URL begins with %s://, must be mqtt:// or mqtts://", u.Scheme)
-	}
-	if u.Port() != "" {
-		port = u.Port()
-	}
-	b.address = net.JoinHostPort(u.Hostname(), port)
-	if u.User != nil && b.username == "" {
-		b.username = u.User.Username()
-	}
-	if password, ok := u.User.Password(); ok && b.password == "" {
-		b.password = password
-	}
-	b.login = b.username != "" || b.password != ""
-	return b, nil
+// keepAliveSeconds is KeepAlive as MQTT counts it.
+func (c Config) keepAliveSeconds() uint16 {
+	return uint16((c.KeepAlive + time.Second - 1) / time.Second)
 }
 
 func setDefault[T comparable](field *T, value T) {

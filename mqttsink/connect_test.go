@@ -90,7 +90,7 @@ func TestBrokerDisconnects(t *testing.T) {
 		"hangs up":    {[]byte{}, "closed the connection"},
 		"ack, hangup": {[]byte{0x40, 2, 0, 7}, "closed the connection"},
 	} {
-		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), hangUp)}), "x", reactor.AtLeastOnce)
+		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), thenHangUp)}), "x", reactor.AtLeastOnce)
 		<-session.Done()
 		if err := session.Err(); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
@@ -106,7 +106,7 @@ func TestBrokerDisconnects(t *testing.T) {
 
 type scriptOption bool
 
-const hangUp scriptOption = true
+const thenHangUp scriptOption = true
 
 // scripted is a server for what no real broker does: it reads the CONNECT, answers
 // with the bytes, and stays silent or hangs up.

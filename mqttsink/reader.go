@@ -1,8 +1,6 @@
 package mqttsink
 
 import (
-	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,144 +12,103 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
+// errHungUp ends a session whose broker closed the connection without a word.
+var errHungUp = errors.New("the broker closed the connection")
+
 // read hands on what the broker answers, until the connection ends; it returns why.
-// Acknowledgements that arrived together are reported together.
+// Acknowledgements that arrived together are reported together, and none waits for
+// another packet of which only a part has arrived.
 func (s *session) read() error {
-	var acks []reactor.Ack
 	for {
-		if s.reader.Buffered() == 0 {
-			if len(acks) > 0 {
-				s.report(acks)
-				acks = acks[:0]
-			}
-			if err := s.awaitPacket(); err != nil {
-				return err
-			}
+		err := s.takeBuffered()
+		if len(s.acks) > 0 {
+			s.report(s.acks) // they count, whatever came after them
+			s.acks = s.acks[:0]
 		}
-		ack, ok, err := s.readPacket()
 		if err != nil {
-			if len(acks) > 0 {
-				s.report(acks) // they count, whatever came after them
-			}
 			return err
 		}
-		if ok {
-			acks = append(acks, ack)
+		if err := s.awaitMore(); err != nil {
+			return err
 		}
 	}
 }
 
-// awaitPacket blocks for the next packet. The broker answers a PINGREQ every
-// interval, so a silence of one and a half means that it is gone.
-func (s *session) awaitPacket() error {
-	if s.keepAlive > 0 && !s.isClosing() {
-		if err := s.conn.SetReadDeadline(time.Now().Add(s.keepAlive + s.keepAlive/2)); err != nil {
-			return fmt.Errorf("receive: %w", err)
+// takeBuffered takes all whole packets that have been read.
+func (s *session) takeBuffered() error {
+	buffered, _ := s.reader.Peek(s.reader.Buffered())
+	rest := buffered
+	for {
+		packet, tail, err := splitPacket(rest)
+		if err != nil {
+			return err
 		}
+		if packet == nil {
+			_, err := s.reader.Discard(len(buffered) - len(rest))
+			return err
+		}
+		if err := s.take(packet); err != nil {
+			return err
+		}
+		rest = tail
 	}
-	_, err := s.reader.Peek(1)
-	return s.explainRead(err)
 }
 
-func (s *session) isClosing() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state != running
+// take is where every packet from the broker goes.
+func (s *session) take(packet []byte) error {
+	switch packet[0] >> 4 {
+	case packets.PUBACK:
+		if s.qos != 1 {
+			break // nobody asked for it, and at QoS 0 the writer reports
+		}
+		ack, err := decodePuback(packet)
+		if err != nil {
+			return err
+		}
+		s.acks = append(s.acks, ack)
+		return nil
+	case packets.PINGRESP:
+		return nil // that it came is enough
+	case packets.DISCONNECT:
+		p, err := decodeDisconnect(packet)
+		if err != nil {
+			return err
+		}
+		return disconnected(p)
+	}
+	return fmt.Errorf("protocol error: the broker sent an unexpected %s", packetName(packet))
 }
 
-func (s *session) explainRead(err error) error {
+// awaitMore blocks until there is a byte more than is buffered. A packet that is not
+// whole is shorter than the buffer, so there is room for one.
+func (s *session) awaitMore() error {
+	if err := s.allowSilence(); err != nil {
+		return fmt.Errorf("receive: %w", err)
+	}
+	_, err := s.reader.Peek(s.reader.Buffered() + 1)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.keepAlive+s.keepAlive/2)
+		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.silence())
 	case errors.Is(err, io.EOF):
-		return errors.New("the broker closed the connection")
+		return errHungUp
 	}
 	return fmt.Errorf("receive: %w", err)
 }
 
-// readPacket reads one packet; ok tells that it is an acknowledgement.
-func (s *session) readPacket() (ack reactor.Ack, ok bool, err error) {
-	if ack, ok := s.readPlainAck(); ok {
-		return ack, true, nil
-	}
-	if err := checkLength(s.reader); err != nil {
-		return ack, false, s.explainRead(err)
-	}
-	packet, err := packets.ReadPacket(s.reader)
-	if err != nil {
-		return ack, false, s.explainRead(err)
-	}
-	switch p := packet.Content.(type) {
-	case *packets.Puback:
-		ack = reactor.Ack{Slot: reactor.Slot(p.PacketID), Code: p.ReasonCode}
-		if ack.Refused() {
-			ack.Reason = reasonText(p.ReasonCode)
-			if p.Properties != nil && p.Properties.ReasonString != "" {
-				ack.Reason += ": " + p.Properties.ReasonString
-			}
-		}
-		return ack, true, nil
-	case *packets.Pingresp:
-		return ack, false, nil
-	case *packets.Disconnect:
-		return ack, false, disconnected(p)
-	}
-	return ack, false, fmt.Errorf("the broker sent an unexpected %s", packet.PacketType())
-}
+// silence is how long the broker may send nothing. It answers a PINGREQ more often
+// than every keepAlive.
+func (s *session) silence() time.Duration { return s.keepAlive + s.keepAlive/2 }
 
-// readPlainAck reads a PUBACK in its shortest form, or the one with just a reason code
-// that accepts, without allocating: nearly all there are.
-func (s *session) readPlainAck() (reactor.Ack, bool) {
-	const shortest = 4
-	if s.reader.Buffered() < shortest {
-		return reactor.Ack{}, false
+// allowSilence starts that time anew. After our goodbye there is another one.
+func (s *session) allowSilence() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state >= parted {
+		return nil
 	}
-	head, err := s.reader.Peek(shortest)
-	if err != nil || head[0] != packets.PUBACK<<4 || head[1] < 2 || head[1] > 3 {
-		return reactor.Ack{}, false
-	}
-	ack := reactor.Ack{Slot: reactor.Slot(binary.BigEndian.Uint16(head[2:]))}
-	length := int(2 + head[1])
-	if length > shortest {
-		if s.reader.Buffered() < length {
-			return reactor.Ack{}, false
-		}
-		head, err = s.reader.Peek(length)
-		if err != nil || head[4] >= 0x80 {
-			return reactor.Ack{}, false
-		}
-		ack.Code = head[4]
-	}
-	_, _ = s.reader.Discard(length) // it is buffered
-	return ack, true
-}
-
-// maxAnswer bounds the packets a broker may send us. We subscribe to nothing, and
-// CONNECT tells the broker so.
-const maxAnswer = 64 << 10
-
-var errTooLong = errors.New("the broker sent a packet larger than we allowed")
-
-// checkLength looks at the remaining length of the next packet [MQTT 5, 1.5.5]. The
-// codec allocates whatever it announces, up to 256 MB.
-func checkLength(r *bufio.Reader) error {
-	length := 0
-	for i := 1; i <= 4; i++ {
-		head, err := r.Peek(i + 1)
-		if err != nil {
-			return err
-		}
-		length |= int(head[i]&0x7F) << (7 * (i - 1))
-		if head[i]&0x80 == 0 {
-			break
-		}
-	}
-	if length > maxAnswer {
-		return errTooLong
-	}
-	return nil
+	return s.conn.SetReadDeadline(time.Now().Add(s.silence()))
 }
 
 // disconnected is the error of a DISCONNECT from the broker.
@@ -159,9 +116,5 @@ func disconnected(p *packets.Disconnect) error {
 	if p.ReasonCode == packets.DisconnectSessionTakenOver {
 		return reactor.ErrSessionTakenOver
 	}
-	text := reasonText(p.ReasonCode)
-	if p.Properties != nil && p.Properties.ReasonString != "" {
-		text += ": " + p.Properties.ReasonString
-	}
-	return fmt.Errorf("the broker disconnected us: %s", text)
+	return fmt.Errorf("the broker disconnected us: %s", withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString))
 }

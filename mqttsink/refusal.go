@@ -2,19 +2,25 @@ package mqttsink
 
 import (
 	"fmt"
+	"strings"
+	"unicode"
 
 	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// refusal turns a CONNACK's reason code into an error: a refusal that somebody has
-// to do something about, or a passing one.
-func (s *Sink) refusal(code byte) error {
-	if remedy, permanent := remedies[code]; permanent {
-		return &reactor.ConnectRefusedError{Broker: s.broker.address, Code: code, Reason: remedy}
+// refusal turns the CONNACK of a broker that does not want us into an error: a refusal
+// that somebody has to do something about, or a passing one.
+func (s *Sink) refusal(connack *packets.Connack) error {
+	code, said := connack.ReasonCode, connack.Properties.ReasonString
+	if server := connack.Properties.ServerReference; server != "" {
+		said = strings.TrimSpace(said + " server " + server)
 	}
-	return fmt.Errorf("broker %s does not accept connections at present: %s", s.broker.address, reasonText(code))
+	if remedy, permanent := remedies[code]; permanent {
+		return &reactor.ConnectRefusedError{Broker: s.broker.address, Code: code, Reason: withDetail(remedy, said)}
+	}
+	return fmt.Errorf("broker %s does not accept connections at present: %s", s.broker.address, withDetail(reasonText(code), said))
 }
 
 // remedies are the permanent refusals and what to do about them.
@@ -39,6 +45,25 @@ func reasonText(code byte) string {
 		return text
 	}
 	return fmt.Sprintf("reason code 0x%02X", code)
+}
+
+// withDetail adds what the broker says about it. It ends up in logs and in the table of
+// failed jobs: one line, of a bounded length, and text that Postgres can store.
+func withDetail(text, said string) string {
+	const maxRunes = 200
+	said = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(said, "?"))
+	if runes := []rune(said); len(runes) > maxRunes {
+		said = string(runes[:maxRunes]) + "…"
+	}
+	if said = strings.TrimSpace(said); said == "" {
+		return text
+	}
+	return text + " (" + said + ")"
 }
 
 var reasons = map[byte]string{

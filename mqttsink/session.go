@@ -4,37 +4,41 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
-
-	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/job-publisher/reactor/reactor"
 )
 
 // session implements reactor.Session.
+//
+//	         Close            DISCONNECT sent         the broker hangs up
+//	running ───────► closing ────────────────► parted ───────────────────► over
+//	   │                │                         │                          ▲
+//	   └────────────────┴─────────────────────────┴── anything goes wrong ───┘
 type session struct {
 	conn      net.Conn
-	reader    *bufio.Reader // owned by read
 	qos       byte
 	limits    reactor.Limits
-	keepAlive time.Duration // 0: none
-	patience  time.Duration // with a broker that does not read
+	keepAlive time.Duration
+	patience  time.Duration // with a broker that does not read, or not hang up
 	report    func([]reactor.Ack)
-	log       *slog.Logger
 
-	wake  chan struct{} // one slot: there is something to write
-	done  chan struct{} // closed when both goroutines have ended
-	tasks sync.WaitGroup
+	reader *bufio.Reader // owned by read
+	acks   []reactor.Ack // owned by read: taken and not yet reported
 
-	mu      sync.Mutex
-	buffer  []byte         // guarded by mu: encoded and not written
-	written []reactor.Slot // guarded by mu: QoS 0, in buffer
-	state   sessionState   // guarded by mu
-	err     error          // guarded by mu: the first one
+	wake chan struct{} // one slot: there is something to write
+	done chan struct{} // closed when both goroutines have ended
+
+	mu        sync.Mutex
+	buffer    []byte         // guarded by mu: encoded and not written; InFlight bounds it
+	unwritten []reactor.Slot // guarded by mu: QoS 0, in buffer
+	state     sessionState   // guarded by mu
+	err       error          // guarded by mu: the first one
 }
+
+var _ reactor.Session = (*session)(nil)
 
 type sessionState uint8
 
@@ -42,42 +46,31 @@ const (
 	running sessionState = iota
 	// closing: nothing more is accepted; the rest and DISCONNECT are written.
 	closing
+	// parted: both are on their way, it is the broker's turn to close the connection.
+	parted
 	// over: the connection is closed.
 	over
 )
 
+// errClosed is how a session ends that ends well.
 var errClosed = errors.New("the session is closed")
 
-func newSession(cfg Config, opts reactor.ConnectOptions, conn net.Conn, reader *bufio.Reader, accepted *packets.Connack) *session {
+func newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms, patience time.Duration) *session {
 	s := &session{
-		conn: conn, reader: reader, qos: opts.Delivery.QoS(), report: opts.Acks, log: cfg.Logger,
-		keepAlive: cfg.KeepAlive.Round(time.Second), patience: cfg.WriteTimeout,
-		limits: reactor.Limits{InFlight: cfg.InFlight, Resumed: accepted.SessionPresent},
-		wake:   make(chan struct{}, 1), done: make(chan struct{}),
+		conn: conn, reader: reader, qos: opts.Delivery.QoS(), report: opts.Acks,
+		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: patience,
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	p := accepted.Properties
-	if p.ReceiveMaximum != nil {
-		s.limits.InFlight = min(s.limits.InFlight, int(*p.ReceiveMaximum))
-	}
-	if p.MaximumPacketSize != nil {
-		s.limits.PacketBytes = int(*p.MaximumPacketSize)
-	}
-	if p.ServerKeepAlive != nil {
-		s.keepAlive = time.Duration(*p.ServerKeepAlive) * time.Second
-	}
-	s.tasks.Add(2)
+	written := make(chan struct{})
 	go func() {
-		defer s.tasks.Done()
-		s.fail(s.read())
-	}()
-	go func() {
-		defer s.tasks.Done()
+		defer close(written)
 		if err := s.write(); err != nil {
-			s.fail(err)
+			s.end(err)
 		}
 	}()
 	go func() {
-		s.tasks.Wait()
+		s.end(s.read())
+		<-written
 		close(s.done)
 	}()
 	return s
@@ -100,20 +93,24 @@ func (s *session) Err() error {
 func (s *session) Publish(msgs []reactor.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
 	if s.state != running {
 		return errClosed
 	}
 	for i := range msgs {
 		s.buffer = appendPublish(s.buffer, msgs[i], s.qos)
 		if s.qos == 0 {
-			s.written = append(s.written, msgs[i].Slot)
+			s.unwritten = append(s.unwritten, msgs[i].Slot)
 		}
 	}
 	s.wakeWriter()
 	return nil
 }
 
-// Close implements reactor.Session.
+// Close implements reactor.Session. It returns nil if everything accepted before was
+// sent and the broker hung up after our goodbye, however many ask; else why not.
 func (s *session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.state == running {
@@ -123,26 +120,28 @@ func (s *session) Close(ctx context.Context) error {
 	s.mu.Unlock()
 	select {
 	case <-s.done:
-		return nil
 	case <-ctx.Done():
-		s.fail(errClosed)
+		s.end(ctx.Err())
 		<-s.done
-		return ctx.Err()
 	}
+	if err := s.Err(); !errors.Is(err, errClosed) {
+		return err
+	}
+	return nil
 }
 
-// fail ends the session; the first reason counts.
-func (s *session) fail(err error) {
+// end closes the connection; the first reason counts.
+func (s *session) end(err error) {
 	s.mu.Lock()
+	if s.state == parted && errors.Is(err, errHungUp) {
+		err = errClosed // as it should be
+	}
 	if s.err == nil {
 		s.err = err
-		if s.state == closing {
-			s.err = errClosed
-		}
 	}
 	s.state = over
 	s.mu.Unlock()
-	s.conn.Close() // ends a read and a write
+	hangUp(s.conn) // ends a read and a write
 	s.wakeWriter()
 }
 

@@ -3,11 +3,9 @@ package mqttsink
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"syscall"
+	"io"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -15,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// Sink connects lanes to one broker.
+// Sink connects lanes to one broker. Its methods may be called from any goroutine.
 type Sink struct {
 	cfg    Config
 	broker broker
@@ -36,128 +34,125 @@ func New(cfg Config) (*Sink, error) {
 	return &Sink{cfg: cfg, broker: b}, nil
 }
 
-// readBuffer takes some thousand acknowledgements at once.
-const readBuffer = 32 << 10
+// errPatience is why Connect gives up when it is not its caller who does.
+var errPatience = errors.New("connect timeout")
 
 // Connect implements reactor.Sink.
 func (s *Sink) Connect(ctx context.Context, opts reactor.ConnectOptions) (reactor.Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
 	defer cancel()
 	conn, err := s.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// The handshake ends with the context, too: closing the connection ends a read.
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
 	reader := bufio.NewReaderSize(conn, readBuffer)
-	accepted, err := s.handshake(conn, reader, opts)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	terms, err := s.handshake(conn, reader, opts)
+	if !stop() {
+		err = s.explainTimeout(ctx)
 	}
 	if err != nil {
-		conn.Close()
-		if ctx.Err() != nil {
-			err = fmt.Errorf("broker %s accepts the connection and does not answer: is it an MQTT broker?", s.broker.address)
-		}
+		hangUp(conn)
 		return nil, err
 	}
-	return newSession(s.cfg, opts, conn, reader, accepted), nil
-}
-
-func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
-	conn, err := s.cfg.Dial(ctx, "tcp", s.broker.address)
-	if err != nil {
-		return nil, s.explainDial(err)
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetNoDelay(true) // Go's default, and what a millisecond rests on
-	}
-	if !s.broker.secure {
-		return conn, nil
-	}
-	cfg := s.cfg.TLS.Clone()
-	if cfg == nil {
-		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	if cfg.ServerName == "" {
-		cfg.ServerName, _, _ = net.SplitHostPort(s.broker.address)
-	}
-	secure := tls.Client(conn, cfg)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("broker %s: TLS failed: %w: is this its TLS port, and its certificate trusted?", s.broker.address, err)
-	}
-	return secure, nil
-}
-
-func (s *Sink) explainDial(err error) error {
-	var dnsErr *net.DNSError
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("broker %s: connection refused: is the broker running, and the MQTT URL right?", s.broker.address)
-	case errors.As(err, &dnsErr):
-		return fmt.Errorf("broker %s: cannot find the host: check the MQTT URL", s.broker.address)
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("broker %s does not answer: check host, port and firewall", s.broker.address)
-	}
-	return fmt.Errorf("broker %s: %w", s.broker.address, err)
+	s.cfg.Logger.Debug("the broker accepted the session", "broker", s.broker.address, "client_id", opts.ClientID,
+		"resumed", terms.limits.Resumed, "in_flight", terms.limits.InFlight, "packet_bytes", terms.limits.PacketBytes,
+		"keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
+	return newSession(conn, reader, opts, terms, s.cfg.WriteTimeout), nil
 }
 
 // handshake sends CONNECT and reads CONNACK.
-func (s *Sink) handshake(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions) (*packets.Connack, error) {
+func (s *Sink) handshake(conn io.Writer, reader *bufio.Reader, opts reactor.ConnectOptions) (terms, error) {
 	if _, err := s.connectPacket(opts).WriteTo(conn); err != nil {
-		return nil, fmt.Errorf("broker %s: %w", s.broker.address, err)
+		return terms{}, s.explainSilence(err)
 	}
 	// Look before reading: a server of another protocol may never send as many bytes as
 	// its first two seem to announce.
 	head, err := reader.Peek(2)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("broker %s hangs up without an answer: check the port, and whether it expects TLS (mqtts://)", s.broker.address)
-	case head[0] != packets.CONNACK<<4:
-		return nil, fmt.Errorf("broker %s does not answer as an MQTT broker does: check the port, and whether it expects TLS (mqtts://)", s.broker.address)
-	case head[1] == 2:
-		// Two bytes without properties: an answer of MQTT 3.1.1.
-		return nil, s.refusal(packets.ConnackUnsupportedProtocolVersion)
-	}
-	if err := checkLength(reader); err != nil {
-		return nil, fmt.Errorf("broker %s: CONNACK: %w", s.broker.address, err)
-	}
-	packet, err := packets.ReadPacket(reader)
 	if err != nil {
-		return nil, fmt.Errorf("broker %s: CONNACK: %w", s.broker.address, err)
+		return terms{}, s.explainSilence(err)
 	}
-	connack := packet.Content.(*packets.Connack) // by its first byte
+	if head[0] != packets.CONNACK<<4 {
+		return terms{}, fmt.Errorf("broker %s does not answer as an MQTT broker does: check the port, and whether it expects TLS (mqtts://)", s.broker.address)
+	}
+	packet, err := nextPacket(reader)
+	if err != nil {
+		return terms{}, s.explainSilence(err)
+	}
+	connack, err := decodeConnack(packet)
+	if err != nil {
+		return terms{}, fmt.Errorf("broker %s: %w", s.broker.address, err)
+	}
 	if connack.ReasonCode != packets.ConnackSuccess {
-		return nil, s.refusal(connack.ReasonCode)
+		return terms{}, s.refusal(connack)
 	}
-	if max := connack.Properties.MaximumQOS; max != nil && *max < opts.Delivery.QoS() {
-		return nil, &reactor.ConnectRefusedError{
-			Broker: s.broker.address, Code: packets.ConnackQoSNotSupported,
-			Reason: fmt.Sprintf("it takes QoS %d at most, and %v needs QoS %d: use --delivery %v", *max, opts.Delivery, opts.Delivery.QoS(), reactor.AtMostOnce),
-		}
-	}
-	return connack, nil
+	return s.agree(connack, opts.Delivery)
 }
 
-func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
-	keepAlive := (s.cfg.KeepAlive + time.Second - 1) / time.Second
-	connect := &packets.Connect{
-		ProtocolName: "MQTT", ProtocolVersion: 5, Properties: &packets.Properties{},
-		ClientID: opts.ClientID, KeepAlive: uint16(keepAlive),
+// terms are what a CONNACK and our own configuration come to together.
+type terms struct {
+	limits        reactor.Limits
+	keepAlive     time.Duration
+	sessionExpiry time.Duration // after the connection, how long the broker keeps its state
+}
+
+// agree accepts the broker's terms, or refuses to work under them.
+func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms, error) {
+	p := connack.Properties
+	if limit := p.MaximumQOS; limit != nil && *limit < delivery.QoS() {
+		return terms{}, &reactor.ConnectRefusedError{
+			Broker: s.broker.address, Code: packets.ConnackQoSNotSupported,
+			Reason: fmt.Sprintf("it takes QoS %d at most, and %v needs QoS %d: use --delivery %v",
+				*limit, delivery, delivery.QoS(), reactor.AtMostOnce),
+		}
 	}
-	maximum := uint32(maxAnswer)
-	connect.Properties.MaximumPacketSize = &maximum
+	t := terms{
+		limits:    reactor.Limits{InFlight: s.cfg.InFlight, Resumed: connack.SessionPresent},
+		keepAlive: time.Duration(s.cfg.keepAliveSeconds()) * time.Second,
+	}
+	if delivery.QoS() > 0 {
+		t.sessionExpiry = s.cfg.SessionExpiry.Truncate(time.Second)
+	}
+	if n := p.ReceiveMaximum; n != nil {
+		t.limits.InFlight = min(t.limits.InFlight, int(*n))
+	}
+	if n := p.MaximumPacketSize; n != nil {
+		t.limits.PacketBytes = int(*n)
+		if *n == 0 {
+			return terms{}, fmt.Errorf("broker %s: protocol error: a Maximum Packet Size of 0 in CONNACK", s.broker.address)
+		}
+	}
+	if t.limits.InFlight == 0 {
+		return terms{}, fmt.Errorf("broker %s: protocol error: a Receive Maximum of 0 in CONNACK", s.broker.address)
+	}
+	// A broker that wants to hear from us less often may hear from us more often. 0
+	// means that it does not care; we still want to know whether it is there.
+	if n := p.ServerKeepAlive; n != nil && *n > 0 {
+		t.keepAlive = min(t.keepAlive, time.Duration(*n)*time.Second)
+	}
+	if n := p.SessionExpiryInterval; n != nil {
+		t.sessionExpiry = time.Duration(*n) * time.Second
+	}
+	return t, nil
+}
+
+// connectPacket asks for a session that outlives its connection at QoS 1, so that the
+// exchange of a packet identifier can be resumed, and for a fresh one at QoS 0, where
+// nothing ever is.
+func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
+	ours := uint32(maxReceived)
+	connect := &packets.Connect{
+		ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: opts.ClientID,
+		KeepAlive: s.cfg.keepAliveSeconds(), Properties: &packets.Properties{MaximumPacketSize: &ours},
+		UsernameFlag: s.broker.username != "", Username: s.broker.username,
+		PasswordFlag: s.broker.password != "", Password: []byte(s.broker.password),
+	}
 	if opts.Delivery.QoS() == 0 {
-		// Nothing is ever resumed.
 		connect.CleanStart = true
 	} else {
 		expiry := uint32(s.cfg.SessionExpiry / time.Second)
 		connect.Properties.SessionExpiryInterval = &expiry
-	}
-	if s.broker.login {
-		connect.UsernameFlag, connect.Username = true, s.broker.username
-		connect.PasswordFlag, connect.Password = true, []byte(s.broker.password)
 	}
 	return connect
 }

@@ -1,8 +1,9 @@
 package mqttsink
 
 import (
+	"errors"
 	"fmt"
-	"net"
+	"os"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -15,8 +16,15 @@ var (
 	disconnect = []byte{packets.DISCONNECT << 4, 0} // 0x00, normal disconnection
 )
 
-// maxKeptBuffer is the largest write buffer that is used again.
-const maxKeptBuffer = 1 << 20
+const (
+	// writeChunk is what the broker has WriteTimeout for. Larger saves system calls;
+	// smaller tells a slow line from a dead one: 512 messages of a megabyte may well
+	// take longer than the timeout, and a session that ended for it would have to send
+	// them all again, for ever.
+	writeChunk = 256 << 10
+	// maxKeptBuffer is the largest write buffer that is used again.
+	maxKeptBuffer = 1 << 20
+)
 
 // write sends what Publish encodes. While one write is under way the next is
 // gathered, so that a busy session makes few large writes and an idle one has no
@@ -24,37 +32,33 @@ const maxKeptBuffer = 1 << 20
 // to hang up.
 func (s *session) write() error {
 	var (
-		spare     []byte
-		slots     []reactor.Slot
-		acks      []reactor.Ack
-		probe     = newProbe(s.keepAlive)
-		farewell  bool
-		undecided sessionState
+		buffer []byte // these two are swapped with those that Publish fills
+		slots  []reactor.Slot
+		acks   []reactor.Ack
 	)
-	defer probe.stop()
+	// Pings are sent whatever else is: at QoS 0 their answers are all that the broker
+	// ever sends. A little more often than every keepAlive, which is the broker's limit.
+	ping := time.NewTicker(s.keepAlive * 3 / 4)
+	defer ping.Stop()
 	for {
 		select {
 		case <-s.wake:
-		case <-probe.due():
-			probe.rearm()
-			if err := s.writeOut(pingreq); err != nil {
+		case <-ping.C:
+			if err := s.send(pingreq); err != nil {
 				return err
 			}
 			continue
 		}
 		s.mu.Lock()
-		spare, s.buffer = s.buffer, spare[:0]
-		slots, s.written = s.written, slots[:0]
-		undecided = s.state
+		buffer, s.buffer = s.buffer, buffer[:0]
+		slots, s.unwritten = s.unwritten, slots[:0]
+		state := s.state
 		s.mu.Unlock()
-		if undecided == over {
+		if state == over {
 			return errClosed
 		}
-		farewell = undecided == closing
-		if len(spare) > 0 {
-			if err := s.writeOut(spare); err != nil {
-				return err
-			}
+		if err := s.send(buffer); err != nil {
+			return err
 		}
 		if len(slots) > 0 {
 			acks = acks[:0]
@@ -63,22 +67,36 @@ func (s *session) write() error {
 			}
 			s.report(acks)
 		}
-		if cap(spare) > maxKeptBuffer {
-			spare = nil
+		if cap(buffer) > maxKeptBuffer {
+			buffer = nil
 		}
-		if farewell {
+		if state == closing {
 			return s.sayGoodbye()
 		}
 	}
 }
 
-func (s *session) writeOut(b []byte) error {
-	// A broker that does not read ends the session, or its lane would hang for ever.
-	if err := s.conn.SetWriteDeadline(time.Now().Add(s.patience)); err != nil {
-		return fmt.Errorf("send: %w", err)
-	}
-	if _, err := s.conn.Write(b); err != nil {
-		return fmt.Errorf("send: %w", err)
+// send writes all of b, or ends the session: a broker that does not read would make
+// its lane hang for ever.
+func (s *session) send(b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), writeChunk)
+		if err := s.conn.SetWriteDeadline(time.Now().Add(s.patience)); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+		if _, err := s.conn.Write(b[:n]); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return fmt.Errorf("the broker has not read what we send for %v", s.patience)
+			}
+			return fmt.Errorf("send: %w", err)
+		}
+		if b = b[n:]; len(b) > 0 {
+			// No ping is sent meanwhile, so nothing is to be expected of the broker, but that
+			// it reads.
+			if err := s.allowSilence(); err != nil {
+				return fmt.Errorf("send: %w", err)
+			}
+		}
 	}
 	return nil
 }
@@ -87,49 +105,22 @@ func (s *session) writeOut(b []byte) error {
 // broker closes the other: closing a socket with unread bytes resets the connection,
 // and that may take the last packets down with it.
 func (s *session) sayGoodbye() error {
-	if err := s.writeOut(disconnect); err != nil {
+	if err := s.send(disconnect); err != nil {
 		return err
+	}
+	s.mu.Lock()
+	if s.state == closing {
+		s.state = parted
+	}
+	err := s.conn.SetReadDeadline(time.Now().Add(s.patience))
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("close: %w", err)
 	}
 	if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		if err := half.CloseWrite(); err != nil {
 			return fmt.Errorf("close: %w", err)
 		}
 	}
-	return s.conn.SetReadDeadline(time.Now().Add(s.patience))
-}
-
-var _ interface{ CloseWrite() error } = (*net.TCPConn)(nil)
-
-// probe tells when a PINGREQ is due: every interval, whatever else is sent, because
-// at QoS 0 its answer is all that the broker ever sends.
-type probe struct {
-	interval time.Duration
-	timer    *time.Timer
-}
-
-func newProbe(keepAlive time.Duration) *probe {
-	p := &probe{interval: keepAlive}
-	if keepAlive > 0 {
-		p.timer = time.NewTimer(keepAlive)
-	}
-	return p
-}
-
-func (p *probe) due() <-chan time.Time {
-	if p.timer == nil {
-		return nil
-	}
-	return p.timer.C
-}
-
-func (p *probe) rearm() {
-	if p.timer != nil {
-		p.timer.Reset(p.interval)
-	}
-}
-
-func (p *probe) stop() {
-	if p.timer != nil {
-		p.timer.Stop()
-	}
+	return nil
 }

@@ -1,0 +1,143 @@
+package mqttsink
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+const (
+	maxUint16 = 65535
+
+	// readBuffer takes some thousand acknowledgements at once.
+	readBuffer = 32 << 10
+	// maxReceived is the largest packet we take; CONNECT says so. What a broker sends to
+	// a publisher has tens of bytes. It is what lets a packet be looked at where it was
+	// read, and what keeps a hostile length from being believed: the codec would
+	// allocate it.
+	maxReceived = readBuffer
+)
+
+var errMalformed = errors.New("protocol error: the broker sent a malformed packet")
+
+// splitPacket cuts the first packet off b. Where b ends in the midst of it, packet is
+// nil and rest all of b.
+func splitPacket(b []byte) (packet, rest []byte, err error) {
+	const lengthBytes = 4 // of a variable byte integer, at most [MQTT 5, 1.5.5]
+	if len(b) < 2 {
+		return nil, b, nil
+	}
+	length, n := binary.Uvarint(b[1:min(len(b), 1+lengthBytes)])
+	if n <= 0 {
+		if len(b) > lengthBytes {
+			return nil, b, errMalformed
+		}
+		return nil, b, nil
+	}
+	size := 1 + n + int(length)
+	switch {
+	case size > maxReceived:
+		return nil, b, fmt.Errorf("protocol error: the broker sent a packet of %d bytes, we take %d", size, maxReceived)
+	case size > len(b):
+		return nil, b, nil
+	}
+	return b[:size], b[size:], nil
+}
+
+// nextPacket blocks until a whole packet is in the reader's buffer, and takes it. It is
+// valid until the next read.
+func nextPacket(r *bufio.Reader) ([]byte, error) {
+	for {
+		buffered, _ := r.Peek(r.Buffered())
+		packet, _, err := splitPacket(buffered)
+		if err != nil {
+			return nil, err
+		}
+		if packet != nil {
+			_, _ = r.Discard(len(packet))
+			return packet, nil
+		}
+		if _, err := r.Peek(len(buffered) + 1); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// decodePuback reads a PUBACK [MQTT 5, 3.4]. Those without properties, nearly all there
+// are, it reads without allocating.
+func decodePuback(packet []byte) (reactor.Ack, error) {
+	if ack, ok := plainPuback(packet); ok {
+		return ack, nil
+	}
+	p := packets.Puback{Properties: &packets.Properties{}}
+	if err := unpack(&p, packet); err != nil {
+		return reactor.Ack{}, err
+	}
+	ack := reactor.Ack{Slot: reactor.Slot(p.PacketID), Code: p.ReasonCode}
+	if ack.Refused() {
+		ack.Reason = withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString)
+	}
+	return ack, nil
+}
+
+// plainPuback knows three forms: the identifier alone, which means success; with a
+// reason code; and with a reason code and no properties. The texts of refusals are
+// left to the codec.
+func plainPuback(packet []byte) (ack reactor.Ack, ok bool) {
+	n := len(packet)
+	if n < 4 || n > 6 || int(packet[1]) != n-2 || n == 6 && packet[5] != 0 {
+		return ack, false
+	}
+	ack.Slot = reactor.Slot(binary.BigEndian.Uint16(packet[2:]))
+	if n > 4 {
+		ack.Code = packet[4]
+	}
+	return ack, !ack.Refused()
+}
+
+// decodeDisconnect reads a DISCONNECT [MQTT 5, 3.14].
+func decodeDisconnect(packet []byte) (*packets.Disconnect, error) {
+	p := &packets.Disconnect{Properties: &packets.Properties{}}
+	if len(packet) == 2 { // short for reason code 0; the codec takes it for cut off
+		return p, nil
+	}
+	return p, unpack(p, packet)
+}
+
+// decodeConnack reads a CONNACK [MQTT 5, 3.2], and those of MQTT 3.1.1, which have no
+// properties and reason codes of their own.
+func decodeConnack(packet []byte) (*packets.Connack, error) {
+	p := &packets.Connack{Properties: &packets.Properties{}}
+	if len(packet) != 4 || packet[1] != 2 {
+		return p, unpack(p, packet)
+	}
+	p.ReasonCode = packet[3]
+	if p.ReasonCode < 0x80 {
+		// Whatever else is wrong in its eyes, it does not speak MQTT 5.
+		p.ReasonCode = packets.ConnackUnsupportedProtocolVersion
+	}
+	return p, nil
+}
+
+// unpack has the codec read what follows the packet's fixed header.
+func unpack(p packets.Packet, packet []byte) error {
+	_, n := binary.Uvarint(packet[1:])
+	if err := p.Unpack(bytes.NewBuffer(packet[1+n:])); err != nil {
+		return fmt.Errorf("%w, a %s: %w", errMalformed, packetName(packet), err)
+	}
+	return nil
+}
+
+func packetName(packet []byte) string {
+	kind := packets.ControlPacket{FixedHeader: packets.FixedHeader{Type: packet[0] >> 4}}
+	if name := kind.PacketType(); name != "" {
+		return name
+	}
+	return "packet of type 0"
+}

@@ -1,0 +1,78 @@
+package mqttsink
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+)
+
+// dial opens the network connection, TLS included. Its errors are one line each, that
+// says what to check.
+func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := s.cfg.Dial(ctx, "tcp", s.broker.address)
+	if err != nil {
+		return nil, s.explainDial(ctx, err)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetNoDelay(true) // Go's default, and what a millisecond rests on
+	}
+	if !s.broker.secure {
+		return conn, nil
+	}
+	cfg := s.cfg.TLS.Clone()
+	if cfg == nil {
+		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if cfg.ServerName == "" {
+		cfg.ServerName = s.broker.host
+	}
+	secure := tls.Client(conn, cfg)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		if errors.Is(err, context.Canceled) {
+			return nil, fmt.Errorf("broker %s: %w", s.broker.address, err)
+		}
+		return nil, fmt.Errorf("broker %s: TLS failed: %w: is this its TLS port, and its certificate trusted?", s.broker.address, err)
+	}
+	return secure, nil
+}
+
+// hangUp closes a connection at once. A tls.Conn's own Close says goodbye first, and
+// waits up to five seconds for somebody to take it.
+func hangUp(conn net.Conn) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	conn.Close()
+}
+
+func (s *Sink) explainDial(ctx context.Context, err error) error {
+	var dnsErr *net.DNSError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("broker %s: connection refused: is the broker running, and the MQTT URL right?", s.broker.address)
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("broker %s: %w", s.broker.address, ctx.Err())
+	case ctx.Err() != nil:
+		return fmt.Errorf("broker %s does not answer: check host, port and firewall", s.broker.address)
+	case errors.As(err, &dnsErr):
+		return fmt.Errorf("broker %s: cannot find the host: check the MQTT URL", s.broker.address)
+	}
+	return fmt.Errorf("broker %s: %w", s.broker.address, err)
+}
+
+// explainTimeout is for a handshake that the context ended.
+func (s *Sink) explainTimeout(ctx context.Context) error {
+	if cause := context.Cause(ctx); !errors.Is(cause, errPatience) {
+		return fmt.Errorf("broker %s: %w", s.broker.address, cause)
+	}
+	return fmt.Errorf("broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
+}
+
+// explainSilence is for a connection that ended in the midst of the handshake.
+func (s *Sink) explainSilence(err error) error {
+	return fmt.Errorf("broker %s hangs up without an answer (%w): check the port, and whether it expects TLS (mqtts://)", s.broker.address, err)
+}

@@ -1,0 +1,65 @@
+package mqttsink
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+)
+
+// broker is where to connect to, and as whom.
+type broker struct {
+	address            string // host:port, as errors show it
+	host               string
+	secure             bool
+	username, password string // "" is none: an empty one lets nobody in
+}
+
+// errURL never repeats the URL: it may hold a password, and one that is not encoded
+// can turn up as any part of it.
+var errURL = errors.New("URL is not one of a broker: write mqtt://user:password@host:1883, with special characters in user and password %-encoded")
+
+// parseBroker reads the URL, and what overrides parts of it.
+func parseBroker(c Config) (broker, error) {
+	if c.URL == "" {
+		return broker{}, errors.New("URL is empty: give one such as mqtt://user:password@host:1883")
+	}
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Hostname() == "" {
+		return broker{}, errURL
+	}
+	// mqtt://user:12#34@host is a valid URL, of a host named user and its port 12.
+	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return broker{}, errURL
+	}
+	b := broker{host: u.Hostname(), username: c.Username, password: c.Password}
+	port := "1883"
+	switch u.Scheme {
+	case "mqtt", "tcp":
+	case "mqtts", "ssl", "tls":
+		b.secure, port = true, "8883"
+	default:
+		return broker{}, fmt.Errorf("URL begins with %s://, must be mqtt:// or mqtts://", u.Scheme)
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > maxUint16 {
+		return broker{}, errors.New("URL has a port that is not in 1 to 65535")
+	}
+	b.address = net.JoinHostPort(b.host, port)
+	if u.User != nil && b.username == "" {
+		b.username = u.User.Username()
+	}
+	if password, ok := u.User.Password(); ok && b.password == "" {
+		b.password = password
+	}
+	switch {
+	case len(b.username) > maxUint16:
+		return broker{}, fmt.Errorf("Username has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)
+	case len(b.password) > maxUint16:
+		return broker{}, fmt.Errorf("Password has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)
+	}
+	return b, nil
+}
