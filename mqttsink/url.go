@@ -57,9 +57,9 @@ func parseBroker(c Config) (broker, error) {
 	}
 	switch {
 	case len(b.username) > maxUint16:
-		return broker{}, fmt.Errorf("Username has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)
+		return broker{}, fmt.Errorf("the user name has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)
 	case len(b.password) > maxUint16:
-		return broker{}, fmt.Errorf("Password has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)
+		return broker{}, fmt.Errorf("the password has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)
 	}
 	return b, nil
 }
