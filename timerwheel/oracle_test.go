@@ -91,6 +91,8 @@ type model struct {
 	oracle oracle
 	stale  []Handle
 	values int
+	// left: the latest Advance left something over, which may have been cancelled since.
+	left bool
 	// expired counts the calls of expire.
 	expired int
 	checks  int
@@ -170,6 +172,9 @@ func (m *model) advance(now int64, limit int) (more bool) {
 			m.inside()
 		}
 	})
+	if !back {
+		m.left = more
+	}
 	switch due := m.oracle.due(now); {
 	case back && more:
 		m.t.Fatalf("Advance(%d), back from %d, reports more", now, m.oracle.now)
@@ -188,9 +193,9 @@ func (m *model) advance(now int64, limit int) (more bool) {
 func (m *model) step(limit int) {
 	m.t.Helper()
 	if at, ok := m.wheel.Next(); ok {
-		before, position := m.expired, m.wheel.position
+		before, position, pendingEnd := m.expired, m.wheel.position, m.wheel.pendingEnd
 		m.advance(at, limit)
-		if limit > 0 && m.expired == before && m.wheel.position == position {
+		if limit > 0 && m.expired == before && m.wheel.position == position && m.wheel.pendingEnd == pendingEnd {
 			m.t.Fatalf("Advance(%d) to Next made no progress", at)
 		}
 	}
@@ -210,8 +215,7 @@ func (m *model) check() {
 		if at > earliest {
 			m.t.Fatalf("Next = %d overshoots %d", at, earliest)
 		}
-		behind := m.wheel.position < m.wheel.scale.reached(m.oracle.now) // something was left over, and cancelled since
-		if at < m.oracle.now || at == m.oracle.now && !behind && !m.oracle.due(m.oracle.now) && len(m.oracle.entries) < minMoves {
+		if at < m.oracle.now || at == m.oracle.now && !m.left && !m.oracle.due(m.oracle.now) {
 			m.t.Fatalf("Next = %d is not after now, %d", at, m.oracle.now)
 		}
 	}

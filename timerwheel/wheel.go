@@ -162,8 +162,8 @@ func (w *Wheel[T]) Advance(now int64, limit int, expire func(value T, deadline i
 // lower level, at most once for each level an entry is above the lowest. A slot with a
 // single entry needs no such halts, at is the instant at which that entry expires.
 //
-// It is later than Now, unless something is left over: then it is Now, and may be so still
-// when that has been cancelled. It is O(1).
+// It is later than Now, unless the latest Advance returned true: then it may be Now, even if
+// what was left over has been cancelled since. It is O(1).
 func (w *Wheel[T]) Next() (at int64, ok bool) {
 	if !w.lists.empty(pending) {
 		return w.now, true
