@@ -17,7 +17,10 @@ func (s *session) Check(m reactor.Message) error {
 	if err := checkTopic(m.Topic); err != nil {
 		return err
 	}
-	n := packetLength(m, s.qos)
+	if m.QoS > s.limits.QoS {
+		return fmt.Errorf("the message needs QoS %d, the broker takes %d at most", m.QoS, s.limits.QoS)
+	}
+	n := packetLength(m)
 	if limit := s.limits.PacketBytes; limit > 0 && n > limit {
 		return fmt.Errorf("the packet has %d bytes, the broker takes %d at most", n, limit)
 	}

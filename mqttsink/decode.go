@@ -69,32 +69,58 @@ func nextPacket(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// decodePuback reads a PUBACK [MQTT 5, 3.4]. Those without properties, nearly all there
-// are, it reads without allocating.
-func decodePuback(packet []byte) (reactor.Ack, error) {
-	if ack, ok := plainPuback(packet); ok {
+// decodeAck reads a PUBACK, PUBREC or PUBCOMP [MQTT 5, 3.4, 3.5, 3.7], which look the
+// same. Those without properties, nearly all there are, it reads without allocating.
+func decodeAck(packet []byte) (reactor.Ack, error) {
+	if ack, ok := plainAck(packet); ok {
 		return ack, nil
 	}
-	p := packets.Puback{Properties: &packets.Properties{}}
-	if err := unpack(&p, packet); err != nil {
+	var (
+		id         uint16
+		code       byte
+		properties = &packets.Properties{}
+		err        error
+	)
+	switch packet[0] >> 4 {
+	case packets.PUBREC:
+		p := packets.Pubrec{Properties: properties}
+		err = unpack(&p, packet)
+		id, code = p.PacketID, p.ReasonCode
+	case packets.PUBCOMP:
+		p := packets.Pubcomp{Properties: properties}
+		err = unpack(&p, packet)
+		id, code = p.PacketID, p.ReasonCode
+	default:
+		p := packets.Puback{Properties: properties}
+		err = unpack(&p, packet)
+		id, code = p.PacketID, p.ReasonCode
+	}
+	if err != nil {
 		return reactor.Ack{}, err
 	}
-	ack := reactor.Ack{Slot: reactor.Slot(p.PacketID), Code: p.ReasonCode}
+	ack := reactor.Ack{Slot: reactor.Slot(id), Step: step(packet), Code: code}
 	if ack.Refused() {
-		ack.Reason = withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString)
+		ack.Reason = withDetail(reasonText(code), properties.ReasonString)
 	}
 	return ack, nil
 }
 
-// plainPuback knows three forms: the identifier alone, which means success; with a
+func step(packet []byte) reactor.Step {
+	if packet[0]>>4 == packets.PUBREC {
+		return reactor.Received
+	}
+	return reactor.Completed
+}
+
+// plainAck knows three forms: the identifier alone, which means success; with a
 // reason code; and with a reason code and no properties. The texts of refusals are
 // left to the codec.
-func plainPuback(packet []byte) (ack reactor.Ack, ok bool) {
+func plainAck(packet []byte) (ack reactor.Ack, ok bool) {
 	n := len(packet)
 	if n < 4 || n > 6 || int(packet[1]) != n-2 || n == 6 && packet[5] != 0 {
 		return ack, false
 	}
-	ack.Slot = reactor.Slot(binary.BigEndian.Uint16(packet[2:]))
+	ack.Slot, ack.Step = reactor.Slot(binary.BigEndian.Uint16(packet[2:])), step(packet)
 	if n > 4 {
 		ack.Code = packet[4]
 	}

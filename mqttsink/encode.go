@@ -22,20 +22,20 @@ const (
 // appendPublish appends a PUBLISH packet [MQTT 5, 3.3] to buf. It allocates nothing
 // but room in buf: this is the hot path. Tests and a fuzzer compare it with paho's
 // codec.
-func appendPublish(buf []byte, m reactor.Message, qos byte) []byte {
+func appendPublish(buf []byte, m reactor.Message) []byte {
 	var digits [maxJobIDDigits]byte
 	id := strconv.AppendInt(digits[:0], m.JobID, 10)
 	properties := propertiesLength(len(id))
 
-	first := byte(packets.PUBLISH<<4) | qos<<1
-	if m.Dup && qos > 0 {
+	first := byte(packets.PUBLISH<<4) | m.QoS<<1
+	if m.Dup && m.QoS > 0 {
 		first |= flagDup
 	}
 	buf = append(buf, first)
-	buf = binary.AppendUvarint(buf, uint64(remainingLength(m, qos, len(id)))) // the same as a variable byte integer
+	buf = binary.AppendUvarint(buf, uint64(remainingLength(m, len(id)))) // the same as a variable byte integer
 	buf = binary.BigEndian.AppendUint16(buf, uint16(len(m.Topic)))
 	buf = append(buf, m.Topic...)
-	if qos > 0 {
+	if m.QoS > 0 {
 		buf = binary.BigEndian.AppendUint16(buf, uint16(m.Slot))
 	}
 	buf = append(buf, byte(properties), propUserProperty)
@@ -46,21 +46,27 @@ func appendPublish(buf []byte, m reactor.Message, qos byte) []byte {
 	return append(buf, m.Payload...)
 }
 
+// appendPubrel appends a PUBREL packet [MQTT 5, 3.6] with reason code 0.
+func appendPubrel(buf []byte, slot reactor.Slot) []byte {
+	const reserved = 0b0010 // flags that the packet type must have
+	return append(buf, packets.PUBREL<<4|reserved, 2, byte(slot>>8), byte(slot))
+}
+
 // propertiesLength is that of the one property: identifier, name and value.
 func propertiesLength(idDigits int) int { return 1 + 2 + len(jobIDProperty) + 2 + idDigits }
 
-func remainingLength(m reactor.Message, qos byte, idDigits int) int {
+func remainingLength(m reactor.Message, idDigits int) int {
 	n := 2 + len(m.Topic) + 1 + propertiesLength(idDigits) + len(m.Payload)
-	if qos > 0 {
+	if m.QoS > 0 {
 		n += 2
 	}
 	return n
 }
 
 // packetLength is the size of the whole packet.
-func packetLength(m reactor.Message, qos byte) int {
+func packetLength(m reactor.Message) int {
 	digits := len(strconv.AppendInt(make([]byte, 0, maxJobIDDigits), m.JobID, 10))
-	n := remainingLength(m, qos, digits)
+	n := remainingLength(m, digits)
 	header := 2
 	for rest := n; rest >= 128; rest >>= 7 {
 		header++

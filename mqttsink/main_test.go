@@ -97,11 +97,11 @@ func publishAll(t testing.TB, ctx context.Context, s reactor.Session, c *collect
 	return c.wait(t, ctx, len(msgs))
 }
 
-func messages(topic string, n int) []reactor.Message {
+func messages(topic string, qos byte, n int) []reactor.Message {
 	msgs := make([]reactor.Message, n)
 	for i := range msgs {
 		msgs[i] = reactor.Message{
-			Slot: reactor.Slot(i%reactor.LaneSlots + 1), JobID: int64(i + 1), Topic: topic, Payload: []byte("payload"),
+			Slot: reactor.Slot(i%reactor.LaneSlots + 1), JobID: int64(i + 1), Topic: topic, Payload: []byte("payload"), QoS: qos,
 		}
 	}
 	return msgs

@@ -57,11 +57,8 @@ func (s *session) takeBuffered() error {
 // take is where every packet from the broker goes.
 func (s *session) take(packet []byte) error {
 	switch packet[0] >> 4 {
-	case packets.PUBACK:
-		if s.qos != 1 {
-			break // nobody asked for it, and at QoS 0 the writer reports
-		}
-		ack, err := decodePuback(packet)
+	case packets.PUBACK, packets.PUBREC, packets.PUBCOMP:
+		ack, err := decodeAck(packet)
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,6 @@ import (
 //	   └────────────────┴─────────────────────────┴── anything goes wrong ───┘
 type session struct {
 	conn      net.Conn
-	qos       byte
 	limits    reactor.Limits
 	keepAlive time.Duration
 	patience  time.Duration // with a broker that does not read, or not hang up
@@ -57,7 +56,7 @@ var errClosed = errors.New("the session is closed")
 
 func newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms, patience time.Duration) *session {
 	s := &session{
-		conn: conn, reader: reader, qos: opts.Delivery.QoS(), report: opts.Acks,
+		conn: conn, reader: reader, report: opts.Acks,
 		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: patience,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
@@ -93,20 +92,39 @@ func (s *session) Err() error {
 func (s *session) Publish(msgs []reactor.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return s.err
-	}
-	if s.state != running {
-		return errClosed
+	if err := s.refuses(); err != nil {
+		return err
 	}
 	for i := range msgs {
-		s.buffer = appendPublish(s.buffer, msgs[i], s.qos)
-		if s.qos == 0 {
+		s.buffer = appendPublish(s.buffer, msgs[i])
+		if msgs[i].QoS == 0 {
 			s.unwritten = append(s.unwritten, msgs[i].Slot)
 		}
 	}
 	s.wakeWriter()
 	return nil
+}
+
+// Release implements reactor.Session.
+func (s *session) Release(slots []reactor.Slot) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refuses(); err != nil {
+		return err
+	}
+	for _, slot := range slots {
+		s.buffer = appendPubrel(s.buffer, slot)
+	}
+	s.wakeWriter()
+	return nil
+}
+
+// refuses is why nothing more can be sent, or nil. The caller holds mu.
+func (s *session) refuses() error {
+	if s.err == nil && s.state != running {
+		return errClosed
+	}
+	return s.err
 }
 
 // Close implements reactor.Session. It returns nil if everything accepted before was

@@ -33,7 +33,7 @@ func TestPublish(t *testing.T) {
 			broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 			sub := subscribe(t, ctx, broker, prefix)
 			session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), delivery)
-			msgs := messages(prefix+"/x", 5000)
+			msgs := messages(prefix+"/x", delivery.QoS(), 5000)
 			for i, ack := range publishAll(t, ctx, session, acks, msgs) {
 				if ack.Slot != msgs[i].Slot || ack.Refused() {
 					t.Fatalf("acknowledgement %d is %+v", i, ack)
@@ -63,7 +63,7 @@ func TestInProcessBroker(t *testing.T) {
 	t.Cleanup(func() { broker.Close() })
 	sub := subscribe(t, ctx, broker.URL(), "x")
 	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", reactor.AtLeastOnce)
-	publishAll(t, ctx, session, acks, messages("x/y", 100))
+	publishAll(t, ctx, session, acks, messages("x/y", 1, 100))
 	if err := sub.WaitDistinct(ctx, 100); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestOddPayloads(t *testing.T) {
 	payloads := [][]byte{nil, {0}, {0xff, 0xfe}, []byte("日本 ü"), bytes.Repeat([]byte("x"), 127), bytes.Repeat([]byte("y"), 16384), bytes.Repeat([]byte("z"), 3<<20)}
 	var msgs []reactor.Message
 	for i, p := range payloads {
-		msgs = append(msgs, reactor.Message{Slot: reactor.Slot(i + 1), JobID: 1<<62 + int64(i), Topic: prefix + "/ü/日本", Payload: p})
+		msgs = append(msgs, reactor.Message{Slot: reactor.Slot(i + 1), JobID: 1<<62 + int64(i), Topic: prefix + "/ü/日本", Payload: p, QoS: 1})
 	}
 	publishAll(t, ctx, session, acks, msgs)
 	if err := sub.WaitDistinct(ctx, len(msgs)); err != nil {
@@ -96,7 +96,7 @@ func TestCloseFlushes(t *testing.T) {
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 	sub := subscribe(t, ctx, broker, prefix)
 	session, _ := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), reactor.AtMostOnce)
-	msgs := messages(prefix+"/x", 400)
+	msgs := messages(prefix+"/x", 0, 400)
 	if err := session.Publish(msgs); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestTakeover(t *testing.T) {
 	if !second.Limits().Resumed {
 		t.Error("the second session is not resumed")
 	}
-	publishAll(t, ctx, second, acks, messages(prefix+"/x", 1))
+	publishAll(t, ctx, second, acks, messages(prefix+"/x", 1, 1))
 }
 
 func TestBrokerGoesAway(t *testing.T) {
@@ -167,7 +167,7 @@ func TestStalledBroker(t *testing.T) {
 	sink := newSink(t, Config{URL: proxy.Through(testkit.Broker(t).URL()), WriteTimeout: 200 * time.Millisecond})
 	session, _ := open(t, ctx, sink, t.Name(), reactor.AtLeastOnce)
 	proxy.Stall(testkit.ToServer)
-	big := reactor.Message{Slot: 1, Topic: "x", Payload: make([]byte, 1<<20)}
+	big := reactor.Message{Slot: 1, Topic: "x", Payload: make([]byte, 1<<20), QoS: 1}
 	for session.Publish([]reactor.Message{big}) == nil && ctx.Err() == nil {
 		big.Slot++
 		if big.Slot == 64 {
@@ -189,8 +189,8 @@ func TestBrokersLimits(t *testing.T) {
 	if limits.InFlight != 20 || limits.PacketBytes != 1000 {
 		t.Fatalf("limits are %+v", limits)
 	}
-	exact := reactor.Message{Slot: 1, JobID: 1, Topic: "x"}
-	exact.Payload = make([]byte, 1000-packetLength(exact, 1)-1) // the length of the length grows by one
+	exact := reactor.Message{Slot: 1, JobID: 1, Topic: "x", QoS: 1}
+	exact.Payload = make([]byte, 1000-packetLength(exact)-1) // the length of the length grows by one
 	if err := session.Check(exact); err != nil {
 		t.Errorf("a packet of the allowed size: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -100,15 +101,25 @@ type terms struct {
 // agree accepts the broker's terms, or refuses to work under them.
 func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms, error) {
 	p := connack.Properties
-	if limit := p.MaximumQOS; limit != nil && *limit < delivery.QoS() {
+	maxQoS := byte(2)
+	if p.MaximumQOS != nil {
+		maxQoS = *p.MaximumQOS
+	}
+	if maxQoS < delivery.QoS() {
 		return terms{}, &reactor.ConnectRefusedError{
 			Broker: s.broker.address, Code: packets.ConnackQoSNotSupported,
 			Reason: fmt.Sprintf("it takes QoS %d at most, and %v needs QoS %d: use --delivery %v",
-				*limit, delivery, delivery.QoS(), reactor.AtMostOnce),
+				maxQoS, delivery, delivery.QoS(), bestDelivery(maxQoS)),
+		}
+	}
+	if id := p.AssignedClientID; id != "" {
+		return terms{}, &reactor.ConnectRefusedError{
+			Broker: s.broker.address, Code: packets.ConnackInvalidClientID,
+			Reason: "it replaces our client id by " + strconv.Quote(id) + ", and sessions could not be resumed: let it allow client ids of ours (reactor-…)",
 		}
 	}
 	t := terms{
-		limits:    reactor.Limits{InFlight: s.cfg.InFlight, Resumed: connack.SessionPresent},
+		limits:    reactor.Limits{InFlight: s.cfg.InFlight, QoS: maxQoS, Resumed: connack.SessionPresent},
 		keepAlive: time.Duration(s.cfg.keepAliveSeconds()) * time.Second,
 	}
 	if delivery.QoS() > 0 {
@@ -137,9 +148,18 @@ func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms
 	return t, nil
 }
 
-// connectPacket asks for a session that outlives its connection at QoS 1, so that the
-// exchange of a packet identifier can be resumed, and for a fresh one at QoS 0, where
-// nothing ever is.
+// bestDelivery is the strongest promise that can be kept with a QoS.
+func bestDelivery(maxQoS byte) reactor.Delivery {
+	if maxQoS == 0 {
+		return reactor.AtMostOnce
+	}
+	return reactor.AtLeastOnce
+}
+
+// connectPacket asks for the session as it was left, so that the exchange of a packet
+// identifier can be resumed, even by a lane that sends nothing but QoS 0 of its own: its
+// last owner may have promised more. The session is to outlive the connection where
+// something may have to be resumed after it.
 func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
 	ours := uint32(maxReceived)
 	connect := &packets.Connect{
@@ -148,9 +168,7 @@ func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
 		UsernameFlag: s.broker.username != "", Username: s.broker.username,
 		PasswordFlag: s.broker.password != "", Password: []byte(s.broker.password),
 	}
-	if opts.Delivery.QoS() == 0 {
-		connect.CleanStart = true
-	} else {
+	if opts.Delivery.QoS() > 0 {
 		expiry := uint32(s.cfg.SessionExpiry / time.Second)
 		connect.Properties.SessionExpiryInterval = &expiry
 	}

@@ -144,7 +144,7 @@ func (l *lane) pump() {
 			l.endAndSettle(s, &Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
 			continue
 		}
-		m := Message{Slot: s, JobID: fl.job.ID, Topic: fl.job.Topic, Payload: fl.job.Payload, Dup: fl.attempted}
+		m := Message{Slot: s, JobID: fl.job.ID, Topic: fl.job.Topic, Payload: fl.job.Payload, QoS: l.delivery.QoS(), Dup: fl.attempted}
 		if err := l.session.Check(m); err != nil {
 			l.endAndSettle(s, &Failure{Reason: err.Error(), Final: true})
 			continue

@@ -14,12 +14,13 @@ import (
 type fakeSession struct {
 	limits Limits
 	sent   []Message
+	freed  []Slot // released
 	bad    string // topic that Check objects to
 	done   chan struct{}
 }
 
 func newFakeSession(inFlight int) *fakeSession {
-	return &fakeSession{limits: Limits{InFlight: inFlight}, done: make(chan struct{})}
+	return &fakeSession{limits: Limits{InFlight: inFlight, QoS: 2}, done: make(chan struct{})}
 }
 
 func (s *fakeSession) Limits() Limits { return s.limits }
@@ -30,6 +31,7 @@ func (s *fakeSession) Check(m Message) error {
 	return nil
 }
 func (s *fakeSession) Publish(msgs []Message) error { s.sent = append(s.sent, msgs...); return nil }
+func (s *fakeSession) Release(slots []Slot) error   { s.freed = append(s.freed, slots...); return nil }
 func (s *fakeSession) Done() <-chan struct{}        { return s.done }
 func (s *fakeSession) Err() error                   { return nil }
 func (s *fakeSession) Close(context.Context) error  { return nil }

@@ -7,7 +7,7 @@ import (
 )
 
 // Slot numbers a message that is on its way over one lane, 1 … LaneSlots. It is
-// unique among the lane's unsettled messages, and journalled with the claim. The
+// unique among the lane's messages that are not completed, and journalled with the claim. The
 // MQTT sink uses it as the packet identifier, which is what lets another
 // instance resume the very same exchange after a crash.
 type Slot uint16
@@ -26,19 +26,33 @@ type Message struct {
 	JobID   int64
 	Topic   string
 	Payload []byte
+	// QoS is the MQTT quality of service to publish it with.
+	QoS byte
 	// Dup marks a message that may have been sent before (MQTT's DUP flag).
 	Dup bool
 }
 
-// Ack is the end of one message's journey: the broker took responsibility
-// (QoS 1: PUBACK), or the socket took the bytes (QoS 0).
+// Ack is a step of one message's journey.
 type Ack struct {
 	Slot Slot
+	Step Step
 	// Code is the MQTT reason code; 0x80 and above is a refusal of this message
-	// alone.
+	// alone. With it the journey is over, whatever the step.
 	Code   byte
 	Reason string
 }
+
+// Step says how far a message has come.
+type Step uint8
+
+const (
+	// Completed: the exchange is over and the slot is free at the broker. QoS 0: the
+	// socket took the bytes; QoS 1: PUBACK; QoS 2: PUBCOMP.
+	Completed Step = iota
+	// Received: the broker has stored the message and remembers its slot until it is
+	// released. QoS 2: PUBREC.
+	Received
+)
 
 // Refused reports whether the broker refused the message.
 func (a Ack) Refused() bool { return a.Code >= 0x80 }
@@ -82,6 +96,10 @@ type Session interface {
 	// only if the session has ended; then none, some or all of the messages may
 	// have been sent.
 	Publish(msgs []Message) error
+	// Release tells the broker to forget the slots of messages it has Received: they
+	// will not be sent again (QoS 2: PUBREL). Each is answered by Completed, also
+	// where the broker does not know the slot. Like Publish it does not wait.
+	Release(slots []Slot) error
 	// Done is closed when the connection is gone and Acks will not be called any
 	// more.
 	Done() <-chan struct{}
@@ -99,6 +117,8 @@ type Limits struct {
 	// PacketBytes is the largest PUBLISH packet the broker takes, all included;
 	// 0 means no limit but MQTT's own.
 	PacketBytes int
+	// QoS is the highest the broker takes.
+	QoS byte
 	// Resumed tells that the broker still had the session's state.
 	Resumed bool
 }
