@@ -127,6 +127,11 @@ func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms
 	}
 	if n := p.ReceiveMaximum; n != nil {
 		t.limits.InFlight = min(t.limits.InFlight, int(*n))
+		if delivery.QoS() == 2 {
+			// Half is for whoever resumes the session: it cannot know which of the messages
+			// in doubt the broker holds, and has to send it as many again.
+			t.limits.InFlight = min(t.limits.InFlight, (int(*n)+1)/2)
+		}
 	}
 	if n := p.MaximumPacketSize; n != nil {
 		t.limits.PacketBytes = int(*n)

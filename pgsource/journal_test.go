@@ -35,7 +35,7 @@ func TestClaimJournalsWhatItTakes(t *testing.T) {
 	if again := b.claim(ids); len(again.Jobs) != 0 {
 		t.Errorf("claimed twice: %+v", again)
 	}
-	b.settle(reactor.Settlement{BatchID: batch.ID, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 10})
+	b.settle(reactor.Settlement{BatchID: batch.ID, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 10, Done: true})
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
 		t.Errorf("%d batches are left after settling", n)
 	}
@@ -104,7 +104,7 @@ func TestSettleInParts(t *testing.T) {
 	part := reactor.Settlement{BatchID: batch.ID, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
 	b.settle(part)
 	b.settle(part)
-	recovered, err := b.Recover(b.ctx, b.lease)
+	recovered, err := b.Recover(b.ctx, b.lease, false)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 6 || recovered[0].Jobs[0].ID != ids[4] {
 		t.Fatalf("recovered %+v, %v", recovered, err)
 	}
@@ -113,7 +113,7 @@ func TestSettleInParts(t *testing.T) {
 	}
 	// The last two of the six were never sent: they go back. One was refused.
 	back := reactor.Settlement{
-		BatchID: batch.ID, Lease: b.lease, Jobs: 6, Kept: 4, Settled: 4,
+		BatchID: batch.ID, Lease: b.lease, Jobs: 6, Kept: 4, Settled: 4, Done: true,
 		Failures: []reactor.Failure{{JobID: ids[5], Code: 0x87, Reason: "not authorized"}},
 	}
 	b.settle(back)
@@ -135,7 +135,7 @@ func TestRefusedJobsEndAsFailed(t *testing.T) {
 	for attempt := 1; attempt <= 2; attempt++ {
 		batch := b.claim(id)
 		b.settle(reactor.Settlement{
-			BatchID: batch.ID, Lease: b.lease, Jobs: 1, Kept: 1, Settled: 1,
+			BatchID: batch.ID, Lease: b.lease, Jobs: 1, Kept: 1, Settled: 1, Done: true,
 			Failures: []reactor.Failure{{JobID: id[0], Code: 0x87, Reason: "not authorized"}},
 		})
 		pending, err := b.LoadIDs(b.ctx, reactor.AllShards, id, b.now().Add(time.Minute))
@@ -173,7 +173,7 @@ func TestRecoverSkipsDeletedRows(t *testing.T) {
 	ids := b.insert(3, "0")
 	b.claim(ids)
 	b.exec("DELETE FROM jobs WHERE id = $1", ids[1])
-	recovered, err := b.Recover(b.ctx, b.lease)
+	recovered, err := b.Recover(b.ctx, b.lease, false)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 3 {
 		t.Fatalf("recovered %+v, %v", recovered, err)
 	}

@@ -126,7 +126,7 @@ func (b *bench) now() reactor.DBTime {
 }
 
 func (b *bench) request(ids []int64) reactor.ClaimRequest {
-	req := reactor.ClaimRequest{Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1}
+	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1}
 	req.Token[0] = byte(b.count("SELECT count(*) FROM reactor.in_flight") + 1)
 	return req
 }
@@ -142,7 +142,7 @@ func (b *bench) claim(ids []int64) reactor.Batch {
 
 func (b *bench) settle(st reactor.Settlement) {
 	b.t.Helper()
-	if err := b.Settle(b.ctx, []reactor.Settlement{st}); err != nil {
+	if _, err := b.Settle(b.ctx, []reactor.Settlement{st}); err != nil {
 		b.t.Fatal(err)
 	}
 }

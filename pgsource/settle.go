@@ -2,6 +2,7 @@ package pgsource
 
 import (
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -9,26 +10,39 @@ import (
 )
 
 // settleSQL removes finished batches from the journal and moves the others'
-// settled mark, in one statement. Batches of lanes that have another owner by now
-// are left alone.
+// settled mark, in one statement; it returns the latter. Batches of lanes that have
+// another owner by now, and of earlier rounds, are left alone.
 //
-// If we die before this commits, the broker has acknowledged jobs that the journal
-// still lists: the recovery publishes them again (at-least-once). If we die after
-// it, nothing is open.
+// QoS 1: if we die before this commits, the broker has acknowledged jobs that the
+// journal still lists, and the recovery publishes them again. If we die after it,
+// nothing is open.
+//
+// QoS 2: the mark says what the broker has received. If we die before this commits,
+// those are sent again in the same slots, and the broker, which was not told to release
+// them, knows them. If we die after it, they are released. The row goes when the broker
+// has confirmed all releases; until then they are repeated, which is harmless.
+//
+// There is no lock on the lane against a take-over that commits meanwhile: what is said
+// here stays true, we release only over a connection that the new owner has not closed
+// yet, and it reads the journal after it has closed it.
 const settleSQL = `
 WITH done AS (
     DELETE FROM reactor.in_flight f
-     USING unnest($1::bigint[], $2::bigint[]) AS d (batch, owner), reactor.lanes l
-     WHERE f.batch = d.batch AND l.lane = f.lane AND l.owner = d.owner
+     USING unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS d (batch, round, owner), reactor.lanes l
+     WHERE f.batch = d.batch AND f.round = d.round AND l.lane = f.lane AND l.owner = d.owner
 )
 UPDATE reactor.in_flight f SET settled = p.settled
-  FROM unnest($3::bigint[], $4::bigint[], $5::integer[]) AS p (batch, owner, settled), reactor.lanes l
- WHERE f.batch = p.batch AND l.lane = f.lane AND l.owner = p.owner AND f.settled < p.settled`
+  FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::integer[]) AS p (batch, round, owner, settled), reactor.lanes l
+ WHERE f.batch = p.batch AND f.round = p.round AND l.lane = f.lane AND l.owner = p.owner AND f.settled <= p.settled
+RETURNING f.batch`
 
 // Settle implements reactor.Journal.
-func (s *Source) Settle(ctx context.Context, settlements []reactor.Settlement) error {
-	var plain plainSettlements
-	var special []reactor.Settlement
+func (s *Source) Settle(ctx context.Context, settlements []reactor.Settlement) ([]bool, error) {
+	var (
+		plain   plainSettlements
+		special []reactor.Settlement
+		known   map[int64]bool // marked, or found
+	)
 	for _, st := range settlements {
 		if len(st.Failures) == 0 && !st.HandsBack() {
 			plain.add(st)
@@ -36,79 +50,113 @@ func (s *Source) Settle(ctx context.Context, settlements []reactor.Settlement) e
 			special = append(special, st)
 		}
 	}
+	var err error
 	if len(special) == 0 {
-		_, err := s.work.Exec(ctx, settleSQL, plain.args()...)
-		return s.failed("settle", err)
-	}
-	return s.failed("settle", pgx.BeginFunc(ctx, s.work, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, settleSQL, plain.args()...); err != nil {
-			return err
-		}
-		for _, st := range special {
-			if err := s.settleSpecial(ctx, tx, st); err != nil {
+		known, err = plain.settle(ctx, s.work)
+	} else {
+		err = pgx.BeginFunc(ctx, s.work, func(tx pgx.Tx) error {
+			if known, err = plain.settle(ctx, tx); err != nil {
 				return err
 			}
-		}
-		return nil
-	}))
+			for _, st := range special {
+				if known[st.BatchID], err = s.settleSpecial(ctx, tx, st); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, s.failed("settle", err)
+	}
+	held := make([]bool, len(settlements))
+	for i, st := range settlements {
+		held[i] = st.Done || known[st.BatchID]
+	}
+	return held, nil
 }
 
 // plainSettlements are those in which everything was published: columns of
 // settleSQL's parameters.
 type plainSettlements struct {
-	done, doneOwner []int64
-	part, partOwner []int64
-	settled         []int32
+	done, doneRound, doneOwner []int64
+	part, partRound, partOwner []int64
+	settled                    []int32
 }
 
 func (p *plainSettlements) add(st reactor.Settlement) {
-	if st.Done() {
-		p.done, p.doneOwner = append(p.done, st.BatchID), append(p.doneOwner, st.Lease.Owner)
+	if st.Done {
+		p.done, p.doneRound, p.doneOwner = append(p.done, st.BatchID), append(p.doneRound, st.Round), append(p.doneOwner, st.Lease.Owner)
 		return
 	}
-	p.part, p.partOwner = append(p.part, st.BatchID), append(p.partOwner, st.Lease.Owner)
+	p.part, p.partRound, p.partOwner = append(p.part, st.BatchID), append(p.partRound, st.Round), append(p.partOwner, st.Lease.Owner)
 	p.settled = append(p.settled, int32(st.Settled))
 }
 
-func (p *plainSettlements) args() []any {
-	return []any{p.done, p.doneOwner, p.part, p.partOwner, p.settled}
+// settle returns the batches that were marked.
+func (p *plainSettlements) settle(ctx context.Context, db interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+},
+) (map[int64]bool, error) {
+	rows, err := db.Query(ctx, settleSQL, p.done, p.doneRound, p.doneOwner, p.part, p.partRound, p.partOwner, p.settled)
+	if err != nil {
+		return nil, err
+	}
+	marked := make(map[int64]bool, len(p.part))
+	var batch int64
+	_, err = pgx.ForEachRow(rows, []any{&batch}, func() error {
+		marked[batch] = true
+		return nil
+	})
+	return marked, err
 }
 
-// settleSpecial settles a batch of which jobs failed, or go back to the table. The
-// journal row's own progress tells whether an earlier try with an unknown outcome
-// has done it already, so failures are counted once.
-func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settlement) error {
+// settleSpecial settles a batch of which jobs failed, or go back to the table, and
+// reports whether it is in the journal and ours. The journal row's own progress tells
+// whether an earlier try with an unknown outcome has done it already, so failures are
+// counted once.
+//
+// Unlike settleSQL it locks the lane: a job that goes back to the table must not be
+// recovered as well, so a take-over has to come before this, and prevent it, or after.
+func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settlement) (bool, error) {
 	var (
 		settled int
 		ids     []int64
 	)
 	err := tx.QueryRow(ctx, `
 		SELECT settled, job_ids FROM reactor.in_flight f JOIN reactor.lanes l USING (lane)
-		 WHERE batch = $1 AND l.owner = $2 FOR UPDATE OF f`,
-		st.BatchID, st.Lease.Owner).Scan(&settled, &ids)
+		 WHERE batch = $1 AND round = $2 AND l.owner = $3 FOR UPDATE OF f FOR SHARE OF l`,
+		st.BatchID, st.Round, st.Lease.Owner).Scan(&settled, &ids)
 	switch {
 	case err == pgx.ErrNoRows:
-		return nil // settled already, or another owner's
+		return false, nil // settled already, or another owner's
 	case err != nil:
-		return err
-	case settled >= st.Settled && len(ids) == st.Kept && !st.Done():
-		return nil // settled already
+		return false, err
+	case settled >= st.Settled && len(ids) == st.Kept && !st.Done:
+		return true, nil // settled already
 	}
 	if returned := ids[st.Kept:]; len(returned) > 0 {
 		if err := handBack(ctx, tx, returned); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := s.recordFailures(ctx, tx, st.Failures); err != nil {
-		return err
+		return false, err
 	}
-	if st.Done() {
+	if st.Done {
 		_, err = tx.Exec(ctx, "DELETE FROM reactor.in_flight WHERE batch = $1", st.BatchID)
-	} else {
-		_, err = tx.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2, job_ids = job_ids[:$3] WHERE batch = $1",
-			st.BatchID, st.Settled, st.Kept)
+		return true, err
 	}
-	return err
+	// A job that failed is no longer this batch's, and must not be recovered with it.
+	const nobody = 0
+	for i, id := range ids {
+		if slices.ContainsFunc(st.Failures, func(f reactor.Failure) bool { return f.JobID == id }) {
+			ids[i] = nobody
+		}
+	}
+	_, err = tx.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2, job_ids = $3 WHERE batch = $1",
+		st.BatchID, st.Settled, ids[:st.Kept])
+	return true, err
 }
 
 // handBack makes claimed jobs unclaimed. The update's trigger tells all instances.

@@ -9,8 +9,11 @@ import (
 
 // Config says how an instance works. The zero value of every field is its default.
 type Config struct {
-	// Delivery is the promise made for each job. Defaults to AtLeastOnce.
+	// Delivery is the promise made for each job. Defaults to ExactlyOnce.
 	Delivery Delivery
+	// OnSessionLoss says what becomes of messages that were on their way at QoS 2 when
+	// the broker lost its session state. Defaults to Republish.
+	OnSessionLoss SessionLossPolicy
 	// JobsPerRead bounds the rows of one read of the table, and the jobs of one
 	// claim (which takes at most 512). Smaller reads use less memory, larger ones
 	// fewer statements. Defaults to 4096.
@@ -71,6 +74,8 @@ func (c Config) validate() error {
 	switch {
 	case c.Delivery > AtMostOnce:
 		return fmt.Errorf("the Delivery %v does not exist", c.Delivery)
+	case c.OnSessionLoss > Fail:
+		return fmt.Errorf("the OnSessionLoss %v does not exist", c.OnSessionLoss)
 	case c.JobsPerRead < 1:
 		return fmt.Errorf("JobsPerRead is %d, must be at least 1", c.JobsPerRead)
 	case c.LoopFrequency < time.Millisecond:

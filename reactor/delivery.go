@@ -6,9 +6,14 @@ import "fmt"
 type Delivery uint8
 
 const (
+	// ExactlyOnce publishes at QoS 2. The broker's receipt of a message is committed
+	// before the message is released, so that whoever recovers it knows whether to
+	// send it again. A duplicate, or by choice a failed job, is possible only where the
+	// broker loses its session state (see SessionLossPolicy).
+	ExactlyOnce Delivery = iota
 	// AtLeastOnce publishes at QoS 1 and settles after the PUBACK. A crash
 	// between PUBACK and settle publishes the job again.
-	AtLeastOnce Delivery = iota
+	AtLeastOnce
 	// AtMostOnce publishes at QoS 0 and settles after the write. A crash between
 	// claim and write does not publish the job; it is recorded as failed.
 	AtMostOnce
@@ -17,6 +22,8 @@ const (
 // String returns the name used by flags and logs.
 func (d Delivery) String() string {
 	switch d {
+	case ExactlyOnce:
+		return "exactly-once"
 	case AtLeastOnce:
 		return "at-least-once"
 	case AtMostOnce:
@@ -29,21 +36,27 @@ func (d Delivery) String() string {
 // the journal records, so that whoever recovers a batch knows what was promised
 // for it.
 func (d Delivery) QoS() byte {
-	if d == AtMostOnce {
+	switch d {
+	case ExactlyOnce:
+		return 2
+	case AtLeastOnce:
+		return 1
+	default:
 		return 0
 	}
-	return 1
 }
 
 // ParseDelivery is the inverse of String.
 func ParseDelivery(name string) (Delivery, error) {
 	switch name {
+	case "exactly-once":
+		return ExactlyOnce, nil
 	case "at-least-once":
 		return AtLeastOnce, nil
 	case "at-most-once":
 		return AtMostOnce, nil
 	}
-	return 0, fmt.Errorf("unknown delivery %q: use at-least-once or at-most-once", name)
+	return 0, fmt.Errorf("unknown delivery %q: use exactly-once, at-least-once or at-most-once", name)
 }
 
 // MarshalText and UnmarshalText let flag and configuration parsers use Delivery.
@@ -56,4 +69,42 @@ func (d *Delivery) UnmarshalText(text []byte) error {
 		*d = parsed
 	}
 	return err
+}
+
+// SessionLossPolicy says what becomes of messages that were on their way at QoS 2 when
+// the broker lost its session state: it may have passed them on, or lost them too.
+type SessionLossPolicy uint8
+
+const (
+	// Republish sends them again: none is lost, some may arrive twice.
+	Republish SessionLossPolicy = iota
+	// Fail records them as failed jobs: none arrives twice, some may be lost.
+	Fail
+)
+
+// String returns the name used by flags and logs.
+func (p SessionLossPolicy) String() string {
+	switch p {
+	case Republish:
+		return "republish"
+	case Fail:
+		return "fail"
+	}
+	return fmt.Sprintf("SessionLossPolicy(%d)", uint8(p))
+}
+
+// MarshalText and UnmarshalText let flag and configuration parsers use the policy.
+func (p SessionLossPolicy) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText parses what MarshalText wrote.
+func (p *SessionLossPolicy) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "republish":
+		*p = Republish
+	case "fail":
+		*p = Fail
+	default:
+		return fmt.Errorf("unknown policy %q: use republish or fail", text)
+	}
+	return nil
 }

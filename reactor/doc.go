@@ -45,9 +45,14 @@
 //	before the claim commits     nothing happened; a sweep finds the job
 //	after the claim commits      the journal names it; whoever takes over the lane
 //	                             publishes it
-//	after the PUBLISH            the same; the broker may get it twice (at-least-once)
-//	after the PUBACK             the same
-//	after the settlement         it has been published once, and is in no journal
+//	after the PUBLISH            the same. QoS 2: in the same slot, by which the broker
+//	                             knows it; QoS 1: it may arrive twice
+//	after the PUBACK or PUBREC   the same
+//	after the settlement         QoS 1: it has been published once, and is in no journal.
+//	                             QoS 2: the journal says that the broker has it; whoever
+//	                             takes over releases it
+//	after the PUBREL             the same; a second release is harmless
+//	after the PUBCOMP            the same, until a second settlement ends the batch
 //
 // At-most-once differs in one point: the recovery records journalled jobs as failed
 // instead of publishing them.

@@ -2,18 +2,26 @@ package reactor
 
 // flight is the state of one slot of a lane.
 //
-//	         launch          send            ack
-//	held ─────────────► ready ─────► sent ─────────► ended ──settle──► (free)
-//	 │                   │  ▲          │
-//	 │                   │  └──────────┘ connection lost: again, as DUP
-//	 └───────────────────┴────► returned (stop: handed back, never sent)
+//	       launch        send          PUBACK; at QoS 0, written
+//	held ────────► ready ────► sent ─────────────────────────────────► ended
+//	 │               │ ▲        │ │                                      ▲
+//	 │               │ └────────┘ │ connection lost: again, as DUP       │
+//	 │               │            │ PUBREC        committed      PUBCOMP │
+//	 │               │            └───────► received ────► releasing ────┘
+//	 └───────────────┴────► returned (stop: handed back, never sent)
+//
+// A message that is refused, expired or impossible goes to ended from where it is. A
+// broker that loses its session sends received and releasing back to ready, or to
+// ended as failed (SessionLossPolicy).
 type flight struct {
 	job    Job
 	flying *flying
 	state  flightState
 	// attempted tells that the message may have reached the broker: it can be sent
-	// again, as DUP, but not handed back.
+	// again, but not handed back.
 	attempted bool
+	// dup tells that the broker may know the slot from an earlier attempt.
+	dup bool
 }
 
 type flightState uint8
@@ -23,26 +31,58 @@ const (
 	held
 	ready
 	sent
+	// received: the broker has it and our journal may not say so yet. The slot is taken
+	// there, and must not be released before the journal does.
+	received
+	// releasing: the journal says so; PUBREL is, or will be, on its way.
+	releasing
 	ended
 )
 
+// concluded reports that the message will not be sent again over this session.
+func (s flightState) concluded() bool { return s >= received }
+
 // flying is a batch on its way: claimed and not yet settled.
 type flying struct {
-	batch int64
-	first Slot
-	jobs  int // as claimed
+	batch, round int64
+	qos          byte
+	first        Slot
+	jobs         int // as claimed
 	// kept is how many jobs, from the front, stay claimed; less than jobs once the
 	// others have been handed back.
 	kept  int
 	ended int // of those kept
+	// front is how many of the jobs, from the first, are concluded.
+	front int
 	// next is the first job that was not launched; owned by the launch pad.
 	next     int
-	failures []Failure
-	settled  bool
+	failures []placedFailure // that the journal does not have
+
+	marked     int  // what the journal says of front
+	journalled int  // what the journal says of kept
+	landed     bool // the settler has been told of news
+	settled    bool // out of the journal
+}
+
+// placedFailure is the failure of the batch's i-th job.
+type placedFailure struct {
+	i int
+	Failure
 }
 
 // slot is that of the batch's i-th job.
 func (f *flying) slot(i int) Slot { return slotAfter(f.first, i) }
 
+// place is the inverse of slot.
+func (f *flying) place(s Slot) int { return (int(s) - int(f.first) + LaneSlots) % LaneSlots }
+
 // done reports whether every job that stays claimed has ended.
 func (f *flying) done() bool { return f.ended == f.kept }
+
+// news reports whether there is something that the journal should say.
+//
+// At QoS 2 it must know what the broker has received before that is released. At
+// QoS 0 and 1 there is nothing to say before the end.
+func (f *flying) news() bool {
+	return f.done() || f.kept < f.journalled || f.qos == 2 && f.front > f.marked
+}

@@ -63,18 +63,19 @@ func newTestLane(delivery Delivery) *testLane {
 // settleAll settles what has landed, as the settler does.
 func (t *testLane) settleAll() []Settlement {
 	var list []Settlement
-	for _, f := range t.landed {
+	landed := t.landed
+	t.landed = nil
+	for _, f := range landed {
 		s := t.settlement(f)
-		t.release(s, f)
+		t.settled(s, f, true)
 		list = append(list, s)
 	}
-	t.landed = nil
 	return list
 }
 
 func (t *testLane) put(id int64, n int) *flying {
 	_, first, _ := t.room(n)
-	b := Batch{ID: id, FirstSlot: first, QoS: 1}
+	b := Batch{ID: id, FirstSlot: first, QoS: t.delivery.QoS()}
 	for i := range n {
 		b.Jobs = append(b.Jobs, Job{ID: id*1000 + int64(i), Topic: "t", Payload: []byte("payload")})
 	}
@@ -104,7 +105,7 @@ func TestLaneKeepsToTheBrokersLimit(t *testing.T) {
 		total += len(sent)
 		l.acks(acksFor(sent))
 	}
-	if list := l.settleAll(); len(list) != 1 || !list[0].Done() || list[0].Settled != 10 {
+	if list := l.settleAll(); len(list) != 1 || !list[0].Done || list[0].Settled != 10 {
 		t.Fatalf("settled %+v", list)
 	}
 	if !l.idle() || l.freeSlots() != LaneSlots {
@@ -136,7 +137,7 @@ func TestLaneSendsAgainAfterALoss(t *testing.T) {
 		}
 	}
 	l.acks(acksFor(again))
-	if list := l.settleAll(); len(list) != 1 || !list[0].Done() {
+	if list := l.settleAll(); len(list) != 1 || !list[0].Done {
 		t.Fatalf("settled %+v", list)
 	}
 }
@@ -167,7 +168,7 @@ func TestLaneRecovers(t *testing.T) {
 	l.recovered([]Batch{
 		{ID: 1, FirstSlot: LaneSlots, QoS: 1, Jobs: []Job{{ID: 1, Topic: "a"}, {ID: 2}, {ID: 3, Topic: "b"}}},
 		{ID: 2, FirstSlot: 3, QoS: 0, Jobs: []Job{{ID: 4, Topic: "c"}}},
-	})
+	}, false)
 	s := newFakeSession(10)
 	l.attach(s)
 	sent := s.take()
@@ -180,7 +181,7 @@ func TestLaneRecovers(t *testing.T) {
 		t.Fatalf("settled %+v", list)
 	}
 	for _, st := range list {
-		if !st.Done() || (st.BatchID == 2) != (len(st.Failures) == 1) {
+		if !st.Done || (st.BatchID == 2) != (len(st.Failures) == 1) {
 			t.Errorf("settled %+v", st)
 		}
 	}
@@ -206,7 +207,7 @@ func TestLaneRefusals(t *testing.T) {
 	}
 	l.acks([]Ack{{Slot: sent[0].Slot, Code: 0x87, Reason: "no"}, {Slot: sent[1].Slot, Code: 0x10}})
 	list := l.settleAll()
-	if len(list) != 1 || !list[0].Done() || len(list[0].Failures) != 3 {
+	if len(list) != 1 || !list[0].Done || len(list[0].Failures) != 3 {
 		t.Fatalf("settled %+v", list)
 	}
 	for _, failure := range list[0].Failures {
@@ -228,14 +229,14 @@ func TestHandBackKeepsWhatWasSent(t *testing.T) {
 		t.Fatalf("kept %d of the first and %d of the second batch, want 2 and 0", f.kept, waiting.kept)
 	}
 	list := l.settleAll()
-	if len(list) != 2 || list[0].Done() || list[0].Kept != 2 || !list[1].Done() {
+	if len(list) != 2 || list[0].Done || list[0].Kept != 2 || !list[1].Done {
 		t.Fatalf("settled %+v", list)
 	}
 	l.acks(acksFor(s.take()))
 	if sent := s.take(); len(sent) != 0 {
 		t.Fatalf("sent %+v after the hand-back", sent)
 	}
-	if list := l.settleAll(); len(list) != 1 || !list[0].Done() || list[0].Kept != 2 {
+	if list := l.settleAll(); len(list) != 1 || !list[0].Done || list[0].Kept != 2 {
 		t.Fatalf("settled %+v", list)
 	}
 	if !l.idle() || l.bytes != 0 {
@@ -281,7 +282,7 @@ func TestLaneAtRandom(t *testing.T) {
 		)
 		record := func() {
 			for _, st := range l.settleAll() {
-				if st.Done() {
+				if st.Done {
 					settled[st.BatchID] += st.Settled
 				}
 			}

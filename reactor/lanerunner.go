@@ -37,12 +37,13 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	if session == nil {
 		return err
 	}
-	if err := r.recover(hard); err != nil {
+	hard, abandon := context.WithCancel(hard)
+	defer abandon()
+	r.leaveBy(abandon)
+	if err := r.recover(hard, !session.Limits().Resumed); err != nil {
 		closeSession(session)
 		return nil // hard ended, or the lane is another's
 	}
-	hard, abandon := context.WithCancel(hard)
-	defer abandon()
 	keeper, keep := context.WithCancel(hard)
 	group, _ := errgroup.WithContext(hard)
 	group.Go(func() error {
@@ -118,12 +119,13 @@ func (r *laneRunner) connect(soft, hard context.Context) (Session, error) {
 	}
 }
 
-// recover takes over what the journal holds of this lane.
-func (r *laneRunner) recover(hard context.Context) error {
+// recover takes over what the journal holds of this lane. lost tells that the broker
+// has no session of the lane.
+func (r *laneRunner) recover(hard context.Context, lost bool) error {
 	var pause backoff
 	for {
 		lease, _, _ := r.room(0)
-		batches, err := r.incarnation.source.Recover(hard, lease)
+		batches, err := r.incarnation.source.Recover(hard, lease, lost)
 		if err == nil {
 			if len(batches) > 0 {
 				jobs := 0
@@ -133,7 +135,7 @@ func (r *laneRunner) recover(hard context.Context) error {
 				r.stats.recovered.Add(int64(jobs))
 				r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", lease.Lane, "jobs", jobs)
 			}
-			r.recovered(batches)
+			r.recovered(batches, lost)
 			return nil
 		}
 		if errors.Is(err, ErrLeaseLost) || hard.Err() != nil {
@@ -174,6 +176,13 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		}
 		if session, _ = r.connect(ctx, ctx); session == nil {
 			return // it has no error to report: the first connection has long been made
+		}
+		if !session.Limits().Resumed && r.exposed() {
+			r.log.Warn("the broker lost the session of a lane; what becomes of messages on their way is unknown", "client_id", r.clientID, "policy", r.onLoss)
+			if err := r.incarnation.settler.reopen(hard, r.lane); err != nil {
+				closeSession(session)
+				return
+			}
 		}
 	}
 }

@@ -2,7 +2,9 @@ package reactor
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -18,6 +20,8 @@ type settler struct {
 	wake     signal
 	quiet    signal // set after each settlement
 	failures ratelog.Limiter
+
+	turn sync.Mutex // held while a settlement, or a reopening, is under way
 
 	mu      sync.Mutex
 	pending []landed // guarded by mu
@@ -56,19 +60,27 @@ func (s *settler) run(ctx context.Context) {
 	}
 }
 
-// settle repeats until it succeeds: settling twice is harmless.
+// settle repeats the same until it succeeds: doing it twice is harmless, but saying
+// more the second time, when the first has an unknown outcome, would count failures
+// twice.
 func (s *settler) settle(ctx context.Context, batches []landed) bool {
 	if len(batches) == 0 {
 		return true
 	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	settlements := make([]Settlement, len(batches))
-	var pause backoff
+	for i, b := range batches {
+		settlements[i] = b.lane.settlement(b.flying)
+	}
+	var (
+		pause backoff
+		held  []bool
+		err   error
+	)
 	for {
-		for i, b := range batches {
-			settlements[i] = b.lane.settlement(b.flying)
-		}
 		begun := time.Now()
-		err := s.source.Settle(ctx, settlements)
+		held, err = s.source.Settle(ctx, settlements)
 		if err == nil {
 			s.stats.settled(begun)
 			break
@@ -84,8 +96,35 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 	s.failures.OK(s.log, "settling again")
 	for i, b := range batches {
 		s.stats.failed.Add(int64(len(settlements[i].Failures)))
-		b.lane.release(settlements[i], b.flying)
+		b.lane.settled(settlements[i], b.flying, held[i])
 	}
 	s.quiet.set()
 	return true
 }
+
+// reopen has the journal, and then the lane, forget what they know of messages whose
+// session the broker has lost. It repeats until it succeeds.
+func (s *settler) reopen(ctx context.Context, l *lane) error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	round := newRound()
+	var pause backoff
+	for {
+		lease, _, _ := l.room(0)
+		err := s.source.Reopen(ctx, lease, round)
+		switch {
+		case err == nil:
+			l.lose(round)
+			return nil
+		case errors.Is(err, ErrLeaseLost) || ctx.Err() != nil:
+			return err
+		}
+		s.failures.Fail(s.log, slog.LevelWarn, "cannot note that the broker lost a session; trying again", "lane", lease.Lane, "err", err)
+		if !pause.sleep(ctx) {
+			return ctx.Err()
+		}
+	}
+}
+
+// newRound is a number that no other round of a lane has.
+func newRound() int64 { return 1 + rand.Int64N(1<<62) }

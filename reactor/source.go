@@ -103,11 +103,21 @@ type Journal interface {
 	ResolveClaim(ctx context.Context, req ClaimRequest) (batch Batch, lease Lease, ok bool, err error)
 	// Recover returns the lane's unsettled batches, oldest first: what an earlier
 	// owner, dead or stopped, may or may not have published. Settled parts are
-	// left out.
-	Recover(ctx context.Context, lease Lease) ([]Batch, error)
+	// left out, but those of QoS 2, which Batch.Settled counts. If the broker has lost
+	// the lane's session, they begin anew, as with Reopen.
+	Recover(ctx context.Context, lease Lease, sessionLost bool) ([]Batch, error)
+	// Reopen begins a new round for the lane's QoS 2 batches, of which nothing is
+	// settled: what was said of them before, and what may still be under way to be
+	// said, is void. For a broker that has lost the lane's session. Repeating it with
+	// the same round is harmless.
+	Reopen(ctx context.Context, lease Lease, round int64) error
 	// Settle records outcomes, all in one commit. Settling the same again is
 	// harmless, so after an error it is simply repeated.
-	Settle(ctx context.Context, settlements []Settlement) error
+	//
+	// held tells, for each settlement, whether the lane was still its Lease's owner's
+	// when the commit was made. Where it was not, nothing was recorded, unless the
+	// settlement is Done: then it may have been, and it does not matter.
+	Settle(ctx context.Context, settlements []Settlement) (held []bool, err error)
 }
 
 // ClaimRequest asks for a batch of jobs.
@@ -138,24 +148,29 @@ type Batch struct {
 	Jobs      []Job
 	// QoS that was promised by the claim (see Delivery.QoS).
 	QoS byte
+	// Settled is how many of Jobs, from the front, the broker is known to have
+	// received; only at QoS 2, after a recovery.
+	Settled int
+	// Round has to be given back in the batch's settlements.
+	Round int64
 }
 
 // Settlement is the news about one batch. Its jobs are settled from the front;
 // what was never sent can be cut off at the end.
 type Settlement struct {
-	BatchID int64
-	Lease   Lease
-	// Settled is how many of the batch's jobs, from the front, have ended.
+	BatchID, Round int64
+	Lease          Lease
+	// Settled is how many of the batch's jobs, from the front, will not be sent again:
+	// they have ended, or (QoS 2) the broker has received them.
 	Settled int
+	// Done tells that all that stay claimed have ended: the batch leaves the journal.
+	Done bool
 	// Kept is how many of the batch's Jobs, from the front, stay claimed; the rest
 	// go back to the table as unprocessed.
 	Jobs, Kept int
 	// Failures are those among the newly settled that were not published.
 	Failures []Failure
 }
-
-// Done reports whether the settlement ends the batch.
-func (s Settlement) Done() bool { return s.Settled == s.Kept }
 
 // HandsBack reports whether jobs go back to the table.
 func (s Settlement) HandsBack() bool { return s.Kept < s.Jobs }

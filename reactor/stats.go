@@ -14,6 +14,9 @@ type Stats struct {
 	Claimed, Published, Refused, Failed, Returned int64
 	// Recovered jobs were left unsettled by earlier owners of our lanes.
 	Recovered int64
+	// OutcomesUnknown counts messages that were on their way at QoS 2 when the broker
+	// lost its session state: published again, or failed (Config.OnSessionLoss).
+	OutcomesUnknown int64
 	// Loads of the table, Claims and Settlements, and claims whose outcome had to be
 	// asked for.
 	Loads, Claims, Settlements, UnknownClaims int64
@@ -39,6 +42,7 @@ type Stats struct {
 // counters are what the parts of a Reactor count in.
 type counters struct {
 	claimedJobs, published, refused, failed, returned, recovered atomic.Int64
+	outcomesUnknown                                              atomic.Int64
 	loads, claims, settlements, unknown                          atomic.Int64
 	claimTime, settleTime                                        atomic.Int64
 	launched, latenessSum, latenessMax                           atomic.Int64

@@ -96,7 +96,8 @@ CREATE TABLE IF NOT EXISTS reactor.lanes (
 -- The journal: what is between the table and the broker. One row a claim, written
 -- by the claim's own commit, removed when all its jobs have ended. The jobs are in
 -- launch order and occupy consecutive slots (MQTT packet ids) of the lane, so that
--- progress is one number, and settling a part of a batch is cheap.
+-- progress is one number, and settling a part of a batch is cheap. An id of 0 is the
+-- place of a job that failed and has gone back to the table, or ended.
 CREATE TABLE IF NOT EXISTS reactor.in_flight (
     batch      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     lane       integer     NOT NULL,
@@ -106,7 +107,12 @@ CREATE TABLE IF NOT EXISTS reactor.in_flight (
     token      uuid        NOT NULL,
     qos        smallint    NOT NULL,
     first_slot integer     NOT NULL,
+    -- How many, from the front, will not be published again. At QoS 2: the broker has
+    -- received them, and may be told to release them.
     settled    integer     NOT NULL DEFAULT 0,
+    -- Changes when the broker loses the session: what was said of an earlier round,
+    -- and what a lost connection is still about to say, is void.
+    round      bigint      NOT NULL DEFAULT 0,
     job_ids    bigint[]    NOT NULL,
     claimed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )

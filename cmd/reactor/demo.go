@@ -15,6 +15,7 @@ import (
 	"github.com/job-publisher/reactor/internal/check"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // demoCommand is `reactor demo`.
@@ -22,7 +23,7 @@ type demoCommand struct {
 	Jobs      int           `default:"5000" help:"How many jobs to insert."`
 	Over      time.Duration `default:"8s" help:"Over how long they fall due."`
 	Instances int           `default:"2" help:"How many instances share them."`
-	Delivery  string        `default:"at-least-once" help:"at-least-once or at-most-once."`
+	Delivery  string        `default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
 }
 
 // Help is shown by `reactor demo --help`.
@@ -35,7 +36,7 @@ receives against the table. Leaves nothing behind; Ctrl-C ends it early.`
 
 // Run is the demo, step by step.
 func (c *demoCommand) Run(ctx context.Context, out output) error {
-	if _, err := parseDelivery(c.Delivery); err != nil {
+	if _, err := reactor.ParseDelivery(c.Delivery); err != nil {
 		return &usageError{err}
 	}
 	if c.Jobs < 1 || c.Instances < 1 || c.Instances > 20 || c.Over < 0 {

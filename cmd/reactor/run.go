@@ -25,11 +25,12 @@ type runCommand struct {
 	Migrate             bool   `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
 	Name                string `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
 
-	MQTTURL      string `required:"" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
-	MQTTUsername string `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
-	MQTTPassword string `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the environment than by the flag."`
-	Lanes        int    `default:"2" group:"Broker" help:"Connections to the broker."`
-	Delivery     string `default:"at-least-once" group:"Broker" help:"at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
+	MQTTURL       string `required:"" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
+	MQTTUsername  string `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
+	MQTTPassword  string `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the environment than by the flag."`
+	Lanes         int    `default:"2" group:"Broker" help:"Connections to the broker."`
+	Delivery      string `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
+	OnSessionLoss string `default:"republish" group:"Broker" help:"What becomes of messages that were on their way at exactly-once when the broker lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
@@ -85,7 +86,11 @@ func (c *runCommand) Run(ctx context.Context, out output) error {
 
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
-	delivery, err := parseDelivery(c.Delivery)
+	var onLoss reactor.SessionLossPolicy
+	if err := onLoss.UnmarshalText([]byte(c.OnSessionLoss)); err != nil {
+		return nil, err
+	}
+	delivery, err := reactor.ParseDelivery(c.Delivery)
 	if err != nil {
 		return nil, err
 	}
@@ -102,17 +107,10 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 		return nil, err
 	}
 	return reactor.New(source, sink, reactor.Config{
-		Delivery: delivery, JobsPerRead: c.JobsPerRead, LoopFrequency: c.LoopFrequency,
+		Delivery: delivery, OnSessionLoss: onLoss, JobsPerRead: c.JobsPerRead, LoopFrequency: c.LoopFrequency,
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
 		Lanes: c.Lanes, MaxPending: c.MaxPending, Grace: c.Grace, Logger: log,
 	})
-}
-
-func parseDelivery(name string) (reactor.Delivery, error) {
-	if name == "exactly-once" {
-		return 0, fmt.Errorf("delivery exactly-once comes with the next release: use at-least-once, and let consumers de-duplicate by the user property job-id")
-	}
-	return reactor.ParseDelivery(name)
 }
 
 // stopped turns an error into nil if it only says that we were told to stop.

@@ -1,0 +1,155 @@
+package mqttsink
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// The QoS 2 exchange with a real broker. Who decides when to release is the lane.
+
+func subscribeTwice(t *testing.T, ctx context.Context, url, prefix string) *check.Subscriber {
+	t.Helper()
+	sub, err := check.Subscribe(ctx, check.SubscriberConfig{
+		URL: url, Filter: prefix + "/#", QoS: 2, ClientID: "subscriber-" + strings.ReplaceAll(prefix, "/", "-"), Logger: testkit.Logger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sub.Close() })
+	return sub
+}
+
+func slotsOf(msgs []reactor.Message) []reactor.Slot {
+	slots := make([]reactor.Slot, len(msgs))
+	for i, m := range msgs {
+		slots[i] = m.Slot
+	}
+	return slots
+}
+
+func TestExchange(t *testing.T) {
+	ctx := testContext(t)
+	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
+	sub := subscribeTwice(t, ctx, broker, prefix)
+	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), prefix, reactor.ExactlyOnce)
+	msgs := messages(prefix+"/x", 2, min(100, session.Limits().InFlight))
+	if err := session.Publish(msgs); err != nil {
+		t.Fatal(err)
+	}
+	for i, ack := range acks.wait(t, ctx, len(msgs)) {
+		if ack.Slot != msgs[i].Slot || ack.Step != reactor.Received || ack.Refused() {
+			t.Fatalf("acknowledgement %d is %+v, want received", i, ack)
+		}
+	}
+	if got := sub.Received(); len(got) > 0 {
+		t.Fatalf("mosquitto handed on %d messages that were not released", len(got))
+	}
+	if err := session.Release(slotsOf(msgs)); err != nil {
+		t.Fatal(err)
+	}
+	for i, ack := range acks.wait(t, ctx, 2*len(msgs))[len(msgs):] {
+		if ack.Slot != msgs[i].Slot || ack.Step != reactor.Completed {
+			t.Fatalf("acknowledgement %d is %+v, want completed", i, ack)
+		}
+	}
+	// Releasing what the broker does not know is answered as well: recovery depends on it.
+	if err := session.Release([]reactor.Slot{4096}); err != nil {
+		t.Fatal(err)
+	}
+	if last := acks.wait(t, ctx, 2*len(msgs)+1)[2*len(msgs)]; last.Slot != 4096 || last.Step != reactor.Completed {
+		t.Fatalf("releasing an unknown slot: %+v", last)
+	}
+	if err := sub.WaitDistinct(ctx, len(msgs)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestExchangeResumes: the connection is lost at each step; what follows over the next
+// one, as a lane would have it, delivers each message once.
+func TestExchangeResumes(t *testing.T) {
+	ctx := testContext(t)
+	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
+	proxy := testkit.NewProxy(t, broker)
+	sub := subscribeTwice(t, ctx, broker, prefix)
+	sink := newSink(t, Config{URL: proxy.Through(broker)})
+
+	session, acks := open(t, ctx, sink, prefix, reactor.ExactlyOnce)
+	msgs := messages(prefix+"/x", 2, 9)
+	sent, received, released := msgs[:3], msgs[3:6], msgs[6:]
+	if err := session.Publish(append(slices.Clone(received), released...)); err != nil {
+		t.Fatal(err)
+	}
+	acks.wait(t, ctx, 6)
+	if err := session.Release(slotsOf(released)); err != nil {
+		t.Fatal(err)
+	}
+	acks.wait(t, ctx, 9)
+	proxy.Drop(testkit.ToClient)
+	_ = session.Publish(sent)
+	proxy.Reset()
+	<-session.Done()
+	proxy.Resume()
+
+	session, acks = open(t, ctx, sink, prefix, reactor.ExactlyOnce)
+	if !session.Limits().Resumed {
+		t.Fatal("the broker forgot the session")
+	}
+	again := append(slices.Clone(sent), received...)
+	for i := range again {
+		again[i].Dup = true
+	}
+	if err := session.Publish(again); err != nil {
+		t.Fatal(err)
+	}
+	acks.wait(t, ctx, len(again))
+	if err := session.Release(slotsOf(msgs)); err != nil {
+		t.Fatal(err)
+	}
+	acks.wait(t, ctx, len(again)+len(msgs))
+	// Another message behind them all: what would come twice has come before it.
+	last := messages(prefix+"/last", 2, 1)
+	last[0].JobID = 1000
+	if err := session.Publish(last); err != nil {
+		t.Fatal(err)
+	}
+	acks.wait(t, ctx, len(again)+len(msgs)+1)
+	if err := session.Release(slotsOf(last)); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.WaitDistinct(ctx, len(msgs)+1); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(sub.Received()); n != len(msgs)+1 {
+		t.Errorf("%d messages arrived, want %d", n, len(msgs)+1)
+	}
+}
+
+func TestBrokerWithoutQoS2(t *testing.T) {
+	ctx := testContext(t)
+	one := byte(1)
+	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, &packets.Properties{MaximumQOS: &one}))})
+	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce})
+	var refused *reactor.ConnectRefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "--delivery at-least-once") {
+		t.Errorf("connecting yields %v, want a refusal that names the flag", err)
+	}
+}
+
+func TestBrokerThatRenamesUs(t *testing.T) {
+	ctx := testContext(t)
+	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, &packets.Properties{AssignedClientID: "other"}))})
+	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce})
+	var refused *reactor.ConnectRefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), `"other"`) {
+		t.Errorf("connecting yields %v, want a refusal", err)
+	}
+}
