@@ -40,11 +40,7 @@ type incarnation struct {
 }
 
 // runIncarnation works until ctx ends, the reads are used up, or the membership ends.
-func (r *Reactor) runIncarnation(ctx context.Context) error {
-	member, err := r.source.Join(ctx, JoinOptions{Static: r.cfg.share(), Lanes: r.cfg.Lanes})
-	if err != nil {
-		return err
-	}
+func (r *Reactor) runIncarnation(ctx context.Context, member Member) error {
 	in := &incarnation{
 		Reactor: r, member: member,
 		due: make(chan due), finished: make(chan []int64, r.cfg.Lanes),

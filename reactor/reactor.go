@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"github.com/job-publisher/reactor/internal/ratelog"
 )
 
 // Reactor is one instance: it publishes its share of a Source's jobs to a Sink.
@@ -63,15 +65,44 @@ func (r *Reactor) run(ctx context.Context) error {
 		return err
 	}
 	r.log.Info("running", "delivery", r.cfg.Delivery.String(), "clock_error", r.clock.bound())
+	member, err := r.join(ctx)
+	if err != nil {
+		return err
+	}
 	for {
-		err := r.runIncarnation(ctx)
+		err := r.runIncarnation(ctx, member)
 		if !errors.Is(err, ErrDeposed) {
 			return err
+		}
+		r.log.Warn("the other instances took over while this one did not answer; joining again")
+		if member = r.joinAgain(ctx); member == nil {
+			return nil
+		}
+	}
+}
+
+func (r *Reactor) join(ctx context.Context) (Member, error) {
+	return r.source.Join(ctx, JoinOptions{Static: r.cfg.share(), Lanes: r.cfg.Lanes})
+}
+
+// joinAgain repeats until it succeeds, or ctx ends: whatever made the others give us up
+// may last, and they have cut off our connections.
+func (r *Reactor) joinAgain(ctx context.Context) Member {
+	var failures ratelog.Limiter
+	var pause backoff
+	for {
+		member, err := r.join(ctx)
+		if err == nil {
+			failures.OK(r.log, "joined again")
+			return member
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.log.Warn("the other instances took over while this one did not answer; joining again")
+		failures.Fail(r.log, slog.LevelWarn, "cannot join again; trying again", "err", err)
+		if !pause.sleep(ctx) {
+			return nil
+		}
 	}
 }
 
