@@ -1,7 +1,6 @@
 package mqttsink
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -9,24 +8,11 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/internal/check"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/reactor"
 )
 
 // The QoS 2 exchange with a real broker. Who decides when to release is the lane.
-
-func subscribeTwice(t *testing.T, ctx context.Context, url, prefix string) *check.Subscriber {
-	t.Helper()
-	sub, err := check.Subscribe(ctx, check.SubscriberConfig{
-		URL: url, Filter: prefix + "/#", QoS: 2, ClientID: "subscriber-" + strings.ReplaceAll(prefix, "/", "-"), Logger: testkit.Logger(t),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sub.Close() })
-	return sub
-}
 
 func slotsOf(msgs []reactor.Message) []reactor.Slot {
 	slots := make([]reactor.Slot, len(msgs))
@@ -39,7 +25,7 @@ func slotsOf(msgs []reactor.Message) []reactor.Slot {
 func TestExchange(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
-	sub := subscribeTwice(t, ctx, broker, prefix)
+	sub := subscribe(t, ctx, broker, prefix, 2)
 	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), prefix, reactor.ExactlyOnce)
 	msgs := messages(prefix+"/x", 2, min(100, session.Limits().InFlight))
 	if err := session.Publish(msgs); err != nil {
@@ -79,7 +65,7 @@ func TestExchangeResumes(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 	proxy := testkit.NewProxy(t, broker)
-	sub := subscribeTwice(t, ctx, broker, prefix)
+	sub := subscribe(t, ctx, broker, prefix, 2)
 	sink := newSink(t, Config{URL: proxy.Through(broker)})
 
 	session, acks := open(t, ctx, sink, prefix, reactor.ExactlyOnce)

@@ -13,10 +13,10 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-func subscribe(t *testing.T, ctx context.Context, url, prefix string) *check.Subscriber {
+func subscribe(t *testing.T, ctx context.Context, url, prefix string, qos byte) *check.Subscriber {
 	t.Helper()
 	sub, err := check.Subscribe(ctx, check.SubscriberConfig{
-		URL: url, Filter: prefix + "/#", QoS: 1, ClientID: "subscriber-" + strings.ReplaceAll(prefix, "/", "-"), Logger: testkit.Logger(t),
+		URL: url, Filter: prefix + "/#", QoS: qos, ClientID: "subscriber-" + strings.ReplaceAll(prefix, "/", "-"), Logger: testkit.Logger(t),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +31,7 @@ func TestPublish(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
 			broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
-			sub := subscribe(t, ctx, broker, prefix)
+			sub := subscribe(t, ctx, broker, prefix, 1)
 			session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), delivery)
 			msgs := messages(prefix+"/x", delivery.QoS(), 5000)
 			for i, ack := range publishAll(t, ctx, session, acks, msgs) {
@@ -61,7 +61,7 @@ func TestInProcessBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { broker.Close() })
-	sub := subscribe(t, ctx, broker.URL(), "x")
+	sub := subscribe(t, ctx, broker.URL(), "x", 1)
 	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", reactor.AtLeastOnce)
 	publishAll(t, ctx, session, acks, messages("x/y", 1, 100))
 	if err := sub.WaitDistinct(ctx, 100); err != nil {
@@ -72,7 +72,7 @@ func TestInProcessBroker(t *testing.T) {
 func TestOddPayloads(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
-	sub := subscribe(t, ctx, broker, prefix)
+	sub := subscribe(t, ctx, broker, prefix, 1)
 	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), reactor.AtLeastOnce)
 	payloads := [][]byte{nil, {0}, {0xff, 0xfe}, []byte("日本 ü"), bytes.Repeat([]byte("x"), 127), bytes.Repeat([]byte("y"), 16384), bytes.Repeat([]byte("z"), 3<<20)}
 	var msgs []reactor.Message
@@ -94,7 +94,7 @@ func TestOddPayloads(t *testing.T) {
 func TestCloseFlushes(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
-	sub := subscribe(t, ctx, broker, prefix)
+	sub := subscribe(t, ctx, broker, prefix, 1)
 	session, _ := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), reactor.AtMostOnce)
 	msgs := messages(prefix+"/x", 0, 400)
 	if err := session.Publish(msgs); err != nil {

@@ -29,9 +29,9 @@ func (b *bench) mark(st reactor.Settlement) bool {
 }
 
 // recoverOne returns the lane's only batch.
-func (b *bench) recoverOne(sessionLost bool) reactor.Batch {
+func (b *bench) recoverOne() reactor.Batch {
 	b.t.Helper()
-	batches, err := b.Recover(b.ctx, b.lease, sessionLost)
+	batches, err := b.Recover(b.ctx, b.lease)
 	if err != nil || len(batches) != 1 {
 		b.t.Fatalf("recovered %d batches, %v", len(batches), err)
 	}
@@ -49,12 +49,12 @@ func TestMarks(t *testing.T) {
 			t.Fatal("a mark of our own lane is said to be another's")
 		}
 	}
-	if got := b.recoverOne(false); len(got.Jobs) != 10 || got.Settled != 4 || got.FirstSlot != batch.FirstSlot {
+	if got := b.recoverOne(); len(got.Jobs) != 10 || got.Settled != 4 || got.FirstSlot != batch.FirstSlot {
 		t.Errorf("recovered %d jobs from slot %d, %d settled", len(got.Jobs), got.FirstSlot, got.Settled)
 	}
 	st.Settled = 2 // a mark that was overtaken
 	b.mark(st)
-	if got := b.recoverOne(false); got.Settled != 4 {
+	if got := b.recoverOne(); got.Settled != 4 {
 		t.Errorf("the mark went back to %d", got.Settled)
 	}
 	st.Settled, st.Done = 10, true
@@ -105,12 +105,9 @@ func TestReopen(t *testing.T) {
 	b.mark(st) // a connection that was given up says it at last
 	st.Done, st.Settled = true, 3
 	b.mark(st)
-	got := b.recoverOne(false)
+	got := b.recoverOne()
 	if got.Settled != 0 || got.Round != 7 {
 		t.Fatalf("recovered with %d settled in round %d, want 0 in round 7", got.Settled, got.Round)
-	}
-	if lost := b.recoverOne(true); lost.Settled != 0 || lost.Round == 7 {
-		t.Errorf("recovered with %d settled in round %d, want 0 in a new round", lost.Settled, lost.Round)
 	}
 }
 
@@ -132,7 +129,7 @@ func TestFailedJobsLeaveTheBatch(t *testing.T) {
 	if n := b.count("SELECT attempts FROM reactor.retries WHERE job_id = $1", ids[1]); n != 1 {
 		t.Errorf("%d attempts are counted, want 1", n)
 	}
-	got := b.recoverOne(false)
+	got := b.recoverOne()
 	if len(got.Jobs) != 3 || got.Settled != 2 || got.Jobs[1].Topic != "" || got.Jobs[0].Topic == "" {
 		t.Errorf("recovered %+v", got)
 	}

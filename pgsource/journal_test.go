@@ -104,7 +104,7 @@ func TestSettleInParts(t *testing.T) {
 	part := reactor.Settlement{BatchID: batch.ID, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
 	b.settle(part)
 	b.settle(part)
-	recovered, err := b.Recover(b.ctx, b.lease, false)
+	recovered, err := b.Recover(b.ctx, b.lease)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 6 || recovered[0].Jobs[0].ID != ids[4] {
 		t.Fatalf("recovered %+v, %v", recovered, err)
 	}
@@ -173,7 +173,7 @@ func TestRecoverSkipsDeletedRows(t *testing.T) {
 	ids := b.insert(3, "0")
 	b.claim(ids)
 	b.exec("DELETE FROM jobs WHERE id = $1", ids[1])
-	recovered, err := b.Recover(b.ctx, b.lease, false)
+	recovered, err := b.Recover(b.ctx, b.lease)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 3 {
 		t.Fatalf("recovered %+v, %v", recovered, err)
 	}

@@ -3,7 +3,6 @@ package pgsource
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,9 +14,14 @@ import (
 const leaseSQL = "SELECT EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch >= $3 FOR SHARE)"
 
 // reopenSQL makes everything void that was said of the lane's QoS 2 batches, or that a
-// connection we have given up is still about to say. Dying before the commit leaves a
-// lane whose broker has a new, empty session, and a journal that believes in the old
-// one: see docs/delivery.md.
+// connection we have given up is still about to say.
+//
+// If we die before the commit, the broker has a new, empty session already, and the next
+// owner cannot tell it from the old one: it releases what was marked, the broker does not
+// know it, and what it had lost stays lost. This takes two failures at once, a broker
+// that forgets and an owner that dies within milliseconds of it. What was not marked is
+// sent in any case. If we die after the commit, the next owner sends everything again,
+// as we would have.
 const reopenSQL = "UPDATE reactor.in_flight SET settled = 0, round = $2 WHERE lane = $1 AND qos = 2"
 
 // Reopen implements reactor.Journal.
@@ -47,14 +51,9 @@ func (s *Source) leased(ctx context.Context, lease reactor.Lease, do func(pgx.Tx
 // Recover implements reactor.Journal. Dying before the commit leaves the journal
 // as it was; dying after it leaves the same batches, without their settled parts,
 // for the next recovery.
-func (s *Source) Recover(ctx context.Context, lease reactor.Lease, sessionLost bool) ([]reactor.Batch, error) {
+func (s *Source) Recover(ctx context.Context, lease reactor.Lease) ([]reactor.Batch, error) {
 	var batches []reactor.Batch
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
-		if sessionLost {
-			if _, err := tx.Exec(ctx, reopenSQL, lease.Lane, 1+rand.Int64N(1<<62)); err != nil {
-				return err
-			}
-		}
 		// Counting from the front again lets Settlement speak of Batch.Jobs.
 		if _, err := tx.Exec(ctx, `
 			UPDATE reactor.in_flight

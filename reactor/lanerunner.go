@@ -125,7 +125,7 @@ func (r *laneRunner) recover(hard context.Context, lost bool) error {
 	var pause backoff
 	for {
 		lease, _, _ := r.room(0)
-		batches, err := r.incarnation.source.Recover(hard, lease, lost)
+		batches, err := r.readJournal(hard, lease, lost)
 		if err == nil {
 			if len(batches) > 0 {
 				jobs := 0
@@ -146,6 +146,17 @@ func (r *laneRunner) recover(hard context.Context, lost bool) error {
 			return hard.Err()
 		}
 	}
+}
+
+// readJournal returns what is unsettled; after the loss of the broker's session, with
+// nothing said of it.
+func (r *laneRunner) readJournal(ctx context.Context, lease Lease, lost bool) ([]Batch, error) {
+	if lost {
+		if err := r.incarnation.source.Reopen(ctx, lease, newRound()); err != nil {
+			return nil, err
+		}
+	}
+	return r.incarnation.source.Recover(ctx, lease)
 }
 
 // keepConnected replaces the session whenever it ends, until ctx ends; then it closes

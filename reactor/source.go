@@ -103,9 +103,8 @@ type Journal interface {
 	ResolveClaim(ctx context.Context, req ClaimRequest) (batch Batch, lease Lease, ok bool, err error)
 	// Recover returns the lane's unsettled batches, oldest first: what an earlier
 	// owner, dead or stopped, may or may not have published. Settled parts are
-	// left out, but those of QoS 2, which Batch.Settled counts. If the broker has lost
-	// the lane's session, they begin anew, as with Reopen.
-	Recover(ctx context.Context, lease Lease, sessionLost bool) ([]Batch, error)
+	// left out, but those of QoS 2, which Batch.Settled counts.
+	Recover(ctx context.Context, lease Lease) ([]Batch, error)
 	// Reopen begins a new round for the lane's QoS 2 batches, of which nothing is
 	// settled: what was said of them before, and what may still be under way to be
 	// said, is void. For a broker that has lost the lane's session. Repeating it with

@@ -1,0 +1,88 @@
+package reactor
+
+import "slices"
+
+// The way of a lane's batches out of the journal, and what the broker may be told then.
+
+// report tells the settler if there is news of a batch. The caller holds mu.
+func (l *lane) report(f *flying) {
+	for f.front < f.kept && l.at(f.slot(f.front)).state.concluded() {
+		f.front++
+	}
+	if f.news() && !f.landed {
+		f.landed = true
+		l.settle(l, f)
+	}
+}
+
+// settlement describes the batch's present state for the journal.
+func (l *lane) settlement(f *flying) Settlement {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f.landed = false
+	s := Settlement{
+		BatchID: f.batch, Round: f.round, Lease: l.lease,
+		Jobs: f.journalled, Kept: f.kept, Done: f.done(),
+	}
+	if s.Done || f.qos == 2 {
+		s.Settled = f.front
+		for _, failure := range f.failures {
+			if failure.i < f.front {
+				s.Failures = append(s.Failures, failure.Failure)
+			}
+		}
+	}
+	return s
+}
+
+// settled follows up on a settlement that has been committed: what the broker has
+// received is released, and the slots of batches that have left the journal are free.
+// held tells whether the lane was still ours; if not, releasing would be wrong, for
+// the new owner will send it again.
+//
+// If we die before the release, the journal says what the broker has received, and the
+// recovery releases it.
+func (l *lane) settled(s Settlement, f *flying, held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !held {
+		l.closing = true
+		if l.abandon != nil {
+			l.abandon()
+		}
+		return
+	}
+	if f.settled {
+		return
+	}
+	f.journalled = s.Kept
+	f.failures = slices.DeleteFunc(f.failures, func(p placedFailure) bool { return p.i < s.Settled })
+	if f.qos == 2 {
+		l.releaseFrom(f, s.Settled)
+	}
+	if s.Done {
+		f.settled = true
+		for len(l.batches) > 0 && l.batches[0].settled {
+			l.stats.inFlight.Add(-int64(l.batches[0].jobs))
+			l.batches[0] = nil
+			l.batches = l.batches[1:]
+		}
+		l.capacity.set()
+	}
+}
+
+// releaseFrom releases what the journal has come to know as received: the batch's
+// messages up to, not including, the one at end.
+func (l *lane) releaseFrom(f *flying, end int) {
+	l.freed = l.freed[:0]
+	for ; f.marked < end; f.marked++ {
+		s := f.slot(f.marked)
+		if fl := l.at(s); fl.state == received {
+			fl.state = releasing
+			l.freed = append(l.freed, s)
+		}
+	}
+	if l.session != nil && len(l.freed) > 0 {
+		_ = l.session.Release(l.freed) // an error: it has ended, and attach does it again
+	}
+}
