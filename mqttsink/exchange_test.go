@@ -8,6 +8,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -79,7 +80,7 @@ func TestExchangeResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	acks.wait(t, ctx, 9)
-	proxy.Drop(testkit.ToClient)
+	proxy.Drop(netfault.ToClient)
 	_ = session.Publish(sent)
 	proxy.Reset()
 	<-session.Done()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/reactor"
@@ -152,7 +153,7 @@ func TestSilentBroker(t *testing.T) {
 	proxy := testkit.NewProxy(t, testkit.Broker(t).URL())
 	sink := newSink(t, Config{URL: proxy.Through(testkit.Broker(t).URL()), KeepAlive: time.Second})
 	session, _ := open(t, ctx, sink, t.Name(), reactor.AtLeastOnce)
-	proxy.Drop(testkit.ToClient)
+	proxy.Drop(netfault.ToClient)
 	<-session.Done()
 	if err := session.Err(); err == nil || !strings.Contains(err.Error(), "silent") {
 		t.Errorf("the session ended with %v", err)
@@ -166,7 +167,7 @@ func TestStalledBroker(t *testing.T) {
 	proxy := testkit.NewProxy(t, testkit.Broker(t).URL())
 	sink := newSink(t, Config{URL: proxy.Through(testkit.Broker(t).URL()), WriteTimeout: 200 * time.Millisecond})
 	session, _ := open(t, ctx, sink, t.Name(), reactor.AtLeastOnce)
-	proxy.Stall(testkit.ToServer)
+	proxy.Stall(netfault.ToServer)
 	big := reactor.Message{Slot: 1, Topic: "x", Payload: make([]byte, 1<<20), QoS: 1}
 	for session.Publish([]reactor.Message{big}) == nil && ctx.Err() == nil {
 		big.Slot++

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -185,7 +186,7 @@ func TestRecoverSkipsDeletedRows(t *testing.T) {
 // TestUnknownOutcome cuts the connection at the claim's commit: before the statement
 // reaches the server, and before its answer reaches us.
 func TestUnknownOutcome(t *testing.T) {
-	for name, direction := range map[string]testkit.Direction{"statement lost": testkit.ToServer, "answer lost": testkit.ToClient} {
+	for name, direction := range map[string]netfault.Direction{"statement lost": netfault.ToServer, "answer lost": netfault.ToClient} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			proxy := testkit.NewProxy(t, b.url)
@@ -199,14 +200,14 @@ func TestUnknownOutcome(t *testing.T) {
 			req.Lease = lease
 			// Only the claim speaks of the journal, and only its answer of the payload.
 			marker := []byte("INSERT INTO reactor.in_flight")
-			if direction == testkit.ToClient {
+			if direction == netfault.ToClient {
 				marker = []byte("payload 1")
 			}
-			proxy.SetHook(func(c testkit.Chunk) testkit.Verdict {
+			proxy.SetHook(func(c netfault.Chunk) netfault.Verdict {
 				if c.Direction == direction && bytes.Contains(c.Data, marker) {
-					return testkit.Verdict{Forward: 0, Then: testkit.FaultCut}
+					return netfault.Verdict{Forward: 0, Then: netfault.FaultCut}
 				}
-				return testkit.Verdict{Forward: len(c.Data)}
+				return netfault.Verdict{Forward: len(c.Data)}
 			})
 			_, err := s.Claim(b.ctx, req)
 			proxy.SetHook(nil)
@@ -222,7 +223,7 @@ func TestUnknownOutcome(t *testing.T) {
 			if ok != (claimed == 5) || ok && len(batch.Jobs) != 5 || !ok && claimed != 0 {
 				t.Fatalf("resolved to %t with %d jobs, %d are claimed", ok, len(batch.Jobs), claimed)
 			}
-			if ok != (direction == testkit.ToClient) {
+			if ok != (direction == netfault.ToClient) {
 				t.Errorf("resolved to %t", ok)
 			}
 			if _, err := s.Claim(b.ctx, req); !errors.Is(err, reactor.ErrLeaseLost) {

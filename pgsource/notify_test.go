@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -65,7 +66,7 @@ func TestHalfOpenFeed(t *testing.T) {
 	proxy := testkit.NewProxy(t, b.url)
 	s := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, ListenURL: proxy.Through(b.url), FeedCheck: 50 * time.Millisecond})
 	_, ended := listen(t, b.ctx, s)
-	proxy.Drop(testkit.ToClient)
+	proxy.Drop(netfault.ToClient)
 	select {
 	case err := <-ended:
 		if err == nil || !strings.Contains(err.Error(), "not even our own") {

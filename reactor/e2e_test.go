@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/mqttsink"
@@ -269,7 +270,7 @@ func TestBackpressure(t *testing.T) {
 	if err := w.subscriber.WaitDistinct(w.ctx, 100); err != nil {
 		t.Fatal(err)
 	}
-	proxy.Stall(testkit.ToServer)
+	proxy.Stall(netfault.ToServer)
 	w.insert(20000, 0, 0)
 	full := time.NewTicker(5 * time.Millisecond)
 	defer full.Stop()
@@ -283,7 +284,7 @@ func TestBackpressure(t *testing.T) {
 	if s := in.Stats(); s.InFlight > reactor.LaneSlots || s.Pending > 2048+512 {
 		t.Errorf("more in memory than allowed: %d in flight, %d pending", s.InFlight, s.Pending)
 	}
-	proxy.Resume(testkit.ToServer)
+	proxy.Resume(netfault.ToServer)
 	w.judge()
 }
 
@@ -301,9 +302,9 @@ func TestDeposedInstanceComesBack(t *testing.T) {
 	w.start(reactor.Config{}, short, func(s *pgsource.Config, _ *mqttsink.Config) { s.DatabaseURL = proxy.Through(w.databaseURL) })
 	w.sharesOf(2)
 	w.insert(3000, 0, 4*time.Second)
-	proxy.Stall(testkit.ToServer, testkit.ToClient)
+	proxy.Stall(netfault.ToServer, netfault.ToClient)
 	w.sharesOf(1)
-	proxy.Resume(testkit.ToServer, testkit.ToClient)
+	proxy.Resume(netfault.ToServer, netfault.ToClient)
 	w.sharesOf(2)
 	expected, err := check.ExpectedFromDB(w.ctx, w.db, "true")
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 )
@@ -136,9 +137,9 @@ func TestSubscriberAtQoS2IsExactOverBrokenConnections(t *testing.T) {
 	var jobs []check.Expected
 	for round := range rounds {
 		if round%2 == 0 {
-			proxy.CutAfterBytes(testkit.ToServer, int64(5+7*round)) // amid its PUBRECs and PUBCOMPs
+			proxy.CutAfterBytes(netfault.ToServer, int64(5+7*round)) // amid its PUBRECs and PUBCOMPs
 		} else {
-			proxy.CutAfterBytes(testkit.ToClient, int64(20+61*round)) // amid PUBLISHes and PUBRELs
+			proxy.CutAfterBytes(netfault.ToClient, int64(20+61*round)) // amid PUBLISHes and PUBRELs
 		}
 		for range each {
 			id := int64(len(jobs) + 1)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,6 +18,15 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 )
+
+// limit bounds every wait of a test; none is meant to reach it.
+const limit = 30 * time.Second
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
 
 func TestMain(m *testing.M) {
 	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {

@@ -1,4 +1,4 @@
-package testkit_test
+package netfault_test
 
 import (
 	"bytes"
@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 )
+
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // limit bounds every wait of a test; none is meant to reach it.
 const limit = 30 * time.Second
@@ -25,7 +28,7 @@ func testContext(t *testing.T) context.Context {
 
 // newPair returns a proxy and a way to open connections through it: the client's
 // end and the server's end.
-func newPair(t *testing.T) (*testkit.Proxy, func() (client, server *net.TCPConn)) {
+func newPair(t *testing.T) (*netfault.Proxy, func() (client, server *net.TCPConn)) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -97,7 +100,7 @@ func TestProxyCutIsAFin(t *testing.T) {
 	send(t, client, "ping")
 	receive(t, server, "ping")
 	send(t, client, "on its way")
-	if err := proxy.WaitForwarded(testContext(t), testkit.ToServer, 14); err != nil {
+	if err := proxy.WaitForwarded(testContext(t), netfault.ToServer, 14); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Cut()
@@ -138,12 +141,12 @@ func TestProxyStallAndResume(t *testing.T) {
 	client, server := dial()
 	send(t, client, "before")
 	receive(t, server, "before")
-	proxy.Stall(testkit.ToServer)
+	proxy.Stall(netfault.ToServer)
 	send(t, client, "held")
 	// The other direction works: its answer comes after what is held was sent.
 	send(t, server, "answer")
 	receive(t, client, "answer")
-	if got := proxy.Forwarded(testkit.ToServer); got != int64(len("before")) {
+	if got := proxy.Forwarded(netfault.ToServer); got != int64(len("before")) {
 		t.Errorf("%d bytes passed a stall", got)
 	}
 	proxy.Resume()
@@ -156,7 +159,7 @@ func TestProxyDrop(t *testing.T) {
 	client, server := dial()
 	send(t, client, "a")
 	receive(t, server, "a")
-	proxy.Drop(testkit.ToServer)
+	proxy.Drop(netfault.ToServer)
 	send(t, client, "lost")
 	client.CloseWrite() // and this is lost as well
 	send(t, server, "b")
@@ -193,7 +196,7 @@ func TestProxyCutAfterBytes(t *testing.T) {
 	t.Parallel()
 	proxy, dial := newPair(t)
 	client, server := dial()
-	proxy.CutAfterBytes(testkit.ToServer, 7)
+	proxy.CutAfterBytes(netfault.ToServer, 7)
 	send(t, client, "0123")
 	receive(t, server, "0123")
 	send(t, client, "456789")
@@ -210,18 +213,18 @@ func TestProxyHookCutsInsideAChunk(t *testing.T) {
 	t.Parallel()
 	proxy, dial := newPair(t)
 	acks := 0
-	proxy.SetHook(func(c testkit.Chunk) testkit.Verdict {
-		if c.Direction != testkit.ToClient {
-			return testkit.Verdict{}
+	proxy.SetHook(func(c netfault.Chunk) netfault.Verdict {
+		if c.Direction != netfault.ToClient {
+			return netfault.Verdict{}
 		}
 		for i, b := range c.Data {
 			if b == 'A' {
 				if acks++; acks == 3 {
-					return testkit.Verdict{Forward: i + 1, Then: testkit.FaultCut}
+					return netfault.Verdict{Forward: i + 1, Then: netfault.FaultCut}
 				}
 			}
 		}
-		return testkit.Verdict{}
+		return netfault.Verdict{}
 	})
 	client, server := dial()
 	send(t, server, "xAy")
