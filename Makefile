@@ -45,6 +45,10 @@ fuzz: ## Only the fuzzers, for longer: FUZZ_TIME=10m make fuzz
 fmt: ## Format the code
 	go tool gofumpt -w .
 
+.PHONY: chaos
+chaos: setup build ## Destroy a deployment of its own, seed after seed: CHAOS='--seed 7 --runs 1' make chaos
+	@go run ./internal/cmd/chaos $(CHAOS)
+
 .PHONY: bench
 bench: ## Run the benchmarks, six times for benchstat: make bench COUNT=6
 	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...

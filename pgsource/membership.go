@@ -24,9 +24,14 @@ import (
 //	   a whole TTL  ▼  │                another one's beat
 //	               lapsed ────────────────────► deposed: Beat returns ErrDeposed
 //
-// Only an instance that has itself been beating without a gap for a whole TTL may
-// depose others. After an outage or a stall of the database every heartbeat is old,
-// first come must not be first served.
+// An instance whose database session is gone as well, as that of a killed process is at
+// once, has lapsed after half a TTL. That may be a mistake: its connection may have been
+// cut, and the next one not made yet. A mistake costs the instance a new beginning and
+// nothing else, for what it still does is void by its id and the lanes' epochs.
+//
+// Who judges must have been beating without a gap for as long as it holds against the
+// other. After an outage or a stall of the database every heartbeat is old, first come
+// must not be first served.
 
 // membershipLock is the key of the advisory lock, "reactor" in ASCII.
 const membershipLock = 0x72656163746f72
@@ -60,21 +65,26 @@ func (m *member) TTL() time.Duration { return m.cfg.TTL }
 const beatSQL = `
 WITH beat AS (
     UPDATE reactor.instances
-       SET heartbeat_at = clock_timestamp(),
+       SET heartbeat_at = clock_timestamp(), backend = pg_backend_pid(),
            steady_since = CASE WHEN heartbeat_at < clock_timestamp() - $2::interval / 2
                                THEN clock_timestamp() ELSE steady_since END
      WHERE id = $1
-    RETURNING steady_since <= clock_timestamp() - $2::interval AS steady
+    RETURNING least(clock_timestamp() - steady_since, $2::interval) AS steady
 ), members AS (
-    SELECT id, dynamic, id = $1 OR heartbeat_at > clock_timestamp() - $2::interval AS alive
-      FROM reactor.instances
+    SELECT id, dynamic, CASE
+               WHEN id = $1 THEN false
+               WHEN heartbeat_at < clock_timestamp() - $2::interval THEN steady >= $2::interval
+               WHEN heartbeat_at < clock_timestamp() - $2::interval / 2 AND steady >= $2::interval / 2
+               THEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = backend)
+               ELSE false END AS lapsed
+      FROM reactor.instances, beat
 ), lanes AS (
     SELECT lane, coalesce(owner, 0) AS owner, epoch,
            EXISTS (SELECT FROM reactor.in_flight f WHERE f.lane = l.lane) AS journaled
       FROM reactor.lanes l
 )
-SELECT (SELECT steady FROM beat),
-       ARRAY(SELECT id FROM members ORDER BY id), ARRAY(SELECT alive FROM members ORDER BY id),
+SELECT EXISTS (SELECT FROM beat),
+       ARRAY(SELECT id FROM members ORDER BY id), ARRAY(SELECT lapsed FROM members ORDER BY id),
        ARRAY(SELECT dynamic FROM members ORDER BY id),
        ARRAY(SELECT coalesce(owner, 0) FROM reactor.shards ORDER BY shard),
        ARRAY(SELECT lane FROM lanes ORDER BY lane), ARRAY(SELECT owner FROM lanes ORDER BY lane),
@@ -82,11 +92,11 @@ SELECT (SELECT steady FROM beat),
 
 // Beat implements reactor.Member.
 func (m *member) Beat(ctx context.Context) (reactor.Holding, error) {
-	v, steady, err := m.look(ctx, m.control)
+	v, err := m.look(ctx, m.control)
 	if err != nil {
 		return reactor.Holding{}, err
 	}
-	if c := plan(v, m.id, m.wantLanes, steady); !c.empty() {
+	if c := plan(v, m.id, m.wantLanes); !c.empty() {
 		if v, err = m.rebalance(ctx, v); err != nil {
 			return reactor.Holding{}, err
 		}
@@ -100,36 +110,36 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-func (m *member) look(ctx context.Context, db querier) (view, bool, error) {
+func (m *member) look(ctx context.Context, db querier) (view, error) {
 	var (
-		v              view
-		steady         *bool
-		ids            []int64
-		alive, dynamic []bool
-		shardOwners    []int64
-		lanes          []int32
-		owners, epochs []int64
-		journaled      []bool
+		v               view
+		known           bool
+		ids             []int64
+		lapsed, dynamic []bool
+		shardOwners     []int64
+		lanes           []int32
+		owners, epochs  []int64
+		journaled       []bool
 	)
 	err := db.QueryRow(ctx, beatSQL, m.id, interval(m.cfg.TTL)).
-		Scan(&steady, &ids, &alive, &dynamic, &shardOwners, &lanes, &owners, &epochs, &journaled)
+		Scan(&known, &ids, &lapsed, &dynamic, &shardOwners, &lanes, &owners, &epochs, &journaled)
 	if err != nil {
-		return v, false, m.failed("heartbeat", err)
+		return v, m.failed("heartbeat", err)
 	}
-	if steady == nil { // no row of ours was there to update
-		return v, false, reactor.ErrDeposed
+	if !known { // no row of ours was there to update
+		return v, reactor.ErrDeposed
 	}
 	for i, id := range ids {
-		v.instances = append(v.instances, instance{id: id, alive: alive[i], dynamic: dynamic[i]})
+		v.instances = append(v.instances, instance{id: id, lapsed: lapsed[i], dynamic: dynamic[i]})
 	}
 	if len(shardOwners) != reactor.Shards {
-		return v, false, fmt.Errorf("reactor.shards has %d rows instead of %d: run sql/schema.sql again", len(shardOwners), reactor.Shards)
+		return v, fmt.Errorf("reactor.shards has %d rows instead of %d: run sql/schema.sql again", len(shardOwners), reactor.Shards)
 	}
 	copy(v.owners[:], shardOwners)
 	for i, lane := range lanes {
 		v.lanes = append(v.lanes, laneRow{lane: lane, owner: owners[i], epoch: epochs[i], journaled: journaled[i]})
 	}
-	return v, *steady, nil
+	return v, nil
 }
 
 // rebalance carries the plan out, made anew under the lock. If another instance
@@ -147,18 +157,17 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		if err != nil || !locked {
 			return err
 		}
-		var steady bool
-		if v, steady, err = m.look(ctx, tx); err != nil {
+		if v, err = m.look(ctx, tx); err != nil {
 			return err
 		}
-		c := plan(v, m.id, m.wantLanes, steady)
+		c := plan(v, m.id, m.wantLanes)
 		if c.empty() {
 			return nil
 		}
 		if err := m.apply(ctx, tx, c); err != nil {
 			return err
 		}
-		v, _, err = m.look(ctx, tx)
+		v, err = m.look(ctx, tx)
 		return err
 	})
 	if err == nil || errors.Is(err, reactor.ErrDeposed) {
@@ -230,7 +239,12 @@ func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
 			m.log.Warn("cannot end the connections of an instance that stopped answering", "instance", g.Name, "err", err)
 		}
 	}
-	return nil
+	// Their lanes are nobody's, as anyone can see. One that is locked by a claim about to
+	// be cut off keeps the dead name, which is no instance's and means the same.
+	_, err = tx.Exec(ctx, `
+		UPDATE reactor.lanes SET owner = NULL
+		 WHERE lane IN (SELECT lane FROM reactor.lanes WHERE owner = ANY ($1) FOR UPDATE SKIP LOCKED)`, dead)
+	return err
 }
 
 func (m *member) holding(v view) reactor.Holding {
@@ -269,11 +283,10 @@ func (m *member) housekeep(ctx context.Context) {
 // ReleaseShards implements reactor.Member. As a static instance from here on, we
 // get none back.
 func (m *member) ReleaseShards(ctx context.Context) error {
-	_, err := m.control.Exec(ctx, `
+	return m.failed("release shards", m.quit(ctx, `
 		WITH me AS (UPDATE reactor.instances SET dynamic = false WHERE id = $1),
 		     freed AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1)
-		SELECT pg_notify($2, '')`, m.id, membershipChannel)
-	return m.failed("release shards", err)
+		SELECT pg_notify($2, '')`))
 }
 
 // ReleaseLane implements reactor.Member.
@@ -284,10 +297,21 @@ func (m *member) ReleaseLane(ctx context.Context, lease reactor.Lease) error {
 
 // Leave implements reactor.Member.
 func (m *member) Leave(ctx context.Context) error {
-	_, err := m.control.Exec(ctx, `
+	return m.failed("leave", m.quit(ctx, `
 		WITH gone AS (DELETE FROM reactor.instances WHERE id = $1),
 		     shards AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1),
 		     lanes AS (UPDATE reactor.lanes SET owner = NULL WHERE owner = $1)
-		SELECT pg_notify($2, '')`, m.id, membershipChannel)
-	return m.failed("leave", err)
+		SELECT pg_notify($2, '')`))
+}
+
+// quit runs a statement that gives things up, after whoever is distributing them: a plan
+// from before it would give us some back.
+func (m *member) quit(ctx context.Context, sql string) error {
+	return pgx.BeginFunc(ctx, m.control, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sql, m.id, membershipChannel)
+		return err
+	})
 }

@@ -112,6 +112,40 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// TestGoneSessionLapsesSooner: a killed process takes its sessions along, and nobody has
+// to wait for its heartbeat to grow old.
+func TestGoneSessionLapsesSooner(t *testing.T) {
+	b := newBench(t)
+	if err := b.member.Leave(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	const ttl = 10 * time.Second
+	killed := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "killed", TTL: ttl})
+	member, _ := b.join(killed)
+	heir, _ := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "heir", TTL: ttl}))
+	defer heir.Leave(b.ctx)
+	b.exec("UPDATE reactor.instances SET steady_since = steady_since - interval '1 hour'")
+	beat(t, b.ctx, heir)
+	beat(t, b.ctx, member)
+	begun := time.Now()
+	age := func(by string) {
+		b.exec("UPDATE reactor.instances SET heartbeat_at = heartbeat_at - $1::interval WHERE name = 'killed'", by)
+	}
+	age("6 seconds")
+	if h := beat(t, b.ctx, heir); h.Shards.Len() != 32 {
+		t.Fatalf("took %d shards from a late instance with a living session", h.Shards.Len()-32)
+	}
+	killed.Close()
+	for h := (reactor.Holding{}); h.Shards != reactor.AllShards; h = beat(t, b.ctx, heir) {
+		if b.ctx.Err() != nil {
+			t.Fatal("an instance whose session is gone keeps its shards")
+		}
+	}
+	if took := time.Since(begun); took > ttl-6*time.Second {
+		t.Errorf("took over after %v, when the heartbeat had lapsed anyway", took)
+	}
+}
+
 // TestOutageDeposesNobody: after the database was away all heartbeats are old, and
 // whoever comes first must not take everything.
 func TestOutageDeposesNobody(t *testing.T) {

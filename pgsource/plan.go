@@ -17,7 +17,7 @@ type view struct {
 
 type instance struct {
 	id      int64
-	alive   bool
+	lapsed  bool // to be removed, by the judgement of whoever looks
 	dynamic bool
 }
 
@@ -43,16 +43,16 @@ func (c changes) empty() bool {
 // plan compares the view with what it should be: no dead instance, every shard
 // with a living dynamic owner, each of those the same share, give or take one, with
 // as few moves as possible; no journal without an owner; and as many lanes for the
-// planner as it wants. judge tells whether the planner may declare others dead.
+// planner as it wants.
 //
 // It is a pure function of the view, so that it doesn't matter which instance runs
 // it, and running it on its own result changes nothing.
-func plan(v view, me int64, wantLanes int, judge bool) changes {
+func plan(v view, me int64, wantLanes int) changes {
 	var c changes
 	living := map[int64]int{} // dynamic instances and how many shards they own
 	known := map[int64]bool{}
 	for _, in := range v.instances {
-		if !in.alive && judge && in.id != me {
+		if in.lapsed && in.id != me {
 			c.dead = append(c.dead, in.id)
 			continue
 		}

@@ -16,17 +16,17 @@ func TestPlanDistributesFairly(t *testing.T) {
 		nextID := int64(1)
 		for range 30 {
 			if len(v.instances) == 0 || rng.IntN(3) > 0 {
-				v.instances = append(v.instances, instance{id: nextID, alive: true, dynamic: rng.IntN(5) > 0})
+				v.instances = append(v.instances, instance{id: nextID, dynamic: rng.IntN(5) > 0})
 				nextID++
 			} else {
-				v.instances[rng.IntN(len(v.instances))].alive = false
+				v.instances[rng.IntN(len(v.instances))].lapsed = true
 			}
 			me := v.instances[rng.IntN(len(v.instances))].id
 			before := v.owners
-			c := plan(v, me, 0, true)
+			c := plan(v, me, 0)
 			v = applyTo(v, c)
 			checkShares(t, seed, v, before)
-			if again := plan(v, me, 0, true); !again.empty() {
+			if again := plan(v, me, 0); !again.empty() {
 				t.Fatalf("seed %d: the plan is not final: %+v", seed, again)
 			}
 		}
@@ -41,7 +41,7 @@ func applyTo(v view, c changes) view {
 	var rest []instance
 	for _, in := range v.instances {
 		if !gone[in.id] {
-			in.alive = true // the planner itself is never removed
+			in.lapsed = false // the planner itself is never removed
 			rest = append(rest, in)
 		}
 	}
@@ -91,16 +91,17 @@ func checkShares(t *testing.T, seed uint64, v view, before [reactor.Shards]int64
 	}
 }
 
-func TestPlanJudgesOnlyWhenSteady(t *testing.T) {
-	v := view{instances: []instance{{id: 1, alive: true, dynamic: true}, {id: 2, dynamic: true}}}
+func TestPlanReplacesTheLapsed(t *testing.T) {
+	v := view{instances: []instance{{id: 1, dynamic: true}, {id: 2, dynamic: true}}}
 	for shard := range v.owners {
 		v.owners[shard] = int64(shard%2 + 1)
 	}
 	v.lanes = []laneRow{{lane: 1, owner: 1}, {lane: 2, owner: 2, journaled: true}}
-	if c := plan(v, 1, 1, false); !c.empty() {
-		t.Fatalf("an instance that must not judge took over: %+v", c)
+	if c := plan(v, 1, 1); !c.empty() {
+		t.Fatalf("all is well, and the plan is %+v", c)
 	}
-	c := plan(v, 1, 1, true)
+	v.instances[1].lapsed = true
+	c := plan(v, 1, 1)
 	if len(c.dead) != 1 || c.dead[0] != 2 || len(c.shards) != 32 {
 		t.Fatalf("the dead instance was not replaced: %+v", c)
 	}
@@ -110,7 +111,7 @@ func TestPlanJudgesOnlyWhenSteady(t *testing.T) {
 }
 
 func TestPlanLanes(t *testing.T) {
-	in := []instance{{id: 1, alive: true, dynamic: false}}
+	in := []instance{{id: 1, dynamic: false}}
 	for name, test := range map[string]struct {
 		lanes  []laneRow
 		want   int
@@ -123,7 +124,7 @@ func TestPlanLanes(t *testing.T) {
 		"recovers beyond its number":   {[]laneRow{{lane: 1, owner: 1}, {lane: 2, journaled: true}, {lane: 3}}, 1, 1, 0},
 		"recovers first, then creates": {[]laneRow{{lane: 2, journaled: true}}, 3, 1, 2},
 	} {
-		c := plan(view{instances: in, lanes: test.lanes}, 1, test.want, true)
+		c := plan(view{instances: in, lanes: test.lanes}, 1, test.want)
 		if len(c.adopt) != test.adopt || c.create != test.create {
 			t.Errorf("%s: %+v", name, c)
 		}

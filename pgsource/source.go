@@ -120,7 +120,9 @@ func (s *Source) prepareSession(ctx context.Context, conn *pgx.Conn, setup strin
 		// Nobody may make us wait for long: a claim skips locked rows, and what else
 		// we lock is ours.
 		"SET lock_timeout = '5s'",
-		"SET idle_in_transaction_session_timeout = '10s'",
+		// Frozen inside a transaction we hold others up no longer than it takes them to
+		// give us up.
+		fmt.Sprintf("SET idle_in_transaction_session_timeout = %d", s.cfg.TTL.Milliseconds()),
 		// Every statement of ours goes by an index. Plans made while the table was
 		// empty, or before it was analyzed, must not turn to scanning it.
 		"SET enable_seqscan = off",

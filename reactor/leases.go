@@ -19,7 +19,7 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 	defer in.endBeats()
 	var (
 		failures ratelog.Limiter
-		pause    backoff
+		pause    = backoff{most: time.Second / 2} // late, we would be taken for dead
 		running  = map[int32]*runningLane{}
 		ours     = 0 // lanes that claim, as opposed to guests
 		wound    = make(chan struct{})
@@ -42,6 +42,8 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 		case errors.Is(err, ErrDeposed) || hard.Err() != nil:
 			return err
 		default:
+			// Our session may be gone, and with it what tells the others that we live.
+			in.leaseUntil.Store(0)
 			failures.Fail(in.log, slog.LevelWarn, "cannot renew the leases; trying again", "err", err)
 			if !pause.sleep(hard) {
 				return nil
@@ -167,7 +169,8 @@ func (in *incarnation) endBeats() {
 	in.beaten.Broadcast()
 }
 
-// leased reports whether nobody else can have taken our leases yet.
+// leased reports whether our leases are still good, as far as we know: the latest beat
+// succeeded, and no TTL has passed since it began.
 func (in *incarnation) leased() bool {
 	return int64(in.clock.local()) < in.leaseUntil.Load()
 }

@@ -201,7 +201,8 @@ type Member interface {
 	// now. ErrDeposed means the others gave us up for dead and took everything.
 	Beat(ctx context.Context) (Holding, error)
 	// TTL is how long after its last successful Beat began an instance may act on
-	// its leases: after it, others may have taken them.
+	// its leases: after it, others take them. They may do so earlier if its session is
+	// gone, as the next Beat would find out; what makes that safe is the Epoch.
 	TTL() time.Duration
 	// ReleaseShards hands the shards to the others at once, as the first step of
 	// a stop.

@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"time"
@@ -25,7 +26,10 @@ func jitter(d time.Duration) time.Duration {
 
 // backoff is a pause that doubles with each failure. The zero value begins at
 // minBackoff.
-type backoff struct{ next time.Duration }
+type backoff struct {
+	next time.Duration
+	most time.Duration // 0: maxBackoff
+}
 
 const (
 	minBackoff = 50 * time.Millisecond
@@ -34,7 +38,7 @@ const (
 
 // sleep pauses and reports whether ctx is still alive.
 func (b *backoff) sleep(ctx context.Context) bool {
-	b.next = min(max(b.next, minBackoff), maxBackoff)
+	b.next = min(max(b.next, minBackoff), cmp.Or(b.most, maxBackoff))
 	d := jitter(b.next)
 	b.next *= 2
 	return sleep(ctx, d)

@@ -73,9 +73,11 @@ CREATE TABLE IF NOT EXISTS reactor.instances (
     dynamic      boolean     NOT NULL,
     started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- Since when it has been beating without a gap. Only who was steady for a whole
-    -- time to live may judge others: after an outage of the database every
-    -- heartbeat looks old, and nobody is dead.
+    -- Which session the heartbeat came through: gone with it, it has died for sure.
+    backend      integer     NOT NULL DEFAULT pg_backend_pid(),
+    -- Since when it has been beating without a gap. Only who was steady for long
+    -- enough may judge others: after an outage of the database every heartbeat looks
+    -- old, and nobody is dead.
     steady_since timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 

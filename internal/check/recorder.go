@@ -33,8 +33,7 @@ type recorder struct {
 }
 
 type waiter struct {
-	n     int
-	count func(Progress) int
+	ready func() bool // called with the lock held
 	done  chan struct{}
 }
 
@@ -119,9 +118,8 @@ func (r *recorder) wakeWaiters() {
 	if len(r.waiters) == 0 {
 		return
 	}
-	now := r.counts()
 	r.waiters = slices.DeleteFunc(r.waiters, func(w waiter) bool {
-		if w.count(now) < w.n {
+		if !w.ready() {
 			return false
 		}
 		close(w.done)
@@ -129,13 +127,14 @@ func (r *recorder) wakeWaiters() {
 	})
 }
 
-func (r *recorder) wait(ctx context.Context, n int, count func(Progress) int) error {
+// wait blocks until ready, which is called with the lock held, or ctx ends.
+func (r *recorder) wait(ctx context.Context, ready func() bool) error {
 	r.mu.Lock()
-	if count(r.counts()) >= n {
+	if ready() {
 		r.mu.Unlock()
 		return nil
 	}
-	w := waiter{n: n, count: count, done: make(chan struct{})}
+	w := waiter{ready: ready, done: make(chan struct{})}
 	r.waiters = append(r.waiters, w)
 	r.mu.Unlock()
 	select {
@@ -146,9 +145,26 @@ func (r *recorder) wait(ctx context.Context, n int, count func(Progress) int) er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.waiters = slices.DeleteFunc(r.waiters, func(other waiter) bool { return other.done == w.done })
-	got := count(r.counts())
-	if got >= n {
+	if ready() {
 		return nil
 	}
-	return fmt.Errorf("wait for %d, have %d: %w", n, got, ctx.Err())
+	return ctx.Err()
+}
+
+// waitCount is wait for a number of messages or jobs.
+func (r *recorder) waitCount(ctx context.Context, n int, count func(Progress) int) error {
+	err := r.wait(ctx, func() bool { return count(r.counts()) >= n })
+	if err != nil {
+		return fmt.Errorf("wait for %d, have %d: %w", n, count(r.progress()), err)
+	}
+	return nil
+}
+
+// waitFor is wait for one job.
+func (r *recorder) waitFor(ctx context.Context, id int64) error {
+	err := r.wait(ctx, func() bool { _, ok := r.distinct[id]; return ok })
+	if err != nil {
+		return fmt.Errorf("wait for job %d: %w", id, err)
+	}
+	return nil
 }

@@ -168,13 +168,16 @@ func (s *Subscriber) Progress() Progress {
 // WaitDistinct blocks until n different jobs have arrived, or ctx ends; then the
 // error says how many have.
 func (s *Subscriber) WaitDistinct(ctx context.Context, n int) error {
-	return s.rec.wait(ctx, n, func(p Progress) int { return p.Distinct })
+	return s.rec.waitCount(ctx, n, func(p Progress) int { return p.Distinct })
 }
 
 // WaitMessages is WaitDistinct for messages, all copies counted, with or without id.
 func (s *Subscriber) WaitMessages(ctx context.Context, n int) error {
-	return s.rec.wait(ctx, n, func(p Progress) int { return p.Messages })
+	return s.rec.waitCount(ctx, n, func(p Progress) int { return p.Messages })
 }
+
+// WaitFor blocks until a certain job has arrived, or ctx ends.
+func (s *Subscriber) WaitFor(ctx context.Context, id int64) error { return s.rec.waitFor(ctx, id) }
 
 // run keeps a connection up until ctx ends. It owns the client.
 func (s *Subscriber) run(ctx context.Context, client *paho.Client) {

@@ -1,0 +1,75 @@
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// Config says what to destroy, and how. The zero value of every field but Program is
+// its default.
+type Config struct {
+	// Program is the path of reactor.
+	Program string
+	// Seed of the schedule.
+	Seed uint64
+	// Delivery that the instances run in, and are judged by.
+	Delivery reactor.Delivery
+	// Instances are at least 1. Defaults to 3.
+	Instances int
+	// Duration of the destruction. Defaults to 20 s.
+	Duration time.Duration
+	// Rate of jobs per second, beside the bursts. Defaults to 1000.
+	Rate int
+	// Pause is the mean time between two faults. Defaults to 700 ms.
+	Pause time.Duration
+	// Faults are the names of those to use (see FaultNames). Defaults to all.
+	Faults []string
+	// Dir is where the instances' logs are kept; it must exist.
+	Dir string
+	// Logger gets what happens. Defaults to discarding.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.Instances, 3)
+	setDefault(&c.Duration, 20*time.Second)
+	setDefault(&c.Rate, 1000)
+	setDefault(&c.Pause, 700*time.Millisecond)
+	if len(c.Faults) == 0 {
+		c.Faults = FaultNames()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	for _, name := range c.Faults {
+		if !slices.Contains(FaultNames(), name) {
+			return fmt.Errorf("there is no fault %q; there are %s", name, strings.Join(FaultNames(), ", "))
+		}
+	}
+	switch {
+	case c.Program == "":
+		return errors.New("the Program is missing")
+	case c.Instances < 1:
+		return fmt.Errorf("the number of Instances is %d, must be at least 1", c.Instances)
+	case c.Rate < 10:
+		return fmt.Errorf("the Rate is %d, must be at least 10", c.Rate)
+	}
+	return nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

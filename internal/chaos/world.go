@@ -1,0 +1,214 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/job-publisher/reactor/internal/stack"
+)
+
+// world is a deployment: servers, instances, and those who use the same servers.
+type world struct {
+	cfg         Config
+	postgres    *stack.Postgres
+	broker      *stack.Mosquitto
+	databaseURL string // as the instances' user
+	adminURL    string // as superuser, in the same database
+	instances   []*instance
+	load        *load
+
+	postgresDown, brokerDown sync.Mutex // held while a server is down
+
+	mu       sync.Mutex
+	findings []string // guarded by mu
+}
+
+// maxConnections is small, so that it can be exhausted.
+const maxConnections = 60
+
+func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
+	w = &world{cfg: cfg}
+	defer func() {
+		if err != nil {
+			_ = w.close()
+			w = nil
+		}
+	}()
+	servers, starting := errgroup.WithContext(ctx)
+	servers.Go(func() (err error) {
+		w.postgres, err = stack.StartPostgres(starting, stack.PostgresConfig{
+			Trust: true, NoDownload: true, Settings: map[string]string{"max_connections": fmt.Sprint(maxConnections)},
+		})
+		return err
+	})
+	servers.Go(func() (err error) {
+		// The state is saved at each stop; in between would only cost time.
+		w.broker, err = stack.StartMosquitto(starting, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
+		return err
+	})
+	if err := servers.Wait(); err != nil {
+		return w, err
+	}
+	// Not a superuser: those have connections in reserve.
+	if err := w.exec(ctx, w.postgres.URL(), "CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"); err != nil {
+		return w, err
+	}
+	w.adminURL = w.postgres.DatabaseURL("app")
+	w.databaseURL = fmt.Sprintf("postgres://app@127.0.0.1:%d/app?sslmode=disable", w.postgres.Port())
+	if err := w.migrate(ctx); err != nil {
+		return w, err
+	}
+	for i := range cfg.Instances {
+		in, err := newInstance(w, i)
+		if err != nil {
+			return w, err
+		}
+		w.instances = append(w.instances, in)
+	}
+	w.load = &load{world: w}
+	return w, nil
+}
+
+func (w *world) migrate(ctx context.Context) error {
+	log, err := os.Create(w.cfg.Dir + "/migrate.log")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	p, err := stack.StartProcess(stack.ProcessSpec{
+		Path: w.cfg.Program, Args: []string{"migrate", "up", "--database-url", w.databaseURL},
+		Env: os.Environ(), Stdout: log, Stderr: log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.Wait(ctx); err != nil {
+		return err
+	}
+	if p.ExitCode() != 0 {
+		return fmt.Errorf("reactor migrate up: %s; see %s", p.Outcome(), log.Name())
+	}
+	return nil
+}
+
+func (w *world) close() error {
+	for _, in := range w.instances {
+		in.close()
+	}
+	var errs []error
+	if w.broker != nil {
+		errs = append(errs, w.broker.Close())
+	}
+	if w.postgres != nil {
+		errs = append(errs, w.postgres.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// found records something that must not be.
+func (w *world) found(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.findings = append(w.findings, fmt.Sprintf(format, args...))
+}
+
+// heal ends every fault that lasts.
+func (w *world) heal(ctx context.Context) error {
+	for _, in := range w.instances {
+		for _, t := range []*tripwire{in.fromDatabase, in.fromBroker, in.toBroker} {
+			t.disarm()
+		}
+		if err := errors.Join(in.database.Accept(), in.broker.Accept()); err != nil {
+			return err
+		}
+		in.database.Resume()
+		in.broker.Resume()
+	}
+	return errors.Join(w.postgres.Start(ctx), w.broker.Start(ctx))
+}
+
+// restart stops a server, unless somebody else is at it, and starts it again.
+func restart(ctx context.Context, down *sync.Mutex, stop func() error, start func(context.Context) error, pause time.Duration) error {
+	if !down.TryLock() {
+		return errBusy
+	}
+	defer down.Unlock()
+	if err := stop(); err != nil {
+		return err
+	}
+	sleep(ctx, pause)
+	return start(context.WithoutCancel(ctx))
+}
+
+// terminateBackends ends a share of the instances' and the strangers' connections.
+func (w *world) terminateBackends(ctx context.Context, share float64) error {
+	return w.exec(ctx, w.adminURL, fmt.Sprintf(
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND random() < %f", share))
+}
+
+// holdTransaction leaves a transaction idle after a statement.
+func (w *world) holdTransaction(ctx context.Context, hold time.Duration, sql string, args ...any) error {
+	conn, err := pgx.Connect(ctx, w.adminURL)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, sql, args...); err != nil {
+		return err
+	}
+	sleep(ctx, hold)
+	return tx.Rollback(context.WithoutCancel(ctx))
+}
+
+// exhaustConnections takes every connection that ordinary users can have.
+func (w *world) exhaustConnections(ctx context.Context, hold time.Duration) error {
+	var conns []*pgx.Conn
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	for ctx.Err() == nil && len(conns) < maxConnections {
+		c, err := pgx.Connect(ctx, w.databaseURL)
+		if err != nil {
+			break // full, or down
+		}
+		conns = append(conns, c)
+	}
+	sleep(ctx, hold)
+	return nil
+}
+
+// exec runs statements on a connection of their own.
+func (w *world) exec(ctx context.Context, url string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allFindings returns what was found so far.
+func (w *world) allFindings() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.findings)
+}

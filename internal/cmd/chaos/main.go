@@ -1,0 +1,108 @@
+// Command chaos runs seed after seed of package chaos until it is told to stop, and
+// prints those that break a promise. `make chaos` builds and runs it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/lmittmann/tint"
+
+	"github.com/job-publisher/reactor/internal/chaos"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+type command struct {
+	Program   string           `default:"bin/reactor" type:"existingfile" help:"The program to destroy."`
+	Seed      uint64           `help:"The first seed; the time if not given."`
+	Runs      int              `help:"How many seeds; 0: until stopped."`
+	Delivery  reactor.Delivery `default:"exactly-once" help:"The mode of delivery."`
+	Instances int              `default:"3" help:"How many instances."`
+	Duration  time.Duration    `default:"20s" help:"How long each seed destroys."`
+	Rate      int              `default:"1000" help:"Jobs per second."`
+	Pause     time.Duration    `default:"700ms" help:"Mean time between two faults."`
+	Faults    []string         `placeholder:"NAME,…" help:"Only these: ${faults}."`
+	Keep      string           `type:"path" placeholder:"DIR" help:"Where the logs of runs are kept; by default those of failed runs, in the temporary folder."`
+	Verbose   bool             `short:"v" help:"Say what is done, as it is done."`
+}
+
+func main() {
+	var c command
+	parser := kong.Parse(&c, kong.Name("chaos"), kong.Vars{"faults": strings.Join(chaos.FaultNames(), ", ")},
+		kong.Description("Destroys a deployment of its own, seed after seed, and judges whether every job was delivered as promised."))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	parser.FatalIfErrorf(c.run(ctx))
+}
+
+func (c *command) run(ctx context.Context) error {
+	if c.Seed == 0 {
+		c.Seed = uint64(time.Now().Unix())
+	}
+	level := slog.LevelWarn
+	if c.Verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: level}))
+	var failed []uint64
+	for i := 0; (c.Runs == 0 || i < c.Runs) && ctx.Err() == nil; i++ {
+		ok, err := c.once(ctx, c.Seed+uint64(i), log)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			return err
+		case !ok:
+			failed = append(failed, c.Seed+uint64(i))
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("promises were broken with the seeds %v", failed)
+	}
+	return nil
+}
+
+func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok bool, err error) {
+	dir := filepath.Join(c.Keep, fmt.Sprint("seed-", seed))
+	if c.Keep == "" {
+		dir, err = os.MkdirTemp("", "reactor-chaos-")
+	} else {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return false, err
+	}
+	begun := time.Now()
+	o, err := chaos.Run(ctx, chaos.Config{
+		Program: c.Program, Seed: seed, Delivery: c.Delivery, Instances: c.Instances, Duration: c.Duration,
+		Rate: c.Rate, Pause: c.Pause, Faults: c.Faults, Dir: dir, Logger: log,
+	})
+	ok = err == nil && o.Err() == nil
+	if c.Keep == "" && (ok || ctx.Err() != nil) {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return false, err
+	}
+	verdict := "kept"
+	if !ok {
+		verdict = "BROKEN"
+	}
+	r := o.Report
+	fmt.Printf("seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, latest %v, in %v\n",
+		seed, c.Delivery, verdict, len(o.Schedule), r.Due-1, r.Lost.Count, r.Duplicated.Count, r.Early.Count,
+		r.MaxLateness.Round(time.Millisecond), time.Since(begun).Round(time.Second))
+	if !ok {
+		fmt.Printf("  %s\nlogs: %s\nagain: make chaos CHAOS='--seed %d --runs 1'\nschedule:\n  %s\n",
+			strings.Join(o.Findings, "\n  "), dir, seed, strings.Join(o.Schedule, "\n  "))
+	}
+	return ok, nil
+}
