@@ -40,22 +40,45 @@
 // An incarnation ties them together from Join to Leave. If the other instances give
 // it up for dead, it is abandoned as a whole and the next one begins.
 //
-// # What happens when we die
+// # The hand-off, and what happens when we die
 //
-//	before the claim commits     nothing happened; a sweep finds the job
-//	after the claim commits      the journal names it; whoever takes over the lane
-//	                             publishes it
-//	after the PUBLISH            the same. QoS 2: in the same slot, by which the broker
-//	                             knows it; QoS 1: it may arrive twice
-//	after the PUBACK or PUBREC   the same
-//	after the settlement         QoS 1: it has been published once, and is in no journal.
-//	                             QoS 2: the journal says that the broker has it; whoever
-//	                             takes over releases it
-//	after the PUBREL             the same; a second release is harmless
-//	after the PUBCOMP            the same, until a second settlement ends the batch
+// A message at QoS 2 goes through eight states. Its instance may die in any of them; the
+// tests name these crash points. Whoever takes over the lane finds the job's place in the
+// journal, and does what stands on the right.
 //
-// At-most-once differs in one point: the recovery records journalled jobs as failed
-// instead of publishing them.
+//	     state      entered by             if we die here
+//	C1   pending    INSERT                 nothing had happened; a sweep finds it
+//	C2   held       claim commits: it is   sends it
+//	                in the journal
+//	C3   sent       PUBLISH written        sends it again as DUP in the same slot, by which
+//	                                       the broker knows it if it has it
+//	C4   received   PUBREC read            the same
+//	C5   marked     mark commits: PUBREC   releases it
+//	                is in the journal
+//	C6   releasing  PUBREL written         releases it again; of a slot that the broker has
+//	                                       freed it says so, and nothing comes of it
+//	C7   ended      PUBCOMP read           the same
+//	C8   gone       deletion commits: it   has nothing to do; the slot is free
+//	                left the journal
+//
+// Three rules hold it together. PUBREL is not sent before the mark is committed, or a
+// recovery would send again what the broker has forgotten. A slot is not used again
+// before its PUBCOMP is in and its row deleted, or the broker would take the new message
+// for the old. And nothing is sent over a new connection before the lease is looked at
+// again, after CONNACK: the broker closes the old owner's connection when the new one
+// connects, and the reverse. The model in handoff_model_test.go enumerates what can
+// happen to a lane, and finds a loss or a duplicate if one of the rules is broken.
+//
+// A commit whose answer is lost may or may not have happened. A claim is asked for by its
+// token, under a raised epoch that keeps it from committing later (Journal.ResolveClaim).
+// A settlement is repeated word for word: a second one finds nothing to do.
+//
+// At QoS 1, PUBACK ends what PUBREC to PUBCOMP do above: C3 and what follows until the row
+// is deleted publish the message again, and it may arrive twice. At QoS 0 the recovery
+// records what the journal still lists as failed, and publishes nothing.
+//
+// The broker's side of the bargain is to keep its session: what happens when it loses that
+// is SessionLossPolicy.
 //
 // The comments at pgsource's statements and at lane.pump argue each of these.
 package reactor
