@@ -113,5 +113,5 @@ func disconnected(p *packets.Disconnect) error {
 	if p.ReasonCode == packets.DisconnectSessionTakenOver {
 		return reactor.ErrSessionTakenOver
 	}
-	return fmt.Errorf("the broker disconnected us: %s", withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString))
+	return &reactor.DisconnectedError{Code: p.ReasonCode, Reason: withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString)}
 }

@@ -194,6 +194,29 @@ func TestBrokerRefusesTopics(t *testing.T) {
 	w.eventually("the expired job has failed", "SELECT count(*) = 1 FROM reactor.failed_jobs WHERE reason LIKE 'expired%'")
 }
 
+// TestPoisonJob: mosquitto closes the connection of whoever publishes to a topic of more
+// than 200 levels. Such a job fails, with the reason, and its neighbours are published.
+func TestPoisonJob(t *testing.T) {
+	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce} {
+		t.Run(delivery.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "", "")
+			w.exec("INSERT INTO jobs (topic, fire_at) VALUES ('poison' || repeat('/x', 300), now())")
+			w.insert(500, 0, 0)
+			w.start(reactor.Config{Delivery: delivery})
+			expected, err := check.ExpectedFromDB(w.ctx, w.db, "topic NOT LIKE 'poison%'")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.judgeThese(expected)
+			w.eventually("the poison has failed", `
+				SELECT count(*) = 1 AND bool_and(reason LIKE 'the broker ends the connection whenever it is sent this message: %')
+				  FROM reactor.failed_jobs`)
+			w.eventually("the journal is empty", "SELECT NOT EXISTS (SELECT FROM reactor.in_flight)")
+		})
+	}
+}
+
 // TestPostgresRestarts: a restart, clean or not, while jobs are due loses nothing, and
 // nobody is taken for dead because of it.
 func TestPostgresRestarts(t *testing.T) {

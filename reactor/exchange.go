@@ -1,6 +1,11 @@
 package reactor
 
-import "time"
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+)
 
 // The exchange of a lane with the broker: sending, the answers, and what becomes of
 // both when the connection, or the broker's session, is lost.
@@ -12,12 +17,12 @@ import "time"
 // slot, by which the broker knows it; at QoS 1 it may arrive twice. At QoS 0 the
 // recovery publishes nothing.
 func (l *lane) pump() {
-	if l.session == nil || !l.leased() {
+	if l.session == nil || !l.leased() || l.pace.resting(time.Now()) {
 		return
 	}
 	n, now := 0, l.clock.Now()
 	l.out = l.out[:0]
-	for n < len(l.queue) && l.wire < l.limits.InFlight {
+	for limit := l.pace.limit(l.limits.InFlight); n < len(l.queue) && l.wire < limit && l.suspicion.maySend(); {
 		s := l.queue[n]
 		n++
 		fl := l.at(s)
@@ -36,6 +41,7 @@ func (l *lane) pump() {
 		}
 		fl.state, fl.attempted = sent, true
 		l.wire++
+		l.suspicion.sends(s)
 		l.out = append(l.out, m)
 	}
 	l.queue = append(l.queue[:0], l.queue[n:]...)
@@ -54,11 +60,15 @@ const codeInUse = 0x91
 func (l *lane) acks(acks []Ack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.again = l.again[:0]
 	for _, a := range acks {
 		if a.Slot < 1 || a.Slot > LaneSlots {
 			continue
 		}
 		l.answered(a)
+	}
+	if len(l.again) > 0 {
+		l.queue = slices.Insert(l.queue, 0, l.again...)
 	}
 	l.pump()
 }
@@ -70,22 +80,47 @@ func (l *lane) answered(a Ack) {
 	case fl.state == releasing && a.Step == Completed:
 		// Whatever the code: the broker has nothing under this slot any more.
 		l.wire--
+		l.suspicion.answered = true
 		l.endAndSettle(a.Slot, nil)
 	case fl.state != sent:
 	case fl.flying.qos == 2 && a.Step == Received && (!a.Refused() || a.Code == codeInUse && fl.dup):
 		// If we die before the journal knows, the message is sent again, in the same slot,
 		// and the broker answers the same.
 		fl.state = received
-		l.stats.published.Add(1)
+		l.accepted()
 		l.report(fl.flying)
+	case a.Code == codeQuota:
+		// The exchange is over, and the broker has kept nothing of it.
+		l.wire--
+		fl.state, fl.attempted, fl.dup = ready, false, false
+		l.again = append(l.again, a.Slot)
+		l.suspicion.answers()
+		l.slowDown(a)
 	case a.Refused():
 		l.wire--
+		l.suspicion.answers()
 		l.stats.refused.Add(1)
 		l.endAndSettle(a.Slot, &Failure{Code: a.Code, Reason: a.Reason})
 	case fl.flying.qos != 2 && a.Step == Completed:
 		l.wire--
-		l.stats.published.Add(1)
+		l.accepted()
 		l.endAndSettle(a.Slot, nil)
+	}
+}
+
+// accepted takes note that the broker has taken a message.
+func (l *lane) accepted() {
+	l.stats.published.Add(1)
+	l.pace.accepted(l.limits.InFlight)
+	l.suspicion.answers()
+}
+
+// slowDown takes note that the broker is over quota.
+func (l *lane) slowDown(a Ack) {
+	l.stats.throttled.Add(1)
+	if rest := l.pace.over(time.Now(), l.wire); rest > 0 {
+		l.overQuota.Fail(l.log, slog.LevelWarn, "the broker is over quota; sending slower", "client_id", l.clientID, "reason", a.Reason)
+		time.AfterFunc(rest, l.resume)
 	}
 }
 
@@ -99,12 +134,18 @@ func (l *lane) end(s Slot, failure *Failure) {
 	fl := l.at(s)
 	f := fl.flying
 	if failure != nil {
-		failure.JobID = fl.job.ID
-		f.failures = append(f.failures, placedFailure{f.place(s), *failure})
+		l.fails(s, *failure)
 	}
 	fl.state = ended
 	l.forget(fl)
 	f.ended++
+}
+
+// fails notes that the message in a slot is not published.
+func (l *lane) fails(s Slot, failure Failure) {
+	fl := l.at(s)
+	failure.JobID = fl.job.ID
+	fl.flying.failures = append(fl.flying.failures, placedFailure{fl.flying.place(s), failure})
 }
 
 // attach begins to send over a session: first what has to be released, to make room.
@@ -131,12 +172,14 @@ func (l *lane) attach(s Session) {
 	l.capacity.set()
 }
 
-// detach ends it. What the broker has not answered is sent again over the next
-// session, before everything else and in the same order.
-func (l *lane) detach() {
+// detach ends it, for a reason. What the broker has not answered is sent again over the
+// next session, before everything else and in the same order. It reports whether the
+// session got anything done.
+func (l *lane) detach(why error) (fruitful bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.session = nil
+	fruitful = l.suspicion.answered
 	var unanswered []Slot
 	for _, f := range l.batches {
 		for i := range f.kept {
@@ -154,5 +197,21 @@ func (l *lane) detach() {
 		}
 	}
 	l.wire = 0
+	if cause := l.suspicion.ends(why, len(unanswered)); cause != 0 {
+		l.condemn(cause, why)
+		unanswered = slices.DeleteFunc(unanswered, func(s Slot) bool { return s == cause })
+	}
+	if tooMany(why) && len(unanswered) > 1 {
+		// The broker holds other slots than those we began with. Which, it does not say.
+		unanswered = append(unanswered[1:], unanswered[0])
+	}
 	l.queue = append(unanswered, l.queue...)
+	return fruitful
+}
+
+// tooMany reports whether a session ended because the broker held more messages than its
+// Receive Maximum. Where that is 1, a recovery may begin with another one than it holds.
+func tooMany(why error) bool {
+	var d *DisconnectedError
+	return errors.As(why, &d) && d.Code == 0x93
 }

@@ -160,7 +160,7 @@ func TestExchangeAtRandom(t *testing.T) {
 				if session == nil {
 					connect()
 				} else if rng.IntN(3) == 0 {
-					l.detach()
+					l.detach(errHangUp)
 					session = nil
 				}
 			case 8:
@@ -206,7 +206,7 @@ func TestSessionLost(t *testing.T) {
 			if len(list) != 1 || list[0].Settled != 2 || len(s.freed) != 2 {
 				t.Fatalf("settled %+v, released %v", list, s.freed)
 			}
-			l.detach()
+			l.detach(errHangUp)
 			l.lose(7)
 			s = newFakeSession(10)
 			l.attach(s)

@@ -3,6 +3,7 @@ package reactor
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -43,6 +44,8 @@ func (s *fakeSession) take() []Message {
 	return sent
 }
 
+var errHangUp = errors.New("hung up")
+
 // testLane is a lane that settles into a list.
 type testLane struct {
 	*lane
@@ -55,7 +58,7 @@ func newTestLane(delivery Delivery) *testLane {
 	t.lane = &lane{
 		delivery: delivery, stats: &counters{}, leased: func() bool { return t.leased }, clock: newClock(),
 		settle:   func(_ *lane, f *flying) { t.landed = append(t.landed, f) },
-		capacity: newSignal(), head: 1,
+		capacity: newSignal(), head: 1, log: slog.New(slog.DiscardHandler),
 	}
 	return t
 }
@@ -122,7 +125,7 @@ func TestLaneSendsAgainAfterALoss(t *testing.T) {
 	sent := first.take()
 	l.acks(acksFor(sent[:1]))
 	sent = append(sent, first.take()...)
-	l.detach()
+	l.detach(errHangUp)
 	l.acks(acksFor(sent[1:2])) // too late: that connection is gone
 
 	second := newFakeSession(10)
@@ -149,7 +152,7 @@ func TestAtMostOnceNeverSendsAgain(t *testing.T) {
 	f := l.put(1, 4)
 	l.launch(f, 0, 4)
 	s.take()
-	l.detach()
+	l.detach(errHangUp)
 	s = newFakeSession(2)
 	l.attach(s)
 	sent := s.take()
@@ -321,7 +324,7 @@ func TestLaneAtRandom(t *testing.T) {
 					l.attach(session)
 				} else if rng.IntN(4) == 0 {
 					session, wire = nil, nil
-					l.detach()
+					l.detach(errHangUp)
 				}
 			case 1:
 				n := 1 + rng.IntN(600)

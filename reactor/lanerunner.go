@@ -159,10 +159,15 @@ func (r *laneRunner) readJournal(ctx context.Context, lease Lease, lost bool) ([
 	return r.incarnation.source.Recover(ctx, lease)
 }
 
+// steadySession is how long a session lasts that is not one of a row of failures.
+const steadySession = 10 * time.Second
+
 // keepConnected replaces the session whenever it ends, until ctx ends; then it closes
 // it properly.
 func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
+	var pause backoff
 	for {
+		begun := time.Now()
 		r.attach(session)
 		r.stats.lanesUp.Add(1)
 		select {
@@ -170,14 +175,16 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 			closeSession(session)
 			<-session.Done()
 			r.stats.lanesUp.Add(-1)
-			r.detach()
+			r.detach(session.Err())
 			return
 		case <-session.Done():
 		}
 		r.stats.lanesUp.Add(-1)
-		r.detach()
+		if r.detach(session.Err()) || time.Since(begun) > steadySession {
+			pause.reset()
+		}
 		r.failures.Fail(r.log, slog.LevelWarn, "lost the connection to the broker; connecting again", "client_id", r.clientID, "err", session.Err())
-		if errors.Is(session.Err(), ErrSessionTakenOver) && !sleep(ctx, jitter(time.Second)) {
+		if !pause.sleep(ctx) || errors.Is(session.Err(), ErrSessionTakenOver) && !sleep(ctx, jitter(time.Second)) {
 			return
 		}
 		// Not every broker says that it was a take-over. Connecting again before the lease

@@ -103,7 +103,8 @@ type Session interface {
 	// Done is closed when the connection is gone and Acks will not be called any
 	// more.
 	Done() <-chan struct{}
-	// Err says why, once Done is closed.
+	// Err says why, once Done is closed: among others ErrSessionTakenOver, or a
+	// *DisconnectedError.
 	Err() error
 	// Close flushes what is queued, says DISCONNECT and waits for the connection
 	// to end, at most until ctx ends.
@@ -140,3 +141,11 @@ func (e *ConnectRefusedError) Error() string {
 // ErrSessionTakenOver is why a session ended when another connection used its
 // client id. Connecting again at once would take it back from its new owner.
 var ErrSessionTakenOver = errors.New("the session was taken over by another connection with the same client id")
+
+// DisconnectedError is why a session ended when the broker said so, with a reason.
+type DisconnectedError struct {
+	Code   byte // MQTT reason code
+	Reason string
+}
+
+func (e *DisconnectedError) Error() string { return "the broker disconnected us: " + e.Reason }

@@ -12,6 +12,8 @@ type Stats struct {
 	// written to it), Refused by it (and tried again, or failed), Failed recorded
 	// as failed or to be tried again, and Returned to the table unsent by a stop.
 	Claimed, Published, Refused, Failed, Returned int64
+	// Throttled counts messages that the broker was over quota for: sent again, slower.
+	Throttled int64
 	// Recovered jobs were left unsettled by earlier owners of our lanes.
 	Recovered int64
 	// OutcomesUnknown counts messages that were on their way at QoS 2 when the broker
@@ -42,7 +44,7 @@ type Stats struct {
 // counters are what the parts of a Reactor count in.
 type counters struct {
 	claimedJobs, published, refused, failed, returned, recovered atomic.Int64
-	outcomesUnknown                                              atomic.Int64
+	outcomesUnknown, throttled                                   atomic.Int64
 	loads, claims, settlements, unknown                          atomic.Int64
 	claimTime, settleTime                                        atomic.Int64
 	launched, latenessSum, latenessMax                           atomic.Int64

@@ -37,11 +37,14 @@ const (
 )
 
 // sleep pauses and reports whether ctx is still alive.
-func (b *backoff) sleep(ctx context.Context) bool {
+func (b *backoff) sleep(ctx context.Context) bool { return sleep(ctx, b.take()) }
+
+// take returns the pause to make now.
+func (b *backoff) take() time.Duration {
 	b.next = min(max(b.next, minBackoff), cmp.Or(b.most, maxBackoff))
 	d := jitter(b.next)
 	b.next *= 2
-	return sleep(ctx, d)
+	return d
 }
 
 func (b *backoff) reset() { b.next = 0 }

@@ -101,6 +101,7 @@ var (
 		metric("jobs_refused_total", "Refusals by the broker."):                                                     func(s reactor.Stats) float64 { return float64(s.Refused) },
 		metric("jobs_failed_total", "Jobs not published, to be tried again or given up."):                           func(s reactor.Stats) float64 { return float64(s.Failed) },
 		metric("jobs_returned_total", "Jobs handed back unsent by a stop."):                                         func(s reactor.Stats) float64 { return float64(s.Returned) },
+		metric("throttled_total", "Messages that the broker was over quota for; sent again, slower."):               func(s reactor.Stats) float64 { return float64(s.Throttled) },
 		metric("outcomes_unknown_total", "Messages that were on their way when the broker lost its session state."): func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },
 		metric("jobs_recovered_total", "Jobs found unsettled in the journal of a lane."):                            func(s reactor.Stats) float64 { return float64(s.Recovered) },
 		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                                       func(s reactor.Stats) float64 { return float64(s.Launched) },

@@ -1,0 +1,95 @@
+package reactor
+
+import (
+	"errors"
+	"testing"
+)
+
+// TestPoison: one message makes the broker hang up. All others are published, each as
+// often as its QoS promises, and this one fails.
+func TestPoison(t *testing.T) {
+	silent := errors.New("connection reset by peer")
+	for _, test := range []struct {
+		name     string
+		delivery Delivery
+		why      error
+		sessions int // at most
+	}{
+		{"silent, QoS 2", ExactlyOnce, silent, 16},
+		{"silent, QoS 1", AtLeastOnce, silent, 16},
+		{"with a reason, QoS 2", ExactlyOnce, &DisconnectedError{Code: 0x81, Reason: "malformed packet"}, 6},
+		{"with a reason, QoS 1", AtLeastOnce, &DisconnectedError{Code: 0x90, Reason: "topic name invalid"}, 6},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := newTestLane(test.delivery)
+			f := l.put(1, 40)
+			poison := f.slot(17)
+			l.launch(f, 0, 40)
+			var failures []Failure
+			published := map[int64]bool{}
+			sessions := 0
+			for !l.idle() {
+				sessions++
+				s := newFakeSession(10)
+				l.attach(s)
+				for why := error(nil); why == nil && !l.idle(); {
+					var acks []Ack
+					for _, slot := range s.freed {
+						acks = append(acks, Ack{Slot: slot, Step: Completed})
+					}
+					s.freed = nil
+					for _, m := range s.take() {
+						if m.Slot == poison {
+							why = test.why
+							break
+						}
+						published[m.JobID] = true
+						step := Completed
+						if m.QoS == 2 {
+							step = Received
+						}
+						acks = append(acks, Ack{Slot: m.Slot, Step: step})
+					}
+					l.acks(acks)
+					for _, settlement := range l.settleAll() {
+						failures = append(failures, settlement.Failures...)
+					}
+					if why != nil {
+						l.detach(why)
+						for _, settlement := range l.settleAll() {
+							failures = append(failures, settlement.Failures...)
+						}
+					}
+				}
+				if sessions > test.sessions {
+					t.Fatalf("after %d sessions %d of 39 are published", sessions, len(published))
+				}
+			}
+			if len(published) != 39 || len(failures) != 1 {
+				t.Fatalf("%d published, failures %+v", len(published), failures)
+			}
+			if f := failures[0]; f.JobID != 1017 || !f.Final {
+				t.Errorf("failed: %+v", f)
+			}
+			t.Logf("%d sessions", sessions)
+		})
+	}
+}
+
+// TestOutagesCondemnNobody: sessions that end for other reasons don't speak against what
+// happened to be on its way.
+func TestOutagesCondemnNobody(t *testing.T) {
+	for _, why := range []error{ErrSessionTakenOver, &DisconnectedError{Code: 0x8B}, &DisconnectedError{Code: 0x97}} {
+		l := newTestLane(ExactlyOnce)
+		f := l.put(1, 1)
+		l.launch(f, 0, 1)
+		for range 100 {
+			s := newFakeSession(10)
+			l.attach(s)
+			if len(s.take()) != 1 {
+				t.Fatalf("%v: the message is not sent any more", why)
+			}
+			l.detach(why)
+		}
+	}
+}
