@@ -86,3 +86,9 @@ func (f *flying) done() bool { return f.ended == f.kept }
 func (f *flying) news() bool {
 	return f.done() || f.kept < f.journalled || f.qos == 2 && f.front > f.marked
 }
+
+// urgent reports whether somebody waits for that: messages to be released, jobs to be
+// tried again, or whoever would publish the batch again if we died.
+func (f *flying) urgent() bool {
+	return f.qos < 2 || f.front > f.marked || f.kept < f.journalled || len(f.failures) > 0
+}

@@ -24,8 +24,14 @@ type settler struct {
 	turn sync.Mutex // held while a settlement, or a reopening, is under way
 
 	mu      sync.Mutex
-	pending []landed // guarded by mu
+	pending []landed    // guarded by mu
+	later   *time.Timer // guarded by mu: wakes for what is not urgent; nil: there is none
 }
+
+// patience is how long a batch may wait to leave the journal after its last PUBCOMP.
+// Nothing hangs on it but its slots, while the mark of another batch keeps messages from
+// being released: it rides with the next of those, rather than being in its way.
+const patience = 20 * time.Millisecond
 
 // landed is a batch with news for the journal.
 type landed struct {
@@ -36,9 +42,14 @@ type landed struct {
 // add takes a batch; it does not block.
 func (s *settler) add(l *lane, f *flying) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.pending = append(s.pending, landed{l, f})
-	s.mu.Unlock()
-	s.wake.set()
+	switch {
+	case f.urgent():
+		s.wake.set()
+	case s.later == nil:
+		s.later = time.AfterFunc(patience, s.wake.set)
+	}
 }
 
 // run settles until ctx ends. What is not settled then stays in the journal, for the
@@ -50,14 +61,24 @@ func (s *settler) run(ctx context.Context) {
 			return
 		case <-s.wake:
 		}
-		s.mu.Lock()
-		batches := s.pending
-		s.pending = nil
-		s.mu.Unlock()
+		batches := s.take()
 		if !s.settle(ctx, batches) {
 			return
 		}
 	}
+}
+
+// take returns all news there are.
+func (s *settler) take() []landed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.later != nil {
+		s.later.Stop()
+		s.later = nil
+	}
+	batches := s.pending
+	s.pending = nil
+	return batches
 }
 
 // settle repeats the same until it succeeds: doing it twice is harmless, but saying

@@ -97,9 +97,9 @@ func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok b
 		verdict = "BROKEN"
 	}
 	r := o.Report
-	fmt.Printf("seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, latest %v, in %v\n",
+	fmt.Printf("seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, lateness p50 %v p99 %v max %v, in %v\n",
 		seed, c.Delivery, verdict, len(o.Schedule), r.Due-1, r.Lost.Count, r.Duplicated.Count, r.Early.Count,
-		r.MaxLateness.Round(time.Millisecond), time.Since(begun).Round(time.Second))
+		r.LatenessAt(50), r.LatenessAt(99), r.MaxLateness.Round(time.Millisecond), time.Since(begun).Round(time.Second))
 	if !ok {
 		fmt.Printf("  %s\nlogs: %s\nagain: make chaos CHAOS='--seed %d --runs 1'\nschedule:\n  %s\n",
 			strings.Join(o.Findings, "\n  "), dir, seed, strings.Join(o.Schedule, "\n  "))
