@@ -20,7 +20,7 @@ func TestConnectExplains(t *testing.T) {
 	ctx := testContext(t)
 	guarded := testkit.OwnMosquitto(t, stack.MosquittoConfig{Username: "reactor", Password: "sesame"})
 	plain := testkit.Broker(t).URL()
-	maxQoS := byte(0)
+	maxQoS, noExpiry := byte(0), uint32(0)
 	for name, test := range map[string]struct {
 		url, want string
 		refused   bool
@@ -35,6 +35,7 @@ func TestConnectExplains(t *testing.T) {
 		"mqtt 3.1.1":       {scripted(t, []byte{0x20, 2, 0, 1}), "does not speak MQTT 5", true},
 		"busy":             {scripted(t, connack(t, packets.ConnackServerBusy, nil)), "server busy", false},
 		"only QoS 0":       {scripted(t, connack(t, 0, &packets.Properties{MaximumQOS: &maxQoS})), "--delivery at-most-once", true},
+		"keeps no session": {scripted(t, connack(t, 0, &packets.Properties{SessionExpiryInterval: &noExpiry})), "let it keep sessions", true},
 		"something else":   {scripted(t, []byte{0xD0, 0}), "does not answer as", false},
 		"client id banned": {scripted(t, connack(t, packets.ConnackInvalidClientID, nil)), "client id", true},
 	} {

@@ -14,7 +14,13 @@
 //	                                                     brought
 //
 // It remembers no message. What is unacknowledged when the connection ends belongs to
-// the lane, which sends it again over the next one.
+// the lane, which sends it again over the next one. So does the exchange at QoS 2: the
+// session reports PUBREC and PUBCOMP as steps of a message, and sends PUBREL when it is
+// told to (Release), never by itself.
+//
+// It asks for the broker's session as it was left (Clean Start 0) and for it to be kept
+// while nobody is connected (Session Expiry), for the packet identifiers that the broker
+// remembers in it are what makes a repeated message recognizable.
 //
 // How a message can end: refused by Check, before it is sent; acknowledged, with a
 // reason code that may be a refusal; or unknown, when the session ends first.

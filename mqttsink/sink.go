@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -18,7 +19,11 @@ import (
 type Sink struct {
 	cfg    Config
 	broker broker
+	warned sync.Once // of a short session expiry
 }
+
+// shortExpiry is a session expiry that an ordinary outage may exceed.
+const shortExpiry = 10 * time.Minute
 
 var _ reactor.Sink = (*Sink)(nil)
 
@@ -60,6 +65,12 @@ func (s *Sink) Connect(ctx context.Context, opts reactor.ConnectOptions) (reacto
 	s.cfg.Logger.Debug("the broker accepted the session", "broker", s.broker.address, "client_id", opts.ClientID,
 		"resumed", terms.limits.Resumed, "in_flight", terms.limits.InFlight, "packet_bytes", terms.limits.PacketBytes,
 		"keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
+	if opts.Delivery.QoS() == 2 && terms.sessionExpiry < min(shortExpiry, s.cfg.SessionExpiry) {
+		s.warned.Do(func() {
+			s.cfg.Logger.Warn("the broker keeps the sessions of clients that are away only for a short time; after a longer outage what was on its way is treated as lost",
+				"session_expiry", terms.sessionExpiry, "asked_for", s.cfg.SessionExpiry)
+		})
+	}
 	return newSession(conn, reader, opts, terms, s.cfg.WriteTimeout), nil
 }
 
@@ -149,6 +160,12 @@ func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms
 	}
 	if n := p.SessionExpiryInterval; n != nil {
 		t.sessionExpiry = time.Duration(*n) * time.Second
+		if *n == 0 && delivery.QoS() == 2 {
+			return terms{}, &reactor.ConnectRefusedError{
+				Broker: s.broker.address, Code: packets.ConnackImplementationSpecificError,
+				Reason: fmt.Sprintf("it keeps no session of a client that is away, and %v needs that: let it keep sessions, or use --delivery at-least-once", delivery),
+			}
+		}
 	}
 	return t, nil
 }

@@ -41,6 +41,8 @@ func (c *claimer) run(soft, hard context.Context) error {
 			select {
 			case <-soft.Done():
 				return nil
+			case <-hard.Done():
+				return nil
 			case <-c.lane.capacity:
 			}
 			continue
@@ -48,6 +50,8 @@ func (c *claimer) run(soft, hard context.Context) error {
 		var batch due
 		select {
 		case <-soft.Done():
+			return nil
+		case <-hard.Done():
 			return nil
 		case <-c.lane.capacity: // the session may have gone
 			continue
