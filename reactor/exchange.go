@@ -20,7 +20,7 @@ func (l *lane) pump() {
 	if l.session == nil || !l.leased() || l.pace.resting(time.Now()) {
 		return
 	}
-	n, now := 0, l.clock.Now()
+	n, now, local := 0, l.clock.Now(), l.clock.local()
 	l.out = l.out[:0]
 	for limit := l.pace.limit(l.limits.InFlight); n < len(l.queue) && l.wire < limit && l.suspicion.maySend(); {
 		s := l.queue[n]
@@ -39,7 +39,7 @@ func (l *lane) pump() {
 			l.endAndSettle(s, &Failure{Reason: err.Error(), Final: true})
 			continue
 		}
-		fl.state, fl.attempted = sent, true
+		fl.state, fl.attempted, fl.sentAt = sent, true, local
 		l.wire++
 		l.suspicion.sends(s)
 		l.out = append(l.out, m)
@@ -60,7 +60,7 @@ const codeInUse = 0x91
 func (l *lane) acks(acks []Ack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.again = l.again[:0]
+	l.again, l.answeredAt = l.again[:0], l.clock.local()
 	for _, a := range acks {
 		if a.Slot < 1 || a.Slot > LaneSlots {
 			continue
@@ -87,7 +87,7 @@ func (l *lane) answered(a Ack) {
 		// If we die before the journal knows, the message is sent again, in the same slot,
 		// and the broker answers the same.
 		fl.state = received
-		l.accepted()
+		l.accepted(fl)
 		l.report(fl.flying)
 	case a.Code == codeQuota:
 		// The exchange is over, and the broker has kept nothing of it.
@@ -103,14 +103,15 @@ func (l *lane) answered(a Ack) {
 		l.endAndSettle(a.Slot, &Failure{Code: a.Code, Reason: a.Reason})
 	case fl.flying.qos != 2 && a.Step == Completed:
 		l.wire--
-		l.accepted()
+		l.accepted(fl)
 		l.endAndSettle(a.Slot, nil)
 	}
 }
 
 // accepted takes note that the broker has taken a message.
-func (l *lane) accepted() {
+func (l *lane) accepted(fl *flight) {
 	l.stats.published.Add(1)
+	l.stats.ackTime.Add(int64(l.answeredAt - fl.sentAt))
 	l.pace.accepted(l.limits.InFlight)
 	l.suspicion.answers()
 }

@@ -1,5 +1,7 @@
 package reactor
 
+import "time"
+
 // flight is the state of one slot of a lane.
 //
 //	       launch        send          PUBACK; at QoS 0, written
@@ -16,6 +18,7 @@ package reactor
 type flight struct {
 	job    Job
 	flying *flying
+	sentAt time.Duration // of clock.local
 	state  flightState
 	// attempted tells that the message may have reached the broker: it can be sent
 	// again, but not handed back.

@@ -3,6 +3,7 @@ package reactor
 import (
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 )
@@ -32,24 +33,25 @@ type lane struct {
 	// capacity is set when slots became free or a session was attached.
 	capacity signal
 
-	mu        sync.Mutex
-	lease     Lease
-	session   Session // nil while there is none
-	limits    Limits
-	slots     [LaneSlots]flight
-	head      Slot      // the next to be taken
-	batches   []*flying // oldest first; their slots are consecutive on the ring
-	queue     []Slot    // ready to be sent, in order
-	bytes     int       // of the payloads that have not ended
-	wire      int       // slots that are taken at the broker
-	out       []Message // reused by pump
-	freed     []Slot    // reused for releases
-	again     []Slot    // reused for what the broker wants again
-	pace      pace
-	suspicion suspicion
-	overQuota ratelog.Limiter
-	closing   bool   // nothing more is taken
-	abandon   func() // ends the lane's runner; nil before it runs
+	mu         sync.Mutex
+	lease      Lease
+	session    Session // nil while there is none
+	limits     Limits
+	slots      [LaneSlots]flight
+	head       Slot          // the next to be taken
+	batches    []*flying     // oldest first; their slots are consecutive on the ring
+	queue      []Slot        // ready to be sent, in order
+	bytes      int           // of the payloads that have not ended
+	wire       int           // slots that are taken at the broker
+	out        []Message     // reused by pump
+	freed      []Slot        // reused for releases
+	again      []Slot        // reused for what the broker wants again
+	answeredAt time.Duration // when the answers came that are being taken, of clock.local
+	pace       pace
+	suspicion  suspicion
+	overQuota  ratelog.Limiter
+	closing    bool   // nothing more is taken
+	abandon    func() // ends the lane's runner; nil before it runs
 }
 
 // maxLaneBytes bounds the payloads of a lane, give or take a claim's.

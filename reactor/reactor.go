@@ -113,7 +113,7 @@ func (r *Reactor) Stats() Stats {
 		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
 		Failed: c.failed.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
 		Loads: c.loads.Load(), Claims: c.claims.Load(), Settlements: c.settlements.Load(), UnknownClaims: c.unknown.Load(),
-		ClaimTime: time.Duration(c.claimTime.Load()), SettleTime: time.Duration(c.settleTime.Load()),
+		ClaimTime: time.Duration(c.claimTime.Load()), SettleTime: time.Duration(c.settleTime.Load()), AckTime: time.Duration(c.ackTime.Load()),
 		Launched: c.launched.Load(), LatenessSum: time.Duration(c.latenessSum.Load()), LatenessMax: time.Duration(c.latenessMax.Load()),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
 		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),

@@ -24,6 +24,8 @@ type Stats struct {
 	Loads, Claims, Settlements, UnknownClaims int64
 	// ClaimTime and SettleTime are the sums over Claims and Settlements.
 	ClaimTime, SettleTime time.Duration
+	// AckTime is the sum over Published of the time from PUBLISH to the broker's answer.
+	AckTime time.Duration
 	// Launched jobs and the sum and maximum of their lateness when they were handed
 	// to the lane, against fire_at on the database's clock.
 	Launched                 int64
@@ -46,7 +48,7 @@ type counters struct {
 	claimedJobs, published, refused, failed, returned, recovered atomic.Int64
 	outcomesUnknown, throttled                                   atomic.Int64
 	loads, claims, settlements, unknown                          atomic.Int64
-	claimTime, settleTime                                        atomic.Int64
+	claimTime, settleTime, ackTime                               atomic.Int64
 	launched, latenessSum, latenessMax                           atomic.Int64
 	pending, inFlight, shards, lanesUp                           atomic.Int64
 	feedUp                                                       atomic.Bool

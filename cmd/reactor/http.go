@@ -111,6 +111,7 @@ var (
 		metric("claim_seconds_total", "Sum of the durations of claims."):                                            func(s reactor.Stats) float64 { return s.ClaimTime.Seconds() },
 		metric("claims_unknown_total", "Claims whose outcome had to be asked for."):                                 func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
 		metric("settlements_total", "Settlements."):                                                                 func(s reactor.Stats) float64 { return float64(s.Settlements) },
+		metric("ack_seconds_total", "Sum over published jobs of the time from PUBLISH to the broker's answer."):     func(s reactor.Stats) float64 { return s.AckTime.Seconds() },
 		metric("settle_seconds_total", "Sum of the durations of settlements."):                                      func(s reactor.Stats) float64 { return s.SettleTime.Seconds() },
 	}
 	gauges = map[*prometheus.Desc]func(reactor.Stats) float64{
