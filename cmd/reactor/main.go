@@ -35,6 +35,7 @@ type program struct {
 	Run     runCommand     `cmd:"" help:"Publish jobs as they fall due."`
 	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`
 	Demo    demoCommand    `cmd:"" help:"Show the main job on a PostgreSQL and a broker of its own."`
+	Bench   benchCommand   `cmd:"" help:"Measure lateness and throughput."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 

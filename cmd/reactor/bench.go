@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/bench"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// benchCommand is `reactor bench`.
+type benchCommand struct {
+	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders."`
+	DatabaseURL string `group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
+	MQTTURL     string `group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
+
+	Jobs         int           `group:"Load" default:"50000" help:"How many jobs."`
+	Rate         float64       `group:"Load" placeholder:"PER_SECOND" help:"Evenly paced, instead of a backlog that is due at once."`
+	Spread       time.Duration `group:"Load" placeholder:"DURATION" help:"Or at random within this time."`
+	SameInstant  bool          `group:"Load" help:"Or all at one instant in the future."`
+	PayloadBytes int           `group:"Load" default:"40" help:"Size of a payload."`
+	Topics       int           `group:"Load" default:"100" help:"How many different topics."`
+
+	Instances int              `group:"Work" default:"1" help:"How many instances to start; 0 uses those that run already."`
+	Delivery  reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
+	Lanes     int              `group:"Work" default:"2" help:"Connections of each instance to the broker."`
+
+	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: measure a poller too, the design that reactor replaces."`
+	PollRows  int           `group:"Compare" default:"100" help:"Rows that it reads at a time."`
+	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often."`
+	Ceiling   bool          `group:"Compare" help:"Measure the bare claim and the bare broker too: a backlog drained with nothing between them."`
+
+	JSON string `group:"Output" name:"json" type:"path" placeholder:"FILE" help:"Write everything measured there; - is the standard output."`
+	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput there."`
+}
+
+// Help is shown by `reactor bench --help`.
+func (*benchCommand) Help() string {
+	return `Inserts jobs by plain SQL, lets instances publish them, and takes the time of each message with
+a subscriber of its own.
+
+    reactor bench --stack --jobs 100000 --ceiling --baseline poll
+    reactor bench --stack --jobs 10000 --rate 1000 --plot lateness.svg
+
+The subscriber, the servers and the instances share this machine: compare what one run measured, not
+one run with another.`
+}
+
+// Run measures, and reports.
+func (c *benchCommand) Run(ctx context.Context, out output) error {
+	if c.Stack == (c.DatabaseURL != "" || c.MQTTURL != "") {
+		return &usageError{errors.New("give either --stack, or --database-url and --mqtt-url")}
+	}
+	if c.Ceiling && (c.Rate > 0 || c.Spread > 0 || c.SameInstant) {
+		return &usageError{errors.New("--ceiling is that of a backlog: leave --rate, --spread and --same-instant away")}
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	text := out.stdout
+	if c.JSON == "-" {
+		text = out.stderr
+	}
+	show := newProgress(text)
+	next := time.Time{}
+	result, err := bench.Run(ctx, bench.Config{
+		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program,
+		Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
+		Load: bench.Load{
+			Jobs: c.Jobs, Rate: c.Rate, Spread: c.Spread, SameInstant: c.SameInstant,
+			PayloadBytes: c.PayloadBytes, Topics: c.Topics,
+		},
+		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
+		Progress: func(p bench.Progress) {
+			if now := time.Now(); now.After(next) || p.Received == p.Of {
+				next = now.Add(show.interval)
+				show.update(fmt.Sprintf("%-8s %7d of %d", p.Stage, p.Received, p.Of), p.Received, p.Of)
+			}
+		},
+	})
+	show.end()
+	if err != nil {
+		return err
+	}
+	if err := result.Table(text); err != nil {
+		return err
+	}
+	if err := c.write(c.JSON, out.stdout, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(result)
+	}); err != nil {
+		return err
+	}
+	if err := c.write(c.Plot, out.stdout, result.Plot); err != nil {
+		return err
+	}
+	return result.Err()
+}
+
+// write writes a file, if there is a name for it.
+func (c *benchCommand) write(name string, stdout io.Writer, do func(io.Writer) error) error {
+	switch name {
+	case "":
+		return nil
+	case "-":
+		return do(stdout)
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(f), f.Close())
+}

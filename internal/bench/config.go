@@ -1,0 +1,98 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// Config says what to measure.
+type Config struct {
+	// DatabaseURL and BrokerURL are the servers to use, migrated. Both empty: Run
+	// starts a PostgreSQL and a Mosquitto of its own.
+	DatabaseURL, BrokerURL string
+	// Program is the path of reactor, for the instances.
+	Program string
+	// Instances to start; 0 attaches to those that are running.
+	Instances int
+	Delivery  reactor.Delivery
+	Lanes     int
+
+	Load Load
+
+	// Baseline measures the poller too, on at most BaselineJobs of the jobs.
+	Baseline bool
+	Poll     Poll
+	// Ceiling measures the bare claim and the bare broker too.
+	Ceiling bool
+
+	// Progress, if set, is called a few times a second by one goroutine.
+	Progress func(Progress)
+}
+
+// Load says what jobs fall due when. With neither Rate nor Spread nor SameInstant they
+// are due when the measurement starts: a backlog.
+type Load struct {
+	Jobs         int
+	Rate         float64       // jobs per second, evenly paced
+	Spread       time.Duration // at random within it
+	SameInstant  bool
+	PayloadBytes int
+	Topics       int
+}
+
+// Poll is the poller's design: read Rows rows every Every, publish them, mark them.
+type Poll struct {
+	Rows  int
+	Every time.Duration
+}
+
+// Progress is how far a measurement is.
+type Progress struct {
+	Stage             string
+	Received, Of      int
+	ReceivedPerSecond float64
+}
+
+func (c Config) validate() error {
+	shapes := 0
+	for _, set := range []bool{c.Load.Rate > 0, c.Load.Spread > 0, c.Load.SameInstant} {
+		if set {
+			shapes++
+		}
+	}
+	switch {
+	case (c.DatabaseURL == "") != (c.BrokerURL == ""):
+		return errors.New("give both URLs, or neither for servers of the bench's own")
+	case c.DatabaseURL == "" && c.Instances == 0:
+		return errors.New("servers of the bench's own have no instances to attach to: start at least one")
+	case c.Instances < 0 || c.Instances > 64:
+		return fmt.Errorf("the number of instances is %d, must be 0 to 64", c.Instances)
+	case shapes > 1:
+		return errors.New("a rate, a spread and the same instant exclude each other")
+	case c.Load.Jobs < 1:
+		return fmt.Errorf("the number of jobs is %d, must be at least 1", c.Load.Jobs)
+	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > 1<<20:
+		return fmt.Errorf("a payload of %d bytes is not 0 to 1,048,576", c.Load.PayloadBytes)
+	case c.Load.Topics < 1:
+		return fmt.Errorf("the number of topics is %d, must be at least 1", c.Load.Topics)
+	case c.Load.Rate < 0 || c.Load.Spread < 0:
+		return errors.New("rate and spread must not be negative")
+	case c.Baseline && (c.Poll.Rows < 1 || c.Poll.Every < 0):
+		return errors.New("the poller must read at least 1 row")
+	}
+	return nil
+}
+
+// backlog reports whether everything is due at the start.
+func (l Load) backlog() bool { return l.Rate == 0 && l.Spread == 0 && !l.SameInstant }
+
+// duration is from the first job's fire_at to the last one's.
+func (l Load) duration() time.Duration {
+	if l.Rate > 0 {
+		return time.Duration(float64(l.Jobs) / l.Rate * float64(time.Second))
+	}
+	return l.Spread
+}

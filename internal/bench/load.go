@@ -1,0 +1,79 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/internal/check"
+)
+
+// topicPrefix sets the bench's jobs apart from others in the table.
+const topicPrefix = "reactor-bench/"
+
+// ahead is how long before the first fire_at a paced load is inserted.
+const ahead = 2 * time.Second
+
+// insertRows is how many rows one statement inserts.
+const insertRows = 20_000
+
+const insertSQL = `
+INSERT INTO jobs (topic, payload, fire_at)
+SELECT $1 || n % $2::int, rpad('job ' || n || ' ', $3::int, '.'),
+       $4::timestamptz + CASE WHEN $5::float8 > 0 THEN n / $5::float8 ELSE random() * $6::float8 END * interval '1 second'
+  FROM generate_series($7::int, $8::int) AS n`
+
+// insert inserts the load and returns how many rows a second that was.
+func (l Load) insert(ctx context.Context, conn *pgx.Conn) (perSecond float64, err error) {
+	var begin time.Time
+	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&begin); err != nil {
+		return 0, fmt.Errorf("insert: %w", err)
+	}
+	if !l.backlog() {
+		begin = begin.Add(ahead)
+		if l.SameInstant {
+			begin = begin.Add(ahead) // not before all are inserted
+		}
+	}
+	begun := time.Now()
+	for first := 1; first <= l.Jobs; first += insertRows {
+		last := min(first+insertRows-1, l.Jobs)
+		if _, err := conn.Exec(ctx, insertSQL, topicPrefix, l.Topics, l.PayloadBytes, begin,
+			l.Rate, l.Spread.Seconds(), first, last); err != nil {
+			return 0, fmt.Errorf("insert: %w", err)
+		}
+	}
+	return float64(l.Jobs) / time.Since(begun).Seconds(), nil
+}
+
+// expected reads the load back for the judge.
+func expected(ctx context.Context, conn *pgx.Conn, knownAt time.Time) ([]check.Expected, error) {
+	jobs, err := check.ExpectedFromDB(ctx, conn, "topic LIKE '"+topicPrefix+"%'")
+	for i := range jobs {
+		jobs[i].KnownAt, jobs[i].Payload = knownAt, nil
+	}
+	return jobs, err
+}
+
+// clear removes the bench's jobs, and what is dead with them, so that each measurement
+// begins with the same table.
+func clear(ctx context.Context, conn *pgx.Conn) error {
+	for _, sql := range []string{
+		"DELETE FROM jobs WHERE topic LIKE '" + topicPrefix + "%'",
+		"VACUUM (ANALYZE) jobs", "VACUUM reactor.in_flight",
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("clear the table: %w", err)
+		}
+	}
+	return nil
+}
+
+// settleDown has the server write out what is dirty, so that it does not do so in the
+// middle of what is measured. It needs rights that not everybody has.
+func settleDown(ctx context.Context, conn *pgx.Conn) {
+	_, _ = conn.Exec(ctx, "VACUUM (ANALYZE) jobs")
+	_, _ = conn.Exec(ctx, "CHECKPOINT") // without the right for it: noisier
+}

@@ -1,0 +1,70 @@
+package bench
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// The poller is the design that reactor replaces: read some rows that are due, publish
+// them, mark them, wait, again. One transaction holds the rows' locks meanwhile.
+
+const pollSQL = `
+SELECT id, topic, payload FROM jobs
+ WHERE NOT processed AND fire_at <= clock_timestamp() ORDER BY fire_at LIMIT $1 FOR UPDATE SKIP LOCKED`
+
+// pollIndex is what such a design has; reactor's own index begins with the shard.
+const pollIndex = "CREATE INDEX reactor_bench_poll ON jobs (fire_at) WHERE NOT processed"
+
+// poll runs a poller until ctx ends.
+func (d *deployment) poll(ctx context.Context) error {
+	p, err := openPipe(ctx, d.broker, "reactor-bench-poller", reactor.AtLeastOnce)
+	if err != nil {
+		return err
+	}
+	defer p.close(context.WithoutCancel(ctx))
+	return d.withConn(ctx, func(conn *pgx.Conn) error {
+		tick := time.NewTicker(max(d.cfg.Poll.Every, time.Microsecond))
+		defer tick.Stop()
+		for {
+			if err := d.pollOnce(ctx, conn, p); err != nil {
+				return err
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+}
+
+func (d *deployment) pollOnce(ctx context.Context, conn *pgx.Conn, p *pipe) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, pollSQL, d.cfg.Poll.Rows)
+		if err != nil {
+			return err
+		}
+		var (
+			msgs []reactor.Message
+			ids  []int64
+			m    reactor.Message
+		)
+		if _, err := pgx.ForEachRow(rows, []any{&m.JobID, &m.Topic, &m.Payload}, func() error {
+			m.Slot, m.QoS = reactor.Slot(len(msgs)%reactor.LaneSlots+1), 1
+			msgs, ids = append(msgs, m), append(ids, m.JobID)
+			m.Payload = nil
+			return nil
+		}); err != nil || len(ids) == 0 {
+			return err
+		}
+		if err := p.send(ctx, msgs); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, "UPDATE jobs SET processed = true, processed_at = clock_timestamp() WHERE id = ANY ($1)", ids)
+		return err
+	})
+}
