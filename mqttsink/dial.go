@@ -42,11 +42,14 @@ func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 
 // hangUp closes a connection at once. A tls.Conn's own Close says goodbye first, and
 // waits up to five seconds for somebody to take it.
-func hangUp(conn net.Conn) {
+func hangUp(conn net.Conn) { plain(conn).Close() }
+
+// plain is the connection below TLS.
+func plain(conn net.Conn) net.Conn {
 	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
+		return secure.NetConn()
 	}
-	conn.Close()
+	return conn
 }
 
 func (s *Sink) explainDial(ctx context.Context, err error) error {

@@ -22,6 +22,7 @@ func (s *session) read() error {
 	for {
 		err := s.takeBuffered()
 		if len(s.acks) > 0 {
+			s.answered(len(s.acks))
 			s.report(s.acks) // they count, whatever came after them
 			s.acks = s.acks[:0]
 		}
@@ -79,15 +80,27 @@ func (s *session) take(packet []byte) error {
 // awaitMore blocks until there is a byte more than is buffered. A packet that is not
 // whole is shorter than the buffer, so there is room for one.
 func (s *session) awaitMore() error {
+	if s.gather() {
+		_, err := s.reader.Peek(s.reader.Buffered() + 1)
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return received(err)
+		}
+		s.lowWater.set(1) // the broker is slow, or has answered what it will: take what is there
+	}
 	if err := s.allowSilence(); err != nil {
 		return fmt.Errorf("receive: %w", err)
 	}
 	_, err := s.reader.Peek(s.reader.Buffered() + 1)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.silence())
+	}
+	return received(err)
+}
+
+func received(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.silence())
 	case errors.Is(err, io.EOF):
 		return errHungUp
 	}

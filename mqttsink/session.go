@@ -24,7 +24,8 @@ type session struct {
 	patience  time.Duration // with a broker that does not read, or not hang up
 	report    func([]reactor.Ack)
 
-	reader *bufio.Reader // owned by read
+	reader   *bufio.Reader // owned by read
+	lowWater lowWater      // owned by read
 	acks   []reactor.Ack // owned by read: taken and not yet reported
 
 	wake chan struct{} // one slot: there is something to write
@@ -33,6 +34,7 @@ type session struct {
 	mu        sync.Mutex
 	buffer    []byte         // guarded by mu: encoded and not written; InFlight bounds it
 	unwritten []reactor.Slot // guarded by mu: QoS 0, in buffer
+	awaited   int            // guarded by mu: answers that the broker owes us
 	state     sessionState   // guarded by mu
 	err       error          // guarded by mu: the first one
 }
@@ -56,7 +58,7 @@ var errClosed = errors.New("the session is closed")
 
 func newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms, patience time.Duration) *session {
 	s := &session{
-		conn: conn, reader: reader, report: opts.Acks,
+		conn: conn, reader: reader, lowWater: newLowWater(conn), report: opts.Acks,
 		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: patience,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
@@ -99,6 +101,8 @@ func (s *session) Publish(msgs []reactor.Message) error {
 		s.buffer = appendPublish(s.buffer, msgs[i])
 		if msgs[i].QoS == 0 {
 			s.unwritten = append(s.unwritten, msgs[i].Slot)
+		} else {
+			s.awaited++
 		}
 	}
 	s.wakeWriter()
@@ -115,6 +119,7 @@ func (s *session) Release(slots []reactor.Slot) error {
 	for _, slot := range slots {
 		s.buffer = appendPubrel(s.buffer, slot)
 	}
+	s.awaited += len(slots)
 	s.wakeWriter()
 	return nil
 }

@@ -20,9 +20,13 @@ func (l *lane) pump() {
 	if l.session == nil || !l.leased() || l.pace.resting(time.Now()) {
 		return
 	}
+	limit := l.pace.limit(l.limits.InFlight)
+	if limit-l.wire < min(len(l.queue), limit/4) {
+		return // a nearly full window is not filled message by message: see acks
+	}
 	n, now, local := 0, l.clock.Now(), l.clock.local()
 	l.out = l.out[:0]
-	for limit := l.pace.limit(l.limits.InFlight); n < len(l.queue) && l.wire < limit && l.suspicion.maySend(); {
+	for n < len(l.queue) && l.wire < limit && l.suspicion.maySend() {
 		s := l.queue[n]
 		n++
 		fl := l.at(s)

@@ -1,0 +1,35 @@
+package mqttsink
+
+import "time"
+
+// A broker answers each message by itself, with four bytes. To be woken for each of them
+// costs us and the kernel more than all the rest of a message, and as it makes us send the
+// next ones by themselves too, it costs the broker as much again. While many answers are
+// on their way nobody waits for a single one: the kernel is asked to wake us when some
+// have come (SO_RCVLOWAT), and for a few milliseconds at most, in case that they don't.
+const (
+	// gatherFrom is how many answers must be on their way.
+	gatherFrom = 128
+	// gatherBytes is how much to wait for: half of them at their shortest.
+	gatherBytes = gatherFrom / 2 * 4
+	// gatherFor is how long.
+	gatherFor = 5 * time.Millisecond
+)
+
+// answered takes note of n answers.
+func (s *session) answered(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.awaited = max(0, s.awaited-n) // a broker may answer what nobody asked
+}
+
+// gather reports whether the next read is to wait for several answers, and arranges it.
+func (s *session) gather() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.awaited < gatherFrom || s.state >= parted {
+		s.lowWater.set(1)
+		return false
+	}
+	return s.lowWater.set(gatherBytes) && s.conn.SetReadDeadline(time.Now().Add(gatherFor)) == nil
+}
