@@ -118,3 +118,22 @@ func (c *benchCommand) write(name string, stdout io.Writer, do func(io.Writer) e
 	}
 	return errors.Join(do(f), f.Close())
 }
+
+// drainCommand is `reactor bench-drain`, which the bench starts.
+type drainCommand struct {
+	Kind        string           `arg:"" enum:"ceiling,poller" help:"ceiling or poller."`
+	DatabaseURL string           `required:""`
+	MQTTURL     string           `required:"" name:"mqtt-url"`
+	Delivery    reactor.Delivery `default:"exactly-once"`
+	Lanes       int              `default:"2"`
+	PollRows    int              `default:"100"`
+	PollEvery   time.Duration    `default:"50ms"`
+}
+
+// Run drains.
+func (c *drainCommand) Run(ctx context.Context) error {
+	return stopped(ctx, bench.Bare{
+		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Kind: bench.Kind(c.Kind), Delivery: c.Delivery, Lanes: c.Lanes,
+		Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery},
+	}.Drain(ctx))
+}

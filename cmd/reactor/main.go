@@ -36,6 +36,7 @@ type program struct {
 	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`
 	Demo    demoCommand    `cmd:"" help:"Show the main job on a PostgreSQL and a broker of its own."`
 	Bench   benchCommand   `cmd:"" help:"Measure lateness and throughput."`
+	Drain   drainCommand   `cmd:"" name:"bench-drain" hidden:"" help:"Be what reactor bench compares with."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 

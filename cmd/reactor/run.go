@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"runtime/pprof"
 	"time"
 
 	"github.com/job-publisher/reactor/mqttsink"
@@ -40,7 +43,8 @@ type runCommand struct {
 	MaxPending    int           `default:"262144" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
 	Grace         time.Duration `default:"10s" group:"Work" help:"How long a stop waits for the broker's acknowledgements."`
 
-	HTTPAddr string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
+	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
+	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
 	loggingFlags
 }
 
@@ -78,10 +82,32 @@ func (c *runCommand) Run(ctx context.Context, out output) error {
 			log.Info("brought the schema up to date", "applied", names)
 		}
 	}
+	if c.CPUProfile != "" {
+		end, err := profileCPU(c.CPUProfile)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	if listener == nil {
 		return r.Run(ctx)
 	}
 	return serveWhile(ctx, listener, r, log)
+}
+
+// profileCPU writes a profile until end is called.
+func profileCPU(name string) (end func(), err error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the CPU profile: %w: choose another --cpu-profile", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close() // it is only for looking at
+	}, nil
 }
 
 // build makes the instance from the flags; its errors are about flags.

@@ -37,7 +37,7 @@ func (d *deployment) run(ctx context.Context) (Result, error) {
 		return r, err
 	}
 	if d.cfg.Ceiling {
-		m, err := d.bare(ctx, "ceiling", d.cfg.Load.Jobs, func(ctx context.Context, _ func()) error { return d.drainBare(ctx) })
+		m, err := d.trial(ctx, "ceiling", d.cfg.Load.Jobs, d.beginBare(Ceiling))
 		if err != nil {
 			return r, fmt.Errorf("ceiling: %w", err)
 		}
@@ -46,135 +46,107 @@ func (d *deployment) run(ctx context.Context) (Result, error) {
 	if d.cfg.Baseline {
 		jobs := d.cfg.Load.Jobs
 		if d.cfg.Load.backlog() {
-			jobs = min(jobs, 10_000) // it takes its time
+			jobs = min(jobs, baselineJobs)
 		}
 		if _, err := d.conn.Exec(ctx, pollIndex); err != nil {
 			return r, fmt.Errorf("baseline: %w", err)
 		}
-		m, err := d.bare(ctx, "baseline", jobs, func(ctx context.Context, ready func()) error {
-			ready()
-			return d.poll(ctx)
-		})
+		m, err := d.trial(ctx, "baseline", jobs, d.beginBare(Poller))
 		_, dropErr := d.conn.Exec(context.WithoutCancel(ctx), "DROP INDEX reactor_bench_poll")
 		if err := errors.Join(err, dropErr); err != nil {
 			return r, fmt.Errorf("baseline: %w", err)
 		}
 		r.Baseline = &m
 	}
-	m, err := d.measure(ctx)
+	m, err := d.trial(ctx, "reactor", d.cfg.Load.Jobs, d.beginInstances)
 	r.Reactor = m
 	return r, errors.Join(err, clear(ctx, d.conn))
 }
 
-// bare measures something that is not reactor. A backlog is there before it starts; other
-// loads are inserted when it is ready.
-func (d *deployment) bare(ctx context.Context, name string, jobs int, drain func(ctx context.Context, ready func()) error) (Measurement, error) {
+// baselineJobs bounds a backlog for the poller, which takes its time.
+const baselineJobs = 10_000
+
+// drainer is whoever drains the load of a trial.
+type drainer interface {
+	// processes are those it has begun.
+	processes() []subject
+	// failed is why it has ended though it should not have.
+	failed() error
+	// finish stops it and returns what it says of itself, if anything.
+	finish(ctx context.Context) (*Internals, error)
+}
+
+// trial has the load drained once, on an empty table, and judges. A backlog is there
+// before the drainer begins, unless that runs already; other loads are inserted once it
+// is ready.
+func (d *deployment) trial(ctx context.Context, name string, jobs int, begin func(context.Context) (drainer, error)) (m Measurement, err error) {
 	load := d.cfg.Load
 	load.Jobs = jobs
 	if err := clear(ctx, d.conn); err != nil {
-		return Measurement{}, err
+		return m, err
 	}
+	before := load.backlog() && !(name == "reactor" && d.cfg.Instances == 0)
 	perSecond := 0.0
-	var err error
-	if load.backlog() {
+	if before {
 		if perSecond, err = load.insert(ctx, d.conn); err != nil {
-			return Measurement{}, err
+			return m, err
 		}
 		settleDown(ctx, d.conn)
 	}
 	w, err := watch(ctx, d.broker, jobs)
 	if err != nil {
-		return Measurement{}, err
+		return m, err
 	}
 	defer w.close()
-	draining, end := context.WithCancel(ctx)
-	defer end()
-	ready, drained := make(chan struct{}, 1), make(chan error, 1)
-	begun := time.Now()
-	go func() { drained <- drain(draining, func() { ready <- struct{}{} }) }()
-	if !load.backlog() {
-		select {
-		case <-ready:
-		case err := <-drained:
-			return Measurement{}, err
-		}
-		if perSecond, err = load.insert(ctx, d.conn); err != nil {
-			return Measurement{}, err
-		}
-	}
-	if err := d.await(ctx, name, w, load, drained); err != nil {
-		return Measurement{}, err
-	}
-	end()
-	return d.judge(ctx, name, w, begun, perSecond)
-}
-
-// measure measures reactor.
-func (d *deployment) measure(ctx context.Context) (Measurement, error) {
-	const name = "reactor"
-	load := d.cfg.Load
-	if err := clear(ctx, d.conn); err != nil {
-		return Measurement{}, err
-	}
-	w, err := watch(ctx, d.broker, load.Jobs)
-	if err != nil {
-		return Measurement{}, err
-	}
-	defer w.close()
-	perSecond := 0.0
-	// With instances that run already, a backlog comes into being in front of them.
-	before := load.backlog() && d.cfg.Instances > 0
-	if before {
-		if perSecond, err = load.insert(ctx, d.conn); err != nil {
-			return Measurement{}, err
-		}
-		settleDown(ctx, d.conn)
-	}
-	transactions, err := d.transactions(ctx)
-	if err != nil {
-		return Measurement{}, err
-	}
-	begun := time.Now()
-	instances, err := d.start(ctx)
-	if err != nil {
-		return Measurement{}, err
-	}
-	defer func() { stop(instances) }()
-	if !before {
-		if perSecond, err = load.insert(ctx, d.conn); err != nil {
-			return Measurement{}, err
-		}
-	}
-	if err := d.await(ctx, name, w, load, nil); err != nil {
-		return Measurement{}, err
-	}
-	took := time.Since(begun)
-	var internals Internals
-	for _, in := range instances {
-		s, err := in.stats(ctx)
-		if err != nil {
-			return Measurement{}, fmt.Errorf("ask an instance: %w", err)
-		}
-		internals.add(s)
-		internals.Processes = append(internals.Processes, in.usage())
-	}
-	stop(instances) // what they have not settled would be published again
-	instances = nil
-	m, err := d.judge(ctx, name, w, begun, perSecond)
+	asked, err := statements(ctx, d.conn)
 	if err != nil {
 		return m, err
 	}
-	if now, err := d.transactions(ctx); err == nil {
-		internals.TransactionsPerSecond = float64(now-transactions) / took.Seconds()
+	meter := startMeter(d.servers()...)
+	begun := time.Now()
+	drain, err := begin(ctx)
+	if err != nil {
+		return m, err
 	}
-	if d.cfg.Instances > 0 {
-		m.Internals = &internals
+	finished := false
+	defer func() {
+		if !finished {
+			_, _ = drain.finish(context.WithoutCancel(ctx)) // there is an error already
+		}
+	}()
+	if !before {
+		if perSecond, err = load.insert(ctx, d.conn); err != nil {
+			return m, err
+		}
 	}
+	if err := d.await(ctx, name, w, load, drain.failed); err != nil {
+		return m, err
+	}
+	took := time.Since(begun)
+	usage := meter.read()
+	for _, s := range drain.processes() {
+		usage = append(usage, s.usage())
+	}
+	now, err := statements(ctx, d.conn)
+	if err != nil {
+		return m, err
+	}
+	// What it has not settled would be published again.
+	finished = true
+	internals, err := drain.finish(ctx)
+	if err != nil {
+		return m, err
+	}
+	if m, err = d.judge(ctx, name, w, begun, perSecond); err != nil {
+		return m, err
+	}
+	m.StatementsPerSecond = float64(now-asked) / took.Seconds()
+	m.Usage, m.Internals = usage, internals
 	return m, nil
 }
 
 // await waits until every job has arrived, or none has for a while after they were due.
-func (d *deployment) await(ctx context.Context, name string, w *watcher, load Load, drained <-chan error) error {
+func (d *deployment) await(ctx context.Context, name string, w *watcher, load Load, failed func() error) error {
 	due := time.Now().Add(load.duration() + 2*ahead)
 	last, since := 0, time.Now()
 	for {
@@ -192,14 +164,10 @@ func (d *deployment) await(ctx context.Context, name string, w *watcher, load Lo
 		if n >= load.Jobs || now.After(due) && now.Sub(since) > patience {
 			return nil
 		}
-		select {
-		case err := <-drained:
-			if err != nil {
-				return err
-			}
-			drained = nil // done; the last messages are on their way
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
+		if err := failed(); err != nil {
+			return err
+		}
+		if !sleep(ctx, 50*time.Millisecond) {
 			return ctx.Err()
 		}
 	}
@@ -224,13 +192,11 @@ func (d *deployment) judge(ctx context.Context, name string, w *watcher, begun t
 
 // Internals is what the instances say of themselves, all together.
 type Internals struct {
-	ClaimMillis           float64 `json:"claim_ms"`       // mean of a claim
-	JobsPerClaim          float64 `json:"jobs_per_claim"` // mean
-	AckMillis             float64 `json:"ack_ms"`         // mean from PUBLISH to PUBACK or PUBREC
-	SettleMillis          float64 `json:"settle_ms"`      // mean of a settlement
-	JobsPerSettlement     float64 `json:"jobs_per_settlement"`
-	TransactionsPerSecond float64 `json:"database_transactions_per_second"`
-	Processes             []Usage `json:"processes"`
+	ClaimMillis       float64 `json:"claim_ms"`       // mean of a claim
+	JobsPerClaim      float64 `json:"jobs_per_claim"` // mean
+	AckMillis         float64 `json:"ack_ms"`         // mean from PUBLISH to PUBACK or PUBREC
+	SettleMillis      float64 `json:"settle_ms"`      // mean of a settlement
+	JobsPerSettlement float64 `json:"jobs_per_settlement"`
 
 	claims, settlements, claimed, published  int64
 	claimTime, settleTime, acknowledgingTime time.Duration

@@ -30,14 +30,16 @@ WITH claimed AS (
 )
 SELECT batch, id, topic, payload FROM journalled, claimed`
 
-// drainBare drains the table.
-func (d *deployment) drainBare(ctx context.Context) error {
-	rows, err := d.conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
-	if err != nil {
+// drainCeiling drains the table, and returns.
+func (b Bare) drainCeiling(ctx context.Context) error {
+	var ids []int64
+	if err := b.withConn(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
+		if err == nil {
+			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		}
 		return err
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	batches := make(chan []int64, len(ids)/ceilingBatch+1)
@@ -48,8 +50,8 @@ func (d *deployment) drainBare(ctx context.Context) error {
 	}
 	close(batches)
 	group, ctx := errgroup.WithContext(ctx)
-	for lane := range d.cfg.Lanes {
-		group.Go(func() error { return d.drainBareLane(ctx, -1-lane, batches) })
+	for lane := range b.Lanes {
+		group.Go(func() error { return b.drainLane(ctx, -1-lane, batches) })
 	}
 	return group.Wait()
 }
@@ -60,25 +62,25 @@ type bareBatch struct {
 	messages []reactor.Message
 }
 
-func (d *deployment) drainBareLane(ctx context.Context, lane int, batches <-chan []int64) error {
-	p, err := openPipe(ctx, d.broker, fmt.Sprint("reactor-bench-ceiling", lane), d.cfg.Delivery)
+func (b Bare) drainLane(ctx context.Context, lane int, batches <-chan []int64) error {
+	p, err := openPipe(ctx, b.BrokerURL, fmt.Sprint("reactor-bench-ceiling", lane), b.Delivery)
 	if err != nil {
 		return err
 	}
 	defer p.close(context.WithoutCancel(ctx))
-	qos := d.cfg.Delivery.QoS()
+	qos := b.Delivery.QoS()
 	claimed, sent := make(chan bareBatch, 1), make(chan int64, 16)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer close(claimed)
-		return d.withConn(ctx, func(conn *pgx.Conn) error {
+		return b.withConn(ctx, func(conn *pgx.Conn) error {
 			for ids := range batches {
-				b, err := claimBare(ctx, conn, ids, lane, qos)
+				batch, err := claimBare(ctx, conn, ids, lane, qos)
 				if err != nil {
 					return err
 				}
 				select {
-				case claimed <- b:
+				case claimed <- batch:
 				case <-ctx.Done():
 					return ctx.Err()
 				}
@@ -88,17 +90,17 @@ func (d *deployment) drainBareLane(ctx context.Context, lane int, batches <-chan
 	})
 	group.Go(func() error {
 		defer close(sent)
-		return d.withConn(ctx, func(conn *pgx.Conn) error {
-			for b := range claimed {
-				if err := p.send(ctx, b.messages); err != nil {
+		return b.withConn(ctx, func(conn *pgx.Conn) error {
+			for batch := range claimed {
+				if err := p.send(ctx, batch.messages); err != nil {
 					return err
 				}
 				if qos == 2 {
-					if _, err := conn.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2 WHERE batch = $1", b.id, len(b.messages)); err != nil {
+					if _, err := conn.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2 WHERE batch = $1", batch.id, len(batch.messages)); err != nil {
 						return err
 					}
-					slots := make([]reactor.Slot, len(b.messages))
-					for i, m := range b.messages {
+					slots := make([]reactor.Slot, len(batch.messages))
+					for i, m := range batch.messages {
 						slots[i] = m.Slot
 					}
 					if err := p.release(ctx, slots); err != nil {
@@ -106,7 +108,7 @@ func (d *deployment) drainBareLane(ctx context.Context, lane int, batches <-chan
 					}
 				}
 				select {
-				case sent <- b.id:
+				case sent <- batch.id:
 				case <-ctx.Done():
 					return ctx.Err()
 				}
@@ -115,7 +117,7 @@ func (d *deployment) drainBareLane(ctx context.Context, lane int, batches <-chan
 		})
 	})
 	group.Go(func() error {
-		return d.withConn(ctx, func(conn *pgx.Conn) error {
+		return b.withConn(ctx, func(conn *pgx.Conn) error {
 			for id := range sent {
 				if _, err := conn.Exec(ctx, "DELETE FROM reactor.in_flight WHERE batch = $1", id); err != nil {
 					return err
@@ -141,17 +143,4 @@ func claimBare(ctx context.Context, conn *pgx.Conn, ids []int64, lane int, qos b
 		return nil
 	})
 	return b, err
-}
-
-// withConn lends a connection of its own. Like reactor's, its statements go by indexes.
-func (d *deployment) withConn(ctx context.Context, use func(*pgx.Conn) error) error {
-	conn, err := pgx.Connect(ctx, d.database)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"); err != nil {
-		return err
-	}
-	return use(conn)
 }

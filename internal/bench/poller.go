@@ -20,31 +20,31 @@ SELECT id, topic, payload FROM jobs
 const pollIndex = "CREATE INDEX reactor_bench_poll ON jobs (fire_at) WHERE NOT processed"
 
 // poll runs a poller until ctx ends.
-func (d *deployment) poll(ctx context.Context) error {
-	p, err := openPipe(ctx, d.broker, "reactor-bench-poller", reactor.AtLeastOnce)
+func (b Bare) poll(ctx context.Context) error {
+	p, err := openPipe(ctx, b.BrokerURL, "reactor-bench-poller", reactor.AtLeastOnce)
 	if err != nil {
 		return err
 	}
 	defer p.close(context.WithoutCancel(ctx))
-	return d.withConn(ctx, func(conn *pgx.Conn) error {
-		tick := time.NewTicker(max(d.cfg.Poll.Every, time.Microsecond))
+	return b.withConn(ctx, func(conn *pgx.Conn) error {
+		tick := time.NewTicker(max(b.Poll.Every, time.Microsecond))
 		defer tick.Stop()
 		for {
-			if err := d.pollOnce(ctx, conn, p); err != nil {
+			if err := b.pollOnce(ctx, conn, p); err != nil {
 				return err
 			}
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
-				return ctx.Err()
+				return nil
 			}
 		}
 	})
 }
 
-func (d *deployment) pollOnce(ctx context.Context, conn *pgx.Conn, p *pipe) error {
+func (b Bare) pollOnce(ctx context.Context, conn *pgx.Conn, p *pipe) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, pollSQL, d.cfg.Poll.Rows)
+		rows, err := tx.Query(ctx, pollSQL, b.Poll.Rows)
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,10 @@ type Measurement struct {
 	// Distribution is lateness in ms at each of Percents.
 	Distribution []float64 `json:"lateness_distribution_ms"`
 
-	Internals *Internals `json:"internals,omitempty"`
+	// StatementsPerSecond that the database was asked, all clients together.
+	StatementsPerSecond float64    `json:"database_statements_per_second"`
+	Usage               []Usage    `json:"usage"`
+	Internals           *Internals `json:"internals,omitempty"`
 
 	err error
 }
@@ -140,6 +143,7 @@ func (r Result) Table(out io.Writer) error {
 	row("p99", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P99 })
 	row("p99.9", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P9 })
 	row("max", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.Max })
+	row("statements /s", "%.0f", func(m Measurement) float64 { return m.StatementsPerSecond })
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -151,11 +155,27 @@ func (r Result) Table(out io.Writer) error {
 	if i := r.Reactor.Internals; i != nil {
 		fmt.Fprintf(out, "\n\na claim takes %.2f ms for %.0f jobs, an acknowledgement %.2f ms, a settlement %.2f ms for %.0f jobs",
 			i.ClaimMillis, i.JobsPerClaim, i.AckMillis, i.SettleMillis, i.JobsPerSettlement)
-		fmt.Fprintf(out, "\nthe database made %.0f transactions a second\n", i.TransactionsPerSecond)
-		for n, p := range i.Processes {
-			fmt.Fprintf(out, "instance %d: %.2f s of CPU, %.1f MB at most\n", n+1, p.CPUSeconds, float64(p.PeakRSSBytes)/1e6)
-		}
+	}
+	fmt.Fprintln(out)
+	if err := usageTable(out, list); err != nil {
+		return err
 	}
 	_, err := fmt.Fprintln(out)
 	return err
+}
+
+// usageTable shows what each process has taken: CPU, also for each job, and memory.
+func usageTable(out io.Writer, list []Measurement) error {
+	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprint(t, "\t\tCPU s\tµs a job\tpeak MB\t\n")
+	for _, m := range list {
+		for _, u := range m.Usage {
+			fmt.Fprintf(t, "%s\t%s\t%.2f\t%.1f\t", m.Name, u.Name, u.CPUSeconds, 1e6*u.CPUSeconds/float64(max(m.Jobs, 1)))
+			if u.PeakRSSBytes > 0 {
+				fmt.Fprintf(t, "%.1f", float64(u.PeakRSSBytes)/1e6)
+			}
+			fmt.Fprint(t, "\t\n")
+		}
+	}
+	return t.Flush()
 }

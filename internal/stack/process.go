@@ -100,6 +100,16 @@ func (p *Process) Outcome() string {
 	}
 }
 
+// CPUTime is what the process has taken, its own children included. 0 while it runs.
+func (p *Process) CPUTime() time.Duration {
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+	default:
+		return 0
+	}
+}
+
 // Signal sends sig. A process that is gone already is no error.
 func (p *Process) Signal(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
