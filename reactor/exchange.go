@@ -74,6 +74,9 @@ func (l *lane) acks(acks []Ack) {
 	if len(l.again) > 0 {
 		l.queue = slices.Insert(l.queue, 0, l.again...)
 	}
+	if l.full() && l.marksPressing() {
+		l.hurry()
+	}
 	l.pump()
 }
 

@@ -1,6 +1,9 @@
 package reactor
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // The way of a lane's batches out of the journal, and what the broker may be told then.
 
@@ -11,8 +14,45 @@ func (l *lane) report(f *flying) {
 	}
 	if f.news() && !f.landed {
 		f.landed = true
-		l.settle(l, f)
+		l.settle(l, f, l.haste(f))
 	}
+}
+
+const (
+	// patience is how long a batch may wait to leave the journal after its last PUBCOMP.
+	// Nothing hangs on it but its slots, while the mark of another batch keeps messages from
+	// being released: it rides with the next of those, rather than being in its way.
+	patience = 20 * time.Millisecond
+	// company is how long the news of a lane that has as much to do as the broker takes
+	// wait for more. It is a commit for each that this saves, and as everything is late in
+	// such a lane nothing is late for it: the window is what bounds it (see marksPressing).
+	company = 8 * time.Millisecond
+)
+
+// haste is how soon the journal should hear of a batch. The caller holds mu.
+func (l *lane) haste(f *flying) time.Duration {
+	switch {
+	case !f.urgent():
+		return patience
+	case l.full() && !l.marksPressing():
+		return company
+	}
+	return 0
+}
+
+// full reports whether the broker takes hardly any more.
+func (l *lane) full() bool { return l.wire > l.limits.InFlight/4*3 }
+
+// marksPressing reports whether a good part of the window is held by messages that wait to
+// be marked, so that they can be released.
+func (l *lane) marksPressing() bool {
+	waiting := 0
+	for _, f := range l.batches {
+		if f.qos == 2 {
+			waiting += f.front - f.marked
+		}
+	}
+	return waiting > l.limits.InFlight/4
 }
 
 // settlement describes the batch's present state for the journal.

@@ -26,8 +26,10 @@ type lane struct {
 	// leased reports whether we may send right now, by our own clock.
 	leased func() bool
 	clock  *clock
-	// settle takes batches that have news for the journal.
-	settle func(*lane, *flying)
+	// settle takes a batch that has news for the journal, to be told within a while.
+	settle func(l *lane, f *flying, within time.Duration)
+	// hurry has what was taken told at once.
+	hurry func()
 	// onLoss is for messages whose outcome is unknown because the broker lost them.
 	onLoss SessionLossPolicy
 	// capacity is set when slots became free or a session was attached.

@@ -206,7 +206,7 @@ func (in *incarnation) release(ctx context.Context, l *lane) {
 func (in *incarnation) newLane(lease Lease, claims bool) *laneRunner {
 	l := &lane{
 		clientID: lease.ClientID, delivery: in.cfg.Delivery, log: in.log, stats: &in.stats,
-		leased: in.leased, clock: in.clock, settle: in.settler.add, onLoss: in.cfg.OnSessionLoss,
+		leased: in.leased, clock: in.clock, settle: in.settler.add, hurry: in.settler.wake.set, onLoss: in.cfg.OnSessionLoss,
 		capacity: newSignal(), lease: lease, head: 1,
 	}
 	r := &laneRunner{lane: l, incarnation: in}

@@ -26,12 +26,8 @@ type settler struct {
 	mu      sync.Mutex
 	pending []landed    // guarded by mu
 	later   *time.Timer // guarded by mu: wakes for what is not urgent; nil: there is none
+	laterAt time.Time   // guarded by mu: when it does
 }
-
-// patience is how long a batch may wait to leave the journal after its last PUBCOMP.
-// Nothing hangs on it but its slots, while the mark of another batch keeps messages from
-// being released: it rides with the next of those, rather than being in its way.
-const patience = 20 * time.Millisecond
 
 // landed is a batch with news for the journal.
 type landed struct {
@@ -39,16 +35,20 @@ type landed struct {
 	flying *flying
 }
 
-// add takes a batch; it does not block.
-func (s *settler) add(l *lane, f *flying) {
+// add takes a batch, to be settled within a while; it does not block.
+func (s *settler) add(l *lane, f *flying, within time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pending = append(s.pending, landed{l, f})
-	switch {
-	case f.urgent():
+	if within == 0 {
 		s.wake.set()
-	case s.later == nil:
-		s.later = time.AfterFunc(patience, s.wake.set)
+		return
+	}
+	if at := time.Now().Add(within); s.later == nil || at.Before(s.laterAt) {
+		if s.later != nil {
+			s.later.Stop()
+		}
+		s.later, s.laterAt = time.AfterFunc(within, s.wake.set), at
 	}
 }
 
