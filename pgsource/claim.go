@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -46,7 +47,7 @@ WITH lease AS MATERIALIZED (
     SELECT $1, $3, $7, $8, $9, array_agg(id ORDER BY fire_at, id) FROM claimed HAVING count(*) > 0
     RETURNING batch
 )
-SELECT batch, id, topic, payload, fire_at, expires_at FROM journalled, claimed ORDER BY fire_at, id`
+SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`
 
 // Claim implements reactor.Journal.
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
@@ -54,9 +55,9 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	batch := reactor.Batch{FirstSlot: req.FirstSlot, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
 	rows, err := s.work.Query(ctx, claimSQL,
 		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within),
-		smallints(req.Static), req.Token, req.Delivery.QoS(), int32(req.FirstSlot))
+		smallints(req.Static), pgtype.UUID{Bytes: req.Token, Valid: true}, req.Delivery.QoS(), int32(req.FirstSlot))
 	if err == nil {
-		err = collectJobs(rows, &batch)
+		err = readClaim(rows, &batch)
 	}
 	if err != nil {
 		return reactor.Batch{}, commitOutcome(s.failed("claim batch", err))
@@ -65,34 +66,22 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 		return batch, nil
 	}
 	// Nothing was left to take, or we are not the one to take it.
-	return batch, s.checkLease(ctx, req.Lease)
+	batch.At, err = s.checkLease(ctx, req.Lease)
+	return batch, err
 }
 
-// collectJobs reads rows of (batch, id, topic, payload, fire_at, expires_at).
-func collectJobs(rows pgx.Rows, batch *reactor.Batch) error {
+// checkLease returns the database's time, or ErrLeaseLost.
+func (s *Source) checkLease(ctx context.Context, lease reactor.Lease) (reactor.DBTime, error) {
 	var (
-		job           reactor.Job
-		payload       []byte
-		fire, expires dbTime
+		now  dbTime
+		held bool
 	)
-	_, err := pgx.ForEachRow(rows, []any{&batch.ID, &job.ID, &job.Topic, &payload, &fire, &expires}, func() error {
-		job.Payload = payload
-		payload = nil // the next row gets memory of its own
-		job.FireAt, job.ExpiresAt = fire.DBTime, expires.DBTime
-		batch.Jobs = append(batch.Jobs, job)
-		return nil
-	})
-	return err
-}
-
-func (s *Source) checkLease(ctx context.Context, lease reactor.Lease) error {
-	var held bool
-	err := s.work.QueryRow(ctx, "SELECT EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3)",
-		lease.Lane, lease.Owner, lease.Epoch).Scan(&held)
+	err := s.work.QueryRow(ctx, "SELECT clock_timestamp(), EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3)",
+		lease.Lane, lease.Owner, lease.Epoch).Scan(&now, &held)
 	if err == nil && !held {
-		return reactor.ErrLeaseLost
+		return now.DBTime, reactor.ErrLeaseLost
 	}
-	return s.failed("check lease", err)
+	return now.DBTime, s.failed("check lease", err)
 }
 
 // ResolveClaim implements reactor.Journal.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -76,8 +77,13 @@ func (c Config) validate() error {
 		return errors.New("DatabaseURL is empty: give a connection string such as postgres://user:password@host:5432/database")
 	}
 	for _, u := range []struct{ field, url string }{{"DatabaseURL", c.DatabaseURL}, {"ListenURL", c.ListenURL}} {
-		if _, err := pgxpool.ParseConfig(u.url); err != nil {
+		cfg, err := pgxpool.ParseConfig(u.url)
+		if err != nil {
 			return fmt.Errorf("%s is not a connection string (write postgres://user:password@host:5432/database): %w", u.field, redacted(err))
+		}
+		// These two send parameters without knowing their types, and get text back.
+		if mode := cfg.ConnConfig.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
+			return fmt.Errorf("%s has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", u.field, mode)
 		}
 	}
 	if c.MaxConns < 2 {

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 // bench is a source on a database of its own, with a member and a lane.
 type bench struct {
 	*pgsource.Source
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	url    string
 	conn   *pgx.Conn // the application's and the examiner's
@@ -30,7 +30,7 @@ type bench struct {
 	lease  reactor.Lease
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -41,7 +41,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-func open(t *testing.T, ctx context.Context, cfg pgsource.Config) *pgsource.Source {
+func open(t testing.TB, ctx context.Context, cfg pgsource.Config) *pgsource.Source {
 	t.Helper()
 	cfg.Logger = testkit.Logger(t)
 	s, err := pgsource.New(cfg)
@@ -55,7 +55,7 @@ func open(t *testing.T, ctx context.Context, cfg pgsource.Config) *pgsource.Sour
 	return s
 }
 
-func connect(t *testing.T, ctx context.Context, url string) *pgx.Conn {
+func connect(t testing.TB, ctx context.Context, url string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

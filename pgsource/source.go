@@ -115,6 +115,7 @@ func (s *Source) newPool(ctx context.Context, conns int, setup string) (*pgxpool
 
 // prepareSession sets what all our statements rely on.
 func (s *Source) prepareSession(ctx context.Context, conn *pgx.Conn, setup string) error {
+	registerIDs(conn.TypeMap())
 	settings := []string{
 		fmt.Sprintf("SET statement_timeout = %d", s.cfg.StatementTimeout.Milliseconds()),
 		// Nobody may make us wait for long: a claim skips locked rows, and what else

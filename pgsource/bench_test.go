@@ -1,0 +1,108 @@
+package pgsource_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// The stages of a job in the database, on a real server. An op is one job throughout, so
+// that allocs/op shows what a job costs beside its message: a share of its batch's.
+const (
+	benchBatch = 512
+	benchJobs  = 40 * benchBatch
+)
+
+// batches calls do for b.N jobs, a batch at a time; fresh puts jobs into the table, off the
+// clock, as often as they are used up.
+func batches(b *testing.B, db *bench, do func(ids []int64)) {
+	b.ReportAllocs()
+	var ids []int64
+	b.ResetTimer()
+	for done := 0; done < b.N; done += benchBatch {
+		if len(ids) == 0 {
+			b.StopTimer()
+			db.exec("TRUNCATE jobs, reactor.in_flight")
+			ids = db.insert(benchJobs, "-1 s")
+			db.exec("VACUUM ANALYZE jobs")
+			b.StartTimer()
+		}
+		do(ids[:benchBatch])
+		ids = ids[benchBatch:]
+	}
+}
+
+func BenchmarkClaim(b *testing.B) {
+	db := newBench(b)
+	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: db.lease, Within: time.Second, FirstSlot: 1}
+	batches(b, db, func(ids []int64) {
+		req.IDs = ids
+		if batch, err := db.Claim(db.ctx, req); err != nil || len(batch.Jobs) != benchBatch {
+			b.Fatal(len(batch.Jobs), err)
+		}
+	})
+}
+
+// BenchmarkLoad reads the window, as at a start with a backlog.
+func BenchmarkLoad(b *testing.B) {
+	db := newBench(b)
+	db.insert(benchJobs, "-1 s")
+	db.exec("VACUUM ANALYZE jobs")
+	until := db.now().Add(time.Minute)
+	b.ReportAllocs()
+	b.ResetTimer()
+	var cursors []reactor.Cursor
+	for done := 0; done < b.N; {
+		if len(cursors) == 0 {
+			for _, shard := range reactor.AllShards.List() {
+				cursors = append(cursors, reactor.CursorAt(shard, reactor.DistantPast))
+			}
+		}
+		jobs, rest, err := db.LoadWindow(db.ctx, cursors, until, 4096)
+		if err != nil || len(jobs) == 0 && len(rest) > 0 {
+			b.Fatal(len(jobs), err)
+		}
+		cursors = rest
+		done += len(jobs)
+	}
+}
+
+// BenchmarkSettle has whole batches leave the journal, two at a time.
+func BenchmarkSettle(b *testing.B) {
+	db := newBench(b)
+	var open []reactor.Settlement
+	batches(b, db, func(ids []int64) {
+		b.StopTimer()
+		batch := db.claim(ids)
+		open = append(open, reactor.Settlement{BatchID: batch.ID, Lease: db.lease, Settled: benchBatch, Done: true, Jobs: benchBatch, Kept: benchBatch})
+		b.StartTimer()
+		if len(open) == 2 {
+			if _, err := db.Settle(db.ctx, open); err != nil {
+				b.Fatal(err)
+			}
+			open = open[:0]
+		}
+	})
+}
+
+// BenchmarkMark moves the settled mark of a batch at QoS 2 forward by 64 jobs.
+func BenchmarkMark(b *testing.B) {
+	const step = 64
+	db := newBench(b)
+	batch := db.claim(db.insert(benchBatch, "-1 s"))
+	st := reactor.Settlement{BatchID: batch.ID, Lease: db.lease, Jobs: benchBatch, Kept: benchBatch}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += step {
+		st.Settled = done % benchBatch
+		if st.Settled == 0 {
+			b.StopTimer()
+			db.exec("UPDATE reactor.in_flight SET settled = 0")
+			b.StartTimer()
+		}
+		if held, err := db.Settle(db.ctx, []reactor.Settlement{st}); err != nil || !held[0] {
+			b.Fatal(held, err)
+		}
+	}
+}

@@ -1,0 +1,67 @@
+package pgsource_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// TestClaimReadsWhatWasInserted, byte for byte, in every way of pgx to send a statement,
+// and that New refuses the others.
+func TestClaimReadsWhatWasInserted(t *testing.T) {
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec"} {
+		t.Run(mode, func(t *testing.T) {
+			b := newBench(t)
+			s := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url + "&default_query_exec_mode=" + mode})
+			b.member.Leave(b.ctx)
+			b.Source = s
+			_, b.lease = b.join(s)
+			payloads := []string{"", "x", "", "für 5 €", strings.Repeat("long ", 5000), "after", strings.Repeat("long ", 1000)}
+			var ids []int64
+			for i, p := range payloads {
+				var id int64
+				if err := b.conn.QueryRow(b.ctx, `
+					INSERT INTO jobs (topic, payload, fire_at, expires_at)
+					VALUES ('t/ü/' || $1::int, $2, now() + $1::int * interval '1 microsecond', CASE WHEN $1::int % 2 = 1 THEN now() + interval '1 hour' END) RETURNING id`,
+					i, p).Scan(&id); err != nil {
+					t.Fatal(err)
+				}
+				ids = append(ids, id)
+			}
+			before := b.now()
+			batch := b.claim(ids)
+			if len(batch.Jobs) != len(payloads) {
+				t.Fatalf("%d jobs of %d", len(batch.Jobs), len(payloads))
+			}
+			if batch.At < before || batch.At > b.now() {
+				t.Errorf("it was claimed at %v, says the claim, not between %v and now", batch.At.Time(), before.Time())
+			}
+			for i, job := range batch.Jobs {
+				topic := "t/ü/" + string(rune('0'+i))
+				if job.ID != ids[i] || job.Topic != topic || string(job.Payload) != payloads[i] {
+					t.Errorf("job %d is %d %q %.20q, want %d %q %.20q", i, job.ID, job.Topic, job.Payload, ids[i], topic, payloads[i])
+				}
+				if (job.ExpiresAt != 0) != (i%2 == 1) || job.ExpiresAt != 0 && job.ExpiresAt < job.FireAt+3_599_000_000 {
+					t.Errorf("job %d fires at %v and expires at %v", i, job.FireAt.Time(), job.ExpiresAt.Time())
+				}
+				if i > 0 && job.FireAt <= batch.Jobs[i-1].FireAt {
+					t.Errorf("job %d fires at %v, after the one before at %v", i, job.FireAt, batch.Jobs[i-1].FireAt)
+				}
+			}
+			if at := batch.Jobs[0].FireAt; at > before || at < before-reactor.DBTime(10_000_000) {
+				t.Errorf("fire_at is %v, it was inserted before %v", at.Time(), before.Time())
+			}
+		})
+	}
+}
+
+func TestModesThatCannotCarryOurStatements(t *testing.T) {
+	for _, mode := range []string{"exec", "simple_protocol"} {
+		_, err := pgsource.New(pgsource.Config{DatabaseURL: "postgres://localhost/app?default_query_exec_mode=" + mode})
+		if err == nil || !strings.Contains(err.Error(), "cache_describe") {
+			t.Errorf("%s: the error is %v, want one that names a mode that works", mode, err)
+		}
+	}
+}

@@ -1,0 +1,85 @@
+package pgsource
+
+import (
+	"bytes"
+	"encoding/binary"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// claimReader reads the rows of a claim: (batch, id, topic, payload, fire_at, expires_at,
+// time). The texts of a batch go into one piece of memory each, topics and payloads, with
+// room for exactly them: a batch costs a few allocations, whatever its size.
+//
+// They are gathered in memory that is used again by the next claim, because how much there
+// is shows only at the end.
+type claimReader struct {
+	topics, payloads []byte
+	ends             []textEnds
+}
+
+// textEnds is where the texts of a job end.
+type textEnds struct{ topic, payload int }
+
+const (
+	// ownMemory is the length from which on a payload is not copied twice, nor kept by its
+	// neighbours.
+	ownMemory = 4 << 10
+	// maxKeptTexts is the largest memory that is used again.
+	maxKeptTexts = 1 << 20
+)
+
+var claimReaders = sync.Pool{New: func() any { return new(claimReader) }}
+
+func readClaim(rows pgx.Rows, batch *reactor.Batch) error {
+	r := claimReaders.Get().(*claimReader)
+	r.topics, r.payloads, r.ends = r.topics[:0], r.payloads[:0], r.ends[:0]
+	err := r.read(rows, batch)
+	if cap(r.topics)+cap(r.payloads) <= maxKeptTexts {
+		claimReaders.Put(r)
+	}
+	return err
+}
+
+func (r *claimReader) read(rows pgx.Rows, batch *reactor.Batch) error {
+	defer rows.Close()
+	for rows.Next() {
+		// In PostgreSQL's binary format, where it was received: integers are big-endian, a
+		// timestamptz is the microseconds since 2000, and a text is a text. pgx asks for it
+		// in every mode that New lets pass.
+		v := rows.RawValues()
+		job := reactor.Job{ID: binaryInt(v[1]), FireAt: binaryTime(v[4])}
+		if v[5] != nil {
+			job.ExpiresAt = binaryTime(v[5])
+		}
+		batch.ID, batch.At = binaryInt(v[0]), binaryTime(v[6])
+		r.topics = append(r.topics, v[2]...)
+		if payload := v[3]; len(payload) >= ownMemory {
+			job.Payload = bytes.Clone(payload)
+		} else {
+			r.payloads = append(r.payloads, payload...)
+		}
+		r.ends = append(r.ends, textEnds{len(r.topics), len(r.payloads)})
+		batch.Jobs = append(batch.Jobs, job)
+	}
+	topics, payloads := string(r.topics), bytes.Clone(r.payloads)
+	var from textEnds
+	for i, to := range r.ends {
+		batch.Jobs[i].Topic = topics[from.topic:to.topic]
+		if batch.Jobs[i].Payload == nil {
+			batch.Jobs[i].Payload = payloads[from.payload:to.payload:to.payload]
+		}
+		from = to
+	}
+	return rows.Err()
+}
+
+func binaryInt(v []byte) int64 { return int64(binary.BigEndian.Uint64(v)) }
+
+// postgresEpoch is 2000-01-01, where PostgreSQL counts from.
+const postgresEpoch reactor.DBTime = 946_684_800_000_000
+
+func binaryTime(v []byte) reactor.DBTime { return postgresEpoch + reactor.DBTime(binaryInt(v)) }
