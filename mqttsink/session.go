@@ -26,7 +26,7 @@ type session struct {
 
 	reader   *bufio.Reader // owned by read
 	lowWater lowWater      // owned by read
-	acks   []reactor.Ack // owned by read: taken and not yet reported
+	acks     []reactor.Ack // owned by read: taken and not yet reported
 
 	wake chan struct{} // one slot: there is something to write
 	done chan struct{} // closed when both goroutines have ended

@@ -82,13 +82,16 @@ func (c *claimer) claim(ctx context.Context, lease Lease, first Slot, wanted due
 		Within: max(wanted.latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
-	begun := time.Now()
+	begun := c.clock.local()
 	batch, err := c.source.Claim(ctx, req)
+	took := c.clock.local() - begun
+	if err == nil && batch.At != 0 {
+		c.clock.confirm(batch.At, begun, begun+took)
+	}
 	var unknown *UnknownError
 	if errors.As(err, &unknown) {
 		batch, err = c.resolve(ctx, req, unknown)
 	}
-	took := time.Since(begun)
 	if err == nil {
 		c.lead.observe(took)
 		c.stats.claimed(len(batch.Jobs), took)

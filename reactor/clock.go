@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/job-publisher/reactor/internal/alarm"
 )
 
 // clock knows the database's time. It never runs ahead of it: every reading D of
@@ -20,14 +22,18 @@ import (
 //
 // Local instants are monotonic: steps of the host's wall clock do not exist here.
 // A step of the database's clock shows as bounds that contradict each other; then
-// the newest reading alone is believed.
+// the newest reading alone is believed. It is noticed by the next reading, by the next
+// claim, which tells the time too, and, as the database is often on the same host, by
+// an alarm that the kernel rings when that host's clock is set.
 type clock struct {
 	start  time.Time // has the monotonic reading that local instants count from
 	latest atomic.Pointer[estimate]
 	steps  atomic.Int64 // how often the database's clock was seen to go back
+	doubt  signal       // set when it has been set: read it again, and well
 
 	mu       sync.Mutex
-	readings []reading // guarded by mu; oldest first
+	readings []reading     // guarded by mu; oldest first
+	moved    chan struct{} // guarded by mu: closed by the next step, forward or back
 }
 
 // estimate is what the readings say.
@@ -50,12 +56,12 @@ const (
 	clockDrift = 50e-6
 	// clockInterval is the time between two readings.
 	clockInterval = 2 * time.Second
-	// clockStep is a backward correction that is more than noise and drift.
+	// clockStep is a correction that is more than noise and drift.
 	clockStep = 50 * time.Millisecond
 )
 
 func newClock() *clock {
-	c := &clock{start: time.Now()}
+	c := &clock{start: time.Now(), doubt: newSignal(), moved: make(chan struct{})}
 	c.latest.Store(&estimate{})
 	return c
 }
@@ -96,10 +102,37 @@ func (c *clock) observe(d DBTime, sent, received time.Duration) {
 		c.readings = c.readings[len(c.readings)-1:]
 		low, high = r.low, r.high
 	}
-	if old := c.latest.Load(); old.at != 0 && low < old.offset-clockStep {
+	old := c.latest.Load()
+	c.latest.Store(&estimate{at: received, offset: low, bound: high - low})
+	if old.at == 0 {
+		return
+	}
+	if low < old.offset-clockStep {
 		c.steps.Add(1)
 	}
-	c.latest.Store(&estimate{at: received, offset: low, bound: high - low})
+	if step := low - old.offset; step < -clockStep || step > clockStep {
+		close(c.moved) // whoever sleeps until some instant has to think again
+		c.moved = make(chan struct{})
+	}
+}
+
+// confirm takes a reading that comes along with something else, like a claim. It may have
+// taken long, and says little about the offset then, but enough to see a step.
+func (c *clock) confirm(d DBTime, sent, received time.Duration) {
+	exact := time.Duration(d) * time.Microsecond
+	e := c.latest.Load()
+	slack := drifted(received-e.at) + time.Microsecond
+	if exact-received > e.offset+e.bound+slack || exact-sent < e.offset-slack {
+		c.observe(d, sent, received)
+		c.doubt.set()
+	}
+}
+
+// step is closed by the next step of the clock.
+func (c *clock) step() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.moved
 }
 
 // bounds intersects the readings, each widened by what may have drifted since.
@@ -132,9 +165,24 @@ func (c *clock) read(ctx context.Context, source Source, n int) error {
 // run keeps the offset up to date. That a reading fails is for others to report:
 // the offset stays, and drifts by microseconds a second.
 func (c *clock) run(ctx context.Context, source Source) {
-	for sleep(ctx, jitter(clockInterval)) {
+	set := alarm.WatchClock()
+	defer set.Close()
+	for {
+		timer := time.NewTimer(jitter(clockInterval))
+		readings := 1
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		case <-set.C():
+			readings = clockReadings / 2
+		case <-c.doubt:
+			readings = clockReadings / 2
+		}
+		timer.Stop()
 		readCtx, cancel := context.WithTimeout(ctx, clockInterval)
-		_ = c.read(readCtx, source, 1)
+		_ = c.read(readCtx, source, readings)
 		cancel()
 	}
 }

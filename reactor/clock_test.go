@@ -65,6 +65,32 @@ func TestClockFollowsSteps(t *testing.T) {
 	}
 }
 
+// TestClockConfirms: what a slow claim says of the time is no reading, but enough to see
+// a step, either way, and whoever sleeps is woken by it.
+func TestClockConfirms(t *testing.T) {
+	for _, step := range []DBTime{-10_000_000, 10_000_000} {
+		c := newClock()
+		c.observe(1_000_000_000, time.Second, time.Second+100*time.Microsecond)
+		before, moved := *c.latest.Load(), c.step()
+		c.confirm(1_001_010_000, 2*time.Second, 2*time.Second+20*time.Millisecond)
+		if *c.latest.Load() != before || len(c.doubt) != 0 {
+			t.Fatal("a claim that took 20ms replaced a good reading")
+		}
+		c.confirm(1_002_010_000+step, 3*time.Second, 3*time.Second+20*time.Millisecond)
+		if got, want := c.at(3*time.Second), 1_002_000_000+step; got > want+10_000 || got < want-10_000 {
+			t.Errorf("after a step of %d µs the time is %d, want about %d", step, got, want)
+		}
+		if len(c.doubt) != 1 {
+			t.Error("a step was seen and nobody asked for better readings")
+		}
+		select {
+		case <-moved:
+		default:
+			t.Error("a step wakes nobody")
+		}
+	}
+}
+
 func TestLeadFollowsClaims(t *testing.T) {
 	l := newLead()
 	for range 100 {

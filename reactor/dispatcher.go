@@ -70,6 +70,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 	d.reset()
 	draining := false
 	for {
+		step := d.clock.step()
 		d.collect()
 		offer := d.due
 		if len(d.next.ids) == 0 {
@@ -92,6 +93,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case ids := <-d.finished:
 			d.forget(ids)
 		case <-wake.C():
+		case <-step:
 		case <-drain:
 			draining, drain = true, nil
 		}

@@ -57,12 +57,14 @@ func (p *launchpad) put(f *flying, jobs []Job) {
 // back.
 func (p *launchpad) run(ctx context.Context) {
 	for {
+		step := p.clock.step()
 		p.fire()
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.news:
 		case <-p.wake.C():
+		case <-step:
 		}
 	}
 }

@@ -152,6 +152,8 @@ type Batch struct {
 	Settled int
 	// Round has to be given back in the batch's settlements.
 	Round int64
+	// At is the database's time at some instant of the claim; 0 if it was not told.
+	At DBTime
 }
 
 // Settlement is the news about one batch. Its jobs are settled from the front;

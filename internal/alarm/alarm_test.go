@@ -36,6 +36,18 @@ func TestSetReplaces(t *testing.T) {
 	<-a.C()
 }
 
+// That it tells a set clock is tried by hand: setting the clock of whoever runs the tests
+// would be impolite.
+func TestClockWatchIsSilentUntilClosed(t *testing.T) {
+	w := WatchClock()
+	w.Close()
+	select {
+	case <-w.C():
+		t.Error("the clock was set, it says")
+	default:
+	}
+}
+
 // BenchmarkLateness compares how late a goroutine wakes.
 func BenchmarkLateness(b *testing.B) {
 	const pause = 3 * time.Millisecond

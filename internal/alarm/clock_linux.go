@@ -1,0 +1,64 @@
+package alarm
+
+import (
+	"errors"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// clockwatch is a timerfd on the wall clock that never goes off, but whose reads are
+// cancelled when the clock is set [timerfd_create(2), TFD_TIMER_CANCEL_ON_SET].
+type clockwatch struct {
+	file *os.File // nil: the kernel does not offer it
+	done chan struct{}
+}
+
+func (w *ClockWatch) start() {
+	w.done = make(chan struct{})
+	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		close(w.done)
+		return
+	}
+	w.file = os.NewFile(uintptr(fd), "timerfd")
+	conn, err := w.file.SyscallConn()
+	if err != nil {
+		close(w.done)
+		return
+	}
+	go func() {
+		defer close(w.done)
+		var expirations [8]byte
+		for {
+			// By way of conn: the file may be closed, and its number given to another.
+			if conn.Control(arm) != nil {
+				return
+			}
+			if _, err := w.file.Read(expirations[:]); !errors.Is(err, syscall.ECANCELED) {
+				return // closed
+			}
+			select {
+			case w.c <- struct{}{}:
+			default: // one is waiting already
+			}
+		}
+	}()
+}
+
+func arm(fd uintptr) {
+	const never = 1 << 40 // seconds since 1970
+	spec := unix.ItimerSpec{Value: unix.Timespec{Sec: never}}
+	// An error: it was set this very moment, and the next read says so; or the kernel does
+	// not offer it, and the next read waits for ever.
+	_ = unix.TimerfdSettime(int(fd), unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &spec, nil)
+}
+
+// Close ends the watch.
+func (w *ClockWatch) Close() {
+	if w.file != nil {
+		w.file.Close() // unblocks the reader
+	}
+	<-w.done
+}

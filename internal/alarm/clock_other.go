@@ -1,0 +1,10 @@
+//go:build !linux
+
+package alarm
+
+type clockwatch struct{}
+
+func (w *ClockWatch) start() {}
+
+// Close ends the watch.
+func (w *ClockWatch) Close() {}
