@@ -94,7 +94,8 @@ func (c *claimer) claim(ctx context.Context, lease Lease, first Slot, wanted due
 	}
 	if err == nil {
 		c.lead.observe(took)
-		c.stats.claimed(len(batch.Jobs), took)
+		c.stats.claim.observe(took)
+		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
 	}
 	if len(batch.Jobs) > 0 {
 		c.pad.put(c.lane.admit(batch), batch.Jobs)

@@ -64,13 +64,14 @@ const codeInUse = 0x91
 func (l *lane) acks(acks []Ack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.again, l.answeredAt = l.again[:0], l.clock.local()
+	l.again, l.took, l.answeredAt = l.again[:0], l.took[:0], l.clock.local()
 	for _, a := range acks {
 		if a.Slot < 1 || a.Slot > LaneSlots {
 			continue
 		}
 		l.answered(a)
 	}
+	l.stats.ack.observe(l.took...)
 	if len(l.again) > 0 {
 		l.queue = slices.Insert(l.queue, 0, l.again...)
 	}
@@ -118,7 +119,7 @@ func (l *lane) answered(a Ack) {
 // accepted takes note that the broker has taken a message.
 func (l *lane) accepted(fl *flight) {
 	l.stats.published.Add(1)
-	l.stats.ackTime.Add(int64(l.answeredAt - fl.sentAt))
+	l.took = append(l.took, l.answeredAt-fl.sentAt)
 	l.pace.accepted(l.limits.InFlight)
 	l.suspicion.answers()
 }

@@ -40,15 +40,16 @@ type lane struct {
 	session    Session // nil while there is none
 	limits     Limits
 	slots      [LaneSlots]flight
-	head       Slot          // the next to be taken
-	batches    []*flying     // oldest first; their slots are consecutive on the ring
-	queue      []Slot        // ready to be sent, in order
-	bytes      int           // of the payloads that have not ended
-	wire       int           // slots that are taken at the broker
-	out        []Message     // reused by pump
-	freed      []Slot        // reused for releases
-	again      []Slot        // reused for what the broker wants again
-	answeredAt time.Duration // when the answers came that are being taken, of clock.local
+	head       Slot            // the next to be taken
+	batches    []*flying       // oldest first; their slots are consecutive on the ring
+	queue      []Slot          // ready to be sent, in order
+	bytes      int             // of the payloads that have not ended
+	wire       int             // slots that are taken at the broker
+	out        []Message       // reused by pump
+	freed      []Slot          // reused for releases
+	again      []Slot          // reused for what the broker wants again
+	answeredAt time.Duration   // when the answers came that are being taken, of clock.local
+	took       []time.Duration // reused for how long the accepted ones took
 	pace       pace
 	suspicion  suspicion
 	overQuota  ratelog.Limiter

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"sync"
+	"time"
 
 	"github.com/job-publisher/reactor/internal/alarm"
 )
@@ -20,7 +21,8 @@ type launchpad struct {
 	news  signal
 
 	mu    sync.Mutex
-	queue waiting // guarded by mu
+	queue waiting         // guarded by mu
+	late  []time.Duration // guarded by mu: reused
 }
 
 // waitingBatch is a batch with jobs that have not been launched.
@@ -85,7 +87,11 @@ func (p *launchpad) fire() {
 			return
 		}
 		p.lane.launch(b.flying, from, b.next)
-		p.stats.late(now, b.jobs[from:b.next])
+		p.late = p.late[:0]
+		for _, job := range b.jobs[from:b.next] {
+			p.late = append(p.late, now.Sub(job.FireAt))
+		}
+		p.stats.lateness.observe(p.late...)
 		if b.next == len(b.jobs) {
 			heap.Pop(&p.queue)
 		} else {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
-	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 )
@@ -112,9 +111,8 @@ func (r *Reactor) Stats() Stats {
 	return Stats{
 		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
 		Failed: c.failed.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
-		Loads: c.loads.Load(), Claims: c.claims.Load(), Settlements: c.settlements.Load(), UnknownClaims: c.unknown.Load(),
-		ClaimTime: time.Duration(c.claimTime.Load()), SettleTime: time.Duration(c.settleTime.Load()), AckTime: time.Duration(c.ackTime.Load()),
-		Launched: c.launched.Load(), LatenessSum: time.Duration(c.latenessSum.Load()), LatenessMax: time.Duration(c.latenessMax.Load()),
+		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),
+		Claim: c.claim.get(), Settle: c.settle.get(), Ack: c.ack.get(), Lateness: c.lateness.get(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
 		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),
 		FeedUp: c.feedUp.Load(), Lead: r.lead.get(), ClockBound: r.clock.bound(),

@@ -103,7 +103,7 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 		begun := time.Now()
 		held, err = s.source.Settle(ctx, settlements)
 		if err == nil {
-			s.stats.settled(begun)
+			s.stats.settle.observe(time.Since(begun))
 			break
 		}
 		if ctx.Err() != nil {

@@ -19,17 +19,14 @@ type Stats struct {
 	// OutcomesUnknown counts messages that were on their way at QoS 2 when the broker
 	// lost its session state: published again, or failed (Config.OnSessionLoss).
 	OutcomesUnknown int64
-	// Loads of the table, Claims and Settlements, and claims whose outcome had to be
-	// asked for.
-	Loads, Claims, Settlements, UnknownClaims int64
-	// ClaimTime and SettleTime are the sums over Claims and Settlements.
-	ClaimTime, SettleTime time.Duration
-	// AckTime is the sum over Published of the time from PUBLISH to the broker's answer.
-	AckTime time.Duration
-	// Launched jobs and the sum and maximum of their lateness when they were handed
-	// to the lane, against fire_at on the database's clock.
-	Launched                 int64
-	LatenessSum, LatenessMax time.Duration
+	// Loads of the table, and claims whose outcome had to be asked for.
+	Loads, UnknownClaims int64
+	// Claim and Settle are how long claims and settlements took, Ack the time from
+	// PUBLISH to the broker's answer.
+	Claim, Settle, Ack Timing
+	// Lateness of jobs when they were handed to the lane, against fire_at on the
+	// database's clock.
+	Lateness Timing
 
 	// Pending jobs wait in the wheel; InFlight ones are claimed and not settled.
 	Pending, InFlight int64
@@ -47,45 +44,15 @@ type Stats struct {
 type counters struct {
 	claimedJobs, published, refused, failed, returned, recovered atomic.Int64
 	outcomesUnknown, throttled                                   atomic.Int64
-	loads, claims, settlements, unknown                          atomic.Int64
-	claimTime, settleTime, ackTime                               atomic.Int64
-	launched, latenessSum, latenessMax                           atomic.Int64
+	loads, unknown                                               atomic.Int64
 	pending, inFlight, shards, lanesUp                           atomic.Int64
 	feedUp                                                       atomic.Bool
+	claim, settle, ack, lateness                                 timing
 }
 
 // begin resets what an earlier incarnation held.
 func (c *counters) begin() {
 	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp} {
 		gauge.Store(0)
-	}
-}
-
-func (c *counters) claimed(jobs int, took time.Duration) {
-	c.claimedJobs.Add(int64(jobs))
-	c.claims.Add(1)
-	c.claimTime.Add(int64(took))
-}
-
-func (c *counters) settled(begun time.Time) {
-	c.settlements.Add(1)
-	c.settleTime.Add(int64(time.Since(begun)))
-}
-
-// late counts launched jobs and how late they are.
-func (c *counters) late(now DBTime, jobs []Job) {
-	var sum, most time.Duration
-	for _, job := range jobs {
-		by := now.Sub(job.FireAt)
-		sum += by
-		most = max(most, by)
-	}
-	c.launched.Add(int64(len(jobs)))
-	c.latenessSum.Add(int64(sum))
-	for {
-		old := c.latenessMax.Load()
-		if int64(most) <= old || c.latenessMax.CompareAndSwap(old, int64(most)) {
-			return
-		}
 	}
 }

@@ -23,6 +23,8 @@ type benchCommand struct {
 	Rate         float64       `group:"Load" placeholder:"PER_SECOND" help:"Evenly paced, instead of a backlog that is due at once."`
 	Spread       time.Duration `group:"Load" placeholder:"DURATION" help:"Or at random within this time."`
 	SameInstant  bool          `group:"Load" help:"Or all at one instant in the future."`
+	Idle         time.Duration `group:"Load" placeholder:"DURATION" help:"Or no jobs: measure what instances take while they have nothing to do."`
+	Ahead        time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; 2s if not given, 4s for the same instant."`
 	PayloadBytes int           `group:"Load" default:"40" help:"Size of a payload."`
 	Topics       int           `group:"Load" default:"100" help:"How many different topics."`
 
@@ -74,13 +76,13 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 		Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
 		Load: bench.Load{
 			Jobs: c.Jobs, Rate: c.Rate, Spread: c.Spread, SameInstant: c.SameInstant,
-			PayloadBytes: c.PayloadBytes, Topics: c.Topics,
+			Idle: c.Idle, Ahead: c.Ahead, PayloadBytes: c.PayloadBytes, Topics: c.Topics,
 		},
 		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
 		Progress: func(p bench.Progress) {
-			if now := time.Now(); now.After(next) || p.Received == p.Of {
+			if now := time.Now(); now.After(next) || p.Done == p.Of {
 				next = now.Add(show.interval)
-				show.update(fmt.Sprintf("%-8s %7d of %d", p.Stage, p.Received, p.Of), p.Received, p.Of)
+				show.update(fmt.Sprintf("%-8s %7d of %d", p.Stage, p.Done, p.Of), p.Done, p.Of)
 			}
 		},
 	})

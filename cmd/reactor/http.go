@@ -104,15 +104,15 @@ var (
 		metric("throttled_total", "Messages that the broker was over quota for; sent again, slower."):               func(s reactor.Stats) float64 { return float64(s.Throttled) },
 		metric("outcomes_unknown_total", "Messages that were on their way when the broker lost its session state."): func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },
 		metric("jobs_recovered_total", "Jobs found unsettled in the journal of a lane."):                            func(s reactor.Stats) float64 { return float64(s.Recovered) },
-		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                                       func(s reactor.Stats) float64 { return float64(s.Launched) },
-		metric("lateness_seconds_total", "Sum over launched jobs of the time since fire_at."):                       func(s reactor.Stats) float64 { return s.LatenessSum.Seconds() },
+		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                                       func(s reactor.Stats) float64 { return float64(s.Lateness.Count) },
+		metric("lateness_seconds_total", "Sum over launched jobs of the time since fire_at."):                       func(s reactor.Stats) float64 { return s.Lateness.Sum.Seconds() },
 		metric("loads_total", "Reads of the table."):                                                                func(s reactor.Stats) float64 { return float64(s.Loads) },
-		metric("claims_total", "Claims."):                                                                           func(s reactor.Stats) float64 { return float64(s.Claims) },
-		metric("claim_seconds_total", "Sum of the durations of claims."):                                            func(s reactor.Stats) float64 { return s.ClaimTime.Seconds() },
+		metric("claims_total", "Claims."):                                                                           func(s reactor.Stats) float64 { return float64(s.Claim.Count) },
+		metric("claim_seconds_total", "Sum of the durations of claims."):                                            func(s reactor.Stats) float64 { return s.Claim.Sum.Seconds() },
 		metric("claims_unknown_total", "Claims whose outcome had to be asked for."):                                 func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
-		metric("settlements_total", "Settlements."):                                                                 func(s reactor.Stats) float64 { return float64(s.Settlements) },
-		metric("ack_seconds_total", "Sum over published jobs of the time from PUBLISH to the broker's answer."):     func(s reactor.Stats) float64 { return s.AckTime.Seconds() },
-		metric("settle_seconds_total", "Sum of the durations of settlements."):                                      func(s reactor.Stats) float64 { return s.SettleTime.Seconds() },
+		metric("settlements_total", "Settlements."):                                                                 func(s reactor.Stats) float64 { return float64(s.Settle.Count) },
+		metric("ack_seconds_total", "Sum over published jobs of the time from PUBLISH to the broker's answer."):     func(s reactor.Stats) float64 { return s.Ack.Sum.Seconds() },
+		metric("settle_seconds_total", "Sum of the durations of settlements."):                                      func(s reactor.Stats) float64 { return s.Settle.Sum.Seconds() },
 	}
 	gauges = map[*prometheus.Desc]func(reactor.Stats) float64{
 		metric("jobs_pending", "Jobs waiting in memory for their time."):             func(s reactor.Stats) float64 { return float64(s.Pending) },
@@ -121,7 +121,7 @@ var (
 		metric("lanes_up", "Connections to the broker that are up."):                 func(s reactor.Stats) float64 { return float64(s.LanesUp) },
 		metric("lead_seconds", "How long before fire_at jobs are claimed."):          func(s reactor.Stats) float64 { return s.Lead.Seconds() },
 		metric("clock_error_seconds", "How exactly the database's clock is known."):  func(s reactor.Stats) float64 { return s.ClockBound.Seconds() },
-		metric("lateness_max_seconds", "Largest lateness of a launched job so far."): func(s reactor.Stats) float64 { return s.LatenessMax.Seconds() },
+		metric("lateness_max_seconds", "Largest lateness of a launched job so far."): func(s reactor.Stats) float64 { return s.Lateness.Max.Seconds() },
 		metric("feed_up", "1 while new jobs are announced, 0 while they are swept up."): func(s reactor.Stats) float64 {
 			if s.FeedUp {
 				return 1

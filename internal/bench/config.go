@@ -22,7 +22,7 @@ type Config struct {
 
 	Load Load
 
-	// Baseline measures the poller too, on at most BaselineJobs of the jobs.
+	// Baseline measures the poller too, of a backlog on a part of the jobs.
 	Baseline bool
 	Poll     Poll
 	// Ceiling measures the bare claim and the bare broker too.
@@ -35,10 +35,15 @@ type Config struct {
 // Load says what jobs fall due when. With neither Rate nor Spread nor SameInstant they
 // are due when the measurement starts: a backlog.
 type Load struct {
-	Jobs         int
-	Rate         float64       // jobs per second, evenly paced
-	Spread       time.Duration // at random within it
-	SameInstant  bool
+	Jobs        int
+	Rate        float64       // jobs per second, evenly paced
+	Spread      time.Duration // at random within it
+	SameInstant bool
+	// Idle measures, instead of any jobs, instances without any.
+	Idle time.Duration
+	// Ahead is how long before the first fire_at a load that is no backlog is inserted.
+	// Defaults to 2 s, and to 4 s for the same instant.
+	Ahead        time.Duration
 	PayloadBytes int
 	Topics       int
 }
@@ -49,11 +54,10 @@ type Poll struct {
 	Every time.Duration
 }
 
-// Progress is how far a measurement is.
+// Progress is how far a measurement is: jobs received, or seconds of idleness passed.
 type Progress struct {
-	Stage             string
-	Received, Of      int
-	ReceivedPerSecond float64
+	Stage    string
+	Done, Of int
 }
 
 func (c Config) validate() error {
@@ -70,6 +74,12 @@ func (c Config) validate() error {
 		return errors.New("servers of the bench's own have no instances to attach to: start at least one")
 	case c.Instances < 0 || c.Instances > 64:
 		return fmt.Errorf("the number of instances is %d, must be 0 to 64", c.Instances)
+	case c.Load.Idle > 0 && (shapes > 0 || c.Baseline || c.Ceiling):
+		return errors.New("to be idle excludes a rate, a spread, the same instant, the baseline and the ceiling")
+	case c.Load.Idle > 0 && c.Instances == 0:
+		return errors.New("the instances to measure must be the bench's own: start at least one")
+	case c.Load.Idle < 0 || c.Load.Ahead < 0:
+		return errors.New("durations must not be negative")
 	case shapes > 1:
 		return errors.New("a rate, a spread and the same instant exclude each other")
 	case c.Load.Jobs < 1:
@@ -88,6 +98,19 @@ func (c Config) validate() error {
 
 // backlog reports whether everything is due at the start.
 func (l Load) backlog() bool { return l.Rate == 0 && l.Spread == 0 && !l.SameInstant }
+
+// ahead is how long before the first fire_at the load is inserted.
+func (l Load) ahead() time.Duration {
+	switch {
+	case l.backlog():
+		return 0
+	case l.Ahead > 0:
+		return l.Ahead
+	case l.SameInstant:
+		return 4 * time.Second // not before all are inserted
+	}
+	return 2 * time.Second
+}
 
 // duration is from the first job's fire_at to the last one's.
 func (l Load) duration() time.Duration {

@@ -157,15 +157,15 @@ func (in *instances) finish(ctx context.Context) (*Internals, error) {
 	if len(in.health) == 0 {
 		return nil, nil
 	}
-	var sum Internals
+	var all []reactor.Stats
 	for _, url := range in.health {
 		s, err := statsOf(ctx, url)
 		if err != nil {
 			return nil, fmt.Errorf("ask an instance: %w", err)
 		}
-		sum.add(s)
+		all = append(all, s)
 	}
-	return &sum, nil
+	return newInternals(all), nil
 }
 
 // statsOf asks an instance for its counters.

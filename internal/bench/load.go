@@ -13,9 +13,6 @@ import (
 // topicPrefix sets the bench's jobs apart from others in the table.
 const topicPrefix = "reactor-bench/"
 
-// ahead is how long before the first fire_at a paced load is inserted.
-const ahead = 2 * time.Second
-
 // insertRows is how many rows one statement inserts.
 const insertRows = 20_000
 
@@ -31,12 +28,7 @@ func (l Load) insert(ctx context.Context, conn *pgx.Conn) (perSecond float64, er
 	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&begin); err != nil {
 		return 0, fmt.Errorf("insert: %w", err)
 	}
-	if !l.backlog() {
-		begin = begin.Add(ahead)
-		if l.SameInstant {
-			begin = begin.Add(ahead) // not before all are inserted
-		}
-	}
+	begin = begin.Add(l.ahead())
 	begun := time.Now()
 	for first := 1; first <= l.Jobs; first += insertRows {
 		last := min(first+insertRows-1, l.Jobs)

@@ -47,6 +47,7 @@ func (r Result) Plot(out io.Writer) error {
 			return err
 		}
 	}
+	throughput.Y.Max *= 1.25 // for the legend
 	const width, height = 9 * vg.Inch, 3.5 * vg.Inch
 	canvas := vgsvg.New(width, height)
 	tiles := draw.Tiles{Rows: 1, Cols: 2, PadX: vg.Centimeter, PadTop: vg.Millimeter, PadRight: 3 * vg.Millimeter}
@@ -82,7 +83,7 @@ func (percentileTicks) Ticks(_, _ float64) []plot.Tick {
 	for i, p := range Percents {
 		tick := plot.Tick{Value: float64(i)}
 		switch p {
-		case 1, 10, 50, 90, 99, 99.9, 99.99:
+		case 1, 10, 50, 90, 99, 99.9:
 			tick.Label = fmt.Sprint(p)
 		}
 		ticks = append(ticks, tick)

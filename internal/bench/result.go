@@ -3,9 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/check"
@@ -20,6 +18,7 @@ type Result struct {
 	Delivery   string    `json:"delivery"`
 	Instances  int       `json:"instances"`
 	Lanes      int       `json:"lanes"`
+	Load       Load      `json:"load"`
 
 	Ceiling  *Measurement `json:"ceiling,omitempty"`
 	Baseline *Measurement `json:"baseline,omitempty"`
@@ -33,6 +32,7 @@ type Measurement struct {
 	Lost               int     `json:"lost"`
 	Duplicated         int     `json:"duplicated"` // extra messages
 	Early              int     `json:"early"`
+	Seconds            float64 `json:"seconds"` // it took, from the start of the processes
 	InsertedPerSecond  float64 `json:"inserted_per_second"`
 	PublishedPerSecond float64 `json:"published_per_second"` // from the first arrival to the last
 	PublishedPerMinute float64 `json:"published_per_minute"`
@@ -112,70 +112,4 @@ func (r Result) all() []Measurement {
 		}
 	}
 	return append(list, r.Reactor)
-}
-
-// Table writes the result for a person.
-func (r Result) Table(out io.Writer) error {
-	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	list := r.all()
-	row := func(name, format string, value func(Measurement) float64) {
-		fmt.Fprint(t, name, "\t")
-		for _, m := range list {
-			fmt.Fprintf(t, format+"\t", value(m))
-		}
-		fmt.Fprintln(t)
-	}
-	fmt.Fprint(t, "\t")
-	for _, m := range list {
-		fmt.Fprint(t, m.Name, "\t")
-	}
-	fmt.Fprintln(t)
-	row("jobs", "%.0f", func(m Measurement) float64 { return float64(m.Jobs) })
-	row("inserted /s", "%.0f", func(m Measurement) float64 { return m.InsertedPerSecond })
-	row("published /s", "%.0f", func(m Measurement) float64 { return m.PublishedPerSecond })
-	row("published /min", "%.0f", func(m Measurement) float64 { return m.PublishedPerMinute })
-	row("lost", "%.0f", func(m Measurement) float64 { return float64(m.Lost) })
-	row("duplicated", "%.0f", func(m Measurement) float64 { return float64(m.Duplicated) })
-	row("early", "%.0f", func(m Measurement) float64 { return float64(m.Early) })
-	row("lateness ms, min", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.Min })
-	row("p50", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P50 })
-	row("p95", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P95 })
-	row("p99", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P99 })
-	row("p99.9", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P9 })
-	row("max", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.Max })
-	row("statements /s", "%.0f", func(m Measurement) float64 { return m.StatementsPerSecond })
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, m := range list[:len(list)-1] {
-		if m.PublishedPerSecond > 0 && r.Reactor.PublishedPerSecond > 0 {
-			fmt.Fprintf(out, "\nreactor publishes %.2f × the %s", r.Reactor.PublishedPerSecond/m.PublishedPerSecond, m.Name)
-		}
-	}
-	if i := r.Reactor.Internals; i != nil {
-		fmt.Fprintf(out, "\n\na claim takes %.2f ms for %.0f jobs, an acknowledgement %.2f ms, a settlement %.2f ms for %.0f jobs",
-			i.ClaimMillis, i.JobsPerClaim, i.AckMillis, i.SettleMillis, i.JobsPerSettlement)
-	}
-	fmt.Fprintln(out)
-	if err := usageTable(out, list); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintln(out)
-	return err
-}
-
-// usageTable shows what each process has taken: CPU, also for each job, and memory.
-func usageTable(out io.Writer, list []Measurement) error {
-	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "\t\tCPU s\tµs a job\tpeak MB\t\n")
-	for _, m := range list {
-		for _, u := range m.Usage {
-			fmt.Fprintf(t, "%s\t%s\t%.2f\t%.1f\t", m.Name, u.Name, u.CPUSeconds, 1e6*u.CPUSeconds/float64(max(m.Jobs, 1)))
-			if u.PeakRSSBytes > 0 {
-				fmt.Fprintf(t, "%.1f", float64(u.PeakRSSBytes)/1e6)
-			}
-			fmt.Fprint(t, "\t\n")
-		}
-	}
-	return t.Flush()
 }

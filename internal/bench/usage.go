@@ -16,9 +16,10 @@ import (
 type Usage struct {
 	Name       string  `json:"name"`
 	CPUSeconds float64 `json:"cpu_seconds"`
-	// PeakRSSBytes is the largest resident set since the process began. It is 0 for
+	// PeakRSSBytes is the largest resident set since the process began. Both are 0 for
 	// PostgreSQL, whose processes count the memory that they share once each.
 	PeakRSSBytes uint64 `json:"peak_rss_bytes,omitempty"`
+	RSSBytes     uint64 `json:"rss_bytes,omitempty"` // at the end
 }
 
 // meter reads what processes take from its start on.
@@ -77,7 +78,7 @@ func (s subject) usage() Usage {
 		}
 	}
 	if status, err := p.NewStatus(); err == nil && !s.tree {
-		u.PeakRSSBytes = status.VmHWM
+		u.PeakRSSBytes, u.RSSBytes = status.VmHWM, status.VmRSS
 	}
 	return u
 }
