@@ -15,7 +15,7 @@ import (
 type builds struct {
 	mu       sync.Mutex
 	dir      string
-	programs map[string]*lazy[string] // by package
+	programs map[string]*lazy[string] // by package, and whether with the race detector
 	closed   bool
 }
 
@@ -29,14 +29,26 @@ func Reactor(t testing.TB) string {
 // once for this test binary, with the race detector where the tests have it.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
-	path, err := kitOf(t).builds.get(pkg)
+	return build(t, pkg, raceEnabled)
+}
+
+// BuildPlain returns the path of a program built as users have it, also where the tests
+// have the race detector: for what is about speed.
+func BuildPlain(t testing.TB, pkg string) string {
+	t.Helper()
+	return build(t, pkg, false)
+}
+
+func build(t testing.TB, pkg string, race bool) string {
+	t.Helper()
+	path, err := kitOf(t).builds.get(pkg, race)
 	if err != nil {
 		t.Fatalf("testkit: build %s: %v", pkg, err)
 	}
 	return path
 }
 
-func (b *builds) get(pkg string) (string, error) {
+func (b *builds) get(pkg string, race bool) (string, error) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
@@ -50,23 +62,24 @@ func (b *builds) get(pkg string) (string, error) {
 		}
 		b.dir, b.programs = dir, map[string]*lazy[string]{}
 	}
-	program := b.programs[pkg]
+	key := fmt.Sprint(pkg, race)
+	program := b.programs[key]
 	if program == nil {
 		program = &lazy[string]{}
-		b.programs[pkg] = program
+		b.programs[key] = program
 	}
 	out := filepath.Join(b.dir, fmt.Sprintf("%d-%s", len(b.programs), filepath.Base(pkg)))
 	b.mu.Unlock()
-	return program.get(func() (string, error) { return out, goBuild(pkg, out) })
+	return program.get(func() (string, error) { return out, goBuild(pkg, out, race) })
 }
 
-func goBuild(pkg, out string) error {
+func goBuild(pkg, out string, race bool) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
 	}
 	args := []string{"build", "-o", out}
-	if raceEnabled {
+	if race {
 		args = append(args, "-race")
 	}
 	cmd := exec.Command("go", append(args, pkg)...)
