@@ -53,9 +53,7 @@ SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM jo
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
 	slices.Sort(req.IDs)
 	batch := reactor.Batch{FirstSlot: req.FirstSlot, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
-	rows, err := s.work.Query(ctx, claimSQL,
-		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within),
-		smallints(req.Static), pgtype.UUID{Bytes: req.Token, Valid: true}, req.Delivery.QoS(), int32(req.FirstSlot))
+	rows, err := s.queryClaim(ctx, s.work, req)
 	if err == nil {
 		err = readClaim(rows, &batch)
 	}
@@ -68,6 +66,13 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	// Nothing was left to take, or we are not the one to take it.
 	batch.At, err = s.checkLease(ctx, req.Lease)
 	return batch, err
+}
+
+// queryClaim sends a claim.
+func (s *Source) queryClaim(ctx context.Context, db querier, req reactor.ClaimRequest) (pgx.Rows, error) {
+	return db.Query(ctx, claimSQL,
+		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within),
+		smallints(req.Static), pgtype.UUID{Bytes: req.Token, Valid: true}, req.Delivery.QoS(), int32(req.FirstSlot))
 }
 
 // checkLease returns the database's time, or ErrLeaseLost.

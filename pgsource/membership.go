@@ -105,11 +105,6 @@ func (m *member) Beat(ctx context.Context) (reactor.Holding, error) {
 	return m.holding(v), nil
 }
 
-// querier is a pool or a transaction.
-type querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
 func (m *member) look(ctx context.Context, db querier) (view, error) {
 	var (
 		v               view

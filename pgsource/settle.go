@@ -94,10 +94,7 @@ func (p *plainSettlements) add(st reactor.Settlement) {
 }
 
 // settle returns the batches that were marked.
-func (p *plainSettlements) settle(ctx context.Context, db interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-},
-) (map[int64]bool, error) {
+func (p *plainSettlements) settle(ctx context.Context, db querier) (map[int64]bool, error) {
 	rows, err := db.Query(ctx, settleSQL, p.done, p.doneRound, p.doneOwner, p.part, p.partRound, p.partOwner, p.settled)
 	if err != nil {
 		return nil, err
