@@ -198,8 +198,9 @@ func TestUnknownOutcome(t *testing.T) {
 
 			req := b.request(ids)
 			req.Lease = lease
-			// Only the claim speaks of the journal, and only its answer of the payload.
-			marker := []byte("INSERT INTO reactor.in_flight")
+			// Only the claim names its token, and only its answer the payload.
+			req.Token = [16]byte([]byte("an unusual token"))
+			marker := req.Token[:]
 			if direction == netfault.ToClient {
 				marker = []byte("payload 1")
 			}
