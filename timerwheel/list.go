@@ -13,10 +13,12 @@ const (
 //
 // Entries linked to each other would be simpler. But to walk such a list is to wait for main
 // memory at every step, as the address of the next entry is in the one before: at a million
-// entries that made each level cost about 100 ns an entry. A block is read in one go, and of
-// an entry on its way down only the 8 bytes are touched that tell its new place.
+// entries that made each level cost about 100 ns an entry. The items of a block do not wait
+// for each other, and a processor has many reads under way at once; of an entry on its way
+// down only the 8 bytes are touched that tell its new place. A walk waits once a block.
 type block[T any] struct {
 	link
+	start place         // of the first item
 	first uint8         // items before it are gone
 	used  uint8         // items from here on have not been set
 	live  uint8         // items in between that are not gone (ref zero)
@@ -41,23 +43,28 @@ const maxBlock = math.MaxUint32>>5 - listCount
 
 func newPlace(number uint32, k uint8) place { return place(number<<5 | uint32(k)) }
 
-func (p place) block() uint32 { return uint32(p >> 5) }
-func (p place) position() int { return int(p & 31) }
+func (p place) block() uint32   { return uint32(p >> 5) }
+func (p place) position() uint8 { return uint8(p & 31) }
 
 // lists is all lists, the slab of their blocks and those released. A block without a live
 // item leaves its list at once. So however entries are cancelled, there are never more blocks
 // than entries.
 type lists[T any] struct {
-	heads [listCount]link
-	slab  slab[[blockChunk]block[T]]
-	free  uint32 // number of a block, linked by next, or 0
+	heads    [listCount]link
+	tails    [listCount]*block[T] // the last blocks; full where that is gone or never was
+	full     *block[T]            // on no list, and without room
+	occupied occupancy            // the slots whose lists are not empty
+	slab     slab[[blockChunk]block[T]]
+	free     uint32 // number of a block, linked by next, or 0
 }
 
 const blockChunk = 1 << 8 // 144 kB with values of 16 bytes
 
 func (l *lists[T]) init() {
+	l.full = &block[T]{used: blockLen}
 	for i := range l.heads {
 		l.heads[i] = link{uint32(i), uint32(i)}
+		l.tails[i] = l.full
 	}
 }
 
@@ -73,99 +80,100 @@ func (l *lists[T]) link(number uint32) *link {
 	return &l.block(number).link
 }
 
+func (l *lists[T]) item(p place) *item[T] {
+	return &l.block(p.block()).items[p.position()]
+}
+
 func (l *lists[T]) empty(list uint32) bool {
 	return l.heads[list].next == list
 }
 
-// push appends to a list.
-func (l *lists[T]) push(list uint32, r ref, it *item[T]) place {
-	number := l.heads[list].prev
-	if number == list {
-		number = l.append(list)
-	}
-	b := l.block(number)
+// first returns the first block of a list that is not empty.
+func (l *lists[T]) first(list uint32) *block[T] {
+	return l.block(l.heads[list].next)
+}
+
+// single reports whether a list that is not empty has one item only.
+func (l *lists[T]) single(list uint32) bool {
+	head := l.heads[list]
+	return head.next == head.prev && l.block(head.next).live == 1
+}
+
+// tail returns the block that takes the next item of a list. Pushing is what the wheel does
+// most: a pointer to the block saves it from asking the head for a number and the slab for
+// the block, one after the other.
+func (l *lists[T]) tail(list uint32) *block[T] {
+	b := l.tails[list]
 	if b.used == blockLen {
-		number = l.append(list)
-		b = l.block(number)
+		b = l.append(list)
 	}
-	k := b.used
-	b.refs[k] = r
-	b.items[k] = *it
-	b.used++
-	b.live++
-	return newPlace(number, k)
+	return b
 }
 
 // append adds an empty block to a list.
-func (l *lists[T]) append(list uint32) uint32 {
+func (l *lists[T]) append(list uint32) *block[T] {
 	number := l.free
 	if number == 0 {
 		number = l.slab.extend(maxBlock, blockChunk) + listCount
 	}
 	b := l.block(number)
 	l.free = b.next // 0 in a block that never was
+	b.start = newPlace(number, 0)
 	b.first, b.used, b.live = 0, 0, 0
 	head := &l.heads[list]
 	b.next, b.prev = list, head.prev
 	l.link(head.prev).next = number
 	head.prev = number
-	return number
-}
-
-// front returns the place of the first item on a list that is not empty.
-func (l *lists[T]) front(list uint32) place {
-	number := l.heads[list].next
-	b := l.block(number)
-	for b.refs[b.first] == 0 {
-		b.first++
+	l.tails[list] = b
+	if list != pending {
+		l.occupied.set(list)
 	}
-	return newPlace(number, b.first)
+	return b
 }
 
-// single is front for a list that may hold none or several.
-func (l *lists[T]) single(list uint32) (p place, ok bool) {
-	head := l.heads[list]
-	if head.next != head.prev || head.next == list || l.block(head.next).live != 1 {
-		return 0, false
-	}
-	return l.front(list), true
-}
-
-func (l *lists[T]) at(p place) (ref, *item[T]) {
-	b := l.block(p.block())
-	return b.refs[p.position()], &b.items[p.position()]
-}
-
-// remove takes an item from whatever list it is on. Where that empties the list, it says so
-// and names it. The item is cleared, lest it keep alive what the value points to.
-func (l *lists[T]) remove(p place) (list uint32, emptied bool) {
-	number := p.block()
-	b := l.block(number)
-	b.refs[p.position()] = 0
-	b.items[p.position()] = item[T]{}
-	b.live--
-	if b.live > 0 {
-		return 0, false
-	}
-	return l.release(number, b)
-}
-
-// release takes a block without a live item from whatever list it is on, like remove.
-func (l *lists[T]) release(number uint32, b *block[T]) (list uint32, emptied bool) {
+// release takes a block without a live item from whatever list it is on.
+func (l *lists[T]) release(b *block[T]) {
 	next, prev := b.next, b.prev
 	l.link(next).prev = prev
 	l.link(prev).next = next
+	number := b.start.block()
 	b.next = l.free
 	l.free = number
-	return next, next == prev // a ring of one block and a head
+	if next >= listCount {
+		return
+	}
+	l.tails[next] = l.full // so is the block before it, if there is one
+	if next == prev && next != pending {
+		l.occupied.unset(next)
+	}
 }
 
-// take moves everything on the list from, which must hold something, to the empty list to.
-// It keeps the order and takes constant time.
-func (l *lists[T]) take(to, from uint32) {
-	t, f := &l.heads[to], &l.heads[from]
+// take moves everything in a slot, which must hold something, to the empty list to. It keeps
+// the order and takes constant time.
+func (l *lists[T]) take(to, slot uint32) {
+	t, f := &l.heads[to], &l.heads[slot]
 	*t = *f
 	l.link(t.next).prev = to
 	l.link(t.prev).next = to
-	*f = link{from, from}
+	*f = link{slot, slot}
+	l.tails[to], l.tails[slot] = l.tails[slot], l.full
+	l.occupied.unset(slot)
+}
+
+// push appends an item. The block must not be full.
+func (b *block[T]) push(r ref, it *item[T]) place {
+	k := b.used
+	b.refs[k] = r
+	b.items[k] = *it
+	b.used++
+	b.live++
+	return b.start + place(k)
+}
+
+// front returns the position of the first live item.
+func (b *block[T]) front() uint8 {
+	for b.refs[b.first] == 0 {
+		b.first++
+	}
+	return b.first
 }

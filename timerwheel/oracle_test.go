@@ -249,7 +249,7 @@ func checkInvariants[T any](t testing.TB, w *Wheel[T]) {
 		count := 0
 		for n := w.lists.heads[list].next; n != list; n = w.lists.block(n).next {
 			b := w.lists.block(n)
-			if w.lists.link(b.next).prev != n || w.lists.link(b.prev).next != n {
+			if b.start.block() != n || w.lists.link(b.next).prev != n || w.lists.link(b.prev).next != n {
 				t.Fatalf("block %d of list %d is linked badly", n, list)
 			}
 			inBlock := 0
@@ -276,17 +276,21 @@ func checkInvariants[T any](t testing.TB, w *Wheel[T]) {
 			}
 			count += inBlock
 		}
+		if tail := w.lists.tails[list]; tail != w.lists.full && tail != w.lists.block(w.lists.heads[list].prev) ||
+			tail == w.lists.full && count > 0 && w.lists.block(w.lists.heads[list].prev).used < blockLen {
+			t.Fatalf("list %d has a wrong tail", list)
+		}
 		if list != pending {
-			marked := w.occupied.slots[list/digits]>>(list%digits)&1 == 1
+			marked := w.lists.occupied.slots[list/digits]>>(list%digits)&1 == 1
 			if marked != (count > 0) {
 				t.Fatalf("slot %d has %d entries, bit %t", list, count, marked)
 			}
 		}
 		live += count
 	}
-	for level, slots := range w.occupied.slots {
-		if (slots != 0) != (w.occupied.levels>>level&1 == 1) {
-			t.Fatalf("level %d has slots %b, levels %b", level, slots, w.occupied.levels)
+	for level, slots := range w.lists.occupied.slots {
+		if (slots != 0) != (w.lists.occupied.levels>>level&1 == 1) {
+			t.Fatalf("level %d has slots %b, levels %b", level, slots, w.lists.occupied.levels)
 		}
 	}
 	if live != w.len {

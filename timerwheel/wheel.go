@@ -29,10 +29,9 @@ type Wheel[T any] struct {
 	// into a lower slot, it would overtake entries of its own tick.
 	pendingEnd uint64
 
-	occupied occupancy
-	entries  entries
-	lists    lists[T]
-	len      int
+	entries entries
+	lists   lists[T]
+	len     int
 }
 
 // minMoves is how many entries an Advance may move to a lower level however small its limit:
@@ -63,11 +62,11 @@ func (w *Wheel[T]) Schedule(value T, deadline int64) Handle {
 	i, e := w.entries.acquire()
 	r := newRef(i, deadline <= w.now)
 	it := item[T]{deadline, value}
+	list := uint32(pending)
 	if tick := w.scale.tick(deadline, r.late()); tick > w.pendingEnd {
-		e.place = w.file(r, &it, tick)
-	} else {
-		e.place = w.lists.push(pending, r, &it)
+		list = slotFor(w.position, tick)
 	}
+	e.place = w.lists.tail(list).push(r, &it)
 	w.len++
 	return e.handle(i)
 }
@@ -79,7 +78,7 @@ func (w *Wheel[T]) Cancel(h Handle) (value T, ok bool) {
 	if !ok {
 		return value, false
 	}
-	return w.drop(p).value, true
+	return w.drop(w.lists.block(p.block()), p.position()).value, true
 }
 
 // Get returns the value of an entry, or false if the handle is stale.
@@ -88,8 +87,7 @@ func (w *Wheel[T]) Get(h Handle) (value T, ok bool) {
 	if !ok {
 		return value, false
 	}
-	_, it := w.lists.at(p)
-	return it.value, true
+	return w.lists.item(p).value, true
 }
 
 // Deadline returns the deadline with which an entry was scheduled, not rounded, or false if
@@ -99,8 +97,7 @@ func (w *Wheel[T]) Deadline(h Handle) (deadline int64, ok bool) {
 	if !ok {
 		return 0, false
 	}
-	_, it := w.lists.at(p)
-	return it.deadline, true
+	return w.lists.item(p).deadline, true
 }
 
 // Advance brings the wheel to now and calls expire for what falls due, but not more than
@@ -140,19 +137,22 @@ func (w *Wheel[T]) Advance(now int64, limit int, expire func(value T, deadline i
 			w.pendingEnd = w.position
 			return false
 		}
-		p := w.lists.front(pending)
-		if w.tick(p) > w.position {
+		b := w.lists.first(pending)
+		k := b.front()
+		// What is pending from a slot of the lowest level is all due. From a higher one, that
+		// is to be seen: its first tick is, and what was late when it was scheduled.
+		if w.pendingEnd > w.position && w.tick(b, k) > w.position {
 			if moves <= 0 {
 				return true
 			}
-			moves -= w.descend(p, moves)
+			moves -= w.descend(b, moves)
 			continue
 		}
 		if limit <= 0 {
 			return true
 		}
 		limit--
-		it := w.drop(p)
+		it := w.drop(b, k)
 		expire(it.value, it.deadline)
 	}
 }
@@ -168,13 +168,14 @@ func (w *Wheel[T]) Next() (at int64, ok bool) {
 	if !w.lists.empty(pending) {
 		return w.now, true
 	}
-	slot, ok := w.occupied.first()
+	slot, ok := w.lists.occupied.first()
 	if !ok {
 		return 0, false
 	}
 	tick, _ := slotSpan(w.position, slot)
-	if p, ok := w.lists.single(slot); ok {
-		tick = w.tick(p)
+	if w.lists.single(slot) {
+		b := w.lists.first(slot)
+		tick = w.tick(b, b.front())
 	}
 	return max(w.now, w.scale.instant(tick)), true
 }
@@ -183,7 +184,7 @@ func (w *Wheel[T]) Next() (at int64, ok bool) {
 // tick reached, and moves the position there. Nothing must be pending. On the lowest level
 // that makes all of them due; on a higher one it makes room for them on the levels below.
 func (w *Wheel[T]) open(reached uint64) bool {
-	slot, ok := w.occupied.first()
+	slot, ok := w.lists.occupied.first()
 	if !ok {
 		return false
 	}
@@ -193,15 +194,12 @@ func (w *Wheel[T]) open(reached uint64) bool {
 	}
 	w.position, w.pendingEnd = first, last
 	w.lists.take(pending, slot)
-	w.occupied.unset(slot)
 	return true
 }
 
-// descend files pending entries on lower levels, from p on, up to the end of their block, to
-// one that is due or to limit entries. It returns how many.
-func (w *Wheel[T]) descend(p place, limit int) (moved int) {
-	number := p.block()
-	b := w.lists.block(number)
+// descend moves pending entries to the slots of lower levels, from the block that is first on
+// up to its end, to an entry that is due or to limit entries. It returns how many.
+func (w *Wheel[T]) descend(b *block[T], limit int) (moved int) {
 	k := b.first
 	for ; k < b.used && moved < limit; k++ {
 		r, it := b.refs[k], &b.items[k]
@@ -212,47 +210,41 @@ func (w *Wheel[T]) descend(p place, limit int) (moved int) {
 		if tick <= w.position {
 			break
 		}
-		w.entries.at(r.index()).place = w.file(r, it, tick)
-		*it = item[T]{}
+		to := w.lists.tail(slotFor(w.position, tick))
+		w.entries.at(r.index()).place = to.push(r, it)
 		moved++
 	}
+	clear(b.items[b.first:k])
 	b.first = k
 	b.live -= uint8(moved)
 	if b.live == 0 {
-		w.vacate(w.lists.release(number, b))
+		w.vacate(b)
 	}
 	return moved
 }
 
-// file puts an entry into the slot of its tick, which must be after position.
-func (w *Wheel[T]) file(r ref, it *item[T], tick uint64) place {
-	slot := slotFor(w.position, tick)
-	w.occupied.set(slot)
-	return w.lists.push(slot, r, it)
-}
-
 // drop removes an entry for good.
-func (w *Wheel[T]) drop(p place) item[T] {
-	r, it := w.lists.at(p)
-	dropped := *it
-	w.entries.release(r.index())
-	w.vacate(w.lists.remove(p))
+func (w *Wheel[T]) drop(b *block[T], k uint8) item[T] {
+	dropped := b.items[k]
+	w.entries.release(b.refs[k].index())
+	b.refs[k] = 0
+	b.items[k] = item[T]{}
+	b.live--
+	if b.live == 0 {
+		w.vacate(b)
+	}
 	w.len--
 	return dropped
 }
 
-func (w *Wheel[T]) tick(p place) uint64 {
-	r, it := w.lists.at(p)
-	return w.scale.tick(it.deadline, r.late())
+// vacate takes a block that has become empty off its list.
+func (w *Wheel[T]) vacate(b *block[T]) {
+	w.lists.release(b)
+	if w.lists.empty(pending) {
+		w.pendingEnd = w.position
+	}
 }
 
-// vacate notes that a list has been emptied.
-func (w *Wheel[T]) vacate(list uint32, emptied bool) {
-	switch {
-	case !emptied:
-	case list == pending:
-		w.pendingEnd = w.position
-	default:
-		w.occupied.unset(list)
-	}
+func (w *Wheel[T]) tick(b *block[T], k uint8) uint64 {
+	return w.scale.tick(b.items[k].deadline, b.refs[k].late())
 }
