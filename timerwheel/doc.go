@@ -86,10 +86,10 @@
 //
 // # Memory
 //
-// An entry takes 8 bytes, plus a twentieth of a block: 37 bytes in all with a value of 16.
-// A block is 576 bytes then. Slots that are filled in part add up to one each, at most 400 kB
-// in all. Cancelling can leave blocks sparse, at the very worst one for each entry remaining;
-// a block is used again once it is empty. Memory is taken in chunks, never moved, and reused
-// but not returned: a wheel is as large as it ever was. It holds up to 2³¹ entries, in up to
-// 2²⁷ blocks.
+// An entry takes 8 bytes, plus a 52nd of a block: 37 bytes in all with a value of 16. A block
+// is 1,472 bytes then. Slots that are filled in part add up to one each, at most 1 MB in all.
+// Cancelling can leave blocks sparse, at the very worst one for each entry remaining; a block
+// is used again once it is empty. Memory is taken in chunks, never moved, and reused but not
+// returned: a wheel is as large as it ever was. It holds up to 2³¹ entries, in up to 2²⁶
+// blocks.
 package timerwheel
