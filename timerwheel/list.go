@@ -1,6 +1,9 @@
 package timerwheel
 
-import "math"
+import (
+	"math"
+	"reflect"
+)
 
 // A list is a queue of items: a circular chain of blocks, closed by the list's head. Every
 // slot has a list, and so has what is being worked on:
@@ -56,6 +59,7 @@ type lists[T any] struct {
 	tails    [listCount]*block[T] // the last blocks; full where that is gone or never was
 	full     *block[T]            // on no list, and without room
 	occupied occupancy            // the slots whose lists are not empty
+	pointers bool                 // T may hold some
 	slab     slab[[blockChunk]block[T]]
 	free     uint32 // number of a block, linked by next, or 0
 }
@@ -63,6 +67,7 @@ type lists[T any] struct {
 const blockChunk = 1 << 7 // 184 kB with values of 16 bytes
 
 func (l *lists[T]) init() {
+	l.pointers = holdsPointers(reflect.TypeFor[T]())
 	l.full = &block[T]{used: blockLen}
 	for i := range l.heads {
 		l.heads[i] = link{uint32(i), uint32(i)}
@@ -178,4 +183,28 @@ func (b *block[T]) front() uint8 {
 		b.first++
 	}
 	return b.first
+}
+
+// forget clears items that are gone, lest they keep alive what their values point to.
+// Otherwise it would be writing for nothing, all that ever is pending once a level.
+func (l *lists[T]) forget(items []item[T]) {
+	if l.pointers {
+		clear(items)
+	}
+}
+
+func holdsPointers(t reflect.Type) bool {
+	switch kind := t.Kind(); kind {
+	case reflect.Array:
+		return t.Len() > 0 && holdsPointers(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if holdsPointers(t.Field(i).Type) {
+				return true
+			}
+		}
+		return false
+	default:
+		return kind < reflect.Bool || kind > reflect.Complex128
+	}
 }

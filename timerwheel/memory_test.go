@@ -3,8 +3,10 @@ package timerwheel
 import (
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"testing"
+	"unsafe"
 )
 
 func TestManyEntries(t *testing.T) {
@@ -134,6 +136,28 @@ func TestValuesAreReleased(t *testing.T) {
 					t.Fatal("a released block holds on to a value")
 				}
 			}
+		}
+	}
+}
+
+func TestHoldsPointers(t *testing.T) {
+	for value, want := range map[any]bool{
+		true: false, int8(1): false, uintptr(1): false, complex(1, 1): false,
+		benchValue{}: false, [2]benchValue{}: false, struct{}{}: false, [0]*int{}: false,
+		"": true, (*int)(nil): true, unsafe.Pointer(nil): true, (chan int)(nil): true,
+		[1]*int{}: true, [1]any{}: true,
+		struct {
+			_ int
+			_ [2]struct{ _ string }
+		}{}: true,
+	} {
+		if got := holdsPointers(reflect.TypeOf(value)); got != want {
+			t.Errorf("%T: %t", value, got)
+		}
+	}
+	for _, of := range []reflect.Type{reflect.TypeFor[any](), reflect.TypeFor[[]int](), reflect.TypeFor[func()](), reflect.TypeFor[map[int]int]()} {
+		if !holdsPointers(of) {
+			t.Errorf("%v holds none", of)
 		}
 	}
 }

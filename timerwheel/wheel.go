@@ -214,7 +214,7 @@ func (w *Wheel[T]) descend(b *block[T], limit int) (moved int) {
 		w.entries.at(r.index()).place = to.push(r, it)
 		moved++
 	}
-	clear(b.items[b.first:k])
+	w.lists.forget(b.items[b.first:k])
 	b.first = k
 	b.live -= uint8(moved)
 	if b.live == 0 {
@@ -228,7 +228,7 @@ func (w *Wheel[T]) drop(b *block[T], k uint8) item[T] {
 	dropped := b.items[k]
 	w.entries.release(b.refs[k].index())
 	b.refs[k] = 0
-	b.items[k] = item[T]{}
+	w.lists.forget(b.items[k : k+1])
 	b.live--
 	if b.live == 0 {
 		w.vacate(b)
