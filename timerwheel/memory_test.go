@@ -52,18 +52,12 @@ func TestManyEntries(t *testing.T) {
 func TestBytesPerEntry(t *testing.T) {
 	const entries = million
 	r := rand.New(rand.NewPCG(5, 6))
-	heap := func() uint64 {
-		var stats runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&stats)
-		return stats.HeapAlloc
-	}
-	before := heap()
+	before := heapBytes()
 	w := New[benchValue](Config{})
 	for i := range int64(entries) {
 		w.Schedule(benchValue{id: i}, r.Int64N(benchWindow))
 	}
-	each := float64(heap()-before) / entries
+	each := float64(heapBytes()-before) / entries
 	t.Logf("%.1f bytes an entry", each)
 	if each > 40 {
 		t.Errorf("%.1f bytes an entry with 16 of value, want at most 40", each)

@@ -1,232 +1,193 @@
 package timerwheel
 
 import (
-	"container/heap"
-	"fmt"
-	"math"
-	"math/rand/v2"
+	"runtime"
 	"testing"
 )
 
-// The load: deadlines spread evenly over a minute of microseconds, in random order, for
-// values of 16 bytes. Every benchmark runs against container/heap in the same process, since
-// only the ratio means something on another machine. An op is one entry throughout.
-const (
-	benchWindow = 60_000_000
-	million     = 1_000_000
-)
+// Every benchmark runs against container/heap in the same process, and where that compares
+// against the other contenders, since only the ratio means something on another machine. An
+// op is one entry throughout. Those of ten million take the resolution that package reactor
+// uses, and are for looking at how much the size matters.
 
-var benchResolutions = []int64{1, 64, 256, 1024}
-
-type benchValue struct {
-	id int64
-	_  int64
-}
-
-func benchDeadlines(n int) []int64 {
-	r := rand.New(rand.NewPCG(1, 2))
-	deadlines := make([]int64, n)
-	for i := range deadlines {
-		deadlines[i] = 1 + r.Int64N(benchWindow)
-	}
-	return deadlines
-}
-
-// scheduler is what the benchmarks need of the wheel and of the heap.
-type scheduler interface {
-	schedule(i int, deadline int64)
-	cancel(i int)
-	advance(now int64)
-	size() int
-}
-
-type wheelScheduler struct {
-	*Wheel[benchValue]
-	handles []Handle
-	expired int
-}
-
-func newWheelScheduler(n int, resolution int64) *wheelScheduler {
-	return &wheelScheduler{New[benchValue](Config{Resolution: resolution}), make([]Handle, n), 0}
-}
-
-func (s *wheelScheduler) schedule(i int, deadline int64) {
-	s.handles[i] = s.Schedule(benchValue{id: int64(i)}, deadline)
-}
-func (s *wheelScheduler) cancel(i int) { s.Cancel(s.handles[i]) }
-func (s *wheelScheduler) size() int    { return s.Len() }
-func (s *wheelScheduler) advance(now int64) {
-	s.Advance(now, math.MaxInt, func(benchValue, int64) { s.expired++ })
-}
-
-// heapScheduler is the textbook's: container/heap over pointers, each knowing its index so
-// that it can be cancelled. Expired timers are reused, so it does not allocate either once
-// it has grown.
-type heapScheduler struct {
-	heap    timerHeap
-	timers  []*heapTimer
-	free    []*heapTimer
-	expired int
-}
-
-type heapTimer struct {
-	value    benchValue
-	deadline int64
-	index    int
-}
-
-type timerHeap []*heapTimer
-
-func (h timerHeap) Len() int           { return len(h) }
-func (h timerHeap) Less(i, j int) bool { return h[i].deadline < h[j].deadline }
-func (h timerHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *timerHeap) Push(x any) {
-	t := x.(*heapTimer)
-	t.index = len(*h)
-	*h = append(*h, t)
-}
-
-func (h *timerHeap) Pop() any {
-	last := len(*h) - 1
-	t := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return t
-}
-
-func newHeapScheduler(n int) *heapScheduler {
-	return &heapScheduler{timers: make([]*heapTimer, n)}
-}
-
-func (s *heapScheduler) schedule(i int, deadline int64) {
-	var t *heapTimer
-	if last := len(s.free) - 1; last >= 0 {
-		t, s.free = s.free[last], s.free[:last]
-	} else {
-		t = new(heapTimer)
-	}
-	t.value, t.deadline = benchValue{id: int64(i)}, deadline
-	heap.Push(&s.heap, t)
-	s.timers[i] = t
-}
-
-func (s *heapScheduler) cancel(i int) {
-	s.free = append(s.free, heap.Remove(&s.heap, s.timers[i].index).(*heapTimer))
-}
-func (s *heapScheduler) size() int { return s.heap.Len() }
-func (s *heapScheduler) advance(now int64) {
-	for len(s.heap) > 0 && s.heap[0].deadline <= now {
-		s.free = append(s.free, heap.Pop(&s.heap).(*heapTimer))
-		s.expired++
-	}
-}
-
-// forEachScheduler runs the benchmark with the heap and with the wheel at each resolution.
-func forEachScheduler(b *testing.B, n int, bench func(b *testing.B, make func() scheduler, deadlines []int64)) {
+// forEach runs a benchmark of n entries with some contenders.
+func forEach(b *testing.B, n int, contenders []contender, bench func(b *testing.B, c contender, deadlines []int64)) {
 	deadlines := benchDeadlines(n)
-	b.Run("heap", func(b *testing.B) {
-		b.ReportAllocs()
-		bench(b, func() scheduler { return newHeapScheduler(n) }, deadlines)
-	})
-	for _, resolution := range benchResolutions {
-		b.Run(fmt.Sprintf("wheel/resolution=%d", resolution), func(b *testing.B) {
-			b.ReportAllocs()
-			bench(b, func() scheduler { return newWheelScheduler(n, resolution) }, deadlines)
-		})
+	for _, c := range contenders {
+		runtime.GC() // of the one before
+		bench(b, c, deadlines)
 	}
 }
 
-func fill(s scheduler, deadlines []int64) {
-	for i, deadline := range deadlines {
-		s.schedule(i, deadline)
-	}
+func allWith(others ...contender) []contender {
+	return append(append([]contender{heapContender}, others...), wheelContenders...)
 }
+
+var tenMillion = []contender{heapContender, wheelContender(256)}
 
 // BenchmarkSchedule fills an empty scheduler up to n entries, again and again.
-func BenchmarkSchedule(b *testing.B)    { benchSchedule(b, million) }
-func BenchmarkSchedule10M(b *testing.B) { benchSchedule(b, 10*million) }
+func BenchmarkSchedule(b *testing.B) {
+	benchSchedule(b, million, allWith(natsContender, runtimeContender))
+}
+func BenchmarkSchedule10M(b *testing.B) { benchSchedule(b, 10*million, tenMillion) }
 
-func benchSchedule(b *testing.B, n int) {
-	forEachScheduler(b, n, func(b *testing.B, make func() scheduler, deadlines []int64) {
-		for done := 0; done < b.N; done += n {
-			b.StopTimer()
-			s := make()
-			b.StartTimer()
-			fill(s, deadlines[:min(n, b.N-done)])
-		}
+func benchSchedule(b *testing.B, n int, contenders []contender) {
+	forEach(b, n, contenders, func(b *testing.B, c contender, deadlines []int64) {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for done := 0; done < b.N; done += n {
+				b.StopTimer()
+				s := c.make(n)
+				part := deadlines[:min(n, b.N-done)]
+				b.StartTimer()
+				fill(s, part)
+				b.StopTimer()
+				stop(s, len(part))
+				b.StartTimer()
+			}
+		})
 	})
 }
 
-// BenchmarkExpire drains n entries, a millisecond at a time.
-func BenchmarkExpire(b *testing.B)    { benchExpire(b, million) }
-func BenchmarkExpire10M(b *testing.B) { benchExpire(b, 10*million) }
-
-func benchExpire(b *testing.B, n int) {
-	forEachScheduler(b, n, func(b *testing.B, make func() scheduler, deadlines []int64) {
-		for done := 0; done < b.N; {
-			b.StopTimer()
-			s := make()
-			fill(s, deadlines)
-			b.StartTimer()
-			for now := int64(0); s.size() > 0 && done+n-s.size() < b.N; {
-				now += 1000
-				s.advance(now)
-			}
-			done += n - s.size()
+// stop ends timers that would otherwise stay pending in the runtime.
+func stop(s scheduler, n int) {
+	if s, ok := s.(*runtimeScheduler); ok {
+		for i := range n {
+			s.cancel(i)
 		}
+	}
+}
+
+// BenchmarkExpire drains n entries, a millisecond at a time. As the runs of growing b.N go on
+// where the one before ended, even ten million are filled in only once or twice.
+func BenchmarkExpire(b *testing.B)    { benchExpire(b, million, allWith(natsContender)) }
+func BenchmarkExpire10M(b *testing.B) { benchExpire(b, 10*million, tenMillion) }
+
+func benchExpire(b *testing.B, n int, contenders []contender) {
+	forEach(b, n, contenders, func(b *testing.B, c contender, deadlines []int64) {
+		s, now := c.make(n), int64(0)
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for done := 0; done < b.N; {
+				if s.size() == 0 {
+					b.StopTimer()
+					s, now = c.make(n), 0
+					fill(s, deadlines)
+					b.StartTimer()
+				}
+				for done < b.N && s.size() > 0 {
+					now += c.step
+					before := s.size()
+					s.advance(now)
+					done += before - s.size()
+				}
+			}
+		})
 	})
 }
 
 // BenchmarkSteady keeps n entries pending: whatever expires in a millisecond is replaced by
 // as many new entries up to a minute ahead. An op is one expiration and one schedule.
-func BenchmarkSteady(b *testing.B)    { benchSteady(b, million) }
-func BenchmarkSteady10M(b *testing.B) { benchSteady(b, 10*million) }
+func BenchmarkSteady(b *testing.B)    { benchSteady(b, million, allWith()) }
+func BenchmarkSteady10M(b *testing.B) { benchSteady(b, 10*million, tenMillion) }
 
-func benchSteady(b *testing.B, n int) {
-	forEachScheduler(b, n, func(b *testing.B, make func() scheduler, deadlines []int64) {
-		s := make()
-		fill(s, deadlines)
-		var now int64
-		var next int
-		turn := func() (replaced int) {
-			now += 1000
-			s.advance(now)
-			for s.size() < n {
-				s.schedule(next, now+deadlines[next])
-				next = (next + 1) % n
-				replaced++
+func benchSteady(b *testing.B, n int, contenders []contender) {
+	forEach(b, n, contenders, func(b *testing.B, c contender, deadlines []int64) {
+		var s *steady
+		b.Run(c.name, func(b *testing.B) {
+			if s == nil {
+				s = newSteady(c.make(n), deadlines)
+				for s.now < benchWindow { // once round, so that the free list is as shuffled as it gets
+					s.turn()
+				}
 			}
-			return replaced
-		}
-		for now < benchWindow { // once round, so that the free list is as shuffled as it gets
-			turn()
-		}
-		b.ResetTimer()
-		for done := 0; done < b.N; {
-			done += turn()
-		}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for done := 0; done < b.N; {
+				done += s.turn()
+			}
+		})
 	})
+}
+
+// steady is a scheduler with as many entries pending as there are deadlines.
+type steady struct {
+	scheduler
+	deadlines []int64
+	now       int64
+	next      int // of deadlines
+}
+
+func newSteady(s scheduler, deadlines []int64) *steady {
+	fill(s, deadlines)
+	return &steady{scheduler: s, deadlines: deadlines}
+}
+
+// turn advances by a millisecond, and returns how many entries it replaced.
+func (s *steady) turn() (replaced int) {
+	s.now += millisecond
+	s.advance(s.now)
+	for s.size() < len(s.deadlines) {
+		s.schedule(s.next, s.now+s.deadlines[s.next])
+		s.next = (s.next + 1) % len(s.deadlines)
+		replaced++
+	}
+	return replaced
 }
 
 // BenchmarkCancel cancels n entries in the order they were scheduled, which is a random
 // order for the slots and for the heap.
-func BenchmarkCancel(b *testing.B)    { benchCancel(b, million) }
-func BenchmarkCancel10M(b *testing.B) { benchCancel(b, 10*million) }
+func BenchmarkCancel(b *testing.B) {
+	benchCancel(b, million, allWith(natsContender, runtimeContender))
+}
+func BenchmarkCancel10M(b *testing.B) { benchCancel(b, 10*million, tenMillion) }
 
-func benchCancel(b *testing.B, n int) {
-	forEachScheduler(b, n, func(b *testing.B, make func() scheduler, deadlines []int64) {
-		for done := 0; done < b.N; done += n {
-			b.StopTimer()
-			s := make()
-			fill(s, deadlines)
-			b.StartTimer()
-			for i := range min(n, b.N-done) {
-				s.cancel(i)
+func benchCancel(b *testing.B, n int, contenders []contender) {
+	forEach(b, n, contenders, func(b *testing.B, c contender, deadlines []int64) {
+		var s scheduler
+		left := 0
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				if left == 0 {
+					b.StopTimer()
+					s, left = c.make(n), n
+					fill(s, deadlines)
+					b.StartTimer()
+				}
+				s.cancel(n - left)
+				left--
 			}
+		})
+		if s != nil {
+			stop(s, n)
 		}
 	})
+}
+
+// BenchmarkBytes says how many bytes of the heap an entry holds on to.
+func BenchmarkBytes(b *testing.B) {
+	forEach(b, million, allWith(natsContender, runtimeContender), func(b *testing.B, c contender, deadlines []int64) {
+		var each float64
+		b.Run(c.name, func(b *testing.B) {
+			if each == 0 {
+				s := c.make(million)
+				before := heapBytes()
+				fill(s, deadlines)
+				each = float64(heapBytes()-before) / million
+				stop(s, million)
+				runtime.KeepAlive(s)
+			}
+			b.ReportMetric(each, "B/entry")
+			b.ReportMetric(0, "ns/op")
+		})
+	})
+}
+
+// heapBytes is what the heap holds that is in use.
+func heapBytes() uint64 {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
 }

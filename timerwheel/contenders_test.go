@@ -1,0 +1,212 @@
+package timerwheel
+
+import (
+	"container/heap"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server/thw"
+)
+
+// The load: deadlines spread evenly over a minute of microseconds, in random order, for
+// values of 16 bytes.
+const (
+	benchWindow = 60_000_000
+	million     = 1_000_000
+)
+
+type benchValue struct {
+	id int64
+	_  int64
+}
+
+func benchDeadlines(n int) []int64 {
+	r := rand.New(rand.NewPCG(1, 2))
+	deadlines := make([]int64, n)
+	for i := range deadlines {
+		deadlines[i] = 1 + r.Int64N(benchWindow)
+	}
+	return deadlines
+}
+
+// scheduler is what the benchmarks need of whoever competes. What its owner keeps for each
+// entry in order to cancel it is 8 bytes with all of them, and allocated beforehand.
+type scheduler interface {
+	schedule(i int, deadline int64)
+	cancel(i int)
+	advance(now int64)
+	size() int
+}
+
+func fill(s scheduler, deadlines []int64) {
+	for i, deadline := range deadlines {
+		s.schedule(i, deadline)
+	}
+}
+
+// contender is a scheduler to be made for n entries.
+type contender struct {
+	name string
+	make func(n int) scheduler
+	step int64 // by which to advance it
+}
+
+// millisecond is a step that suits an owner who wakes up for what is due.
+const millisecond = 1000
+
+func wheelContender(resolution int64) contender {
+	name := fmt.Sprintf("wheel/resolution=%d", resolution)
+	return contender{name, func(n int) scheduler { return newWheelScheduler(n, resolution) }, millisecond}
+}
+
+var (
+	heapContender    = contender{"heap", newHeapScheduler, millisecond}
+	natsContender    = contender{"nats-thw", newNATSScheduler, 2 * benchWindow}
+	runtimeContender = contender{"runtime", newRuntimeScheduler, 0}
+	wheelContenders  = []contender{wheelContender(1), wheelContender(64), wheelContender(256), wheelContender(1024)}
+)
+
+type wheelScheduler struct {
+	*Wheel[benchValue]
+	handles []Handle
+	expired int
+}
+
+func newWheelScheduler(n int, resolution int64) *wheelScheduler {
+	return &wheelScheduler{New[benchValue](Config{Resolution: resolution}), make([]Handle, n), 0}
+}
+
+func (s *wheelScheduler) schedule(i int, deadline int64) {
+	s.handles[i] = s.Schedule(benchValue{id: int64(i)}, deadline)
+}
+func (s *wheelScheduler) cancel(i int) { s.Cancel(s.handles[i]) }
+func (s *wheelScheduler) size() int    { return s.Len() }
+func (s *wheelScheduler) advance(now int64) {
+	s.Advance(now, math.MaxInt, func(benchValue, int64) { s.expired++ })
+}
+
+// heapScheduler is the textbook's: container/heap over pointers, each knowing its index so
+// that it can be cancelled. Expired timers are reused, so it does not allocate either once
+// it has grown.
+type heapScheduler struct {
+	heap    timerHeap
+	timers  []*heapTimer
+	free    []*heapTimer
+	expired int
+}
+
+type heapTimer struct {
+	value    benchValue
+	deadline int64
+	index    int
+}
+
+type timerHeap []*heapTimer
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].deadline < h[j].deadline }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+func (h *timerHeap) Push(x any) {
+	t := x.(*heapTimer)
+	t.index = len(*h)
+	*h = append(*h, t)
+}
+
+func (h *timerHeap) Pop() any {
+	last := len(*h) - 1
+	t := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return t
+}
+
+func newHeapScheduler(n int) scheduler {
+	return &heapScheduler{timers: make([]*heapTimer, n)}
+}
+
+func (s *heapScheduler) schedule(i int, deadline int64) {
+	var t *heapTimer
+	if last := len(s.free) - 1; last >= 0 {
+		t, s.free = s.free[last], s.free[:last]
+	} else {
+		t = new(heapTimer)
+	}
+	t.value, t.deadline = benchValue{id: int64(i)}, deadline
+	heap.Push(&s.heap, t)
+	s.timers[i] = t
+}
+
+func (s *heapScheduler) cancel(i int) {
+	s.free = append(s.free, heap.Remove(&s.heap, s.timers[i].index).(*heapTimer))
+}
+func (s *heapScheduler) size() int { return s.heap.Len() }
+func (s *heapScheduler) advance(now int64) {
+	for len(s.heap) > 0 && s.heap[0].deadline <= now {
+		s.free = append(s.free, heap.Pop(&s.heap).(*heapTimer))
+		s.expired++
+	}
+}
+
+// natsScheduler is the published wheel: the hashed one in which NATS keeps when messages
+// expire, one level of 4,096 slots of a second, each a map. Like ours it is a pure structure
+// without a lock or a goroutine, but made for less: the value is a number of 8 bytes, what is
+// due within a second comes in no order, and it cannot be told the time. Therefore all
+// deadlines lie in the past here, and everything expires in a single sweep. That is its best
+// case: entries that are not due cost it nothing, while a sweep in the middle of a second
+// would look at all that are in the same slot. So schedule, cancel and memory compare, expire
+// flatters it, and a steady load cannot be put to it.
+type natsScheduler struct {
+	wheel     *thw.HashWheel
+	start     int64
+	deadlines []int64
+	expired   int
+}
+
+func newNATSScheduler(n int) scheduler {
+	return &natsScheduler{wheel: thw.NewHashWheel(), start: time.Now().UnixNano() - int64(time.Hour), deadlines: make([]int64, n)}
+}
+
+func (s *natsScheduler) schedule(i int, deadline int64) {
+	s.deadlines[i] = s.start + deadline*int64(time.Microsecond)
+	if err := s.wheel.Add(uint64(i), s.deadlines[i]); err != nil {
+		panic(err)
+	}
+}
+
+func (s *natsScheduler) cancel(i int) {
+	if err := s.wheel.Remove(uint64(i), s.deadlines[i]); err != nil {
+		panic(err)
+	}
+}
+func (s *natsScheduler) size() int { return int(s.wheel.Count()) }
+func (s *natsScheduler) advance(now int64) {
+	now = s.start + now*int64(time.Microsecond)
+	s.wheel.ExpireTasks(func(_ uint64, deadline int64) bool {
+		if deadline > now {
+			return false
+		}
+		s.expired++
+		return true
+	})
+}
+
+// runtimeScheduler is what a program has that keeps a timer of Go's for each entry. It runs
+// by itself, on real time and in goroutines; so nothing falls due here, and only schedule,
+// cancel and memory compare.
+type runtimeScheduler struct{ timers []*time.Timer }
+
+func newRuntimeScheduler(n int) scheduler { return &runtimeScheduler{make([]*time.Timer, n)} }
+
+func (s *runtimeScheduler) schedule(i int, deadline int64) {
+	value := benchValue{id: int64(i)}
+	s.timers[i] = time.AfterFunc(time.Hour+time.Duration(deadline)*time.Microsecond, func() { _ = value.id })
+}
+func (s *runtimeScheduler) cancel(i int)  { s.timers[i].Stop() }
+func (s *runtimeScheduler) size() int     { panic("not counted") }
+func (s *runtimeScheduler) advance(int64) { panic("cannot be told the time") }
