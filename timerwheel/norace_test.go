@@ -2,4 +2,7 @@
 
 package timerwheel
 
-const manyEntries = 10_000_000
+const (
+	manyEntries = 10_000_000
+	maxRatio    = 0.4
+)
