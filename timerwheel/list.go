@@ -35,7 +35,7 @@ type item[T any] struct {
 }
 
 // blockLen weighs that wait against room left unfilled, by slots of few entries and by what
-// was cancelled. Twenty items cost a sixth more time, and beyond 52 little is to be gained.
+// was cancelled. Twenty items cost a fifth more time, and beyond 52 little is to be gained.
 const blockLen = 52
 
 // link chains blocks and heads. Numbers below listCount are heads, the others blocks.
