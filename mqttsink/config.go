@@ -41,8 +41,9 @@ type Config struct {
 	// Defaults to 24 h.
 	SessionExpiry time.Duration
 	// InFlight bounds the unacknowledged messages of a lane, if the broker's Receive
-	// Maximum does not do so first. More hides a longer round trip; fewer are to be sent
-	// again after a lost connection. Defaults to 512.
+	// Maximum does not do so first. More hides a longer round trip, and a broker that has
+	// to wait for its turn on a busy machine; fewer are to be sent again after a lost
+	// connection. Defaults to 1024, and at QoS 2, of which brokers keep lists, to 512.
 	InFlight int
 	// Dial opens the network connection, for tests and proxies. Defaults to net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -56,7 +57,6 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ConnectTimeout, 10*time.Second)
 	setDefault(&c.WriteTimeout, 10*time.Second)
 	setDefault(&c.SessionExpiry, 24*time.Hour)
-	setDefault(&c.InFlight, 512)
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{}).DialContext
 	}
@@ -81,10 +81,21 @@ func (c Config) validate() error {
 			return fmt.Errorf("%s is %v, must be %v to %v", d.field, d.value, d.min, d.max)
 		}
 	}
-	if c.InFlight < 1 || c.InFlight > maxUint16 {
-		return fmt.Errorf("InFlight is %d, must be 1 to %d", c.InFlight, maxUint16)
+	if c.InFlight < 0 || c.InFlight > maxUint16 {
+		return fmt.Errorf("InFlight is %d, must be 1 to %d, or 0 for the default", c.InFlight, maxUint16)
 	}
 	return nil
+}
+
+// inFlight is InFlight for a QoS.
+func (c Config) inFlight(qos byte) int {
+	switch {
+	case c.InFlight > 0:
+		return c.InFlight
+	case qos == 2:
+		return 512
+	}
+	return 1024
 }
 
 // keepAliveSeconds is KeepAlive as MQTT counts it.

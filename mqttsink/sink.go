@@ -130,7 +130,7 @@ func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms
 		}
 	}
 	t := terms{
-		limits:    reactor.Limits{InFlight: s.cfg.InFlight, QoS: maxQoS, Resumed: connack.SessionPresent},
+		limits:    reactor.Limits{InFlight: s.cfg.inFlight(delivery.QoS()), QoS: maxQoS, Resumed: connack.SessionPresent},
 		keepAlive: time.Duration(s.cfg.keepAliveSeconds()) * time.Second,
 	}
 	if delivery.QoS() > 0 {
