@@ -28,11 +28,18 @@ type dispatcher struct {
 	late     atomic.Bool    // a full batch is on offer, and long due
 
 	// Owned by run.
-	wheel *timerwheel.Wheel[Pending]
+	wheel *timerwheel.Wheel[scheduled]
 	known map[int64]timerwheel.Handle // in the wheel, or being claimed (noHandle)
 	next  due
 	wake  *alarm.Alarm
 	steps int64 // of the clock that the wheel has seen
+}
+
+// scheduled is what the wheel holds of a Pending, beside its deadline: there may be a
+// million of them.
+type scheduled struct {
+	id    int64
+	bytes int32
 }
 
 // due is a batch of jobs to claim.
@@ -103,7 +110,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 // reset begins with an empty wheel at the present time.
 func (d *dispatcher) reset() {
 	d.steps = d.clock.steps.Load()
-	d.wheel = timerwheel.New[Pending](timerwheel.Config{
+	d.wheel = timerwheel.New[scheduled](timerwheel.Config{
 		Start:      int64(d.clock.Now()),
 		Resolution: int64(wheelResolution / time.Microsecond),
 	})
@@ -127,7 +134,7 @@ func (d *dispatcher) add(rows []Pending) {
 			}
 			d.wheel.Cancel(handle)
 		}
-		d.known[job.ID] = d.wheel.Schedule(job, int64(job.DueAt))
+		d.known[job.ID] = d.wheel.Schedule(scheduled{job.ID, job.Bytes}, int64(job.DueAt))
 	}
 	d.stats.pending.Store(int64(d.wheel.Len() + len(d.next.ids)))
 }
@@ -166,11 +173,11 @@ func (d *dispatcher) collect() {
 	// under a steady load one claim then follows the other, instead of one a job.
 	until := int64(now.Add(2 * lead))
 	for len(d.next.ids) < d.rows && d.next.bytes < maxClaimBytes {
-		more := d.wheel.Advance(until, d.portion(), func(job Pending, at int64) {
-			d.next.ids = append(d.next.ids, job.ID)
-			d.next.bytes += int(job.Bytes)
+		more := d.wheel.Advance(until, d.portion(), func(job scheduled, at int64) {
+			d.next.ids = append(d.next.ids, job.id)
+			d.next.bytes += int(job.bytes)
 			d.next.latest = max(d.next.latest, DBTime(at))
-			d.known[job.ID] = noHandle
+			d.known[job.id] = noHandle
 		})
 		if !more {
 			break

@@ -89,6 +89,7 @@ func (c *runCommand) Run(ctx context.Context, out output) error {
 		}
 		defer end()
 	}
+	go limitGarbage(ctx)
 	if listener == nil {
 		return r.Run(ctx)
 	}
