@@ -16,6 +16,7 @@ import (
 // benchCommand is `reactor bench`.
 type benchCommand struct {
 	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders."`
+	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without, what is measured is the programs."`
 	DatabaseURL string `group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
 	MQTTURL     string `group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
 
@@ -73,7 +74,7 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 	next := time.Time{}
 	result, err := bench.Run(ctx, bench.Config{
 		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program,
-		Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
+		Fsync: c.Fsync, Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
 		Load: bench.Load{
 			Jobs: c.Jobs, Rate: c.Rate, Spread: c.Spread, SameInstant: c.SameInstant,
 			Idle: c.Idle, Ahead: c.Ahead, PayloadBytes: c.PayloadBytes, Topics: c.Topics,

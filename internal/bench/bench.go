@@ -27,7 +27,7 @@ func (d *deployment) run(ctx context.Context) (Result, error) {
 		At: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Go: runtime.Version(),
 		Delivery: d.cfg.Delivery.String(), Instances: d.cfg.Instances, Lanes: d.cfg.Lanes, Load: d.cfg.Load,
 	}
-	if err := d.conn.QueryRow(ctx, "SHOW server_version").Scan(&r.PostgreSQL); err != nil {
+	if err := d.conn.QueryRow(ctx, "SELECT current_setting('server_version'), current_setting('fsync')").Scan(&r.PostgreSQL, &r.Fsync); err != nil {
 		return r, err
 	}
 	if d.cfg.Load.Idle > 0 {

@@ -13,6 +13,9 @@ type Config struct {
 	// DatabaseURL and BrokerURL are the servers to use, migrated. Both empty: Run
 	// starts a PostgreSQL and a Mosquitto of its own.
 	DatabaseURL, BrokerURL string
+	// Fsync lets the PostgreSQL of the bench's own wait for the disk at each commit, as one
+	// with data of value does. Without, what is measured is the programs.
+	Fsync bool
 	// Program is the path of reactor, for the instances.
 	Program string
 	// Instances to start; 0 attaches to those that are running.
@@ -70,6 +73,8 @@ func (c Config) validate() error {
 	switch {
 	case (c.DatabaseURL == "") != (c.BrokerURL == ""):
 		return errors.New("give both URLs, or neither for servers of the bench's own")
+	case c.Fsync && c.DatabaseURL != "":
+		return errors.New("the bench does not change the settings of a server that is not its own")
 	case c.DatabaseURL == "" && c.Instances == 0:
 		return errors.New("servers of the bench's own have no instances to attach to: start at least one")
 	case c.Instances < 0 || c.Instances > 64:

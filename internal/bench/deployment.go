@@ -49,10 +49,10 @@ func deploy(ctx context.Context, cfg Config) (d *deployment, err error) {
 
 func (d *deployment) startServers(ctx context.Context) (err error) {
 	settings := map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB", "shared_preload_libraries": "pg_stat_statements"}
-	d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{Settings: settings})
+	d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{Settings: settings, Durable: d.cfg.Fsync})
 	if err != nil { // some packages come without the extension
 		delete(settings, "shared_preload_libraries")
-		if d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{Settings: settings}); err != nil {
+		if d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{Settings: settings, Durable: d.cfg.Fsync}); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ type Result struct {
 	CPUs       int       `json:"cpus"`
 	Go         string    `json:"go"`
 	PostgreSQL string    `json:"postgresql"`
+	Fsync      string    `json:"fsync"` // the server's setting
 	Delivery   string    `json:"delivery"`
 	Instances  int       `json:"instances"`
 	Lanes      int       `json:"lanes"`

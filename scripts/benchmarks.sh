@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Measures everything that docs/benchmarks.md has tables of, on servers of its own: about a
+# quarter of an hour on two cores. Writes a JSON file for each run, and the plots.
+#   scripts/benchmarks.sh [FOLDER]      default: dist/benchmarks
+# Leave the machine alone meanwhile, and compare what one run measured, not two runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-dist/benchmarks} rounds=${ROUNDS:-3}
+mkdir -p "$out"
+make --no-print-directory build
+
+bench() { # name, flags of reactor bench
+  local name=$1
+  shift
+  printf '\n== %s: reactor bench --stack %s\n' "$name" "$*"
+  # What was published too often or not at all fails the run; the rest goes on without it.
+  ./bin/reactor bench --stack "$@" --json "$out/$name.json" | grep -v '  \[[·█]' || echo "FAILED: $name"
+}
+
+for round in $(seq "$rounds"); do
+  bench "backlog-at-least-once-$round" --jobs 100000 --delivery at-least-once --ceiling --baseline poll --plot "$out/backlog.svg"
+  bench "backlog-exactly-once-$round" --jobs 100000 --delivery exactly-once --ceiling
+  bench "backlog-at-most-once-$round" --jobs 100000 --delivery at-most-once --ceiling
+  for delivery in at-least-once exactly-once; do
+    bench "backlog-$delivery-five-$round" --jobs 100000 --delivery "$delivery" --instances 5
+  done
+done
+for delivery in exactly-once at-least-once at-most-once; do
+  bench "paced-100-$delivery" --jobs 2000 --rate 100 --delivery "$delivery"
+  bench "paced-1000-$delivery" --jobs 20000 --rate 1000 --delivery "$delivery" --baseline poll --plot "$out/paced-$delivery.svg"
+  bench "paced-10000-$delivery" --jobs 150000 --rate 10000 --delivery "$delivery"
+  bench "instant-$delivery" --jobs 10000 --same-instant --delivery "$delivery"
+done
+for delivery in exactly-once at-least-once; do
+  bench "paced-1000-$delivery-five" --jobs 20000 --rate 1000 --delivery "$delivery" --instances 5
+  bench "fsync-backlog-$delivery" --fsync --jobs 100000 --delivery "$delivery" --ceiling
+  bench "fsync-paced-1000-$delivery" --fsync --jobs 20000 --rate 1000 --delivery "$delivery"
+done
+bench "poller-tuned" --jobs 2000 --rate 100 --delivery at-least-once --baseline poll --poll-rows 1000 --poll-every 1ms
+bench "workload-20000" --jobs 20000
+bench "idle" --idle 60s
+bench "idle-five" --idle 60s --instances 5
+bench "pending-million" --jobs 1000000 --same-instant --ahead 40s --delivery at-least-once
+REACTOR_MAX_PENDING=1100000 bench "pending-million-in-memory" --jobs 1000000 --same-instant --ahead 40s --delivery at-least-once
+printf '\nwritten to %s\n' "$out"
