@@ -13,6 +13,10 @@
 //	Acks ◄──────────── reader ◄── bufio ◄── socket       one call for all that one read
 //	                                                     brought
 //
+// While many answers are on their way they are left to gather before they are read
+// (gather.go): then nobody waits for a single one, and each by itself costs more than all
+// the rest of its message.
+//
 // It remembers no message. What is unacknowledged when the connection ends belongs to
 // the lane, which sends it again over the next one. So does the exchange at QoS 2: the
 // session reports PUBREC and PUBCOMP as steps of a message, and sends PUBREL when it is

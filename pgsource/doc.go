@@ -3,6 +3,7 @@
 //
 //	load.go        reads the near future; locks nothing, decides nothing
 //	claim.go       takes a batch: one statement, one commit, journalled
+//	rows.go        reads its rows into memory of the batch; ids.go writes its ids
 //	recover.go     reads the journal of a lane whose last owner is gone
 //	settle.go      takes batches out of the journal, records failures, hands back
 //	membership.go  heartbeats, shares and lanes; plan.go says who should own what
@@ -15,7 +16,7 @@
 //
 // # Connections
 //
-// A pool for claims, loads and settlements; one connection of its own for the
+// A pool for claims, loads and settlements, filled and warmed at the start; one connection of its own for the
 // membership, so that a heartbeat never waits behind them; one for LISTEN. All carry
 // the same application_name, by which other instances cut them off when this one is
 // given up for dead.

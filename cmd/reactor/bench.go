@@ -15,7 +15,7 @@ import (
 
 // benchCommand is `reactor bench`.
 type benchCommand struct {
-	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders."`
+	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders; the URLs are not used then."`
 	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without, what is measured is the programs."`
 	DatabaseURL string `group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
 	MQTTURL     string `group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
@@ -56,11 +56,10 @@ one run with another.`
 
 // Run measures, and reports.
 func (c *benchCommand) Run(ctx context.Context, out output) error {
-	if c.Stack == (c.DatabaseURL != "" || c.MQTTURL != "") {
-		return &usageError{errors.New("give either --stack, or --database-url and --mqtt-url")}
-	}
-	if c.Ceiling && (c.Rate > 0 || c.Spread > 0 || c.SameInstant) {
-		return &usageError{errors.New("--ceiling is that of a backlog: leave --rate, --spread and --same-instant away")}
+	if c.Stack { // whatever the environment says
+		c.DatabaseURL, c.MQTTURL = "", ""
+	} else if c.DatabaseURL == "" || c.MQTTURL == "" {
+		return &usageError{errors.New("give --stack, or --database-url and --mqtt-url")}
 	}
 	program, err := os.Executable()
 	if err != nil {
@@ -72,7 +71,7 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 	}
 	show := newProgress(text)
 	next := time.Time{}
-	result, err := bench.Run(ctx, bench.Config{
+	cfg := bench.Config{
 		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program,
 		Fsync: c.Fsync, Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
 		Load: bench.Load{
@@ -86,8 +85,15 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 				show.update(fmt.Sprintf("%-8s %7d of %d", p.Stage, p.Done, p.Of), p.Done, p.Of)
 			}
 		},
-	})
+	}
+	if err := cfg.Validate(); err != nil {
+		return &usageError{err}
+	}
+	result, err := bench.Run(ctx, cfg)
 	show.end()
+	if ctx.Err() != nil {
+		return errors.New("interrupted: nothing was measured, and the jobs are deleted again")
+	}
 	if err != nil {
 		return err
 	}

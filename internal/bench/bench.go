@@ -11,7 +11,7 @@ import (
 // Run measures what cfg asks for. Broken promises are in the Result; an error means that
 // it could not be measured.
 func Run(ctx context.Context, cfg Config) (Result, error) {
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return Result{}, err
 	}
 	d, err := deploy(ctx, cfg)
@@ -22,8 +22,10 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	return r, errors.Join(err, d.close())
 }
 
-func (d *deployment) run(ctx context.Context) (Result, error) {
-	r := Result{
+func (d *deployment) run(ctx context.Context) (r Result, err error) {
+	// Also when it was interrupted: what is left in the table would be published.
+	defer func() { err = errors.Join(err, clear(context.WithoutCancel(ctx), d.conn)) }()
+	r = Result{
 		At: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Go: runtime.Version(),
 		Delivery: d.cfg.Delivery.String(), Instances: d.cfg.Instances, Lanes: d.cfg.Lanes, Load: d.cfg.Load,
 	}
@@ -31,8 +33,7 @@ func (d *deployment) run(ctx context.Context) (Result, error) {
 		return r, err
 	}
 	if d.cfg.Load.Idle > 0 {
-		m, err := d.idle(ctx)
-		r.Reactor = m
+		r.Reactor, err = d.idle(ctx)
 		return r, err
 	}
 	if d.cfg.Ceiling {
@@ -57,9 +58,8 @@ func (d *deployment) run(ctx context.Context) (Result, error) {
 		}
 		r.Baseline = &m
 	}
-	m, err := d.trial(ctx, "reactor", d.cfg.Load.Jobs, d.beginInstances)
-	r.Reactor = m
-	return r, errors.Join(err, clear(ctx, d.conn))
+	r.Reactor, err = d.trial(ctx, "reactor", d.cfg.Load.Jobs, d.beginInstances)
+	return r, err
 }
 
 // baselineJobs bounds a backlog for the poller, which takes its time.

@@ -167,6 +167,8 @@ func TestConfigIsChecked(t *testing.T) {
 		{func(c *Config) { c.Instances = 65 }, "0 to 64"},
 		{func(c *Config) { c.Load.Rate, c.Load.SameInstant = 1, true }, "exclude"},
 		{func(c *Config) { c.Load.Idle, c.Ceiling = time.Second, true }, "excludes"},
+		{func(c *Config) { c.Ceiling, c.Load.Rate = true, 1 }, "of a backlog"},
+		{func(c *Config) { c.Fsync, c.DatabaseURL, c.BrokerURL = true, "postgres://x", "mqtt://x" }, "not its own"},
 		{func(c *Config) { c.Load.Jobs = 0 }, "at least 1"},
 		{func(c *Config) { c.Load.PayloadBytes = 2 << 20 }, "1,048,576"},
 		{func(c *Config) { c.Load.Topics = 0 }, "at least 1"},

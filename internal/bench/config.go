@@ -63,7 +63,8 @@ type Progress struct {
 	Done, Of int
 }
 
-func (c Config) validate() error {
+// Validate tells what is wrong with it; Run does so too.
+func (c Config) Validate() error {
 	shapes := 0
 	for _, set := range []bool{c.Load.Rate > 0, c.Load.Spread > 0, c.Load.SameInstant} {
 		if set {
@@ -85,6 +86,8 @@ func (c Config) validate() error {
 		return errors.New("the instances to measure must be the bench's own: start at least one")
 	case c.Load.Idle < 0 || c.Load.Ahead < 0:
 		return errors.New("durations must not be negative")
+	case c.Ceiling && shapes > 0:
+		return errors.New("the ceiling is that of a backlog: leave rate, spread and same instant away")
 	case shapes > 1:
 		return errors.New("a rate, a spread and the same instant exclude each other")
 	case c.Load.Jobs < 1:

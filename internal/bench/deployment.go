@@ -11,6 +11,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // deployment is where a measurement takes place.
@@ -37,6 +38,8 @@ func deploy(ctx context.Context, cfg Config) (d *deployment, err error) {
 		if err := d.startServers(ctx); err != nil {
 			return nil, err
 		}
+	} else if err := d.check(ctx); err != nil {
+		return nil, err
 	}
 	if d.conn, err = pgx.Connect(ctx, d.database); err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
@@ -45,6 +48,25 @@ func deploy(ctx context.Context, cfg Config) (d *deployment, err error) {
 		_, _ = d.conn.Exec(ctx, "CREATE EXTENSION pg_stat_statements") // see statements
 	}
 	return d, nil
+}
+
+// check looks at servers that are not ours as reactor does, for what is wrong with them is
+// then said in one line that names the remedy.
+func (d *deployment) check(ctx context.Context) error {
+	source, err := pgsource.New(pgsource.Config{DatabaseURL: d.database})
+	if err != nil {
+		return err
+	}
+	if err := source.Open(ctx); err != nil {
+		return err
+	}
+	source.Close()
+	p, err := openPipe(ctx, d.broker, "reactor-bench-check", reactor.AtMostOnce)
+	if err != nil {
+		return err
+	}
+	p.close(ctx)
+	return nil
 }
 
 func (d *deployment) startServers(ctx context.Context) (err error) {

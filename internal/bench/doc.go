@@ -1,11 +1,16 @@
 // Package bench measures a deployment from outside: jobs go in by plain SQL, a subscriber
 // of its own takes the time of each message, and processes are judged by /proc.
 //
-//	ceiling    the bare claim and the bare broker, with nothing between them
-//	baseline   the poller that reactor replaces
-//	reactor    one or more instances, as processes
+//	bench.go       the run: which trials, and what they come to (result.go, table.go, plot.go)
+//	trial.go       one of them: load, drainer, subscriber, judge
+//	load.go        the jobs
+//	drainers.go    the processes that publish them: instances of reactor, or
+//	ceiling.go     the bare claim and the bare broker, with nothing between them, or
+//	poller.go      the poller that reactor replaces (bare.go is what those two share)
+//	watcher.go     the subscriber
+//	usage.go       what processes take
 //
-// All three drain the same table into the same broker past the same subscriber, one after
+// All drain the same table into the same broker past the same subscriber, one after
 // the other in one run: on a machine that others use as well only their ratios mean
 // anything.
 //
