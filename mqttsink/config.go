@@ -43,7 +43,7 @@ type Config struct {
 	// InFlight bounds the unacknowledged messages of a lane, if the broker's Receive
 	// Maximum does not do so first. More hides a longer round trip, and a broker that has
 	// to wait for its turn on a busy machine; fewer are to be sent again after a lost
-	// connection. Defaults to 1024, and at QoS 2, of which brokers keep lists, to 512.
+	// connection. Defaults to 1024, and at QoS 2, of which brokers keep lists, to 384.
 	InFlight int
 	// Dial opens the network connection, for tests and proxies. Defaults to net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -93,7 +93,7 @@ func (c Config) inFlight(qos byte) int {
 	case c.InFlight > 0:
 		return c.InFlight
 	case qos == 2:
-		return 512
+		return 384
 	}
 	return 1024
 }

@@ -53,7 +53,7 @@ func TestConnectExplains(t *testing.T) {
 		t.Errorf("limits are %+v", right.Limits())
 	}
 	generous := &packets.Properties{}
-	for delivery, want := range map[reactor.Delivery]int{reactor.ExactlyOnce: 512, reactor.AtLeastOnce: 1024} {
+	for delivery, want := range map[reactor.Delivery]int{reactor.ExactlyOnce: 384, reactor.AtLeastOnce: 1024} {
 		session, _ := open(t, ctx, newSink(t, Config{URL: scripted(t, connack(t, 0, generous))}), "x", delivery)
 		if got := session.Limits().InFlight; got != want {
 			t.Errorf("%v: %d in flight where the broker sets no limit, want %d", delivery, got, want)

@@ -24,30 +24,34 @@ type deployment struct {
 	mosquitto        *stack.Mosquitto // nil: not ours
 }
 
-func deploy(ctx context.Context, cfg Config) (d *deployment, err error) {
-	d = &deployment{cfg: cfg, database: cfg.DatabaseURL, broker: cfg.BrokerURL}
-	defer func() {
-		if err != nil {
-			_ = d.close()
-		}
-	}()
-	if d.dir, err = os.MkdirTemp("", "reactor-bench-"); err != nil {
+func deploy(ctx context.Context, cfg Config) (*deployment, error) {
+	d := &deployment{cfg: cfg, database: cfg.DatabaseURL, broker: cfg.BrokerURL}
+	if err := d.open(ctx); err != nil {
+		_ = d.close() // the first error counts
 		return nil, err
+	}
+	return d, nil
+}
+
+func (d *deployment) open(ctx context.Context) (err error) {
+	if d.dir, err = os.MkdirTemp("", "reactor-bench-"); err != nil {
+		return err
 	}
 	if d.database == "" {
-		if err := d.startServers(ctx); err != nil {
-			return nil, err
-		}
-	} else if err := d.check(ctx); err != nil {
-		return nil, err
+		err = d.startServers(ctx)
+	} else {
+		err = d.check(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	if d.conn, err = pgx.Connect(ctx, d.database); err != nil {
-		return nil, fmt.Errorf("connect to the database: %w", err)
+		return fmt.Errorf("connect to the database: %w", err)
 	}
 	if d.postgres != nil {
 		_, _ = d.conn.Exec(ctx, "CREATE EXTENSION pg_stat_statements") // see statements
 	}
-	return d, nil
+	return nil
 }
 
 // check looks at servers that are not ours as reactor does, for what is wrong with them is
