@@ -1,8 +1,10 @@
 package reactor
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -186,6 +188,7 @@ func (l *loader) run(ctx context.Context) (finished bool) {
 			l.stats.loads.Add(1)
 		}
 		if len(rows) > 0 {
+			slices.SortFunc(rows, inOrder)
 			select {
 			case l.out <- rows:
 			case <-ctx.Done():
@@ -196,6 +199,14 @@ func (l *loader) run(ctx context.Context) (finished bool) {
 			return false
 		}
 	}
+}
+
+// inOrder is the order of due times, and of ids where those are the same. The rows of a
+// read come shard by shard. In a backlog, what is loaded together is claimed together, and
+// rows that were inserted together lie together: claims that each took some rows of
+// every page would share the pages with the claims of the other lanes.
+func inOrder(a, b Pending) int {
+	return cmp.Or(cmp.Compare(a.DueAt, b.DueAt), cmp.Compare(a.ID, b.ID))
 }
 
 // wait blocks until there is something to read.
