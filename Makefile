@@ -13,7 +13,7 @@ COMPOSE ?= $(shell command -v docker-compose || echo docker compose)
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Install what is missing (Debian packages; says what it does)
@@ -50,8 +50,12 @@ chaos: setup build ## Destroy a deployment of its own, seed after seed: CHAOS='-
 	@go run ./internal/cmd/chaos $(CHAOS)
 
 .PHONY: bench
-bench: ## Run the benchmarks, six times for benchstat: make bench COUNT=6
+bench: ## Run the benchmarks of the stages, six times for benchstat: make bench COUNT=6
 	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...
+
+.PHONY: measure
+measure: setup ## Measure all that docs/benchmarks.md has tables of (a quarter of an hour)
+	@scripts/benchmarks.sh
 
 .PHONY: up
 up: ## Start the containers: Postgres, mosquitto and one instance

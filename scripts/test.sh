@@ -3,6 +3,7 @@
 #   scripts/test.sh         everything; go test comes last, so that its lines end the output
 #   scripts/test.sh lint    vet, staticcheck, gofumpt, tidy modules, no skipped tests
 #   scripts/test.sh fuzz    every fuzzer for FUZZ_TIME (as of go test -fuzztime)
+#   scripts/test.sh bench   every benchmark once, so that none rots; figures come from make bench
 #   scripts/test.sh race    all tests with the race detector, on real servers
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,6 +55,13 @@ fuzz() {
   rm -f "$log"
 }
 
+bench() {
+  step "every benchmark once"
+  # Without those of ten million entries, which take a minute to fill.
+  go test -run '^$' -bench . -skip 10M -benchtime 1x -timeout 10m ./... | grep -E '^(Benchmark|FAIL|---|panic)' ||
+    fail "a benchmark failed, or there is none"
+}
+
 race() {
   step "go test -race"
   go test -race -timeout 10m ./...
@@ -63,8 +71,9 @@ case ${1:-all} in
   all) # one after the other, and no && between them: it would switch set -e off inside
     lint
     fuzz
+    bench
     race
     ;;
-  lint | fuzz | race) "$1" ;;
-  *) fail "usage: scripts/test.sh [lint|fuzz|race]" ;;
+  lint | fuzz | bench | race) "$1" ;;
+  *) fail "usage: scripts/test.sh [lint|fuzz|bench|race]" ;;
 esac
