@@ -15,7 +15,7 @@ const (
 	// gcHeadroom is how much the heap may grow between two collections, unless a part of
 	// what is live is more. With a heap smaller than this, Go's default is left alone: more
 	// collections would only make jobs late.
-	gcHeadroom = 16 << 20
+	gcHeadroom = 8 << 20
 	// gcPercentLeast is that part.
 	gcPercentLeast = 10
 	gcInterval     = 2 * time.Second
