@@ -36,7 +36,7 @@ type benchCommand struct {
 	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: measure a poller too, the design that reactor replaces."`
 	PollRows  int           `group:"Compare" default:"100" help:"Rows that it reads at a time."`
 	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often."`
-	Ceiling   bool          `group:"Compare" help:"Measure the bare claim and the bare broker too: a backlog drained with nothing between them."`
+	Ceiling   bool          `group:"Compare" help:"Measure the bare claim, the bare broker and both together, too: a backlog drained with nothing between them."`
 
 	JSON string `group:"Output" name:"json" type:"path" placeholder:"FILE" help:"Write everything measured there; - is the standard output."`
 	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput there."`
@@ -130,7 +130,7 @@ func (c *benchCommand) write(name string, stdout io.Writer, do func(io.Writer) e
 
 // drainCommand is `reactor bench-drain`, which the bench starts.
 type drainCommand struct {
-	Kind        string           `arg:"" enum:"ceiling,poller" help:"ceiling or poller."`
+	Kind        string           `arg:"" enum:"broker,ceiling,poller" help:"broker, ceiling or poller."`
 	DatabaseURL string           `required:""`
 	MQTTURL     string           `required:"" name:"mqtt-url"`
 	Delivery    reactor.Delivery `default:"exactly-once"`

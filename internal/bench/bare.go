@@ -26,6 +26,7 @@ type Kind string
 // The kinds there are.
 const (
 	Ceiling Kind = "ceiling" // ends when the table is drained
+	Broker  Kind = "broker"  // the same, but claims nothing
 	Poller  Kind = "poller"  // goes on until it is told to stop
 )
 
@@ -34,6 +35,8 @@ func (b Bare) Drain(ctx context.Context) error {
 	switch b.Kind {
 	case Ceiling:
 		return b.drainCeiling(ctx)
+	case Broker:
+		return b.drainBroker(ctx)
 	case Poller:
 		return b.poll(ctx)
 	}

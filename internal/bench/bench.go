@@ -37,11 +37,9 @@ func (d *deployment) run(ctx context.Context) (r Result, err error) {
 		return r, err
 	}
 	if d.cfg.Ceiling {
-		m, err := d.trial(ctx, "ceiling", d.cfg.Load.Jobs, d.beginBare(Ceiling))
-		if err != nil {
+		if err := d.ceilings(ctx, &r); err != nil {
 			return r, fmt.Errorf("ceiling: %w", err)
 		}
-		r.Ceiling = &m
 	}
 	if d.cfg.Baseline {
 		jobs := d.cfg.Load.Jobs
@@ -60,6 +58,30 @@ func (d *deployment) run(ctx context.Context) (r Result, err error) {
 	}
 	r.Reactor, err = d.trial(ctx, "reactor", d.cfg.Load.Jobs, d.beginInstances)
 	return r, err
+}
+
+// ceilings measures the bare claim, the bare broker, and both together.
+func (d *deployment) ceilings(ctx context.Context, r *Result) error {
+	if err := clear(ctx, d.conn); err != nil {
+		return err
+	}
+	if _, err := d.cfg.Load.insert(ctx, d.conn); err != nil {
+		return err
+	}
+	settleDown(ctx, d.conn)
+	d.progress("claim", 0, d.cfg.Load.Jobs)
+	claims, err := Bare{DatabaseURL: d.database, Lanes: d.cfg.Lanes, Delivery: d.cfg.Delivery}.claimAll(ctx)
+	if err != nil {
+		return err
+	}
+	d.progress("claim", d.cfg.Load.Jobs, d.cfg.Load.Jobs)
+	broker, err := d.trial(ctx, "broker", d.cfg.Load.Jobs, d.beginBare(Broker))
+	if err != nil {
+		return err
+	}
+	both, err := d.trial(ctx, "ceiling", d.cfg.Load.Jobs, d.beginBare(Ceiling))
+	r.BareClaimsPerSecond, r.Broker, r.Ceiling = claims, &broker, &both
+	return err
 }
 
 // baselineJobs bounds a backlog for the poller, which takes its time.

@@ -64,6 +64,9 @@ func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
 	if r.Reactor.PublishedPerSecond < r.Ceiling.PublishedPerSecond/4 {
 		t.Errorf("reactor published %.0f jobs/s, less than a quarter of the ceiling's %.0f", r.Reactor.PublishedPerSecond, r.Ceiling.PublishedPerSecond)
 	}
+	if r.BareClaimsPerSecond <= 0 || r.Broker == nil || r.Broker.PublishedPerSecond <= 0 {
+		t.Errorf("the ceiling's halves were not measured: %f, %+v", r.BareClaimsPerSecond, r.Broker)
+	}
 	for _, m := range r.all() {
 		if m.Lost != 0 || m.Duplicated != 0 || m.Early != 0 || m.Jobs == 0 {
 			t.Errorf("%s: %+v", m.Name, m)

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -33,27 +34,36 @@ SELECT batch, id, topic, payload FROM journalled, claimed`
 // drainCeiling drains the table, and returns.
 func (b Bare) drainCeiling(ctx context.Context) error {
 	var ids []int64
-	if err := b.withConn(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
-		if err == nil {
-			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
-		}
+	if err := b.withConn(ctx, func(conn *pgx.Conn) (err error) {
+		ids, err = benchIDs(ctx, conn)
 		return err
 	}); err != nil {
 		return err
 	}
-	batches := make(chan []int64, len(ids)/ceilingBatch+1)
-	for len(ids) > 0 {
-		n := min(ceilingBatch, len(ids))
-		batches <- ids[:n]
-		ids = ids[n:]
-	}
-	close(batches)
+	batches := inBatches(ids)
 	group, ctx := errgroup.WithContext(ctx)
 	for lane := range b.Lanes {
 		group.Go(func() error { return b.drainLane(ctx, -1-lane, batches) })
 	}
 	return group.Wait()
+}
+
+func benchIDs(ctx context.Context, conn *pgx.Conn) ([]int64, error) {
+	rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
+}
+
+// inBatches cuts a list into pieces that several lanes can take.
+func inBatches[T any](list []T) <-chan []T {
+	batches := make(chan []T, len(list)/ceilingBatch+1)
+	for batch := range slices.Chunk(list, ceilingBatch) {
+		batches <- batch
+	}
+	close(batches)
+	return batches
 }
 
 // bareBatch is a claimed batch of the ceiling.
@@ -99,11 +109,7 @@ func (b Bare) drainLane(ctx context.Context, lane int, batches <-chan []int64) e
 					if _, err := conn.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2 WHERE batch = $1", batch.id, len(batch.messages)); err != nil {
 						return err
 					}
-					slots := make([]reactor.Slot, len(batch.messages))
-					for i, m := range batch.messages {
-						slots[i] = m.Slot
-					}
-					if err := p.release(ctx, slots); err != nil {
+					if err := p.release(ctx, batch.messages); err != nil {
 						return err
 					}
 				}

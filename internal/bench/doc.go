@@ -5,7 +5,8 @@
 //	trial.go       one of them: load, drainer, subscriber, judge
 //	load.go        the jobs
 //	drainers.go    the processes that publish them: instances of reactor, or
-//	ceiling.go     the bare claim and the bare broker, with nothing between them, or
+//	ceiling.go     the bare claim and the bare broker, with nothing between them
+//	               (halves.go: each by itself), or
 //	poller.go      the poller that reactor replaces (bare.go is what those two share)
 //	watcher.go     the subscriber
 //	usage.go       what processes take

@@ -66,7 +66,11 @@ func (p *pipe) send(ctx context.Context, msgs []reactor.Message) error {
 }
 
 // release sends the PUBRELs and waits for the PUBCOMPs.
-func (p *pipe) release(ctx context.Context, slots []reactor.Slot) error {
+func (p *pipe) release(ctx context.Context, msgs []reactor.Message) error {
+	slots := make([]reactor.Slot, len(msgs))
+	for i, m := range msgs {
+		slots[i] = m.Slot
+	}
 	return p.await(ctx, &p.completed, len(slots), func() error { return p.session.Release(slots) })
 }
 

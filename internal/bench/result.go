@@ -21,7 +21,12 @@ type Result struct {
 	Lanes      int       `json:"lanes"`
 	Load       Load      `json:"load"`
 
-	Ceiling  *Measurement `json:"ceiling,omitempty"`
+	// BareClaimsPerSecond is what the database does without a broker, Broker what the
+	// broker does without a database, and Ceiling what they do together.
+	BareClaimsPerSecond float64      `json:"bare_claims_per_second,omitempty"`
+	Broker              *Measurement `json:"broker,omitempty"`
+	Ceiling             *Measurement `json:"ceiling,omitempty"`
+
 	Baseline *Measurement `json:"baseline,omitempty"`
 	Reactor  Measurement  `json:"reactor"`
 }
@@ -96,7 +101,7 @@ func newMeasurement(name string, r check.Report, received []check.Received) Meas
 // Err is nil if every job arrived once and none early.
 func (r Result) Err() error {
 	errs := []error{r.Reactor.err}
-	for _, m := range []*Measurement{r.Ceiling, r.Baseline} {
+	for _, m := range r.others() {
 		if m != nil && m.err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", m.Name, m.err))
 		}
@@ -104,10 +109,13 @@ func (r Result) Err() error {
 	return errors.Join(errs...)
 }
 
-// all lists what was measured, the ceiling first.
+// others are what reactor was compared with, nil where it was not.
+func (r Result) others() []*Measurement { return []*Measurement{r.Broker, r.Ceiling, r.Baseline} }
+
+// all lists what was measured, reactor last.
 func (r Result) all() []Measurement {
 	var list []Measurement
-	for _, m := range []*Measurement{r.Ceiling, r.Baseline} {
+	for _, m := range r.others() {
 		if m != nil {
 			list = append(list, *m)
 		}

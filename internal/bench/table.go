@@ -58,6 +58,9 @@ func measuresTable(out io.Writer, list []Measurement) error {
 // lateness where the load was paced.
 func (r Result) comparison(out io.Writer, list []Measurement) error {
 	fmt.Fprintln(out)
+	if r.BareClaimsPerSecond > 0 {
+		fmt.Fprintf(out, "the bare claim takes %.0f jobs/s, without a broker\n", r.BareClaimsPerSecond)
+	}
 	for _, m := range list[:len(list)-1] {
 		if r.Load.backlog() {
 			fmt.Fprintf(out, "reactor publishes %.2f × as fast as the %s\n", ratio(r.Reactor.PublishedPerSecond, m.PublishedPerSecond), m.Name)

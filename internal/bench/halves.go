@@ -1,0 +1,91 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// The two halves of the ceiling, each by itself: the bare claim, without a broker, and the
+// bare broker, without a database.
+
+// claimAll claims and unjournals everything, a connection each lane, and returns how many
+// jobs a second that was.
+func (b Bare) claimAll(ctx context.Context) (perSecond float64, err error) {
+	var ids []int64
+	if err := b.withConn(ctx, func(conn *pgx.Conn) (err error) {
+		ids, err = benchIDs(ctx, conn)
+		return err
+	}); err != nil {
+		return 0, err
+	}
+	batches, begun := inBatches(ids), time.Now()
+	group, ctx := errgroup.WithContext(ctx)
+	for lane := range b.Lanes {
+		group.Go(func() error {
+			return b.withConn(ctx, func(conn *pgx.Conn) error {
+				for ids := range batches {
+					batch, err := claimBare(ctx, conn, ids, -1-lane, b.Delivery.QoS())
+					if err != nil {
+						return err
+					}
+					if _, err := conn.Exec(ctx, "DELETE FROM reactor.in_flight WHERE batch = $1", batch.id); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+	}
+	err = group.Wait()
+	return float64(len(ids)) / time.Since(begun).Seconds(), err
+}
+
+// drainBroker publishes what is in the table, which it only reads, and returns.
+func (b Bare) drainBroker(ctx context.Context) error {
+	var messages []reactor.Message
+	if err := b.withConn(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, "SELECT id, topic, payload FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
+		if err != nil {
+			return err
+		}
+		m := reactor.Message{QoS: b.Delivery.QoS()}
+		_, err = pgx.ForEachRow(rows, []any{&m.JobID, &m.Topic, &m.Payload}, func() error {
+			m.Slot = reactor.Slot(len(messages)%ceilingBatch + 1)
+			messages = append(messages, m)
+			m.Payload = nil // the next row gets memory of its own
+			return nil
+		})
+		return err
+	}); err != nil {
+		return err
+	}
+	batches := inBatches(messages)
+	group, ctx := errgroup.WithContext(ctx)
+	for lane := range b.Lanes {
+		group.Go(func() error {
+			p, err := openPipe(ctx, b.BrokerURL, fmt.Sprint("reactor-bench-broker", lane), b.Delivery)
+			if err != nil {
+				return err
+			}
+			defer p.close(context.WithoutCancel(ctx))
+			for batch := range batches {
+				if err := p.send(ctx, batch); err != nil {
+					return err
+				}
+				if b.Delivery.QoS() == 2 {
+					if err := p.release(ctx, batch); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
