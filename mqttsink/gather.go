@@ -28,8 +28,22 @@ func (s *session) gather() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.awaited < gatherFrom || s.state >= parted {
-		s.lowWater.set(1)
+		s.takeWhatIsThere()
 		return false
 	}
-	return s.lowWater.set(gatherBytes) && s.conn.SetReadDeadline(time.Now().Add(gatherFor)) == nil
+	s.gathering = s.lowWater.set(gatherBytes) && s.conn.SetReadDeadline(time.Now().Add(gatherFor)) == nil
+	return s.gathering
+}
+
+// giveUpGathering is for a broker that is slow, or has answered all that it will.
+func (s *session) giveUpGathering() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takeWhatIsThere()
+}
+
+// takeWhatIsThere lets the next read wait for a single byte. The caller holds mu.
+func (s *session) takeWhatIsThere() {
+	s.gathering = false
+	s.lowWater.set(1)
 }

@@ -85,7 +85,7 @@ func (s *session) awaitMore() error {
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return received(err)
 		}
-		s.lowWater.set(1) // the broker is slow, or has answered what it will: take what is there
+		s.giveUpGathering()
 	}
 	if err := s.allowSilence(); err != nil {
 		return fmt.Errorf("receive: %w", err)
@@ -111,11 +111,12 @@ func received(err error) error {
 // than every keepAlive.
 func (s *session) silence() time.Duration { return s.keepAlive + s.keepAlive/2 }
 
-// allowSilence starts that time anew. After our goodbye there is another one.
+// allowSilence starts that time anew. After our goodbye there is another one, and while
+// answers gather a shorter one, which the writer must not put off.
 func (s *session) allowSilence() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state >= parted {
+	if s.state >= parted || s.gathering {
 		return nil
 	}
 	return s.conn.SetReadDeadline(time.Now().Add(s.silence()))

@@ -35,6 +35,7 @@ type session struct {
 	buffer    []byte         // guarded by mu: encoded and not written; InFlight bounds it
 	unwritten []reactor.Slot // guarded by mu: QoS 0, in buffer
 	awaited   int            // guarded by mu: answers that the broker owes us
+	gathering bool           // guarded by mu: the read deadline is that of gather
 	state     sessionState   // guarded by mu
 	err       error          // guarded by mu: the first one
 }

@@ -23,8 +23,8 @@ type Config struct {
 	ListenURL string
 	// Name is shown in reactor.instances. Defaults to "host:pid".
 	Name string
-	// MaxConns bounds the connections for claims, loads and settlements. Two more
-	// are used, for the membership and for LISTEN. Defaults to 6.
+	// MaxConns is how many connections are opened for claims, loads and settlements. Two
+	// more are used, for the membership and for LISTEN. Defaults to 6.
 	MaxConns int
 	// StatementTimeout ends any statement of ours that takes longer. Defaults to
 	// 30 s.

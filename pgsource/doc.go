@@ -16,7 +16,8 @@
 //
 // # Connections
 //
-// A pool for claims, loads and settlements, filled and warmed at the start; one connection of its own for the
+// A pool for claims, loads and settlements, filled and warmed at the start, so that no
+// job is late for being the first; one connection of its own for the
 // membership, so that a heartbeat never waits behind them; one for LISTEN. All carry
 // the same application_name, by which other instances cut them off when this one is
 // given up for dead.

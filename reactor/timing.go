@@ -29,6 +29,9 @@ const maxTiming = time.Minute
 
 // observe adds durations.
 func (t *timing) observe(all ...time.Duration) {
+	if len(all) == 0 {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.histogram == nil {

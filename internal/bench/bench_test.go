@@ -167,6 +167,9 @@ func TestConfigIsChecked(t *testing.T) {
 	}{
 		{func(c *Config) { c.DatabaseURL = "postgres://x" }, "both URLs"},
 		{func(c *Config) { c.Instances = 0 }, "at least one"},
+		{func(c *Config) {
+			c.Instances, c.Ceiling, c.DatabaseURL, c.BrokerURL = 0, true, "postgres://x", "mqtt://x"
+		}, "take part"},
 		{func(c *Config) { c.Instances = 65 }, "0 to 64"},
 		{func(c *Config) { c.Load.Rate, c.Load.SameInstant = 1, true }, "exclude"},
 		{func(c *Config) { c.Load.Idle, c.Ceiling = time.Second, true }, "excludes"},

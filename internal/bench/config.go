@@ -86,6 +86,8 @@ func (c Config) Validate() error {
 		return errors.New("the instances to measure must be the bench's own: start at least one")
 	case c.Load.Idle < 0 || c.Load.Ahead < 0:
 		return errors.New("durations must not be negative")
+	case c.Instances == 0 && (c.Ceiling || c.Baseline):
+		return errors.New("the instances that run already would take part in what they are compared with: leave ceiling and baseline away, or have the bench start instances on servers without any")
 	case c.Ceiling && shapes > 0:
 		return errors.New("the ceiling is that of a backlog: leave rate, spread and same instant away")
 	case shapes > 1:
