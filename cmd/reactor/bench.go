@@ -89,6 +89,20 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 	if err := cfg.Validate(); err != nil {
 		return &usageError{err}
 	}
+	if c.Plot != "" && c.Idle > 0 {
+		return &usageError{errors.New("there is nothing to draw of idleness: leave --plot away")}
+	}
+	// Opened before anything is measured, lest it be for nothing.
+	jsonFile, err := create(c.JSON, out.stdout)
+	if err != nil {
+		return err
+	}
+	defer jsonFile.Close()
+	plotFile, err := create(c.Plot, out.stdout)
+	if err != nil {
+		return err
+	}
+	defer plotFile.Close()
 	result, err := bench.Run(ctx, cfg)
 	show.end()
 	if ctx.Err() != nil {
@@ -100,33 +114,36 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 	if err := result.Table(text); err != nil {
 		return err
 	}
-	if err := c.write(c.JSON, out.stdout, func(w io.Writer) error {
-		e := json.NewEncoder(w)
+	if c.JSON != "" {
+		e := json.NewEncoder(jsonFile)
 		e.SetIndent("", "  ")
-		return e.Encode(result)
-	}); err != nil {
-		return err
+		if err := errors.Join(e.Encode(result), jsonFile.Close()); err != nil {
+			return err
+		}
 	}
-	if err := c.write(c.Plot, out.stdout, result.Plot); err != nil {
-		return err
+	if c.Plot != "" {
+		if err := errors.Join(result.Plot(plotFile), plotFile.Close()); err != nil {
+			return err
+		}
 	}
 	return result.Err()
 }
 
-// write writes a file, if there is a name for it.
-func (c *benchCommand) write(name string, stdout io.Writer, do func(io.Writer) error) error {
+// create opens a file to write to, the standard output for "-", and nothing for "".
+func create(name string, stdout io.Writer) (io.WriteCloser, error) {
 	switch name {
 	case "":
-		return nil
+		return kept{io.Discard}, nil
 	case "-":
-		return do(stdout)
+		return kept{stdout}, nil
 	}
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(do(f), f.Close())
+	return os.Create(name)
 }
+
+// kept is a writer that stays open.
+type kept struct{ io.Writer }
+
+func (kept) Close() error { return nil }
 
 // drainCommand is `reactor bench-drain`, which the bench starts.
 type drainCommand struct {

@@ -52,6 +52,8 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"bench where":         {[]string{"bench"}, 2, "--stack, or --database-url and --mqtt-url"},
 		"bench ceiling":       {[]string{"bench", "--stack", "--ceiling", "--rate", "5"}, 2, "leave rate"},
 		"bench two shapes":    {[]string{"bench", "--stack", "--spread", "5s", "--rate", "5"}, 2, "exclude each other"},
+		"bench no folder":     {[]string{"bench", "--stack", "--plot", "/nowhere/x.svg"}, 1, "/nowhere/x.svg"},
+		"bench idle plot":     {[]string{"bench", "--stack", "--idle", "1s", "--plot", "x.svg"}, 2, "leave --plot"},
 		"bench no database":   {[]string{"bench", "--database-url", "postgres://u:sesame@127.0.0.1:1/x", "--mqtt-url", plain}, 1, "is PostgreSQL running"},
 		"bench no broker":     {[]string{"bench", "--database-url", database, "--mqtt-url", "mqtt://u:sesame@127.0.0.1:1"}, 1, "is the broker running"},
 		"port taken":          {run(database, plain, "--http-addr", taken.Addr().String()), 1, "--http-addr"},
