@@ -167,8 +167,12 @@ func (w *watcher) next() (byte, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	const lengthBytes = 4 // of a variable byte integer, at most [MQTT 5, 1.5.5]
 	size := 1
 	for head[size]&0x80 != 0 {
+		if size == lengthBytes {
+			return 0, nil, errors.New("malformed packet")
+		}
 		if head, err = w.reader.Peek(size + 2); err != nil {
 			return 0, nil, err
 		}
@@ -217,7 +221,7 @@ func parsePublish(kind byte, body []byte) (m published, id uint16, err error) {
 		id, body = binary.BigEndian.Uint16(body), body[2:]
 	}
 	length, n := binary.Uvarint(body)
-	if n <= 0 || int(length) > len(body)-n {
+	if n <= 0 || length > uint64(len(body)-n) {
 		return m, 0, malformed
 	}
 	properties := body[n : n+int(length)]
