@@ -21,8 +21,8 @@ func (l *lane) pump() {
 		return
 	}
 	limit := l.pace.limit(l.limits.InFlight)
-	if limit-l.wire < min(len(l.queue), limit/4) {
-		return // a nearly full window is not filled message by message: see acks
+	if limit >= wideWindow && limit-l.wire < min(len(l.queue), limit/4) {
+		return // acks fills it
 	}
 	n, now, local := 0, l.clock.Now(), l.clock.local()
 	l.out = l.out[:0]
@@ -55,6 +55,14 @@ func (l *lane) pump() {
 		clear(l.out) // let go of the payloads
 	}
 }
+
+// wideWindow is the width of a window from which on it is filled by quarters when it is
+// nearly full, and its marks wait for company: one by one each message costs us and the
+// broker a write, a read and a wake-up. A narrow one is filled as soon as there is room. It
+// has no quarter worth waiting for, and a broker that does not send small packets before
+// the last is acknowledged (Nagle's algorithm, Mosquitto's default) would wait for our
+// next message as we wait for its next answer: up to 40 ms each time.
+const wideWindow = 128
 
 // codeInUse is the broker's answer to a slot that it has not forgotten. Some give it to
 // a repeated message instead of another PUBREC.

@@ -40,8 +40,10 @@ func (l *lane) haste(f *flying) time.Duration {
 	return 0
 }
 
-// full reports whether the broker takes hardly any more.
-func (l *lane) full() bool { return l.wire > l.limits.InFlight/4*3 }
+// full reports whether the broker takes hardly any more, of a window that is wide.
+func (l *lane) full() bool {
+	return l.limits.InFlight >= wideWindow && l.wire > l.limits.InFlight/4*3
+}
 
 // marksPressing reports whether a good part of the window is held by messages that wait to
 // be marked, so that they can be released.

@@ -117,6 +117,40 @@ func TestLaneKeepsToTheBrokersLimit(t *testing.T) {
 	}
 }
 
+// TestWindowsAreFilled: a narrow window message by message, a wide one by quarters.
+func TestWindowsAreFilled(t *testing.T) {
+	for _, tt := range []struct{ window, answers, sent int }{
+		{1, 1, 1},
+		{20, 1, 1},
+		{wideWindow - 1, 1, 1},
+		{wideWindow, 1, 0},
+		{wideWindow, wideWindow/4 - 1, 0},
+		{wideWindow, wideWindow / 4, wideWindow / 4},
+	} {
+		l := newTestLane(AtLeastOnce)
+		s := newFakeSession(tt.window)
+		l.attach(s)
+		l.launch(l.put(1, 500), 0, 500)
+		first := s.take()
+		if len(first) != tt.window {
+			t.Fatalf("%d messages in a window of %d", len(first), tt.window)
+		}
+		l.acks(acksFor(first[:tt.answers]))
+		if n := len(s.take()); n != tt.sent {
+			t.Errorf("window %d: after %d answers %d messages were sent, want %d", tt.window, tt.answers, n, tt.sent)
+		}
+	}
+	// What is left at the end does not wait for a quarter.
+	l := newTestLane(AtLeastOnce)
+	s := newFakeSession(wideWindow)
+	l.attach(s)
+	l.launch(l.put(1, wideWindow+1), 0, wideWindow+1)
+	l.acks(acksFor(s.take()[:1]))
+	if n := len(s.take()); n != 1 {
+		t.Errorf("the last message was not sent: %d", n)
+	}
+}
+
 func TestLaneSendsAgainAfterALoss(t *testing.T) {
 	l := newTestLane(AtLeastOnce)
 	first := newFakeSession(4)

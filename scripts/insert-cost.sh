@@ -10,7 +10,7 @@ url=${1:?usage: scripts/insert-cost.sh DATABASE_URL}
 clients=${CLIENTS:-8} seconds=${SECONDS_EACH:-5} rounds=${ROUNDS:-3} bulk=${BULK_ROWS:-200000}
 run() { psql -qXAt -v ON_ERROR_STOP=1 "$url" "$@"; }
 dir=$(mktemp -d)
-trap 'run -c "ALTER TABLE jobs ENABLE TRIGGER USER"; rm -rf "$dir"' EXIT
+trap 'run -c "ALTER TABLE jobs ENABLE TRIGGER USER" -c "TRUNCATE jobs"; rm -rf "$dir"' EXIT
 
 insert() { echo "INSERT INTO jobs (topic, payload, fire_at) $1, now() + interval '$2' $3;"; }
 insert "SELECT 'insert/cost', 'a payload of about forty bytes or so.....'" "1 day" "" >"$dir/far.sql"
