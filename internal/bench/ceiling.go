@@ -13,8 +13,8 @@ import (
 
 // The ceiling is what a backlog could be drained at by somebody with nothing else to do:
 // no wheel, no shards, no leases, no recovery. Ids are known beforehand; each lane has a
-// connection that claims and journals, one that publishes, and one that settles, all at
-// once. At QoS 2 a batch is released after a commit that says that it was received.
+// connection that claims and journals, one that publishes batch after batch, each when the
+// last has been answered, and one that settles, all at once. At QoS 2 a batch is released after a commit that says that it was received.
 
 const ceilingBatch = 500
 
@@ -33,11 +33,8 @@ SELECT batch, id, topic, payload FROM journalled, claimed`
 
 // drainCeiling drains the table, and returns.
 func (b Bare) drainCeiling(ctx context.Context) error {
-	var ids []int64
-	if err := b.withConn(ctx, func(conn *pgx.Conn) (err error) {
-		ids, err = benchIDs(ctx, conn)
-		return err
-	}); err != nil {
+	ids, err := b.ids(ctx)
+	if err != nil {
 		return err
 	}
 	batches := inBatches(ids)
@@ -48,12 +45,16 @@ func (b Bare) drainCeiling(ctx context.Context) error {
 	return group.Wait()
 }
 
-func benchIDs(ctx context.Context, conn *pgx.Conn) ([]int64, error) {
-	rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[int64])
+// ids are those of the load.
+func (b Bare) ids(ctx context.Context) (ids []int64, err error) {
+	err = b.withConn(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
+		if err == nil {
+			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		}
+		return err
+	})
+	return ids, err
 }
 
 // inBatches cuts a list into pieces that several lanes can take.

@@ -17,11 +17,8 @@ import (
 // claimAll claims and unjournals everything, a connection each lane, and returns how many
 // jobs a second that was.
 func (b Bare) claimAll(ctx context.Context) (perSecond float64, err error) {
-	var ids []int64
-	if err := b.withConn(ctx, func(conn *pgx.Conn) (err error) {
-		ids, err = benchIDs(ctx, conn)
-		return err
-	}); err != nil {
+	ids, err := b.ids(ctx)
+	if err != nil {
 		return 0, err
 	}
 	batches, begun := inBatches(ids), time.Now()
