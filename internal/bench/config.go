@@ -38,17 +38,17 @@ type Config struct {
 // Load says what jobs fall due when. With neither Rate nor Spread nor SameInstant they
 // are due when the measurement starts: a backlog.
 type Load struct {
-	Jobs        int
-	Rate        float64       // jobs per second, evenly paced
-	Spread      time.Duration // at random within it
-	SameInstant bool
+	Jobs        int           `json:"jobs"`
+	Rate        float64       `json:"rate"`      // jobs per second, evenly paced
+	Spread      time.Duration `json:"spread_ns"` // at random within it
+	SameInstant bool          `json:"same_instant"`
 	// Idle measures, instead of any jobs, instances without any.
-	Idle time.Duration
+	Idle time.Duration `json:"idle_ns"`
 	// Ahead is how long before the first fire_at a load that is no backlog is inserted.
 	// Defaults to 2 s, and to 4 s for the same instant.
-	Ahead        time.Duration
-	PayloadBytes int
-	Topics       int
+	Ahead        time.Duration `json:"ahead_ns"`
+	PayloadBytes int           `json:"payload_bytes"`
+	Topics       int           `json:"topics"`
 }
 
 // Poll is the poller's design: read Rows rows every Every, publish them, mark them.

@@ -59,12 +59,12 @@ type Measurement struct {
 
 // Percentiles of lateness.
 type Percentiles struct {
-	Min float64 `json:"min"`
-	P50 float64 `json:"p50"`
-	P95 float64 `json:"p95"`
-	P99 float64 `json:"p99"`
-	P9  float64 `json:"p99_9"`
-	Max float64 `json:"max"`
+	Min  float64 `json:"min"`
+	P50  float64 `json:"p50"`
+	P95  float64 `json:"p95"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p99_9"`
+	Max  float64 `json:"max"`
 }
 
 // Percents are the points of Measurement.Distribution.
@@ -76,7 +76,7 @@ func newMeasurement(name string, r check.Report, received []check.Received) Meas
 		PublishedPerSecond: r.PerSecond, PublishedPerMinute: 60 * r.PerSecond, err: r.Err(),
 		LatenessMillis: Percentiles{
 			P50: millis(r.LatenessAt(50)), P95: millis(r.LatenessAt(95)), P99: millis(r.LatenessAt(99)),
-			P9: millis(r.LatenessAt(99.9)), Max: millis(r.MaxLateness),
+			P999: millis(r.LatenessAt(99.9)), Max: millis(r.MaxLateness),
 		},
 	}
 	if r.Lateness != nil && r.Lateness.TotalCount() > 0 {

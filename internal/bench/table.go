@@ -48,7 +48,7 @@ func measuresTable(out io.Writer, list []Measurement) error {
 	row("p50", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P50 })
 	row("p95", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P95 })
 	row("p99", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P99 })
-	row("p99.9", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P9 })
+	row("p99.9", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P999 })
 	row("max", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.Max })
 	row("database statements /s", "%.0f", func(m Measurement) float64 { return m.StatementsPerSecond })
 	return t.Flush()

@@ -31,7 +31,7 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	if err := clear(ctx, d.conn); err != nil {
 		return m, err
 	}
-	before := load.backlog() && !(name == "reactor" && d.cfg.Instances == 0)
+	before := load.backlog() && d.cfg.Instances > 0
 	perSecond := 0.0
 	if before {
 		if perSecond, err = load.insert(ctx, d.conn); err != nil {
