@@ -37,7 +37,8 @@ type Ack struct {
 	Slot Slot
 	Step Step
 	// Code is the MQTT reason code; 0x80 and above is a refusal of this message
-	// alone. With it the journey is over, whatever the step.
+	// alone. With it the journey is over, whatever the step; but a slot that was
+	// Released is free in any case, and CodeUnknownSlot says that it was before.
 	Code   byte
 	Reason string
 }
@@ -47,12 +48,18 @@ type Step uint8
 
 const (
 	// Completed: the exchange is over and the slot is free at the broker. QoS 0: the
-	// socket took the bytes; QoS 1: PUBACK; QoS 2: PUBCOMP.
+	// socket took the bytes; QoS 1: PUBACK.
 	Completed Step = iota
 	// Received: the broker has stored the message and remembers its slot until it is
 	// released. QoS 2: PUBREC.
 	Received
+	// Released: the broker has nothing under the slot any more. QoS 2: PUBCOMP.
+	Released
 )
+
+// CodeUnknownSlot is a broker's answer to the release of a slot that it does not know
+// (MQTT: packet identifier not found). Not every broker says so.
+const CodeUnknownSlot = 0x92
 
 // Refused reports whether the broker refused the message.
 func (a Ack) Refused() bool { return a.Code >= 0x80 }
@@ -67,12 +74,26 @@ type Sink interface {
 	// A broker that refuses (login, protocol, QoS) yields a *ConnectRefusedError;
 	// anything else is a passing failure, worth another try.
 	Connect(ctx context.Context, opts ConnectOptions) (Session, error)
+	// CheckIdentity makes sure that the broker keeps clients with different ids apart.
+	// Some can be told not to (mosquitto: use_username_as_clientid), and then all lanes
+	// share one session and mix up their slots. It has to be called while a session of
+	// Connect is up, before anything is sent over it: it connects with a client id that
+	// nobody has used, and must not find a session. It returns a *ConnectRefusedError
+	// if it does; anything else is a passing failure.
+	CheckIdentity(ctx context.Context, delivery Delivery) error
 }
 
 // ConnectOptions describe the session to open.
 type ConnectOptions struct {
 	ClientID string
 	Delivery Delivery
+	// Fresh has the broker discard whatever session it keeps for ClientID.
+	Fresh bool
+	// Mark is what Session.Mark left in the session that is to be resumed. A session
+	// that the broker resumes without it is another one: made anew after the broker had
+	// lost ours, restored from an old copy, or somebody else's. Limits.Resumed is false
+	// then. "" takes any session for ours.
+	Mark string
 	// Acks receives acknowledgements in the order the broker sent them. It is
 	// called by one goroutine of the session at a time, never from within
 	// Publish, and not after Done is closed. The slice is the session's and valid
@@ -97,9 +118,13 @@ type Session interface {
 	// have been sent.
 	Publish(msgs []Message) error
 	// Release tells the broker to forget the slots of messages it has Received: they
-	// will not be sent again (QoS 2: PUBREL). Each is answered by Completed, also
+	// will not be sent again (QoS 2: PUBREL). Each is answered by Released, also
 	// where the broker does not know the slot. Like Publish it does not wait.
 	Release(slots []Slot) error
+	// Mark leaves a mark in the broker's state of the session, by which a later Connect
+	// recognizes it, and waits until it is there. ErrCannotMark says that this broker
+	// does not allow it, or cannot tell the difference: nothing was left then.
+	Mark(ctx context.Context, mark string) error
 	// Done is closed when the connection is gone and Acks will not be called any
 	// more.
 	Done() <-chan struct{}
@@ -109,6 +134,8 @@ type Session interface {
 	// Close flushes what is queued, says DISCONNECT and waits for the connection
 	// to end, at most until ctx ends.
 	Close(ctx context.Context) error
+	// Discard is Close, and has the broker forget the session's state.
+	Discard(ctx context.Context) error
 }
 
 // Limits bound what a lane may send over a session.
@@ -120,8 +147,11 @@ type Limits struct {
 	PacketBytes int
 	// QoS is the highest the broker takes.
 	QoS byte
-	// Resumed tells that the broker still had the session's state.
+	// Resumed tells that the broker still had the session's state, and that it is the
+	// one of ConnectOptions.Mark.
 	Resumed bool
+	// Present tells that the broker had some session under the client id, ours or not.
+	Present bool
 }
 
 // ConnectRefusedError is a broker's answer that trying again will not change
@@ -137,6 +167,9 @@ type ConnectRefusedError struct {
 func (e *ConnectRefusedError) Error() string {
 	return fmt.Sprintf("broker %s refused the connection: %s", e.Broker, e.Reason)
 }
+
+// ErrCannotMark: see Session.Mark.
+var ErrCannotMark = errors.New("the broker does not let a session be told from another")
 
 // ErrSessionTakenOver is why a session ended when another connection used its
 // client id. Connecting again at once would take it back from its new owner.
