@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -22,6 +21,10 @@ import (
 //   - claimed: by the place of the locked row, which the lock keeps from moving; a second
 //     search by id would be an eighth of the whole claim. A version that is younger than
 //     this statement's snapshot is locked and not found here: it is looked at again.
+//     The row is signed with the claim's token, so that a recovery can tell it from
+//     another one that got its id.
+//   - carried: attempts that were counted for these very rows go on being counted.
+//   - revived: a job that is tried again is not a failed one.
 //   - journalled: the jobs in launch order; job i has the slot i places after the first.
 //
 // If we die before the commit, nothing happened: the jobs are unprocessed and the
@@ -31,34 +34,53 @@ const claimSQL = `
 WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
 ), due AS MATERIALIZED (
-    SELECT ctid AS place FROM jobs
+    SELECT tableoid AS part, ctid AS place, id, claim AS before, octet_length(topic) + octet_length(payload) AS bytes
+      FROM {jobs}
      WHERE id = ANY ($4::bigint[]) AND NOT processed
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
        AND EXISTS (SELECT FROM lease)
      ORDER BY id
        FOR UPDATE SKIP LOCKED
-), claimed AS (
-    UPDATE jobs SET processed = true, processed_at = greatest(fire_at, clock_timestamp())
-     WHERE ctid = ANY (ARRAY(SELECT place FROM due))
-    RETURNING id, topic, payload, fire_at, expires_at
+), claimed AS ({claimed}
+), carried AS (
+    UPDATE reactor.retries SET claim = $7
+     WHERE (job_id, claim) IN (SELECT id, before FROM due WHERE before IS NOT NULL)
+), revived AS (
+    DELETE FROM reactor.failed_jobs
+     WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.failed_jobs) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
-    INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, job_ids)
-    SELECT $1, $3, $7, $8, $9, array_agg(id ORDER BY fire_at, id) FROM claimed HAVING count(*) > 0
+    INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids)
+    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id) FROM claimed HAVING count(*) > 0
     RETURNING batch
 )
 SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`
 
+// claimByPlace goes by the place of the locked rows alone: ONLY this table is looked at. The
+// bytes are counted here, under the lock, for a payload may have grown since it was read; what
+// is beyond the bound is left alone, but for the first, whatever its size.
+const claimByPlace = `
+    UPDATE {jobs} SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
+     WHERE ctid = ANY (CASE
+               WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
+               ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS some WHERE ahead < $11)
+           END)
+    RETURNING id, topic, payload, fire_at, expires_at`
+
+// claimByTableAndPlace is for a table with partitions or heirs.
+const claimByTableAndPlace = `
+    UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
+      FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS some
+     WHERE job.ctid = some.place AND job.tableoid = some.part AND ahead < $11
+    RETURNING job.id, topic, payload, fire_at, expires_at`
+
 // Claim implements reactor.Journal.
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
 	slices.Sort(req.IDs)
-	batch := reactor.Batch{FirstSlot: req.FirstSlot, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
-	rows, err := s.queryClaim(ctx, s.work, req)
-	if err == nil {
-		err = readClaim(rows, &batch)
-	}
+	batch := reactor.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
+	err := s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), func(rows pgx.Rows) error { return readClaim(rows, &batch) })
 	if err != nil {
-		return reactor.Batch{}, commitOutcome(s.failed("claim batch", err))
+		return reactor.Batch{}, claimOutcome(s.failed("claim batch", err))
 	}
 	if len(batch.Jobs) > 0 {
 		return batch, nil
@@ -68,11 +90,11 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	return batch, err
 }
 
-// queryClaim sends a claim.
-func (s *Source) queryClaim(ctx context.Context, db querier, req reactor.ClaimRequest) (pgx.Rows, error) {
-	return db.Query(ctx, claimSQL,
-		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within),
-		smallints(req.Static), pgtype.UUID{Bytes: req.Token, Valid: true}, req.Delivery.QoS(), int32(req.FirstSlot))
+func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
+	return []any{
+		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within), smallints(req.Static),
+		uuid(req.Token), req.Delivery.QoS(), int32(req.FirstSlot), int32(req.Reach), int64(req.Bytes),
+	}
 }
 
 // checkLease returns the database's time, or ErrLeaseLost.
@@ -81,8 +103,8 @@ func (s *Source) checkLease(ctx context.Context, lease reactor.Lease) (reactor.D
 		now  dbTime
 		held bool
 	)
-	err := s.work.QueryRow(ctx, "SELECT clock_timestamp(), EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3)",
-		lease.Lane, lease.Owner, lease.Epoch).Scan(&now, &held)
+	err := s.hot.row(ctx, "SELECT clock_timestamp(), EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3)",
+		[]any{lease.Lane, lease.Owner, lease.Epoch}, &now, &held)
 	if err == nil && !held {
 		return now.DBTime, reactor.ErrLeaseLost
 	}
@@ -98,7 +120,7 @@ func (s *Source) checkLease(ctx context.Context, lease reactor.Lease) (reactor.D
 func (s *Source) ResolveClaim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, reactor.Lease, bool, error) {
 	batch, lease := reactor.Batch{}, req.Lease
 	ok := false
-	err := pgx.BeginFunc(ctx, s.work, func(tx pgx.Tx) error {
+	err := s.hot.tx(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
 			UPDATE reactor.lanes SET epoch = epoch + 1 WHERE lane = $1 AND owner = $2 AND epoch >= $3 RETURNING epoch`,
 			lease.Lane, lease.Owner, lease.Epoch).Scan(&lease.Epoch)
@@ -108,7 +130,7 @@ func (s *Source) ResolveClaim(ctx context.Context, req reactor.ClaimRequest) (re
 		if err != nil {
 			return err
 		}
-		batches, err := readJournal(ctx, tx, lease.Lane, &req.Token)
+		batches, err := s.readJournal(ctx, tx, lease.Lane, &req.Token)
 		if err == nil && len(batches) == 1 {
 			batch, ok = batches[0], true
 		}

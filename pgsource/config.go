@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,13 +22,20 @@ type Config struct {
 	// through a pooler in transaction mode, which does not carry notifications.
 	// Defaults to DatabaseURL.
 	ListenURL string
+	// Deployment is what the MQTT client ids of the lanes are made of, between "reactor-" and
+	// the number of the lane: letters, digits, "-" and "_", 40 at most. It has to be the same for
+	// all instances, and another one for each database that shares the broker. Defaults to a
+	// name that the database was given at random; a copy of the database takes another one by
+	// itself, unless nothing tells it from the original, as with a base backup.
+	Deployment string
 	// Name is shown in reactor.instances. Defaults to "host:pid".
 	Name string
-	// MaxConns is how many connections are opened for claims, loads and settlements. Two
-	// more are used, for the membership and for LISTEN. Defaults to 6.
+	// MaxConns is how many connections are opened for claims, loads and settlements. Three
+	// more are used, for the membership, for LISTEN, and for what may take long. Defaults
+	// to 6.
 	MaxConns int
-	// StatementTimeout ends any statement of ours that takes longer. Defaults to
-	// 30 s.
+	// StatementTimeout ends any statement of ours that takes longer; claims and
+	// settlements are given up after 5 s at the latest. Defaults to 10 s.
 	StatementTimeout time.Duration
 	// Heartbeat is the time between two signs of life. Defaults to 1 s.
 	Heartbeat time.Duration
@@ -60,7 +68,7 @@ func (c Config) withDefaults() Config {
 		c.Name = fmt.Sprintf("%s:%d", host, os.Getpid())
 	}
 	setDefault(&c.MaxConns, 6)
-	setDefault(&c.StatementTimeout, 30*time.Second)
+	setDefault(&c.StatementTimeout, 10*time.Second)
 	setDefault(&c.Heartbeat, time.Second)
 	setDefault(&c.TTL, 3*time.Second)
 	setDefault(&c.FeedCheck, 5*time.Second)
@@ -85,6 +93,11 @@ func (c Config) validate() error {
 		if mode := cfg.ConnConfig.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
 			return fmt.Errorf("%s has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", u.field, mode)
 		}
+	}
+	if len(c.Deployment) > 40 || strings.ContainsFunc(c.Deployment, func(r rune) bool {
+		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r == '-' || r == '_')
+	}) {
+		return fmt.Errorf("Deployment is %q, must be letters, digits, - and _, 40 at most", c.Deployment)
 	}
 	if c.MaxConns < 2 {
 		return fmt.Errorf("MaxConns is %d, must be at least 2", c.MaxConns)

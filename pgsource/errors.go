@@ -13,10 +13,10 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// commitOutcome classifies the error of a statement that commits by itself. A
+// claimOutcome classifies the error of a statement that commits by itself. A
 // COMMIT has three outcomes: nil is done, a plain error is certainly not done, and
-// *reactor.UnknownError is either.
-func commitOutcome(err error) error {
+// *reactor.UnknownError is either. A plain error that is about a row is a *reactor.JobError.
+func claimOutcome(err error) error {
 	var (
 		pgErr      *pgconn.PgError
 		connectErr *pgconn.ConnectError
@@ -26,12 +26,45 @@ func commitOutcome(err error) error {
 		return nil
 	case pgconn.SafeToRetry(err), errors.As(err, &connectErr):
 		return err // it was never sent
+	case aboutJob(err):
+		return &reactor.JobError{Reason: statementText(err), Err: err}
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
 		return err // the server rolled back and says so
 	}
 	// The connection ended, or the server ended it (FATAL: that can happen after the
 	// commit became durable, before we were told).
 	return &reactor.UnknownError{Err: err}
+}
+
+// aboutJob reports whether a statement failed because of some row in it: a constraint that
+// the row violates, a trigger that raises, a value that cannot be read. Other rows may
+// fare better, which is not so where a table is missing, a lock, a right, or memory.
+func aboutJob(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.SeverityUnlocalized != "ERROR" || len(pgErr.Code) != 5 {
+		return false
+	}
+	switch pgErr.Code[:2] {
+	case "21", "22", "23", "2F", "38", "39", "44", "P0", "XX", // by the standard: data, constraints, routines; PL/pgSQL; corruption
+		"0A", "54": // not supported, limits exceeded: by what a trigger does
+		return true
+	}
+	// SQLSTATEs that nobody but a trigger can have made up.
+	return pgErr.Where != "" && strings.Contains(pgErr.Where, "PL/")
+}
+
+// statementText is what the server says, on one line of a bounded length.
+func statementText(err error) string {
+	text := err.Error()
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		text = fmt.Sprintf("%s (SQLSTATE %s)", pgErr.Message, pgErr.Code)
+	}
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	if runes := []rune(text); len(runes) > 300 {
+		text = string(runes[:300]) + "…"
+	}
+	return text
 }
 
 // connectionError is a statement that could not be sent for want of a connection. It
@@ -50,8 +83,12 @@ func (e *connectionError) Unwrap() error { return e.cause }
 func connectionLost(err error) bool {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		return pgErr.SeverityUnlocalized != "ERROR" ||
+		// A server that takes no writes any more is another one than we connected to.
+		return pgErr.SeverityUnlocalized != "ERROR" || pgErr.Code == pgerrcode.ReadOnlySQLTransaction ||
 			pgerrcode.IsOperatorIntervention(pgErr.Code) && pgErr.Code != pgerrcode.QueryCanceled
+	}
+	if errors.Is(err, errNoAnswer) {
+		return true
 	}
 	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
@@ -72,6 +109,8 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, errReadOnly):
+		return errReadOnly // of all the hosts that were tried
 	case errors.As(err, &pgErr):
 		return explainServer(where, pgErr, connectErr)
 	case errors.As(err, &dnsErr):
@@ -92,7 +131,7 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 	case pgerrcode.InvalidCatalogName:
 		remedy = "create the database, or correct its name in the database URL"
 	case pgerrcode.InsufficientPrivilege:
-		remedy = "run `reactor migrate up` as the owner of the database, then GRANT SELECT, UPDATE ON jobs and USAGE ON SCHEMA reactor with ALL ON ALL TABLES IN SCHEMA reactor to this role"
+		remedy = "run `reactor migrate up` as the owner of the database, and grant this role what README.md says under \"Use it\""
 		if connectErr != nil {
 			remedy = "grant this role CONNECT on the database"
 		}
@@ -102,6 +141,9 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		remedy = "the server is starting up or shutting down: try again in a moment"
 	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedColumn:
 		remedy = "the schema is not this version's: run `reactor migrate up`"
+	}
+	if remedy == "" {
+		remedy = pgErr.Hint // where it is our own schema that speaks
 	}
 	if remedy == "" {
 		return fmt.Errorf("%s says: %s (SQLSTATE %s)", where, pgErr.Message, pgErr.Code)

@@ -19,24 +19,25 @@ const loadWindowSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
   FROM unnest($1::smallint[], $2::timestamptz[], $3::bigint[]) AS cursor (shard, after_at, after_id)
  CROSS JOIN LATERAL (
-       SELECT id, shard, fire_at, octet_length(topic) + octet_length(payload) AS bytes
-         FROM jobs
+       SELECT id, shard, fire_at, claim, octet_length(topic) + octet_length(payload) AS bytes
+         FROM {jobs}
         WHERE NOT processed AND shard = cursor.shard
           AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4
         ORDER BY fire_at, id LIMIT $5) AS job`
 
-// nextTrySQL is when a job is due: at fire_at, or later at its next attempt. There are
+// nextTrySQL is when a job is due: at fire_at, or later at its next attempt. Another row with
+// the same id, whose claim was another's or none, does not wait for that. There are
 // retries only while a broker refuses something, so whether there are any is asked once,
 // and not for each job; that was two thirds of what a load cost.
 const nextTrySQL = `
        CASE WHEN EXISTS (SELECT FROM reactor.retries)
-            THEN greatest(job.fire_at, (SELECT retry_at FROM reactor.retries WHERE job_id = job.id))
+            THEN greatest(job.fire_at, (SELECT retry_at FROM reactor.retries r WHERE r.job_id = job.id AND r.claim = job.claim))
             ELSE job.fire_at END`
 
 // loadSQL reads rows found by their id.
 const loadSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, octet_length(topic) + octet_length(payload)
-  FROM jobs job
+  FROM {jobs} AS job
  WHERE NOT processed AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
 
 // LoadWindow implements reactor.Loader.
@@ -58,7 +59,7 @@ func (s *Source) LoadWindow(ctx context.Context, cursors []reactor.Cursor, until
 	for i, c := range now {
 		shards[i], afterAt[i], afterID[i] = int16(c.Shard), dbTime{c.AfterAt}, c.AfterID
 	}
-	jobs, last, err := s.load(ctx, loadWindowSQL, shards, afterAt, afterID, dbTime{until}, perShard)
+	jobs, last, err := s.load(ctx, s.jobs().loadWindow, shards, afterAt, afterID, dbTime{until}, perShard)
 	if err != nil {
 		return nil, nil, s.failed("load window", err)
 	}
@@ -77,7 +78,7 @@ func (s *Source) LoadRange(ctx context.Context, shards reactor.ShardSet, minID, 
 	if shards == 0 {
 		return nil, nil
 	}
-	jobs, _, err := s.load(ctx, loadSQL+"id BETWEEN $3 AND $4", smallints(shards), dbTime{until}, minID, maxID)
+	jobs, _, err := s.load(ctx, s.jobs().loadRange, smallints(shards), dbTime{until}, minID, maxID)
 	return jobs, s.failed("load range", err)
 }
 
@@ -86,7 +87,7 @@ func (s *Source) LoadIDs(ctx context.Context, shards reactor.ShardSet, ids []int
 	if shards == 0 || len(ids) == 0 {
 		return nil, nil
 	}
-	jobs, _, err := s.load(ctx, loadSQL+"id = ANY ($3::bigint[])", smallints(shards), dbTime{until}, ids)
+	jobs, _, err := s.load(ctx, s.jobs().loadIDs, smallints(shards), dbTime{until}, ids)
 	return jobs, s.failed("load ids", err)
 }
 
@@ -97,10 +98,6 @@ type lastOf struct {
 }
 
 func (s *Source) load(ctx context.Context, sql string, args ...any) ([]reactor.Pending, []lastOf, error) {
-	rows, err := s.work.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, nil, err
-	}
 	var (
 		jobs       []reactor.Pending
 		places     [reactor.Shards]lastOf
@@ -108,13 +105,16 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]reactor.P
 		shard      int16
 		fire, next dbTime
 	)
-	_, err = pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes}, func() error {
-		job.Shard, job.DueAt = uint8(shard), next.DBTime
-		jobs = append(jobs, job)
-		place := &places[job.Shard]
-		place.Cursor = reactor.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
-		place.rows++
-		return nil
+	err := s.work.rows(ctx, sql, args, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes}, func() error {
+			job.Shard, job.DueAt = uint8(shard), next.DBTime
+			jobs = append(jobs, job)
+			place := &places[job.Shard]
+			place.Cursor = reactor.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
+			place.rows++
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, nil, err

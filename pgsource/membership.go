@@ -41,7 +41,6 @@ type member struct {
 	*Source
 	id        int64
 	wantLanes int
-	nextSweep time.Time // of housekeeping; owned by the goroutine that beats
 }
 
 // Join implements reactor.Source.
@@ -49,7 +48,7 @@ func (s *Source) Join(ctx context.Context, opts reactor.JoinOptions) (reactor.Me
 	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes}
 	// Through the pool whose commits are durable: a crash of Postgres must not make
 	// it look as if we had been deposed.
-	_, err := s.work.Exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic) VALUES ($1, $2, $3, $4)",
+	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic) VALUES ($1, $2, $3, $4)",
 		m.id, s.cfg.Name, s.backends, opts.Static == 0)
 	if err != nil {
 		return nil, s.failed("join", err)
@@ -62,10 +61,14 @@ func (m *member) TTL() time.Duration { return m.cfg.TTL }
 
 // beatSQL renews the heartbeat and returns the whole, small, membership. A beat that
 // comes late starts the steady time anew.
+//
+// The journal is looked at for lanes without a living owner alone: what somebody's old
+// snapshot keeps of it would make every beat slower, until they lapse. A backend of 0 is
+// one that says nothing of its instance: a pooler's.
 const beatSQL = `
 WITH beat AS (
     UPDATE reactor.instances
-       SET heartbeat_at = clock_timestamp(), backend = pg_backend_pid(),
+       SET heartbeat_at = clock_timestamp(), backend = CASE WHEN $3 THEN 0 ELSE pg_backend_pid() END,
            steady_since = CASE WHEN heartbeat_at < clock_timestamp() - $2::interval / 2
                                THEN clock_timestamp() ELSE steady_since END
      WHERE id = $1
@@ -74,13 +77,14 @@ WITH beat AS (
     SELECT id, dynamic, CASE
                WHEN id = $1 THEN false
                WHEN heartbeat_at < clock_timestamp() - $2::interval THEN steady >= $2::interval
-               WHEN heartbeat_at < clock_timestamp() - $2::interval / 2 AND steady >= $2::interval / 2
+               WHEN backend <> 0 AND heartbeat_at < clock_timestamp() - $2::interval / 2 AND steady >= $2::interval / 2
                THEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = backend)
                ELSE false END AS lapsed
       FROM reactor.instances, beat
 ), lanes AS (
-    SELECT lane, coalesce(owner, 0) AS owner, epoch,
-           EXISTS (SELECT FROM reactor.in_flight f WHERE f.lane = l.lane) AS journaled
+    SELECT lane, coalesce(owner, 0) AS owner, epoch, coalesce(mark, '') AS mark,
+           CASE WHEN EXISTS (SELECT FROM members WHERE id = owner AND NOT lapsed) THEN false
+                ELSE EXISTS (SELECT FROM reactor.in_flight f WHERE f.lane = l.lane) END AS journaled
       FROM reactor.lanes l
 )
 SELECT EXISTS (SELECT FROM beat),
@@ -88,11 +92,12 @@ SELECT EXISTS (SELECT FROM beat),
        ARRAY(SELECT dynamic FROM members ORDER BY id),
        ARRAY(SELECT coalesce(owner, 0) FROM reactor.shards ORDER BY shard),
        ARRAY(SELECT lane FROM lanes ORDER BY lane), ARRAY(SELECT owner FROM lanes ORDER BY lane),
-       ARRAY(SELECT epoch FROM lanes ORDER BY lane), ARRAY(SELECT journaled FROM lanes ORDER BY lane)`
+       ARRAY(SELECT epoch FROM lanes ORDER BY lane), ARRAY(SELECT mark FROM lanes ORDER BY lane),
+       ARRAY(SELECT journaled FROM lanes ORDER BY lane)`
 
 // Beat implements reactor.Member.
 func (m *member) Beat(ctx context.Context) (reactor.Holding, error) {
-	v, err := m.look(ctx, m.control)
+	v, err := m.look(ctx, m.control.row)
 	if err != nil {
 		return reactor.Holding{}, err
 	}
@@ -101,11 +106,14 @@ func (m *member) Beat(ctx context.Context) (reactor.Holding, error) {
 			return reactor.Holding{}, err
 		}
 	}
-	m.housekeep(ctx)
+	m.tend(ctx)
 	return m.holding(v), nil
 }
 
-func (m *member) look(ctx context.Context, db querier) (view, error) {
+// rowReader runs a statement that returns one row: a database's, or a transaction's.
+type rowReader func(ctx context.Context, sql string, args []any, into ...any) error
+
+func (m *member) look(ctx context.Context, row rowReader) (view, error) {
 	var (
 		v               view
 		known           bool
@@ -114,10 +122,11 @@ func (m *member) look(ctx context.Context, db querier) (view, error) {
 		shardOwners     []int64
 		lanes           []int32
 		owners, epochs  []int64
+		marks           []string
 		journaled       []bool
 	)
-	err := db.QueryRow(ctx, beatSQL, m.id, interval(m.cfg.TTL)).
-		Scan(&known, &ids, &lapsed, &dynamic, &shardOwners, &lanes, &owners, &epochs, &journaled)
+	err := row(ctx, beatSQL, []any{m.id, interval(m.cfg.TTL), m.pooled},
+		&known, &ids, &lapsed, &dynamic, &shardOwners, &lanes, &owners, &epochs, &marks, &journaled)
 	if err != nil {
 		return v, m.failed("heartbeat", err)
 	}
@@ -132,7 +141,7 @@ func (m *member) look(ctx context.Context, db querier) (view, error) {
 	}
 	copy(v.owners[:], shardOwners)
 	for i, lane := range lanes {
-		v.lanes = append(v.lanes, laneRow{lane: lane, owner: owners[i], epoch: epochs[i], journaled: journaled[i]})
+		v.lanes = append(v.lanes, laneRow{lane: lane, owner: owners[i], epoch: epochs[i], mark: marks[i], journaled: journaled[i]})
 	}
 	return v, nil
 }
@@ -141,7 +150,10 @@ func (m *member) look(ctx context.Context, db querier) (view, error) {
 // holds the lock it is doing the same, and will tell us. The transaction does all
 // or nothing; dying around it leaves a membership that the next beat puts right.
 func (m *member) rebalance(ctx context.Context, v view) (view, error) {
-	err := pgx.BeginFunc(ctx, m.control, func(tx pgx.Tx) error {
+	err := m.control.tx(ctx, func(tx pgx.Tx) error {
+		row := func(ctx context.Context, sql string, args []any, into ...any) error {
+			return tx.QueryRow(ctx, sql, args...).Scan(into...)
+		}
 		var locked bool
 		// Ownership, unlike a heartbeat, must survive a crash of Postgres: an epoch that
 		// went back would bring dead leases to life.
@@ -152,7 +164,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		if err != nil || !locked {
 			return err
 		}
-		if v, err = m.look(ctx, tx); err != nil {
+		if v, err = m.look(ctx, row); err != nil {
 			return err
 		}
 		c := plan(v, m.id, m.wantLanes)
@@ -162,7 +174,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		if err := m.apply(ctx, tx, c); err != nil {
 			return err
 		}
-		v, err = m.look(ctx, tx)
+		v, err = m.look(ctx, row)
 		return err
 	})
 	if err == nil || errors.Is(err, reactor.ErrDeposed) {
@@ -227,7 +239,7 @@ func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
 			continue // an earlier incarnation of this very process
 		}
 		err := pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) error {
-			_, err := sub.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", g.Backends)
+			_, err := sub.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()", g.Backends)
 			return err
 		})
 		if err != nil {
@@ -253,26 +265,11 @@ func (m *member) holding(v view) reactor.Holding {
 		if l.owner == m.id {
 			h.Leases = append(h.Leases, reactor.Lease{
 				Lane: l.lane, Owner: m.id, Epoch: l.epoch,
-				ClientID: fmt.Sprint(m.clientIDPrefix, l.lane),
+				ClientID: fmt.Sprint(m.clientIDPrefix, l.lane), Mark: l.mark,
 			})
 		}
 	}
 	return h
-}
-
-// housekeep removes, once a minute, the retry counts of jobs that came through.
-func (m *member) housekeep(ctx context.Context) {
-	if time.Now().Before(m.nextSweep) {
-		return
-	}
-	m.nextSweep = time.Now().Add(time.Minute)
-	_, err := m.control.Exec(ctx, `
-		DELETE FROM reactor.retries r
-		 WHERE retry_at < clock_timestamp() - interval '10 minutes'
-		   AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = r.job_id AND NOT jobs.processed)`)
-	if err != nil {
-		m.log.Debug("housekeeping", "err", err)
-	}
 }
 
 // ReleaseShards implements reactor.Member. As a static instance from here on, we
@@ -286,8 +283,7 @@ func (m *member) ReleaseShards(ctx context.Context) error {
 
 // ReleaseLane implements reactor.Member.
 func (m *member) ReleaseLane(ctx context.Context, lease reactor.Lease) error {
-	_, err := m.control.Exec(ctx, "UPDATE reactor.lanes SET owner = NULL WHERE lane = $1 AND owner = $2", lease.Lane, m.id)
-	return m.failed("release lane", err)
+	return m.failed("release lane", m.control.exec(ctx, "UPDATE reactor.lanes SET owner = NULL WHERE lane = $1 AND owner = $2", lease.Lane, m.id))
 }
 
 // Leave implements reactor.Member.
@@ -302,7 +298,7 @@ func (m *member) Leave(ctx context.Context) error {
 // quit runs a statement that gives things up, after whoever is distributing them: a plan
 // from before it would give us some back.
 func (m *member) quit(ctx context.Context, sql string) error {
-	return pgx.BeginFunc(ctx, m.control, func(tx pgx.Tx) error {
+	return m.control.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
 			return err
 		}

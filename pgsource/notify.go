@@ -45,7 +45,7 @@ func (s *Source) Listen(ctx context.Context, on func(reactor.Hint)) error {
 			return fmt.Errorf("listen: %w", err)
 		}
 	}
-	s.warnWithoutTriggers(ctx)
+	s.watchTable(ctx)
 	on(reactor.Hint{Kind: reactor.HintConnected})
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -59,9 +59,28 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, redacted(err)
 	}
-	cfg.RuntimeParams["application_name"] = s.backends
-	return pgx.ConnectConfig(ctx, cfg)
+	s.configure(cfg)
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	var pid int
+	err = conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
+	if err == nil && uint32(pid) != conn.PgConn().PID() {
+		err = errPooledListener
+	}
+	if err == nil {
+		err = pin(ctx, conn, nil)
+	}
+	if err != nil {
+		_ = conn.Close(ctx)
+		return nil, err
+	}
+	return conn, nil
 }
+
+// errPooledListener: what we LISTEN to there is told to whoever has the session then.
+var errPooledListener = errors.New("the connection for LISTEN leads through a pooler, which does not carry notifications: give the database's own address with --listen-url")
 
 // probe sends us a notification every now and then, and looks after the triggers.
 func (s *Source) probe(ctx context.Context, channel string) error {
@@ -71,7 +90,7 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 	defer triggers.Stop()
 	for {
 		// That the probe cannot be sent says nothing about the feed.
-		if _, err := s.control.Exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
+		if err := s.aside.exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
 			s.log.Debug("cannot probe the feed", "err", err)
 		}
 		select {
@@ -79,7 +98,7 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 			return ctx.Err()
 		case <-tick.C:
 		case <-triggers.C:
-			s.warnWithoutTriggers(ctx)
+			s.watchTable(ctx)
 		}
 	}
 }
@@ -124,15 +143,27 @@ func parseHint(payload string) (reactor.Hint, error) {
 	return hint, nil
 }
 
-// warnWithoutTriggers looks for the triggers: without them everything still works,
-// just later, and silently so.
-func (s *Source) warnWithoutTriggers(ctx context.Context) {
-	var enabled int
-	err := s.control.QueryRow(ctx, `
-		SELECT count(*) FROM pg_trigger
-		 WHERE tgrelid = to_regclass('jobs') AND tgenabled IN ('O', 'A')
-		   AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')`).Scan(&enabled)
-	if err == nil && enabled < 2 {
-		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run psql -f sql/triggers.sql")
+// watchTable looks for the triggers: without them everything still works, just later, and
+// silently so. And it notices partitions or heirs that the table has got.
+func (s *Source) watchTable(ctx context.Context) {
+	jobs := s.jobs()
+	var (
+		enabled int
+		tree    bool
+	)
+	err := s.aside.row(ctx, `
+		SELECT (SELECT count(*) FROM pg_trigger
+		         WHERE tgrelid = c.oid AND tgenabled IN ('O', 'A') AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')),
+		       relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
+		  FROM pg_class c WHERE oid = to_regclass($1)`, []any{jobs.name}, &enabled, &tree)
+	if err != nil {
+		return // whoever needs the table will say so
+	}
+	if enabled < 2 {
+		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run psql -f sql/triggers.sql", "table", jobs.name)
+	}
+	if tree != jobs.tree {
+		changed := newTable(jobs.schema, tree)
+		s.table.Store(&changed)
 	}
 }

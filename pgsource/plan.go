@@ -25,7 +25,8 @@ type laneRow struct {
 	lane      int32
 	owner     int64
 	epoch     int64
-	journaled bool
+	mark      string
+	journaled bool // only told of lanes without a living owner
 }
 
 // changes are what it takes to give everything a living owner.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -16,18 +17,18 @@ const leaseSQL = "SELECT EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND o
 // reopenSQL makes everything void that was said of the lane's QoS 2 batches, or that a
 // connection we have given up is still about to say.
 //
-// If we die before the commit, the broker has a new, empty session already, and the next
-// owner cannot tell it from the old one: it releases what was marked, the broker does not
-// know it, and what it had lost stays lost. This takes two failures at once, a broker
-// that forgets and an owner that dies within milliseconds of it. What was not marked is
-// sent in any case. If we die after the commit, the next owner sends everything again,
-// as we would have.
+// If we die before the commit, the broker's session has not the mark that the lane's row
+// names, and the next owner finds that out as we did. If we die after it, no session has the
+// new mark yet, and nothing was sent: the next owner begins another one.
 const reopenSQL = "UPDATE reactor.in_flight SET settled = 0, round = $2 WHERE lane = $1 AND qos = 2"
 
 // Reopen implements reactor.Journal.
-func (s *Source) Reopen(ctx context.Context, lease reactor.Lease, round int64) error {
+func (s *Source) Reopen(ctx context.Context, lease reactor.Lease, round int64, mark string) error {
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, reopenSQL, lease.Lane, round)
+		if err == nil {
+			_, err = tx.Exec(ctx, "UPDATE reactor.lanes SET mark = nullif($2, '') WHERE lane = $1", lease.Lane, mark)
+		}
 		return err
 	})
 	return s.failed(fmt.Sprintf("reopen lane %d", lease.Lane), err)
@@ -35,7 +36,7 @@ func (s *Source) Reopen(ctx context.Context, lease reactor.Lease, round int64) e
 
 // leased runs a transaction that commits only while the lane is ours.
 func (s *Source) leased(ctx context.Context, lease reactor.Lease, do func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, s.work, func(tx pgx.Tx) error {
+	return s.work.tx(ctx, func(tx pgx.Tx) error {
 		var held bool
 		err := tx.QueryRow(ctx, leaseSQL, lease.Lane, lease.Owner, lease.Epoch).Scan(&held)
 		switch {
@@ -66,39 +67,47 @@ func (s *Source) Recover(ctx context.Context, lease reactor.Lease) ([]reactor.Ba
 			return err
 		}
 		var err error
-		batches, err = readJournal(ctx, tx, lease.Lane, nil)
+		batches, err = s.readJournal(ctx, tx, lease.Lane, nil)
 		return err
 	})
 	return batches, s.failed(fmt.Sprintf("recover lane %d", lease.Lane), err)
 }
 
-// readJournal returns the lane's batches, or the one with the token. A job whose
-// row was deleted since the claim keeps its place, without a topic.
-func readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]reactor.Batch, error) {
-	rows, err := tx.Query(ctx, `
-		SELECT f.batch, f.round, f.settled, f.qos, f.first_slot, entry.id,
+// readJournalSQL finds the rows of the journal's jobs: those that the claim has signed, and
+// that nobody has made unprocessed since. Another row that has got the id is not what was
+// claimed, and publishing it would be early, or once too often; it is claimed in its own
+// time. Versions of reactor before the signature (reach is NULL) went by the id.
+const readJournalSQL = `
+		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
 		       coalesce(job.topic, ''), coalesce(job.payload, ''), job.fire_at, job.expires_at
 		  FROM reactor.in_flight f
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
-		  LEFT JOIN jobs job ON job.id = entry.id
+		  LEFT JOIN {jobs} AS job ON job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL)
 		 WHERE f.lane = $1 AND ($2::uuid IS NULL OR f.token = $2)
-		 ORDER BY f.batch, entry.place`,
-		lane, token)
+		 ORDER BY f.batch, entry.place`
+
+// readJournal returns the lane's batches, or the one with the token. A job whose
+// row is not there any more keeps its place, without a topic.
+func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]reactor.Batch, error) {
+	rows, err := tx.Query(ctx, s.jobs().journal, lane, token, reactor.LaneSlots)
 	if err != nil {
 		return nil, err
 	}
 	var (
-		batches       []reactor.Batch
-		id, round     int64
-		settled       int
-		qos           int16
-		firstSlot     int32
-		job           reactor.Job
-		fire, expires dbTime
+		batches        []reactor.Batch
+		id, round      int64
+		signed         pgtype.UUID
+		settled, reach int
+		qos            int16
+		firstSlot      int32
+		job            reactor.Job
+		fire, expires  dbTime
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &round, &settled, &qos, &firstSlot, &job.ID, &job.Topic, &job.Payload, &fire, &expires}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &fire, &expires}, func() error {
 		if n := len(batches); n == 0 || batches[n-1].ID != id {
-			batches = append(batches, reactor.Batch{ID: id, Round: round, Settled: settled, QoS: byte(qos), FirstSlot: reactor.Slot(firstSlot)})
+			batches = append(batches, reactor.Batch{
+				ID: id, Token: signed.Bytes, Round: round, Settled: settled, QoS: byte(qos), FirstSlot: reactor.Slot(firstSlot), Reach: reach,
+			})
 		}
 		job.FireAt, job.ExpiresAt = fire.DBTime, expires.DBTime
 		batch := &batches[len(batches)-1]

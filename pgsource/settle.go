@@ -5,13 +5,15 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor"
 )
 
 // settleSQL removes finished batches from the journal and moves the others'
 // settled mark, in one statement; it returns the latter. Batches of lanes that have
-// another owner by now, and of earlier rounds, are left alone.
+// another owner by now, of earlier rounds, and others that have got the number after a
+// failover, are left alone.
 //
 // QoS 1: if we die before this commits, the broker has acknowledged jobs that the
 // journal still lists, and the recovery publishes them again. If we die after it,
@@ -28,147 +30,189 @@ import (
 const settleSQL = `
 WITH done AS (
     DELETE FROM reactor.in_flight f
-     USING unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS d (batch, round, owner), reactor.lanes l
-     WHERE f.batch = d.batch AND f.round = d.round AND l.lane = f.lane AND l.owner = d.owner
+     USING unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[]) AS d (batch, token, round, owner), reactor.lanes l
+     WHERE f.batch = d.batch AND f.token = d.token AND f.round = d.round AND l.lane = f.lane AND l.owner = d.owner
 )
 UPDATE reactor.in_flight f SET settled = p.settled
-  FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::integer[]) AS p (batch, round, owner, settled), reactor.lanes l
- WHERE f.batch = p.batch AND f.round = p.round AND l.lane = f.lane AND l.owner = p.owner AND f.settled <= p.settled
-RETURNING f.batch`
+  FROM unnest($5::bigint[], $6::uuid[], $7::bigint[], $8::bigint[], $9::integer[]) AS p (batch, token, round, owner, settled), reactor.lanes l
+ WHERE f.batch = p.batch AND f.token = p.token AND f.round = p.round AND l.lane = f.lane AND l.owner = p.owner AND f.settled <= p.settled
+RETURNING f.token`
 
 // Settle implements reactor.Journal.
-func (s *Source) Settle(ctx context.Context, settlements []reactor.Settlement) ([]bool, error) {
+//
+// No row of jobs is touched by the transaction: an application may have locked it, or
+// somebody's trigger may refuse the change, and neither may hold up the settlement of
+// others. What goes back to the table is noted in reactor.retries, and then given back
+// (returns.go). If we die in between, any instance finds the note and does it.
+func (s *Source) Settle(ctx context.Context, settlements []reactor.Settlement) ([]reactor.Settled, error) {
 	var (
 		plain   plainSettlements
-		special []reactor.Settlement
-		known   map[int64]bool // marked, or found
+		special []int // of settlements
 	)
-	for _, st := range settlements {
+	for i, st := range settlements {
 		if len(st.Failures) == 0 && !st.HandsBack() {
 			plain.add(st)
 		} else {
-			special = append(special, st)
+			special = append(special, i)
 		}
+	}
+	var (
+		outcomes = make([]reactor.Settled, len(settlements))
+		known    map[[16]byte]bool // marked
+		back     []int64
+	)
+	settlePlain := func(rows pgx.Rows) (err error) {
+		known, err = plain.read(rows)
+		return err
 	}
 	var err error
 	if len(special) == 0 {
-		known, err = plain.settle(ctx, s.work)
+		err = s.hot.rows(ctx, settleSQL, plain.args(), settlePlain)
 	} else {
-		err = pgx.BeginFunc(ctx, s.work, func(tx pgx.Tx) error {
-			if known, err = plain.settle(ctx, tx); err != nil {
-				return err
+		err = s.hot.tx(ctx, func(tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, settleSQL, plain.args()...)
+			if err == nil {
+				err = settlePlain(rows)
 			}
-			for _, st := range special {
-				if known[st.BatchID], err = s.settleSpecial(ctx, tx, st); err != nil {
-					return err
+			back = back[:0]
+			for _, i := range special {
+				if err != nil {
+					break
 				}
+				var returned []int64
+				outcomes[i], returned, err = s.settleSpecial(ctx, tx, settlements[i])
+				back = append(back, returned...)
 			}
-			return nil
+			return err
 		})
 	}
 	if err != nil {
 		return nil, s.failed("settle", err)
 	}
-	held := make([]bool, len(settlements))
+	s.giveBack(ctx, back)
 	for i, st := range settlements {
-		held[i] = st.Done || known[st.BatchID]
+		if st.Done || known[st.Token] {
+			outcomes[i].Held = true
+		}
 	}
-	return held, nil
+	return outcomes, nil
 }
 
 // plainSettlements are those in which everything was published: columns of
 // settleSQL's parameters.
-type plainSettlements struct {
-	done, doneRound, doneOwner []int64
-	part, partRound, partOwner []int64
-	settled                    []int32
+type plainSettlements struct{ done, part settlementColumns }
+
+type settlementColumns struct {
+	batch, round, owner []int64
+	token               []pgtype.UUID
+	settled             []int32
 }
 
 func (p *plainSettlements) add(st reactor.Settlement) {
+	c := &p.part
 	if st.Done {
-		p.done, p.doneRound, p.doneOwner = append(p.done, st.BatchID), append(p.doneRound, st.Round), append(p.doneOwner, st.Lease.Owner)
-		return
+		c = &p.done
 	}
-	p.part, p.partRound, p.partOwner = append(p.part, st.BatchID), append(p.partRound, st.Round), append(p.partOwner, st.Lease.Owner)
-	p.settled = append(p.settled, int32(st.Settled))
+	c.batch, c.token = append(c.batch, st.BatchID), append(c.token, uuid(st.Token))
+	c.round, c.owner = append(c.round, st.Round), append(c.owner, st.Lease.Owner)
+	c.settled = append(c.settled, int32(st.Settled))
 }
 
-// settle returns the batches that were marked.
-func (p *plainSettlements) settle(ctx context.Context, db querier) (map[int64]bool, error) {
-	rows, err := db.Query(ctx, settleSQL, p.done, p.doneRound, p.doneOwner, p.part, p.partRound, p.partOwner, p.settled)
-	if err != nil {
-		return nil, err
-	}
-	marked := make(map[int64]bool, len(p.part))
-	var batch int64
-	_, err = pgx.ForEachRow(rows, []any{&batch}, func() error {
-		marked[batch] = true
+func (p *plainSettlements) args() []any {
+	d, m := &p.done, &p.part
+	return []any{d.batch, d.token, d.round, d.owner, m.batch, m.token, m.round, m.owner, m.settled}
+}
+
+// read returns the claims whose batches were marked.
+func (p *plainSettlements) read(rows pgx.Rows) (map[[16]byte]bool, error) {
+	marked := make(map[[16]byte]bool, len(p.part.batch))
+	var token pgtype.UUID
+	_, err := pgx.ForEachRow(rows, []any{&token}, func() error {
+		marked[token.Bytes] = true
 		return nil
 	})
 	return marked, err
 }
 
-// settleSpecial settles a batch of which jobs failed, or go back to the table, and
-// reports whether it is in the journal and ours. The journal row's own progress tells
-// whether an earlier try with an unknown outcome has done it already, so failures are
-// counted once.
+// settleSpecial settles a batch of which jobs failed, or go back to the table; it returns
+// those that do. The journal row's own progress tells whether an earlier try with an
+// unknown outcome has done it already, so failures are counted once.
 //
 // Unlike settleSQL it locks the lane: a job that goes back to the table must not be
 // recovered as well, so a take-over has to come before this, and prevent it, or after.
-func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settlement) (bool, error) {
+func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settlement) (outcome reactor.Settled, back []int64, err error) {
 	var (
 		settled int
-		ids     []int64
+		ids     []*int64
 	)
-	err := tx.QueryRow(ctx, `
+	err = tx.QueryRow(ctx, `
 		SELECT settled, job_ids FROM reactor.in_flight f JOIN reactor.lanes l USING (lane)
-		 WHERE batch = $1 AND round = $2 AND l.owner = $3 FOR UPDATE OF f FOR SHARE OF l`,
-		st.BatchID, st.Round, st.Lease.Owner).Scan(&settled, &ids)
+		 WHERE batch = $1 AND token = $2 AND round = $3 AND l.owner = $4 FOR UPDATE OF f FOR SHARE OF l`,
+		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids)
 	switch {
 	case err == pgx.ErrNoRows:
-		return false, nil // settled already, or another owner's
+		return outcome, nil, nil // settled already, or another owner's
 	case err != nil:
-		return false, err
-	case settled >= st.Settled && len(ids) == st.Kept && !st.Done:
-		return true, nil // settled already
+		return outcome, nil, err
 	}
-	if returned := ids[st.Kept:]; len(returned) > 0 {
-		if err := handBack(ctx, tx, returned); err != nil {
-			return false, err
+	outcome.Held = true
+	if settled >= st.Settled && len(ids) == st.Kept && !st.Done {
+		return outcome, nil, nil // settled already
+	}
+	for _, id := range ids[st.Kept:] {
+		if id != nil {
+			back = append(back, *id)
 		}
 	}
-	if err := s.recordFailures(ctx, tx, st.Failures); err != nil {
-		return false, err
+	if err := noteUnsent(ctx, tx, st.Token, back); err != nil {
+		return outcome, nil, err
+	}
+	again, ended, err := s.recordFailures(ctx, tx, st.Token, st.Failures)
+	if err != nil {
+		return outcome, nil, err
+	}
+	back = append(back, again...)
+	for _, f := range st.Failures {
+		if slices.Contains(ended, f.JobID) {
+			outcome.GivenUp = append(outcome.GivenUp, f)
+		}
 	}
 	if st.Done {
 		_, err = tx.Exec(ctx, "DELETE FROM reactor.in_flight WHERE batch = $1", st.BatchID)
-		return true, err
+		return outcome, back, err
 	}
 	// A job that failed is no longer this batch's, and must not be recovered with it.
-	const nobody = 0
 	for i, id := range ids {
-		if slices.ContainsFunc(st.Failures, func(f reactor.Failure) bool { return f.JobID == id }) {
-			ids[i] = nobody
+		if id != nil && slices.ContainsFunc(st.Failures, func(f reactor.Failure) bool { return f.JobID == *id }) {
+			ids[i] = nil
 		}
 	}
 	_, err = tx.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2, job_ids = $3 WHERE batch = $1",
 		st.BatchID, st.Settled, ids[:st.Kept])
-	return true, err
+	return outcome, back, err
 }
 
-// handBack makes claimed jobs unclaimed. The update's trigger tells all instances.
-// Rows that somebody deleted meanwhile are cancelled, which is what was meant.
-func handBack(ctx context.Context, tx pgx.Tx, ids []int64) error {
-	_, err := tx.Exec(ctx, "UPDATE jobs SET processed = false, processed_at = NULL WHERE id = ANY ($1) AND processed", ids)
+// noteUnsent notes jobs that go back to the table as if nobody had claimed them.
+func noteUnsent(ctx context.Context, tx pgx.Tx, token [16]byte, ids []int64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO reactor.retries AS r (job_id, attempts, retry_at, code, reason, claim, returned)
+		SELECT job_id, 0, clock_timestamp(), 0, 'not sent', $2, false FROM unnest($1::bigint[]) AS job_id
+		ON CONFLICT (job_id) DO UPDATE
+		   SET attempts = CASE WHEN r.claim = excluded.claim THEN r.attempts ELSE 0 END,
+		       claim = excluded.claim, returned = false`,
+		ids, uuid(token))
 	return err
 }
 
 // recordFailures counts the attempts of jobs that were not published. Those with
-// attempts left go back to the table with a pause before the next; the others end
-// in failed_jobs with their reason.
-func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, failures []reactor.Failure) error {
+// attempts left are to go back to the table with a pause before the next; the others end
+// in failed_jobs with their reason. Attempts of another row that had the id don't count.
+func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, token [16]byte, failures []reactor.Failure) (again, ended []int64, err error) {
 	if len(failures) == 0 {
-		return nil
+		return nil, nil, nil
 	}
 	var (
 		ids     = make([]int64, len(failures))
@@ -183,29 +227,30 @@ func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, failures []react
 		WITH failure AS (
 		    SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::boolean[]) AS f (job_id, code, reason, final)
 		), counted AS (
-		    INSERT INTO reactor.retries AS r (job_id, attempts, retry_at, code, reason)
-		    SELECT job_id, 1, clock_timestamp() + $6::interval * (0.75 + random() / 2), code, reason FROM failure
+		    INSERT INTO reactor.retries AS r (job_id, attempts, retry_at, code, reason, claim, returned)
+		    SELECT job_id, 1, clock_timestamp() + $6::interval * (0.75 + random() / 2), code, reason, $7, false FROM failure
 		    ON CONFLICT (job_id) DO UPDATE
-		       SET attempts = r.attempts + 1, code = excluded.code, reason = excluded.reason,
-		           retry_at = clock_timestamp() + $6::interval * 2 ^ least(r.attempts, 6) * (0.75 + random() / 2)
+		       SET attempts = CASE WHEN r.claim = excluded.claim THEN r.attempts ELSE 0 END + 1,
+		           retry_at = clock_timestamp() + $6::interval * (0.75 + random() / 2)
+		                    * 2 ^ CASE WHEN r.claim = excluded.claim THEN least(r.attempts, 6) ELSE 0 END,
+		           code = excluded.code, reason = excluded.reason, claim = excluded.claim, returned = false
 		    RETURNING r.*
 		), ended AS (
-		    INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason)
-		    SELECT c.job_id, c.attempts, c.code, c.reason
+		    INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim)
+		    SELECT c.job_id, c.attempts, c.code, c.reason, c.claim
 		      FROM counted c JOIN failure USING (job_id) WHERE final OR c.attempts >= $5
 		    ON CONFLICT (job_id) DO UPDATE
-		       SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason
+		       SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim
 		    RETURNING job_id
 		)
 		SELECT counted.job_id, ended.job_id IS NOT NULL FROM counted LEFT JOIN ended USING (job_id)`,
-		ids, codes, reasons, final, s.cfg.RetryAttempts, interval(s.cfg.RetryBackoff))
+		ids, codes, reasons, final, s.cfg.RetryAttempts, interval(s.cfg.RetryBackoff), uuid(token))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	var (
-		again, ended []int64
-		id           int64
-		over         bool
+		id   int64
+		over bool
 	)
 	if _, err := pgx.ForEachRow(rows, []any{&id, &over}, func() error {
 		if over {
@@ -215,10 +260,8 @@ func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, failures []react
 		}
 		return nil
 	}); err != nil {
-		return err
+		return nil, nil, err
 	}
-	if _, err := tx.Exec(ctx, "DELETE FROM reactor.retries WHERE job_id = ANY ($1)", ended); err != nil {
-		return err
-	}
-	return handBack(ctx, tx, again)
+	_, err = tx.Exec(ctx, "DELETE FROM reactor.retries WHERE job_id = ANY ($1)", ended)
+	return again, ended, err
 }

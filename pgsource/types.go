@@ -1,20 +1,15 @@
 package pgsource
 
 import (
-	"context"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// querier is a pool, a connection or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
+// uuid is a claim's token.
+func uuid(token [16]byte) pgtype.UUID { return pgtype.UUID{Bytes: token, Valid: true} }
 
 // dbTime reads and writes reactor.DBTime as timestamptz. NULL reads as 0, which
 // stands for "none" wherever a column may be null.

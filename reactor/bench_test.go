@@ -28,7 +28,7 @@ func (s *instantSession) Publish(msgs []Message) error {
 
 func (s *instantSession) Release(slots []Slot) error {
 	for _, slot := range slots {
-		s.acks = append(s.acks, Ack{Slot: slot, Step: Completed})
+		s.acks = append(s.acks, Ack{Slot: slot, Step: Released})
 	}
 	return nil
 }
@@ -48,7 +48,7 @@ func BenchmarkLane(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for done := 0; done < b.N; done += rows {
-				_, batch.FirstSlot, _ = l.room(rows)
+				_, batch.FirstSlot, batch.Reach, _ = l.room(rows)
 				f := l.admit(batch)
 				l.launch(f, 0, rows)
 				for !f.settled {

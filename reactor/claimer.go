@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
@@ -26,6 +27,11 @@ type claimer struct {
 	static   ShardSet
 	rows     int
 	failures ratelog.Limiter
+
+	progress   *progress
+	inHand     atomic.Int64 // DBTime: when the first of the jobs that are being claimed is due, or nothingDue
+	quarantine *quarantine
+	refused    ratelog.Limiter // about the jobs in it
 }
 
 // claimSlack covers what our clock is behind the database's, and rounding.
@@ -36,7 +42,7 @@ const claimSlack = 5 * time.Millisecond
 func (c *claimer) run(soft, hard context.Context) error {
 	var pause backoff
 	for {
-		lease, first, ok := c.lane.room(c.rows)
+		_, _, _, ok := c.lane.room(c.rows)
 		if !ok {
 			select {
 			case <-soft.Done():
@@ -57,7 +63,7 @@ func (c *claimer) run(soft, hard context.Context) error {
 			continue
 		case batch = <-c.due:
 		}
-		err := c.claim(hard, lease, first, batch)
+		err := c.take(hard, batch)
 		switch {
 		case err == nil:
 			pause.reset()
@@ -73,13 +79,42 @@ func (c *claimer) run(soft, hard context.Context) error {
 	}
 }
 
-// claim takes a batch and puts what it got on the launch pad. All else will be
-// looked at again.
-func (c *claimer) claim(ctx context.Context, lease Lease, first Slot, wanted due) error {
+// take claims a batch. Whatever it did not get will be looked at again.
+func (c *claimer) take(ctx context.Context, batch due) error {
+	c.inHand.Store(int64(batch.earliest))
+	defer c.inHand.Store(int64(nothingDue))
+	ids, suspects := c.quarantine.split(batch.ids, time.Now())
+	err := c.claim(ctx, ids, batch.latest)
+	for _, id := range suspects {
+		if err == nil {
+			err = c.claim(ctx, []int64{id}, batch.latest)
+		}
+	}
+	select {
+	case c.finished <- batch.ids:
+	case <-ctx.Done():
+	}
+	return err
+}
+
+// claim takes jobs and puts what it got on the launch pad.
+//
+// One whose row cannot be claimed (a constraint, somebody's trigger, a damaged value) makes
+// the whole statement fail. So that it does not hold up the others for longer than a few
+// statements, the batch is halved until that job is alone.
+func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	lease, first, reach, ok := c.lane.room(len(ids))
+	if !ok { // halves need no more room than the whole, but the session may have gone
+		c.again(ids)
+		return nil
+	}
 	req := ClaimRequest{
-		Lease: lease, Delivery: c.delivery, IDs: wanted.ids, Static: c.static, FirstSlot: first,
+		Lease: lease, Delivery: c.delivery, IDs: ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
-		Within: max(wanted.latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
+		Within: max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
 	begun := c.clock.local()
@@ -88,25 +123,48 @@ func (c *claimer) claim(ctx context.Context, lease Lease, first Slot, wanted due
 	if err == nil && batch.At != 0 {
 		c.clock.confirm(batch.At, begun, begun+took)
 	}
-	var unknown *UnknownError
-	if errors.As(err, &unknown) {
+	var (
+		unknown *UnknownError
+		about   *JobError
+	)
+	switch {
+	case errors.As(err, &unknown):
 		batch, err = c.resolve(ctx, req, unknown)
+	case errors.As(err, &about) && len(ids) == 1:
+		c.quarantineJob(ctx, ids[0], about)
+		return nil
+	case errors.As(err, &about):
+		half := len(ids) / 2
+		if err := c.claim(ctx, ids[:half:half], latest); err != nil {
+			c.again(ids[half:])
+			return err
+		}
+		return c.claim(ctx, ids[half:], latest)
 	}
 	if err == nil {
 		c.lead.observe(took)
 		c.stats.claim.observe(took)
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
+		c.progress.claimed.touch()
+		c.quarantine.free(ids)
 	}
 	if len(batch.Jobs) > 0 {
-		c.pad.put(c.lane.admit(batch), batch.Jobs)
+		c.pad.put(c.lane.admit(batch), 0, batch.Jobs)
 	}
-	missing := without(wanted.ids, batch.Jobs)
-	c.again(missing)
-	select {
-	case c.finished <- wanted.ids:
-	case <-ctx.Done():
-	}
+	c.again(without(ids, batch.Jobs))
 	return err
+}
+
+// quarantineJob sets a job aside that cannot be claimed, and records why.
+func (c *claimer) quarantineJob(ctx context.Context, id int64, why *JobError) {
+	if c.quarantine.add(id, time.Now()) {
+		c.stats.quarantined.Add(1)
+	}
+	reason := "cannot be claimed: " + why.Reason
+	c.refused.Fail(c.log, slog.LevelWarn, "a job cannot be claimed; it is tried again now and then, see reactor.failed_jobs", "job", id, "err", reason)
+	if err := c.source.Quarantine(ctx, id, reason); err != nil {
+		c.log.Debug("cannot record a job that cannot be claimed", "job", id, "err", err)
+	}
 }
 
 // resolve finds out whether a claim was committed, for as long as it takes: until

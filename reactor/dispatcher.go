@@ -44,9 +44,10 @@ type scheduled struct {
 
 // due is a batch of jobs to claim.
 type due struct {
-	ids    []int64
-	bytes  int
-	latest DBTime // the last of their due times
+	ids      []int64
+	bytes    int
+	latest   DBTime // the last of their due times
+	earliest DBTime // and the first
 }
 
 // wheelResolution is the width of the wheel's finest slots: far below the lead.
@@ -177,6 +178,9 @@ func (d *dispatcher) collect() {
 			d.next.ids = append(d.next.ids, job.id)
 			d.next.bytes += int(job.bytes)
 			d.next.latest = max(d.next.latest, DBTime(at))
+			if len(d.next.ids) == 1 {
+				d.next.earliest = DBTime(at) // they leave the wheel in order
+			}
 			d.known[job.id] = noHandle
 		})
 		if !more {

@@ -25,12 +25,14 @@ func (l *lane) pump() {
 		return // acks fills it
 	}
 	n, now, local := 0, l.clock.Now(), l.clock.local()
-	l.out = l.out[:0]
+	base := l.base()
+	l.out, l.beyond = l.out[:0], l.beyond[:0]
 	for n < len(l.queue) && l.wire < limit && l.suspicion.maySend() {
 		s := l.queue[n]
 		n++
 		fl := l.at(s)
-		if fl.job.Topic == "" { // deleted since it was claimed: cancelled
+		again := fl.state == received // and unsure
+		if fl.job.Topic == "" {       // deleted since it was claimed: cancelled
 			l.endAndSettle(s, nil)
 			continue
 		}
@@ -38,17 +40,26 @@ func (l *lane) pump() {
 			l.endAndSettle(s, &Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
 			continue
 		}
+		if !again && !fl.attempted && distance(base, s) >= fl.flying.reach {
+			l.beyond = append(l.beyond, s) // what is nearer goes first, whatever its turn
+			continue
+		}
 		m := Message{Slot: s, JobID: fl.job.ID, Topic: fl.job.Topic, Payload: fl.job.Payload, QoS: fl.flying.qos, Dup: fl.dup}
-		if err := l.session.Check(m); err != nil {
+		if err := l.session.Check(m); err != nil && !again {
 			l.endAndSettle(s, &Failure{Reason: err.Error(), Final: true})
 			continue
 		}
-		fl.state, fl.attempted, fl.sentAt = sent, true, local
+		if !again {
+			fl.state = sent
+		}
+		fl.attempted, fl.sentAt = true, local
 		l.wire++
 		l.suspicion.sends(s)
 		l.out = append(l.out, m)
 	}
-	l.queue = append(l.queue[:0], l.queue[n:]...)
+	l.blocked = len(l.beyond) > 0
+	rest := append(l.queue[:0], l.beyond...)
+	l.queue = append(rest, l.queue[n:]...)
 	if len(l.out) > 0 {
 		// An error means that the session has ended; detach will queue them again.
 		_ = l.session.Publish(l.out)
@@ -72,7 +83,7 @@ const codeInUse = 0x91
 func (l *lane) acks(acks []Ack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.again, l.took, l.answeredAt = l.again[:0], l.took[:0], l.clock.local()
+	l.again, l.took, l.late, l.answeredAt = l.again[:0], l.took[:0], l.late[:0], l.clock.local()
 	for _, a := range acks {
 		if a.Slot < 1 || a.Slot > LaneSlots {
 			continue
@@ -80,6 +91,7 @@ func (l *lane) acks(acks []Ack) {
 		l.answered(a)
 	}
 	l.stats.ack.observe(l.took...)
+	l.stats.accepted.observe(l.late...)
 	if len(l.again) > 0 {
 		l.queue = slices.Insert(l.queue, 0, l.again...)
 	}
@@ -93,13 +105,21 @@ func (l *lane) acks(acks []Ack) {
 func (l *lane) answered(a Ack) {
 	fl := l.at(a.Slot)
 	switch {
-	case fl.state == releasing && a.Step == Completed:
-		// Whatever the code: the broker has nothing under this slot any more.
+	case fl.state == releasing && a.Step == Released:
 		l.wire--
 		l.suspicion.answered = true
+		if a.Code == CodeUnknownSlot && fl.releases == 1 {
+			// It had it, and has forgotten it before it was told to.
+			l.forgotten(a.Slot)
+			return
+		}
+		// Whatever the code: the broker has nothing under this slot any more.
 		l.endAndSettle(a.Slot, nil)
-	case fl.state != sent:
-	case fl.flying.qos == 2 && a.Step == Received && (!a.Refused() || a.Code == codeInUse && fl.dup):
+	case a.Step == Released:
+	case fl.state == received && fl.unsure && a.Step == Received:
+		l.answeredAgain(a, fl)
+	case fl.state != sent || fl.flying.qos == 2 != (a.Step == Received):
+	case fl.flying.qos == 2 && (!a.Refused() || a.Code == codeInUse && fl.dup):
 		// If we die before the journal knows, the message is sent again, in the same slot,
 		// and the broker answers the same.
 		fl.state = received
@@ -117,17 +137,50 @@ func (l *lane) answered(a Ack) {
 		l.suspicion.answers()
 		l.stats.refused.Add(1)
 		l.endAndSettle(a.Slot, &Failure{Code: a.Code, Reason: a.Reason})
-	case fl.flying.qos != 2 && a.Step == Completed:
+	default:
 		l.wire--
 		l.accepted(fl)
 		l.endAndSettle(a.Slot, nil)
 	}
 }
 
+// answeredAgain takes the answer to a message that was received over an earlier
+// connection, and sent again to make sure.
+func (l *lane) answeredAgain(a Ack, fl *flight) {
+	l.suspicion.answers()
+	switch {
+	case !a.Refused() || a.Code == codeInUse:
+		fl.unsure = false
+		if f := fl.flying; f.place(a.Slot) < f.marked {
+			l.release(a.Slot)
+		}
+	case a.Code == codeQuota:
+		l.wire--
+		l.again = append(l.again, a.Slot)
+		l.slowDown(a)
+	default: // it has forgotten it, and does not want it any more
+		l.wire--
+		l.stats.refused.Add(1)
+		l.endAndSettle(a.Slot, &Failure{Code: a.Code, Reason: a.Reason})
+	}
+}
+
+// forgotten deals with a message that the broker had received, and did not know any more
+// when it was to be released. A broker that passes messages on at PUBREL has lost it.
+func (l *lane) forgotten(s Slot) {
+	l.stats.outcomesUnknown.Add(1)
+	failure := Failure{Code: CodeUnknownSlot, Reason: "outcome unknown: the broker forgot the message between receiving and releasing it"}
+	if l.onLoss == Fail {
+		failure.Final, failure.Reason = true, failure.Reason+", and --on-session-loss is fail"
+	}
+	l.endAndSettle(s, &failure)
+}
+
 // accepted takes note that the broker has taken a message.
 func (l *lane) accepted(fl *flight) {
 	l.stats.published.Add(1)
 	l.took = append(l.took, l.answeredAt-fl.sentAt)
+	l.late = append(l.late, l.clock.at(l.answeredAt).Sub(fl.job.FireAt))
 	l.pace.accepted(l.limits.InFlight)
 	l.suspicion.answers()
 }
@@ -161,30 +214,42 @@ func (l *lane) end(s Slot, failure *Failure) {
 // fails notes that the message in a slot is not published.
 func (l *lane) fails(s Slot, failure Failure) {
 	fl := l.at(s)
-	failure.JobID = fl.job.ID
-	fl.flying.failures = append(fl.flying.failures, placedFailure{fl.flying.place(s), failure})
+	f, i := fl.flying, fl.flying.place(s)
+	failure.JobID, failure.Topic = fl.job.ID, fl.job.Topic
+	f.failures = append(f.failures, placedFailure{i, f.qos == 2 && i < f.front, failure})
 }
 
 // attach begins to send over a session: first what has to be released, to make room.
+//
+// What was received over an earlier connection and never released is sent again, under the
+// same slot: a broker that has it answers as before, and one that was killed, and is back
+// with an older state, gets it. Released before that it would be released into nothing.
+// Where PUBREL may have been sent already nothing can be asked: to send again could
+// publish twice.
 func (l *lane) attach(s Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.session, l.limits = s, s.Limits()
 	l.wire, l.freed = 0, l.freed[:0]
+	var unsure []Slot
 	for _, f := range l.batches {
 		for i := range f.kept {
-			switch l.at(f.slot(i)).state {
-			case releasing:
-				l.freed = append(l.freed, f.slot(i))
+			s := f.slot(i)
+			fl := l.at(s)
+			switch {
+			case fl.state == releasing && (fl.releases > 0 || fl.job.Topic == ""):
+				l.freed = append(l.freed, s)
 				l.wire++
-			case received:
+			case fl.state == releasing || fl.state == received && fl.releases == 0 && fl.job.Topic != "":
+				fl.state, fl.unsure, fl.dup = received, true, true
+				unsure = append(unsure, s)
+			case fl.state == received:
 				l.wire++
 			}
 		}
 	}
-	if len(l.freed) > 0 {
-		_ = s.Release(l.freed)
-	}
+	l.sendReleases()
+	l.queue = append(unsure, l.queue...)
 	l.pump()
 	l.capacity.set()
 }
@@ -198,10 +263,14 @@ func (l *lane) detach(why error) (fruitful bool) {
 	l.session = nil
 	fruitful = l.suspicion.answered
 	var unanswered []Slot
+	asked := 0 // what was sent to make sure of it
 	for _, f := range l.batches {
 		for i := range f.kept {
 			s := f.slot(i)
 			fl := l.at(s)
+			if fl.unsure {
+				asked++
+			}
 			if fl.state != sent {
 				continue
 			}
@@ -214,7 +283,8 @@ func (l *lane) detach(why error) (fruitful bool) {
 		}
 	}
 	l.wire = 0
-	if cause := l.suspicion.ends(why, len(unanswered)); cause != 0 {
+	l.queue = slices.DeleteFunc(l.queue, func(s Slot) bool { return l.at(s).state == received }) // attach finds them
+	if cause := l.suspicion.ends(why, len(unanswered)+asked); cause != 0 {
 		l.condemn(cause, why)
 		unanswered = slices.DeleteFunc(unanswered, func(s Slot) bool { return s == cause })
 	}

@@ -62,7 +62,7 @@ func (s *exchangeSession) arrive(n int) {
 			} else {
 				code = 0x92 // packet identifier not found
 			}
-			s.answers = append(s.answers, Ack{Slot: p, Step: Completed, Code: code})
+			s.answers = append(s.answers, Ack{Slot: p, Step: Released, Code: code})
 		}
 	}
 	s.packets = slices.Clone(s.packets[n:])
@@ -93,7 +93,7 @@ func TestExchangeAtRandom(t *testing.T) {
 		var (
 			l       = newTestLane(ExactlyOnce)
 			session *exchangeSession
-			pads    []*flying
+			pads    []*padded
 			next    int64
 			jobs    int
 		)
@@ -129,22 +129,22 @@ func TestExchangeAtRandom(t *testing.T) {
 			switch rng.IntN(9) {
 			case 0, 1:
 				n := 1 + rng.IntN(30)
-				if _, first, ok := l.room(n); ok {
+				if _, first, reach, ok := l.room(n); ok {
 					next++
-					b := Batch{ID: next, FirstSlot: first, QoS: 2}
+					b := Batch{ID: next, FirstSlot: first, Reach: reach, QoS: 2}
 					for range n {
 						jobs++
 						b.Jobs = append(b.Jobs, Job{ID: int64(jobs), Topic: "t"})
 					}
 					journal.batches = append(journal.batches, b)
-					pads = append(pads, l.admit(b))
+					pads = append(pads, &padded{flying: l.admit(b)})
 				}
 			case 2, 3:
 				if len(pads) > 0 {
-					f := pads[rng.IntN(len(pads))]
-					from := f.next
-					f.next += rng.IntN(f.jobs - f.next + 1)
-					l.launch(f, from, f.next)
+					p := pads[rng.IntN(len(pads))]
+					from := p.next
+					p.next += rng.IntN(p.jobs - p.next + 1)
+					l.launch(p.flying, from, p.next)
 				}
 			case 4:
 				if session != nil {
@@ -224,7 +224,7 @@ func TestSessionLost(t *testing.T) {
 			if len(list) != 1 || list[0].Round != 7 || list[0].Settled != 5 || len(list[0].Failures) != 5-want {
 				t.Fatalf("settled %+v", list)
 			}
-			l.acks(acksFor(sent))
+			l.acks(releasesFor(s.freed))
 			if list = l.settleAll(); len(list) != 1 || !list[0].Done || !l.idle() {
 				t.Fatalf("settled %+v, idle %t", list, l.idle())
 			}
@@ -249,7 +249,7 @@ func TestLostLaneReleasesNothing(t *testing.T) {
 	if len(s.freed) > 0 {
 		t.Error("released a message whose receipt was not committed")
 	}
-	if _, _, ok := l.room(1); ok || !errors.Is(ctx.Err(), context.Canceled) {
+	if _, _, _, ok := l.room(1); ok || !errors.Is(ctx.Err(), context.Canceled) {
 		t.Error("the lane goes on")
 	}
 }

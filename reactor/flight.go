@@ -10,6 +10,9 @@ import "time"
 //	 │               │ └────────┘ │ connection lost: again, as DUP       │
 //	 │               │            │ PUBREC        committed      PUBCOMP │
 //	 │               │            └───────► received ────► releasing ────┘
+//	 │               │                        │  ▲
+//	 │               │                        └──┘ connection lost: again, as DUP, and not
+//	 │               │                             released before another PUBREC
 //	 └───────────────┴────► returned (stop: handed back, never sent)
 //
 // A message that is refused, expired or impossible goes to ended from where it is. A
@@ -25,6 +28,12 @@ type flight struct {
 	attempted bool
 	// dup tells that the broker may know the slot from an earlier attempt.
 	dup bool
+	// unsure tells that a received message has to be sent again before it is released. The
+	// broker said that it has it, over a connection that is gone; the broker may have been
+	// killed since, and be back with what it had saved before that.
+	unsure bool
+	// releases is how often PUBREL may have been sent.
+	releases int
 }
 
 type flightState uint8
@@ -48,17 +57,19 @@ func (s flightState) concluded() bool { return s >= received }
 // flying is a batch on its way: claimed and not yet settled.
 type flying struct {
 	batch, round int64
+	token        [16]byte
 	qos          byte
 	first        Slot
-	jobs         int // as claimed
+	// reach is how far from the lane's first unsettled slot a message of this batch is sent:
+	// what lies beyond was never sent, the recovery concludes.
+	reach int
+	jobs  int // as claimed
 	// kept is how many jobs, from the front, stay claimed; less than jobs once the
 	// others have been handed back.
 	kept  int
 	ended int // of those kept
 	// front is how many of the jobs, from the first, are concluded.
-	front int
-	// next is the first job that was not launched; owned by the launch pad.
-	next     int
+	front    int
 	failures []placedFailure // that the journal does not have
 
 	marked     int  // what the journal says of front
@@ -70,8 +81,14 @@ type flying struct {
 // placedFailure is the failure of the batch's i-th job.
 type placedFailure struct {
 	i int
+	// late tells that the journal may say already that the broker has received it. It is
+	// recorded with the end of the batch then, for there is no progress to tell it by before.
+	late bool
 	Failure
 }
+
+// ripe reports whether a settlement up to a place says this failure.
+func (p placedFailure) ripe(settled int, done bool) bool { return p.i < settled && (!p.late || done) }
 
 // slot is that of the batch's i-th job.
 func (f *flying) slot(i int) Slot { return slotAfter(f.first, i) }

@@ -21,11 +21,12 @@ import (
 // on the wire is awaited. When that is done, or the grace is over, hard ends.
 type incarnation struct {
 	*Reactor
-	member   Member
-	loader   *loader
-	due      chan due
-	finished chan []int64
-	settler  *settler
+	member     Member
+	loader     *loader
+	due        chan due
+	finished   chan []int64
+	settler    *settler
+	quarantine *quarantine
 
 	// leaseUntil is the local instant (of clock) until which the leases are ours for
 	// certain.
@@ -44,8 +45,9 @@ func (r *Reactor) runIncarnation(ctx context.Context, member Member) error {
 	in := &incarnation{
 		Reactor: r, member: member,
 		due: make(chan due), finished: make(chan []int64, r.cfg.Lanes),
-		settler: &settler{source: r.source, log: r.log, stats: &r.stats, wake: newSignal(), quiet: newSignal()},
-		beatNow: newSignal(),
+		settler:    &settler{source: r.source, log: r.log, stats: &r.stats, progress: &r.progress, wake: newSignal(), quiet: newSignal()},
+		quarantine: &quarantine{},
+		beatNow:    newSignal(),
 	}
 	in.beaten = sync.NewCond(&in.mu)
 	r.stats.begin()

@@ -65,13 +65,13 @@ func (l *lane) settlement(f *flying) Settlement {
 	defer l.mu.Unlock()
 	f.landed = false
 	s := Settlement{
-		BatchID: f.batch, Round: f.round, Lease: l.lease,
+		BatchID: f.batch, Round: f.round, Token: f.token, Lease: l.lease,
 		Jobs: f.journalled, Kept: f.kept, Done: f.done(),
 	}
 	if s.Done || f.qos == 2 {
 		s.Settled = f.front
 		for _, failure := range f.failures {
-			if failure.i < f.front {
+			if failure.ripe(s.Settled, s.Done) {
 				s.Failures = append(s.Failures, failure.Failure)
 			}
 		}
@@ -100,7 +100,7 @@ func (l *lane) settled(s Settlement, f *flying, held bool) {
 		return
 	}
 	f.journalled = s.Kept
-	f.failures = slices.DeleteFunc(f.failures, func(p placedFailure) bool { return p.i < s.Settled })
+	f.failures = slices.DeleteFunc(f.failures, func(p placedFailure) bool { return p.ripe(s.Settled, s.Done) })
 	if f.qos == 2 {
 		l.releaseFrom(f, s.Settled)
 	}
@@ -113,6 +113,9 @@ func (l *lane) settled(s Settlement, f *flying, held bool) {
 		}
 		l.capacity.set()
 	}
+	if l.blocked {
+		l.pump()
+	}
 }
 
 // releaseFrom releases what the journal has come to know as received: the batch's
@@ -121,12 +124,29 @@ func (l *lane) releaseFrom(f *flying, end int) {
 	l.freed = l.freed[:0]
 	for ; f.marked < end; f.marked++ {
 		s := f.slot(f.marked)
-		if fl := l.at(s); fl.state == received {
+		if fl := l.at(s); fl.state == received && !fl.unsure {
 			fl.state = releasing
 			l.freed = append(l.freed, s)
 		}
 	}
-	if l.session != nil && len(l.freed) > 0 {
-		_ = l.session.Release(l.freed) // an error: it has ended, and attach does it again
+	l.sendReleases()
+}
+
+// release releases one message that the journal knows as received. The caller holds mu.
+func (l *lane) release(s Slot) {
+	l.at(s).state = releasing
+	l.freed = append(l.freed[:0], s)
+	l.sendReleases()
+}
+
+// sendReleases sends PUBREL for the slots in freed. Where there is no session, or it has
+// ended, attach goes on.
+func (l *lane) sendReleases() {
+	if l.session == nil || len(l.freed) == 0 {
+		return
 	}
+	for _, s := range l.freed {
+		l.at(s).releases++
+	}
+	_ = l.session.Release(l.freed)
 }

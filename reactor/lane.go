@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"cmp"
 	"log/slog"
 	"sync"
 	"time"
@@ -46,10 +47,13 @@ type lane struct {
 	bytes      int             // of the payloads that have not ended
 	wire       int             // slots that are taken at the broker
 	out        []Message       // reused by pump
+	beyond     []Slot          // reused by pump for what lies beyond its reach
+	blocked    bool            // there was some
 	freed      []Slot          // reused for releases
 	again      []Slot          // reused for what the broker wants again
 	answeredAt time.Duration   // when the answers came that are being taken, of clock.local
 	took       []time.Duration // reused for how long the accepted ones took
+	late       []time.Duration // reused for how late they were
 	pace       pace
 	suspicion  suspicion
 	overQuota  ratelog.Limiter
@@ -75,11 +79,11 @@ func (l *lane) freeSlots() int {
 }
 
 // room reports whether a claim of n jobs can be made: there are slots, and somebody
-// to send to. first is where its slots begin.
-func (l *lane) room(n int) (lease Lease, first Slot, ok bool) {
+// to send to. first is where its slots begin, reach how far they are used.
+func (l *lane) room(n int) (lease Lease, first Slot, reach int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lease, l.head, !l.closing && l.session != nil && l.leased() &&
+	return l.lease, l.head, l.reach(), !l.closing && l.session != nil && l.leased() &&
 		l.freeSlots() >= n && l.bytes < maxLaneBytes
 }
 
@@ -92,7 +96,7 @@ func (l *lane) admit(b Batch) *flying {
 
 func (l *lane) take(b Batch) *flying {
 	f := &flying{
-		batch: b.ID, round: b.Round, qos: b.QoS, first: b.FirstSlot,
+		batch: b.ID, round: b.Round, token: b.Token, qos: b.QoS, first: b.FirstSlot, reach: cmp.Or(b.Reach, LaneSlots),
 		jobs: len(b.Jobs), kept: len(b.Jobs), journalled: len(b.Jobs), marked: b.Settled,
 	}
 	l.batches = append(l.batches, f)
@@ -109,10 +113,18 @@ func (l *lane) take(b Batch) *flying {
 func (l *lane) launch(f *flying, from, to int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if f.settled {
+		return
+	}
 	for i := from; i < to && i < f.kept; i++ {
 		s := f.slot(i)
-		l.at(s).state = ready
-		l.queue = append(l.queue, s)
+		switch fl := l.at(s); fl.state {
+		case held:
+			fl.state = ready
+			l.queue = append(l.queue, s)
+		case received: // by an earlier owner, and marked
+			l.release(s)
+		}
 	}
 	l.pump()
 }
@@ -192,5 +204,48 @@ func (l *lane) leaveBy(abandon func()) {
 func (l *lane) relet(lease Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lease = lease
+	l.lease.Epoch = lease.Epoch
 }
+
+// leaseNow is the lease as it stands.
+func (l *lane) leaseNow() Lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lease
+}
+
+// marked notes the mark of the session that the journal speaks of.
+func (l *lane) marked(mark string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lease.Mark = mark
+}
+
+// leastReach keeps a narrow window from making what is due wait for what is not: the jobs
+// of a claim, which fall due within milliseconds, may be in between.
+const leastReach = 128
+
+// reach is how far from the first unsettled slot messages are sent. At QoS 2 what the
+// broker has received is marked as soon as can be; at QoS 1 a batch is settled when all
+// of it has ended, and another window's worth goes out meanwhile. The caller holds mu.
+func (l *lane) reach() int {
+	n := l.limits.InFlight
+	if l.delivery.QoS() < 2 {
+		n *= 2
+	}
+	return min(max(n, leastReach), LaneSlots)
+}
+
+// base is the lane's first slot of which the journal does not say that the broker has it.
+// The caller holds mu.
+func (l *lane) base() Slot {
+	for _, f := range l.batches {
+		if !f.settled && f.marked < f.journalled {
+			return f.slot(f.marked)
+		}
+	}
+	return l.head
+}
+
+// distance is how many slots s lies after from, on the ring.
+func distance(from, s Slot) int { return (int(s) - int(from) + LaneSlots) % LaneSlots }

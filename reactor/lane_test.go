@@ -35,13 +35,23 @@ func (s *fakeSession) Publish(msgs []Message) error { s.sent = append(s.sent, ms
 func (s *fakeSession) Release(slots []Slot) error   { s.freed = append(s.freed, slots...); return nil }
 func (s *fakeSession) Done() <-chan struct{}        { return s.done }
 func (s *fakeSession) Err() error                   { return nil }
-func (s *fakeSession) Close(context.Context) error  { return nil }
+func (s *fakeSession) Mark(context.Context, string) error {
+	return nil
+}
+func (s *fakeSession) Close(context.Context) error   { return nil }
+func (s *fakeSession) Discard(context.Context) error { return nil }
 
 // take returns what was sent since the last call.
 func (s *fakeSession) take() []Message {
 	sent := s.sent
 	s.sent = nil
 	return sent
+}
+
+// padded is a batch of which a part has been launched.
+type padded struct {
+	*flying
+	next int // the first that has not
 }
 
 var errHangUp = errors.New("hung up")
@@ -78,12 +88,21 @@ func (t *testLane) settleAll() []Settlement {
 }
 
 func (t *testLane) put(id int64, n int) *flying {
-	_, first, _ := t.room(n)
-	b := Batch{ID: id, FirstSlot: first, QoS: t.delivery.QoS()}
+	_, first, reach, _ := t.room(n)
+	b := Batch{ID: id, FirstSlot: first, Reach: reach, QoS: t.delivery.QoS()}
 	for i := range n {
 		b.Jobs = append(b.Jobs, Job{ID: id*1000 + int64(i), Topic: "t", Payload: []byte("payload")})
 	}
 	return t.admit(b)
+}
+
+// releasesFor are the answers to the releases of slots.
+func releasesFor(slots []Slot) []Ack {
+	var acks []Ack
+	for _, s := range slots {
+		acks = append(acks, Ack{Slot: s, Step: Released})
+	}
+	return acks
 }
 
 func acksFor(msgs []Message) []Ack {
@@ -223,7 +242,7 @@ func TestLaneRecovers(t *testing.T) {
 			t.Errorf("settled %+v", st)
 		}
 	}
-	if _, first, _ := l.room(1); first != 4 {
+	if _, first, _, _ := l.room(1); first != 4 {
 		t.Errorf("the next claim begins at slot %d, want 4", first)
 	}
 }
@@ -293,7 +312,7 @@ func TestLaneHoldsWithoutLease(t *testing.T) {
 	if sent := s.take(); len(sent) != 0 {
 		t.Fatalf("sent %d messages without a lease", len(sent))
 	}
-	if _, _, ok := l.room(1); ok {
+	if _, _, _, ok := l.room(1); ok {
 		t.Fatal("there is room for claims without a lease")
 	}
 	l.leased = true
@@ -313,7 +332,7 @@ func TestLaneAtRandom(t *testing.T) {
 		var (
 			session *fakeSession
 			wire    []Message // sent over this session and not answered
-			pads    []*flying
+			pads    []*padded
 			next    int64
 			settled = map[int64]int{}
 			claimed int
@@ -346,10 +365,10 @@ func TestLaneAtRandom(t *testing.T) {
 			wire = slices.Clone(wire[n:])
 			pull()
 		}
-		launch := func(f *flying, n int) {
+		launch := func(f *padded, n int) {
 			from := f.next
 			f.next += n
-			l.launch(f, from, f.next)
+			l.launch(f.flying, from, f.next)
 		}
 		for range 200 {
 			switch rng.IntN(6) {
@@ -363,10 +382,10 @@ func TestLaneAtRandom(t *testing.T) {
 				}
 			case 1:
 				n := 1 + rng.IntN(600)
-				if _, _, ok := l.room(n); ok {
+				if _, _, _, ok := l.room(n); ok {
 					next++
 					claimed += n
-					pads = append(pads, l.put(next, n))
+					pads = append(pads, &padded{flying: l.put(next, n)})
 				}
 			case 2:
 				if len(pads) > 0 {
@@ -389,10 +408,10 @@ func TestLaneAtRandom(t *testing.T) {
 		for _, f := range pads {
 			launch(f, f.jobs-f.next)
 		}
-		for pull(); len(wire) > 0; pull() {
+		for pull(); len(wire) > 0 || len(l.landed) > 0; pull() {
 			answer(len(wire))
+			record() // what lies beyond the reach waits for it
 		}
-		record()
 		total := 0
 		for _, n := range settled {
 			total += n
@@ -410,13 +429,13 @@ func TestLaneBoundsMemory(t *testing.T) {
 	l.attach(s)
 	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{{ID: 1, Topic: "t", Payload: make([]byte, maxLaneBytes)}}}
 	f := l.admit(b)
-	if _, _, ok := l.room(1); ok {
+	if _, _, _, ok := l.room(1); ok {
 		t.Fatal("there is room beside a payload of the whole limit")
 	}
 	l.launch(f, 0, 1)
 	l.acks(acksFor(s.take()))
 	l.settleAll()
-	if _, _, ok := l.room(1); !ok {
+	if _, _, _, ok := l.room(1); !ok {
 		t.Fatal("there is no room after it has ended")
 	}
 }

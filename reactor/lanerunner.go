@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"time"
@@ -27,30 +28,47 @@ type laneRunner struct {
 	incarnation *incarnation
 	claimer     *claimer // nil: a guest lane, only recovered and released
 	pad         *launchpad
+	contest     contest
 	failures    ratelog.Limiter
 }
 
 // run works until the lane is wound up (soft) or given up at once (hard). An error is
 // one that the whole instance should end with.
 func (r *laneRunner) run(soft, hard context.Context) error {
-	session, err := r.connect(soft, hard)
+	session, err := r.connect(soft, hard, false)
 	if session == nil {
 		return err
 	}
 	hard, abandon := context.WithCancel(hard)
 	defer abandon()
 	r.leaveBy(abandon)
-	if err := r.recover(hard, !session.Limits().Resumed); err != nil {
-		closeSession(session)
+	if session, err = r.recover(hard, session); err != nil {
 		return nil // hard ended, or the lane is another's
 	}
+	wake, err := alarm.New()
+	if err != nil {
+		closeSession(session)
+		return err
+	}
+	defer wake.Close()
+	r.pad.wake = wake
 	keeper, keep := context.WithCancel(hard)
 	group, _ := errgroup.WithContext(hard)
 	group.Go(func() error {
 		r.keepConnected(keeper, hard, session)
+		if keeper.Err() == nil {
+			abandon() // it will not be connected again
+		}
 		return nil
 	})
-	err = r.serve(soft, hard)
+	// Jobs that were recovered before their time are launched until the end.
+	group.Go(func() error {
+		r.pad.run(keeper)
+		return nil
+	})
+	if r.claimer != nil {
+		err = r.claimer.run(soft, hard)
+	}
 	if errors.Is(err, ErrLeaseLost) {
 		abandon() // what is under way belongs to the new owner
 	}
@@ -65,38 +83,20 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	return nil
 }
 
-// serve claims and launches until soft ends; a guest has nothing to do here.
-func (r *laneRunner) serve(soft, hard context.Context) error {
-	if r.claimer == nil {
-		return nil
-	}
-	wake, err := alarm.New()
-	if err != nil {
-		return err
-	}
-	defer wake.Close()
-	r.pad.wake = wake
-	launching, stopLaunching := context.WithCancel(hard)
-	launched := make(chan struct{})
-	go func() {
-		defer close(launched)
-		r.pad.run(launching)
-	}()
-	err = r.claimer.run(soft, hard)
-	stopLaunching()
-	<-launched
-	return err
-}
-
 // connect opens a session and confirms the lease, for as long as it takes. The first
 // connection of all is different: it tells a misconfigured broker from one that is
 // away, and its error ends the instance.
-func (r *laneRunner) connect(soft, hard context.Context) (Session, error) {
+func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (Session, error) {
 	var pause backoff
 	for {
 		session, err := r.incarnation.sink.Connect(hard, ConnectOptions{
-			ClientID: r.clientID, Delivery: r.delivery, Acks: r.acks,
+			ClientID: r.clientID, Delivery: r.delivery, Fresh: fresh, Mark: r.leaseNow().Mark, Acks: r.acks,
 		})
+		if err == nil {
+			if err = r.incarnation.identity.check(hard, r.incarnation.sink, r.delivery); err != nil {
+				closeSession(session)
+			}
+		}
 		if err == nil {
 			if r.incarnation.confirmLease(hard, r.lane) {
 				r.failures.OK(r.log, "connected to the broker again", "client_id", r.clientID)
@@ -119,44 +119,161 @@ func (r *laneRunner) connect(soft, hard context.Context) (Session, error) {
 	}
 }
 
-// recover takes over what the journal holds of this lane. lost tells that the broker
-// has no session of the lane.
-func (r *laneRunner) recover(hard context.Context, lost bool) error {
+// recover takes over what the journal holds of this lane, and returns the session to go on
+// with.
+//
+// At QoS 2 it is the one that the journal speaks of, as long as something depends on it;
+// else a new one. What a broker may keep of messages that the journal has no trace of, as
+// after a failover that lost some commits, would swallow new ones in the same slots.
+func (r *laneRunner) recover(hard context.Context, session Session) (Session, error) {
+	batches, err := r.readJournal(hard)
+	if err != nil {
+		closeSession(session)
+		return nil, err
+	}
+	lost := !session.Limits().Resumed
+	if r.delivery.QoS() == 2 && (lost || len(batches) == 0) || lost && anyQoS2(batches) {
+		round := newRound()
+		if session, err = r.beginSession(hard, session, func(mark string) error {
+			return r.incarnation.source.Reopen(hard, r.leaseNow(), round, mark)
+		}); err != nil {
+			return nil, err
+		}
+		for i := range batches {
+			if batches[i].QoS == 2 {
+				batches[i].Round = round
+			}
+		}
+		if lost && anyQoS2(batches) {
+			r.log.Warn("the broker has no session of a lane whose last owner left messages on their way; what becomes of those is unknown", "client_id", r.clientID, "policy", r.onLoss)
+		}
+	}
+	if len(batches) > 0 {
+		jobs := 0
+		for _, b := range batches {
+			jobs += len(b.Jobs)
+		}
+		r.stats.recovered.Add(int64(jobs))
+		r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", r.leaseNow().Lane, "jobs", jobs)
+	}
+	for _, w := range r.recovered(batches, lost) {
+		r.pad.put(w.flying, w.i, []Job{w.job})
+	}
+	return session, nil
+}
+
+func anyQoS2(batches []Batch) bool {
+	for _, b := range batches {
+		if b.QoS == 2 {
+			return true
+		}
+	}
+	return false
+}
+
+// readJournal returns what is unsettled.
+func (r *laneRunner) readJournal(hard context.Context) ([]Batch, error) {
 	var pause backoff
 	for {
-		lease, _, _ := r.room(0)
-		batches, err := r.readJournal(hard, lease, lost)
-		if err == nil {
-			if len(batches) > 0 {
-				jobs := 0
-				for _, b := range batches {
-					jobs += len(b.Jobs)
-				}
-				r.stats.recovered.Add(int64(jobs))
-				r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", lease.Lane, "jobs", jobs)
+		lease := r.leaseNow()
+		batches, err := r.incarnation.source.Recover(hard, lease)
+		if err == nil || errors.Is(err, ErrLeaseLost) || hard.Err() != nil {
+			return batches, err
+		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot recover; trying again", "lane", lease.Lane, "err", err)
+		if !pause.sleep(hard) {
+			return nil, hard.Err()
+		}
+	}
+}
+
+// beginSession replaces a session by an empty one that the journal is about from then on;
+// reopen tells the journal so.
+//
+//	discard ──► reopen (commit) ──► connect, fresh ──► mark ──► send
+//
+// If we die before the commit, the broker has no session, or one without the mark that the
+// journal names, and the next owner does all of this. If we die after it, no session has
+// the new mark, nothing has been sent, and the next owner does it as well. Discarding
+// comes first for brokers that cannot mark: an empty session that outlived us would be
+// taken for the one with everything in it.
+func (r *laneRunner) beginSession(hard context.Context, session Session, reopen func(mark string) error) (Session, error) {
+	discardSession(session)
+	mark := ""
+	if r.delivery.QoS() == 2 {
+		mark = rand.Text()
+	}
+	if err := r.note(hard, mark, reopen); err != nil {
+		return nil, err
+	}
+	var pause backoff
+	for {
+		session, _ := r.connect(hard, hard, true) // the first connection of all has been made
+		if session == nil {
+			return nil, ErrLeaseLost
+		}
+		if mark == "" {
+			return session, nil
+		}
+		err := r.leaveMark(hard, session, mark)
+		switch {
+		case err == nil:
+			return session, nil
+		case hard.Err() != nil:
+			closeSession(session)
+			return nil, hard.Err()
+		case errors.Is(err, ErrCannotMark):
+			r.incarnation.unmarked.Do(func() {
+				r.log.Warn("sessions cannot be marked at this broker: should it lose one while an instance dies, messages on their way may be lost", "err", err)
+			})
+			mark = ""
+			if err := r.note(hard, mark, reopen); err != nil {
+				closeSession(session)
+				return nil, err
 			}
-			r.recovered(batches, lost)
+		default:
+			r.failures.Fail(r.log, slog.LevelWarn, "cannot mark the session; trying again", "client_id", r.clientID, "err", err)
+		}
+		select {
+		case <-session.Done(): // connect once more
+		default:
+			if mark == "" {
+				return session, nil
+			}
+			closeSession(session)
+		}
+		if !pause.sleep(hard) {
+			return nil, hard.Err()
+		}
+	}
+}
+
+// markPatience is how long a broker may take to leave a mark.
+const markPatience = 10 * time.Second
+
+func (r *laneRunner) leaveMark(ctx context.Context, session Session, mark string) error {
+	ctx, cancel := context.WithTimeout(ctx, markPatience)
+	defer cancel()
+	return session.Mark(ctx, mark)
+}
+
+// note tells the journal of a mark, for as long as it takes.
+func (r *laneRunner) note(hard context.Context, mark string, reopen func(string) error) error {
+	var pause backoff
+	for {
+		err := reopen(mark)
+		if err == nil {
+			r.marked(mark)
 			return nil
 		}
 		if errors.Is(err, ErrLeaseLost) || hard.Err() != nil {
 			return err
 		}
-		r.failures.Fail(r.log, slog.LevelWarn, "cannot recover; trying again", "lane", lease.Lane, "err", err)
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot note that a session begins; trying again", "client_id", r.clientID, "err", err)
 		if !pause.sleep(hard) {
 			return hard.Err()
 		}
 	}
-}
-
-// readJournal returns what is unsettled; after the loss of the broker's session, with
-// nothing said of it.
-func (r *laneRunner) readJournal(ctx context.Context, lease Lease, lost bool) ([]Batch, error) {
-	if lost {
-		if err := r.incarnation.source.Reopen(ctx, lease, newRound()); err != nil {
-			return nil, err
-		}
-	}
-	return r.incarnation.source.Recover(ctx, lease)
 }
 
 // steadySession is how long a session lasts that is not one of a row of failures.
@@ -168,23 +285,27 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 	var pause backoff
 	for {
 		begun := time.Now()
-		r.attach(session)
-		r.stats.lanesUp.Add(1)
-		select {
-		case <-ctx.Done():
+		if r.watch(ctx, session) {
+			r.attach(session)
+			r.stats.lanesUp.Add(1)
+			select {
+			case <-ctx.Done():
+			case <-session.Done():
+			}
+			r.stats.lanesUp.Add(-1)
+		}
+		if ctx.Err() != nil {
 			closeSession(session)
 			<-session.Done()
-			r.stats.lanesUp.Add(-1)
 			r.detach(session.Err())
 			return
-		case <-session.Done():
 		}
-		r.stats.lanesUp.Add(-1)
-		if r.detach(session.Err()) || time.Since(begun) > steadySession {
+		why := session.Err()
+		if r.detach(why) || time.Since(begun) > steadySession {
 			pause.reset()
 		}
-		r.failures.Fail(r.log, slog.LevelWarn, "lost the connection to the broker; connecting again", "client_id", r.clientID, "err", session.Err())
-		if !pause.sleep(ctx) || errors.Is(session.Err(), ErrSessionTakenOver) && !sleep(ctx, jitter(time.Second)) {
+		r.failures.Fail(r.log, slog.LevelWarn, "lost the connection to the broker; connecting again", "client_id", r.clientID, "err", why)
+		if !pause.sleep(ctx) {
 			return
 		}
 		// Not every broker says that it was a take-over. Connecting again before the lease
@@ -192,17 +313,68 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if !r.incarnation.confirmLease(ctx, r.lane) {
 			return
 		}
-		if session, _ = r.connect(ctx, ctx); session == nil {
-			return // it has no error to report: the first connection has long been made
+		if errors.Is(why, ErrSessionTakenOver) && !r.leaveAlone(ctx) {
+			return
 		}
-		if !session.Limits().Resumed && r.exposed() {
-			r.log.Warn("the broker lost the session of a lane; what becomes of messages on their way is unknown", "client_id", r.clientID, "policy", r.onLoss)
-			if err := r.incarnation.settler.reopen(hard, r.lane); err != nil {
-				closeSession(session)
-				return
-			}
+		if session = r.reconnect(ctx, hard); session == nil {
+			return
 		}
 	}
+}
+
+// reconnect returns a session in which all is known that was sent, or, where the broker has
+// lost it, a new one.
+func (r *laneRunner) reconnect(ctx, hard context.Context) Session {
+	session, _ := r.connect(ctx, ctx, false) // it has no error to report: the first connection has long been made
+	if session == nil || session.Limits().Resumed {
+		return session
+	}
+	r.incarnation.identity.again()
+	if r.exposed() {
+		r.log.Warn("the broker lost the session of a lane; what becomes of messages on their way is unknown", "client_id", r.clientID, "policy", r.onLoss)
+	} else if r.delivery.QoS() < 2 {
+		return session
+	}
+	round := newRound()
+	session, err := r.beginSession(ctx, session, func(mark string) error {
+		return r.incarnation.settler.reopen(hard, r.lane, round, mark)
+	})
+	if err != nil {
+		return nil
+	}
+	return session
+}
+
+// watch looks at a session before anything is sent over it, where somebody else may be
+// using it; it reports whether it is still there.
+func (r *laneRunner) watch(ctx context.Context, session Session) bool {
+	d := r.contest.watch(time.Now())
+	if d == 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-session.Done():
+		return false
+	case <-timer.C:
+	}
+	r.contest.quiet()
+	return true
+}
+
+// leaveAlone stays away from a session that somebody took over while the lane is ours.
+func (r *laneRunner) leaveAlone(ctx context.Context) bool {
+	pause, contested := r.contest.takenOver(time.Now())
+	if contested {
+		r.log.Error("somebody else uses the MQTT session of this lane, again and again, and it is no instance of this deployment: does a copy of the database run on the same broker? Give one of the two a name of its own (--deployment). Nothing is sent over this lane until they have gone",
+			"client_id", r.clientID, "next_look", pause.Round(time.Second))
+		r.stats.contested.Add(1)
+		defer r.stats.contested.Add(-1)
+	}
+	return sleep(ctx, pause)
 }
 
 // awaitIdle waits until everything under way has been acknowledged and settled.
@@ -221,4 +393,11 @@ func closeSession(s Session) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = s.Close(ctx)
+}
+
+// discardSession says goodbye for good.
+func discardSession(s Session) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.Discard(ctx)
 }

@@ -25,10 +25,12 @@ type launchpad struct {
 	late  []time.Duration // guarded by mu: reused
 }
 
-// waitingBatch is a batch with jobs that have not been launched.
+// waitingBatch is a row of jobs of a batch that have not been launched.
 type waitingBatch struct {
 	*flying
-	jobs []Job // shared with nobody; their fire_at is what counts
+	first int   // place in the batch of the first of the jobs
+	jobs  []Job // shared with nobody; their fire_at is what counts
+	next  int   // the first that was not launched
 }
 
 type waiting []*waitingBatch
@@ -47,10 +49,10 @@ func (w *waiting) Pop() any {
 	return last
 }
 
-// put adds a claimed batch.
-func (p *launchpad) put(f *flying, jobs []Job) {
+// put adds jobs of a batch, in order of fire_at, of which the first is at a place.
+func (p *launchpad) put(f *flying, first int, jobs []Job) {
 	p.mu.Lock()
-	heap.Push(&p.queue, &waitingBatch{f, jobs})
+	heap.Push(&p.queue, &waitingBatch{flying: f, first: first, jobs: jobs})
 	p.mu.Unlock()
 	p.news.set()
 }
@@ -86,7 +88,7 @@ func (p *launchpad) fire() {
 			p.wake.Set(b.jobs[b.next].FireAt.Sub(now))
 			return
 		}
-		p.lane.launch(b.flying, from, b.next)
+		p.lane.launch(b.flying, b.first+from, b.first+b.next)
 		p.late = p.late[:0]
 		for _, job := range b.jobs[from:b.next] {
 			p.late = append(p.late, now.Sub(job.FireAt))

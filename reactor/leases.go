@@ -22,6 +22,7 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 		pause    = backoff{most: time.Second / 2} // late, we would be taken for dead
 		running  = map[int32]*runningLane{}
 		ours     = 0 // lanes that claim, as opposed to guests
+		ended    = make(chan *runningLane)
 		wound    = make(chan struct{})
 		stopping = soft.Done()
 	)
@@ -31,12 +32,13 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 		switch {
 		case err == nil:
 			pause.reset()
+			in.progress.beaten.touch()
 			failures.OK(in.log, "the membership is in order again")
 			if soft.Err() == nil {
 				in.loader.own(in.shards(holding))
 				in.stats.shards.Store(int64(in.shards(holding).Len()))
 			}
-			in.startLanes(soft, hard, holding, running, &ours, group, lanes)
+			in.startLanes(soft, hard, holding, running, &ours, group, lanes, ended)
 			in.endLanes(holding, running, &ours)
 			in.renewed(begun, holding, running)
 		case errors.Is(err, ErrDeposed) || hard.Err() != nil:
@@ -65,11 +67,35 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 		case <-wound:
 			timer.Stop()
 			return nil
+		case l := <-ended:
+			in.laneEnded(hard, l, running, &ours)
 		case <-in.beatNow:
 		case <-timer.C:
 		}
 		timer.Stop()
 	}
+}
+
+// laneEnded follows up on a runner that has ended. One that we did not tell to has lost
+// its lease, as far as it could tell: to another instance, as the holding will say, or to a
+// failover that brought back an older state of the lane's row or of the journal. Then the
+// lane is still ours, and nobody works it: we give it back, and whoever adopts it begins
+// with a lease of its own.
+func (in *incarnation) laneEnded(ctx context.Context, l *runningLane, running map[int32]*runningLane, ours *int) {
+	number := l.leaseNow().Lane
+	if running[number] != l {
+		return // it was abandoned
+	}
+	delete(running, number)
+	if l.claims {
+		*ours--
+		if ctx.Err() == nil {
+			in.log.Warn("a lane has ended, its lease or its journal is not what it was; taking it anew", "lane", number)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())
+	defer cancel()
+	in.release(ctx, l.lane)
 }
 
 func (in *incarnation) beatOnce(ctx context.Context) (Holding, error) {
@@ -103,7 +129,7 @@ type runningLane struct {
 }
 
 // startLanes runs the lanes we did not have.
-func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running map[int32]*runningLane, ours *int, group *errgroup.Group, lanes *sync.WaitGroup) {
+func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running map[int32]*runningLane, ours *int, group *errgroup.Group, lanes *sync.WaitGroup, ended chan<- *runningLane) {
 	for _, lease := range h.Leases {
 		if running[lease.Lane] != nil || soft.Err() != nil {
 			continue
@@ -111,7 +137,8 @@ func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running
 		claims := *ours < in.cfg.Lanes
 		runner := in.newLane(lease, claims)
 		laneHard, abandon := context.WithCancel(hard)
-		running[lease.Lane] = &runningLane{runner.lane, claims, abandon}
+		l := &runningLane{runner.lane, claims, abandon}
+		running[lease.Lane] = l
 		if claims {
 			*ours++
 		}
@@ -119,7 +146,21 @@ func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running
 		group.Go(func() error {
 			defer lanes.Done()
 			defer abandon()
-			return runner.run(soft, laneHard)
+			in.progress.enter(runner.lane)
+			defer in.progress.leave(runner.lane)
+			if runner.claimer != nil {
+				in.progress.enter(runner.claimer)
+				defer in.progress.leave(runner.claimer)
+			}
+			err := runner.run(soft, laneHard)
+			if err == nil && soft.Err() == nil {
+				select {
+				case ended <- l:
+				case <-laneHard.Done(): // abandoned: whoever did that knows
+				case <-soft.Done():
+				}
+			}
+			return err
 		})
 	}
 }
@@ -184,7 +225,7 @@ func (in *incarnation) confirmLease(ctx context.Context, l *lane) bool {
 		in.beaten.Broadcast()
 	})
 	defer stop()
-	lease, _, _ := l.room(0)
+	lease := l.leaseNow()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	// The beat under way may have begun before; the one after it has not.
@@ -197,7 +238,7 @@ func (in *incarnation) confirmLease(ctx context.Context, l *lane) bool {
 
 // release gives a lane back whose journal is empty.
 func (in *incarnation) release(ctx context.Context, l *lane) {
-	lease, _, _ := l.room(0)
+	lease := l.leaseNow()
 	if err := in.member.ReleaseLane(ctx, lease); err != nil {
 		in.log.Warn("could not release a lane; the others will notice", "lane", lease.Lane, "err", err)
 	}
@@ -209,14 +250,15 @@ func (in *incarnation) newLane(lease Lease, claims bool) *laneRunner {
 		leased: in.leased, clock: in.clock, settle: in.settler.add, hurry: in.settler.wake.set, onLoss: in.cfg.OnSessionLoss,
 		capacity: newSignal(), lease: lease, head: 1,
 	}
-	r := &laneRunner{lane: l, incarnation: in}
+	r := &laneRunner{lane: l, incarnation: in, pad: &launchpad{lane: l, clock: in.clock, stats: &in.stats, news: newSignal()}}
 	if claims {
-		r.pad = &launchpad{lane: l, clock: in.clock, stats: &in.stats, news: newSignal()}
 		r.claimer = &claimer{
 			lane: l, pad: r.pad, source: in.source, clock: in.clock, lead: in.lead, log: in.log, stats: &in.stats,
 			due: in.due, finished: in.finished, again: in.loader.lookAgain,
 			delivery: in.cfg.Delivery, static: in.cfg.share(), rows: in.cfg.claimRows(),
+			progress: &in.progress, quarantine: in.quarantine,
 		}
+		r.claimer.inHand.Store(int64(nothingDue))
 	}
 	return r
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 )
@@ -19,11 +21,15 @@ type Reactor struct {
 	clock  *clock
 	lead   *lead
 	stats  counters
+	// progress is what health goes by.
+	progress progress
 
 	running atomic.Bool
 	// everConnected tells that the broker has accepted us once: from then on it may
 	// go away without ending us.
 	everConnected atomic.Bool
+	identity      identity
+	unmarked      sync.Once // warned that the broker's sessions cannot be marked
 }
 
 // New checks the configuration. Nothing runs and nothing connects before Run.
@@ -107,12 +113,21 @@ func (r *Reactor) joinAgain(ctx context.Context) Member {
 
 // Stats returns a snapshot. It may be called at any time.
 func (r *Reactor) Stats() Stats {
-	c := &r.stats
+	c, p := &r.stats, &r.progress
+	since := func(m *moment) time.Duration {
+		age, ever := m.age()
+		if !ever {
+			return -1
+		}
+		return age
+	}
 	return Stats{
+		OldestDue: max(0, r.clock.Now().Sub(p.oldestDue())),
+		LastBeat:  since(&p.beaten), LastLoad: since(&p.loaded), LastClaim: since(&p.claimed), LastSettle: since(&p.settled),
 		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
-		Failed: c.failed.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
+		Failed: c.failed.Load(), Retried: c.retried.Load(), Quarantined: c.quarantined.Load(), Contested: c.contested.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
 		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),
-		Claim: c.claim.get(), Settle: c.settle.get(), Ack: c.ack.get(), Lateness: c.lateness.get(),
+		Claim: c.claim.get(), Settle: c.settle.get(), Ack: c.ack.get(), Lateness: c.lateness.get(), Accepted: c.accepted.get(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
 		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),
 		FeedUp: c.feedUp.Load(), Lead: r.lead.get(), ClockBound: r.clock.bound(),

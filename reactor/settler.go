@@ -2,7 +2,6 @@ package reactor
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -20,6 +19,9 @@ type settler struct {
 	wake     signal
 	quiet    signal // set after each settlement
 	failures ratelog.Limiter
+	givenUp  ratelog.Limiter
+
+	progress *progress
 
 	turn sync.Mutex // held while a settlement, or a reopening, is under way
 
@@ -95,15 +97,16 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 		settlements[i] = b.lane.settlement(b.flying)
 	}
 	var (
-		pause backoff
-		held  []bool
-		err   error
+		pause    backoff
+		outcomes []Settled
+		err      error
 	)
 	for {
 		begun := time.Now()
-		held, err = s.source.Settle(ctx, settlements)
+		outcomes, err = s.source.Settle(ctx, settlements)
 		if err == nil {
 			s.stats.settle.observe(time.Since(begun))
+			s.progress.settled.touch()
 			break
 		}
 		if ctx.Err() != nil {
@@ -116,35 +119,32 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 	}
 	s.failures.OK(s.log, "settling again")
 	for i, b := range batches {
-		s.stats.failed.Add(int64(len(settlements[i].Failures)))
-		b.lane.settled(settlements[i], b.flying, held[i])
+		s.count(settlements[i], outcomes[i])
+		b.lane.settled(settlements[i], b.flying, outcomes[i].Held)
 	}
 	s.quiet.set()
 	return true
 }
 
+// count takes note of what was not published, and says what will never be.
+func (s *settler) count(st Settlement, outcome Settled) {
+	s.stats.retried.Add(int64(len(st.Failures) - len(outcome.GivenUp)))
+	s.stats.failed.Add(int64(len(outcome.GivenUp)))
+	for _, f := range outcome.GivenUp {
+		s.givenUp.Fail(s.log, slog.LevelWarn, "a job is given up, it is in reactor.failed_jobs", "job", f.JobID, "topic", f.Topic, "err", f.Reason)
+	}
+}
+
 // reopen has the journal, and then the lane, forget what they know of messages whose
-// session the broker has lost. It repeats until it succeeds.
-func (s *settler) reopen(ctx context.Context, l *lane) error {
+// session the broker has lost. A settlement that is under way comes first.
+func (s *settler) reopen(ctx context.Context, l *lane, round int64, mark string) error {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	round := newRound()
-	var pause backoff
-	for {
-		lease, _, _ := l.room(0)
-		err := s.source.Reopen(ctx, lease, round)
-		switch {
-		case err == nil:
-			l.lose(round)
-			return nil
-		case errors.Is(err, ErrLeaseLost) || ctx.Err() != nil:
-			return err
-		}
-		s.failures.Fail(s.log, slog.LevelWarn, "cannot note that the broker lost a session; trying again", "lane", lease.Lane, "err", err)
-		if !pause.sleep(ctx) {
-			return ctx.Err()
-		}
+	if err := s.source.Reopen(ctx, l.leaseNow(), round, mark); err != nil {
+		return err
 	}
+	l.lose(round)
+	return nil
 }
 
 // newRound is a number that no other round of a lane has.

@@ -92,9 +92,10 @@ type Journal interface {
 	// rescheduled, locked or taken: look again with LoadIDs. Batch.Jobs is empty
 	// if none was left.
 	//
-	// It returns ErrLeaseLost if the lane is no longer ours, and *UnknownError if
-	// the connection broke so that the commit may or may not have happened: then,
-	// and only then, ResolveClaim must be called.
+	// It returns ErrLeaseLost if the lane is no longer ours, *JobError if nothing was
+	// claimed because of one of the jobs, and *UnknownError if the connection broke so
+	// that the commit may or may not have happened: then, and only then, ResolveClaim
+	// must be called.
 	Claim(ctx context.Context, req ClaimRequest) (Batch, error)
 	// ResolveClaim finds out what became of a claim with an unknown outcome. It
 	// raises the lane's epoch first, so that the claim cannot commit any later; the
@@ -107,16 +108,17 @@ type Journal interface {
 	Recover(ctx context.Context, lease Lease) ([]Batch, error)
 	// Reopen begins a new round for the lane's QoS 2 batches, of which nothing is
 	// settled: what was said of them before, and what may still be under way to be
-	// said, is void. For a broker that has lost the lane's session. Repeating it with
-	// the same round is harmless.
-	Reopen(ctx context.Context, lease Lease, round int64) error
-	// Settle records outcomes, all in one commit. Settling the same again is
-	// harmless, so after an error it is simply repeated.
-	//
-	// held tells, for each settlement, whether the lane was still its Lease's owner's
-	// when the commit was made. Where it was not, nothing was recorded, unless the
-	// settlement is Done: then it may have been, and it does not matter.
-	Settle(ctx context.Context, settlements []Settlement) (held []bool, err error)
+	// said, is void. For a broker that has lost the lane's session, or has never had
+	// one. From then on the session that the journal speaks of is the one with this
+	// mark; "" if it cannot be marked. Repeating it with the same round is harmless.
+	Reopen(ctx context.Context, lease Lease, round int64, mark string) error
+	// Settle records outcomes, all in one commit, and returns one answer for each
+	// settlement. Settling the same again is harmless, so after an error it is simply
+	// repeated.
+	Settle(ctx context.Context, settlements []Settlement) ([]Settled, error)
+	// Quarantine records why a job cannot even be claimed. It stays unprocessed; when
+	// a claim of it succeeds after all the record goes.
+	Quarantine(ctx context.Context, id int64, reason string) error
 }
 
 // ClaimRequest asks for a batch of jobs.
@@ -135,16 +137,25 @@ type ClaimRequest struct {
 	Static ShardSet
 	// FirstSlot is where the batch's slots begin.
 	FirstSlot Slot
+	// Reach is how far beyond the lane's first unsettled slot messages are sent.
+	Reach int
+	// Bytes bounds topics and payloads together; a single larger job passes.
+	Bytes int
 }
 
 // Batch is what one claim took: the unit of the journal. Jobs are in launch
 // order (fire_at, id); Jobs[i] has the slot i places after FirstSlot. A recovered
-// job whose row was deleted after the claim has no Topic: there is nothing left to
+// job whose row is not there any more has no Topic: there is nothing left to
 // publish, but its place counts.
 type Batch struct {
+	// ID orders the batches of a lane; Token names this one for good (ClaimRequest.Token).
 	ID        int64
+	Token     [16]byte
 	FirstSlot Slot
 	Jobs      []Job
+	// Reach is how many slots from the lane's first unsettled one on were in use at
+	// most, when the batch was on its way: what lies beyond was never sent.
+	Reach int
 	// QoS that was promised by the claim (see Delivery.QoS).
 	QoS byte
 	// Settled is how many of Jobs, from the front, the broker is known to have
@@ -160,6 +171,7 @@ type Batch struct {
 // what was never sent can be cut off at the end.
 type Settlement struct {
 	BatchID, Round int64
+	Token          [16]byte // of the batch
 	Lease          Lease
 	// Settled is how many of the batch's jobs, from the front, will not be sent again:
 	// they have ended, or (QoS 2) the broker has received them.
@@ -176,9 +188,21 @@ type Settlement struct {
 // HandsBack reports whether jobs go back to the table.
 func (s Settlement) HandsBack() bool { return s.Kept < s.Jobs }
 
+// Settled is the journal's answer to a Settlement.
+type Settled struct {
+	// Held tells whether the batch was in the journal, and the lane still its Lease's
+	// owner's, when the commit was made. Where it was not, nothing was recorded, unless
+	// the settlement is Done: then it may have been, and it does not matter.
+	Held bool
+	// GivenUp are those of the Failures that will not be tried again.
+	GivenUp []Failure
+}
+
 // Failure is a job that was not published.
 type Failure struct {
-	JobID  int64
+	JobID int64
+	// Topic is for the log alone.
+	Topic  string
 	Code   byte // the broker's MQTT reason code, or 0
 	Reason string
 	// Final failures are recorded at once; others are tried again after a backoff
@@ -230,6 +254,9 @@ type Lease struct {
 	Epoch int64
 	// ClientID is the lane's name at the broker: the same whoever owns it.
 	ClientID string
+	// Mark is in the broker's session that the journal speaks of, "" if there is none
+	// (Session.Mark).
+	Mark string
 }
 
 var (
@@ -238,6 +265,18 @@ var (
 	// ErrLeaseLost: the lane has another owner or epoch.
 	ErrLeaseLost = errors.New("the lane was taken over by another instance")
 )
+
+// JobError wraps the error of a claim that failed because of one of its jobs: its row
+// violates a constraint, a trigger raises, a value cannot be read. Nothing was claimed;
+// the others can be, without it.
+type JobError struct {
+	// Reason is what the database says, on one line.
+	Reason string
+	Err    error
+}
+
+func (e *JobError) Error() string { return e.Err.Error() }
+func (e *JobError) Unwrap() error { return e.Err }
 
 // UnknownError wraps an error after which a commit may or may not have happened.
 type UnknownError struct{ Err error }

@@ -9,9 +9,12 @@ import (
 // New.
 type Stats struct {
 	// Claimed jobs, of which Published were acknowledged by the broker (at QoS 0:
-	// written to it), Refused by it (and tried again, or failed), Failed recorded
-	// as failed or to be tried again, and Returned to the table unsent by a stop.
-	Claimed, Published, Refused, Failed, Returned int64
+	// written to it), Returned to the table unsent by a stop, Retried to be tried
+	// again, and Failed given up and recorded as failed jobs. Refused counts the
+	// broker's refusals, each of which is one of the latter two in the end.
+	Claimed, Published, Returned, Retried, Failed, Refused int64
+	// Quarantined jobs could not be claimed because of their own row.
+	Quarantined int64
 	// Throttled counts messages that the broker was over quota for: sent again, slower.
 	Throttled int64
 	// Recovered jobs were left unsettled by earlier owners of our lanes.
@@ -25,13 +28,21 @@ type Stats struct {
 	// PUBLISH to the broker's answer.
 	Claim, Settle, Ack Timing
 	// Lateness of jobs when they were handed to the lane, against fire_at on the
-	// database's clock.
-	Lateness Timing
+	// database's clock; Accepted the same, when the broker had accepted them.
+	Lateness, Accepted Timing
+	// OldestDue is how long ago the first of the jobs was due that are in this instance
+	// and not accepted by the broker; 0 if nothing is due.
+	OldestDue time.Duration
+	// Since the last success of each; negative: there was none yet. A claim or a
+	// settlement may be long ago because there was nothing to do.
+	LastBeat, LastLoad, LastClaim, LastSettle time.Duration
 
 	// Pending jobs wait in the wheel; InFlight ones are claimed and not settled.
 	Pending, InFlight int64
 	// Shards owned, and LanesUp of the Lanes wanted are connected.
 	Shards, Lanes, LanesUp int64
+	// Contested lanes are left alone because somebody else uses their MQTT sessions.
+	Contested int64
 	// FeedUp tells whether new jobs are announced; if not, the sweep finds them.
 	FeedUp bool
 	// Lead is how long before fire_at jobs are claimed.
@@ -42,12 +53,13 @@ type Stats struct {
 
 // counters are what the parts of a Reactor count in.
 type counters struct {
-	claimedJobs, published, refused, failed, returned, recovered atomic.Int64
-	outcomesUnknown, throttled                                   atomic.Int64
-	loads, unknown                                               atomic.Int64
-	pending, inFlight, shards, lanesUp                           atomic.Int64
-	feedUp                                                       atomic.Bool
-	claim, settle, ack, lateness                                 timing
+	claimedJobs, published, refused, retried, failed, returned, recovered atomic.Int64
+	quarantined, contested                                                atomic.Int64
+	outcomesUnknown, throttled                                            atomic.Int64
+	loads, unknown                                                        atomic.Int64
+	pending, inFlight, shards, lanesUp                                    atomic.Int64
+	feedUp                                                                atomic.Bool
+	claim, settle, ack, lateness, accepted                                timing
 }
 
 // begin resets what an earlier incarnation held.

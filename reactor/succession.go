@@ -3,52 +3,83 @@ package reactor
 // What a lane takes over from the journal, and what it does when the broker has
 // forgotten the session that the journal speaks of.
 
-// recovered takes in what an earlier owner of the lane left in the journal: each of
-// its messages may or may not have reached the broker. lost tells that the broker has
-// no session any more to resume.
-func (l *lane) recovered(batches []Batch, lost bool) {
+// waitingJob is a job that was recovered before its time.
+type waitingJob struct {
+	flying *flying
+	i      int
+	job    Job
+}
+
+// recovered takes in what an earlier owner of the lane left in the journal, oldest first.
+// lost tells that the broker has no session any more to resume. It returns the jobs whose
+// time has not come, by the clock as it is now: a failover may have led to one that is
+// behind.
+//
+// What may have reached the broker are the first slots that are not settled, as far as the
+// owner's reach. They are sent again as duplicates; the others as what they are, new: a
+// broker may drop a duplicate of a message that it has never seen.
+func (l *lane) recovered(batches []Batch, lost bool) (early []waitingJob) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, b := range batches {
-		f := l.take(b)
-		for i := range b.Jobs {
+		l.take(b)
+	}
+	now, base := l.clock.Now(), l.base()
+	for _, f := range l.batches {
+		for i := range f.jobs {
 			s := f.slot(i)
 			fl := l.at(s)
-			fl.state, fl.attempted, fl.dup = ready, true, true
-			switch {
-			case b.QoS == 0:
+			marked := f.qos == 2 && i < f.marked
+			waits := fl.job.FireAt > now && fl.job.Topic != ""
+			switch doubt := marked || distance(base, s) < f.reach; {
+			case !doubt:
+			case f.qos == 0:
 				// Promised at most once; and it may have been once already.
 				l.end(s, &Failure{Reason: "outcome unknown: the instance that claimed it stopped before it was settled, and at-most-once does not try again", Final: true})
-			case b.QoS == 2 && lost:
-				l.queue = l.outcomeUnknown(s, l.queue)
-			case b.QoS == 2 && (i < b.Settled || fl.job.Topic == ""):
-				// The broker has it, or, its row deleted, may have it: either way the slot must be
-				// freed there before another message can use it.
-				fl.state = releasing
+			case f.qos == 2 && lost:
+				l.outcomeUnknown(s)
+			case marked, f.qos == 2 && fl.job.Topic == "":
+				// The broker has it, or, its row gone, may have it: either way the slot must be
+				// freed there before another message can use it. That may have been done.
+				fl.attempted, fl.state, fl.releases = true, received, 1
 			default:
-				l.queue = append(l.queue, s)
+				fl.attempted, fl.dup = true, true
 			}
+			switch {
+			case waits && (fl.state == held || fl.state == received):
+				early = append(early, waitingJob{f, i, fl.job})
+			case fl.state == held:
+				fl.state = ready
+				l.queue = append(l.queue, s)
+			case fl.state == received:
+				fl.state = releasing
+			}
+		}
+	}
+	for _, f := range l.batches {
+		if lost {
+			f.marked = 0
 		}
 		l.report(f)
 	}
+	return early
 }
 
 // outcomeUnknown deals with a message that the broker may have passed on or lost,
-// together with its session. It returns the queue, with the slot if it is to be sent
-// again.
-func (l *lane) outcomeUnknown(s Slot, queue []Slot) []Slot {
+// together with its session: it becomes one to be sent for the first time, or ends.
+func (l *lane) outcomeUnknown(s Slot) (again bool) {
 	fl := l.at(s)
-	if fl.job.Topic == "" { // deleted, or the place of one that failed
+	if fl.job.Topic == "" { // its row gone, or the place of one that failed
 		l.end(s, nil)
-		return queue
+		return false
 	}
 	l.stats.outcomesUnknown.Add(1)
 	if l.onLoss == Fail {
 		l.end(s, &Failure{Reason: "outcome unknown: the broker lost its session state while the message was on its way, and --on-session-loss is fail", Final: true})
-		return queue
+		return false
 	}
-	fl.state, fl.dup = ready, false
-	return append(queue, s)
+	fl.state, fl.attempted, fl.dup, fl.unsure, fl.releases = held, true, false, false, 0
+	return true
 }
 
 // lose deals with a broker that has lost our session. The journal has been told (round)
@@ -67,9 +98,17 @@ func (l *lane) lose(round int64) {
 			continue
 		}
 		f.round, f.marked, f.front = round, 0, 0
+		for i := range f.failures {
+			f.failures[i].late = false
+		}
 		for i := range f.kept {
-			if fl := l.at(f.slot(i)); fl.attempted && fl.state != ended {
-				again = l.outcomeUnknown(f.slot(i), again)
+			switch fl := l.at(f.slot(i)); {
+			case !fl.attempted || fl.state == ended:
+			case fl.state == held: // recovered before its time: it is still to be launched
+				fl.dup = false
+			case l.outcomeUnknown(f.slot(i)):
+				fl.state = ready
+				again = append(again, f.slot(i))
 			}
 		}
 	}

@@ -116,7 +116,7 @@ func (l *lane) condemn(s Slot, why error) {
 		return
 	}
 	l.fails(s, failure)
-	fl.state = received
+	fl.state, fl.unsure = received, false
 	l.forget(fl)
 	l.report(fl.flying)
 }

@@ -21,8 +21,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // jitter returns d, give or take a tenth, so that instances don't march in step.
 func jitter(d time.Duration) time.Duration {
-	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+	return d + time.Duration((randomShare()-0.5)*0.2*float64(d))
 }
+
+// randomShare is a number from 0 up to 1.
+func randomShare() float64 { return rand.Float64() }
 
 // backoff is a pause that doubles with each failure. The zero value begins at
 // minBackoff.

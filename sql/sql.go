@@ -16,6 +16,9 @@ type Migration struct {
 var Migrations = []Migration{
 	{Version: 1, Name: "schema", Up: schemaUp, Down: schemaDown},
 	{Version: 2, Name: "triggers", Up: triggersUp, Down: triggersDown},
+	// The texts can be run again, and bring the tables of earlier versions up to date.
+	// Earlier programs do without what this adds; nothing has to be undone.
+	{Version: 3, Name: "identity", Up: schemaUp + triggersUp},
 }
 
 var (

@@ -9,8 +9,15 @@
 -- will find those rows long before they are due. The horizon must not be shorter
 -- than the instances' window (reactor.Config.Horizon).
 
+-- "jobs" below means the deployment's table, wherever the search path leads.
+SELECT pg_catalog.set_config('search_path', pg_catalog.format('%I, pg_temp', jobs_schema), false)
+  FROM reactor.deployment;
+
+-- The function runs as whoever writes jobs, the owner of the database among them, so what
+-- it calls must be PostgreSQL's: on the path of its caller a function or an operator that
+-- somebody has made for just these types would win.
 CREATE OR REPLACE FUNCTION reactor.announce_jobs() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     first_id bigint;
     last_id  bigint;

@@ -1,0 +1,106 @@
+package pgsource
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A deployment is one database with its jobs, and its name is in the MQTT client ids of its
+// lanes: to the broker, whoever has the id is the lane. So a copy of the database needs
+// another name, or it would take over the sessions of the original, and mix its packet
+// ids with theirs.
+//
+// What a copy cannot copy is the system identifier of its cluster, where it was restored
+// from a dump, and the oid, where it is in the same cluster. A physical copy (a base
+// backup, a snapshot of the disk) has both, as a standby that is promoted must: it is the
+// same database then, as far as anybody can tell. Two of those that run at once show at
+// the broker, where they take each other's sessions over (reactor/contest.go).
+
+// identify compares the database with what the deployment was named for, and sets the
+// prefix of the client ids. A copy takes a new name before any of its lanes is leased: what
+// its journal holds is the original's, and will find no session at the broker.
+//
+// All of it in one transaction, one instance at a time. If we die before its commit the
+// next start does it again; if after it, the next finds everything in order.
+func (s *Source) identify(ctx context.Context) error {
+	var name string
+	err := s.control.tx(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
+			return err
+		}
+		var had, have struct {
+			system   int64
+			database uint32
+		}
+		if err := tx.QueryRow(ctx, `
+			SELECT name, coalesce(system_identifier, 0), coalesce(database, 0), oid
+			  FROM reactor.deployment, pg_database WHERE datname = current_database()`).
+			Scan(&name, &had.system, &had.database, &have.database); err != nil {
+			return err
+		}
+		// Some services do not let everybody ask for it.
+		if err := tx.QueryRow(ctx, `
+			SELECT CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
+			            THEN (SELECT system_identifier FROM pg_control_system()) ELSE 0 END`).Scan(&have.system); err != nil {
+			return err
+		}
+		copied := had.database != 0 && (had.database != have.database || had.system != have.system && had.system != 0 && have.system != 0)
+		want := name
+		switch {
+		case s.cfg.Deployment != "":
+			want = s.cfg.Deployment
+		case copied:
+			want = newName()
+		}
+		if want != name && !copied {
+			if err := refuseRenaming(ctx, tx, name, want); err != nil {
+				return err
+			}
+		}
+		if want == name && !copied && had == have {
+			return nil
+		}
+		if copied {
+			s.log.Warn("this database is a copy of another deployment's; its MQTT sessions get a name of their own", "was", name, "is", want)
+		}
+		// The sessions that the marks were left in are not ours under another name.
+		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET mark = NULL WHERE $1", want != name); err != nil {
+			return err
+		}
+		name = want
+		_, err := tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2, 0), database = $3", name, have.system, have.database)
+		return err
+	})
+	s.clientIDPrefix = "reactor-" + name + "-"
+	return err
+}
+
+// refuseRenaming makes sure that nothing depends on the old name.
+func refuseRenaming(ctx context.Context, tx pgx.Tx, name, want string) error {
+	var alive, journalled int
+	if err := tx.QueryRow(ctx, `
+		SELECT (SELECT count(*) FROM reactor.instances WHERE heartbeat_at > clock_timestamp() - interval '1 minute'),
+		       (SELECT count(*) FROM reactor.in_flight)`).Scan(&alive, &journalled); err != nil {
+		return err
+	}
+	switch {
+	case alive > 0:
+		return fmt.Errorf("the deployment is called %s, and %d instances run under that name: stop all of them before one is started as %s (--deployment)", name, alive, want)
+	case journalled > 0:
+		return fmt.Errorf("the deployment is called %s, and messages are on their way under that name: run an instance as %s once more and stop it cleanly, then start all as %s (--deployment)", name, name, want)
+	}
+	return nil
+}
+
+func newName() string {
+	var random [4]byte
+	rand.Read(random[:]) // never fails, by its documentation
+	return hex.EncodeToString(random[:])
+}

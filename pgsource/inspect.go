@@ -1,0 +1,194 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/jackc/pgerrcode"
+)
+
+// What Open looks at before anything is claimed: the server, the way to it, the table, and
+// our rights on it.
+
+// minServerVersion is the oldest PostgreSQL we run on, as server_version_num.
+const minServerVersion = 150000
+
+// lookAround finds out where the database URL leads, over a connection of its own, and
+// returns the search path that our role has there.
+//
+// The protocol names the backend of a connection, and so does SQL; where they differ there
+// is a pooler in between, and what we set, prepare or lock is not ours alone. One in
+// session mode looks the same, and is treated the same.
+func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
+	cfg, err := pgx.ParseConfig(s.cfg.DatabaseURL)
+	if err != nil {
+		return nil, redacted(err)
+	}
+	s.configure(cfg)
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var (
+		pid, version           int
+		shown, encoding, admin string
+		standby                bool
+	)
+	// Everything is named in full: our search path is not safe yet.
+	if err := conn.QueryRow(ctx, `
+		SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+		       pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_encoding'),
+		       pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),
+		       pg_catalog.current_schemas(false)::pg_catalog.text[]`, pgx.QueryExecModeExec).
+		Scan(&pid, &version, &shown, &encoding, &standby, &admin, &path); err != nil {
+		return nil, err
+	}
+	switch {
+	case version < minServerVersion:
+		return nil, fmt.Errorf("the database runs PostgreSQL %s, reactor needs 15 or newer: upgrade the server", shown)
+	case encoding != "UTF8":
+		return nil, fmt.Errorf("the database's encoding is %s, MQTT needs UTF8: create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)
+	case standby, admin == "on":
+		return nil, errReadOnly
+	}
+	if s.pooled = uint32(pid) != conn.PgConn().PID(); s.pooled {
+		s.log.Info("the database URL leads through a pooler: each statement is a transaction with its own settings")
+	}
+	return path, nil
+}
+
+// findTable finds the table that the deployment is about. Where our search path leads to
+// another one, applications that insert into that one would wait for ever.
+func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
+	var schema string
+	err := s.control.row(ctx, "SELECT coalesce(jobs_schema, '') FROM reactor.deployment", nil, &schema)
+	switch code := sqlState(err); {
+	case code == pgerrcode.UndefinedTable, code == pgerrcode.InvalidSchemaName, code == pgerrcode.UndefinedColumn, errors.Is(err, pgx.ErrNoRows), err == nil && schema == "":
+		return table{}, errNoSchema
+	case code == pgerrcode.InsufficientPrivilege:
+		return table{}, s.lacksRights(ctx)
+	case err != nil:
+		return table{}, err
+	}
+	type found struct {
+		Schema        string
+		Tree, Hidden  bool
+		Ours, Current bool
+	}
+	var list []found
+	err = s.control.rows(ctx, `
+		SELECT n.nspname, c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
+		       row_security_active(c.oid),
+		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND NOT attisdropped),
+		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'claim' AND NOT attisdropped)
+		  FROM unnest($1::text[]) WITH ORDINALITY AS place (schema, position)
+		  JOIN pg_namespace n ON n.nspname = place.schema
+		  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' AND c.relkind IN ('r', 'p')
+		 ORDER BY position`, []any{append(slices.Clone(path), schema)},
+		func(rows pgx.Rows) (err error) {
+			list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[found])
+			return err
+		})
+	if err != nil {
+		return table{}, err
+	}
+	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
+	switch {
+	case at < 0:
+		return table{}, fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it anew", qualified(schema))
+	case !list[at].Current:
+		return table{}, errNoSchema
+	case list[0].Schema != schema && list[0].Ours:
+		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
+			qualified(schema), qualified(list[0].Schema))
+	case list[at].Hidden:
+		return table{}, fmt.Errorf("row-level security hides jobs of %s from this role, and nobody would publish them: run ALTER ROLE … BYPASSRLS as a superuser, or ALTER TABLE %s DISABLE ROW LEVEL SECURITY",
+			qualified(schema), qualified(schema))
+	}
+	return newTable(schema, list[at].Tree), nil
+}
+
+// errNoSchema: see sql/.
+var errNoSchema = errors.New("the tables of reactor are not in this database, or of an earlier version: run `reactor migrate up`, or psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database")
+
+// checkRights makes sure that we may do what we will do.
+func (s *Source) checkRights(ctx context.Context) error {
+	var complete bool
+	err := s.control.row(ctx, `
+		SELECT has_table_privilege($1::regclass, 'SELECT') AND has_table_privilege($1::regclass, 'UPDATE')
+		   AND (SELECT count(*) = 7 AND bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+		                                      AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
+		          FROM pg_class c WHERE relnamespace = 'reactor'::regnamespace
+		           AND relname IN ('deployment', 'instances', 'shards', 'lanes', 'in_flight', 'retries', 'failed_jobs'))`,
+		[]any{s.jobs().name}, &complete)
+	if err == nil && !complete || sqlState(err) == pgerrcode.InsufficientPrivilege {
+		return s.lacksRights(ctx)
+	}
+	return err
+}
+
+func (s *Source) lacksRights(ctx context.Context) error {
+	var role string
+	if err := s.control.row(ctx, "SELECT quote_ident(current_user)", nil, &role); err != nil {
+		return err
+	}
+	jobs := "jobs"
+	if t := s.jobs(); t != nil {
+		jobs = t.name
+	}
+	return fmt.Errorf("role %s lacks rights on the jobs: as their owner run GRANT USAGE ON SCHEMA reactor TO %s, GRANT SELECT, UPDATE ON %s TO %s and GRANT ALL ON ALL TABLES IN SCHEMA reactor TO %s",
+		role, role, jobs, role, role)
+}
+
+// sqlState is the SQLSTATE of an error, or "".
+func sqlState(err error) string {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// qualified is the name of the table jobs in a schema, in SQL.
+func qualified(schema string) string { return pgx.Identifier{schema, "jobs"}.Sanitize() }
+
+// table is the table of jobs, and the statements that are about it.
+type table struct {
+	name   string // qualified
+	schema string
+	tree   bool // it has partitions or heirs
+
+	claim, loadWindow, loadRange, loadIDs, journal, handBack, purge string
+}
+
+// newTable makes the statements. A table without partitions or heirs is addressed by ONLY,
+// so that the place of a row (its ctid) names it. In a tree of tables the same place is
+// there in each; then a row is known by its table and its place, which costs a claim 4 %.
+func newTable(schema string, tree bool) table {
+	t := table{name: qualified(schema), schema: schema, tree: tree}
+	only, place := "ONLY ", claimByPlace
+	if tree {
+		only, place = "", claimByTableAndPlace
+	}
+	expand := func(sql string) string {
+		return strings.NewReplacer("{claimed}", place, "{jobs}", only+t.name).Replace(sql)
+	}
+	// Twice: {claimed} holds {jobs}.
+	t.claim = expand(expand(claimSQL))
+	t.loadWindow = expand(loadWindowSQL)
+	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4")
+	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[])")
+	t.journal = expand(readJournalSQL)
+	t.handBack = expand(handBackSQL)
+	t.purge = expand(purgeRetriesSQL)
+	return t
+}

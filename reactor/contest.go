@@ -1,0 +1,60 @@
+package reactor
+
+import "time"
+
+// contest recognizes that somebody who is no instance of this deployment uses the MQTT
+// session of a lane: a copy of the database with the same name, on the same broker. The
+// broker closes one connection for each that the other makes, and the packet ids of both
+// get mixed in one session; who goes on sending loses messages without a word.
+//
+// A take-over by the lane's next owner is in order, and after it the lease is not ours. One
+// while it is ours can be a latecomer, an owner before us that had been frozen on the way
+// to the broker. More than that is a contest: sending stops, and goes on when nobody takes
+// over a connection on which nothing is sent.
+type contest struct {
+	recent []time.Time   // take-overs within contestMemory
+	pause  time.Duration // the next one
+}
+
+const (
+	contestMemory = 2 * time.Minute
+	// contestLimit is how many take-overs while the lease is ours are one too many.
+	contestLimit = 3
+	// contestWatch is how long a connection has to last before anything is sent over it,
+	// where there have been take-overs.
+	contestWatch = 3 * time.Second
+	// contestPause is how long the lane leaves the session alone, at first.
+	contestPause = 30 * time.Second
+	// maxContestPause bounds it: it doubles.
+	maxContestPause = 10 * time.Minute
+)
+
+// takenOver notes a take-over while the lease is ours, and returns for how long to leave the
+// session alone, and whether that is because of a contest.
+func (c *contest) takenOver(now time.Time) (pause time.Duration, contested bool) {
+	recent := c.recent[:0]
+	for _, t := range append(c.recent, now) {
+		if now.Sub(t) < contestMemory {
+			recent = append(recent, t)
+		}
+	}
+	c.recent = recent
+	if len(c.recent) < contestLimit {
+		return jitter(time.Second), false
+	}
+	c.recent = c.recent[:0]
+	c.pause = min(max(2*c.pause, contestPause), maxContestPause)
+	// Not in step with the other, who may well do the same.
+	return c.pause/2 + time.Duration(float64(c.pause)*randomShare()), true
+}
+
+// watch is how long to look at a new connection before anything is sent over it.
+func (c *contest) watch(now time.Time) time.Duration {
+	if c.pause > 0 || len(c.recent) > 1 && now.Sub(c.recent[len(c.recent)-1]) < contestMemory {
+		return contestWatch
+	}
+	return 0
+}
+
+// quiet notes that nobody else was there for a watch.
+func (c *contest) quiet() { c.pause = 0 }
