@@ -35,7 +35,7 @@ func batches(b *testing.B, db *bench, do func(ids []int64)) {
 
 func BenchmarkClaim(b *testing.B) {
 	db := newBench(b)
-	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: db.lease, Within: time.Second, FirstSlot: 1}
+	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: db.lease, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 	batches(b, db, func(ids []int64) {
 		req.IDs = ids
 		if batch, err := db.Claim(db.ctx, req); err != nil || len(batch.Jobs) != benchBatch {
@@ -75,7 +75,7 @@ func BenchmarkSettle(b *testing.B) {
 	batches(b, db, func(ids []int64) {
 		b.StopTimer()
 		batch := db.claim(ids)
-		open = append(open, reactor.Settlement{BatchID: batch.ID, Lease: db.lease, Settled: benchBatch, Done: true, Jobs: benchBatch, Kept: benchBatch})
+		open = append(open, reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Settled: benchBatch, Done: true, Jobs: benchBatch, Kept: benchBatch})
 		b.StartTimer()
 		if len(open) == 2 {
 			if _, err := db.Settle(db.ctx, open); err != nil {
@@ -91,7 +91,7 @@ func BenchmarkMark(b *testing.B) {
 	const step = 64
 	db := newBench(b)
 	batch := db.claim(db.insert(benchBatch, "-1 s"))
-	st := reactor.Settlement{BatchID: batch.ID, Lease: db.lease, Jobs: benchBatch, Kept: benchBatch}
+	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Jobs: benchBatch, Kept: benchBatch}
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; done += step {
@@ -101,7 +101,7 @@ func BenchmarkMark(b *testing.B) {
 			db.exec("UPDATE reactor.in_flight SET settled = 0")
 			b.StartTimer()
 		}
-		if held, err := db.Settle(db.ctx, []reactor.Settlement{st}); err != nil || !held[0] {
+		if held, err := db.Settle(db.ctx, []reactor.Settlement{st}); err != nil || !held[0].Held {
 			b.Fatal(held, err)
 		}
 	}

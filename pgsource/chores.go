@@ -36,13 +36,13 @@ func (s *Source) tend(ctx context.Context) {
 		defer context.AfterFunc(s.closing, cancel)()
 		if returns {
 			s.nextReturns = now.Add(returnsInterval)
-			if err := s.lookAfterReturns(ctx); err != nil {
+			if err := s.lookAfterReturns(ctx); err != nil && ctx.Err() == nil {
 				s.log.Debug("jobs wait for their return to the table", "err", err)
 			}
 		}
 		if purge {
 			s.nextPurge = now.Add(purgeInterval)
-			if err := s.purgeRetries(ctx); err != nil {
+			if err := s.purgeRetries(ctx); err != nil && ctx.Err() == nil {
 				s.log.Debug("retries are not purged", "err", err)
 			}
 		}

@@ -63,15 +63,15 @@ const claimByPlace = `
     UPDATE {jobs} SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
                WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
-               ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS some WHERE ahead < $11)
+               ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running WHERE ahead < $11)
            END)
     RETURNING id, topic, payload, fire_at, expires_at`
 
 // claimByTableAndPlace is for a table with partitions or heirs.
 const claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
-      FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS some
-     WHERE job.ctid = some.place AND job.tableoid = some.part AND ahead < $11
+      FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running
+     WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11
     RETURNING job.id, topic, payload, fire_at, expires_at`
 
 // Claim implements reactor.Journal.

@@ -25,7 +25,7 @@ func (b *bench) mark(st reactor.Settlement) bool {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return held[0]
+	return held[0].Held
 }
 
 // recoverOne returns the lane's only batch.
@@ -43,7 +43,7 @@ func (b *bench) recoverOne() reactor.Batch {
 func TestMarks(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(10, "0"))
-	st := reactor.Settlement{BatchID: batch.ID, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
+	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
 	for range 2 {
 		if !b.mark(st) {
 			t.Fatal("a mark of our own lane is said to be another's")
@@ -70,7 +70,7 @@ func TestMarkAfterTakeover(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
 	b.exec("UPDATE reactor.lanes SET owner = owner + 1, epoch = epoch + 1 WHERE lane = $1", b.lease.Lane)
-	st := reactor.Settlement{BatchID: batch.ID, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
+	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
 	if b.mark(st) {
 		t.Error("a mark in another's lane is said to be held")
 	}
@@ -95,10 +95,10 @@ func TestMarkAfterTakeover(t *testing.T) {
 func TestReopen(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
-	st := reactor.Settlement{BatchID: batch.ID, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
+	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
 	b.mark(st)
 	for range 2 {
-		if err := b.Reopen(b.ctx, b.lease, 7); err != nil {
+		if err := b.Reopen(b.ctx, b.lease, 7, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -118,7 +118,7 @@ func TestFailedJobsLeaveTheBatch(t *testing.T) {
 	ids := b.insert(3, "0")
 	batch := b.claimExactlyOnce(ids)
 	st := reactor.Settlement{
-		BatchID: batch.ID, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2,
+		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2,
 		Failures: []reactor.Failure{{JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
 	}
 	for range 2 {

@@ -75,7 +75,7 @@ func (s *Source) identify(ctx context.Context) error {
 			return err
 		}
 		name = want
-		_, err := tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2, 0), database = $3", name, have.system, have.database)
+		_, err := tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2::bigint, 0), database = $3", name, have.system, have.database)
 		return err
 	})
 	s.clientIDPrefix = "reactor-" + name + "-"

@@ -126,7 +126,7 @@ func (b *bench) now() reactor.DBTime {
 }
 
 func (b *bench) request(ids []int64) reactor.ClaimRequest {
-	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1}
+	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 	req.Token[0] = byte(b.count("SELECT count(*) FROM reactor.in_flight") + 1)
 	return req
 }

@@ -208,8 +208,13 @@ func pendingVersions(ctx context.Context, db reader) ([]schema.Migration, error)
 
 // appliedVersions are those that are recorded; it refuses to work on a newer schema.
 func appliedVersions(ctx context.Context, db reader) (map[int64]time.Time, error) {
-	// Looking for the table first: an error would end a transaction.
-	rows, err := db.Query(ctx, "SELECT pg_catalog.to_regclass('reactor.schema_version') IS NOT NULL")
+	// Looking for the table first: an error would end a transaction. In the catalog itself: after
+	// the wait for somebody else's migration, to_regclass may still remember that it was not
+	// there. The search path is the caller's, so all is named in full.
+	rows, err := db.Query(ctx, `
+		SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
+		  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+		 WHERE n.nspname OPERATOR(pg_catalog.=) 'reactor' AND c.relname OPERATOR(pg_catalog.=) 'schema_version'`)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +222,7 @@ func appliedVersions(ctx context.Context, db reader) (map[int64]time.Time, error
 	if err != nil || !there {
 		return nil, err
 	}
-	rows, err = db.Query(ctx, "SELECT version_id, tstamp FROM reactor.schema_version WHERE is_applied AND version_id > 0")
+	rows, err = db.Query(ctx, "SELECT version_id, tstamp FROM reactor.schema_version WHERE is_applied AND version_id OPERATOR(pg_catalog.>) 0")
 	if err != nil {
 		return nil, err
 	}

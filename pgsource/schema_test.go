@@ -90,12 +90,16 @@ func TestMigrations(t *testing.T) {
 		}
 	}
 	for i := len(states) - 1; i >= 0; i-- {
-		if name, err := pgsource.MigrateDown(ctx, url); err != nil || name != states[i].Name {
+		plan, err := pgsource.PlanDown(ctx, url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, err := pgsource.MigrateDown(ctx, url, plan); err != nil || name != states[i].Name {
 			t.Fatalf("undid %q, want %q: %v", name, states[i].Name, err)
 		}
 	}
-	if name, err := pgsource.MigrateDown(ctx, url); err != nil || name != "" {
-		t.Fatalf("undid %q from an empty database: %v", name, err)
+	if plan, err := pgsource.PlanDown(ctx, url); err != nil || plan.Name != "" {
+		t.Fatalf("an empty database has %+v to undo: %v", plan, err)
 	}
 	if _, err := pgsource.MigrateUp(ctx, url); err != nil {
 		t.Fatalf("up again: %v", err)

@@ -226,14 +226,13 @@ func (l *lane) marked(mark string) {
 const leastReach = 128
 
 // reach is how far from the first unsettled slot messages are sent. At QoS 2 what the
-// broker has received is marked as soon as can be; at QoS 1 a batch is settled when all
-// of it has ended, and another window's worth goes out meanwhile. The caller holds mu.
+// broker has received is marked as soon as can be. At QoS 1 a batch is settled when all of
+// it has ended, and another goes out meanwhile. The caller holds mu.
 func (l *lane) reach() int {
-	n := l.limits.InFlight
-	if l.delivery.QoS() < 2 {
-		n *= 2
+	if l.delivery.QoS() == 2 {
+		return min(max(l.limits.InFlight, leastReach), LaneSlots)
 	}
-	return min(max(n, leastReach), LaneSlots)
+	return min(max(2*l.limits.InFlight, 2*maxClaim), LaneSlots)
 }
 
 // base is the lane's first slot of which the journal does not say that the broker has it.
