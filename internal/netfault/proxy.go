@@ -70,6 +70,8 @@ type Hook func(Chunk) Verdict
 // A stalled gate holds the chunk that was read, and TCP flow control does the rest.
 // Its methods may be called from any goroutine.
 type Proxy struct {
+	bind func(addr string) (net.Listener, error) // listens there, or anywhere for ""
+
 	hookMu sync.Mutex // makes hook calls take turns
 	hook   Hook
 
@@ -92,7 +94,9 @@ type Proxy struct {
 
 // New starts a proxy on 127.0.0.1 to a server, given as host:port or as a URL with
 // them. It works until Close.
-func New(server string) (*Proxy, error) {
+func New(server string) (*Proxy, error) { return newProxy(server, listenAgain) }
+
+func newProxy(server string, bind func(addr string) (net.Listener, error)) (*Proxy, error) {
 	target := server
 	if strings.Contains(server, "://") {
 		u, err := url.Parse(server)
@@ -102,7 +106,7 @@ func New(server string) (*Proxy, error) {
 		target = u.Host
 	}
 	p := &Proxy{
-		target: target, conns: map[*proxyConn]struct{}{},
+		target: target, bind: bind, conns: map[*proxyConn]struct{}{},
 		limits: [2]int64{-1, -1}, changed: make(chan struct{}),
 	}
 	if err := p.listen(); err != nil {
@@ -329,7 +333,7 @@ func (p *Proxy) listen() error {
 	if p.closed || p.listener != nil {
 		return nil
 	}
-	l, err := listenAgain(p.addr)
+	l, err := p.bind(p.addr)
 	if err != nil {
 		return err
 	}
