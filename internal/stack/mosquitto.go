@@ -54,6 +54,11 @@ type MosquittoConfig struct {
 	// Username and Password are required of clients. Defaults to letting all in.
 	Username, Password string
 
+	// AccessRules are the lines of its access control list (acl_file), in the form of
+	// mosquitto.conf(5): "topic readwrite #", "topic deny secret/#". Defaults to none, by
+	// which everything is allowed.
+	AccessRules []string
+
 	// ExtraLines of mosquitto.conf.
 	ExtraLines []string
 
@@ -402,6 +407,7 @@ func (m *Mosquitto) ask(ctx context.Context) error {
 }
 
 func (m *Mosquitto) configPath() string   { return filepath.Join(m.dir, "mosquitto.conf") }
+func (m *Mosquitto) rulesPath() string    { return filepath.Join(m.dir, "rules") }
 func (m *Mosquitto) statePath() string    { return filepath.Join(m.dir, "mosquitto.db") }
 func (m *Mosquitto) passwordPath() string { return filepath.Join(m.dir, "passwords") }
 
@@ -427,6 +433,12 @@ func (m *Mosquitto) writeConfig() error {
 			"persistence true",
 			"persistence_location "+m.dir+string(filepath.Separator),
 			fmt.Sprintf("autosave_interval %d", int(m.cfg.Autosave/time.Second)))
+	}
+	if len(m.cfg.AccessRules) > 0 {
+		if err := m.writeFile(m.rulesPath(), strings.Join(m.cfg.AccessRules, "\n")+"\n"); err != nil {
+			return err
+		}
+		lines = append(lines, "acl_file "+m.rulesPath())
 	}
 	lines = append(lines, m.cfg.ExtraLines...)
 	return m.writeFile(m.configPath(), strings.Join(lines, "\n")+"\n")

@@ -388,3 +388,40 @@ func TestMosquittoKilledAfterASave(t *testing.T) {
 		t.Errorf("a broker without persistence saved: %v", err)
 	}
 }
+
+// A message that the rules forbid is answered with reason 0x87, and the connection stays.
+func TestMosquittoRefusesByItsRules(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	m, err := StartMosquitto(ctx, MosquittoConfig{AccessRules: []string{"topic readwrite #", "topic deny refused/#"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	conn, err := net.Dial("tcp", address(m.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	connect := packets.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: "rules", Properties: &packets.Properties{}}
+	if _, err := connect.WriteTo(conn); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := packets.ReadPacket(conn); err != nil {
+		t.Fatal(err)
+	}
+	for id, topic := range map[uint16]string{1: "refused/a", 2: "welcome/a"} {
+		publish := packets.Publish{Topic: topic, QoS: 2, PacketID: id, Properties: &packets.Properties{}}
+		if _, err := publish.WriteTo(conn); err != nil {
+			t.Fatal(err)
+		}
+		reply, err := packets.ReadPacket(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pubrec, ok := reply.Content.(*packets.Pubrec)
+		if !ok || (pubrec.ReasonCode == 0x87) != (topic == "refused/a") {
+			t.Errorf("%s: %s with %#v", topic, reply.PacketType(), reply.Content)
+		}
+	}
+}
