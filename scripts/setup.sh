@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this machine lacks, and says what and why. On Debian and Ubuntu, as
-# root or with sudo: PostgreSQL 15 or newer, mosquitto, and for the race detector gcc.
+# root or with sudo: PostgreSQL 15 or newer, mosquitto, and for the tests PgBouncer, ip
+# (networks of their own) and gcc (the race detector).
 # When nothing is missing it changes nothing and takes no time.
 #   scripts/setup.sh        what the tests need
 #   scripts/setup.sh demo   what the demo needs, which can do without installed servers
@@ -36,6 +37,10 @@ have_mosquitto() {
   return 1
 }
 
+# A tool of root's may lie outside of our own PATH.
+have_pgbouncer() { have pgbouncer || [ -x /usr/sbin/pgbouncer ]; }
+have_ip() { have ip || [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || [ "$(uname -s)" != Linux ]; }
+
 # have_c: a compiler alone is not enough, Debian packs the headers separately.
 have_c() {
   local cc=${CC:-gcc}
@@ -56,6 +61,8 @@ need() {
 }
 have_postgres || need postgresql "the database, version 15 or newer"
 have_mosquitto || need mosquitto "the MQTT broker"
+[ "$purpose" = demo ] || have_pgbouncer || need pgbouncer "the pooler between tests and database"
+[ "$purpose" = demo ] || have_ip || need iproute2 "networks of tests whose packets vanish"
 [ "$purpose" = demo ] || have_c || need "gcc libc6-dev" "for Go's race detector"
 if have apt-get; then
   [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates "to download Go modules"
@@ -66,8 +73,8 @@ as_root() {
 }
 
 # Debian starts a server as soon as its package is installed, and at every boot: here
-# that would be two that nobody asked for, on the ports docker-compose.yml publishes.
-# policy-rc.d is Debian's switch for this. Ours is about these two alone, and goes
+# that would be three that nobody asked for, two on the ports docker-compose.yml publishes.
+# policy-rc.d is Debian's switch for this. Ours is about these alone, and goes
 # when this script does; one that is there already stays as it is.
 policy=/usr/sbin/policy-rc.d
 forbid_service_starts() {
@@ -76,7 +83,7 @@ forbid_service_starts() {
   as_root tee "$policy" >/dev/null <<'POLICY'
 #!/bin/sh
 # Left behind by the setup of reactor, if you read this: delete it.
-case "$1" in mosquitto* | postgresql*) exit 101 ;; esac
+case "$1" in mosquitto* | postgresql* | pgbouncer*) exit 101 ;; esac
 exit 0
 POLICY
   as_root chmod 755 "$policy"
@@ -96,7 +103,7 @@ install_packages() {
   rm -f "$log"
   if [ -d /run/systemd/system ]; then
     for package in "${packages[@]}"; do
-      case $package in mosquitto | postgresql) as_root systemctl disable -q "$package.service" || : ;; esac
+      case $package in mosquitto | postgresql | pgbouncer) as_root systemctl disable -q "$package.service" || : ;; esac
     done
   fi
 }
@@ -126,9 +133,9 @@ if [ ${#missing[@]} -gt 0 ] || ! have go; then
     fi
   elif [ ${#missing[@]} -gt 0 ]; then
     say "this script installs on Debian and Ubuntu only. Elsewhere:"
-    say "  macOS:  brew install go postgresql@16 mosquitto"
-    say "  Fedora: dnf install golang postgresql-server mosquitto gcc"
-    say "  Alpine: apk add go postgresql16 mosquitto gcc musl-dev"
+    say "  macOS:  brew install go postgresql@16 mosquitto pgbouncer"
+    say "  Fedora: dnf install golang postgresql-server mosquitto pgbouncer iproute gcc"
+    say "  Alpine: apk add go postgresql16 mosquitto pgbouncer iproute2 gcc musl-dev"
     [ "$purpose" = demo ] || exit 1
     say "the demo goes on without: it downloads a PostgreSQL and brings a small broker"
   fi

@@ -23,6 +23,8 @@ func TestPromisesSurvive(t *testing.T) {
 		{"servers", chaos.Config{Seed: 4, Faults: []string{"kill", "postgres", "broker"}}},
 		{"packets", chaos.Config{Seed: 5, Faults: []string{"packet", "commit", "cut", "burst"}, Pause: 200 * time.Millisecond}},
 		{"at least once", chaos.Config{Seed: 6, Delivery: reactor.AtLeastOnce}},
+		{"lost commits", chaos.Config{Seed: 7, Faults: []string{"failover", "kill", "burst"}, Pause: 2 * time.Second}},
+		{"broker killed", chaos.Config{Seed: 8, Faults: []string{"brokerkill", "kill", "burst"}, Pause: 1500 * time.Millisecond}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.cfg.Program = testkit.Reactor(t)
@@ -36,7 +38,13 @@ func TestPromisesSurvive(t *testing.T) {
 			r := o.Report
 			t.Logf("seed %d: %d faults, %d jobs, lost %d, duplicated %d, early %d, the latest %v late",
 				test.cfg.Seed, len(o.Schedule), r.Due, r.Lost.Count, r.Duplicated.Count, r.Early.Count, r.MaxLateness)
+			for _, line := range o.Notes {
+				t.Log("accepted:", line)
+			}
 			if err := o.Err(); err != nil {
+				for _, line := range o.Settings {
+					t.Log(line)
+				}
 				for _, line := range o.Schedule {
 					t.Log(line)
 				}

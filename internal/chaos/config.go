@@ -28,8 +28,12 @@ type Config struct {
 	Rate int
 	// Pause is the mean time between two faults. Defaults to 700 ms.
 	Pause time.Duration
-	// Faults are the names of those to use (see FaultNames). Defaults to all.
+	// Faults are the names of those to use (see FaultNames). Defaults to Everything.
 	Faults []string
+	// Settings that the instances' role has: "plain", none; "hostile", some that the seed
+	// draws (see surroundings.go); "seed", hostile for a third of the seeds. Defaults to
+	// "seed".
+	Settings string
 	// Dir is where the instances' logs are kept; it must exist.
 	Dir string
 	// Logger gets what happens. Defaults to discarding.
@@ -42,8 +46,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Rate, 1000)
 	setDefault(&c.Pause, 700*time.Millisecond)
 	if len(c.Faults) == 0 {
-		c.Faults = FaultNames()
+		c.Faults = Everything()
 	}
+	setDefault(&c.Settings, SettingsBySeed)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -57,6 +62,8 @@ func (c Config) validate() error {
 		}
 	}
 	switch {
+	case !slices.Contains([]string{SettingsBySeed, SettingsPlain, SettingsHostile}, c.Settings):
+		return fmt.Errorf("there are no Settings %q", c.Settings)
 	case c.Program == "":
 		return errors.New("the Program is missing")
 	case c.Instances < 1:
@@ -66,6 +73,9 @@ func (c Config) validate() error {
 	}
 	return nil
 }
+
+// has reports whether a fault is in use.
+func (c Config) has(name string) bool { return slices.Contains(c.Faults, name) }
 
 func setDefault[T comparable](field *T, value T) {
 	var zero T

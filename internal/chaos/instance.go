@@ -49,10 +49,18 @@ func newInstance(w *world, number int) (*instance, error) {
 	}
 	in.database.SetHook(in.fromDatabase.hook)
 	in.broker.SetHook(func(c netfault.Chunk) netfault.Verdict {
-		if v := in.fromBroker.hook(c); v.Then != netfault.FaultNone {
-			return v
+		v := in.fromBroker.hook(c)
+		if v.Then == netfault.FaultNone {
+			v = in.toBroker.hook(c)
 		}
-		return in.toBroker.hook(c)
+		forwarded := len(c.Data)
+		if v.Then != netfault.FaultNone {
+			forwarded = v.Forward
+		}
+		if w.ledger != nil {
+			w.ledger.observe(number, c, forwarded)
+		}
+		return v
 	})
 	return in, nil
 }

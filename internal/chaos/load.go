@@ -13,8 +13,9 @@ import (
 type load struct {
 	world *world
 
-	mu   sync.Mutex
-	conn *pgx.Conn // guarded by mu; nil after an error
+	mu     sync.Mutex
+	conn   *pgx.Conn // guarded by mu; nil after an error
+	writes bool      // guarded by mu; it insists on writing to a read-only server
 }
 
 const insertSQL = `
@@ -26,6 +27,11 @@ SELECT 'chaos/' || n % 50, 'message ' || n || ' of ' || txid_current(), clock_ti
 const instantSQL = `
 INSERT INTO jobs (topic, payload, fire_at)
 SELECT 'chaos/' || n % 50, 'message ' || n || ' of ' || txid_current(), now() + $2::interval FROM generate_series(1, $1) AS n`
+
+// refusedSQL inserts jobs that the broker refuses.
+const refusedSQL = `
+INSERT INTO jobs (topic, payload, fire_at)
+SELECT 'refused/' || n % 5, 'message ' || n || ' of ' || txid_current(), clock_timestamp() FROM generate_series(1, $1) AS n`
 
 // run inserts at the configured rate until ctx ends.
 func (l *load) run(ctx context.Context) {
@@ -47,17 +53,35 @@ func (l *load) burst(ctx context.Context, n int, ahead time.Duration) error {
 	return l.insert(ctx, instantSQL, n, ahead)
 }
 
+func (l *load) refused(ctx context.Context, n int) error { return l.insert(ctx, refusedSQL, n) }
+
+// insist decides whether inserts override default_transaction_read_only.
+func (l *load) insist(writes bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.writes != writes {
+		l.writes = writes
+		l.drop()
+	}
+}
+
 func (l *load) insert(ctx context.Context, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn == nil {
-		conn, err := pgx.Connect(ctx, l.world.adminURL)
+		cfg, err := pgx.ParseConfig(l.world.adminURL)
 		if err != nil {
 			return err
 		}
-		l.conn = conn
+		if l.writes {
+			cfg.RuntimeParams["default_transaction_read_only"] = "off"
+		}
+		if l.conn, err = pgx.ConnectConfig(ctx, cfg); err != nil {
+			l.conn = nil
+			return err
+		}
 	}
 	_, err := l.conn.Exec(ctx, sql, args...)
 	if err != nil {

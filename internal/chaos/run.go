@@ -11,14 +11,17 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/check"
-	"github.com/job-publisher/reactor/reactor"
 )
 
 // Outcome is what became of a run.
 type Outcome struct {
+	Settings []string // what the instances' role was given, in SQL
 	Schedule []string // what was done, in order
 	Report   check.Report
 	Findings []string // broken promises, in words; none: all were kept
+	Notes    []string // what was counted and accepted, in words
+	// Recovery is how long it took, after all was well again, until everything was published.
+	Recovery time.Duration
 	// SubscriberReconnects of the judge's own connection, by the broker's restarts.
 	SubscriberReconnects int
 }
@@ -32,9 +35,10 @@ func (o Outcome) Err() error {
 }
 
 const (
-	healLimit   = 90 * time.Second // until everything is published after the destruction
-	markerTopic = "chaos/marker"
-	markerID    = -1
+	healLimit     = 90 * time.Second // how long to wait until everything is published after the destruction
+	recoveryLimit = 40 * time.Second // how long it may take, on a machine that does other things too
+	markerTopic   = "chaos/marker"
+	markerID      = -1
 )
 
 // Run destroys, heals and judges once. An error means that it could not be done: broken
@@ -57,11 +61,12 @@ func Run(ctx context.Context, cfg Config) (Outcome, error) {
 
 func (w *world) run(ctx context.Context) (Outcome, error) {
 	var o Outcome
-	subscriber, err := check.Subscribe(ctx, check.SubscriberConfig{URL: w.broker.URL(), Filter: "chaos/#", QoS: 2})
+	subscriber, err := w.subscribe(ctx)
 	if err != nil {
 		return o, err
 	}
 	defer subscriber.Close()
+	o.Settings = w.settings
 
 	running, stop := context.WithCancel(ctx)
 	defer stop()
@@ -81,8 +86,15 @@ func (w *world) run(ctx context.Context) (Outcome, error) {
 		return o, err
 	}
 	defer conn.Close(ctx)
+	healed := time.Now()
+	// A row that could not be changed may have been given up, and cannot be marked.
 	w.await(ctx, conn, "every row to be processed and the journal to be empty", healLimit, `
-		SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed) AND NOT EXISTS (SELECT FROM reactor.in_flight)`)
+		SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed AND NOT ($1 AND id IN (SELECT job_id FROM reactor.failed_jobs)))
+		   AND NOT EXISTS (SELECT FROM reactor.in_flight)`, w.cfg.has("rows"))
+	o.Recovery = time.Since(healed)
+	if o.Recovery > recoveryLimit {
+		w.found("it took %v until everything was published after all was well again, more than %v", o.Recovery.Round(time.Millisecond), recoveryLimit)
+	}
 	w.await(ctx, conn, "every shard to have a living owner, and every instance its lanes", 20*time.Second, `
 		SELECT (SELECT count(*) FROM reactor.instances) = $1
 		   AND (SELECT count(DISTINCT s.owner) FROM reactor.shards s JOIN reactor.instances i ON i.id = s.owner) = least($1, 64)
@@ -138,53 +150,13 @@ func (w *world) await(ctx context.Context, conn *pgx.Conn, what string, limit ti
 		if ok {
 			return
 		}
+		if err != nil && conn.IsClosed() {
+			w.found("the judge's own connection broke while it waited for %s: %v", what, err)
+			return
+		}
 		if !sleep(ctx, 50*time.Millisecond) {
-			w.found("waited %v in vain for %s (%v)", limit, what, err)
+			w.found("waited %v in vain for %s (%v)%s", limit, what, err, whatIsStuck(context.WithoutCancel(ctx), conn))
 			return
 		}
 	}
-}
-
-// judge compares the table with what has arrived.
-func (w *world) judge(ctx context.Context, conn *pgx.Conn, subscriber *check.Subscriber, o *Outcome) error {
-	expected, err := check.ExpectedFromDB(ctx, conn, "")
-	if err != nil {
-		return err
-	}
-	// What is sent last arrives last: when the marker is there, so is everything else.
-	expected = append(expected, check.Expected{ID: markerID, Topic: markerTopic, FireAt: time.Now()})
-	if err := check.Mark(ctx, w.broker.URL(), markerTopic, markerID); err != nil {
-		return err
-	}
-	waiting, cancel := context.WithTimeout(ctx, healLimit)
-	defer cancel()
-	if err := subscriber.WaitFor(waiting, markerID); err != nil {
-		return err
-	}
-	o.Report = check.Judge(expected, subscriber.Received(), check.Config{})
-	r := o.Report
-	switch w.cfg.Delivery {
-	case reactor.AtLeastOnce:
-		r.Duplicated = check.Findings{}
-	case reactor.AtMostOnce:
-		r.Lost = check.Findings{}
-	}
-	if err := r.Err(); err != nil {
-		o.Findings = append(o.Findings, err.Error())
-	}
-	if n := subscriber.Progress().SessionsLost; n > 0 {
-		o.Findings = append(o.Findings, fmt.Sprintf("the broker lost the judge's session %d times: nothing is proved", n))
-	}
-	if w.cfg.Delivery == reactor.AtMostOnce {
-		return nil // failing is how a doubt ends there
-	}
-	var failed int
-	var reason *string
-	if err := conn.QueryRow(ctx, "SELECT count(*), min(reason) FROM reactor.failed_jobs").Scan(&failed, &reason); err != nil {
-		return err
-	}
-	if failed > 0 {
-		o.Findings = append(o.Findings, fmt.Sprintf("%d jobs failed, one with %q", failed, *reason))
-	}
-	return nil
 }

@@ -12,23 +12,33 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
 // world is a deployment: servers, instances, and those who use the same servers.
 type world struct {
 	cfg         Config
-	postgres    *stack.Postgres
 	broker      *stack.Mosquitto
-	databaseURL string // as the instances' user
-	adminURL    string // as superuser, in the same database
+	front       *netfault.Proxy // to the primary, whichever that is: for load, strangers and judge
+	databaseURL string          // as the instances' user, past the front
+	adminURL    string          // as superuser, in the same database, through the front
 	instances   []*instance
 	load        *load
+	ledger      *ledger // nil unless the broker is killed
+	settings    []string
 
-	postgresDown, brokerDown sync.Mutex // held while a server is down
+	// Held while a server is down, or a fault lasts that must be alone.
+	postgresDown, brokerDown, readOnly, poisoning sync.Mutex
 
-	mu       sync.Mutex
-	findings []string // guarded by mu
+	mu         sync.Mutex
+	postgres   *stack.Postgres // guarded by mu; the primary
+	standby    *stack.Postgres // guarded by mu; nil while there is none
+	failovers  int             // guarded by mu
+	losses     []span          // guarded by mu; what was done then may be undone
+	poisons    []poison        // guarded by mu
+	rowsLocked int             // guarded by mu; by lockjob
+	findings   []string        // guarded by mu
 }
 
 // maxConnections is small, so that it can be exhausted.
@@ -51,7 +61,11 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 	})
 	servers.Go(func() (err error) {
 		// The state is saved at each stop; in between would only cost time.
-		w.broker, err = stack.StartMosquitto(starting, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
+		brokerConfig := stack.MosquittoConfig{Persistence: true, Autosave: time.Hour}
+		if cfg.has("lockjob") {
+			brokerConfig.AccessRules = []string{"topic readwrite #", "topic deny " + refusedTopics + "#"}
+		}
+		w.broker, err = stack.StartMosquitto(starting, brokerConfig)
 		return err
 	})
 	if err := servers.Wait(); err != nil {
@@ -61,10 +75,25 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 	if err := w.exec(ctx, w.postgres.URL(), "CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"); err != nil {
 		return w, err
 	}
-	w.adminURL = w.postgres.DatabaseURL("app")
+	if w.front, err = netfault.New(w.postgres.URL()); err != nil {
+		return w, err
+	}
+	w.adminURL = w.front.Through(w.postgres.DatabaseURL("app"))
 	w.databaseURL = fmt.Sprintf("postgres://app@127.0.0.1:%d/app?sslmode=disable", w.postgres.Port())
+	w.settings = surroundings(cfg)
+	if err := w.exec(ctx, w.postgres.URL(), w.settings...); err != nil {
+		return w, err
+	}
 	if err := w.migrate(ctx); err != nil {
 		return w, err
+	}
+	if cfg.has("failover") {
+		if w.standby, err = stack.StartStandby(ctx, w.postgres); err != nil {
+			return w, err
+		}
+	}
+	if cfg.has("brokerkill") {
+		w.ledger = newLedger()
 	}
 	for i := range cfg.Instances {
 		in, err := newInstance(w, i)
@@ -107,8 +136,13 @@ func (w *world) close() error {
 	if w.broker != nil {
 		errs = append(errs, w.broker.Close())
 	}
-	if w.postgres != nil {
-		errs = append(errs, w.postgres.Close())
+	if w.front != nil {
+		w.front.Close()
+	}
+	for _, p := range []*stack.Postgres{w.standby, w.postgres} {
+		if p != nil {
+			errs = append(errs, p.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -132,7 +166,35 @@ func (w *world) heal(ctx context.Context) error {
 		in.database.Resume()
 		in.broker.Resume()
 	}
-	return errors.Join(w.postgres.Start(ctx), w.broker.Start(ctx))
+	if err := errors.Join(w.primary().Start(ctx), w.broker.Start(ctx)); err != nil {
+		return err
+	}
+	for _, in := range w.instances { // the instances have to find out by themselves
+		in.database.GiveUp()
+		in.broker.GiveUp()
+	}
+	return w.healDatabase(ctx)
+}
+
+// healDatabase ends what a fault could not end itself because the server was down.
+func (w *world) healDatabase(ctx context.Context) error {
+	var errs []error
+	if w.cfg.has("readonly") {
+		errs = append(errs, w.primary().SetReadOnly(ctx, false), w.primary().SetDatabaseReadOnly(ctx, "app", false))
+	}
+	if w.cfg.has("rows") {
+		errs = append(errs, w.cure(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// databaseProxies are all ways to the primary.
+func (w *world) databaseProxies() []*netfault.Proxy {
+	proxies := []*netfault.Proxy{w.front}
+	for _, in := range w.instances {
+		proxies = append(proxies, in.database)
+	}
+	return proxies
 }
 
 // restart stops a server, unless somebody else is at it, and starts it again.

@@ -17,6 +17,8 @@ type proxyConn struct {
 	number int
 	sides  [2]*net.TCPConn // the receiver by direction: server, client
 
+	dead bool // guarded by proxy.mu: a black hole
+
 	once  sync.Once
 	ended chan struct{} // closed by a fault: nothing is passed on any more
 }
@@ -29,11 +31,15 @@ func (c *proxyConn) pump(d Direction) {
 	var offset int64
 	for {
 		n, err := from.Read(buf)
-		if n > 0 && c.pass(d) {
-			if !c.forward(d, to, buf[:n], offset) && !c.hasEnded() {
+		switch {
+		case n == 0:
+		case c.pass(d):
+			if !c.forward(d, to, buf[:n], offset) && !c.hasEnded() && !c.isDead() {
 				c.end(FaultReset) // the receiver is gone: so are we
 			}
 			offset += int64(n)
+		case c.isDead():
+			c.proxy.update(func() { c.proxy.swallowed[d] += int64(n) })
 		}
 		if err != nil {
 			c.finish(d, err)
@@ -47,9 +53,9 @@ func (c *proxyConn) pass(d Direction) bool {
 	p := c.proxy
 	for {
 		p.mu.Lock()
-		stalled, dropping, changed := p.stalled[d], p.dropping[d], p.changed
+		stalled, dropping, dead, changed := p.stalled[d], p.dropping[d], c.dead, p.changed
 		p.mu.Unlock()
-		if c.hasEnded() {
+		if dead || c.hasEnded() {
 			return false
 		}
 		if !stalled {
@@ -104,14 +110,18 @@ func (c *proxyConn) askHook(d Direction, data []byte, offset int64) (allowed int
 
 // finish tells the receiver how its sender ended: a FIN becomes a FIN, and the
 // other direction may go on; anything else becomes a reset. Where bytes do not get
-// through, neither does this.
+// through, neither does this: of a black hole's end the other side never hears.
 func (c *proxyConn) finish(d Direction, err error) {
 	p := c.proxy
 	for held := true; held; {
 		p.mu.Lock()
 		changed := p.changed
 		held = p.stalled[d] || p.dropping[d]
+		dead := c.dead
 		p.mu.Unlock()
+		if dead {
+			return
+		}
 		if !held {
 			break
 		}
@@ -126,6 +136,12 @@ func (c *proxyConn) finish(d Direction, err error) {
 		return
 	}
 	c.end(FaultReset)
+}
+
+func (c *proxyConn) isDead() bool {
+	c.proxy.mu.Lock()
+	defer c.proxy.mu.Unlock()
+	return c.dead
 }
 
 func (c *proxyConn) hasEnded() bool {
@@ -147,9 +163,14 @@ func (c *proxyConn) end(fault Fault) {
 			_ = side.CloseWrite()
 			continue
 		}
-		_ = side.SetLinger(0)
-		_ = side.Close()
+		reset(side)
 	}
+}
+
+// reset closes with a RST.
+func reset(side *net.TCPConn) {
+	_ = side.SetLinger(0)
+	_ = side.Close()
 }
 
 func (c *proxyConn) close() {

@@ -1,6 +1,11 @@
 // Package netfault is a TCP proxy that does to a connection what networks do: cuts it,
-// resets it, stalls it, drops bytes of it, refuses it. Tests and the chaos runs place
-// it between an instance and its servers.
+// resets it, stalls it, drops bytes of it, swallows it, refuses it. Tests and the chaos
+// runs place it between an instance and its servers.
+//
+// A proxy in user space has one limit: the kernel of its host acknowledges what it reads,
+// so a peer's TCP never misses an acknowledgement, and TCP_USER_TIMEOUT and keepalives
+// never fire. Only deadlines of the program itself can find such a connection dead. Wire,
+// on Linux and for root, is a network whose packets really vanish.
 package netfault
 
 import (
@@ -65,17 +70,19 @@ type Hook func(Chunk) Verdict
 // A stalled gate holds the chunk that was read, and TCP flow control does the rest.
 // Its methods may be called from any goroutine.
 type Proxy struct {
-	target string // host:port
+	bind func(addr string) (net.Listener, error) // listens there, or anywhere for ""
 
 	hookMu sync.Mutex // makes hook calls take turns
 	hook   Hook
 
 	mu        sync.Mutex // guards what follows
+	target    string     // host:port
 	addr      string
 	listener  net.Listener // nil while refusing
 	conns     map[*proxyConn]struct{}
 	accepted  int
 	forwarded [2]int64      // bytes, by direction
+	swallowed [2]int64      // bytes that vanished in black holes, by direction
 	stalled   [2]bool       // by direction
 	dropping  [2]bool       // by direction
 	limits    [2]int64      // bytes until a cut, by direction; < 0: none
@@ -87,7 +94,9 @@ type Proxy struct {
 
 // New starts a proxy on 127.0.0.1 to a server, given as host:port or as a URL with
 // them. It works until Close.
-func New(server string) (*Proxy, error) {
+func New(server string) (*Proxy, error) { return newProxy(server, listenAgain) }
+
+func newProxy(server string, bind func(addr string) (net.Listener, error)) (*Proxy, error) {
 	target := server
 	if strings.Contains(server, "://") {
 		u, err := url.Parse(server)
@@ -97,7 +106,7 @@ func New(server string) (*Proxy, error) {
 		target = u.Host
 	}
 	p := &Proxy{
-		target: target, conns: map[*proxyConn]struct{}{},
+		target: target, bind: bind, conns: map[*proxyConn]struct{}{},
 		limits: [2]int64{-1, -1}, changed: make(chan struct{}),
 	}
 	if err := p.listen(); err != nil {
@@ -164,6 +173,53 @@ func (p *Proxy) Resume(directions ...Direction) {
 	})
 }
 
+// BlackHole makes the connections of this moment go dead without a word, as they do when
+// a host loses power or a NAT forgets a flow, and returns how many there were. Whatever
+// either side sends them from now on is acknowledged and vanishes, a FIN and a RST as
+// well. New connections work. It lasts until both sides have closed, or Cut, Reset or
+// Close; see GiveUp for a server that finds out.
+func (p *Proxy) BlackHole() int {
+	n := 0
+	p.update(func() {
+		for c := range p.conns {
+			if !c.dead {
+				c.dead = true
+				n++
+			}
+		}
+	})
+	return n
+}
+
+// GiveUp resets the server's side of the black holes, as its keepalive does after a
+// while. Until then its sessions live on with their locks. The client hears nothing.
+func (p *Proxy) GiveUp() {
+	for _, c := range p.list() {
+		if c.isDead() {
+			reset(c.sides[ToServer])
+		}
+	}
+}
+
+// Dead is how many connections are black holes.
+func (p *Proxy) Dead() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for c := range p.conns {
+		if c.dead {
+			n++
+		}
+	}
+	return n
+}
+
+// Retarget has new connections go to another server, host:port, as a name or a virtual
+// address does after a failover. Open ones are left alone.
+func (p *Proxy) Retarget(server string) {
+	p.update(func() { p.target = server })
+}
+
 // Refuse refuses new connections until Accept. Open ones are left alone.
 func (p *Proxy) Refuse() {
 	p.update(func() {
@@ -198,6 +254,13 @@ func (p *Proxy) Forwarded(d Direction) int64 {
 	return p.forwarded[d]
 }
 
+// Swallowed is how many bytes of a direction have vanished in black holes.
+func (p *Proxy) Swallowed(d Direction) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.swallowed[d]
+}
+
 // WaitAccepted blocks until there have been n connections in all, or ctx ends.
 func (p *Proxy) WaitAccepted(ctx context.Context, n int) error {
 	return p.await(ctx, fmt.Sprintf("%d connections", n), func() bool { return p.accepted >= n })
@@ -208,10 +271,19 @@ func (p *Proxy) WaitForwarded(ctx context.Context, d Direction, n int64) error {
 	return p.await(ctx, fmt.Sprintf("%d bytes %s", n, d), func() bool { return p.forwarded[d] >= n })
 }
 
-// WaitClosed blocks until no connection is up, or ctx ends.
-func (p *Proxy) WaitClosed(ctx context.Context) error {
-	return p.await(ctx, "no connection", func() bool { return len(p.conns) == 0 })
+// WaitSwallowed blocks until n bytes of a direction have vanished in black holes, or ctx
+// ends.
+func (p *Proxy) WaitSwallowed(ctx context.Context, d Direction, n int64) error {
+	return p.await(ctx, fmt.Sprintf("%d bytes %s to vanish", n, d), func() bool { return p.swallowed[d] >= n })
 }
+
+// WaitOpen blocks until at most n connections are up, or ctx ends.
+func (p *Proxy) WaitOpen(ctx context.Context, n int) error {
+	return p.await(ctx, fmt.Sprintf("at most %d connections", n), func() bool { return len(p.conns) <= n })
+}
+
+// WaitClosed blocks until no connection is up, or ctx ends.
+func (p *Proxy) WaitClosed(ctx context.Context) error { return p.WaitOpen(ctx, 0) }
 
 // Close ends everything and waits for it. Closing twice is no error.
 func (p *Proxy) Close() {
@@ -261,7 +333,7 @@ func (p *Proxy) listen() error {
 	if p.closed || p.listener != nil {
 		return nil
 	}
-	l, err := listenAgain(p.addr)
+	l, err := p.bind(p.addr)
 	if err != nil {
 		return err
 	}
@@ -292,7 +364,10 @@ func (p *Proxy) accept(l net.Listener) {
 
 // serve opens the server's side and starts the pumps.
 func (p *Proxy) serve(client *net.TCPConn) {
-	server, err := net.Dial("tcp", p.target)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := net.Dial("tcp", target)
 	if err != nil {
 		_ = client.SetLinger(0) // no server: for the client a reset
 		_ = client.Close()
@@ -325,13 +400,17 @@ func (p *Proxy) serve(client *net.TCPConn) {
 
 // end does a fault to all connections.
 func (p *Proxy) end(fault Fault) {
+	for _, c := range p.list() {
+		c.end(fault)
+	}
+}
+
+func (p *Proxy) list() []*proxyConn {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	conns := make([]*proxyConn, 0, len(p.conns))
 	for c := range p.conns {
 		conns = append(conns, c)
 	}
-	p.mu.Unlock()
-	for _, c := range conns {
-		c.end(fault)
-	}
+	return conns
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -168,6 +169,114 @@ func TestProxyDrop(t *testing.T) {
 	if got, err := readToEnd(server); err != nil || got != "" {
 		t.Errorf("server: %q, %v; want nothing but the cut", got, err)
 	}
+}
+
+// What was there goes dead in both directions, without a word to either side; what comes
+// after it works.
+func TestProxyBlackHole(t *testing.T) {
+	t.Parallel()
+	proxy, dial := newPair(t)
+	client, server := dial()
+	send(t, client, "before")
+	receive(t, server, "before")
+	if n := proxy.BlackHole(); n != 1 || proxy.Dead() != 1 {
+		t.Fatalf("%d swallowed, %d dead, want 1", n, proxy.Dead())
+	}
+	ctx := testContext(t)
+	send(t, client, "question")
+	send(t, server, "news")
+	if err := errors.Join(
+		proxy.WaitSwallowed(ctx, netfault.ToServer, int64(len("question"))),
+		proxy.WaitSwallowed(ctx, netfault.ToClient, int64(len("news"))),
+	); err != nil {
+		t.Fatal(err)
+	}
+	mustHearNothing(t, client)
+	mustHearNothing(t, server)
+
+	client2, server2 := dial()
+	send(t, client2, "new ones work")
+	receive(t, server2, "new ones work")
+
+	// The end of the one is no news to the other, by FIN or by RST.
+	_ = client.SetLinger(0)
+	client.Close()
+	mustHearNothing(t, server)
+	send(t, server, "still there?") // and not even a reset in answer
+	if err := proxy.WaitSwallowed(ctx, netfault.ToClient, int64(len("news"+"still there?"))); err != nil {
+		t.Fatal(err)
+	}
+	mustHearNothing(t, server)
+	proxy.GiveUp()
+	if _, err := readToEnd(server); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("server: %v, want a reset when it gives up", err)
+	}
+	send(t, server2, "and go on")
+	receive(t, client2, "and go on")
+	if err := proxy.WaitOpen(ctx, 1); err != nil { // both sides have ended, and so has it
+		t.Error(err)
+	}
+}
+
+// A server that gives a black hole up tells its client nothing.
+func TestProxyBlackHoleOutlivesItsServer(t *testing.T) {
+	t.Parallel()
+	proxy, dial := newPair(t)
+	client, server := dial()
+	proxy.BlackHole()
+	proxy.GiveUp()
+	if _, err := readToEnd(server); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("server: %v, want a reset", err)
+	}
+	send(t, client, "hello?")
+	if err := proxy.WaitSwallowed(testContext(t), netfault.ToServer, int64(len("hello?"))); err != nil {
+		t.Fatal(err)
+	}
+	mustHearNothing(t, client)
+	proxy.Reset()
+	if _, err := readToEnd(client); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("client: %v, want a reset", err)
+	}
+}
+
+// mustHearNothing checks that nothing has arrived so far, not even an end.
+func mustHearNothing(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if n, err := c.Read(b[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it heard %q, %v; want nothing", b[:n], err)
+	}
+	_ = c.SetDeadline(time.Now().Add(limit))
+}
+
+func TestProxyRetarget(t *testing.T) {
+	t.Parallel()
+	proxy, dial := newPair(t)
+	client, server := dial()
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	proxy.Retarget(other.Addr().String())
+	send(t, client, "old ones stay")
+	receive(t, server, "old ones stay")
+	moved, err := net.Dial("tcp", proxy.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer moved.Close()
+	there, err := other.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	_ = there.SetDeadline(time.Now().Add(limit))
+	send(t, moved, "new ones move")
+	receive(t, there, "new ones move")
 }
 
 func TestProxyRefuseAndAccept(t *testing.T) {

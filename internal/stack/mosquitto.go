@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
@@ -52,6 +53,11 @@ type MosquittoConfig struct {
 
 	// Username and Password are required of clients. Defaults to letting all in.
 	Username, Password string
+
+	// AccessRules are the lines of its access control list (acl_file), in the form of
+	// mosquitto.conf(5): "topic readwrite #", "topic deny secret/#". Defaults to none, by
+	// which everything is allowed.
+	AccessRules []string
 
 	// ExtraLines of mosquitto.conf.
 	ExtraLines []string
@@ -226,6 +232,59 @@ func (m *Mosquitto) Restart(ctx context.Context) error {
 	return errors.Join(m.Stop(), m.Start(ctx))
 }
 
+// Save has the broker save its state now (SIGUSR1), and returns when it has. It must have
+// been started with Persistence.
+func (m *Mosquitto) Save(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !m.cfg.Persistence:
+		return errors.New("save mosquitto: it was started without Persistence")
+	case !m.running():
+		return errors.New("save mosquitto: it does not run")
+	}
+	ctx, cancel := withStartTimeout(ctx)
+	defer cancel()
+	// It writes another file and renames that, so a save is a change of identity. That is
+	// only sure while we hold the old one: its inode might be used again.
+	before, err := os.Open(m.statePath())
+	if err == nil {
+		defer before.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("save mosquitto: %w", err)
+	}
+	if err := m.proc.Signal(syscall.SIGUSR1); err != nil {
+		return fmt.Errorf("save mosquitto: %w", err)
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if changed, err := replaced(before, m.statePath()); err != nil || changed {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-m.proc.Done():
+			return fmt.Errorf("save mosquitto: %w", errExited)
+		case <-ctx.Done():
+			return fmt.Errorf("save mosquitto: %w", ctx.Err())
+		}
+	}
+}
+
+// replaced reports whether another file is at path than before, where nil means none.
+func replaced(before *os.File, path string) (bool, error) {
+	now, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || before == nil {
+		return err == nil, err
+	}
+	was, err := before.Stat()
+	return err == nil && !os.SameFile(was, now), err
+}
+
 // Stop ends the broker properly; with Persistence it saves its state. An error
 // means that it took too long and was killed.
 func (m *Mosquitto) Stop() error {
@@ -348,6 +407,8 @@ func (m *Mosquitto) ask(ctx context.Context) error {
 }
 
 func (m *Mosquitto) configPath() string   { return filepath.Join(m.dir, "mosquitto.conf") }
+func (m *Mosquitto) rulesPath() string    { return filepath.Join(m.dir, "rules") }
+func (m *Mosquitto) statePath() string    { return filepath.Join(m.dir, "mosquitto.db") }
 func (m *Mosquitto) passwordPath() string { return filepath.Join(m.dir, "passwords") }
 
 func (m *Mosquitto) writeConfig() error {
@@ -372,6 +433,12 @@ func (m *Mosquitto) writeConfig() error {
 			"persistence true",
 			"persistence_location "+m.dir+string(filepath.Separator),
 			fmt.Sprintf("autosave_interval %d", int(m.cfg.Autosave/time.Second)))
+	}
+	if len(m.cfg.AccessRules) > 0 {
+		if err := m.writeFile(m.rulesPath(), strings.Join(m.cfg.AccessRules, "\n")+"\n"); err != nil {
+			return err
+		}
+		lines = append(lines, "acl_file "+m.rulesPath())
 	}
 	lines = append(lines, m.cfg.ExtraLines...)
 	return m.writeFile(m.configPath(), strings.Join(lines, "\n")+"\n")

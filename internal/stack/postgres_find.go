@@ -24,10 +24,24 @@ type PostgresBinaries struct {
 	Major int    // e.g. 15
 }
 
-// FindPostgres looks for an installed PostgreSQL: in PATH, where pg_config says,
-// and in the folders where packages put it, newest first.
-// The error is ErrPostgresNotFound with what was seen on the way.
+// PostgresVariable is the environment variable that names the folder of PostgreSQL's
+// programs, to the exclusion of all others: for tests, chaos and demo on another version.
+// The account "postgres" must be able to read it.
+//
+//	REACTOR_TEST_POSTGRES=/opt/postgres-18/bin go test ./...
+const PostgresVariable = "REACTOR_TEST_POSTGRES"
+
+// FindPostgres looks for an installed PostgreSQL: where PostgresVariable says, and only
+// there if it is set; in PATH, where pg_config says, and in the folders where packages put
+// it, newest first. The error is ErrPostgresNotFound with what was seen on the way.
 func FindPostgres() (PostgresBinaries, error) {
+	if dir := os.Getenv(PostgresVariable); dir != "" {
+		found, err := inspectPostgres(dir)
+		if err != nil {
+			return PostgresBinaries{}, fmt.Errorf("%s: %w", PostgresVariable, err)
+		}
+		return found, nil
+	}
 	var seen []error
 	for _, dir := range postgresFolders() {
 		found, err := inspectPostgres(dir)

@@ -87,12 +87,17 @@ func (p *Postgres) writeSettings() error {
 	for name, value := range p.cfg.Settings {
 		settings[name] = value
 	}
+	return p.appendSettings("postgresql.conf", settings)
+}
+
+// appendSettings adds to postgresql.conf, or to postgresql.auto.conf, which overrides it.
+// In each the last word on a setting counts.
+func (p *Postgres) appendSettings(file string, settings map[string]string) error {
 	names := make([]string, 0, len(settings))
 	for name := range settings {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-
 	var b strings.Builder
 	b.WriteString("\n# Written by reactor\n")
 	for _, name := range names {
@@ -100,9 +105,9 @@ func (p *Postgres) writeSettings() error {
 		if strings.ContainsAny(name+value, "\n\r") {
 			return fmt.Errorf("setting %q: line breaks are not allowed", name)
 		}
-		fmt.Fprintf(&b, "%s = '%s'\n", name, strings.ReplaceAll(value, "'", "''"))
+		fmt.Fprintf(&b, "%s = %s\n", name, quoteLiteral(value))
 	}
-	f, err := os.OpenFile(filepath.Join(p.dataDir(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(p.dataDir(), file), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -110,6 +115,9 @@ func (p *Postgres) writeSettings() error {
 	_, err = f.WriteString(b.String())
 	return err
 }
+
+// quoteLiteral quotes for SQL and for postgresql.conf alike.
+func quoteLiteral(value string) string { return "'" + strings.ReplaceAll(value, "'", "''") + "'" }
 
 // socketDir is where the Unix socket goes, for a person with psql; we connect
 // through TCP. A path too long for a socket address means no socket.

@@ -25,6 +25,10 @@ type ProcessSpec struct {
 	// Defaults to SIGKILL.
 	DeathSignal syscall.Signal
 
+	// Enter is called before the start, on a thread that ends with the child, which
+	// starts with what the thread has by then: a network namespace, say. Optional.
+	Enter func() error
+
 	// Credential is whom it runs as; nil: as us.
 	Credential *syscall.Credential
 }
@@ -58,7 +62,12 @@ func StartProcess(spec ProcessSpec) (*Process, error) {
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if spec.Enter == nil {
+			defer runtime.UnlockOSThread()
+		} else if err := spec.Enter(); err != nil { // the thread is spoilt: it ends with us
+			started <- err
+			return
+		}
 		err := cmd.Start()
 		started <- err
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 )
@@ -336,5 +337,91 @@ func TestInProcessBroker(t *testing.T) {
 	}
 	if err := client.ask(ctx); err == nil {
 		t.Error("it still answers")
+	}
+}
+
+// What was saved is there after a kill, and what came later is not.
+func TestMosquittoKilledAfterASave(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	m, err := StartMosquitto(ctx, MosquittoConfig{Persistence: true, Autosave: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	session := func(clientID string) (present bool) {
+		t.Helper()
+		conn, err := net.Dial("tcp", address(m.Port()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		expiry := uint32(600)
+		connect := packets.Connect{
+			ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: clientID,
+			Properties: &packets.Properties{SessionExpiryInterval: &expiry},
+		}
+		if _, err := connect.WriteTo(conn); err != nil {
+			t.Fatal(err)
+		}
+		reply, err := packets.ReadPacket(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply.Content.(*packets.Connack).SessionPresent
+	}
+	session("before")
+	for range 3 { // each of them, whatever inode the file gets
+		if err := m.Save(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	session("after")
+	if err := errors.Join(m.Kill(), m.Start(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if !session("before") || session("after") {
+		t.Error("the broker did not come back with its last save")
+	}
+	memory := &Mosquitto{}
+	if err := memory.Save(ctx); err == nil || !strings.Contains(err.Error(), "Persistence") {
+		t.Errorf("a broker without persistence saved: %v", err)
+	}
+}
+
+// A message that the rules forbid is answered with reason 0x87, and the connection stays.
+func TestMosquittoRefusesByItsRules(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	m, err := StartMosquitto(ctx, MosquittoConfig{AccessRules: []string{"topic readwrite #", "topic deny refused/#"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	conn, err := net.Dial("tcp", address(m.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	connect := packets.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: "rules", Properties: &packets.Properties{}}
+	if _, err := connect.WriteTo(conn); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := packets.ReadPacket(conn); err != nil {
+		t.Fatal(err)
+	}
+	for id, topic := range map[uint16]string{1: "refused/a", 2: "welcome/a"} {
+		publish := packets.Publish{Topic: topic, QoS: 2, PacketID: id, Properties: &packets.Properties{}}
+		if _, err := publish.WriteTo(conn); err != nil {
+			t.Fatal(err)
+		}
+		reply, err := packets.ReadPacket(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pubrec, ok := reply.Content.(*packets.Pubrec)
+		if !ok || (pubrec.ReasonCode == 0x87) != (topic == "refused/a") {
+			t.Errorf("%s: %s with %#v", topic, reply.PacketType(), reply.Content)
+		}
 	}
 }

@@ -129,11 +129,62 @@ func OwnPostgres(t testing.TB, cfg stack.PostgresConfig) *stack.Postgres {
 	return server
 }
 
+// OwnPgBouncer starts a pooler for this test alone, before cfg.Target, which must be
+// closed after it: start that first. It is closed when the test ends.
+func OwnPgBouncer(t testing.TB, cfg stack.PgBouncerConfig) *stack.PgBouncer {
+	t.Helper()
+	if cfg.Logger == nil {
+		cfg.Logger = Logger(t)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), serverStartLimit)
+	defer cancel()
+	pooler, err := stack.StartPgBouncer(ctx, cfg)
+	if err != nil {
+		t.Fatalf("testkit: %v%s", err, remedy(err))
+	}
+	t.Cleanup(func() {
+		if err := pooler.Close(); err != nil {
+			t.Errorf("testkit: %v", err)
+		}
+	})
+	return pooler
+}
+
+// Standby starts a streaming standby of a server for this test alone, and Copy a physical
+// copy; see stack.StartStandby and stack.CopyPostgres. They are closed when the test ends.
+func Standby(t testing.TB, primary *stack.Postgres) *stack.Postgres {
+	t.Helper()
+	return derived(t, primary, stack.StartStandby)
+}
+
+// Copy: see Standby.
+func Copy(t testing.TB, server *stack.Postgres) *stack.Postgres {
+	t.Helper()
+	return derived(t, server, stack.CopyPostgres)
+}
+
+func derived(t testing.TB, from *stack.Postgres, start func(context.Context, *stack.Postgres) (*stack.Postgres, error)) *stack.Postgres {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), serverStartLimit)
+	defer cancel()
+	server, err := start(ctx, from)
+	if err != nil {
+		t.Fatalf("testkit: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Errorf("testkit: %v", err)
+		}
+	})
+	return server
+}
+
 // remedy is what to do about a server program that is missing.
 func remedy(err error) string {
 	switch {
-	case errors.Is(err, stack.ErrPostgresNotFound), errors.Is(err, stack.ErrMosquittoNotFound):
-		return "\nThe tests need real servers. Run `make setup`, or on Debian and Ubuntu:\n\tapt-get install postgresql mosquitto"
+	case errors.Is(err, stack.ErrPostgresNotFound), errors.Is(err, stack.ErrMosquittoNotFound),
+		errors.Is(err, stack.ErrPgBouncerNotFound):
+		return "\nThe tests need real servers. Run `make setup`, or on Debian and Ubuntu:\n\tapt-get install postgresql mosquitto pgbouncer"
 	default:
 		return ""
 	}

@@ -12,8 +12,12 @@
 //		…
 //	}
 //
+// With REACTOR_TEST_POSTGRES=/folder/of/programs the tests run on another version of
+// PostgreSQL (see stack.PostgresVariable).
+//
 // One PostgreSQL and one Mosquitto serve all tests of a package; each is started
 // by the first test that wants it. Tests that stop or kill a server start their
-// own with OwnPostgres and OwnMosquitto. A missing server program fails the test:
+// own with OwnPostgres and OwnMosquitto; OwnPgBouncer is a pooler in between, Standby and
+// Copy are what becomes of a database elsewhere. A missing server program fails the test:
 // nothing here skips.
 package testkit

@@ -20,6 +20,8 @@ type ProcessConfig struct {
 	Args []string // without the program's name
 	Env  []string // added to ours
 	Dir  string   // defaults to ours
+
+	Enter func() error // see stack.ProcessSpec; e.g. the Enter of a netfault.Wire
 }
 
 // Process is a program under test, in a process group of its own. It is killed
@@ -39,7 +41,7 @@ func Run(t testing.TB, cfg ProcessConfig) *Process {
 	out := (*processOutput)(p)
 	proc, err := stack.StartProcess(stack.ProcessSpec{
 		Path: cfg.Path, Args: cfg.Args, Dir: cfg.Dir, Env: append(os.Environ(), cfg.Env...),
-		Stdout: out, Stderr: out,
+		Stdout: out, Stderr: out, Enter: cfg.Enter,
 	})
 	if err != nil {
 		t.Fatalf("testkit: run %s: %v", cfg.Path, err)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,18 +31,25 @@ type command struct {
 	Duration  time.Duration    `default:"20s" help:"How long each seed destroys."`
 	Rate      int              `default:"1000" help:"Jobs per second."`
 	Pause     time.Duration    `default:"700ms" help:"Mean time between two faults."`
-	Faults    []string         `placeholder:"NAME,…" help:"Only these: ${faults}."`
+	Faults    []string         `placeholder:"NAME,…" help:"Only these. By default: ${everything}. Apart, since they break what the strictest promise rests on: ${apart}."`
+	Settings  string           `enum:"seed,plain,hostile" default:"seed" help:"Settings of the instances' database role: plain, hostile, or hostile for a third of the seeds (seed)."`
 	Keep      string           `type:"path" placeholder:"DIR" help:"Where the logs of runs are kept; by default those of failed runs, in the temporary folder."`
 	Verbose   bool             `short:"v" help:"Say what is done, as it is done."`
 }
 
 func main() {
 	var c command
-	parser := kong.Parse(&c, kong.Name("chaos"), kong.Vars{"faults": strings.Join(chaos.FaultNames(), ", ")},
+	parser := kong.Parse(&c, kong.Name("chaos"), faultNames(),
 		kong.Description("Destroys a deployment of its own, seed after seed, and judges whether every job was delivered as promised."))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	parser.FatalIfErrorf(c.run(ctx))
+}
+
+func faultNames() kong.Vars {
+	everything := chaos.Everything()
+	apart := slices.DeleteFunc(chaos.FaultNames(), func(name string) bool { return slices.Contains(everything, name) })
+	return kong.Vars{"everything": strings.Join(everything, ", "), "apart": strings.Join(apart, ", ")}
 }
 
 func (c *command) run(ctx context.Context) error {
@@ -83,7 +91,7 @@ func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok b
 	begun := time.Now()
 	o, err := chaos.Run(ctx, chaos.Config{
 		Program: c.Program, Seed: seed, Delivery: c.Delivery, Instances: c.Instances, Duration: c.Duration,
-		Rate: c.Rate, Pause: c.Pause, Faults: c.Faults, Dir: dir, Logger: log,
+		Rate: c.Rate, Pause: c.Pause, Faults: c.Faults, Settings: c.Settings, Dir: dir, Logger: log,
 	})
 	ok = err == nil && o.Err() == nil
 	if c.Keep == "" && (ok || ctx.Err() != nil) {
@@ -97,12 +105,28 @@ func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok b
 		verdict = "BROKEN"
 	}
 	r := o.Report
-	fmt.Printf("seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, lateness p50 %v p99 %v max %v, in %v\n",
+	fmt.Printf("seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, lateness p50 %v p99 %v max %v, recovered in %v, in %v\n",
 		seed, c.Delivery, verdict, len(o.Schedule), r.Due-1, r.Lost.Count, r.Duplicated.Count, r.Early.Count,
-		r.LatenessAt(50), r.LatenessAt(99), r.MaxLateness.Round(time.Millisecond), time.Since(begun).Round(time.Second))
+		r.LatenessAt(50), r.LatenessAt(99), r.MaxLateness.Round(time.Millisecond), o.Recovery.Round(time.Millisecond), time.Since(begun).Round(time.Second))
+	for _, note := range o.Notes {
+		fmt.Printf("  accepted: %s\n", note)
+	}
 	if !ok {
-		fmt.Printf("  %s\nlogs: %s\nagain: make chaos CHAOS='--seed %d --runs 1'\nschedule:\n  %s\n",
-			strings.Join(o.Findings, "\n  "), dir, seed, strings.Join(o.Schedule, "\n  "))
+		fmt.Printf("  %s\nlogs: %s\nagain: make chaos CHAOS='--seed %d --runs 1%s'\nsettings:\n  %s\nschedule:\n  %s\n",
+			strings.Join(o.Findings, "\n  "), dir, seed, c.flags(), strings.Join(o.Settings, "\n  "), strings.Join(o.Schedule, "\n  "))
 	}
 	return ok, nil
+}
+
+// flags are those that the schedule depends on, where they are not the defaults.
+func (c *command) flags() string {
+	var b strings.Builder
+	if len(c.Faults) > 0 {
+		fmt.Fprintf(&b, " --faults %s", strings.Join(c.Faults, ","))
+	}
+	if c.Settings != chaos.SettingsBySeed {
+		fmt.Fprintf(&b, " --settings %s", c.Settings)
+	}
+	fmt.Fprintf(&b, " --delivery %s --instances %d --duration %v --rate %d --pause %v", c.Delivery, c.Instances, c.Duration, c.Rate, c.Pause)
+	return b.String()
 }

@@ -1,0 +1,34 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/netfault"
+)
+
+// drawBlackHole makes the connections of an instance to one server, or to both, go dead
+// without a word, while new ones work: a host lost power behind an address that moved, or
+// a NAT forgot its flows. The kernels acknowledge everything, so only the program's own
+// deadlines help it. The servers give their side up after a while, as by keepalive;
+// until then the dead sessions keep what they hold.
+func drawBlackHole(d draw) action {
+	i, which, keepalive := d.instance(), d.IntN(3), d.duration(time.Second, 15*time.Second)
+	text := [...]string{"the database", "the broker", "both servers"}[which]
+	return action{
+		fmt.Sprintf("instance %d and %s: what is open goes dead, the server finds out after %v", i, text, keepalive),
+		func(ctx context.Context, w *world) error {
+			in := w.instances[i]
+			proxies := [...][]*netfault.Proxy{{in.database}, {in.broker}, {in.database, in.broker}}[which]
+			for _, p := range proxies {
+				p.BlackHole()
+			}
+			sleep(ctx, keepalive)
+			for _, p := range proxies {
+				p.GiveUp()
+			}
+			return nil
+		},
+	}
+}

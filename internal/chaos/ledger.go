@@ -1,0 +1,234 @@
+package chaos
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/job-publisher/reactor/internal/netfault"
+)
+
+// ledger keeps, from the packets between instances and broker, what each broker was told:
+// a killed broker takes the judge's own messages along, so what arrived at a subscriber
+// does not tell who has lost what did not.
+//
+// A broker's life, from a start to a kill, is numbered. A message is released into nothing
+// if its PUBREL goes to a life that never saw its PUBLISH: mosquitto answers that with
+// success.
+//
+//	life 1: PUBLISH 5 ──► ◄── PUBREC 5        SIGKILL
+//	life 2:               PUBREL 5 ──► ◄── PUBCOMP 5       nobody gets it
+type ledger struct {
+	mu       sync.Mutex
+	lives    []life                  // guarded by mu; the last one is now
+	saves    []time.Time             // guarded by mu
+	streams  map[stream]*assembly    // guarded by mu
+	clients  map[connection]string   // guarded by mu; client ids
+	messages map[packet]*publication // guarded by mu; the last PUBLISH of each packet id
+	releases map[int64][]release     // guarded by mu, by job
+}
+
+// life of a broker.
+type life struct {
+	knows time.Time // the save that it began with: what was published before is known
+	ended time.Time // zero: it lasts
+}
+
+type connection struct{ proxy, conn int }
+
+type stream struct {
+	connection
+	from netfault.Direction
+}
+
+type packet struct {
+	client string
+	id     uint16
+}
+
+// publication is a PUBLISH at QoS 2.
+type publication struct {
+	job  int64
+	life int
+	at   time.Time
+}
+
+// release is a PUBREL.
+type release struct {
+	of   publication
+	life int
+	at   time.Time
+}
+
+// assembly puts packets together again.
+type assembly struct {
+	buf    bytes.Buffer
+	broken bool // it cannot be understood: bytes were dropped
+}
+
+func newLedger() *ledger {
+	return &ledger{
+		lives: make([]life, 1), streams: map[stream]*assembly{}, clients: map[connection]string{},
+		messages: map[packet]*publication{}, releases: map[int64][]release{},
+	}
+}
+
+// saved notes that the broker has saved its state: the next life begins with it.
+func (l *ledger) saved(at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.saves = append(l.saves, at)
+}
+
+// killed notes that a life has ended.
+func (l *ledger) killed(at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lives[len(l.lives)-1].ended = at
+}
+
+// next begins a life, with the last save.
+func (l *ledger) next() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var begin life
+	if len(l.saves) > 0 {
+		begin.knows = l.saves[len(l.saves)-1]
+	}
+	l.lives = append(l.lives, begin)
+}
+
+// observe takes what one of the proxies lets through.
+func (l *ledger) observe(proxy int, c netfault.Chunk, forwarded int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := stream{connection{proxy, c.Conn}, c.Direction}
+	a := l.streams[key]
+	if a == nil {
+		a = &assembly{}
+		l.streams[key] = a
+	}
+	if a.broken {
+		return
+	}
+	a.buf.Write(c.Data[:forwarded])
+	for {
+		whole := wholePacket(a.buf.Bytes())
+		if whole == 0 {
+			return
+		}
+		p, err := packets.ReadPacket(bytes.NewReader(a.buf.Next(whole)))
+		if err != nil {
+			a.broken = true
+			return
+		}
+		l.note(key.connection, p)
+	}
+}
+
+// wholePacket is how many bytes the first packet has; 0 if it is not all there.
+func wholePacket(data []byte) int {
+	if len(data) < 2 {
+		return 0
+	}
+	length, n := binary.Uvarint(data[1:])
+	if n <= 0 || len(data) < 1+n+int(length) {
+		return 0
+	}
+	return 1 + n + int(length)
+}
+
+func (l *ledger) note(c connection, p *packets.ControlPacket) {
+	now, life := time.Now(), len(l.lives)-1
+	switch content := p.Content.(type) {
+	case *packets.Connect:
+		l.clients[c] = content.ClientID
+	case *packets.Publish:
+		if content.QoS != 2 || content.Properties == nil {
+			return
+		}
+		for _, u := range content.Properties.User {
+			if job, err := strconv.ParseInt(u.Value, 10, 64); u.Key == "job-id" && err == nil {
+				l.messages[packet{l.clients[c], content.PacketID}] = &publication{job, life, now}
+			}
+		}
+	case *packets.Pubrel:
+		if m := l.messages[packet{l.clients[c], content.PacketID}]; m != nil {
+			l.releases[m.job] = append(l.releases[m.job], release{*m, life, now})
+		}
+	}
+}
+
+// fate says what a job that nobody got was told to the broker.
+type fate int
+
+const (
+	// neverReleased: the broker was never asked to pass it on.
+	neverReleased fate = iota
+	// releasedIntoNothing: to a broker that did not have it.
+	releasedIntoNothing
+	// releasedAtTheKill: to a broker that had it, and was killed so soon after that the
+	// message may have gone with it.
+	releasedAtTheKill
+	// swallowed: to a broker that had it and lived on.
+	swallowed
+)
+
+func (f fate) String() string {
+	return [...]string{
+		"never released", "released to a broker that did not have it",
+		"released within a second of the kill", "released to a broker that had it and lived on",
+	}[f]
+}
+
+// fateOf a job. Of several releases the one that excuses its loss most counts: if the kill
+// came between a PUBREL and its answer, repeating it can help nobody.
+func (l *ledger) fateOf(job int64) fate {
+	const delivery = time.Second // from PUBREL to the subscriber's kernel, on a laden machine
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	best := neverReleased
+	for _, r := range l.releases[job] {
+		on := l.lives[r.life]
+		had := r.of.life == r.life || !r.of.at.After(on.knows)
+		f := swallowed
+		switch {
+		case !had:
+			f = releasedIntoNothing
+		case !on.ended.IsZero() && on.ended.Sub(r.at) < delivery:
+			return releasedAtTheKill
+		}
+		best = max(best, f)
+	}
+	return best
+}
+
+// unsure are the times in which a message may be delivered twice by no fault of ours: what
+// the broker had in hand at a save it has again after a kill, and what was on its way at a
+// kill is sent again.
+func (l *ledger) unsure() []span {
+	const before, after = 2 * time.Second, 6 * time.Second
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var spans []span
+	for _, at := range l.saves {
+		spans = append(spans, span{at.Add(-before), at.Add(after)})
+	}
+	for _, on := range l.lives {
+		if !on.ended.IsZero() {
+			spans = append(spans, span{on.ended.Add(-before), on.ended.Add(after)})
+		}
+	}
+	return spans
+}
+
+// kills is how many lives have ended.
+func (l *ledger) kills() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.lives) - 1
+}

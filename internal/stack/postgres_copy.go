@@ -1,0 +1,214 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// CopyPostgres starts a physical copy of a running server beside it, on a port of its
+// own: what a snapshot, a base backup or a restore to a point in time is. The copy has the
+// same system identifier, databases, oids and passwords; from now on both go their ways.
+func CopyPostgres(ctx context.Context, p *Postgres) (*Postgres, error) {
+	ctx, cancel := withStartTimeout(ctx)
+	defer cancel()
+	c, err := p.copy(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("copy postgres: %w", err)
+	}
+	return c, nil
+}
+
+// StartStandby starts a hot standby of a running server, on a port of its own, that
+// streams asynchronously: a commit at the primary waits for nothing here.
+//
+//	StartStandby ──► streaming ──StopStreaming──► behind ──┐
+//	                     └───────────────Promote───────────┴──► a primary of its own
+//
+// What the primary commits after StopStreaming is lost by Promote.
+func StartStandby(ctx context.Context, primary *Postgres) (*Postgres, error) {
+	ctx, cancel := withStartTimeout(ctx)
+	defer cancel()
+	s, err := primary.copy(ctx, func(s *Postgres) error {
+		conninfo := fmt.Sprintf("host=%s port=%d user=%s password=%s sslmode=disable",
+			loopback, primary.Port(), superuser, primary.password)
+		if primary.password == "" {
+			conninfo = fmt.Sprintf("host=%s port=%d user=%s sslmode=disable", loopback, primary.Port(), superuser)
+		}
+		return errors.Join(
+			// Where StopStreaming has left its word, if primary was a standby once.
+			s.appendSettings("postgresql.auto.conf", map[string]string{"primary_conninfo": conninfo, "hot_standby": "on"}),
+			s.writeData("standby.signal", ""))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start standby: %w", err)
+	}
+	err = primary.await(ctx, "the standby to stream",
+		"SELECT EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming')")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start standby: %w; the last lines of its log:\n%s", err, logTail(s.LogPath())), s.Close())
+	}
+	return s, nil
+}
+
+// StopStreaming cuts a standby off from its primary, and returns when nothing comes in
+// any more.
+func (p *Postgres) StopStreaming(ctx context.Context) error {
+	if err := p.setAndReload(ctx, "primary_conninfo", ""); err != nil {
+		return fmt.Errorf("stop streaming: %w", err)
+	}
+	return p.await(ctx, "the end of streaming", "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)")
+}
+
+// CatchUp blocks until a standby has replayed what primary has committed by now.
+func (p *Postgres) CatchUp(ctx context.Context, primary *Postgres) error {
+	conn, err := pgx.Connect(ctx, primary.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var lsn string
+	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_lsn()::text").Scan(&lsn); err != nil {
+		return err
+	}
+	return p.await(ctx, "the replay of "+lsn, "SELECT pg_last_wal_replay_lsn() >= "+quoteLiteral(lsn)+"::pg_lsn")
+}
+
+// Promote makes a standby a primary. The old one is not stopped by that: end it before,
+// or have two.
+func (p *Postgres) Promote(ctx context.Context) error {
+	ctx, cancel := withStartTimeout(ctx)
+	defer cancel()
+	if err := p.exec(ctx, "SELECT pg_promote()"); err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
+	return p.await(ctx, "the end of recovery", "SELECT NOT pg_is_in_recovery()")
+}
+
+// copy starts a server on a copy of p's data, which prepare may change before.
+func (p *Postgres) copy(ctx context.Context, prepare func(*Postgres) error) (*Postgres, error) {
+	cfg := p.cfg
+	cfg.Dir, cfg.Port = "", 0
+	c := &Postgres{cfg: cfg, log: p.log, bin: p.bin, who: p.who, password: p.password}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if c.dir, err = prepareDir("", "reactor-postgres-", c.who); err != nil {
+		return nil, err
+	}
+	if err = p.backup(ctx, c); err == nil {
+		// The socket's folder is the original's in the settings that came along.
+		err = c.appendSettings("postgresql.conf", map[string]string{"unix_socket_directories": c.socketDir()})
+	}
+	if err == nil && prepare != nil {
+		err = prepare(c)
+	}
+	if err == nil {
+		err = c.firstStart(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.log.Info("postgres copied", "port", c.port, "pid", c.Pid(), "dir", c.dir)
+	return c, nil
+}
+
+// backup copies the data of a running server, by the low-level API of base backups
+// (https://www.postgresql.org/docs/15/continuous-archiving.html, 26.3.3): pg_basebackup is
+// not among the programs of every installation. Between start and stop the server writes
+// whole pages to the WAL, so a page that is copied while it changes is put right by the
+// replay; the WAL is copied last, and holds everything from start to stop.
+func (p *Postgres) backup(ctx context.Context, to *Postgres) error {
+	conn, err := pgx.Connect(ctx, p.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, "SELECT pg_backup_start('reactor', fast => true)"); err != nil {
+		return err
+	}
+	if err := p.copyTree(to, ".", func(path string) bool { return !neverCopied[path] }); err != nil {
+		return err
+	}
+	var label string
+	if err := conn.QueryRow(ctx, "SELECT labelfile FROM pg_backup_stop(wait_for_archive => false)").Scan(&label); err != nil {
+		return err
+	}
+	return errors.Join(p.copyTree(to, "pg_wal", func(string) bool { return true }), to.writeData("backup_label", label))
+}
+
+// neverCopied is what a copy makes anew; of folders, what is in them.
+var neverCopied = map[string]bool{
+	"postmaster.pid": true, "postmaster.opts": true, "pg_wal": true, "pg_replslot": true, "pg_dynshmem": true,
+	"pg_notify": true, "pg_serial": true, "pg_snapshots": true, "pg_stat_tmp": true, "pg_subtrans": true,
+}
+
+// copyTree copies a folder of the data directory. What vanishes meanwhile is not missed.
+func (p *Postgres) copyTree(to *Postgres, folder string, wanted func(path string) bool) error {
+	from := filepath.Join(p.dataDir(), folder)
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(p.dataDir(), path)
+		if err != nil {
+			return err
+		}
+		there := filepath.Join(to.dataDir(), relative)
+		switch {
+		case entry.IsDir():
+			if err := os.MkdirAll(there, 0o700); err != nil {
+				return err
+			}
+			if err := to.who.own(there); err != nil {
+				return err
+			}
+			if !wanted(relative) {
+				return fs.SkipDir
+			}
+			return nil
+		case !wanted(relative), strings.HasPrefix(entry.Name(), "pgsql_tmp"):
+			return nil
+		default:
+			return copyFile(path, there, to.who)
+		}
+	})
+}
+
+func copyFile(from, to string, who account) error {
+	in, err := os.Open(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close(), who.own(to))
+}
+
+// writeData writes a file of the data directory.
+func (p *Postgres) writeData(name, text string) error {
+	path := filepath.Join(p.dataDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return p.who.own(path)
+}
