@@ -88,19 +88,20 @@ func readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([
 		return nil, err
 	}
 	var (
-		batches       []reactor.Batch
-		id, round     int64
-		settled       int
-		qos           int16
-		firstSlot     int32
-		job           reactor.Job
-		fire, expires dbTime
+		batches   []reactor.Batch
+		id, round int64
+		settled   int
+		qos       int16
+		firstSlot int32
+		job       reactor.Job
+		fire      dbTime
+		expires   nullTime
 	)
 	_, err = pgx.ForEachRow(rows, []any{&id, &round, &settled, &qos, &firstSlot, &job.ID, &job.Topic, &job.Payload, &fire, &expires}, func() error {
 		if n := len(batches); n == 0 || batches[n-1].ID != id {
 			batches = append(batches, reactor.Batch{ID: id, Round: round, Settled: settled, QoS: byte(qos), FirstSlot: reactor.Slot(firstSlot)})
 		}
-		job.FireAt, job.ExpiresAt = fire.DBTime, expires.DBTime
+		job.FireAt, job.ExpiresAt, job.Expires = fire.DBTime, expires.DBTime, expires.valid
 		batch := &batches[len(batches)-1]
 		batch.Jobs = append(batch.Jobs, job)
 		job.Payload = nil // the next row gets memory of its own
