@@ -17,8 +17,8 @@ import (
 type benchCommand struct {
 	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders; the URLs are not used then."`
 	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without, what is measured is the programs."`
-	DatabaseURL string `group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
-	MQTTURL     string `group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
+	DatabaseURL string `type:"url" group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
+	MQTTURL     string `type:"url" group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
 
 	Jobs         int           `group:"Load" default:"50000" help:"How many jobs."`
 	Rate         float64       `group:"Load" placeholder:"PER_SECOND" help:"Evenly paced, instead of a backlog that is due at once."`
@@ -148,8 +148,8 @@ func (kept) Close() error { return nil }
 // drainCommand is `reactor bench-drain`, which the bench starts.
 type drainCommand struct {
 	Kind        string           `arg:"" enum:"broker,ceiling,poller" help:"broker, ceiling or poller."`
-	DatabaseURL string           `required:""`
-	MQTTURL     string           `required:"" name:"mqtt-url"`
+	DatabaseURL string           `required:"" type:"url"`
+	MQTTURL     string           `required:"" type:"url" name:"mqtt-url"`
 	Delivery    reactor.Delivery `default:"exactly-once"`
 	Lanes       int              `default:"2"`
 	PollRows    int              `default:"100"`
