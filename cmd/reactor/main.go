@@ -57,16 +57,7 @@ func runProgram(args []string, stdout, stderr io.Writer) (code int) {
 	}()
 	var p program
 	env := newEnvironment(os.Environ())
-	parser, err := kong.New(&p,
-		kong.Name("reactor"),
-		kong.Description(description),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { panic(helped(code)) }),
-		kong.Resolvers(env),
-		kong.NamedMapper("url", kong.MapperFunc(trimmed)),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
-		kong.ValueFormatter(helpWithEnv),
-	)
+	parser, err := newParser(&p, env, kong.Writers(stdout, stderr), kong.Exit(func(code int) { panic(helped(code)) }))
 	if err != nil {
 		panic(err) // the command line's own definition is broken
 	}
@@ -92,6 +83,18 @@ func runProgram(args []string, stdout, stderr io.Writer) (code int) {
 		return exitFailure
 	}
 	return exitOK
+}
+
+// newParser makes the command line of a program.
+func newParser(p *program, env *environment, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(p, append(options,
+		kong.Name("reactor"),
+		kong.Description(description),
+		kong.Resolvers(env),
+		kong.NamedMapper("url", kong.MapperFunc(trimmed)),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.ValueFormatter(helpWithEnv),
+	)...)
 }
 
 // output is where a command writes.
