@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // Config says how to reach the broker. The zero value of every field but URL is its
 // default.
 type Config struct {
 	// URL of the broker: mqtt://host:1883 (or tcp://), with TLS mqtts://host:8883 (or
-	// ssl://). It may carry a user and a password, %-encoded. There is no default; those
-	// of the port are 1883 and 8883.
+	// ssl://). It may carry a user and a password, %-encoded. White space around it, like
+	// the end of the line in a file, is no part of it. There is no default; those of the
+	// port are 1883 and 8883.
 	URL string
 	// Username and Password override those of the URL. Default to them.
 	Username, Password string
@@ -53,6 +57,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	c.URL = strings.TrimSpace(c.URL)
 	setDefault(&c.KeepAlive, 30*time.Second)
 	setDefault(&c.ConnectTimeout, 10*time.Second)
 	setDefault(&c.WriteTimeout, 10*time.Second)
@@ -78,11 +83,11 @@ func (c Config) validate() error {
 		{"SessionExpiry", c.SessionExpiry, time.Second, 1<<32*time.Second - 1},
 	} {
 		if d.value < d.min || d.value > d.max {
-			return fmt.Errorf("%s is %v, must be %v to %v", d.field, d.value, d.min, d.max)
+			return &reactor.ConfigError{Field: d.field, Value: d.value, Problem: fmt.Sprintf("must be %v to %v", d.min, d.max)}
 		}
 	}
 	if c.InFlight < 0 || c.InFlight > maxUint16 {
-		return fmt.Errorf("InFlight is %d, must be 1 to %d, or 0 for the default", c.InFlight, maxUint16)
+		return &reactor.ConfigError{Field: "InFlight", Value: c.InFlight, Problem: fmt.Sprintf("must be 1 to %d, or 0 for the default", maxUint16)}
 	}
 	return nil
 }

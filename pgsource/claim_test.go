@@ -3,6 +3,7 @@ package pgsource_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -43,7 +44,7 @@ func TestClaimReadsWhatWasInserted(t *testing.T) {
 				if job.ID != ids[i] || job.Topic != topic || string(job.Payload) != payloads[i] {
 					t.Errorf("job %d is %d %q %.20q, want %d %q %.20q", i, job.ID, job.Topic, job.Payload, ids[i], topic, payloads[i])
 				}
-				if (job.ExpiresAt != 0) != (i%2 == 1) || job.ExpiresAt != 0 && job.ExpiresAt < job.FireAt+3_599_000_000 {
+				if job.Expires != (i%2 == 1) || job.Expires && job.ExpiresAt < job.FireAt.Add(3599*time.Second) {
 					t.Errorf("job %d fires at %v and expires at %v", i, job.FireAt.Time(), job.ExpiresAt.Time())
 				}
 				if i > 0 && job.FireAt <= batch.Jobs[i-1].FireAt {

@@ -1,7 +1,6 @@
 package pgsource
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,13 +9,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // Config says how to use the database. The zero value of every field but
 // DatabaseURL is its default.
 type Config struct {
 	// DatabaseURL is a connection string as libpq knows it: a URL or key=value
-	// pairs; PGHOST and its like fill in what is missing.
+	// pairs; PGHOST and its like fill in what is missing. White space around it, like the
+	// end of the line in a file, is no part of it.
 	DatabaseURL string
 	// ListenURL is a direct connection for LISTEN, needed where DatabaseURL leads
 	// through a pooler in transaction mode, which does not carry notifications.
@@ -31,11 +33,13 @@ type Config struct {
 	// Name is shown in reactor.instances. Defaults to "host:pid".
 	Name string
 	// MaxConns is how many connections are opened for claims, loads and settlements. Three
-	// more are used, for the membership, for LISTEN, and for what may take long. Defaults
+	// more are used, for the membership, for LISTEN, and for what may take long. 2 to 128:
+	// each lane and the settler use one at a time, and more make nothing faster. Defaults
 	// to 6.
 	MaxConns int
 	// StatementTimeout ends any statement of ours that takes longer; claims and
-	// settlements are given up after 5 s at the latest. Defaults to 10 s.
+	// settlements are given up after 5 s at the latest. Defaults to 10 s. This and all
+	// other durations are 1 ms to 24 h.
 	StatementTimeout time.Duration
 	// Heartbeat is the time between two signs of life. Defaults to 1 s.
 	Heartbeat time.Duration
@@ -47,7 +51,7 @@ type Config struct {
 	// unanswered ones mean that it is dead. Defaults to 5 s.
 	FeedCheck time.Duration
 	// RetryAttempts is how often a job that the broker refuses is tried before it
-	// is recorded as failed. Defaults to 5.
+	// is recorded as failed, 1 to 1000. Defaults to 5.
 	RetryAttempts int
 	// RetryBackoff is the pause before the second attempt; it doubles with each
 	// further one up to 64 times as much, give or take a quarter. Defaults to 1 s.
@@ -57,6 +61,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	c.DatabaseURL, c.ListenURL = strings.TrimSpace(c.DatabaseURL), strings.TrimSpace(c.ListenURL)
 	if c.ListenURL == "" {
 		c.ListenURL = c.DatabaseURL
 	}
@@ -81,29 +86,27 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) validate() error {
+	const example = "postgres://user:password@host:5432/database"
 	if c.DatabaseURL == "" {
-		return errors.New("DatabaseURL is empty: give a connection string such as postgres://user:password@host:5432/database")
+		return &reactor.ConfigError{Field: "DatabaseURL", Problem: "is empty: give a connection string such as " + example}
 	}
 	for _, u := range []struct{ field, url string }{{"DatabaseURL", c.DatabaseURL}, {"ListenURL", c.ListenURL}} {
 		cfg, err := pgxpool.ParseConfig(u.url)
 		if err != nil {
-			return fmt.Errorf("%s is not a connection string (write postgres://user:password@host:5432/database): %w", u.field, redacted(err))
+			return &reactor.ConfigError{Field: u.field, Problem: fmt.Sprintf("is not a connection string (write %s): %v", example, redacted(err))}
 		}
 		// These two send parameters without knowing their types, and get text back.
 		if mode := cfg.ConnConfig.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
-			return fmt.Errorf("%s has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", u.field, mode)
+			return &reactor.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
 		}
 	}
 	if len(c.Deployment) > 40 || strings.ContainsFunc(c.Deployment, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r == '-' || r == '_')
 	}) {
-		return fmt.Errorf("Deployment is %q, must be letters, digits, - and _, 40 at most", c.Deployment)
+		return &reactor.ConfigError{Field: "Deployment", Value: c.Deployment, Problem: "must be letters, digits, - and _, 40 at most"}
 	}
-	if c.MaxConns < 2 {
-		return fmt.Errorf("MaxConns is %d, must be at least 2", c.MaxConns)
-	}
-	if c.TTL < 3*c.Heartbeat {
-		return fmt.Errorf("TTL is %v, must be at least 3 heartbeats of %v", c.TTL, c.Heartbeat)
+	if c.MaxConns < 2 || c.MaxConns > maxConns {
+		return &reactor.ConfigError{Field: "MaxConns", Value: c.MaxConns, Problem: fmt.Sprintf("must be 2 to %d", maxConns)}
 	}
 	for _, d := range []struct {
 		field string
@@ -111,18 +114,25 @@ func (c Config) validate() error {
 	}{
 		{"StatementTimeout", c.StatementTimeout},
 		{"Heartbeat", c.Heartbeat},
+		{"TTL", c.TTL},
 		{"FeedCheck", c.FeedCheck},
 		{"RetryBackoff", c.RetryBackoff},
 	} {
-		if d.value < time.Millisecond {
-			return fmt.Errorf("%s is %v, must be at least 1ms", d.field, d.value)
+		if d.value < time.Millisecond || d.value > 24*time.Hour {
+			return &reactor.ConfigError{Field: d.field, Value: d.value, Problem: "must be 1ms to 24h"}
 		}
 	}
-	if c.RetryAttempts < 1 {
-		return fmt.Errorf("RetryAttempts is %d, must be at least 1", c.RetryAttempts)
+	if c.TTL < 3*c.Heartbeat {
+		return &reactor.ConfigError{Field: "TTL", Value: c.TTL, Problem: fmt.Sprintf("must be at least 3 heartbeats of %v", c.Heartbeat)}
+	}
+	if c.RetryAttempts < 1 || c.RetryAttempts > 1000 {
+		return &reactor.ConfigError{Field: "RetryAttempts", Value: c.RetryAttempts, Problem: "must be 1 to 1000"}
 	}
 	return nil
 }
+
+// maxConns is twice as many as the largest number of lanes can use.
+const maxConns = 128
 
 // setDefault replaces a zero value.
 func setDefault[T comparable](field *T, value T) {

@@ -101,7 +101,8 @@ func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *
 		qos            int16
 		firstSlot      int32
 		job            reactor.Job
-		fire, expires  dbTime
+		fire           dbTime
+		expires        nullTime
 	)
 	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &fire, &expires}, func() error {
 		if n := len(batches); n == 0 || batches[n-1].ID != id {
@@ -109,7 +110,7 @@ func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *
 				ID: id, Token: signed.Bytes, Round: round, Settled: settled, QoS: byte(qos), FirstSlot: reactor.Slot(firstSlot), Reach: reach,
 			})
 		}
-		job.FireAt, job.ExpiresAt = fire.DBTime, expires.DBTime
+		job.FireAt, job.ExpiresAt, job.Expires = fire.DBTime, expires.DBTime, expires.valid
 		batch := &batches[len(batches)-1]
 		batch.Jobs = append(batch.Jobs, job)
 		job.Payload = nil // the next row gets memory of its own

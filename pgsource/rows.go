@@ -3,6 +3,7 @@ package pgsource
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -53,7 +54,7 @@ func (r *claimReader) read(rows pgx.Rows, batch *reactor.Batch) error {
 		v := rows.RawValues()
 		job := reactor.Job{ID: binaryInt(v[1]), FireAt: binaryTime(v[4])}
 		if v[5] != nil {
-			job.ExpiresAt = binaryTime(v[5])
+			job.ExpiresAt, job.Expires = binaryTime(v[5]), true
 		}
 		batch.ID, batch.At = binaryInt(v[0]), binaryTime(v[6])
 		r.topics = append(r.topics, v[2]...)
@@ -82,4 +83,9 @@ func binaryInt(v []byte) int64 { return int64(binary.BigEndian.Uint64(v)) }
 // postgresEpoch is 2000-01-01, where PostgreSQL counts from.
 const postgresEpoch reactor.DBTime = 946_684_800_000_000
 
-func binaryTime(v []byte) reactor.DBTime { return postgresEpoch + reactor.DBTime(binaryInt(v)) }
+// binaryTime saturates, as reactor.DBTimeOf does. Infinity is the largest integer, and stays
+// it; -infinity, the smallest, becomes an instant before all others.
+func binaryTime(v []byte) reactor.DBTime {
+	since2000 := binaryInt(v)
+	return postgresEpoch + reactor.DBTime(min(since2000, math.MaxInt64-int64(postgresEpoch)))
+}

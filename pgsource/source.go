@@ -60,6 +60,8 @@ const (
 	lockPatience = 2 * time.Second
 	// asidePatience is for what nobody waits for.
 	asidePatience = 5 * time.Second
+	// besides is how many connections there are beside those of Config.MaxConns.
+	besides = 3
 	// slack is how much later than the server we give a statement up: its answer says
 	// what has become of it, ours does not.
 	slack = time.Second
@@ -101,6 +103,11 @@ func (s *Source) Open(ctx context.Context) (err error) {
 		asynchronous: true,
 	}); err != nil {
 		return err
+	}
+	if !s.pooled {
+		if err := checkConnections(ctx, s.control.pool, s.cfg.MaxConns+besides); err != nil {
+			return err
+		}
 	}
 	found, err := s.findTable(ctx, path)
 	if err != nil {

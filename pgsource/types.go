@@ -1,6 +1,7 @@
 package pgsource
 
 import (
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -11,8 +12,8 @@ import (
 // uuid is a claim's token.
 func uuid(token [16]byte) pgtype.UUID { return pgtype.UUID{Bytes: token, Valid: true} }
 
-// dbTime reads and writes reactor.DBTime as timestamptz. NULL reads as 0, which
-// stands for "none" wherever a column may be null.
+// dbTime reads and writes reactor.DBTime as timestamptz. NULL reads as 0; where a column
+// may be null and 0 is an instant like others, read a nullTime.
 type dbTime struct{ reactor.DBTime }
 
 // earliestTimestamp is the smallest finite timestamptz, 4714-11-24 BC.
@@ -22,9 +23,36 @@ const earliestTimestamp reactor.DBTime = -210866803200000000
 func (t *dbTime) ScanTimestamptz(v pgtype.Timestamptz) error {
 	t.DBTime = 0
 	if v.Valid {
-		t.DBTime = reactor.DBTimeOf(v.Time)
+		t.DBTime = instant(v)
 	}
 	return nil
+}
+
+// nullTime reads a timestamptz that may be null.
+type nullTime struct {
+	reactor.DBTime
+	valid bool
+}
+
+// ScanTimestamptz implements pgtype.TimestamptzScanner.
+func (t *nullTime) ScanTimestamptz(v pgtype.Timestamptz) error {
+	*t = nullTime{valid: v.Valid}
+	if v.Valid {
+		t.DBTime = instant(v)
+	}
+	return nil
+}
+
+// instant converts. The infinities, which a table that is not ours may hold, are the
+// first and the last instant.
+func instant(v pgtype.Timestamptz) reactor.DBTime {
+	switch v.InfinityModifier {
+	case pgtype.Infinity:
+		return math.MaxInt64
+	case pgtype.NegativeInfinity:
+		return math.MinInt64
+	}
+	return reactor.DBTimeOf(v.Time)
 }
 
 // TimestamptzValue implements pgtype.TimestamptzValuer. What lies before all that

@@ -1,7 +1,6 @@
 package reactor
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -16,11 +15,11 @@ type Config struct {
 	OnSessionLoss SessionLossPolicy
 	// JobsPerRead bounds the rows of one read of the table, and the jobs of one
 	// claim (which takes at most 512). Smaller reads use less memory, larger ones
-	// fewer statements. Defaults to 4096.
+	// fewer statements. At most 1,048,576. Defaults to 4096.
 	JobsPerRead int
 	// LoopFrequency is how often the table is swept. New jobs are announced by the
 	// database; the sweep is the safety net for what the announcement missed, and
-	// bounds how late that can be. Defaults to 2 s.
+	// bounds how late that can be. 1 ms to 24 h. Defaults to 2 s.
 	LoopFrequency time.Duration
 	// ConsumerCount and ConsumerIndex give this instance a fixed share: of
 	// ConsumerCount consumers, the one with this index, counted from 0. Each index
@@ -37,14 +36,22 @@ type Config struct {
 	// notify horizon in sql/triggers.sql, one minute. Defaults to 30 s.
 	Horizon time.Duration
 	// MaxPending bounds the jobs in memory that are not claimed yet, about 80 bytes
-	// each. Beyond it they wait in the table. Defaults to 262,144.
+	// each. Beyond it they wait in the table. 1024 to 100,000,000. Defaults to 262,144.
 	MaxPending int
 	// Grace is how long a stop waits for the broker to acknowledge what is on its
-	// way. Defaults to 10 s.
+	// way, at most 24 h. NoGrace is not at all: what is under way then is recovered by
+	// whoever takes over the lane. Defaults to 10 s.
 	Grace time.Duration
 	// Logger defaults to discarding.
 	Logger *slog.Logger
 }
+
+// NoGrace is the Config.Grace of a stop that waits for nothing: 0 is the default.
+const NoGrace time.Duration = -1
+
+// longest bounds durations, so that a few of them can be added, and any of them be told to
+// the database.
+const longest = 24 * time.Hour
 
 // notifyHorizon is the interval in sql/triggers.sql: rows due later are not
 // announced, and must lie beyond what has been loaded.
@@ -57,13 +64,19 @@ const maxClaim = 512
 // maxClaimBytes bounds the payload memory of one claim; a single larger job passes.
 const maxClaimBytes = 8 << 20
 
+// withDefaults is applied once.
 func (c Config) withDefaults() Config {
 	setDefault(&c.JobsPerRead, 4096)
 	setDefault(&c.LoopFrequency, 2*time.Second)
 	setDefault(&c.Lanes, 2)
 	setDefault(&c.Horizon, 30*time.Second)
 	setDefault(&c.MaxPending, 1<<18)
-	setDefault(&c.Grace, 10*time.Second)
+	switch c.Grace {
+	case 0:
+		c.Grace = 10 * time.Second
+	case NoGrace:
+		c.Grace = 0
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -73,29 +86,29 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	switch {
 	case c.Delivery > AtMostOnce:
-		return fmt.Errorf("the Delivery %v does not exist", c.Delivery)
+		return &ConfigError{"Delivery", c.Delivery, "which does not exist"}
 	case c.OnSessionLoss > Fail:
-		return fmt.Errorf("the OnSessionLoss %v does not exist", c.OnSessionLoss)
-	case c.JobsPerRead < 1:
-		return fmt.Errorf("JobsPerRead is %d, must be at least 1", c.JobsPerRead)
-	case c.LoopFrequency < time.Millisecond:
-		return fmt.Errorf("LoopFrequency is %v, must be at least 1ms", c.LoopFrequency)
+		return &ConfigError{"OnSessionLoss", c.OnSessionLoss, "which does not exist"}
+	case c.JobsPerRead < 1 || c.JobsPerRead > 1<<20:
+		return &ConfigError{"JobsPerRead", c.JobsPerRead, "must be 1 to 1048576"}
+	case c.LoopFrequency < time.Millisecond || c.LoopFrequency > longest:
+		return &ConfigError{"LoopFrequency", c.LoopFrequency, "must be 1ms to 24h"}
 	case c.ConsumerCount < 0 || c.ConsumerCount > Shards:
-		return fmt.Errorf("ConsumerCount is %d, must be 1 to %d, or 0 for sharing dynamically", c.ConsumerCount, Shards)
+		return &ConfigError{"ConsumerCount", c.ConsumerCount, fmt.Sprintf("must be 1 to %d, or 0 for sharing dynamically", Shards)}
 	case c.ConsumerCount == 0 && c.ConsumerIndex != 0:
-		return errors.New("ConsumerIndex is set and ConsumerCount is not: set both, or neither for sharing dynamically")
+		return &ConfigError{"ConsumerIndex", c.ConsumerIndex, "and ConsumerCount is not set: set both, or neither for sharing dynamically"}
 	case c.ConsumerCount > 0 && (c.ConsumerIndex < 0 || c.ConsumerIndex >= c.ConsumerCount):
-		return fmt.Errorf("ConsumerIndex is %d, must be 0 to %d with a ConsumerCount of %d", c.ConsumerIndex, c.ConsumerCount-1, c.ConsumerCount)
+		return &ConfigError{"ConsumerIndex", c.ConsumerIndex, fmt.Sprintf("must be 0 to %d with a ConsumerCount of %d", c.ConsumerCount-1, c.ConsumerCount)}
 	case c.MaxReads < 0:
-		return fmt.Errorf("MaxReads is %d, must not be negative", c.MaxReads)
+		return &ConfigError{"MaxReads", c.MaxReads, "must not be negative"}
 	case c.Lanes < 1 || c.Lanes > 64:
-		return fmt.Errorf("the number of Lanes is %d, must be 1 to 64", c.Lanes)
+		return &ConfigError{"Lanes", c.Lanes, "must be 1 to 64"}
 	case c.Horizon < time.Second || c.Horizon > notifyHorizon:
-		return fmt.Errorf("the Horizon is %v, must be 1s to %v", c.Horizon, notifyHorizon)
-	case c.MaxPending < 1024:
-		return fmt.Errorf("MaxPending is %d, must be at least 1024", c.MaxPending)
-	case c.Grace < 0:
-		return fmt.Errorf("the Grace is %v, must not be negative", c.Grace)
+		return &ConfigError{"Horizon", c.Horizon, fmt.Sprintf("must be 1s to %v", notifyHorizon)}
+	case c.MaxPending < 1024 || c.MaxPending > 100_000_000:
+		return &ConfigError{"MaxPending", c.MaxPending, "must be 1024 to 100000000"}
+	case c.Grace < 0 || c.Grace > longest:
+		return &ConfigError{"Grace", c.Grace, "must be 0s to 24h"}
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func (l *lane) pump() {
 			l.endAndSettle(s, nil)
 			continue
 		}
-		if at := fl.job.ExpiresAt; at != 0 && at < now && !fl.attempted {
+		if at := fl.job.ExpiresAt; fl.job.Expires && at < now && !fl.attempted {
 			l.endAndSettle(s, &Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
 			continue
 		}

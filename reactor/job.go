@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"math"
 	"math/bits"
 	"time"
 )
@@ -11,24 +12,54 @@ import (
 type DBTime int64
 
 // DBTimeOf converts a timestamp read from the database. Postgres timestamps
-// are whole microseconds, so nothing is lost.
-func DBTimeOf(t time.Time) DBTime { return DBTime(t.UnixMicro()) }
+// are whole microseconds, so nothing is lost, but for those of its last 30 years: they
+// go on to the end of the year 294276, and microseconds since 1970 that fit in 64 bits
+// to the 10th of January 294247. What lies beyond is taken for the last one that fits.
+func DBTimeOf(t time.Time) DBTime {
+	// UnixMicro wraps, seconds do not. The last second that fits in part counts as beyond.
+	const bound = math.MaxInt64 / 1_000_000
+	switch seconds := t.Unix(); {
+	case seconds >= bound:
+		return math.MaxInt64
+	case seconds <= -bound:
+		return math.MinInt64
+	}
+	return DBTime(t.UnixMicro())
+}
 
 // Time converts back for display and for query parameters.
 func (t DBTime) Time() time.Time { return time.UnixMicro(int64(t)).UTC() }
 
-// Add returns t+d. Fractions of a microsecond are rounded up, so that a
-// deadline never moves forward by rounding.
+// Add returns t+d, or the last instant on the side on which it would lie beyond. Fractions
+// of a microsecond are rounded up, so that a deadline never moves forward by rounding.
 func (t DBTime) Add(d time.Duration) DBTime {
-	µs := d / time.Microsecond
+	µs := int64(d / time.Microsecond)
 	if d%time.Microsecond > 0 {
 		µs++
 	}
-	return t + DBTime(µs)
+	sum := int64(t) + µs
+	switch {
+	case µs > 0 && sum < int64(t):
+		return math.MaxInt64
+	case µs < 0 && sum > int64(t):
+		return math.MinInt64
+	}
+	return DBTime(sum)
 }
 
-// Sub returns t-u.
-func (t DBTime) Sub(u DBTime) time.Duration { return time.Duration(t-u) * time.Microsecond }
+// Sub returns t-u, or the longest duration on the side on which it would be longer: a
+// Duration ends at 292 years, and the instants of a table may lie 300,000 apart.
+func (t DBTime) Sub(u DBTime) time.Duration {
+	const longest = math.MaxInt64 / int64(time.Microsecond)
+	µs := int64(t) - int64(u)
+	switch {
+	case t >= u && (µs < 0 || µs > longest):
+		return math.MaxInt64
+	case t < u && (µs > 0 || µs < -longest):
+		return math.MinInt64
+	}
+	return time.Duration(µs) * time.Microsecond
+}
 
 // Job is one claimed row: ours alone, until it is settled.
 type Job struct {
@@ -36,9 +67,11 @@ type Job struct {
 	Topic   string
 	Payload []byte
 	FireAt  DBTime
-	// ExpiresAt is the instant after which the job must no longer be published;
-	// 0 means never.
+	// ExpiresAt is the instant after which the job must no longer be published, if
+	// Expires is true; otherwise there is none. Every DBTime is an instant, 0 is one of
+	// 1970.
 	ExpiresAt DBTime
+	Expires   bool
 }
 
 // Pending is what the wheel holds of a job that nobody has claimed yet. It is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -254,7 +255,7 @@ func TestLaneRefusals(t *testing.T) {
 	l.attach(s)
 	past := l.clock.Now().Add(-time.Second)
 	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{
-		{ID: 1, Topic: "t"}, {ID: 2, Topic: "bad"}, {ID: 3, Topic: "t"}, {ID: 4, Topic: "t", ExpiresAt: past},
+		{ID: 1, Topic: "t"}, {ID: 2, Topic: "bad"}, {ID: 3, Topic: "t"}, {ID: 4, Topic: "t", ExpiresAt: past, Expires: true},
 	}}
 	f := l.admit(b)
 	l.launch(f, 0, 4)
@@ -271,6 +272,25 @@ func TestLaneRefusals(t *testing.T) {
 		if final := failure.JobID != 1; failure.Final != final {
 			t.Errorf("failure %+v", failure)
 		}
+	}
+}
+
+// TestExpiryIsAnInstant: 1970 is one like others, and what lies beyond all that fits has
+// not passed.
+func TestExpiryIsAnInstant(t *testing.T) {
+	l := newTestLane(AtLeastOnce)
+	s := newFakeSession(10)
+	l.attach(s)
+	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{
+		{ID: 1, Topic: "t"},
+		{ID: 2, Topic: "t", ExpiresAt: 0, Expires: true},
+		{ID: 3, Topic: "t", ExpiresAt: math.MaxInt64, Expires: true},
+		{ID: 4, Topic: "t", ExpiresAt: math.MinInt64, Expires: true},
+	}}
+	l.clock.observe(DBTimeOf(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)), 0, 1)
+	l.launch(l.admit(b), 0, 4)
+	if sent := s.take(); len(sent) != 2 || sent[0].JobID != 1 || sent[1].JobID != 3 {
+		t.Errorf("sent %+v, want the jobs 1 and 3", sent)
 	}
 }
 

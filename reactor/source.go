@@ -82,7 +82,7 @@ type Cursor struct {
 
 // CursorAt is the cursor before every job of the shard due at or after from.
 func CursorAt(shard uint8, from DBTime) Cursor {
-	return Cursor{Shard: shard, AfterAt: from - 1, AfterID: 1<<63 - 1}
+	return Cursor{Shard: shard, AfterAt: from.Add(-time.Microsecond), AfterID: 1<<63 - 1}
 }
 
 // Journal is the durable record of what is between the table and the broker.

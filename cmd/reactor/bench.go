@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -17,17 +18,17 @@ import (
 type benchCommand struct {
 	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders; the URLs are not used then."`
 	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without, what is measured is the programs."`
-	DatabaseURL string `group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
-	MQTTURL     string `group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
+	DatabaseURL string `type:"url" group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
+	MQTTURL     string `type:"url" group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
 
-	Jobs         int           `group:"Load" default:"50000" help:"How many jobs."`
-	Rate         float64       `group:"Load" placeholder:"PER_SECOND" help:"Evenly paced, instead of a backlog that is due at once."`
-	Spread       time.Duration `group:"Load" placeholder:"DURATION" help:"Or at random within this time."`
-	SameInstant  bool          `group:"Load" help:"Or all at one instant in the future."`
-	Idle         time.Duration `group:"Load" placeholder:"DURATION" help:"Or no jobs: measure what instances take while they have nothing to do."`
-	Ahead        time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; 2s if not given, 4s for the same instant."`
-	PayloadBytes int           `group:"Load" default:"40" help:"Size of a payload."`
-	Topics       int           `group:"Load" default:"100" help:"How many different topics."`
+	Jobs         int            `group:"Load" default:"50000" help:"How many jobs."`
+	Rate         *float64       `group:"Load" placeholder:"PER_SECOND" help:"Evenly paced, instead of a backlog that is due at once."`
+	Spread       *time.Duration `group:"Load" placeholder:"DURATION" help:"Or at random within this time."`
+	SameInstant  bool           `group:"Load" help:"Or all at one instant in the future."`
+	Idle         *time.Duration `group:"Load" placeholder:"DURATION" help:"Or no jobs: measure what instances take while they have nothing to do."`
+	Ahead        *time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; 2s if not given, 4s for the same instant."`
+	PayloadBytes int            `group:"Load" default:"40" help:"Size of a payload."`
+	Topics       int            `group:"Load" default:"100" help:"How many different topics."`
 
 	Instances int              `group:"Work" default:"1" help:"How many instances to start; 0 uses those that run already."`
 	Delivery  reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
@@ -61,6 +62,9 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 	} else if c.DatabaseURL == "" || c.MQTTURL == "" {
 		return &usageError{errors.New("give --stack, or --database-url and --mqtt-url")}
 	}
+	if err := c.check(); err != nil {
+		return &usageError{err}
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
@@ -75,8 +79,8 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program,
 		Fsync: c.Fsync, Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
 		Load: bench.Load{
-			Jobs: c.Jobs, Rate: c.Rate, Spread: c.Spread, SameInstant: c.SameInstant,
-			Idle: c.Idle, Ahead: c.Ahead, PayloadBytes: c.PayloadBytes, Topics: c.Topics,
+			Jobs: c.Jobs, Rate: orZero(c.Rate), Spread: orZero(c.Spread), SameInstant: c.SameInstant,
+			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics,
 		},
 		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
 		Progress: func(p bench.Progress) {
@@ -89,7 +93,7 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 	if err := cfg.Validate(); err != nil {
 		return &usageError{err}
 	}
-	if c.Plot != "" && c.Idle > 0 {
+	if c.Plot != "" && c.Idle != nil {
 		return &usageError{errors.New("there is nothing to draw of idleness: leave --plot away")}
 	}
 	// Opened before anything is measured, lest it be for nothing.
@@ -129,6 +133,31 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 	return result.Err()
 }
 
+// check looks at what the bench's configuration, whose zero values stand for something
+// else, cannot tell from what was not given.
+func (c *benchCommand) check() error {
+	if c.Rate != nil && !(*c.Rate > 0 && *c.Rate <= math.MaxFloat64) { // NaN is neither
+		return fmt.Errorf("--rate is %v, must be more than 0: leave it away for a backlog", *c.Rate)
+	}
+	for name, d := range map[string]*time.Duration{"spread": c.Spread, "idle": c.Idle, "ahead": c.Ahead} {
+		if d != nil && *d <= 0 {
+			return fmt.Errorf("--%s is %v, must be more than 0s: leave it away for none, or its default", name, *d)
+		}
+	}
+	if c.Lanes < 1 || c.Lanes > 64 {
+		return fmt.Errorf("--lanes is %d, must be 1 to 64", c.Lanes)
+	}
+	return nil
+}
+
+// orZero is what a flag was given, or zero if it was not.
+func orZero[T any](flag *T) (value T) {
+	if flag != nil {
+		value = *flag
+	}
+	return value
+}
+
 // create opens a file to write to, the standard output for "-", and nothing for "".
 func create(name string, stdout io.Writer) (io.WriteCloser, error) {
 	switch name {
@@ -148,8 +177,8 @@ func (kept) Close() error { return nil }
 // drainCommand is `reactor bench-drain`, which the bench starts.
 type drainCommand struct {
 	Kind        string           `arg:"" enum:"broker,ceiling,poller" help:"broker, ceiling or poller."`
-	DatabaseURL string           `required:""`
-	MQTTURL     string           `required:"" name:"mqtt-url"`
+	DatabaseURL string           `required:"" type:"url"`
+	MQTTURL     string           `required:"" type:"url" name:"mqtt-url"`
 	Delivery    reactor.Delivery `default:"exactly-once"`
 	Lanes       int              `default:"2"`
 	PollRows    int              `default:"100"`

@@ -105,7 +105,7 @@ var (
 		metric("outcomes_unknown_total", "Messages that were on their way when the broker lost its session state."): func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },
 		metric("jobs_recovered_total", "Jobs found unsettled in the journal of a lane."):                            func(s reactor.Stats) float64 { return float64(s.Recovered) },
 		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                                       func(s reactor.Stats) float64 { return float64(s.Lateness.Count) },
-		metric("lateness_seconds_total", "Sum over launched jobs of the time since fire_at."):                       func(s reactor.Stats) float64 { return s.Lateness.Sum.Seconds() },
+		metric("lateness_seconds_total", "Sum over launched jobs of the time since fire_at, a minute at most."):     func(s reactor.Stats) float64 { return s.Lateness.Sum.Seconds() },
 		metric("loads_total", "Reads of the table."):                                                                func(s reactor.Stats) float64 { return float64(s.Loads) },
 		metric("claims_total", "Claims."):                                                                           func(s reactor.Stats) float64 { return float64(s.Claim.Count) },
 		metric("claim_seconds_total", "Sum of the durations of claims."):                                            func(s reactor.Stats) float64 { return s.Claim.Sum.Seconds() },

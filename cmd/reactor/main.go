@@ -56,28 +56,25 @@ func runProgram(args []string, stdout, stderr io.Writer) (code int) {
 		}
 	}()
 	var p program
-	parser, err := kong.New(&p,
-		kong.Name("reactor"),
-		kong.Description(description),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { panic(helped(code)) }),
-		kong.DefaultEnvars("REACTOR"),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
-		kong.ValueFormatter(helpWithEnv),
-	)
+	env := newEnvironment(os.Environ())
+	parser, err := newParser(&p, env, kong.Writers(stdout, stderr), kong.Exit(func(code int) { panic(helped(code)) }))
 	if err != nil {
 		panic(err) // the command line's own definition is broken
 	}
 	parsed, err := parser.Parse(args)
-	if err != nil {
+	strangers, typo := env.strangers(parser.Model.Node)
+	if err == nil && parsed.Command() == "version" {
+		typo = nil // it has no settings
+	}
+	if err = errors.Join(err, typo); err != nil { // the one may explain the other
 		fmt.Fprintf(stderr, "reactor: %s (see reactor %s--help)\n", oneLine(err), commandOf(parsed))
 		return exitUsage
 	}
 	ctx, stop := signals()
 	defer stop()
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	parsed.Bind(output{stdout, stderr})
-	if err := parsed.Run(); err != nil {
+	parsed.Bind(output{stdout, stderr, strangers})
+	if err := inFlags(parsed.Run(), parsed.Flags(), env); err != nil {
 		fmt.Fprintf(stderr, "reactor: %s\n", oneLine(err))
 		var usage *usageError
 		if errors.As(err, &usage) {
@@ -88,11 +85,28 @@ func runProgram(args []string, stdout, stderr io.Writer) (code int) {
 	return exitOK
 }
 
+// newParser makes the command line of a program.
+func newParser(p *program, env *environment, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(p, append(options,
+		kong.Name("reactor"),
+		kong.Description(description),
+		kong.Resolvers(env),
+		kong.NamedMapper("url", kong.MapperFunc(trimmed)),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.ValueFormatter(helpWithEnv),
+	)...)
+}
+
 // output is where a command writes.
-type output struct{ stdout, stderr io.Writer }
+type output struct {
+	stdout, stderr io.Writer
+	strangers      []string // environment variables to warn of
+}
 
 // usageError is a mistake in flags that only the command can see.
 type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
 
 // signals ends the context with the first SIGINT or SIGTERM: a clean stop. The
 // second ends the process.
@@ -136,8 +150,8 @@ func commandOf(parsed *kong.Context) string {
 
 // helpWithEnv shows the environment variable of each flag.
 func helpWithEnv(value *kong.Value) string {
-	if value.Tag == nil || len(value.Tag.Envs) == 0 {
+	if value.Flag == nil || value.Name == "help" {
 		return value.Help
 	}
-	return strings.TrimSuffix(value.Help, ".") + " ($" + value.Tag.Envs[0] + ")."
+	return strings.TrimSuffix(value.Help, ".") + " ($" + variableOf(value.Name) + ")."
 }

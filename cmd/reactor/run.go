@@ -17,23 +17,23 @@ import (
 
 // databaseFlags say where the jobs are.
 type databaseFlags struct {
-	DatabaseURL string `required:"" group:"Database" placeholder:"URL" help:"Database with the jobs, e.g. postgres://user:password@host:5432/name."`
+	DatabaseURL string `required:"" type:"url" group:"Database" placeholder:"URL" help:"Database with the jobs, e.g. postgres://user:password@host:5432/name."`
 }
 
 // runCommand is `reactor run`.
 type runCommand struct {
 	databaseFlags
-	ListenURL           string `group:"Database" placeholder:"URL" help:"Direct connection for LISTEN, where the database URL leads through a pooler in transaction mode."`
+	ListenURL           string `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for LISTEN, where the database URL leads through a pooler in transaction mode."`
 	DatabaseConnections int    `default:"6" group:"Database" help:"Connections for claims, loads and settlements; two more are used besides."`
 	Migrate             bool   `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
 	Name                string `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
 
-	MQTTURL       string `required:"" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
-	MQTTUsername  string `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
-	MQTTPassword  string `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the environment than by the flag."`
-	Lanes         int    `default:"2" group:"Broker" help:"Connections to the broker."`
-	Delivery      string `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
-	OnSessionLoss string `default:"republish" group:"Broker" help:"What becomes of messages that were on their way at exactly-once when the broker lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
+	MQTTURL       string                    `required:"" type:"url" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
+	MQTTUsername  string                    `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
+	MQTTPassword  string                    `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the environment than by the flag."`
+	Lanes         int                       `default:"2" group:"Broker" help:"Connections to the broker."`
+	Delivery      reactor.Delivery          `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
+	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What becomes of messages that were on their way at exactly-once when the broker lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
@@ -41,7 +41,7 @@ type runCommand struct {
 	LoopFrequency time.Duration `default:"2s" group:"Work" help:"How often the table is swept for what the notifications missed."`
 	MaxReads      int           `default:"0" group:"Work" help:"Stop after this many reads of the table, when what they found is published. 0 means never."`
 	MaxPending    int           `default:"262144" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
-	Grace         time.Duration `default:"10s" group:"Work" help:"How long a stop waits for the broker's acknowledgements."`
+	Grace         time.Duration `default:"10s" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: not at all."`
 
 	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
 	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
@@ -50,7 +50,7 @@ type runCommand struct {
 
 // Help is shown by `reactor run --help`.
 func (*runCommand) Help() string {
-	return `Every flag can be given by an environment variable, too.
+	return `Every flag can be given by an environment variable, too. One that is empty counts as not set.
 
   reactor run --database-url postgres://app:secret@db/app --mqtt-url mqtt://broker
   REACTOR_DATABASE_URL=… REACTOR_MQTT_URL=… reactor run --consumer-count 5 --consumer-index 0
@@ -62,6 +62,9 @@ sent goes back to the table, what is on its way is awaited. The second ends at o
 // Run publishes until it is told to stop.
 func (c *runCommand) Run(ctx context.Context, out output) error {
 	log := c.logger(out.stderr)
+	for _, name := range out.strangers {
+		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
+	}
 	r, err := c.build(log)
 	if err != nil {
 		return &usageError{err}
@@ -113,16 +116,8 @@ func profileCPU(name string) (end func(), err error) {
 
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
-	var onLoss reactor.SessionLossPolicy
-	if err := onLoss.UnmarshalText([]byte(c.OnSessionLoss)); err != nil {
-		return nil, err
-	}
-	delivery, err := reactor.ParseDelivery(c.Delivery)
-	if err != nil {
-		return nil, err
-	}
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, ListenURL: c.ListenURL, Name: c.Name, MaxConns: c.DatabaseConnections, Logger: log,
+		DatabaseURL: c.DatabaseURL, ListenURL: c.ListenURL, Name: c.Name, MaxConns: given(c.DatabaseConnections), Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -131,12 +126,17 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 		URL: c.MQTTURL, Username: c.MQTTUsername, Password: c.MQTTPassword, Logger: log,
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--mqtt-url: %w", err)
+	}
+	grace := given(c.Grace) // for 0, which is NoGrace
+	if c.Grace < 0 {
+		grace = min(c.Grace, 2*reactor.NoGrace) // for less, which is nothing
 	}
 	return reactor.New(source, sink, reactor.Config{
-		Delivery: delivery, OnSessionLoss: onLoss, JobsPerRead: c.JobsPerRead, LoopFrequency: c.LoopFrequency,
+		Delivery: c.Delivery, OnSessionLoss: c.OnSessionLoss,
+		JobsPerRead: given(c.JobsPerRead), LoopFrequency: given(c.LoopFrequency),
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
-		Lanes: c.Lanes, MaxPending: c.MaxPending, Grace: c.Grace, Logger: log,
+		Lanes: given(c.Lanes), MaxPending: given(c.MaxPending), Grace: grace, Logger: log,
 	})
 }
 

@@ -34,9 +34,7 @@ func TestRunPublishesAndStops(t *testing.T) {
 	database, mqtt := testkit.NewDatabase(t), broker(t)
 	db, judge := connect(t, ctx, database), subscribe(t, ctx, mqtt, "job/#")
 	p := start(t, database, mqtt, "--http-addr", "127.0.0.1:0")
-	line := waitLine(t, ctx, p, "serving health and metrics")
-	address := line[strings.Index(line, `"address":"`)+len(`"address":"`):]
-	address = address[:strings.Index(address, `"`)]
+	address := httpAddress(t, ctx, p)
 
 	exec(t, ctx, db, verbatim)
 	if err := judge.WaitDistinct(ctx, 20000); err != nil {
@@ -61,6 +59,17 @@ func TestRunPublishesAndStops(t *testing.T) {
 	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
 		t.Error(err)
 	}
+}
+
+// httpAddress is where an instance serves HTTP.
+func httpAddress(t *testing.T, ctx context.Context, p *testkit.Process) string {
+	t.Helper()
+	_, address, _ := strings.Cut(waitLine(t, ctx, p, "serving health and metrics"), `"address":"`)
+	address, _, ok := strings.Cut(address, `"`)
+	if !ok {
+		t.Fatalf("no address in\n%s", p.Output())
+	}
+	return address
 }
 
 func get(t *testing.T, ctx context.Context, url string) (int, string) {

@@ -24,7 +24,7 @@ import (
 
 type command struct {
 	Program   string           `default:"bin/reactor" type:"existingfile" help:"The program to destroy."`
-	Seed      uint64           `help:"The first seed; the time if not given."`
+	Seed      *uint64          `help:"The first seed; the time if not given."`
 	Runs      int              `help:"How many seeds; 0: until stopped."`
 	Delivery  reactor.Delivery `default:"exactly-once" help:"The mode of delivery."`
 	Instances int              `default:"3" help:"How many instances."`
@@ -53,8 +53,13 @@ func faultNames() kong.Vars {
 }
 
 func (c *command) run(ctx context.Context) error {
-	if c.Seed == 0 {
-		c.Seed = uint64(time.Now().Unix())
+	// To the package a zero is its default; here the defaults are those of the flags.
+	if c.Instances < 1 || c.Duration <= 0 || c.Rate < 1 || c.Pause <= 0 || c.Runs < 0 {
+		return errors.New("--instances, --duration, --rate and --pause must be more than 0, and --runs not less")
+	}
+	first := uint64(time.Now().Unix())
+	if c.Seed != nil {
+		first = *c.Seed
 	}
 	level := slog.LevelWarn
 	if c.Verbose {
@@ -63,13 +68,13 @@ func (c *command) run(ctx context.Context) error {
 	log := slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: level}))
 	var failed []uint64
 	for i := 0; (c.Runs == 0 || i < c.Runs) && ctx.Err() == nil; i++ {
-		ok, err := c.once(ctx, c.Seed+uint64(i), log)
+		ok, err := c.once(ctx, first+uint64(i), log)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
 			return err
 		case !ok:
-			failed = append(failed, c.Seed+uint64(i))
+			failed = append(failed, first+uint64(i))
 		}
 	}
 	if len(failed) > 0 {

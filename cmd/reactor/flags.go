@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// The libraries' configurations and the flags say the same in two languages.
+
+// flagOf names the flag for each field of a Config that has one.
+var flagOf = map[string]string{
+	// pgsource
+	"DatabaseURL": "database-url", "ListenURL": "listen-url", "MaxConns": "database-connections", "Name": "name",
+	// mqttsink
+	"URL": "mqtt-url", "Username": "mqtt-username", "Password": "mqtt-password",
+	// reactor
+	"Delivery": "delivery", "OnSessionLoss": "on-session-loss", "Lanes": "lanes",
+	"ConsumerCount": "consumer-count", "ConsumerIndex": "consumer-index", "JobsPerRead": "jobs-per-read",
+	"LoopFrequency": "loop-frequency", "MaxReads": "max-reads", "MaxPending": "max-pending", "Grace": "grace",
+}
+
+// given turns the value of a flag into that of a field whose zero value stands for its
+// default: a 0 that somebody has written is a 0, and refused where it makes no sense.
+func given[T ~int | ~int64](value T) T {
+	if value == 0 {
+		return -1
+	}
+	return value
+}
+
+// inFlags says a configuration error in terms of the flags, as they were given.
+func inFlags(err error, flags []*kong.Flag, env *environment) error {
+	var bad *reactor.ConfigError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	for _, flag := range flags {
+		if flag.Name != flagOf[bad.Field] {
+			continue
+		}
+		text := "--" + flag.Name
+		if env.set[flag.Name] {
+			text += " (from " + variableOf(flag.Name) + ")"
+		}
+		if bad.Value != nil {
+			text += fmt.Sprintf(" is %v,", flagValue(flag))
+		}
+		return &usageError{errors.New(text + " " + fieldName.ReplaceAllStringFunc(bad.Problem, func(field string) string {
+			if name := flagOf[field]; name != "" {
+				return "--" + name
+			}
+			return field
+		}))}
+	}
+	return err
+}
+
+// flagValue is what a flag was set to; nothing if it was not.
+func flagValue(flag *kong.Flag) any {
+	value := flag.Target
+	if value.Kind() == reflect.Pointer {
+		value = value.Elem()
+	}
+	return value.Interface()
+}
+
+// fieldName finds words that may be fields.
+var fieldName = regexp.MustCompile(`\b[A-Z][A-Za-z]+\b`)
+
+// trimmed is the mapper of URLs, which often come out of a file, with the end of its line.
+func trimmed(ctx *kong.DecodeContext, target reflect.Value) error {
+	var value string
+	if err := ctx.Scan.PopValueInto("string", &value); err != nil {
+		return err
+	}
+	target.SetString(strings.TrimSpace(value))
+	return nil
+}

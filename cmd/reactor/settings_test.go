@@ -1,0 +1,211 @@
+package main
+
+import (
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/netfault"
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/mqttsink"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// settings parses a command line with an environment.
+func settings(t *testing.T, environ []string, args ...string) (*program, *environment, *kong.Kong, error) {
+	t.Helper()
+	var p program
+	env := newEnvironment(environ)
+	parser, err := newParser(&p, env, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { t.Error("the parser ended the program") }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = parser.Parse(args)
+	return &p, env, parser, err
+}
+
+func TestVariables(t *testing.T) {
+	p, env, _, err := settings(t, []string{
+		"REACTOR_DATABASE_URL=\tpostgres://db/app \r\n", "REACTOR_MQTT_URL=mqtt://variable", "REACTOR_MQTT_PASSWORD= secret \r\n",
+		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_DELIVERY=at-most-once",
+		"REACTOR_JOBS=many", // of another command
+	}, "run", "--mqtt-url", "mqtt://flag\n", "--max-reads", "0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := runCommand{
+		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, DatabaseConnections: 6, Migrate: false,
+		MQTTURL: "mqtt://flag", MQTTPassword: " secret ", Lanes: 3, Delivery: reactor.AtMostOnce,
+		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
+		loggingFlags: loggingFlags{LogFormat: "auto"},
+	}
+	if p.Run != want {
+		t.Errorf("the settings are\n%+v, want\n%+v", p.Run, want)
+	}
+	for flag, set := range map[string]bool{"database-url": true, "lanes": true, "mqtt-url": false, "grace": false, "max-reads": false} {
+		if env.set[flag] != set {
+			t.Errorf("--%s is from its variable: %v, want %v", flag, !set, set)
+		}
+	}
+}
+
+func TestMistakesInVariables(t *testing.T) {
+	flags := []string{"run", "--database-url", "postgres://127.0.0.1:1/x", "--mqtt-url", "mqtt://x"}
+	for name, test := range map[string]struct {
+		variable string
+		args     []string
+		want     string // in the only line that is not of the log
+	}{
+		"zero":       {"REACTOR_LANES=0", flags, "--lanes (from REACTOR_LANES) is 0, must be 1 to 64"},
+		"no number":  {"REACTOR_LANES=many", flags, `got "many" (from REACTOR_LANES)`},
+		"no mode":    {"REACTOR_DELIVERY=twice", flags, "use exactly-once, at-least-once or at-most-once (from REACTOR_DELIVERY)"},
+		"slip":       {"REACTOR_LANE=1", flags, "REACTOR_LANE is no setting of reactor: did you mean REACTOR_LANES?"},
+		"two slips":  {"REACTOR_CONSUMERINDX=1", flags, "did you mean REACTOR_CONSUMER_INDEX?"},
+		"case":       {"REACTOR_lanes=1", flags, "did you mean REACTOR_LANES?"},
+		"negated":    {"REACTOR_NO_MIGRATE=1", flags, "did you mean REACTOR_MIGRATE=false?"},
+		"missing":    {"REACTOR_MQTT_ULR=mqtt://x", flags[:3], "--mqtt-url=URL; the environment variable REACTOR_MQTT_ULR is no setting of reactor: did you mean REACTOR_MQTT_URL?"},
+		"of migrate": {"REACTOR_DATABASE_UR=x", []string{"migrate", "up", "--database-url", "postgres://127.0.0.1:1/x"}, "did you mean REACTOR_DATABASE_URL?"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, output := call(t, []string{test.variable}, test.args...)
+			if code != exitUsage || len(lines(output)) != 1 || !strings.Contains(output, test.want) {
+				t.Errorf("exit code %d, output:\n%s\nwant code %d and one line with %q", code, output, exitUsage, test.want)
+			}
+		})
+	}
+}
+
+// TestStrangers: a variable that only begins like ours is told of; those that the
+// surroundings define for a service of our name are not.
+func TestStrangers(t *testing.T) {
+	code, output := call(t, []string{
+		"REACTOR_COLOUR_OF_THE_DOOR=red", "REACTOR_HTTP_PORT=8080",
+		"REACTOR_SERVICE_HOST=10.0.0.1", "REACTOR_SERVICE_PORT=80", "REACTOR_SERVICE_PORT_HTTP=80", "REACTOR_PORT=tcp://10.0.0.1:80",
+		"REACTOR_PORT_80_TCP=tcp://10.0.0.1:80", "REACTOR_PORT_80_TCP_ADDR=10.0.0.1", "REACTOR_LANE_SERVICE_HOST=10.0.0.2",
+		"REACTOR_ENV_PATH=/bin", "REACTOR_LANES=",
+	}, "run", "--no-migrate", "--database-url", "postgres://127.0.0.1:1/x", "--mqtt-url", "mqtt://x")
+	if code != exitFailure || strings.Count(output, "it is ignored") != 2 ||
+		!strings.Contains(output, "REACTOR_COLOUR_OF_THE_DOOR") || !strings.Contains(output, "REACTOR_HTTP_PORT") {
+		t.Errorf("exit code %d, output:\n%s\nwant warnings of 2 variables, and an error about the database", code, output)
+	}
+	if code, output := call(t, []string{"REACTOR_LANE=1"}, "version"); code != 0 {
+		t.Errorf("version: exit code %d, output:\n%s", code, output)
+	}
+}
+
+// TestNoFlagLooksLikeAnother: what is almost the name of a setting is refused, so no
+// setting may be.
+func TestNoFlagLooksLikeAnother(t *testing.T) {
+	_, _, parser, err := settings(t, nil, "version")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range flagsOf(parser.Model.Node) {
+		others, typo := newEnvironment([]string{variableOf(name) + "=1"}).strangers(parser.Model.Node)
+		if len(others) > 0 || typo != nil {
+			t.Errorf("--%s is a stranger: %v, %v", name, others, typo)
+		}
+	}
+}
+
+func flagsOf(node *kong.Node) map[string]bool {
+	all := map[string]bool{}
+	for _, flag := range node.Flags {
+		if flag.Name != "help" {
+			all[flag.Name] = true
+		}
+	}
+	for _, child := range node.Children {
+		for name := range flagsOf(child) {
+			all[name] = true
+		}
+	}
+	return all
+}
+
+// TestFieldsHaveFlags: what a configuration error is translated to exists, on both sides.
+func TestFieldsHaveFlags(t *testing.T) {
+	_, _, parser, err := settings(t, nil, "version")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(parser.Model.Children, func(n *kong.Node) bool { return n.Name == "run" })
+	flags := flagsOf(parser.Model.Children[i])
+	for field, flag := range flagOf {
+		exists := slices.ContainsFunc([]any{reactor.Config{}, pgsource.Config{}, mqttsink.Config{}}, func(c any) bool {
+			_, ok := reflect.TypeOf(c).FieldByName(field)
+			return ok
+		})
+		if !exists || !flags[flag] {
+			t.Errorf("the field %s exists: %v, the flag --%s: %v", field, exists, flag, flags[flag])
+		}
+	}
+}
+
+// TestURLFromAFile: the end of its line is no part of a URL.
+func TestURLFromAFile(t *testing.T) {
+	t.Parallel()
+	database, mqtt := testkit.NewDatabase(t)+"\n", testkit.Broker(t).URL()+"\r\n"
+	if code, output := call(t, nil, "migrate", "status", "--database-url", database); code != 0 || !strings.Contains(output, "APPLIED") {
+		t.Errorf("exit code %d, output:\n%s", code, output)
+	}
+	for name, test := range map[string]struct{ env, args []string }{
+		"variables": {env: []string{"REACTOR_DATABASE_URL=" + database, "REACTOR_MQTT_URL=" + mqtt, "REACTOR_LISTEN_URL=" + database}},
+		"flags":     {args: []string{"--database-url", database, "--mqtt-url", mqtt, "--listen-url", database}},
+	} {
+		code, output := call(t, test.env, append([]string{"run", "--max-reads", "1"}, test.args...)...)
+		if code != 0 {
+			t.Errorf("%s: exit code %d, output:\n%s", name, code, output)
+		}
+	}
+}
+
+// TestNoGrace: a stop that is told not to wait does not, whatever is under way; and that
+// is not lost, nor sent twice.
+func TestNoGrace(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	database, mqtt := testkit.NewDatabase(t), broker(t)
+	db, judge := connect(t, ctx, database), subscribe(t, ctx, mqtt, "job/#")
+	proxy := testkit.NewProxy(t, mqtt)
+	p := start(t, database, proxy.Through(mqtt), "--grace", "0s")
+	exec(t, ctx, db, `INSERT INTO jobs (topic, fire_at) VALUES ('job/first', now())`)
+	if err := judge.WaitDistinct(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Stall(netfault.ToServer)
+	exec(t, ctx, db, `INSERT INTO jobs (topic, fire_at) SELECT 'job/' || n, now() FROM generate_series(1, 1000) n`)
+	for waiting := true; waiting; {
+		if err := db.QueryRow(ctx, "SELECT EXISTS (SELECT FROM jobs WHERE NOT processed)").Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	p.Terminate(t)
+	if code := p.Wait(t, time.Minute); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, p.Output())
+	}
+	// The goodbyes to both servers have times of their own; the default grace is 10 s.
+	if took := time.Since(begun); took > 7*time.Second {
+		t.Errorf("it waited for %v", took)
+	}
+	proxy.Cut()
+	start(t, database, mqtt)
+	if err := judge.WaitDistinct(ctx, 1001); err != nil {
+		t.Fatal(err)
+	}
+	expected, err := check.ExpectedFromDB(ctx, db, "true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,32 @@
+package mqttsink
+
+import (
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+func TestConfigBounds(t *testing.T) {
+	if s, err := New(Config{URL: " mqtt://broker\r\n"}); err != nil || s.broker.address != "broker:1883" {
+		t.Errorf("with the end of a line: %+v, %v", s, err)
+	}
+	const good = "mqtt://broker"
+	for field, configs := range map[string][]Config{
+		"KeepAlive":      {{URL: good, KeepAlive: -1}, {URL: good, KeepAlive: 65536 * time.Second}},
+		"ConnectTimeout": {{URL: good, ConnectTimeout: 1}, {URL: good, ConnectTimeout: math.MaxInt64}},
+		"WriteTimeout":   {{URL: good, WriteTimeout: -1}},
+		"SessionExpiry":  {{URL: good, SessionExpiry: 1}, {URL: good, SessionExpiry: math.MaxInt64}},
+		"InFlight":       {{URL: good, InFlight: -1}, {URL: good, InFlight: 65536}},
+	} {
+		for _, c := range configs {
+			_, err := New(c)
+			var bad *reactor.ConfigError
+			if !errors.As(err, &bad) || bad.Field != field || bad.Value == nil {
+				t.Errorf("%+v: the error is %v, want one about %s", c, err, field)
+			}
+		}
+	}
+}
