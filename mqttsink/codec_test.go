@@ -79,7 +79,7 @@ func FuzzReceive(f *testing.F) {
 			case *packets.Pubrec:
 				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Received, Code: p.ReasonCode}
 			case *packets.Pubcomp:
-				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Completed, Code: p.ReasonCode}
+				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Released, Code: p.ReasonCode}
 			default:
 				if len(s.acks) > before {
 					t.Fatalf("took %s for an acknowledgement", theirs.PacketType())

@@ -28,7 +28,7 @@ func (s *instantSession) Publish(msgs []Message) error {
 
 func (s *instantSession) Release(slots []Slot) error {
 	for _, slot := range slots {
-		s.acks = append(s.acks, Ack{Slot: slot, Step: Completed})
+		s.acks = append(s.acks, Ack{Slot: slot, Step: Released})
 	}
 	return nil
 }

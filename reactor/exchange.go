@@ -93,12 +93,12 @@ func (l *lane) acks(acks []Ack) {
 func (l *lane) answered(a Ack) {
 	fl := l.at(a.Slot)
 	switch {
-	case fl.state == releasing && a.Step == Completed:
+	case fl.state == releasing && a.Step == Released:
 		// Whatever the code: the broker has nothing under this slot any more.
 		l.wire--
 		l.suspicion.answered = true
 		l.endAndSettle(a.Slot, nil)
-	case fl.state != sent:
+	case fl.state != sent || fl.flying.qos == 2 && a.Step != Received:
 	case fl.flying.qos == 2 && a.Step == Received && (!a.Refused() || a.Code == codeInUse && fl.dup):
 		// If we die before the journal knows, the message is sent again, in the same slot,
 		// and the broker answers the same.

@@ -62,7 +62,7 @@ func (s *exchangeSession) arrive(n int) {
 			} else {
 				code = 0x92 // packet identifier not found
 			}
-			s.answers = append(s.answers, Ack{Slot: p, Step: Completed, Code: code})
+			s.answers = append(s.answers, Ack{Slot: p, Step: Released, Code: code})
 		}
 	}
 	s.packets = slices.Clone(s.packets[n:])

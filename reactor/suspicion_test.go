@@ -35,7 +35,7 @@ func TestPoison(t *testing.T) {
 				for why := error(nil); why == nil && !l.idle(); {
 					var acks []Ack
 					for _, slot := range s.freed {
-						acks = append(acks, Ack{Slot: slot, Step: Completed})
+						acks = append(acks, Ack{Slot: slot, Step: Released})
 					}
 					s.freed = nil
 					for _, m := range s.take() {
