@@ -18,15 +18,16 @@ type fakeBroker struct {
 	answer func(conn int, p *packets.ControlPacket) reply
 
 	mu    sync.Mutex
-	conns []net.Conn // guarded by mu
-	heard []string   // guarded by mu: "1 CONNECT", by connection
-	bye   []*packets.Disconnect
+	conns []net.Conn            // guarded by mu
+	bye   []*packets.Disconnect // guarded by mu
 }
 
-// reply is what the broker sends, and whether it hangs up then.
+// reply is what the broker sends, and whether it hangs up then, or before on another
+// connection.
 type reply struct {
-	packets []byte
-	hangUp  bool
+	packets  []byte
+	hangUp   bool
+	hangUpOn int
 }
 
 // startFakeBroker starts one; conn counts its connections from 1. It accepts a CONNECT
@@ -69,13 +70,15 @@ func (b *fakeBroker) serve(n int, conn net.Conn, accept []byte) {
 		if err != nil {
 			return
 		}
-		b.mu.Lock()
-		b.heard = append(b.heard, string(rune('0'+n))+" "+p.PacketType())
 		if d, ok := p.Content.(*packets.Disconnect); ok {
+			b.mu.Lock()
 			b.bye = append(b.bye, d)
+			b.mu.Unlock()
 		}
-		b.mu.Unlock()
 		r := b.answer(n, p)
+		if r.hangUpOn > 0 {
+			b.hangUpOn(r.hangUpOn)
+		}
 		switch {
 		case r.packets != nil || r.hangUp:
 		case p.Type == packets.CONNECT:
@@ -94,13 +97,6 @@ func (b *fakeBroker) hangUpOn(conn int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.conns[conn-1].Close()
-}
-
-// log is what was heard.
-func (b *fakeBroker) log() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clone(b.heard)
 }
 
 // goodbyes are the DISCONNECTs.

@@ -73,35 +73,35 @@ func TestIdentityByClientID(t *testing.T) {
 // TestIdentityAnswers: what else a broker may do with the two probes.
 func TestIdentityAnswers(t *testing.T) {
 	for name, test := range map[string]struct {
-		answer         func(b **fakeBroker, conn int, p *packets.ControlPacket) reply
+		answer         func(conn int, p *packets.ControlPacket) reply
 		shared, passes bool
 	}{
-		"it keeps them apart": {func(**fakeBroker, int, *packets.ControlPacket) reply { return reply{} }, false, true},
-		"it keeps no sessions, and says that the first was taken over": {func(b **fakeBroker, conn int, p *packets.ControlPacket) reply {
+		"it keeps them apart": {func(int, *packets.ControlPacket) reply { return reply{} }, false, true},
+		"it keeps no sessions, and says that the first was taken over": {func(conn int, p *packets.ControlPacket) reply {
 			if p.Type == packets.PINGREQ {
 				return reply{packets: []byte{packets.DISCONNECT << 4, 1, packets.DisconnectSessionTakenOver}, hangUp: true}
 			}
 			return reply{}
 		}, true, false},
-		"it keeps no sessions, and hangs up on the first without a word": {func(b **fakeBroker, conn int, p *packets.ControlPacket) reply {
+		"it keeps no sessions, and hangs up on the first without a word": {func(conn int, p *packets.ControlPacket) reply {
 			if p.Type == packets.CONNECT && conn%2 == 0 {
-				(*b).hangUpOn(conn - 1)
+				return reply{hangUpOn: conn - 1}
 			}
 			return reply{}
 		}, true, false},
-		"it hangs up once": {func(b **fakeBroker, conn int, p *packets.ControlPacket) reply {
+		"it hangs up once": {func(conn int, p *packets.ControlPacket) reply {
 			if p.Type == packets.CONNECT && conn == 2 {
-				(*b).hangUpOn(1)
+				return reply{hangUpOn: 1}
 			}
 			return reply{}
 		}, false, true},
-		"it allows only the ids it knows": {func(b **fakeBroker, conn int, p *packets.ControlPacket) reply {
+		"it allows only the ids it knows": {func(conn int, p *packets.ControlPacket) reply {
 			return reply{packets: encode(&packets.Connack{ReasonCode: packets.ConnackInvalidClientID, Properties: &packets.Properties{}})}
 		}, false, true},
-		"it is busy": {func(b **fakeBroker, conn int, p *packets.ControlPacket) reply {
+		"it is busy": {func(conn int, p *packets.ControlPacket) reply {
 			return reply{packets: encode(&packets.Connack{ReasonCode: packets.ConnackServerBusy, Properties: &packets.Properties{}})}
 		}, false, false},
-		"it does not answer": {func(b **fakeBroker, conn int, p *packets.ControlPacket) reply {
+		"it does not answer": {func(conn int, p *packets.ControlPacket) reply {
 			if p.Type == packets.PINGREQ {
 				return reply{packets: []byte{}}
 			}
@@ -109,8 +109,7 @@ func TestIdentityAnswers(t *testing.T) {
 		}, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var broker *fakeBroker
-			broker = startFakeBroker(t, func(conn int, p *packets.ControlPacket) reply { return test.answer(&broker, conn, p) })
+			broker := startFakeBroker(t, test.answer)
 			err := newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).CheckIdentity(testContext(t), reactor.AtMostOnce)
 			var refused *reactor.ConnectRefusedError
 			switch {

@@ -31,7 +31,9 @@ func (s *fakeSession) Check(m Message) error {
 	}
 	return nil
 }
-func (s *fakeSession) Publish(msgs []Message) error       { s.sent = append(s.sent, msgs...); return nil }
+
+func (s *fakeSession) Publish(msgs []Message) error { s.sent = append(s.sent, msgs...); return nil }
+
 func (s *fakeSession) Release(slots []Slot) error         { s.freed = append(s.freed, slots...); return nil }
 func (s *fakeSession) Done() <-chan struct{}              { return s.done }
 func (s *fakeSession) Err() error                         { return nil }
