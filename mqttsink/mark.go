@@ -44,7 +44,8 @@ func markFilter(mark string, copy int) string {
 }
 
 // Mark implements reactor.Session. Before it believes a broker, it has it answer both ways:
-// for a subscription that never was, and for one that it has just granted.
+// for a subscription that never was (HiveMQ CE calls that a success, too: its
+// UnsubscribeHandler does not look), and for one that it has just granted.
 //
 // A broker that ends the connection rather than refuse, because it does not allow to
 // subscribe, yields ErrCannotMark as well: at once if it says so, else the third time in a

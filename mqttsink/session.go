@@ -64,17 +64,6 @@ const (
 // errClosed is how a session ends that ends well.
 var errClosed = errors.New("the session is closed")
 
-// largeBytes is from where on a payload is not copied, but written from where it is. Below,
-// a copy costs less than a write of its own; above, it would be memory that the buffer,
-// growing, takes several times.
-const largeBytes = 64 << 10
-
-// largePayload is to be written when so much of the buffer has been.
-type largePayload struct {
-	after   int
-	payload []byte
-}
-
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms) *session {
 	session := &session{
 		conn: conn, reader: reader, lowWater: newLowWater(conn), report: opts.Acks,

@@ -26,7 +26,17 @@ const (
 	writeChunk = 128 << 10
 	// maxKeptBuffer is the largest write buffer that is used again.
 	maxKeptBuffer = 1 << 20
+	// largeBytes is from where on a payload is not copied, but written from where it is.
+	// Below, a copy costs less than a write of its own; above, it would be memory that the
+	// buffer, growing, takes several times.
+	largeBytes = 64 << 10
 )
+
+// largePayload is to be written after so many bytes of the buffer.
+type largePayload struct {
+	after   int
+	payload []byte
+}
 
 // write sends what Publish encodes. While one write is under way the next is
 // gathered, so that a busy session makes few large writes and an idle one has no
