@@ -50,6 +50,8 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{0x50, 2, 0, 1, 0x50, 3, 0, 2, 0x97, 0x70, 2, 0, 1, 0x70, 3, 0, 2, 0x92})
 	f.Add([]byte{0x50, 4, 0, 2, 0x97, 0, 0x70, 5, 0, 2, 0x92, 1, 0})
 	f.Add([]byte{0xD0, 0, 0xE0, 0})
+	f.Add([]byte{0x90, 4, 0x10, 1, 0, 0, 0xB0, 4, 0x10, 1, 0, 0x11, 0x30, 4, 0, 1, 'x', 0})
+	f.Add([]byte{0x90, 1, 0x10, 0xB0, 3, 0x10, 1, 9})
 	f.Add([]byte{0x40, 1, 0, 2})
 	f.Add([]byte{0xE0, 0xFF, 0xFF, 0xFF, 0x7F, 0})
 	f.Fuzz(func(t *testing.T, input []byte) {
@@ -79,7 +81,7 @@ func FuzzReceive(f *testing.F) {
 			case *packets.Pubrec:
 				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Received, Code: p.ReasonCode}
 			case *packets.Pubcomp:
-				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Completed, Code: p.ReasonCode}
+				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Released, Code: p.ReasonCode}
 			default:
 				if len(s.acks) > before {
 					t.Fatalf("took %s for an acknowledgement", theirs.PacketType())

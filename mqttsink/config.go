@@ -36,8 +36,10 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// WriteTimeout is how long the broker may refuse to read before the session ends,
 	// and how long it may take to hang up after our goodbye. It is per piece of what is
-	// written (writeChunk), so that a slow line is not taken for a dead one. Defaults
-	// to 10 s.
+	// written (writeChunk), so that a slow line is not taken for a dead one. It is also how
+	// long nothing may be acknowledged by the broker's host, of what was sent or of the
+	// probes of an idle connection (package sockopt): a host that is gone is given up then,
+	// not after KeepAlive. Defaults to 6 s.
 	WriteTimeout time.Duration
 	// SessionExpiry is how long the broker keeps the state of a lane that is not
 	// connected; it may choose less. Longer lets a lane resume after a longer outage,
@@ -60,7 +62,7 @@ func (c Config) withDefaults() Config {
 	c.URL = strings.TrimSpace(c.URL)
 	setDefault(&c.KeepAlive, 30*time.Second)
 	setDefault(&c.ConnectTimeout, 10*time.Second)
-	setDefault(&c.WriteTimeout, 10*time.Second)
+	setDefault(&c.WriteTimeout, 6*time.Second)
 	setDefault(&c.SessionExpiry, 24*time.Hour)
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{}).DialContext

@@ -68,7 +68,11 @@ func TestConfig(t *testing.T) {
 	}{
 		"no url":       {Config{}, "URL is empty"},
 		"scheme":       {Config{URL: "http://u:sesame@x"}, "must be mqtt://"},
+		"web socket":   {Config{URL: "ws://u:sesame@x:8083/mqtt"}, "WebSocket is not supported"},
+		"with TLS":     {Config{URL: "wss://x/mqtt?token=sesame"}, "mqtts://host:8883"},
+		"only space":   {Config{URL: " \n"}, "URL is empty"},
 		"no host":      {Config{URL: "mqtt://"}, "URL is not"},
+		"two lines":    {Config{URL: "mqtt://u:ses\name@x"}, "URL is not"},
 		"bad password": {Config{URL: "mqtt://u:ses%ame@x"}, "%-encoded"},
 		"keep alive":   {Config{URL: "mqtt://x", KeepAlive: time.Millisecond}, "KeepAlive"},
 		"in flight":    {Config{URL: "mqtt://x", InFlight: -1}, "InFlight"},
@@ -80,6 +84,11 @@ func TestConfig(t *testing.T) {
 	s := newSink(t, Config{URL: "mqtts://u:p@[::1]", Username: "other"})
 	if b := s.broker; b.address != "[::1]:8883" || b.username != "other" || b.password != "p" || !b.secure {
 		t.Errorf("parsed %+v", b)
+	}
+	for _, read := range []string{"mqtt://host\n", "\tmqtt://host:1883/ \r\n"} { // as a file has it
+		if b := newSink(t, Config{URL: read}).broker; b.address != "host:1883" {
+			t.Errorf("%q: parsed %+v", read, b)
+		}
 	}
 }
 

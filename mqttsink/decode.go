@@ -106,8 +106,11 @@ func decodeAck(packet []byte) (reactor.Ack, error) {
 }
 
 func step(packet []byte) reactor.Step {
-	if packet[0]>>4 == packets.PUBREC {
+	switch packet[0] >> 4 {
+	case packets.PUBREC:
 		return reactor.Received
+	case packets.PUBCOMP:
+		return reactor.Released
 	}
 	return reactor.Completed
 }

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+
+	"github.com/job-publisher/reactor/internal/sockopt"
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // dial opens the network connection, TLS included. Its errors are one line each, that
@@ -18,6 +21,9 @@ func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetNoDelay(true) // Go's default, and what a millisecond rests on
+	}
+	if err := sockopt.Harden(conn, s.cfg.WriteTimeout); err != nil {
+		s.cfg.Logger.Debug("cannot shorten the system's patience with a dead connection", "broker", s.broker.address, "err", err)
 	}
 	if !s.broker.secure {
 		return conn, nil
@@ -75,7 +81,21 @@ func (s *Sink) explainTimeout(ctx context.Context) error {
 	return fmt.Errorf("broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
 }
 
-// explainSilence is for a connection that ended in the midst of the handshake.
+// errNoAnswer is a connection that ended in the midst of the handshake.
+var errNoAnswer = errors.New("hangs up without an answer")
+
 func (s *Sink) explainSilence(err error) error {
-	return fmt.Errorf("broker %s hangs up without an answer (%w): check the port, and whether it expects TLS (mqtts://)", s.broker.address, err)
+	return fmt.Errorf("broker %s %w (%w): check the port, whether it expects TLS (mqtts://), and whether it speaks MQTT 5", s.broker.address, errNoAnswer, err)
+}
+
+// explainQuestion is for a session that was accepted, and could not be told from another.
+func (s *Sink) explainQuestion(err error) error {
+	var refused *reactor.ConnectRefusedError
+	switch {
+	case errors.As(err, &refused):
+		return err
+	case errors.Is(err, errPatience):
+		return fmt.Errorf("broker %s accepts the session and does not say within %v whether it is ours", s.broker.address, s.cfg.ConnectTimeout)
+	}
+	return fmt.Errorf("broker %s: finding out whether the session is ours: %w", s.broker.address, err)
 }

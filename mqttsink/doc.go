@@ -24,7 +24,22 @@
 //
 // It asks for the broker's session as it was left (Clean Start 0) and for it to be kept
 // while nobody is connected (Session Expiry), for the packet identifiers that the broker
-// remembers in it are what makes a repeated message recognizable.
+// remembers in it are what makes a repeated message recognizable. That a session is there
+// does not say that it is ours: a mark in it does (mark.go), where the broker can tell
+// whether a subscription exists and lets us have one. Nor does a client id of our own make
+// a session ours alone, at a broker that identifies clients otherwise (identity.go).
+//
+// How a dead connection is noticed:
+//
+//	the broker's host is gone       its system acknowledges nothing for WriteTimeout
+//	the broker reads nothing        for WriteTimeout, when its buffers and ours are full
+//	the broker does nothing at all  it is silent for one and a half KeepAlive, pings included
+//
+// The last limit is the longest, and is no shorter while answers are due. A broker that is
+// stopped, or saves its state, answers neither a ping nor a CONNECT: another connection
+// would get nothing done, and what is on its way would have to be sent again. Whoever
+// wants to know sooner that nothing gets done looks at the age of what is unanswered, which
+// the lane knows.
 //
 // How a message can end: refused by Check, before it is sent; acknowledged, with a
 // reason code that may be a refusal; or unknown, when the session ends first.

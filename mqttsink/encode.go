@@ -14,15 +14,22 @@ import (
 const jobIDProperty = "job-id"
 
 const (
-	flagDup          = 1 << 3
-	propUserProperty = 38
-	maxJobIDDigits   = 20
+	flagDup                   = 1 << 3
+	publishQoS                = 3 << 1
+	propUserProperty          = 38
+	propSessionExpiryInterval = 17
+	maxJobIDDigits            = 20
 )
 
 // appendPublish appends a PUBLISH packet [MQTT 5, 3.3] to buf. It allocates nothing
 // but room in buf: this is the hot path. Tests and a fuzzer compare it with paho's
 // codec.
 func appendPublish(buf []byte, m reactor.Message) []byte {
+	return append(appendHeader(buf, m), m.Payload...)
+}
+
+// appendHeader appends all of it but the payload.
+func appendHeader(buf []byte, m reactor.Message) []byte {
 	var digits [maxJobIDDigits]byte
 	id := strconv.AppendInt(digits[:0], m.JobID, 10)
 	properties := propertiesLength(len(id))
@@ -43,7 +50,7 @@ func appendPublish(buf []byte, m reactor.Message) []byte {
 	buf = append(buf, jobIDProperty...)
 	buf = binary.BigEndian.AppendUint16(buf, uint16(len(id)))
 	buf = append(buf, id...)
-	return append(buf, m.Payload...)
+	return buf
 }
 
 // appendPubrel appends a PUBREL packet [MQTT 5, 3.6] with reason code 0.

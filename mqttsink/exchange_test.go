@@ -44,15 +44,15 @@ func TestExchange(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, ack := range acks.wait(t, ctx, 2*len(msgs))[len(msgs):] {
-		if ack.Slot != msgs[i].Slot || ack.Step != reactor.Completed {
-			t.Fatalf("acknowledgement %d is %+v, want completed", i, ack)
+		if ack.Slot != msgs[i].Slot || ack.Step != reactor.Released {
+			t.Fatalf("acknowledgement %d is %+v, want released", i, ack)
 		}
 	}
 	// Releasing what the broker does not know is answered as well: recovery depends on it.
 	if err := session.Release([]reactor.Slot{4096}); err != nil {
 		t.Fatal(err)
 	}
-	if last := acks.wait(t, ctx, 2*len(msgs)+1)[2*len(msgs)]; last.Slot != 4096 || last.Step != reactor.Completed {
+	if last := acks.wait(t, ctx, 2*len(msgs)+1)[2*len(msgs)]; last.Slot != 4096 || last.Step != reactor.Released {
 		t.Fatalf("releasing an unknown slot: %+v", last)
 	}
 	if err := sub.WaitDistinct(ctx, len(msgs)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -65,8 +66,14 @@ func (s *session) take(packet []byte) error {
 		}
 		s.acks = append(s.acks, ack)
 		return nil
+	case packets.SUBACK, packets.UNSUBACK:
+		return s.answerRequest(packet)
 	case packets.PINGRESP:
 		return nil // that it came is enough
+	case packets.PUBLISH:
+		if packet[0]&publishQoS == 0 {
+			return nil // somebody found the topic of a mark; no answer is due
+		}
 	case packets.DISCONNECT:
 		p, err := decodeDisconnect(packet)
 		if err != nil {
@@ -83,7 +90,7 @@ func (s *session) awaitMore() error {
 	if s.gather() {
 		_, err := s.reader.Peek(s.reader.Buffered() + 1)
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return received(err)
+			return s.received(err)
 		}
 		s.giveUpGathering()
 	}
@@ -95,17 +102,25 @@ func (s *session) awaitMore() error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.silence())
 	}
-	return received(err)
+	return s.received(err)
 }
 
-func received(err error) error {
+func (s *session) received(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, io.EOF):
 		return errHungUp
 	}
-	return fmt.Errorf("receive: %w", err)
+	return s.explainIO("receive", err)
+}
+
+// explainIO says what the system has found out by itself (package sockopt).
+func (s *session) explainIO(what string, err error) error {
+	if errors.Is(err, syscall.ETIMEDOUT) {
+		return fmt.Errorf("the broker, or the network to it, has acknowledged nothing for %v", s.patience)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // silence is how long the broker may send nothing. It answers a PINGREQ more often

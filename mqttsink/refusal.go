@@ -69,6 +69,7 @@ func withDetail(text, said string) string {
 var reasons = map[byte]string{
 	0x00: "success",
 	0x10: "no matching subscribers",
+	0x11: "no subscription existed",
 	0x80: "unspecified error",
 	0x81: "malformed packet",
 	0x82: "protocol error",
@@ -84,8 +85,10 @@ var reasons = map[byte]string{
 	0x8C: "bad authentication method",
 	0x8D: "keep alive timeout",
 	0x8E: "session taken over",
+	0x8F: "topic filter invalid",
 	0x90: "topic name invalid",
 	0x91: "packet identifier in use",
+	0x92: "packet identifier not found",
 	0x93: "receive maximum exceeded",
 	0x94: "topic alias invalid",
 	0x95: "packet too large",
@@ -99,4 +102,6 @@ var reasons = map[byte]string{
 	0x9D: "server moved",
 	0x9F: "connection rate exceeded",
 	0xA0: "maximum connect time",
+	0xA1: "subscription identifiers not supported",
+	0xA2: "wildcard subscriptions not supported",
 }

@@ -19,7 +19,10 @@ import (
 //	   └────────────────┴─────────────────────────┴── anything goes wrong ───┘
 type session struct {
 	conn      net.Conn
-	limits    reactor.Limits
+	broker    string // as errors show it
+	clientID  string
+	evictions *evictions
+	limits    reactor.Limits // written before Connect returns
 	keepAlive time.Duration
 	patience  time.Duration // with a broker that does not read, or not hang up
 	report    func([]reactor.Ack)
@@ -32,12 +35,16 @@ type session struct {
 	done chan struct{} // closed when both goroutines have ended
 
 	mu        sync.Mutex
-	buffer    []byte         // guarded by mu: encoded and not written; InFlight bounds it
-	unwritten []reactor.Slot // guarded by mu: QoS 0, in buffer
-	awaited   int            // guarded by mu: answers that the broker owes us
-	gathering bool           // guarded by mu: the read deadline is that of gather
-	state     sessionState   // guarded by mu
-	err       error          // guarded by mu: the first one
+	buffer    []byte              // guarded by mu: encoded and not written; InFlight bounds it
+	large     []largePayload      // guarded by mu: to be written between parts of buffer
+	unwritten []reactor.Slot      // guarded by mu: QoS 0, in buffer
+	awaited   int                 // guarded by mu: answers that the broker owes us
+	gathering bool                // guarded by mu: the read deadline is that of gather
+	asked     int                 // guarded by mu: requests that were sent
+	requests  map[uint16]*request // guarded by mu: those that wait, by packet identifier
+	state     sessionState        // guarded by mu
+	forget    bool                // guarded by mu: the goodbye ends the broker's session, too
+	err       error               // guarded by mu: the first one
 }
 
 var _ reactor.Session = (*session)(nil)
@@ -57,25 +64,26 @@ const (
 // errClosed is how a session ends that ends well.
 var errClosed = errors.New("the session is closed")
 
-func newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms, patience time.Duration) *session {
-	s := &session{
+func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms) *session {
+	session := &session{
 		conn: conn, reader: reader, lowWater: newLowWater(conn), report: opts.Acks,
-		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: patience,
+		broker: s.broker.address, clientID: opts.ClientID, evictions: &s.evictions,
+		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: s.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		if err := s.write(); err != nil {
-			s.end(err)
+		if err := session.write(); err != nil {
+			session.end(err)
 		}
 	}()
 	go func() {
-		s.end(s.read())
+		session.end(session.read())
 		<-written
-		close(s.done)
+		close(session.done)
 	}()
-	return s
+	return session
 }
 
 // Limits implements reactor.Session.
@@ -99,7 +107,12 @@ func (s *session) Publish(msgs []reactor.Message) error {
 		return err
 	}
 	for i := range msgs {
-		s.buffer = appendPublish(s.buffer, msgs[i])
+		if len(msgs[i].Payload) < largeBytes {
+			s.buffer = appendPublish(s.buffer, msgs[i])
+		} else {
+			s.buffer = appendHeader(s.buffer, msgs[i])
+			s.large = append(s.large, largePayload{len(s.buffer), msgs[i].Payload})
+		}
 		if msgs[i].QoS == 0 {
 			s.unwritten = append(s.unwritten, msgs[i].Slot)
 		} else {
@@ -135,8 +148,14 @@ func (s *session) refuses() error {
 
 // Close implements reactor.Session. It returns nil if everything accepted before was
 // sent and the broker hung up after our goodbye, however many ask; else why not.
-func (s *session) Close(ctx context.Context) error {
+func (s *session) Close(ctx context.Context) error { return s.part(ctx, false) }
+
+// Discard implements reactor.Session. What Close says of its result holds here as well.
+func (s *session) Discard(ctx context.Context) error { return s.part(ctx, true) }
+
+func (s *session) part(ctx context.Context, forget bool) error {
 	s.mu.Lock()
+	s.forget = s.forget || forget
 	if s.state == running {
 		s.state = closing
 		s.wakeWriter()

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -20,6 +22,9 @@ type Sink struct {
 	cfg    Config
 	broker broker
 	warned sync.Once // of a short session expiry
+
+	evictions evictions
+	accepted  atomic.Bool // a session, once: it is an MQTT 5 broker
 }
 
 // shortExpiry is a session expiry that an ordinary outage may exceed.
@@ -47,59 +52,87 @@ var errPatience = errors.New("connect timeout")
 func (s *Sink) Connect(ctx context.Context, opts reactor.ConnectOptions) (reactor.Session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
 	defer cancel()
-	conn, err := s.dial(ctx)
+	conn, reader, connack, err := s.open(ctx, s.connectPacket(opts))
+	if errors.Is(err, errNoAnswer) && !s.accepted.Load() {
+		conn, reader, connack, err = s.openOldBroker(ctx, s.connectPacket(opts), err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	// The handshake ends with the context, too: closing the connection ends a read.
-	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
-	reader := bufio.NewReaderSize(conn, readBuffer)
-	terms, err := s.handshake(conn, reader, opts)
-	if !stop() {
-		err = s.explainTimeout(ctx)
-	}
+	s.accepted.Store(true)
+	terms, err := s.agree(connack, opts)
 	if err != nil {
 		hangUp(conn)
 		return nil, err
 	}
+	session := s.newSession(conn, reader, opts, terms)
+	if opts.Mark != "" && session.limits.Present {
+		found, whole, err := session.recognize(ctx, opts.Mark)
+		if err != nil {
+			session.end(errClosed)
+			<-session.done
+			return nil, s.explainQuestion(err)
+		}
+		session.limits.Resumed, session.limits.Marked = found, whole
+	}
 	s.cfg.Logger.Debug("the broker accepted the session", "broker", s.broker.address, "client_id", opts.ClientID,
-		"resumed", terms.limits.Resumed, "in_flight", terms.limits.InFlight, "packet_bytes", terms.limits.PacketBytes,
-		"keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
+		"present", session.limits.Present, "resumed", session.limits.Resumed, "in_flight", terms.limits.InFlight,
+		"packet_bytes", terms.limits.PacketBytes, "keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
 	if opts.Delivery.QoS() == 2 && terms.sessionExpiry < min(shortExpiry, s.cfg.SessionExpiry) {
 		s.warned.Do(func() {
 			s.cfg.Logger.Warn("the broker keeps the sessions of clients that are away only for a short time; after a longer outage what was on its way is treated as lost",
 				"session_expiry", terms.sessionExpiry, "asked_for", s.cfg.SessionExpiry)
 		})
 	}
-	return newSession(conn, reader, opts, terms, s.cfg.WriteTimeout), nil
+	return session, nil
 }
 
-// handshake sends CONNECT and reads CONNACK.
-func (s *Sink) handshake(conn io.Writer, reader *bufio.Reader, opts reactor.ConnectOptions) (terms, error) {
-	if _, err := s.connectPacket(opts).WriteTo(conn); err != nil {
-		return terms{}, s.explainSilence(err)
+// open opens a connection and has the broker accept it.
+func (s *Sink) open(ctx context.Context, connect *packets.Connect) (net.Conn, *bufio.Reader, *packets.Connack, error) {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	// The handshake ends with the context, too: closing the connection ends a read.
+	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
+	reader := bufio.NewReaderSize(conn, readBuffer)
+	connack, err := s.handshake(conn, reader, connect)
+	if !stop() {
+		err = s.explainTimeout(ctx)
+	}
+	if err != nil {
+		hangUp(conn)
+		return nil, nil, nil, err
+	}
+	return conn, reader, connack, nil
+}
+
+// handshake sends CONNECT and reads a CONNACK that accepts it.
+func (s *Sink) handshake(conn io.Writer, reader *bufio.Reader, connect *packets.Connect) (*packets.Connack, error) {
+	if _, err := connect.WriteTo(conn); err != nil {
+		return nil, s.explainSilence(err)
 	}
 	// Look before reading: a server of another protocol may never send as many bytes as
 	// its first two seem to announce.
 	head, err := reader.Peek(2)
 	if err != nil {
-		return terms{}, s.explainSilence(err)
+		return nil, s.explainSilence(err)
 	}
 	if head[0] != packets.CONNACK<<4 {
-		return terms{}, fmt.Errorf("broker %s does not answer as an MQTT broker does: check the port, and whether it expects TLS (mqtts://)", s.broker.address)
+		return nil, fmt.Errorf("broker %s does not answer as an MQTT broker does: check the port, and whether it expects TLS (mqtts://)", s.broker.address)
 	}
 	packet, err := nextPacket(reader)
 	if err != nil {
-		return terms{}, s.explainSilence(err)
+		return nil, s.explainSilence(err)
 	}
 	connack, err := decodeConnack(packet)
 	if err != nil {
-		return terms{}, fmt.Errorf("broker %s: %w", s.broker.address, err)
+		return nil, fmt.Errorf("broker %s: %w", s.broker.address, err)
 	}
 	if connack.ReasonCode != packets.ConnackSuccess {
-		return terms{}, s.refusal(connack)
+		return nil, s.refusal(connack)
 	}
-	return s.agree(connack, opts.Delivery)
+	return connack, nil
 }
 
 // terms are what a CONNACK and our own configuration come to together.
@@ -110,8 +143,8 @@ type terms struct {
 }
 
 // agree accepts the broker's terms, or refuses to work under them.
-func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms, error) {
-	p := connack.Properties
+func (s *Sink) agree(connack *packets.Connack, opts reactor.ConnectOptions) (terms, error) {
+	p, delivery := connack.Properties, opts.Delivery
 	maxQoS := byte(2)
 	if p.MaximumQOS != nil {
 		maxQoS = *p.MaximumQOS
@@ -130,8 +163,14 @@ func (s *Sink) agree(connack *packets.Connack, delivery reactor.Delivery) (terms
 		}
 	}
 	t := terms{
-		limits:    reactor.Limits{InFlight: s.cfg.inFlight(delivery.QoS()), QoS: maxQoS, Resumed: connack.SessionPresent},
+		limits: reactor.Limits{
+			InFlight: s.cfg.inFlight(delivery.QoS()), QoS: maxQoS,
+			Present: connack.SessionPresent, Resumed: connack.SessionPresent,
+		},
 		keepAlive: time.Duration(s.cfg.keepAliveSeconds()) * time.Second,
+	}
+	if opts.Fresh && connack.SessionPresent {
+		return terms{}, fmt.Errorf("broker %s: protocol error: it keeps a session that it was asked to discard", s.broker.address)
 	}
 	if delivery.QoS() > 0 {
 		t.sessionExpiry = s.cfg.SessionExpiry.Truncate(time.Second)
@@ -181,11 +220,11 @@ func bestDelivery(maxQoS byte) reactor.Delivery {
 // connectPacket asks for the session as it was left, so that the exchange of a packet
 // identifier can be resumed, even by a lane that sends nothing but QoS 0 of its own: its
 // last owner may have promised more. The session is to outlive the connection where
-// something may have to be resumed after it.
+// something may have to be resumed after it. Fresh begins anew instead.
 func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
 	ours := uint32(maxReceived)
 	connect := &packets.Connect{
-		ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: opts.ClientID,
+		ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: opts.ClientID, CleanStart: opts.Fresh,
 		KeepAlive: s.cfg.keepAliveSeconds(), Properties: &packets.Properties{MaximumPacketSize: &ours},
 		UsernameFlag: s.broker.username != "", Username: s.broker.username,
 		PasswordFlag: s.broker.password != "", Password: []byte(s.broker.password),

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // broker is where to connect to, and as whom.
@@ -22,15 +23,11 @@ var errURL = errors.New("URL is not one of a broker: write mqtt://user:password@
 
 // parseBroker reads the URL, and what overrides parts of it.
 func parseBroker(c Config) (broker, error) {
-	if c.URL == "" {
+	if strings.TrimSpace(c.URL) == "" {
 		return broker{}, errors.New("URL is empty: give one such as mqtt://user:password@host:1883")
 	}
-	u, err := url.Parse(c.URL)
+	u, err := url.Parse(strings.TrimSpace(c.URL)) // a file ends with a line break
 	if err != nil || u.Hostname() == "" {
-		return broker{}, errURL
-	}
-	// mqtt://user:12#34@host is a valid URL, of a host named user and its port 12.
-	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return broker{}, errURL
 	}
 	b := broker{host: u.Hostname(), username: c.Username, password: c.Password}
@@ -39,8 +36,14 @@ func parseBroker(c Config) (broker, error) {
 	case "mqtt", "tcp":
 	case "mqtts", "ssl", "tls":
 		b.secure, port = true, "8883"
+	case "ws", "wss":
+		return broker{}, fmt.Errorf("URL begins with %s://, but MQTT over WebSocket is not supported: use the broker's TCP port, mqtt://host:1883, or with TLS mqtts://host:8883", u.Scheme)
 	default:
 		return broker{}, fmt.Errorf("URL begins with %s://, must be mqtt:// or mqtts://", u.Scheme)
+	}
+	// mqtt://user:12#34@host is a valid URL, of a host named user and its port 12.
+	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return broker{}, errURL
 	}
 	if u.Port() != "" {
 		port = u.Port()

@@ -14,6 +14,8 @@ import (
 var (
 	pingreq    = []byte{packets.PINGREQ << 4, 0}
 	disconnect = []byte{packets.DISCONNECT << 4, 0} // 0x00, normal disconnection
+	// disconnectForGood is the same with a Session Expiry Interval of 0.
+	disconnectForGood = []byte{packets.DISCONNECT << 4, 7, 0, 5, propSessionExpiryInterval, 0, 0, 0, 0}
 )
 
 const (
@@ -21,10 +23,20 @@ const (
 	// smaller tells a slow line from a dead one: 512 messages of a megabyte may well
 	// take longer than the timeout, and a session that ended for it would have to send
 	// them all again, for ever.
-	writeChunk = 256 << 10
+	writeChunk = 128 << 10
 	// maxKeptBuffer is the largest write buffer that is used again.
 	maxKeptBuffer = 1 << 20
+	// largeBytes is from where on a payload is not copied, but written from where it is.
+	// Below, a copy costs less than a write of its own; above, it would be memory that the
+	// buffer, growing, takes several times.
+	largeBytes = 64 << 10
 )
+
+// largePayload is to be written after so many bytes of the buffer.
+type largePayload struct {
+	after   int
+	payload []byte
+}
 
 // write sends what Publish encodes. While one write is under way the next is
 // gathered, so that a busy session makes few large writes and an idle one has no
@@ -32,7 +44,8 @@ const (
 // to hang up.
 func (s *session) write() error {
 	var (
-		buffer []byte // these two are swapped with those that Publish fills
+		buffer []byte // these three are swapped with those that Publish fills
+		large  []largePayload
 		slots  []reactor.Slot
 		acks   []reactor.Ack
 	)
@@ -51,15 +64,17 @@ func (s *session) write() error {
 		}
 		s.mu.Lock()
 		buffer, s.buffer = s.buffer, buffer[:0]
+		large, s.large = s.large, large[:0]
 		slots, s.unwritten = s.unwritten, slots[:0]
 		state := s.state
 		s.mu.Unlock()
 		if state == over {
 			return errClosed
 		}
-		if err := s.send(buffer); err != nil {
+		if err := s.sendAll(buffer, large); err != nil {
 			return err
 		}
+		clear(large) // let go of the payloads
 		if len(slots) > 0 {
 			acks = acks[:0]
 			for _, slot := range slots {
@@ -76,6 +91,21 @@ func (s *session) write() error {
 	}
 }
 
+// sendAll writes the buffer, and the large payloads where they belong.
+func (s *session) sendAll(buffer []byte, large []largePayload) error {
+	written := 0
+	for _, l := range large {
+		if err := s.send(buffer[written:l.after]); err != nil {
+			return err
+		}
+		if err := s.send(l.payload); err != nil {
+			return err
+		}
+		written = l.after
+	}
+	return s.send(buffer[written:])
+}
+
 // send writes all of b, or ends the session: a broker that does not read would make
 // its lane hang for ever.
 func (s *session) send(b []byte) error {
@@ -88,7 +118,7 @@ func (s *session) send(b []byte) error {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return fmt.Errorf("the broker has not read what we send for %v", s.patience)
 			}
-			return fmt.Errorf("send: %w", err)
+			return s.explainIO("send", err)
 		}
 		if b = b[n:]; len(b) > 0 {
 			// No ping is sent meanwhile, so nothing is to be expected of the broker, but that
@@ -105,13 +135,19 @@ func (s *session) send(b []byte) error {
 // broker closes the other: closing a socket with unread bytes resets the connection,
 // and that may take the last packets down with it.
 func (s *session) sayGoodbye() error {
-	if err := s.send(disconnect); err != nil {
+	goodbye := disconnect
+	s.mu.Lock()
+	if s.forget {
+		goodbye = disconnectForGood
+	}
+	if s.state == closing {
+		s.state = parted // before the broker can have heard it, and hang up
+	}
+	s.mu.Unlock()
+	if err := s.send(goodbye); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	if s.state == closing {
-		s.state = parted
-	}
 	err := s.conn.SetReadDeadline(time.Now().Add(s.patience))
 	s.mu.Unlock()
 	if err != nil {

@@ -76,10 +76,10 @@ type Sink interface {
 	Connect(ctx context.Context, opts ConnectOptions) (Session, error)
 	// CheckIdentity makes sure that the broker keeps clients with different ids apart.
 	// Some can be told not to (mosquitto: use_username_as_clientid), and then all lanes
-	// share one session and mix up their slots. It has to be called while a session of
-	// Connect is up, before anything is sent over it: it connects with a client id that
-	// nobody has used, and must not find a session. It returns a *ConnectRefusedError
-	// if it does; anything else is a passing failure.
+	// share one session and mix up their slots. It connects with two client ids that nobody
+	// has used, and must not find a session. It returns a *ConnectRefusedError if it does;
+	// anything else is a passing failure. It should be called after a Connect that
+	// succeeded, before anything is sent: such a broker closes that session's connection.
 	CheckIdentity(ctx context.Context, delivery Delivery) error
 }
 
@@ -112,8 +112,9 @@ type Session interface {
 	// the broker close the connection, with every message that is on its way.
 	Check(m Message) error
 	// Publish queues messages for sending, in order, and returns without waiting
-	// for the network. Payloads are copied before it returns. The caller keeps
-	// the number of unacknowledged messages within Limits. It returns an error
+	// for the network. The slice is the caller's again when it returns; a payload must not
+	// be changed before the message is acknowledged or the session has ended. The caller
+	// keeps the number of unacknowledged messages within Limits. It returns an error
 	// only if the session has ended; then none, some or all of the messages may
 	// have been sent.
 	Publish(msgs []Message) error
@@ -122,8 +123,10 @@ type Session interface {
 	// where the broker does not know the slot. Like Publish it does not wait.
 	Release(slots []Slot) error
 	// Mark leaves a mark in the broker's state of the session, by which a later Connect
-	// recognizes it, and waits until it is there. ErrCannotMark says that this broker
-	// does not allow it, or cannot tell the difference: nothing was left then.
+	// recognizes it, and waits until it is there. Nobody may have used the mark before.
+	// ErrCannotMark says that this broker does not allow it, or cannot tell the difference:
+	// nothing was left then, and if the broker ended the session for it, the next one can
+	// do without. After any other error there may or may not be a mark.
 	Mark(ctx context.Context, mark string) error
 	// Done is closed when the connection is gone and Acks will not be called any
 	// more.
@@ -152,6 +155,11 @@ type Limits struct {
 	Resumed bool
 	// Present tells that the broker had some session under the client id, ours or not.
 	Present bool
+	// Marked tells that the session carries the whole of ConnectOptions.Mark. If not, it is
+	// to be marked before anything is sent: anew, or because the broker has come to refuse
+	// what it once allowed; then a mark that was still recognized this time will not be for
+	// long.
+	Marked bool
 }
 
 // ConnectRefusedError is a broker's answer that trying again will not change

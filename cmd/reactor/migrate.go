@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -13,7 +12,7 @@ import (
 // migrateCommand is `reactor migrate`.
 type migrateCommand struct {
 	Up     migrateUp     `cmd:"" help:"Apply all pending versions. Safe to run from many places at once."`
-	Down   migrateDown   `cmd:"" help:"Undo the newest version."`
+	Down   migrateDown   `cmd:"" help:"Undo the newest version; not while instances run."`
 	Status migrateStatus `cmd:"" help:"List the versions."`
 }
 
@@ -39,21 +38,23 @@ type migrateDown struct {
 }
 
 func (c *migrateDown) Run(ctx context.Context, out output) error {
-	states, err := pgsource.MigrateStatus(ctx, c.DatabaseURL)
-	if err != nil {
+	plan, err := pgsource.PlanDown(ctx, c.DatabaseURL)
+	switch {
+	case err != nil:
 		return err
-	}
-	if len(states) > 0 && !states[0].AppliedAt.IsZero() && (len(states) == 1 || states[1].AppliedAt.IsZero()) && !c.Yes {
-		return errors.New("this would drop the table jobs with all jobs in it: add --yes if you mean it")
-	}
-	name, err := pgsource.MigrateDown(ctx, c.DatabaseURL)
-	if err != nil {
-		return err
-	}
-	if name == "" {
+	case plan.Name == "":
 		fmt.Fprintln(out.stdout, "nothing to undo")
-	} else {
-		fmt.Fprintf(out.stdout, "undid %s\n", name)
+		return nil
+	case plan.Loses != "" && !c.Yes:
+		return fmt.Errorf("undoing %s would drop %s: add --yes if you mean it", plan.Name, plan.Loses)
+	}
+	name, err := pgsource.MigrateDown(ctx, c.DatabaseURL, plan)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out.stdout, "undid %s\n", name)
+	if plan.Loses != "" {
+		fmt.Fprintf(out.stdout, "dropped %s\n", plan.Loses)
 	}
 	return nil
 }

@@ -1,0 +1,167 @@
+package mqttsink
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+const (
+	// probePrefix begins like the client ids of lanes: a broker may allow no others.
+	probePrefix = "reactor-probe-"
+	// probeExpiry is when a broker forgets a probe that was killed.
+	probeExpiry = time.Minute
+	// takeovers is how many probes in a row a broker has to hang up on without a word when
+	// the next one comes. Some do not say that it was taken over (mosquitto before 2.1),
+	// and one connection may have ended for any reason.
+	takeovers = 3
+)
+
+// errSharedIdentity: a client id that nobody has used is somebody's.
+var errSharedIdentity = errors.New("shared identity")
+
+// probe is a connection that finds out how the broker tells clients apart.
+type probe struct {
+	conn    net.Conn
+	reader  *bufio.Reader
+	present bool
+}
+
+// CheckIdentity implements reactor.Sink. Two probes with random client ids are up at once,
+// so it does not depend on what a lane has asked for: at QoS 0 it wants no session to be
+// kept, and mosquitto then says that there was none, taking over its connection all the
+// same.
+func (s *Sink) CheckIdentity(ctx context.Context, delivery reactor.Delivery) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
+	defer cancel()
+	for range takeovers {
+		err := s.checkIdentity(ctx, delivery)
+		var refused *reactor.ConnectRefusedError
+		switch {
+		case errors.Is(err, errSharedIdentity):
+			return s.sharedIdentity()
+		case errors.As(err, &refused) && refusesID(refused.Code):
+			// It lets our lanes in and this one not: it does look at client ids.
+			s.cfg.Logger.Debug("the broker lets nobody in with a client id it does not know", "broker", s.broker.address, "err", err)
+			return nil
+		case !errors.Is(err, errHungUp):
+			return err
+		}
+	}
+	return s.sharedIdentity()
+}
+
+// sharedIdentity names what to change.
+func (s *Sink) sharedIdentity() error {
+	return &reactor.ConnectRefusedError{
+		Broker: s.broker.address, Code: packets.ConnackInvalidClientID,
+		Reason: "it tells clients apart by something else than their client id, so all lanes would share one session and lose messages: " +
+			"switch that off (mosquitto: use_username_as_clientid; EMQX: mqtt.use_username_as_clientid, mqtt.peer_cert_as_clientid, mqtt.clientid_override)",
+	}
+}
+
+func refusesID(code byte) bool {
+	switch code {
+	case packets.ConnackInvalidClientID, packets.ConnackBadUsernameOrPassword, packets.ConnackNotAuthorized:
+		return true
+	}
+	return false
+}
+
+// checkIdentity yields errSharedIdentity where it is certain, and errHungUp where it may
+// be.
+func (s *Sink) checkIdentity(ctx context.Context, delivery reactor.Delivery) error {
+	first, err := s.openProbe(ctx, delivery)
+	if err != nil {
+		return err
+	}
+	defer hangUp(first.conn)
+	stop := context.AfterFunc(ctx, func() { hangUp(first.conn) })
+	defer stop()
+	if first.present {
+		first.leave(s.laneExpiry(delivery)) // it is a lane's
+		return errSharedIdentity
+	}
+	defer first.leave(0)
+	second, err := s.openProbe(ctx, delivery)
+	if err != nil {
+		return err
+	}
+	defer hangUp(second.conn)
+	defer second.leave(0)
+	if second.present {
+		return errSharedIdentity
+	}
+	// A broker that keeps no sessions says nothing, and ends the first connection.
+	err = first.ping()
+	if ctx.Err() != nil {
+		return s.explainTimeout(ctx)
+	}
+	return err
+}
+
+func (s *Sink) openProbe(ctx context.Context, delivery reactor.Delivery) (*probe, error) {
+	opts := reactor.ConnectOptions{ClientID: probePrefix + rand.Text(), Delivery: delivery}
+	connect := s.connectPacket(opts)
+	expiry := uint32(probeExpiry / time.Second)
+	connect.Properties.SessionExpiryInterval = &expiry
+	conn, reader, connack, err := s.open(ctx, connect)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.agree(connack, opts); err != nil {
+		hangUp(conn)
+		return nil, err
+	}
+	return &probe{conn: conn, reader: reader, present: connack.SessionPresent}, nil
+}
+
+// laneExpiry is the Session Expiry Interval that a lane asks for.
+func (s *Sink) laneExpiry(delivery reactor.Delivery) time.Duration {
+	if delivery.QoS() == 0 {
+		return 0
+	}
+	return s.cfg.SessionExpiry
+}
+
+// ping reports whether the connection is still the session's.
+func (p *probe) ping() error {
+	if _, err := p.conn.Write(pingreq); err != nil {
+		return errHungUp
+	}
+	for {
+		packet, err := nextPacket(p.reader)
+		if err != nil {
+			return errHungUp
+		}
+		switch packet[0] >> 4 {
+		case packets.PINGRESP:
+			return nil
+		case packets.DISCONNECT:
+			d, err := decodeDisconnect(packet)
+			if err != nil {
+				return err
+			}
+			if d.ReasonCode == packets.DisconnectSessionTakenOver {
+				return errSharedIdentity
+			}
+			return fmt.Errorf("checking the broker: %w", disconnected(d))
+		}
+	}
+}
+
+// leave says goodbye, and how long the session is to be kept. It does not matter whether
+// anybody hears it: a probe's is forgotten soon.
+func (p *probe) leave(expiry time.Duration) {
+	goodbye := append([]byte(nil), disconnectForGood[:5]...)
+	_, _ = p.conn.Write(binary.BigEndian.AppendUint32(goodbye, uint32(expiry/time.Second)))
+}

@@ -1,0 +1,129 @@
+package mqttsink
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+var deliveries = []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce, reactor.AtMostOnce}
+
+// wantShared wants the refusal that names the settings.
+func wantShared(t *testing.T, what string, err error) {
+	t.Helper()
+	var refused *reactor.ConnectRefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "use_username_as_clientid") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%s: %v, want a refusal that names the setting", what, err)
+	}
+}
+
+// TestIdentityByUserName: mosquitto with use_username_as_clientid, and a lane connected. It
+// is refused, and what the lane's session holds is not thrown away by asking.
+func TestIdentityByUserName(t *testing.T) {
+	for _, delivery := range deliveries {
+		t.Run(delivery.String(), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{
+				Username: "reactor", Password: "sesame", ExtraLines: []string{"use_username_as_clientid true"},
+			})
+			sink := newSink(t, Config{URL: broker.URL()})
+			wantShared(t, "before anything else", sink.CheckIdentity(ctx, delivery))
+			lane, _ := open(t, ctx, sink, "lane", delivery)
+			wantShared(t, "with a lane", sink.CheckIdentity(ctx, delivery))
+			<-lane.Done() // the broker closed it
+			again, _ := open(t, ctx, sink, "lane", delivery)
+			if l := again.Limits(); l.Present != (delivery.QoS() > 0) {
+				t.Errorf("the lane's session is there afterwards: %t", l.Present)
+			}
+		})
+	}
+}
+
+// TestIdentityByClientID: brokers as they should be.
+func TestIdentityByClientID(t *testing.T) {
+	ctx := testContext(t)
+	inProcess, err := stack.StartInProcessBroker(0, testkit.Logger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { inProcess.Close() })
+	for _, broker := range []stack.Broker{testkit.Broker(t), inProcess} {
+		for _, delivery := range deliveries {
+			sink := newSink(t, Config{URL: broker.URL()})
+			lane, acks := open(t, ctx, sink, testkit.TopicPrefix(t), delivery)
+			if err := sink.CheckIdentity(ctx, delivery); err != nil {
+				t.Errorf("%v: %v", delivery, err)
+			}
+			if err := lane.Publish(messages("x", delivery.QoS(), 1)); err != nil {
+				t.Errorf("%v: the lane was disturbed: %v", delivery, err)
+			}
+			acks.wait(t, ctx, 1)
+		}
+	}
+}
+
+// TestIdentityAnswers: what else a broker may do with the two probes.
+func TestIdentityAnswers(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer         func(conn int, p *packets.ControlPacket) reply
+		shared, passes bool
+	}{
+		"it keeps them apart": {func(int, *packets.ControlPacket) reply { return reply{} }, false, true},
+		"it keeps no sessions, and says that the first was taken over": {func(conn int, p *packets.ControlPacket) reply {
+			if p.Type == packets.PINGREQ {
+				return reply{packets: []byte{packets.DISCONNECT << 4, 1, packets.DisconnectSessionTakenOver}, hangUp: true}
+			}
+			return reply{}
+		}, true, false},
+		"it keeps no sessions, and hangs up on the first without a word": {func(conn int, p *packets.ControlPacket) reply {
+			if p.Type == packets.CONNECT && conn%2 == 0 {
+				return reply{hangUpOn: conn - 1}
+			}
+			return reply{}
+		}, true, false},
+		"it hangs up once": {func(conn int, p *packets.ControlPacket) reply {
+			if p.Type == packets.CONNECT && conn == 2 {
+				return reply{hangUpOn: 1}
+			}
+			return reply{}
+		}, false, true},
+		"it allows only the ids it knows": {func(conn int, p *packets.ControlPacket) reply {
+			return reply{packets: encode(&packets.Connack{ReasonCode: packets.ConnackInvalidClientID, Properties: &packets.Properties{}})}
+		}, false, true},
+		"it is busy": {func(conn int, p *packets.ControlPacket) reply {
+			return reply{packets: encode(&packets.Connack{ReasonCode: packets.ConnackServerBusy, Properties: &packets.Properties{}})}
+		}, false, false},
+		"it does not answer": {func(conn int, p *packets.ControlPacket) reply {
+			if p.Type == packets.PINGREQ {
+				return reply{packets: []byte{}}
+			}
+			return reply{}
+		}, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			broker := startFakeBroker(t, test.answer)
+			err := newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).CheckIdentity(testContext(t), reactor.AtMostOnce)
+			var refused *reactor.ConnectRefusedError
+			switch {
+			case test.shared:
+				wantShared(t, "checking", err)
+			case test.passes && err != nil, !test.passes && (err == nil || errors.As(err, &refused)):
+				t.Errorf("checking yields %v", err)
+			}
+			// Nothing is left of a probe.
+			for _, d := range broker.goodbyes() {
+				if e := d.Properties.SessionExpiryInterval; e == nil || *e != 0 {
+					t.Errorf("a probe says goodbye with a session expiry of %v", e)
+				}
+			}
+		})
+	}
+}

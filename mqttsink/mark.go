@@ -1,0 +1,157 @@
+package mqttsink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// Session Present says that there is a session, not that it is ours: a broker that lost it
+// may have made another one for a connection that failed, or have restored one from a save
+// of long ago. A mark tells. It is a few private subscriptions, which MQTT keeps as part of
+// the session [MQTT 5, 4.1]: UNSUBSCRIBE is answered by 0x00 if there was one, and by 0x11
+// if not [MQTT 5, 3.11.3]. Nobody publishes to their topics.
+//
+// The question destroys what it asks for, and whoever asks may be killed before he can put
+// it back. So a mark is markCopies subscriptions, asked for one at a time until one is
+// found, and then all of those put back. Only as many interruptions as that in a row,
+// without one success in between, make our own session look like another one: that costs a
+// repetition, never a loss.
+//
+// What a mark cannot tell: a save that is older than the newest messages and younger than
+// the mark. After a kill -9 Mosquitto restores such a one. The lane sends again what it has
+// not released, whatever the mark says.
+const (
+	markTopics = "reactor/session/"
+	markCopies = 4
+)
+
+const (
+	codeSuccess        = 0x00
+	codeNoSubscription = 0x11
+	codeNotAuthorized  = 0x87
+)
+
+const allowMarks = "allow the user of reactor to subscribe to " + markTopics + "#"
+
+func markFilter(mark string, copy int) string {
+	return markTopics + mark + "/" + strconv.Itoa(copy)
+}
+
+// Mark implements reactor.Session. Before it believes a broker, it has it answer both ways:
+// for a subscription that never was (HiveMQ CE calls that a success, too: its
+// UnsubscribeHandler does not look), and for one that it has just granted.
+//
+// A broker that ends the connection rather than refuse, because it does not allow to
+// subscribe, yields ErrCannotMark as well: at once if it says so, else the third time in a
+// row that it does it to a client id.
+func (s *session) Mark(ctx context.Context, mark string) error {
+	if mark == "" {
+		return errors.New("the mark is empty")
+	}
+	if err := checkTopic(markFilter(mark, 0)); err != nil {
+		return fmt.Errorf("the mark: %w", err)
+	}
+	err := s.leaveMark(ctx, mark)
+	switch {
+	case err == nil || errors.Is(err, reactor.ErrCannotMark):
+		s.evictions.forget(s.clientID)
+	case ctx.Err() == nil && s.refusesByHangingUp():
+		return fmt.Errorf("%w: it ends the connection when we subscribe (%w): %s", reactor.ErrCannotMark, err, allowMarks)
+	}
+	return err
+}
+
+func (s *session) leaveMark(ctx context.Context, mark string) error {
+	probe := markFilter(mark, 0)
+	codes, err := s.unsubscribe(ctx, probe)
+	if err != nil {
+		return err
+	}
+	switch codes[0] {
+	case codeNoSubscription:
+	case codeSuccess:
+		return fmt.Errorf("%w: it takes what was never subscribed for a subscription", reactor.ErrCannotMark)
+	default:
+		return fmt.Errorf("%w: it refuses to unsubscribe (%s): %s", reactor.ErrCannotMark, reasonText(codes[0]), allowMarks)
+	}
+	filters := []string{probe}
+	for i := range markCopies {
+		filters = append(filters, markFilter(mark, i+1))
+	}
+	if codes, err = s.subscribe(ctx, filters...); err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(codes, refused); i >= 0 {
+		return s.undo(ctx, filters, fmt.Errorf("%w: it refuses to subscribe (%s): %s", reactor.ErrCannotMark, reasonText(codes[i]), allowMarks))
+	}
+	if codes, err = s.unsubscribe(ctx, probe); err != nil {
+		return err
+	}
+	if codes[0] != codeSuccess {
+		return s.undo(ctx, filters, fmt.Errorf("%w: it does not find what it has granted (%s)", reactor.ErrCannotMark, reasonText(codes[0])))
+	}
+	return nil
+}
+
+// undo takes a mark away that is not to be relied on, for a reason that it returns.
+func (s *session) undo(ctx context.Context, filters []string, why error) error {
+	if _, err := s.unsubscribe(ctx, filters...); err != nil {
+		return err
+	}
+	return why
+}
+
+// recognize finds out whether the session carries a mark. whole tells that nothing of it is
+// missing after the question.
+func (s *session) recognize(ctx context.Context, mark string) (found, whole bool, err error) {
+	var asked []string
+	for i := range markCopies {
+		filter := markFilter(mark, i+1)
+		codes, err := s.unsubscribe(ctx, filter)
+		if err != nil {
+			return false, false, err
+		}
+		asked = append(asked, filter)
+		switch codes[0] {
+		case codeNoSubscription:
+			continue
+		case codeSuccess:
+		default:
+			// It allowed it once, and it has to be known: whatever we took this session for,
+			// we might be wrong. Nothing is destroyed.
+			return false, false, &reactor.ConnectRefusedError{
+				Broker: s.broker, Code: codes[0],
+				Reason: "it refuses to unsubscribe (" + reasonText(codes[0]) + "), which tells whether the session is ours: " + allowMarks,
+			}
+		}
+		if codes, err = s.subscribe(ctx, asked...); err != nil {
+			return false, false, err
+		}
+		return true, !slices.ContainsFunc(codes, refused), nil
+	}
+	return false, false, nil
+}
+
+func refused(code byte) bool { return code >= 0x80 }
+
+// refusesByHangingUp reports whether the session was ended because it subscribed.
+func (s *session) refusesByHangingUp() bool {
+	var d *reactor.DisconnectedError
+	err := s.Err()
+	switch {
+	case errors.As(err, &d):
+		switch d.Code {
+		case 0x81, 0x82, 0x83, codeNotAuthorized, 0x8F, 0xA1, 0xA2: // those that blame a packet of this kind
+			return true
+		}
+	case errors.Is(err, errHungUp) || errors.Is(err, syscall.ECONNRESET):
+		return s.evictions.count(s.clientID) >= hangUpsInARow
+	}
+	return false
+}

@@ -1,0 +1,53 @@
+package mqttsink
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// openOldBroker finds out whether a broker hangs up because it does not know MQTT 5, by
+// asking it in MQTT 3.1.1. Before that is believed it has to hang up once more: it may
+// just have come up in between. If it did not, that is the connection. why is the error of
+// the first one.
+func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why error) (net.Conn, *bufio.Reader, *packets.Connack, error) {
+	if !s.speaksMQTT311(ctx) {
+		return nil, nil, nil, why
+	}
+	conn, reader, connack, err := s.open(ctx, connect)
+	if errors.Is(err, errNoAnswer) {
+		err = &reactor.ConnectRefusedError{
+			Broker: s.broker.address, Code: packets.ConnackUnsupportedProtocolVersion,
+			Reason: "it speaks MQTT 3.1.1, and hangs up at MQTT 5: switch MQTT 5 on for its listener, or use a broker that speaks it, e.g. mosquitto 2",
+		}
+	}
+	return conn, reader, connack, err
+}
+
+// speaksMQTT311 reports whether a CONNECT of MQTT 3.1.1 is answered by a CONNACK. A refusal
+// will do, so no password is sent.
+func (s *Sink) speaksMQTT311(ctx context.Context) bool {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return false
+	}
+	defer hangUp(conn)
+	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
+	defer stop()
+	clientID := probePrefix + rand.Text()
+	packet := []byte{packets.CONNECT << 4, byte(12 + len(clientID)), 0, 4, 'M', 'Q', 'T', 'T', 4}
+	const cleanSession, keepAliveSeconds = 1 << 1, 30
+	packet = append(packet, cleanSession, 0, keepAliveSeconds, 0, byte(len(clientID)))
+	packet = append(packet, clientID...)
+	if _, err := conn.Write(packet); err != nil {
+		return false
+	}
+	answer, err := bufio.NewReaderSize(conn, 16).Peek(2)
+	return err == nil && answer[0] == packets.CONNACK<<4 && answer[1] == 2
+}
