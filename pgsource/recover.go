@@ -27,11 +27,23 @@ func (s *Source) Reopen(ctx context.Context, lease reactor.Lease, round int64, m
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, reopenSQL, lease.Lane, round)
 		if err == nil {
-			_, err = tx.Exec(ctx, "UPDATE reactor.lanes SET mark = nullif($2, '') WHERE lane = $1", lease.Lane, mark)
+			_, err = tx.Exec(ctx, markSQL, lease.Lane, mark)
 		}
 		return err
 	})
 	return s.failed(fmt.Sprintf("reopen lane %d", lease.Lane), err)
+}
+
+const markSQL = "UPDATE reactor.lanes SET mark = nullif($2, '') WHERE lane = $1"
+
+// Mark implements reactor.Journal. The session carries the old mark and the new one: whichever
+// this leaves behind when we die, the next owner knows the session by it.
+func (s *Source) Mark(ctx context.Context, lease reactor.Lease, mark string) error {
+	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, markSQL, lease.Lane, mark)
+		return err
+	})
+	return s.failed(fmt.Sprintf("mark lane %d", lease.Lane), err)
 }
 
 // leased runs a transaction that commits only while the lane is ours.

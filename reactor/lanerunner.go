@@ -132,6 +132,12 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 		return nil, err
 	}
 	lost := !session.Limits().Resumed
+	if !lost && len(batches) > 0 && r.delivery.QoS() == 2 {
+		if err := r.renewMark(hard, session); err != nil {
+			closeSession(session)
+			return nil, err
+		}
+	}
 	if r.delivery.QoS() == 2 && (lost || len(batches) == 0) || lost && anyQoS2(batches) {
 		round := newRound()
 		if session, err = r.beginSession(hard, session, func(mark string) error {
@@ -248,6 +254,23 @@ func (r *laneRunner) beginSession(hard context.Context, session Session, reopen 
 	}
 }
 
+// renewMark gives a session that we know a whole mark again, where it has lost a part of
+// it, or never had one. The mark comes first, and the note of it second: the session is good,
+// and both the old mark and the new one may say so.
+func (r *laneRunner) renewMark(hard context.Context, session Session) error {
+	if session.Limits().Marked {
+		return nil
+	}
+	mark := rand.Text()
+	if err := r.leaveMark(hard, session, mark); err != nil {
+		if !errors.Is(err, ErrCannotMark) {
+			return nil // the session has ended, or next time will do
+		}
+		mark = ""
+	}
+	return r.note(hard, mark, func(mark string) error { return r.incarnation.source.Mark(hard, r.leaseNow(), mark) })
+}
+
 // markPatience is how long a broker may take to leave a mark.
 const markPatience = 10 * time.Second
 
@@ -326,7 +349,14 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 // lost it, a new one.
 func (r *laneRunner) reconnect(ctx, hard context.Context) Session {
 	session, _ := r.connect(ctx, ctx, false) // it has no error to report: the first connection has long been made
-	if session == nil || session.Limits().Resumed {
+	if session == nil {
+		return nil
+	}
+	if session.Limits().Resumed {
+		if r.delivery.QoS() == 2 && r.renewMark(ctx, session) != nil {
+			closeSession(session)
+			return nil
+		}
 		return session
 	}
 	r.incarnation.identity.again()

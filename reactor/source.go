@@ -112,6 +112,9 @@ type Journal interface {
 	// one. From then on the session that the journal speaks of is the one with this
 	// mark; "" if it cannot be marked. Repeating it with the same round is harmless.
 	Reopen(ctx context.Context, lease Lease, round int64, mark string) error
+	// Mark notes another mark of the session that the journal speaks of, "" for none:
+	// nothing of what is said of the batches changes.
+	Mark(ctx context.Context, lease Lease, mark string) error
 	// Settle records outcomes, all in one commit, and returns one answer for each
 	// settlement. Settling the same again is harmless, so after an error it is simply
 	// repeated.

@@ -144,7 +144,10 @@ END;
 $$;
 INSERT INTO reactor.deployment DEFAULT VALUES ON CONFLICT DO NOTHING;
 UPDATE reactor.deployment
-   SET jobs_schema = (SELECT nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid WHERE c.oid = 'jobs'::regclass)
+   SET database = (SELECT oid FROM pg_database WHERE datname = current_database()),
+       system_identifier = CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
+                                THEN (SELECT system_identifier FROM pg_control_system()) END,
+       jobs_schema = (SELECT nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid WHERE c.oid = 'jobs'::regclass)
  WHERE jobs_schema IS NULL;
 
 -- The living instances. id is drawn at random by each incarnation and never used

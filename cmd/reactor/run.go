@@ -23,9 +23,10 @@ type databaseFlags struct {
 // runCommand is `reactor run`.
 type runCommand struct {
 	databaseFlags
-	ListenURL           string `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for LISTEN, where the database URL leads through a pooler in transaction mode."`
-	DatabaseConnections int    `default:"6" group:"Database" help:"Connections for claims, loads and settlements; two more are used besides."`
+	ListenURL           string `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for LISTEN, where the database URL leads through a pooler."`
+	DatabaseConnections int    `default:"6" group:"Database" help:"Connections for claims, loads and settlements; three more are used besides."`
 	Migrate             bool   `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
+	Deployment          string `group:"Database" placeholder:"NAME" help:"What the MQTT client ids are made of, the same for all instances; a random name that the database keeps if not given. Needed where a copy of the database that cannot be told from it, such as a base backup, uses the same broker."`
 	Name                string `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
 
 	MQTTURL       string                    `required:"" type:"url" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
@@ -117,7 +118,7 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, ListenURL: c.ListenURL, Name: c.Name, MaxConns: given(c.DatabaseConnections), Logger: log,
+		DatabaseURL: c.DatabaseURL, ListenURL: c.ListenURL, Deployment: c.Deployment, Name: c.Name, MaxConns: given(c.DatabaseConnections), Logger: log,
 	})
 	if err != nil {
 		return nil, err
