@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,6 +66,7 @@ func raw(t *testing.T, address, text string) net.Conn {
 
 // TestHalfRequests: whoever does not finish what he says is not listened to for long.
 func TestHalfRequests(t *testing.T) {
+	t.Parallel()
 	address := serveHTTP(t)
 	for name, text := range map[string]string{
 		"nothing":      "",
@@ -91,6 +90,7 @@ func TestHalfRequests(t *testing.T) {
 // TestIdleConnectionsKeepNobodyOut: neither those that have never asked, nor those that
 // asked once, nor those that have begun to.
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	address := serveHTTP(t)
 	conns := make([]net.Conn, 3*maxHTTPConnections)
@@ -116,19 +116,24 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	}
 	// As many as it took were closed for it, long before they would have been for their
 	// silence.
-	var closed atomic.Int32
-	var group sync.WaitGroup
+	ended := make(chan error, len(conns))
 	for _, conn := range conns {
 		conn.SetReadDeadline(begun.Add(httpReadTimeout * 4 / 5))
-		group.Go(func() {
-			if _, err := io.Copy(io.Discard, conn); !errors.Is(err, os.ErrDeadlineExceeded) {
-				closed.Add(1)
-			}
-		})
+		go func() {
+			_, err := io.Copy(io.Discard, conn)
+			ended <- err
+		}()
 	}
-	group.Wait()
-	if n := int(closed.Load()); n < len(conns)-maxHTTPConnections {
-		t.Errorf("%d of %d connections were closed, which leaves more than %d", n, len(conns), maxHTTPConnections)
+	gone := len(conns) + 1 - maxHTTPConnections
+	for i := range conns {
+		if err := <-ended; i < gone && errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%d of %d connections were closed, want %d", i, len(conns), gone)
+		}
+		if i == gone-1 { // the others have shown what they can
+			for _, conn := range conns {
+				conn.Close()
+			}
+		}
 	}
 }
 
