@@ -20,10 +20,10 @@ import (
 
 // demoCommand is `reactor demo`.
 type demoCommand struct {
-	Jobs      int           `default:"5000" help:"How many jobs to insert."`
-	Over      time.Duration `default:"8s" help:"Over how long they fall due."`
-	Instances int           `default:"2" help:"How many instances share them."`
-	Delivery  string        `default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
+	Jobs      int              `default:"5000" help:"How many jobs to insert."`
+	Over      time.Duration    `default:"8s" help:"Over how long they fall due."`
+	Instances int              `default:"2" help:"How many instances share them."`
+	Delivery  reactor.Delivery `default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
 }
 
 // Help is shown by `reactor demo --help`.
@@ -36,9 +36,6 @@ receives against the table. Leaves nothing behind; Ctrl-C ends it early.`
 
 // Run is the demo, step by step.
 func (c *demoCommand) Run(ctx context.Context, out output) error {
-	if _, err := reactor.ParseDelivery(c.Delivery); err != nil {
-		return &usageError{err}
-	}
 	if c.Jobs < 1 || c.Instances < 1 || c.Instances > 20 || c.Over < 0 {
 		return &usageError{errors.New("--jobs must be at least 1, --instances 1 to 20, --over not negative")}
 	}
@@ -171,7 +168,7 @@ func (d *demo) startInstances(ctx context.Context) error {
 			return err
 		}
 		process, err := stack.StartProcess(stack.ProcessSpec{
-			Path: program, Args: []string{"run", "--name", name, "--delivery", d.Delivery, "--grace", "3s"},
+			Path: program, Args: []string{"run", "--name", name, "--delivery", d.Delivery.String(), "--grace", "3s"},
 			// By the environment: arguments can be seen by every user of the machine.
 			Env:    append(os.Environ(), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
 			Stdout: log, Stderr: log,

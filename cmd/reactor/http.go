@@ -19,7 +19,7 @@ import (
 
 // serveWhile serves health and metrics for as long as the instance runs.
 func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, log *slog.Logger) error {
-	server := &http.Server{Handler: handler(r), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
+	server := newServer(handler(r))
 	log.Info("serving health and metrics", "address", listener.Addr().String())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

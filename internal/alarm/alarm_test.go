@@ -1,6 +1,7 @@
 package alarm
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -31,9 +32,11 @@ func TestSetReplaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	a.Set(time.Hour)
-	a.Set(time.Millisecond)
-	<-a.C()
+	for _, far := range []time.Duration{time.Hour, math.MaxInt64} {
+		a.Set(far)
+		a.Set(time.Millisecond)
+		<-a.C()
+	}
 }
 
 // That it tells a set clock is tried by hand: setting the clock of whoever runs the tests
