@@ -21,7 +21,7 @@ func TestBrokersHostIsGone(t *testing.T) {
 	for name, busy := range map[string]bool{"idle": false, "busy": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx := testContext(t)
+			ctx, cancel := context.WithCancel(testContext(t))
 			listener, accept := listen(t), connack(t, 0, nil)
 			gone := make(chan error, 1)
 			served := make(chan struct{})
@@ -41,10 +41,10 @@ func TestBrokersHostIsGone(t *testing.T) {
 				gone <- err
 				<-ctx.Done()
 			}()
-			ctx, cancel := context.WithCancel(ctx)
 			t.Cleanup(func() {
 				cancel()
 				listener.Close()
+				<-served
 			})
 			session, _ := open(t, ctx, newSink(t, Config{URL: "mqtt://" + listener.Addr().String(), WriteTimeout: 2 * time.Second}), "x", reactor.AtLeastOnce)
 			if err := <-gone; err != nil {

@@ -24,8 +24,8 @@ func wantShared(t *testing.T, what string, err error) {
 	}
 }
 
-// TestIdentityByUserName: mosquitto with use_username_as_clientid, and a lane connected. It
-// is refused, and what the lane's session holds is not thrown away by asking.
+// TestIdentityByUserName: mosquitto with use_username_as_clientid, without a lane and with
+// one connected.
 func TestIdentityByUserName(t *testing.T) {
 	for _, delivery := range deliveries {
 		t.Run(delivery.String(), func(t *testing.T) {
@@ -39,11 +39,27 @@ func TestIdentityByUserName(t *testing.T) {
 			lane, _ := open(t, ctx, sink, "lane", delivery)
 			wantShared(t, "with a lane", sink.CheckIdentity(ctx, delivery))
 			<-lane.Done() // the broker closed it
-			again, _ := open(t, ctx, sink, "lane", delivery)
-			if l := again.Limits(); l.Present != (delivery.QoS() > 0) {
-				t.Errorf("the lane's session is there afterwards: %t", l.Present)
-			}
 		})
+	}
+}
+
+// TestIdentityOfAnother: what the session of somebody else holds, most likely a lane's, is
+// not thrown away by asking: a probe that finds it leaves it to be kept as long as a lane's.
+func TestIdentityOfAnother(t *testing.T) {
+	present := connack(t, 0, nil)
+	present[2] = 1
+	for delivery, want := range map[reactor.Delivery]uint32{reactor.ExactlyOnce: 24 * 60 * 60, reactor.AtMostOnce: 0} {
+		gone := make(chan *packets.Disconnect, 1)
+		broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
+			if d, ok := p.Content.(*packets.Disconnect); ok {
+				gone <- d
+			}
+			return reply{packets: present, hangUp: p.Type == packets.DISCONNECT}
+		})
+		wantShared(t, "a session is there", newSink(t, Config{URL: broker.url}).CheckIdentity(testContext(t), delivery))
+		if e := (<-gone).Properties.SessionExpiryInterval; e == nil || *e != want {
+			t.Errorf("%v: the session is left to be kept for %v", delivery, e)
+		}
 	}
 }
 
