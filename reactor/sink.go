@@ -91,8 +91,10 @@ type ConnectOptions struct {
 	Fresh bool
 	// Mark is what Session.Mark left in the session that is to be resumed. A session
 	// that the broker resumes without it is another one: made anew after the broker had
-	// lost ours, restored from an old copy, or somebody else's. Limits.Resumed is false
-	// then. "" takes any session for ours.
+	// lost ours, restored from a save older than the mark, or somebody else's.
+	// Limits.Resumed is false then. It is true for a save that has the mark and lacks the
+	// newest messages: those the lane has to send again whatever Resumed says. "" takes any
+	// session for ours.
 	Mark string
 	// Acks receives acknowledgements in the order the broker sent them. It is
 	// called by one goroutine of the session at a time, never from within
