@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/job-publisher/reactor/internal/sockopt"
 )
 
 // database is a pool of connections on which our settings hold (settings.go), and every
@@ -102,12 +104,21 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 		if err != nil {
 			return nil, err
 		}
+		if err := sockopt.Harden(conn, silentPeer); err != nil {
+			conn.Close()
+			return nil, err
+		}
 		return conn, nil
 	}
 }
 
-// dialPatience is how long one address may take to be connected to.
-const dialPatience = 5 * time.Second
+const (
+	// dialPatience is how long one address may take to be connected to.
+	dialPatience = 5 * time.Second
+	// silentPeer is how long a host may acknowledge nothing of what we send, or of the probes
+	// of an idle connection, before the connection is given up.
+	silentPeer = 5 * time.Second
+)
 
 // close releases the connections.
 func (db *database) close() {
