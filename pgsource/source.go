@@ -97,7 +97,9 @@ func (s *Source) Open(ctx context.Context) (err error) {
 		return err
 	}
 	if s.control, err = s.open(ctx, use{
-		conns: 1, patience: s.cfg.TTL, settings: timeouts(s.cfg.TTL, lockPatience, s.cfg.TTL),
+		// Less than whoever beats is prepared to wait: a beat that gets no answer is the sign
+		// of a dead connection, and the others are replaced with it.
+		conns: 1, patience: s.cfg.TTL * 2 / 3, settings: timeouts(s.cfg.TTL, lockPatience, s.cfg.TTL),
 		// A heartbeat that a crash of Postgres takes back has lost nothing, and must
 		// not wait for a disk that is busy with everybody else's commits.
 		asynchronous: true,
