@@ -89,7 +89,10 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 		return w, err
 	}
 	if cfg.Pooler != "" {
-		w.pooler, err = stack.StartPgBouncer(ctx, stack.PgBouncerConfig{Target: w.postgres, Address: w.front.Addr(), PoolMode: cfg.Pooler})
+		// In session mode a pool smaller than all that the instances open would starve one.
+		w.pooler, err = stack.StartPgBouncer(ctx, stack.PgBouncerConfig{
+			Target: w.postgres, Address: w.front.Addr(), PoolMode: cfg.Pooler, PoolSize: maxConnections - 15,
+		})
 		if err != nil {
 			return w, err
 		}
