@@ -236,7 +236,7 @@ func (w *world) forgiveLost(o *Outcome) {
 	o.note("the broker was killed %d times", kills)
 	for f, n := range fates {
 		line := fmt.Sprintf("%d jobs lost: %s", n, f)
-		if f == releasedAtTheKill {
+		if f == releasedAtTheKill || w.cfg.Delivery == reactor.AtMostOnce {
 			o.note("%s", line)
 		} else {
 			o.find("%s", line)
