@@ -51,6 +51,9 @@ func (s *Source) identify(ctx context.Context) error {
 			            THEN (SELECT system_identifier FROM pg_control_system()) ELSE 0 END`).Scan(&have.system); err != nil {
 			return err
 		}
+		if have.system == 0 && had.database == have.database {
+			have.system = had.system // and not forget what somebody else has found out
+		}
 		copied := had.database != 0 && (had.database != have.database || had.system != have.system && had.system != 0 && have.system != 0)
 		want := name
 		switch {
@@ -67,7 +70,10 @@ func (s *Source) identify(ctx context.Context) error {
 		if want == name && !copied && had == have {
 			return nil
 		}
-		if copied {
+		switch {
+		case copied && want == name:
+			s.log.Warn("this database is a copy of another deployment's and is told to keep its name: the two must not share a broker", "deployment", name)
+		case copied:
 			s.log.Warn("this database is a copy of another deployment's; its MQTT sessions get a name of their own", "was", name, "is", want)
 		}
 		// The sessions that the marks were left in are not ours under another name.
