@@ -45,10 +45,14 @@ func (s *Source) identify(ctx context.Context) error {
 			Scan(&name, &had.system, &had.database, &have.database); err != nil {
 			return err
 		}
-		// Some services do not let everybody ask for it.
-		if err := tx.QueryRow(ctx, `
-			SELECT CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-			            THEN (SELECT system_identifier FROM pg_control_system()) ELSE 0 END`).Scan(&have.system); err != nil {
+		// Some services do not let everybody ask for it. A statement of its own: the right is
+		// asked for before any CASE is looked at.
+		var mayAsk bool
+		err := tx.QueryRow(ctx, "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')").Scan(&mayAsk)
+		if err == nil && mayAsk {
+			err = tx.QueryRow(ctx, "SELECT system_identifier FROM pg_control_system()").Scan(&have.system)
+		}
+		if err != nil {
 			return err
 		}
 		if have.system == 0 && had.database == have.database {
@@ -81,7 +85,7 @@ func (s *Source) identify(ctx context.Context) error {
 			return err
 		}
 		name = want
-		_, err := tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2::bigint, 0), database = $3", name, have.system, have.database)
+		_, err = tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2::bigint, 0), database = $3", name, have.system, have.database)
 		return err
 	})
 	s.clientIDPrefix = "reactor-" + name + "-"

@@ -130,3 +130,16 @@ func TestUpgradeThroughAnotherPath(t *testing.T) {
 		t.Errorf("claimed %+v", batch)
 	}
 }
+
+// TestMigrateWithoutTheClustersName: the owner of the database may be nobody in the cluster.
+func TestMigrateWithoutTheClustersName(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	owner, url := b.role("")
+	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE; REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+	b.exec("DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO " + owner + "', current_database()); END $$; GRANT CREATE ON SCHEMA public TO " + owner)
+	b.migrateUp(url)
+	b.start(url)
+	if n := b.count("SELECT count(*) FROM reactor.deployment WHERE system_identifier IS NULL AND database IS NOT NULL"); n != 1 {
+		t.Error("the deployment is not recorded")
+	}
+}

@@ -159,12 +159,20 @@ EXCEPTION WHEN OTHERS THEN
 END;
 $$;
 INSERT INTO reactor.deployment DEFAULT VALUES ON CONFLICT DO NOTHING;
-UPDATE reactor.deployment
-   SET database = (SELECT oid FROM pg_database WHERE datname = current_database()),
-       system_identifier = CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-                                THEN (SELECT system_identifier FROM pg_control_system()) END,
-       jobs_schema = current_schema() -- set above
- WHERE jobs_schema IS NULL;
+DO $$
+DECLARE
+    cluster bigint; -- NULL where we may not ask: some services do not let everybody
+BEGIN
+    IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
+        SELECT system_identifier INTO cluster FROM pg_control_system();
+    END IF;
+    UPDATE reactor.deployment
+       SET database = (SELECT oid FROM pg_database WHERE datname = current_database()),
+           system_identifier = cluster,
+           jobs_schema = current_schema() -- set above
+     WHERE jobs_schema IS NULL;
+END;
+$$;
 
 -- The living instances. id is drawn at random by each incarnation and never used
 -- again, so "owner = id" is a fencing token by itself.
