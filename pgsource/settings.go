@@ -66,6 +66,9 @@ const durable = `CASE current_setting('synchronous_commit') WHEN 'remote_apply' 
 // sessionSQL makes the settings for as long as the connection lives.
 func (l settings) sessionSQL() string {
 	var b strings.Builder
+	// Before anything that takes longer than a role's default may allow. The server counts
+	// anew for each statement of a string.
+	b.WriteString("SET statement_timeout = 0; ")
 	for _, set := range l {
 		fmt.Fprintf(&b, "SET %s = %s; ", set.name, set.literal())
 	}
