@@ -77,12 +77,11 @@ func (in *incarnation) run(ctx context.Context) error {
 		loaded: loaded, due: in.due, finished: in.finished,
 		rows: in.cfg.claimRows(), capacity: in.cfg.MaxPending,
 	}
-	in.loader = &loader{
-		source: in.source, clock: in.clock, log: in.log, stats: &in.stats,
-		out: loaded, room: dispatcher.room, behind: dispatcher.behind, wake: newSignal(),
-		loop: in.cfg.LoopFrequency, horizon: in.cfg.Horizon, page: in.cfg.JobsPerRead, maxRead: in.cfg.MaxReads,
-	}
-	dispatcher.roomy, dispatcher.rebuilt = in.loader.wake, in.loader.rescan
+	in.loader = newLoader(in.cfg, in.source, in.clock, &in.stats, loaded, dispatcher)
+	in.loader.aside = func(id int64) bool { return in.quarantine.holds(id, time.Now()) }
+	in.progress.enter(dispatcher)
+	defer in.progress.leave(dispatcher)
+	dispatcher.roomy, dispatcher.rebuilt, dispatcher.evicted = in.loader.scanWake, in.loader.rescan, in.loader.evicted
 
 	// Reading and waiting: until soft ends, or nothing is left to read.
 	group.Go(func() error { in.clock.run(soft, in.source, &in.progress.answered); return nil })

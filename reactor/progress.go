@@ -10,9 +10,8 @@ import (
 // progress is what tells that an instance does what it is there for: when each of the
 // things it lives by last succeeded, and what is due and has not been published.
 type progress struct {
-	// A beat, a reading of the clock (on the connections of the claims), a read of the
-	// table, a claim that got something, a settlement, and a message that the broker accepted.
-	beaten, answered, loaded, claimed, settled, accepted moment
+	// A beat, a reading of the clock (on the connections of the claims), a claim that got something, a settlement, and a message that the broker accepted.
+	beaten, answered, claimed, settled, accepted moment
 
 	mu     sync.Mutex
 	stages map[stage]struct{} // guarded by mu

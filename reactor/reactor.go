@@ -118,7 +118,7 @@ func (r *Reactor) Stats() Stats {
 	c, p := &r.stats, &r.progress
 	return Stats{
 		OldestDue: max(0, r.clock.Now().Sub(p.oldestDue())),
-		LastBeat:  p.beaten.age(), LastLoad: p.loaded.age(), LastClaim: p.claimed.age(), LastSettle: p.settled.age(), LastAccepted: p.accepted.age(),
+		LastBeat:  p.beaten.age(), LastLoad: c.loaded.age(), LastClaim: p.claimed.age(), LastSettle: p.settled.age(), LastAccepted: p.accepted.age(),
 		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
 		Failed: c.failed.Load(), Retried: c.retried.Load(), Quarantined: c.quarantined.Load(), InQuarantine: int64(r.quarantine.len()), Contested: c.contested.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
 		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),

@@ -63,6 +63,7 @@ type counters struct {
 	loads, unknown                                                        atomic.Int64
 	pending, inFlight, shards, lanesUp                                    atomic.Int64
 	feedUp                                                                atomic.Bool
+	loaded                                                                moment // the last read of the table
 	claim, settle, ack, lateness, accepted                                timing
 }
 
