@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -131,6 +132,11 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 		closeSession(session)
 		return nil, err
 	}
+	batches, ended := superseded(batches)
+	if err := r.settleEnded(hard, ended); err != nil {
+		closeSession(session)
+		return nil, err
+	}
 	lost := !session.Limits().Resumed
 	if !lost && len(batches) > 0 && r.delivery.QoS() == 2 {
 		if err := r.renewMark(hard, session); err != nil {
@@ -166,6 +172,52 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 		r.pad.put(w.flying, w.i, []Job{w.job})
 	}
 	return session, nil
+}
+
+// superseded tells batches apart whose slots a later one has taken. Their deletion was
+// committed before that, and a failover has brought them back: they have ended.
+func superseded(batches []Batch) (live, ended []Batch) {
+	taken := map[Slot]bool{}
+	for i := len(batches) - 1; i >= 0; i-- {
+		b, again := batches[i], false
+		for place := range b.Jobs {
+			again = again || taken[slotAfter(b.FirstSlot, place)]
+		}
+		if again {
+			ended = append(ended, b)
+			continue
+		}
+		for place := range b.Jobs {
+			taken[slotAfter(b.FirstSlot, place)] = true
+		}
+		live = append(live, b)
+	}
+	slices.Reverse(live)
+	return live, ended
+}
+
+// settleEnded takes batches out of the journal that have ended before.
+func (r *laneRunner) settleEnded(hard context.Context, ended []Batch) error {
+	settlements := make([]Settlement, 0, len(ended))
+	for _, b := range ended {
+		n := len(b.Jobs)
+		settlements = append(settlements, Settlement{
+			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.leaseNow(), Jobs: n, Kept: n, Settled: n, Done: true,
+		})
+	}
+	var pause backoff
+	for len(settlements) > 0 {
+		_, err := r.incarnation.source.Settle(hard, settlements)
+		if err == nil {
+			r.log.Warn("the journal lists messages again that had left it: did a failover lose the last commits?", "lane", r.leaseNow().Lane, "batches", len(settlements))
+			return nil
+		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot settle; trying again", "err", err)
+		if !pause.sleep(hard) {
+			return hard.Err()
+		}
+	}
+	return nil
 }
 
 func anyQoS2(batches []Batch) bool {
