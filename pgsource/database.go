@@ -97,6 +97,9 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 	if s.pooled {
 		// Named statements are the session's, which is not ours.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	} else if s.looked {
+		// From the first statement on. A pooler may refuse what it does not know.
+		cfg.RuntimeParams["statement_timeout"] = "0"
 	}
 	dialer := net.Dialer{Timeout: dialPatience}
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {

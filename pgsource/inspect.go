@@ -26,6 +26,17 @@ const minServerVersion = 150000
 // is a pooler in between, and what we set, prepare or lock is not ours alone. One in
 // session mode looks the same, and is treated the same.
 func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
+	for range 5 {
+		// A role's default may be to give a statement up before we can say otherwise.
+		if path, err = s.lookAroundOnce(ctx); sqlState(err) != pgerrcode.QueryCanceled {
+			break
+		}
+	}
+	return path, err
+}
+
+func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) {
+	s.looked = false
 	cfg, err := pgx.ParseConfig(s.cfg.DatabaseURL)
 	if err != nil {
 		return nil, redacted(err)
@@ -43,8 +54,7 @@ func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
 		shown, encoding, admin string
 		standby                bool
 	)
-	// A role's default may be to give up before this is answered. In a transaction, for the
-	// session may be a pooler's.
+	// In a transaction, for the session may be a pooler's.
 	if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0").Close(); err != nil {
 		return nil, err
 	}
@@ -66,6 +76,7 @@ func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
 	case standby, admin == "on":
 		return nil, errReadOnly
 	}
+	s.looked = true
 	if s.pooled = uint32(pid) != conn.PgConn().PID(); s.pooled {
 		s.log.Info("the database URL leads through a pooler: each statement is a transaction with its own settings")
 	}

@@ -291,13 +291,22 @@ func withConnection(ctx context.Context, databaseURL string, look bool, do func(
 // waiting for another migration may take long; a change of the schema, too. The settings are
 // the transaction's, for the session may be a pooler's.
 func patient(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if err := script(ctx, tx, `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
-			SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL row_security = off; SET LOCAL synchronous_commit = on`); err != nil {
-			return err
+	begun := false
+	var err error
+	for range 5 { // the limit may be a millisecond, until we have changed it
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			if err := script(ctx, tx, `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+				SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL row_security = off; SET LOCAL synchronous_commit = on`); err != nil {
+				return err
+			}
+			begun = true
+			return do(tx)
+		})
+		if begun || sqlState(err) != pgerrcode.QueryCanceled {
+			break
 		}
-		return do(tx)
-	})
+	}
+	return err
 }
 
 // locked is patient while nobody else migrates. It ends with the search path that it began

@@ -23,11 +23,13 @@ type settings []setting
 
 // pinned are set on every connection, in this order.
 //
-// search_path comes first: all that we call is PostgreSQL's own, and every table is named
-// with its schema. Isolation: a claim that is resolved with a snapshot from before its
+// search_path comes before all that calls anything: that is PostgreSQL's own, and every table
+// is named with its schema. Isolation: a claim that is resolved with a snapshot from before its
 // commit would be taken for undone, and what it has marked would never be published.
 // row_security: what a policy hides from us would be silence; like this it is an error.
+// quote_all_identifiers is how a search path is read back.
 var pinned = settings{
+	{"quote_all_identifiers", "off"},
 	{"search_path", "pg_catalog, pg_temp"},
 	{"default_transaction_isolation", "read committed"},
 	{"default_transaction_deferrable", "off"},
