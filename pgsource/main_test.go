@@ -205,14 +205,16 @@ func (b *bench) join(s *pgsource.Source) (reactor.Member, reactor.Lease) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	h, err := m.Beat(b.ctx)
-	if err != nil {
-		b.t.Fatal(err)
+	for {
+		h, err := m.Beat(b.ctx)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if len(h.Leases) > 0 {
+			return m, h.Leases[0]
+		}
+		// Somebody else is distributing lanes just now.
 	}
-	if len(h.Leases) == 0 {
-		b.t.Fatal("joined without a lane")
-	}
-	return m, h.Leases[0]
 }
 
 // insert adds n jobs due at the given offset from now and returns their ids.
