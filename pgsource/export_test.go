@@ -3,7 +3,6 @@ package pgsource
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -72,5 +71,8 @@ func (s *Source) Settings(t *testing.T, ctx context.Context) map[string]map[stri
 // Pooled tells whether a pooler was found.
 func (s *Source) Pooled() bool { return s.pooled }
 
-// Patience sets what a statement may take.
-func (s *Source) Patience(d time.Duration) { s.hot.patience = d }
+// Purge removes what nobody needs.
+func (s *Source) Purge(ctx context.Context) error { return s.purgeRetries(ctx) }
+
+// ClaimOutcome classifies the error of a claim.
+var ClaimOutcome = claimOutcome

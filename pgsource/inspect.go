@@ -159,6 +159,25 @@ func (s *Source) refuseOthers(ctx context.Context, schema string) error {
 	return err
 }
 
+// warnOfTriggers looks at the triggers that others have put on the table. They run inside our
+// claims, where the search path is not their maker's: a function that names its tables without
+// their schemas, and sets no path of its own, would fail every claim.
+func (s *Source) warnOfTriggers(ctx context.Context) error {
+	var list []string
+	err := s.control.row(ctx, `
+		SELECT coalesce(array_agg(tgname || ' (' || p.oid::regprocedure::text || ')' ORDER BY tgname), '{}')
+		  FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang
+		 WHERE t.tgrelid = $1::regclass AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
+		   AND l.lanname NOT IN ('c', 'internal')
+		   AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS set WHERE starts_with(set, 'search_path='))`,
+		[]any{s.jobs().name}, &list)
+	if err == nil && len(list) > 0 {
+		s.log.Warn("triggers of others run when reactor claims a job, with the search path pg_catalog: if they name a table or a function without its schema, run ALTER FUNCTION … SET search_path = …",
+			"table", s.jobs().name, "triggers", list)
+	}
+	return err
+}
+
 // errNoSchema: see sql/.
 var errNoSchema = errors.New("the tables of reactor are not in this database, or of an earlier version: run `reactor migrate up`, or psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database")
 

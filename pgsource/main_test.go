@@ -222,7 +222,7 @@ func (b *bench) insert(n int, offset string) []int64 {
 	b.t.Helper()
 	rows, err := b.conn.Query(b.ctx, `
 		INSERT INTO jobs (topic, payload, fire_at)
-		SELECT 't/' || n, 'payload ' || n, now() + $2::interval + n * interval '1 microsecond'
+		SELECT 't/' || n::text, 'payload ' || n::text, now() + $2::interval + n * interval '1 microsecond'
 		  FROM generate_series(1, $1) n RETURNING id`, n, offset)
 	if err != nil {
 		b.t.Fatal(err)

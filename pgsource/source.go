@@ -120,6 +120,9 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	if err := s.checkRights(ctx); err != nil {
 		return err
 	}
+	if err := s.warnOfTriggers(ctx); err != nil {
+		return err
+	}
 	if err := s.identify(ctx); err != nil {
 		return err
 	}
