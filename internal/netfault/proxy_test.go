@@ -37,6 +37,7 @@ func newPair(t *testing.T) (*netfault.Proxy, func() (client, server *net.TCPConn
 	}
 	t.Cleanup(func() { l.Close() })
 	proxy := testkit.NewProxy(t, l.Addr().String())
+	dialed := 0
 	return proxy, func() (*net.TCPConn, *net.TCPConn) {
 		t.Helper()
 		client, err := net.Dial("tcp", proxy.Addr())
@@ -45,6 +46,11 @@ func newPair(t *testing.T) (*netfault.Proxy, func() (client, server *net.TCPConn
 		}
 		server, err := l.Accept()
 		if err != nil {
+			t.Fatal(err)
+		}
+		// The server hears of a connection a moment before the proxy counts it as its own.
+		dialed++
+		if err := proxy.WaitAccepted(testContext(t), dialed); err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range []net.Conn{client, server} {
@@ -142,6 +148,9 @@ func TestProxyStallAndResume(t *testing.T) {
 	client, server := dial()
 	send(t, client, "before")
 	receive(t, server, "before")
+	if err := proxy.WaitForwarded(testContext(t), netfault.ToServer, int64(len("before"))); err != nil {
+		t.Fatal(err) // it is counted a moment after it arrives
+	}
 	proxy.Stall(netfault.ToServer)
 	send(t, client, "held")
 	// The other direction works: its answer comes after what is held was sent.
