@@ -142,10 +142,11 @@ func (w *world) destroy(ctx context.Context) []string {
 
 // await waits for a condition in SQL, and records it if it does not come about.
 func (w *world) await(ctx context.Context, conn *pgx.Conn, what string, limit time.Duration, sql string, args ...any) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		var ok bool
+		// Not under the limit: to be interrupted in a query would cost the connection.
 		err := conn.QueryRow(ctx, sql, args...).Scan(&ok)
 		if ok {
 			return
@@ -154,7 +155,7 @@ func (w *world) await(ctx context.Context, conn *pgx.Conn, what string, limit ti
 			w.found("the judge's own connection broke while it waited for %s: %v", what, err)
 			return
 		}
-		if !sleep(ctx, 50*time.Millisecond) {
+		if !sleep(waiting, 50*time.Millisecond) {
 			w.found("waited %v in vain for %s (%v)%s", limit, what, err, whatIsStuck(context.WithoutCancel(ctx), conn))
 			return
 		}
