@@ -96,8 +96,8 @@ func (d *dispatcher) room() int { return d.capacity - int(d.stats.pending.Load()
 func (d *dispatcher) behind() bool { return d.late.Load() }
 
 // oldestDue is when the earliest job in memory was due, or will be, that nobody has claimed
-// or is about to claim; false if there is none. If nothing is due yet, it may be earlier than
-// exact, but lies in the future. It may be called by anyone.
+// or is about to claim; false if there is none. If nothing is due yet it is not exact, but lies
+// in the future. It may be called by anyone.
 func (d *dispatcher) oldestDue() (DBTime, bool) {
 	at := nothingDue - DBTime(d.oldest.Load()) // wraps, and comes back
 	return at, at != nothingDue

@@ -62,7 +62,7 @@ func (l *loader) planSweep(now DBTime) {
 	case t.Before(s.next) || l.scanner.unfinished():
 		return
 	case l.memory.behind() && t.Sub(s.last) < sweepRarely*l.loop:
-		s.next = t.Add(jitter(l.loop))
+		s.next = t.Add(l.loop / 8) // it may be over in a moment
 		return
 	}
 	shards := l.window.owned.Minus(l.window.fresh)
@@ -147,21 +147,23 @@ const (
 	// deepBudget is what a deep read may take, and rowBudget what each row it finds may add.
 	deepBudget = 50 * time.Millisecond
 	rowBudget  = 25 * time.Microsecond
-	// deepRest is for how many times its duration a deep read rests that has found little.
-	deepRest = 3
+	// deepRest is for how many times its duration a deep read rests that has found little, and
+	// longestRest what that may come to: after a read that was too long by far, the next is not.
+	deepRest    = 3
+	longestRest = 2 * time.Second
 )
 
 func (p *deepPace) rests() bool { return time.Now().Before(p.restUntil) }
 
 // observe adapts to a read of some shards that took that long and found so many rows.
 func (p *deepPace) observe(took time.Duration, shards, rows, page int) {
-	switch {
-	case took > deepBudget+time.Duration(rows)*rowBudget:
-		p.shards = max(1, shards/2)
+	switch budget := deepBudget + time.Duration(rows)*rowBudget; {
+	case took > budget:
+		p.shards = max(1, int(time.Duration(shards)*budget/took))
 	case took < deepBudget/4 && shards == p.shards:
 		p.shards = min(Shards, 2*shards)
 	}
 	if rows < page/8 {
-		p.restUntil = time.Now().Add(deepRest * took)
+		p.restUntil = time.Now().Add(min(deepRest*took, longestRest))
 	}
 }
