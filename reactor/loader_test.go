@@ -218,6 +218,36 @@ func TestSlowDeepReads(t *testing.T) {
 	})
 }
 
+// TestForgedHints: whoever may notify our channel can claim that everything is new, a
+// thousand times a second. That is read, again and again, but nothing waits for it.
+func TestForgedHints(t *testing.T) {
+	for name, deadEntries := range map[string]time.Duration{"clean index": 0, "dead entries": 60 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, Config{}, func(s *sim) {
+				s.deadEntries = deadEntries
+				s.own(AllShards)
+				time.Sleep(20 * time.Second)
+				var urgent, silent []int64
+				for i := range 10_000 {
+					s.loader.hint(Hint{Kind: HintJobs, MinID: math.MinInt64, MaxID: math.MaxInt64, Earliest: math.MinInt64})
+					ids := s.ids(1)
+					s.insert(true, ids, in(0))
+					urgent = append(urgent, ids...)
+					if i%100 == 0 {
+						ids := s.ids(1)
+						s.insert(false, ids, in(-3*time.Second))
+						silent = append(silent, ids...)
+					}
+					time.Sleep(time.Millisecond)
+				}
+				time.Sleep(10 * time.Second)
+				s.punctual("announced", urgent, onTime)
+				s.punctual("not announced", silent, aLoop+2*deepBudget)
+			})
+		})
+	}
+}
+
 // TestFullMemory: there are more jobs in the next half minute than memory holds. What is due
 // now is there all the same, announced or not, and so is what made room for it, at its time.
 func TestFullMemory(t *testing.T) {
