@@ -24,8 +24,7 @@ import (
 //
 // and everything else as ever.
 //
-// What has not been read for the first time, behind the window's places, is the window's to
-// read; the sweep ends there.
+// What has not been read for the first time is the window's to read; the sweep ends there.
 type sweep struct {
 	next  time.Time // of the next round
 	last  time.Time // round that was not left out
@@ -65,7 +64,7 @@ func (l *loader) planSweep(now DBTime) {
 		s.next = t.Add(l.loop / 8) // it may be over in a moment
 		return
 	}
-	shards := l.window.owned.Minus(l.window.fresh)
+	shards := l.window.front.set.Minus(l.window.fresh)
 	if l.sweepNow {
 		s.deep = nil
 	}
@@ -90,7 +89,7 @@ func cursorsAt(shards ShardSet, from DBTime) []Cursor {
 }
 
 // sweepPage is the next page of the round, or of the rotation. The caller holds mu.
-func (l *loader) sweepPage(now DBTime, kind int) pageRead {
+func (l *loader) sweepPage(now DBTime, kind scanKind) pageRead {
 	s := &l.scanner.sweep
 	until := l.sweepUntil(now, kind)
 	list := &s.near
@@ -104,7 +103,7 @@ func (l *loader) sweepPage(now DBTime, kind int) pageRead {
 	for len(*list) > 0 && (kind == nearSweep || len(cursors) < l.scanner.deep.shards) {
 		c := (*list)[0]
 		*list = (*list)[1:]
-		if l.window.owned.Minus(l.window.fresh).Has(c.Shard) && after(c) < until {
+		if l.window.front.set.Minus(l.window.fresh).Has(c.Shard) && after(c) < until {
 			cursors = append(cursors, c)
 		}
 	}
@@ -113,7 +112,7 @@ func (l *loader) sweepPage(now DBTime, kind int) pageRead {
 		cursors = cursors[:l.page]
 	}
 	return pageRead{
-		cursors: cursors, until: until, limit: l.page, deep: kind == deepSweep,
+		cursors: cursors, until: until, limit: l.page, deep: kind.deep(),
 		done: func(rest []Cursor, failed bool) {
 			if failed {
 				rest = cursors
@@ -125,12 +124,12 @@ func (l *loader) sweepPage(now DBTime, kind int) pageRead {
 
 // sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, what is
 // due after the oldest in memory is left out: that is known, and a lot.
-func (l *loader) sweepUntil(now DBTime, kind int) DBTime {
+func (l *loader) sweepUntil(now DBTime, kind scanKind) DBTime {
 	until := now.Add(2 * l.loop)
 	if kind == deepSweep && !l.scanner.sweep.whole {
 		until = l.past(now)
 	}
-	until = min(until, l.window.start())
+	until = min(until, l.window.swept(l.past(now)))
 	if oldest, some := l.memory.oldestDue(); some && l.memory.behind() {
 		until = min(until, oldest)
 	}

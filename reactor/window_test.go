@@ -26,62 +26,94 @@ func TestWindowPassesNothing(t *testing.T) {
 				dirty[s][at] = true
 			}
 		}
-		var page []Cursor
-		var snapshot [shards][span]bool // was dirty when the page began
-		for range 200 {
-			switch at := DBTime(r.IntN(span)); r.IntN(6) {
+		// A page of the front, and one of the patches, which may be under way at once here.
+		type page struct {
+			*places
+			read     []Cursor
+			snapshot [shards][span]bool // was dirty when it began
+		}
+		pages := []*page{{places: &w.front}, {places: &w.patch}}
+		soil := func(s, at int) {
+			dirty[s][at] = true
+			for _, p := range pages {
+				p.snapshot[s][at] = false
+			}
+		}
+		for range 300 {
+			switch at := r.IntN(span); r.IntN(7) {
 			case 0:
-				w.rewind(at)
+				// A hint is about rows that are there already, and may be anywhere behind.
+				w.rewind(DBTime(at))
 				for s := range dirty {
-					for i := at; i < span; i++ {
-						dirty[s][i], snapshot[s][i] = true, false
+					if after(w.front.at[s]) > DBTime(at) || w.front.reading {
+						soil(s, at+r.IntN(span-at))
 					}
 				}
 			case 1:
 				s := r.IntN(shards)
-				w.goBack(cursorBefore(uint8(s), at, id))
-				dirty[s][at], snapshot[s][at] = true, false
+				if c := cursorBefore(uint8(s), DBTime(at), id); c.before(w.front.at[s]) || w.front.reading {
+					w.evicted(c)
+					soil(s, at)
+				}
 			case 2:
 				s := uint8(r.IntN(shards))
-				w.own(w.owned &^ (1 << s))
-				w.own(w.owned.With(s))
-				for i := range dirty[s] {
-					dirty[s][i], snapshot[s][i] = true, false
+				w.own(w.front.set &^ (1 << s))
+				w.own(w.front.set.With(s))
+				for at := range span {
+					soil(int(s), at)
 				}
 			case 3:
-				if !w.reading {
+				if !w.front.reading {
 					w.target = min(span, w.target+DBTime(r.IntN(3)))
 				}
 			default:
-				if !w.reading {
+				p := pages[r.IntN(2)]
+				if !p.reading {
 					until := DBTime(r.IntN(2 * span))
-					page = w.unread(until)
-					page = page[:min(len(page), 1+r.IntN(shards))]
-					w.begin(until)
-					snapshot = dirty
+					if p == pages[0] {
+						p.read = w.unread(until)
+						w.beginFront(until)
+					} else if !w.front.reading {
+						p.read = w.unpatched(until)
+						w.beginPatch(until)
+					}
+					p.read = p.read[:min(len(p.read), 1+r.IntN(shards))]
+					p.snapshot = dirty
 					break
 				}
 				failed := r.IntN(4) == 0
 				var rest []Cursor
-				for _, c := range page {
-					to := CursorAt(c.Shard, w.until)
-					if first := max(c.AfterAt+1, 0); r.IntN(2) == 0 && first < w.until {
-						to = row(int(first) + r.IntN(int(w.until-first)))
+				for _, c := range p.read {
+					to := CursorAt(c.Shard, p.until)
+					if to.before(c) {
+						to = c
+					}
+					if first := max(c.AfterAt+1, 0); r.IntN(2) == 0 && first < p.until {
+						to = row(int(first) + r.IntN(int(p.until-first)))
 						to.Shard = c.Shard
+					}
+					if to != CursorAt(c.Shard, p.until) {
 						rest = append(rest, to)
 					}
 					for i := range span {
-						if !failed && c.before(row(i)) && !to.before(row(i)) && snapshot[c.Shard][i] {
+						if !failed && c.before(row(i)) && !to.before(row(i)) && p.snapshot[c.Shard][i] {
 							dirty[c.Shard][i] = false
+							for _, other := range pages {
+								other.snapshot[c.Shard][i] = false
+							}
 						}
 					}
 				}
-				w.finish(page, rest, failed)
+				if p == pages[0] {
+					w.finishFront(p.read, rest, failed)
+				} else {
+					w.finishPatch(p.read, rest, failed)
+				}
 			}
 			for s := range dirty {
 				for at, is := range dirty[s] {
-					if is && !w.places[s].before(row(at)) {
-						t.Fatalf("seed %d: shard %d is to be read from %v on, and %d was not read", seed, s, w.places[s], at)
+					if is && !w.front.at[s].before(row(at)) && !(w.patch.set.Has(uint8(s)) && w.patch.at[s].before(row(at))) {
+						t.Fatalf("seed %d: shard %d: %d was not read, and will not be: front %v, patch %v", seed, s, at, w.front.at[s], w.patch.at[s])
 					}
 				}
 			}
@@ -98,17 +130,21 @@ func TestWindowEnd(t *testing.T) {
 	w.own(0b11)
 	w.target = 100
 	page := w.unread(math.MaxInt64)
-	w.begin(math.MaxInt64)
+	w.beginFront(math.MaxInt64)
 	if w.end() != 100 {
 		t.Errorf("while a page is read the end is %d", w.end())
 	}
-	w.finish(page, []Cursor{{0, 20, 5}}, false)
-	if w.end() != 100 || w.start() != 21 || w.fresh != 0 {
-		t.Errorf("%d … %d, fresh %b", w.start(), w.end(), w.fresh)
+	w.finishFront(page, []Cursor{{0, 20, 5}}, false)
+	if w.end() != 100 || w.swept(0) != 21 || w.fresh != 0 {
+		t.Errorf("%d … %d, fresh %b", w.swept(0), w.end(), w.fresh)
 	}
-	w.goBack(cursorBefore(1, 50, 7))
+	w.evicted(cursorBefore(1, 50, 7))
 	if w.end() != 51 {
 		t.Errorf("after an eviction the end is %d", w.end())
+	}
+	w.rewind(-500)
+	if w.end() != 51 || w.swept(0) != 21 || w.swept(-1000) != -500 {
+		t.Errorf("with a patch: %d and %d … %d", w.swept(0), w.swept(-1000), w.end())
 	}
 	if next := w.unread(21); len(next) != 0 {
 		t.Errorf("unread before 21: %v", next)
