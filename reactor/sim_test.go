@@ -25,6 +25,7 @@ type sim struct {
 	mu       sync.Mutex
 	rows     map[int64]*simRow       // guarded by mu: unprocessed
 	pending  map[int64]Pending       // guarded by mu: in memory
+	next     DBTime                  // guarded by mu: nothing in memory is due before
 	reads    []simRead               // guarded by mu
 	late     map[int64]time.Duration // guarded by mu: of what was claimed
 	capacity int
@@ -135,6 +136,7 @@ func (s *sim) keepRows(rows []Pending) {
 	for _, row := range rows {
 		if s.rows[row.ID] != nil {
 			s.pending[row.ID] = row
+			s.next = min(s.next, row.DueAt)
 		}
 	}
 	var gone []Cursor
@@ -162,8 +164,14 @@ func (s *sim) claim() {
 		return
 	}
 	now := s.clock.Now()
+	if s.next > now {
+		s.mu.Unlock()
+		return
+	}
+	s.next = nothingDue
 	for id, p := range s.pending {
 		if p.DueAt > now {
+			s.next = min(s.next, p.DueAt)
 			continue
 		}
 		if row := s.rows[id]; row != nil {
@@ -269,14 +277,18 @@ func (s *sim) LoadWindow(ctx context.Context, cursors []Cursor, until DBTime, li
 	took := time.Duration(0)
 	var found []Pending
 	s.mu.Lock()
+	var behind [Shards][]Pending
+	from := map[uint8]Cursor{}
 	for _, c := range now {
-		var list []Pending
-		for _, row := range s.rows {
-			place := Cursor{AfterAt: row.DueAt, AfterID: row.ID}
-			if row.Shard == c.Shard && row.DueAt < until && c.before(place) {
-				list = append(list, row.Pending)
-			}
+		from[c.Shard] = c
+	}
+	for _, row := range s.rows {
+		if c, ok := from[row.Shard]; ok && row.DueAt < until && c.before(Cursor{AfterAt: row.DueAt, AfterID: row.ID}) {
+			behind[row.Shard] = append(behind[row.Shard], row.Pending)
 		}
+	}
+	for _, c := range now {
+		list := behind[c.Shard]
 		slices.SortFunc(list, inOrder)
 		if len(list) >= perShard {
 			list = list[:perShard]
