@@ -132,9 +132,10 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil
 		case offer <- d.next:
+			full := d.room() < roomyAgain(d.capacity)
 			d.stats.pending.Add(-int64(len(d.next.ids)))
 			d.next = due{}
-			if d.room() >= roomyAgain(d.capacity) {
+			if full && d.room() >= roomyAgain(d.capacity) {
 				d.roomy.set()
 			}
 		case rows := <-d.loaded:

@@ -22,7 +22,8 @@ import (
 //
 //	the time in which all shards are walked, times four, and a loop
 //
-// and everything else as ever.
+// and everything else as ever. While jobs fall due faster than they are claimed, there is a
+// sweep every few loops only, up to the oldest of them: what is due later has to wait anyway.
 //
 // What has not been read for the first time is the window's to read; the sweep ends there.
 type sweep struct {
