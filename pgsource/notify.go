@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -98,7 +102,13 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 }
 
 // receive turns notifications into hints.
+//
+// Anybody who may connect can notify our channels. What is not ours is left alone, as it says
+// nothing: if another version of the triggers has sent it, the sweep of each loop finds what
+// it was about. Sweeping at once was tried: junk then made every instance read everything,
+// and write a line, as often as somebody liked.
 func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(reactor.Hint)) error {
+	var junk ratelog.Limiter
 	for {
 		silence, cancel := context.WithTimeout(ctx, probesMissed*s.cfg.FeedCheck)
 		n, err := conn.WaitForNotification(silence)
@@ -116,7 +126,9 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(reactor.Hi
 		case jobsChannel:
 			hint, err := parseHint(n.Payload)
 			if err != nil {
-				s.log.Warn("a notification is not ours, or of another version; sweeping instead", "payload", n.Payload)
+				junk.Fail(s.log, slog.LevelWarn, "a notification is not ours, or of another version of the triggers: ignored, the sweep finds what it was about; if it is ours, run psql -f sql/triggers.sql",
+					"payload", beginning(n.Payload))
+				continue
 			}
 			on(hint)
 		case membershipChannel:
@@ -125,16 +137,35 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(reactor.Hi
 	}
 }
 
-// parseHint reads "min_id max_id earliest". What cannot be read may mean anything,
-// so it yields the hint that anything may have been missed.
+// parseHint reads "min_id max_id earliest".
 func parseHint(payload string) (reactor.Hint, error) {
 	hint := reactor.Hint{Kind: reactor.HintJobs}
-	var rest string
-	n, err := fmt.Sscanf(payload+" .", "%d %d %d %s", &hint.MinID, &hint.MaxID, &hint.Earliest, &rest)
-	if n != 4 || rest != "." || hint.MinID > hint.MaxID {
-		return reactor.Hint{Kind: reactor.HintConnected}, errors.Join(err, errors.New("malformed hint"))
+	fields := strings.Split(payload, " ")
+	if len(fields) != 3 {
+		return reactor.Hint{}, errMalformedHint
+	}
+	for i, field := range []*int64{&hint.MinID, &hint.MaxID, (*int64)(&hint.Earliest)} {
+		n, err := strconv.ParseInt(fields[i], 10, 64)
+		if err != nil {
+			return reactor.Hint{}, errMalformedHint
+		}
+		*field = n
+	}
+	if hint.MinID > hint.MaxID {
+		return reactor.Hint{}, errMalformedHint
 	}
 	return hint, nil
+}
+
+var errMalformedHint = errors.New("malformed hint")
+
+// beginning is what of a payload goes to the log: it is a stranger's, and up to 8,000 bytes.
+func beginning(payload string) string {
+	const most = 60
+	if len(payload) <= most {
+		return payload
+	}
+	return strings.ToValidUTF8(payload[:most], "") + "…"
 }
 
 // watchTable looks for the triggers: without them everything still works, just later, and

@@ -2,7 +2,9 @@ package pgsource_test
 
 import (
 	"context"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,14 +51,49 @@ func TestHints(t *testing.T) {
 	if h := <-hints; h.MinID != ids[2] || h.MaxID != ids[2] {
 		t.Fatalf("a rescheduled job: %+v, want %d", h, ids[2])
 	}
-	b.exec("NOTIFY reactor_jobs, 'what is this'")
-	if h := <-hints; h.Kind != reactor.HintConnected {
-		t.Fatalf("an unreadable hint: %+v, want a reason to sweep", h)
-	}
 	b.exec("NOTIFY reactor_membership")
 	if h := <-hints; h.Kind != reactor.HintMembership {
 		t.Fatalf("membership: %+v", h)
 	}
+}
+
+// TestJunk: what a stranger sends on our channel is no reason to read anything, nor to write
+// more than a line.
+func TestJunk(t *testing.T) {
+	b := newBench(t)
+	var log logMeter
+	s, err := pgsource.New(pgsource.Config{DatabaseURL: b.url, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	hints, _ := listen(t, b.ctx, s)
+	before := log.lines.Load()
+	b.exec(`SELECT pg_notify('reactor_jobs', junk) FROM generate_series(1, 200) n, LATERAL unnest(ARRAY[
+		repeat('x', 7000) || n, 'what ' || n, '', n::text, '1 ' || n, '1 2 3 ' || n, n + 1 || ' 1 0', '1 2 99999999999999999999' || n,
+		'1  2 ' || n, '1 2 3x' || n]) junk`)
+	b.exec("NOTIFY reactor_membership") // arrives after all of it
+	if h := <-hints; h.Kind != reactor.HintMembership {
+		t.Errorf("junk made the hint %+v", h)
+	}
+	if n := log.lines.Load() - before; n != 1 {
+		t.Errorf("junk made %d lines in the log, want 1", n)
+	}
+	if n := log.longest.Load(); n > 500 {
+		t.Errorf("junk made a line of %d bytes", n)
+	}
+}
+
+// logMeter counts the lines of a log.
+type logMeter struct{ lines, longest atomic.Int64 }
+
+func (m *logMeter) Write(line []byte) (int, error) {
+	m.longest.Store(max(m.longest.Load(), int64(len(line))))
+	m.lines.Add(1)
+	return len(line), nil
 }
 
 // TestHalfOpenFeed: a connection on which nothing arrives any more looks like one on

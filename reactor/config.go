@@ -19,7 +19,8 @@ type Config struct {
 	JobsPerRead int
 	// LoopFrequency is how often the table is swept. New jobs are announced by the
 	// database; the sweep is the safety net for what the announcement missed, and
-	// bounds how late that can be. 1 ms to 24 h. Defaults to 2 s.
+	// bounds how late that can be (see the type sweep for when it is more than a loop).
+	// 1 ms to 24 h. Defaults to 2 s.
 	LoopFrequency time.Duration
 	// ConsumerCount and ConsumerIndex give this instance a fixed share: of
 	// ConsumerCount consumers, the one with this index, counted from 0. Each index
@@ -36,7 +37,8 @@ type Config struct {
 	// notify horizon in sql/triggers.sql, one minute. Defaults to 30 s.
 	Horizon time.Duration
 	// MaxPending bounds the jobs in memory that are not claimed yet, about 80 bytes
-	// each. Beyond it they wait in the table. 1024 to 100,000,000. Defaults to 262,144.
+	// each. Beyond it they wait in the table, those due last. A read is never larger
+	// than it, whatever JobsPerRead says. 1024 to 100,000,000. Defaults to 262,144.
 	MaxPending int
 	// Grace is how long a stop waits for the broker to acknowledge what is on its
 	// way, at most 24 h. NoGrace is not at all: what is under way then is recovered by

@@ -92,8 +92,8 @@ func (d *dispatcher) room() int { return d.capacity - int(d.stats.pending.Load()
 func (d *dispatcher) behind() bool { return d.late.Load() }
 
 // oldestDue is when the earliest job in memory was due, or will be, that nobody has claimed
-// or is about to claim; nothingDue if there is none. If nothing is due yet, it may be earlier than
-// exact, but lies in the future. It may be called by anyone.
+// or is about to claim; nothingDue if there is none. If nothing is due yet it is not exact, but
+// lies in the future. It may be called by anyone.
 func (d *dispatcher) oldestDue() DBTime {
 	return nothingDue - DBTime(d.oldest.Load()) // wraps, and comes back
 }
@@ -127,9 +127,10 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil
 		case offer <- d.next:
+			full := d.room() < roomyAgain(d.capacity)
 			d.stats.pending.Add(-int64(len(d.next.ids)))
 			d.next = due{}
-			if d.room() >= roomyAgain(d.capacity) {
+			if full && d.room() >= roomyAgain(d.capacity) {
 				d.roomy.set()
 			}
 		case rows := <-d.loaded:

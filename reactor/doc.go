@@ -32,9 +32,9 @@
 //
 // # Who owns what
 //
-// One goroutine each runs the loader, the dispatcher (with the wheel), every lane's
-// claimer and launch pad, the settler, the clock, and the membership's heartbeat
-// (with the set of running lanes). A lane's state has a mutex, for its claimer, its
+// One goroutine each runs the loader's reads by id and its scans, the dispatcher (with the
+// wheel), every lane's claimer and launch pad, the settler, the clock, and the membership's
+// heartbeat (with the set of running lanes). A lane's state has a mutex, for its claimer, its
 // launch pad, the session's reader and the settler meet there.
 //
 // An incarnation ties them together from Join to Leave. If the other instances give

@@ -128,7 +128,7 @@ func (l *loader) own(shards ShardSet) {
 func (l *loader) rescan() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.window.restart(l.window.owned)
+	l.window.restart(l.window.front.set)
 	l.window.target = l.clock.Now().Add(l.horizon)
 	l.scanWake.set()
 }
@@ -139,7 +139,7 @@ func (l *loader) evicted(places []Cursor) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, place := range places {
-		l.window.goBack(place)
+		l.window.evicted(place)
 	}
 }
 
@@ -242,7 +242,7 @@ func (l *loader) readIDs(ctx context.Context) (rows []Pending, worked bool, err 
 	if l.mayRead() {
 		r = l.announced.take(time.Now(), l.page)
 	}
-	shards, until := l.window.owned, l.window.end()
+	shards, until := l.window.front.set, l.window.end()
 	if r.some() {
 		l.reserved++
 	}

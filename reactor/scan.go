@@ -5,22 +5,28 @@ import (
 	"time"
 )
 
-// scanner is the state of the goroutine that scans. There are four kinds of pages to read,
+// scanner is the state of the goroutine that scans. There are six kinds of pages to read,
 // and they take turns: none can hold up another for longer than one read.
 type scanner struct {
-	turn  int
+	turn  scanKind
 	sweep sweep
 	deep  deepPace
 	full  bool // memory is; cleared when it is roomy again
 }
 
+type scanKind int
+
 const (
-	nearSweep  = iota // what is due about now, once a loop
-	nearWindow        // what is due up to the horizon
-	deepWindow        // the same, from the past on
-	deepSweep         // the rest of the past
+	nearSweep scanKind = iota // what is due about now, once a loop
+	nearFront                 // what is due up to the horizon
+	nearPatch                 // what large hints are about
+	deepFront                 // the same two, where they are in the past
+	deepPatch
+	deepSweep // the rest of the past
 	scanKinds
 )
+
+func (k scanKind) deep() bool { return k >= deepFront }
 
 func newScanner() scanner { return scanner{deep: deepPace{shards: Shards}} }
 
@@ -70,8 +76,10 @@ func (l *loader) nextPage() (pageRead, bool) {
 		switch kind {
 		case nearSweep, deepSweep:
 			p = l.sweepPage(now, kind)
-		default:
-			p = l.windowPage(now, kind)
+		case nearFront, deepFront:
+			p = l.frontPage(now, kind)
+		case nearPatch, deepPatch:
+			p = l.patchPage(now, kind)
 		}
 		if len(p.cursors) > 0 {
 			s.turn = kind + 1
@@ -89,32 +97,49 @@ func (l *loader) awaitsFeed() bool { return !l.feedUp && time.Since(l.begun) < f
 // ahead is how much of the window must be left: then it is extended to the horizon.
 func (l *loader) ahead() time.Duration { return min(3*l.loop, l.horizon/2) }
 
-// windowPage is the next page of the window: of shards that are in the past, or of the
+// frontPage is the next page of the window: of shards that are in the past, or of the
 // others. The caller holds mu.
-func (l *loader) windowPage(now DBTime, kind int) pageRead {
+func (l *loader) frontPage(now DBTime, kind scanKind) pageRead {
 	limit, until := l.allowance()
-	past := l.past(now)
-	var cursors []Cursor
-	for _, c := range l.window.unread(until) {
-		deep := c.AfterAt < past
-		rests := deep && !l.window.fresh.Has(c.Shard) && l.scanner.deep.rests()
-		if deep == (kind == deepWindow) && !rests {
-			cursors = append(cursors, c)
-		}
-	}
+	cursors := l.choose(l.window.unread(until), now, kind, limit)
 	if len(cursors) == 0 {
 		return pageRead{}
 	}
-	if kind == deepWindow {
-		cursors = cursors[:min(len(cursors), l.scanner.deep.shards)]
+	return pageRead{
+		cursors: cursors, until: l.window.beginFront(until), limit: limit, deep: kind.deep(),
+		done: func(rest []Cursor, failed bool) { l.window.finishFront(cursors, rest, failed) },
 	}
+}
+
+// patchPage is the next page of what is to be read once more. The caller holds mu.
+func (l *loader) patchPage(now DBTime, kind scanKind) pageRead {
+	limit, until := l.allowance()
+	cursors := l.choose(l.window.unpatched(until), now, kind, limit)
+	if len(cursors) == 0 {
+		return pageRead{}
+	}
+	return pageRead{
+		cursors: cursors, until: l.window.beginPatch(until), limit: limit, deep: kind.deep(),
+		done: func(rest []Cursor, failed bool) { l.window.finishPatch(cursors, rest, failed) },
+	}
+}
+
+// choose returns those of the places that are for this kind of page, the earliest first. The
+// caller holds mu.
+func (l *loader) choose(places []Cursor, now DBTime, kind scanKind, limit int) (chosen []Cursor) {
+	past, deep := l.past(now), &l.scanner.deep
 	// LoadWindow gives each shard its share of the limit: fewer rows than shards are for the
 	// shards that are furthest behind.
-	cursors = cursors[:min(len(cursors), limit)]
-	return pageRead{
-		cursors: cursors, until: l.window.begin(until), limit: limit, deep: kind == deepWindow,
-		done: func(rest []Cursor, failed bool) { l.window.finish(cursors, rest, failed) },
+	if kind.deep() {
+		limit = min(limit, deep.shards)
 	}
+	for _, c := range places {
+		rests := kind.deep() && deep.rests() && !l.window.fresh.Has(c.Shard)
+		if kind.deep() == (c.AfterAt < past) && !rests && len(chosen) < limit {
+			chosen = append(chosen, c)
+		}
+	}
+	return chosen
 }
 
 // allowance is how many rows of the window may be read now, of those due before until.

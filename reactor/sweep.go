@@ -22,10 +22,10 @@ import (
 //
 //	the time in which all shards are walked, times four, and a loop
 //
-// and everything else as ever.
+// and everything else as ever. While jobs fall due faster than they are claimed, there is a
+// sweep every few loops only, up to the oldest of them: what is due later has to wait anyway.
 //
-// What has not been read for the first time, behind the window's places, is the window's to
-// read; the sweep ends there.
+// What has not been read for the first time is the window's to read; the sweep ends there.
 type sweep struct {
 	next  time.Time // of the next round
 	last  time.Time // round that was not left out
@@ -62,10 +62,10 @@ func (l *loader) planSweep(now DBTime) {
 	case t.Before(s.next) || l.scanner.unfinished():
 		return
 	case l.memory.behind() && t.Sub(s.last) < sweepRarely*l.loop:
-		s.next = t.Add(jitter(l.loop))
+		s.next = t.Add(l.loop / 8) // it may be over in a moment
 		return
 	}
-	shards := l.window.owned.Minus(l.window.fresh)
+	shards := l.window.front.set.Minus(l.window.fresh)
 	if l.sweepNow {
 		s.deep = nil
 	}
@@ -90,7 +90,7 @@ func cursorsAt(shards ShardSet, from DBTime) []Cursor {
 }
 
 // sweepPage is the next page of the round, or of the rotation. The caller holds mu.
-func (l *loader) sweepPage(now DBTime, kind int) pageRead {
+func (l *loader) sweepPage(now DBTime, kind scanKind) pageRead {
 	s := &l.scanner.sweep
 	until := l.sweepUntil(now, kind)
 	list := &s.near
@@ -104,7 +104,7 @@ func (l *loader) sweepPage(now DBTime, kind int) pageRead {
 	for len(*list) > 0 && (kind == nearSweep || len(cursors) < l.scanner.deep.shards) {
 		c := (*list)[0]
 		*list = (*list)[1:]
-		if l.window.owned.Minus(l.window.fresh).Has(c.Shard) && after(c) < until {
+		if l.window.front.set.Minus(l.window.fresh).Has(c.Shard) && after(c) < until {
 			cursors = append(cursors, c)
 		}
 	}
@@ -113,7 +113,7 @@ func (l *loader) sweepPage(now DBTime, kind int) pageRead {
 		cursors = cursors[:l.page]
 	}
 	return pageRead{
-		cursors: cursors, until: until, limit: l.page, deep: kind == deepSweep,
+		cursors: cursors, until: until, limit: l.page, deep: kind.deep(),
 		done: func(rest []Cursor, failed bool) {
 			if failed {
 				rest = cursors
@@ -125,12 +125,12 @@ func (l *loader) sweepPage(now DBTime, kind int) pageRead {
 
 // sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, what is
 // due after the oldest in memory is left out: that is known, and a lot.
-func (l *loader) sweepUntil(now DBTime, kind int) DBTime {
+func (l *loader) sweepUntil(now DBTime, kind scanKind) DBTime {
 	until := now.Add(2 * l.loop)
 	if kind == deepSweep && !l.scanner.sweep.whole {
 		until = l.past(now)
 	}
-	until = min(until, l.window.start())
+	until = min(until, l.window.swept(l.past(now)))
 	if l.memory.behind() {
 		until = min(until, l.memory.oldestDue())
 	}
@@ -147,21 +147,23 @@ const (
 	// deepBudget is what a deep read may take, and rowBudget what each row it finds may add.
 	deepBudget = 50 * time.Millisecond
 	rowBudget  = 25 * time.Microsecond
-	// deepRest is for how many times its duration a deep read rests that has found little.
-	deepRest = 3
+	// deepRest is for how many times its duration a deep read rests that has found little, and
+	// longestRest what that may come to: after a read that was too long by far, the next is not.
+	deepRest    = 3
+	longestRest = 2 * time.Second
 )
 
 func (p *deepPace) rests() bool { return time.Now().Before(p.restUntil) }
 
 // observe adapts to a read of some shards that took that long and found so many rows.
 func (p *deepPace) observe(took time.Duration, shards, rows, page int) {
-	switch {
-	case took > deepBudget+time.Duration(rows)*rowBudget:
-		p.shards = max(1, shards/2)
+	switch budget := deepBudget + time.Duration(rows)*rowBudget; {
+	case took > budget:
+		p.shards = max(1, int(time.Duration(shards)*budget/took))
 	case took < deepBudget/4 && shards == p.shards:
 		p.shards = min(Shards, 2*shards)
 	}
 	if rows < page/8 {
-		p.restUntil = time.Now().Add(deepRest * took)
+		p.restUntil = time.Now().Add(min(deepRest*took, longestRest))
 	}
 }

@@ -6,21 +6,27 @@ import (
 	"slices"
 )
 
-// window is how far each owned shard has been read: a place in the order of (fire_at, id).
-// What lies before the place has been loaded, as far as it was committed then; what lies
-// behind it is still to be read, up to the target.
+// window is how far each owned shard has been read: its front, a place in the order of
+// (fire_at, id). What lies before it has been loaded, as far as it was committed then; what
+// lies behind it is still to be read, up to the target.
 //
-// A place only moves on by a read that covered the way there, and goes back when something
-// before it has to be read again: rows that a hint is about, or that were evicted. So a hint
-// can add work, and cannot make us believe that something was read.
+// A front only moves on by a read that covered the way there. It goes back where rows were
+// evicted. A hint that is too large to be read by id does not move it: that adds a patch, a
+// place from which what lies before the front is read once more. So a hint can add work, and
+// can neither make us believe that something was read nor hold up what is still to be read.
 //
 // It is a pure structure; the loader guards it.
 type window struct {
-	owned  ShardSet
+	front  places   // of the owned shards
 	fresh  ShardSet // never read since we own them
-	places [Shards]Cursor
 	target DBTime
+	patch  places // of the shards to be read once more
+}
 
+// places are one for each shard of a set.
+type places struct {
+	set ShardSet
+	at  [Shards]Cursor
 	// While a page is being read, a place that goes back is noted here as well: the page
 	// may have passed it with a snapshot from before.
 	reading bool
@@ -48,63 +54,67 @@ func cursorBefore(shard uint8, at DBTime, id int64) Cursor {
 
 // own sets the shards. Gained ones are to be read from the beginning of time.
 func (w *window) own(shards ShardSet) (gained ShardSet) {
-	gained = shards.Minus(w.owned)
-	w.owned = shards
+	gained = shards.Minus(w.front.set)
+	w.front.set = shards
 	w.fresh &= shards
+	w.patch.set &= shards
 	w.restart(gained)
 	return gained
 }
 
-// restart has shards read from the beginning of time.
+// restart has owned shards read from the beginning of time.
 func (w *window) restart(shards ShardSet) {
 	for _, shard := range shards.List() {
-		w.goBack(CursorAt(shard, DistantPast))
+		w.front.goBack(CursorAt(shard, DistantPast))
 	}
 	w.fresh |= shards
+	w.patch.set = w.patch.set.Minus(shards)
 }
 
-// rewind has all shards read again from that due time on.
+// evicted has a shard read again from a place on.
+func (w *window) evicted(place Cursor) {
+	if w.front.set.Has(place.Shard) {
+		w.front.goBack(place)
+	}
+}
+
+// rewind has what all shards have been read of read once more, from a due time on.
 func (w *window) rewind(from DBTime) {
-	for _, shard := range w.owned.List() {
-		w.goBack(CursorAt(shard, max(from, DistantPast)))
+	for _, shard := range w.front.set.List() {
+		if !w.patch.set.Has(shard) {
+			w.patch.set = w.patch.set.With(shard)
+			w.patch.at[shard] = lastPlace
+		}
+		w.patch.goBack(CursorAt(shard, max(from, DistantPast)))
 	}
 }
 
-// goBack moves a shard's place back, if it is further.
-func (w *window) goBack(to Cursor) {
-	if !w.owned.Has(to.Shard) {
-		return
-	}
-	if place := &w.places[to.Shard]; to.before(*place) {
-		*place = to
-	}
-	if low := &w.lowest[to.Shard]; w.reading && to.before(*low) {
-		*low = to
-	}
-}
-
-// end is the due time from which on nobody has read anything: what is due later, the window
-// finds in its turn, with a snapshot of its own. A page that is being read may pass any place
-// up to where it is to end.
+// end is the due time from which on nobody has read anything: what is due later, the fronts
+// get to in their turn, with a snapshot of its own. A page that is being read may pass any
+// place up to where it is to end.
 func (w *window) end() DBTime {
 	end := DistantPast
-	if w.reading {
-		end = w.until
+	if w.front.reading {
+		end = w.front.until
 	}
-	for _, shard := range w.owned.List() {
-		end = max(end, after(w.places[shard]))
+	for _, shard := range w.front.set.List() {
+		end = max(end, after(w.front.at[shard]))
 	}
 	return end
 }
 
-// start is the due time before which all owned shards have been read; those that are fresh
-// don't count.
-func (w *window) start() DBTime {
-	start := lastPlace.AfterAt
-	for _, shard := range w.owned.Minus(w.fresh).List() {
-		start = min(start, after(w.places[shard]))
+// swept is the due time up to which a sweep finds nothing that is still to be read for the
+// first time, by a front or by a patch. Shards that are fresh don't count, nor do patches of
+// the deep past: they may take long, and the sweep must not wait for them.
+func (w *window) swept(past DBTime) DBTime {
+	until := lastPlace.AfterAt
+	for _, shard := range w.front.set.Minus(w.fresh).List() {
+		until = min(until, after(w.front.at[shard]))
+		if w.patch.set.Has(shard) && w.patch.at[shard].AfterAt >= past {
+			until = min(until, after(w.patch.at[shard]))
+		}
 	}
-	return start
+	return until
 }
 
 // after is the first due time that lies behind a place for certain.
@@ -115,56 +125,98 @@ func after(c Cursor) DBTime {
 	return c.AfterAt + 1
 }
 
-// unread returns the places from which there is something to read that is due before until,
+// unread returns the fronts from which there is something to read that is due before until,
 // the earliest first.
 func (w *window) unread(until DBTime) []Cursor {
+	return w.front.before(min(until, w.target))
+}
+
+// unpatched returns the places from which there is something to read once more that is due
+// before until, the earliest first. A patch that has come to the front is done: what lies
+// behind is the front's to read. No page of the front may be under way.
+func (w *window) unpatched(until DBTime) []Cursor {
+	for _, shard := range w.patch.set.List() {
+		if !w.patch.at[shard].before(w.front.at[shard]) {
+			w.patch.set = w.patch.set.Minus(1 << shard)
+		}
+	}
+	return w.patch.before(until)
+}
+
+// beginFront notes that a page of the fronts is being read, up to the target or an earlier due
+// time, and beginPatch one of the patches. They return where it is to end.
+func (w *window) beginFront(until DBTime) DBTime { return w.front.begin(min(until, w.target)) }
+func (w *window) beginPatch(until DBTime) DBTime { return w.patch.begin(min(until, w.end())) }
+
+// finishFront moves the fronts on to where the page has ended.
+func (w *window) finishFront(read, rest []Cursor, failed bool) {
+	for _, shard := range w.front.finish(read, rest, failed).List() {
+		if w.front.at[shard].AfterAt >= DistantPast {
+			w.fresh = w.fresh.Minus(1 << shard)
+		}
+	}
+}
+
+// finishPatch moves the patches on to where the page has ended.
+func (w *window) finishPatch(read, rest []Cursor, failed bool) {
+	w.patch.finish(read, rest, failed)
+}
+
+// goBack moves a shard's place back, if it is further.
+func (p *places) goBack(to Cursor) {
+	if place := &p.at[to.Shard]; to.before(*place) {
+		*place = to
+	}
+	if low := &p.lowest[to.Shard]; p.reading && to.before(*low) {
+		*low = to
+	}
+}
+
+// before returns the places behind which something may be due before until.
+func (p *places) before(until DBTime) []Cursor {
 	var list []Cursor
-	for _, shard := range w.owned.List() {
-		if place := w.places[shard]; after(place) < min(until, w.target) {
-			list = append(list, place)
+	for _, shard := range p.set.List() {
+		if after(p.at[shard]) < until {
+			list = append(list, p.at[shard])
 		}
 	}
 	slices.SortStableFunc(list, Cursor.compare)
 	return list
 }
 
-// begin notes that a page is being read, up to the target or an earlier due time.
-func (w *window) begin(until DBTime) DBTime {
-	w.reading, w.until = true, min(until, w.target)
-	for i := range w.lowest {
-		w.lowest[i] = lastPlace
+func (p *places) begin(until DBTime) DBTime {
+	p.reading, p.until = true, until
+	for i := range p.lowest {
+		p.lowest[i] = lastPlace
 	}
-	return w.until
+	return until
 }
 
 // finish moves the places on to where the page has ended: to its rest, or, where a shard is
-// exhausted, to its end. If the read has failed, nothing moves.
-func (w *window) finish(read, rest []Cursor, failed bool) {
-	w.reading = false
+// exhausted, to its end, and returns which have moved. If the read has failed, nothing moves.
+func (p *places) finish(read, rest []Cursor, failed bool) (moved ShardSet) {
+	p.reading = false
 	if failed {
-		return
+		return 0
 	}
 	var ends [Shards]Cursor
 	for _, c := range read {
-		ends[c.Shard] = CursorAt(c.Shard, w.until)
+		ends[c.Shard] = CursorAt(c.Shard, p.until)
 	}
 	for _, c := range rest {
 		ends[c.Shard] = c
 	}
 	for _, c := range read {
-		if !w.owned.Has(c.Shard) {
+		if !p.set.Has(c.Shard) {
 			continue
 		}
-		end, low := ends[c.Shard], w.lowest[c.Shard]
-		if low.AfterAt < DistantPast {
-			continue // it is fresh again
+		p.at[c.Shard] = ends[c.Shard]
+		if low := p.lowest[c.Shard]; low.before(ends[c.Shard]) {
+			p.at[c.Shard] = low
 		}
-		if low.before(end) {
-			end = low
-		}
-		w.places[c.Shard] = end
-		if end != c { // with a limit below the number of shards, not all had their turn
-			w.fresh &^= 1 << c.Shard
+		if p.at[c.Shard] != c { // with a limit below the number of shards, not all had their turn
+			moved = moved.With(c.Shard)
 		}
 	}
+	return moved
 }

@@ -1,0 +1,152 @@
+package reactor
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/alarm"
+)
+
+// testDispatcher is a dispatcher whose steps the test takes itself.
+type testDispatcher struct {
+	*dispatcher
+	gone []Cursor // evicted
+}
+
+func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
+	t.Helper()
+	wake, err := alarm.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { wake.Close() })
+	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), stats: &counters{}, rows: maxClaim, capacity: capacity, wake: wake}}
+	d.evicted = func(places []Cursor) { d.gone = append(d.gone, places...) }
+	d.reset()
+	return d
+}
+
+// handOver is what a lane does.
+func (d *testDispatcher) handOver() due {
+	batch := d.next
+	d.next = due{}
+	return batch
+}
+
+// TestClaimBytes: a claim is too large by one job at most, whatever came before.
+func TestClaimBytes(t *testing.T) {
+	const large = 12 << 20
+	sizes := map[string]func(i int) int32{
+		"behind a small one": func(i int) int32 { return []int32{100, large}[min(i, 1)] },
+		"now and then":       func(i int) int32 { return []int32{100, large}[(i+1)/40%2] },
+		"growing":            func(i int) int32 { return int32(1) << min(i, 23) },
+		"medium":             func(int) int32 { return 100_000 },
+		"nothing":            func(int) int32 { return 0 },
+	}
+	for name, size := range sizes {
+		t.Run(name, func(t *testing.T) {
+			d := newTestDispatcher(t, 1<<18)
+			now := d.clock.Now()
+			rows := make([]Pending, 2000)
+			for i := range rows {
+				rows[i] = Pending{ID: int64(i), DueAt: now, Bytes: size(i)}
+			}
+			d.add(rows)
+			taken := 0
+			for d.wheel.Len() > 0 {
+				d.collect()
+				batch := d.handOver()
+				bytes, last := 0, int32(0)
+				for _, id := range batch.ids {
+					last = size(int(id))
+					bytes += int(last)
+				}
+				switch {
+				case len(batch.ids) == 0:
+					t.Fatal("nothing was handed out")
+				case bytes != batch.bytes || bytes-int(last) >= maxClaimBytes:
+					t.Fatalf("a claim of %d jobs and %d bytes, counted as %d", len(batch.ids), bytes, batch.bytes)
+				case len(batch.ids) < maxClaim && bytes < maxClaimBytes && d.wheel.Len() > 0:
+					t.Fatalf("a claim of %d jobs and %d bytes only, with %d left", len(batch.ids), bytes, d.wheel.Len())
+				}
+				taken += len(batch.ids)
+			}
+			if taken != len(rows) {
+				t.Errorf("%d of %d jobs were handed out", taken, len(rows))
+			}
+		})
+	}
+}
+
+// TestEviction: full memory keeps what is due first, and says for each shard from where what
+// is missing is to be read.
+func TestEviction(t *testing.T) {
+	const capacity = 1024
+	d := newTestDispatcher(t, capacity)
+	r := rand.New(rand.NewPCG(7, 7))
+	now := d.clock.Now()
+	var all []Pending
+	for id := range int64(10 * capacity) {
+		all = append(all, Pending{ID: id, Shard: uint8(r.IntN(Shards)), DueAt: now.Add(time.Minute + time.Duration(r.Int64N(int64(30*time.Second))))})
+	}
+	for page := range slices.Chunk(all, 300) {
+		d.add(page)
+		if n := d.wheel.Len(); n > capacity || len(d.known) != n || d.stats.pending.Load() != int64(n) {
+			t.Fatalf("%d in the wheel, %d known, %d counted", n, len(d.known), d.stats.pending.Load())
+		}
+	}
+	slices.SortFunc(all, inOrder)
+	for i, job := range all {
+		_, known := d.known[job.ID]
+		covered := slices.ContainsFunc(d.gone, func(c Cursor) bool {
+			return c.Shard == job.Shard && c.before(Cursor{AfterAt: job.DueAt, AfterID: job.ID})
+		})
+		switch {
+		case !known && !covered:
+			t.Fatalf("job %d is not in memory, and will not be read again", job.ID)
+		case !known && i < capacity*3/4:
+			t.Fatalf("the %d-th job to be due was evicted", i)
+		}
+	}
+	if oldest := d.oldestDue(); oldest != nothingDue {
+		t.Errorf("something is due at %v before anything was looked at", oldest)
+	}
+	// An urgent job finds room, and what was evicted is known as new when it comes again.
+	urgent := Pending{ID: -1, DueAt: now}
+	d.add([]Pending{urgent})
+	d.collect()
+	if batch := d.handOver(); !slices.Equal(batch.ids, []int64{-1}) || batch.earliest != now || batch.latest != now {
+		t.Errorf("handed out %+v", batch)
+	}
+	before := d.latestDue()
+	d.add(all[:capacity])
+	if d.wheel.Len() < capacity*9/10 || d.latestDue() > before.Add(time.Second) {
+		t.Errorf("%d in the wheel, the latest due at %v", d.wheel.Len(), d.latestDue())
+	}
+}
+
+// TestOldestDue is the earliest job that nobody has claimed, on offer or in the wheel.
+func TestOldestDue(t *testing.T) {
+	d := newTestDispatcher(t, 1024)
+	d.collect()
+	if at := d.oldestDue(); at != nothingDue {
+		t.Errorf("empty: %v", at)
+	}
+	now := d.clock.Now()
+	for i, offset := range []time.Duration{-time.Second, -time.Minute, time.Hour} {
+		d.add([]Pending{{ID: int64(i), DueAt: now.Add(offset)}})
+	}
+	d.collect()
+	if at := d.oldestDue(); at != now.Add(-time.Minute) {
+		t.Errorf("on offer: %v", at.Sub(now))
+	}
+	if batch := d.handOver(); len(batch.ids) != 2 {
+		t.Errorf("handed out %v", batch.ids)
+	}
+	d.collect()
+	if at := d.oldestDue(); at <= now || at > now.Add(time.Hour+wheelResolution) {
+		t.Errorf("in an hour: %v", at.Sub(now))
+	}
+}

@@ -1,0 +1,478 @@
+package reactor
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// What the loader promises, in its simulation: a job that was announced is there at its time,
+// and one that was not, a loop later at most.
+
+const (
+	simLoop = 2 * time.Second
+	// onTime allows for the way of the hint, a read or two, and the ticks of the simulation.
+	onTime = 25 * time.Millisecond
+	// aLoop is the documented bound for what nobody has announced: a loop, its jitter of a
+	// twentieth on average and a tenth at most, and the reads.
+	aLoop = simLoop*11/10 + onTime
+)
+
+// TestHintsDoNotStarveTheScan: a dead peer's overdue jobs are loaded at once, whatever else
+// is announced meanwhile.
+func TestHintsDoNotStarveTheScan(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.own(StaticShards(2, 0))
+		time.Sleep(simLoop)
+		orphans := s.ids(10_000)
+		died := s.sinceStart()
+		s.insert(false, orphans, in(-time.Second))
+		orphans = slices.DeleteFunc(orphans, func(id int64) bool { return !StaticShards(2, 1).Has(s.rows[id].Shard) })
+		time.Sleep(2 * simLoop)
+		tookOver := s.sinceStart()
+		s.own(AllShards)
+		var urgent []int64
+		for range 10_000 { // faster than single reads are answered
+			ids := s.ids(1)
+			s.insert(true, ids, in(0))
+			urgent = append(urgent, ids...)
+			time.Sleep(250 * time.Microsecond)
+		}
+		time.Sleep(onTime)
+		s.punctual("announced", urgent, onTime)
+		s.punctual("taken over", orphans, tookOver-died+100*time.Millisecond)
+	})
+}
+
+// TestBulkHintsDoNotReplaceTheSweep: large inserts, once a second, wherever they are due, and
+// jobs in between that nobody announces.
+func TestBulkHintsDoNotReplaceTheSweep(t *testing.T) {
+	for name, dueIn := range map[string]time.Duration{"beyond the window": 45 * time.Second, "in the window": 15 * time.Second, "past": -15 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, Config{JobsPerRead: 400}, func(s *sim) {
+				s.own(AllShards)
+				var bulk, silent []int64
+				for i := range 60 {
+					ids := s.ids(500)
+					s.insert(true, ids, in(dueIn))
+					bulk = append(bulk, ids...)
+					time.Sleep(700 * time.Millisecond)
+					ids = s.ids(20)
+					s.insert(false, ids, spread(20, -time.Duration(i)*time.Second, 2*time.Second))
+					silent = append(silent, ids...)
+					time.Sleep(300 * time.Millisecond)
+				}
+				time.Sleep(50 * time.Second)
+				s.punctual("bulk", bulk, 50*time.Millisecond)
+				s.punctual("not announced", silent, aLoop)
+			})
+		})
+	}
+}
+
+// TestSmallHintsDoNotReplaceTheSweep: the same with a thousand small hints a second.
+func TestSmallHintsDoNotReplaceTheSweep(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.own(AllShards)
+		var announced, silent []int64
+		for i := range 10_000 {
+			ids := s.ids(1)
+			s.insert(true, ids, in(0))
+			announced = append(announced, ids...)
+			if i%100 == 0 {
+				ids = s.ids(1)
+				s.insert(false, ids, in(-time.Duration(i)*time.Millisecond))
+				silent = append(silent, ids...)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(2 * simLoop)
+		s.punctual("announced", announced, onTime)
+		s.punctual("not announced", silent, aLoop)
+	})
+}
+
+// TestFarApartIDs: ids are any int64. Two that are further apart than an int64 can say are not
+// read as a range, nor are two that have everybody's rows between them.
+func TestFarApartIDs(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.own(AllShards)
+		time.Sleep(simLoop)
+		others := s.ids(2000)
+		s.insert(false, others, in(time.Minute))
+		pairs := [][]int64{
+			{-6e18, 6e18},
+			{math.MinInt64, math.MaxInt64},
+			{math.MinInt64, 0},
+			{-1, math.MaxInt64 - 1},
+			{0, 1 << 40},
+			{-1 << 62, 1 << 62},
+			{math.MaxInt64 - 3, math.MaxInt64 - 2},
+			{math.MinInt64 + 1, math.MinInt64 + 2},
+		}
+		var all []int64
+		for _, ids := range pairs {
+			s.insert(true, ids, in(0)) // in one statement, one hint
+			all = append(all, ids...)
+			time.Sleep(30 * time.Millisecond)
+		}
+		// One hint each, all at once.
+		singles := []int64{-6e18 + 1, 6e18 + 1, 5, math.MaxInt64 - 9, 1 << 50}
+		for _, id := range singles {
+			s.insert(true, []int64{id}, in(0))
+		}
+		time.Sleep(30 * time.Millisecond)
+		s.punctual("far apart", append(all, singles...), onTime)
+		for _, r := range s.readsSince(0) {
+			if r.kind == "range" && r.span >= 4096 {
+				t.Errorf("a range of %d ids was read", r.span)
+			}
+		}
+	})
+}
+
+// TestRandomIDs: a producer with random ids of 64 bits, one row or two a statement.
+func TestRandomIDs(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.own(AllShards)
+		r := rand.New(rand.NewPCG(1, 2))
+		var all, silent []int64
+		for i := range 4000 {
+			ids := []int64{int64(r.Uint64())}
+			if i%4 == 0 {
+				ids = append(ids, int64(r.Uint64()))
+			}
+			s.insert(true, ids, func(int) time.Duration { return time.Duration(r.Int64N(int64(4 * time.Second))) })
+			all = append(all, ids...)
+			if i%50 == 0 {
+				ids = s.ids(1)
+				s.insert(false, ids, in(time.Second))
+				silent = append(silent, ids...)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(3 * simLoop)
+		s.punctual("random ids", all, onTime)
+		s.punctual("not announced", silent, aLoop)
+	})
+}
+
+// TestLateCommits: rows that nobody announced are found within a loop of their commit, however
+// long they have been due.
+func TestLateCommits(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.own(AllShards)
+		r := rand.New(rand.NewPCG(3, 4))
+		var all []int64
+		for range 400 {
+			ids := s.ids(1)
+			// Overdue by up to three hours, or due in the next minute.
+			s.insert(false, ids, in(time.Duration(float64(time.Minute)*(1-180*math.Pow(r.Float64(), 6)))))
+			all = append(all, ids...)
+			time.Sleep(time.Duration(r.Int64N(int64(300 * time.Millisecond))))
+		}
+		time.Sleep(time.Minute + simLoop)
+		s.punctual("late commits", all, aLoop)
+	})
+}
+
+// TestSlowDeepReads: an old snapshot keeps what the index has of processed rows, so that each
+// shard's past costs 60 ms to walk.
+func TestSlowDeepReads(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.deadEntries = 60 * time.Millisecond
+		s.own(AllShards)
+		time.Sleep(20 * time.Second) // the first reads find out
+		warm := s.sinceStart()
+		var urgent, silent, forgotten []int64
+		for i := range 30_000 {
+			ids := s.ids(1)
+			s.insert(true, ids, in(0))
+			urgent = append(urgent, ids...)
+			if i%100 == 0 {
+				ids := s.ids(2)
+				s.insert(false, ids[:1], in(-3*time.Second))
+				s.insert(false, ids[1:], in(-time.Minute))
+				silent, forgotten = append(silent, ids[0]), append(forgotten, ids[1])
+			}
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(30 * time.Second)
+		s.punctual("announced", urgent, onTime)
+		s.punctual("not announced", silent, aLoop+2*deepBudget)
+		s.punctual("not announced, long overdue", forgotten, Shards*60*time.Millisecond*(1+deepRest)*11/10+aLoop)
+		busy := time.Duration(0)
+		for _, r := range s.readsSince(warm) {
+			if r.took > 2*deepBudget {
+				t.Fatalf("a read of %d shards took %v", r.shards, r.took)
+			}
+			if r.took > deepBudget {
+				busy += r.took
+			}
+		}
+		if share := float64(busy) / float64(s.sinceStart()-warm); share > 0.26 {
+			t.Errorf("deep reads take %.0f %% of the time", 100*share)
+		}
+	})
+}
+
+// TestForgedHints: whoever may notify our channel can claim that everything is new, a
+// thousand times a second. That is read, again and again, but nothing waits for it.
+func TestForgedHints(t *testing.T) {
+	for name, deadEntries := range map[string]time.Duration{"clean index": 0, "dead entries": 60 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, Config{}, func(s *sim) {
+				s.deadEntries = deadEntries
+				s.own(AllShards)
+				time.Sleep(20 * time.Second)
+				var urgent, silent []int64
+				for i := range 10_000 {
+					s.loader.hint(Hint{Kind: HintJobs, MinID: math.MinInt64, MaxID: math.MaxInt64, Earliest: math.MinInt64})
+					ids := s.ids(1)
+					s.insert(true, ids, in(0))
+					urgent = append(urgent, ids...)
+					if i%100 == 0 {
+						ids := s.ids(1)
+						s.insert(false, ids, in(-3*time.Second))
+						silent = append(silent, ids...)
+					}
+					time.Sleep(time.Millisecond)
+				}
+				time.Sleep(10 * time.Second)
+				s.punctual("announced", urgent, onTime)
+				s.punctual("not announced", silent, aLoop+2*deepBudget)
+			})
+		})
+	}
+}
+
+// TestFullMemory: there are more jobs in the next half minute than memory holds. What is due
+// now is there all the same, announced or not, and so is what made room for it, at its time.
+func TestFullMemory(t *testing.T) {
+	simulate(t, Config{MaxPending: 1024}, func(s *sim) {
+		later := s.ids(5000)
+		s.insert(false, later, spread(5000, 15*time.Second, 25*time.Second))
+		s.own(AllShards)
+		time.Sleep(3 * time.Second)
+		if room := s.room(); room > 1024/4 {
+			t.Fatalf("memory is not full: room for %d", room)
+		}
+		var urgent, silent []int64
+		for range 100 {
+			ids := s.ids(11)
+			s.insert(true, ids[:10], spread(10, 0, 2*time.Second))
+			s.insert(false, ids[10:], in(0))
+			urgent, silent = append(urgent, ids[:10]...), append(silent, ids[10])
+			time.Sleep(50 * time.Millisecond)
+		}
+		begun := s.sinceStart()
+		time.Sleep(25 * time.Second)
+		s.punctual("urgent", urgent, onTime)
+		s.punctual("not announced", silent, aLoop)
+		s.punctual("evicted", later, onTime)
+		if n := len(s.readsSince(begun)); n > 250 {
+			t.Errorf("%d reads in 25 s: rows are read and evicted in turn", n)
+		}
+	})
+}
+
+// TestBulkIntoFullMemory: the same with an urgent insert that is larger than what is free.
+func TestBulkIntoFullMemory(t *testing.T) {
+	simulate(t, Config{MaxPending: 1024, JobsPerRead: 512}, func(s *sim) {
+		later := s.ids(3000)
+		s.insert(true, later, spread(3000, 15*time.Second, 25*time.Second))
+		s.own(AllShards)
+		time.Sleep(3 * time.Second)
+		bulk := s.ids(2000)
+		s.insert(true, bulk, spread(2000, 500*time.Millisecond, 3*time.Second))
+		time.Sleep(25 * time.Second)
+		s.punctual("bulk", bulk, onTime)
+		s.punctual("evicted", later, onTime)
+	})
+}
+
+// TestMaxPendingBelowJobsPerRead loads as much as fits.
+func TestMaxPendingBelowJobsPerRead(t *testing.T) {
+	simulate(t, Config{MaxPending: 1024, JobsPerRead: 1 << 20}, func(s *sim) {
+		overdue := s.ids(6000)
+		s.insert(false, overdue, in(-time.Hour))
+		s.own(AllShards)
+		time.Sleep(time.Second)
+		s.worst(overdue)
+	})
+}
+
+// TestNothingIsClaimed: with the broker away memory fills, and the table is left in peace.
+func TestNothingIsClaimed(t *testing.T) {
+	for name, dueIn := range map[string]func(int) time.Duration{
+		"one instant": in(-time.Minute),
+		"spread":      spread(5000, -time.Minute, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, Config{MaxPending: 1024, JobsPerRead: 256}, func(s *sim) {
+				s.stuck = true
+				all := s.ids(5000)
+				s.insert(false, all, dueIn)
+				s.own(AllShards)
+				time.Sleep(simLoop)
+				begun := s.sinceStart()
+				for range 2000 { // jobs due now, for 20 s, most of which do not fit
+					ids := s.ids(1)
+					s.insert(true, ids, in(0))
+					all = append(all, ids...)
+					time.Sleep(10 * time.Millisecond)
+				}
+				rows := 0
+				reads := s.readsSince(begun)
+				for _, r := range reads {
+					rows += r.rows
+				}
+				if len(reads) > 400 || rows > 6000 {
+					t.Errorf("%d reads of %d rows in 20 s in which nothing could be claimed", len(reads), rows)
+				}
+				if room := s.room(); room < 0 {
+					t.Errorf("memory holds %d too many", -room)
+				}
+				s.mu.Lock()
+				s.stuck = false
+				s.mu.Unlock()
+				time.Sleep(simLoop)
+				s.worst(all)
+			})
+		})
+	}
+}
+
+// TestReadsFail: nothing is forgotten, and everything is there soon after.
+func TestReadsFail(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.own(AllShards)
+		time.Sleep(simLoop)
+		s.mu.Lock()
+		s.failing = true
+		s.mu.Unlock()
+		announced, again := s.ids(50), s.ids(50)
+		for _, id := range announced {
+			s.insert(true, []int64{id}, in(0))
+		}
+		s.insert(false, again, in(0))
+		s.loader.lookAgain(again)
+		bulk := s.ids(5000)
+		s.insert(true, bulk, in(0))
+		time.Sleep(10 * time.Second)
+		s.mu.Lock()
+		s.failing = false
+		s.mu.Unlock()
+		time.Sleep(maxBackoff*11/10 + 100*time.Millisecond)
+		s.worst(slices.Concat(announced, again, bulk))
+	})
+}
+
+// TestLockedRowsDoNotStarveHints: ten thousand rows that somebody has locked are looked at
+// again and again, and new ones are read in between.
+func TestLockedRowsDoNotStarveHints(t *testing.T) {
+	simulate(t, Config{JobsPerRead: 64}, func(s *sim) {
+		s.own(AllShards)
+		time.Sleep(simLoop)
+		locked := s.ids(10_000)
+		for part := range slices.Chunk(locked, 64) {
+			s.loader.lookAgain(part)
+		}
+		var urgent []int64
+		for range 500 {
+			ids := s.ids(1)
+			s.insert(true, ids, in(0))
+			urgent = append(urgent, ids...)
+			time.Sleep(time.Millisecond)
+			s.loader.lookAgain(locked[:64])
+		}
+		time.Sleep(onTime)
+		s.punctual("announced", urgent, onTime)
+	})
+}
+
+// TestReconnect: when the feed is back, what was missed is found at once, not a loop later.
+func TestReconnect(t *testing.T) {
+	simulate(t, Config{LoopFrequency: 30 * time.Second}, func(s *sim) {
+		s.own(AllShards)
+		time.Sleep(5 * time.Second)
+		s.loader.feedLost()
+		ids := s.ids(100)
+		s.insert(false, ids, spread(100, -time.Minute, time.Minute))
+		s.loader.hint(Hint{Kind: HintConnected})
+		time.Sleep(2 * time.Minute)
+		s.punctual("missed", ids, onTime)
+	})
+}
+
+// TestMaxReadsIsExact, with two goroutines that read.
+func TestMaxReadsIsExact(t *testing.T) {
+	for _, reads := range []int{1, 2, 7} {
+		simulate(t, Config{MaxReads: reads, JobsPerRead: 64}, func(s *sim) {
+			s.own(AllShards)
+			for range 30 {
+				s.insert(true, s.ids(10), in(0))
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(30 * time.Second)
+			select {
+			case <-s.loader.usedUp:
+			default:
+				t.Error("the reads are not used up")
+			}
+			if n := s.stats.loads.Load(); n != int64(reads) || len(s.reads) != reads {
+				t.Errorf("%d reads were made, %d counted, want %d", len(s.reads), n, reads)
+			}
+		})
+	}
+}
+
+// TestEverythingIsFound: at random, whatever may happen to a loader.
+func TestEverythingIsFound(t *testing.T) {
+	for seed := range uint64(8) {
+		simulate(t, Config{MaxPending: 1024, JobsPerRead: 200}, func(s *sim) {
+			r := rand.New(rand.NewPCG(seed, 0))
+			s.own(AllShards)
+			var announced, silent []int64
+			for range 300 {
+				n := 1 + r.IntN(1<<r.IntN(9))
+				ids := s.ids(n)
+				from := time.Duration(r.Int64N(int64(40 * time.Second)))
+				dueIn := func(int) time.Duration { return from + time.Duration(r.Int64N(int64(10*time.Second))) }
+				switch r.IntN(12) {
+				case 0:
+					s.insert(false, ids, dueIn)
+					silent = append(silent, ids...)
+				case 1:
+					s.insert(false, ids, in(-from))
+					silent = append(silent, ids...)
+				case 2:
+					s.loader.lookAgain(ids)
+				case 3:
+					s.loader.feedLost()
+					s.loader.hint(Hint{Kind: HintConnected})
+				case 4: // what is evicted for no reason, and jobs with it
+					s.mu.Lock()
+					var gone []Cursor
+					for _, p := range s.pending {
+						if r.IntN(3) == 0 {
+							delete(s.pending, p.ID)
+							gone = append(gone, cursorBefore(p.Shard, p.DueAt, p.ID))
+						}
+					}
+					s.mu.Unlock()
+					s.loader.evicted(gone)
+				default:
+					s.insert(true, ids, dueIn)
+					announced = append(announced, ids...)
+				}
+				time.Sleep(time.Duration(r.Int64N(int64(200 * time.Millisecond))))
+			}
+			time.Sleep(70 * time.Second)
+			s.punctual("announced", announced, 2*onTime)
+			s.punctual("not announced", silent, aLoop+onTime)
+		})
+	}
+}

@@ -1,0 +1,341 @@
+package reactor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// sim is the loader in a bubble of synthetic time, between a table and a memory that are as
+// simple as can be. Jobs in memory are claimed when they are due; what is measured is how long
+// after its fire_at, or after its commit if that came later, each one is.
+type sim struct {
+	t      *testing.T
+	clock  *clock
+	loader *loader
+	stats  counters
+
+	mu       sync.Mutex
+	rows     map[int64]*simRow       // guarded by mu: unprocessed
+	pending  map[int64]Pending       // guarded by mu: in memory
+	next     DBTime                  // guarded by mu: nothing in memory is due before
+	reads    []simRead               // guarded by mu
+	late     map[int64]time.Duration // guarded by mu: of what was claimed
+	capacity int
+	stuck    bool // guarded by mu: nothing is claimed
+	failing  bool // guarded by mu: reads fail
+	// deadEntries is what a scan of one shard from the deep past costs.
+	deadEntries time.Duration
+	nextID      int64
+}
+
+type simRow struct {
+	Pending
+	committed DBTime
+}
+
+type simRead struct {
+	kind   string
+	begun  time.Duration // since the start
+	took   time.Duration
+	shards int
+	rows   int
+	span   uint64 // of ids
+}
+
+const simFeed = 5 * time.Millisecond // from commit to hint
+
+// simulate runs a test with a loader that owns all shards, and whose feed stands.
+func simulate(t *testing.T, cfg Config, test func(s *sim)) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg = cfg.withDefaults()
+		if err := cfg.validate(); err != nil {
+			t.Fatal(err)
+		}
+		s := &sim{
+			t: t, clock: newClock(), rows: map[int64]*simRow{}, pending: map[int64]Pending{},
+			late: map[int64]time.Duration{}, capacity: cfg.MaxPending, nextID: 1,
+		}
+		loaded := make(chan []Pending)
+		s.loader = newLoader(cfg, s, s.clock, &s.stats, loaded, s)
+		ctx, cancel := context.WithCancel(context.Background())
+		var group sync.WaitGroup
+		group.Go(func() { s.loader.run(ctx) })
+		group.Go(func() { s.keep(ctx, loaded) })
+		defer group.Wait()
+		defer cancel()
+		s.loader.hint(Hint{Kind: HintConnected})
+		test(s)
+	})
+}
+
+// own gives the loader shards.
+func (s *sim) own(shards ShardSet) { s.loader.own(shards) }
+
+func (s *sim) sinceStart() time.Duration { return s.clock.local() }
+
+// insert commits rows that are due in so long from now, on shards by their ids, and announces
+// them if told to.
+func (s *sim) insert(announced bool, ids []int64, dueIn func(i int) time.Duration) {
+	now := s.clock.Now()
+	h := Hint{Kind: HintJobs, MinID: slices.Min(ids), MaxID: slices.Max(ids), Earliest: math.MaxInt64}
+	s.mu.Lock()
+	for i, id := range ids {
+		due := now.Add(dueIn(i))
+		s.rows[id] = &simRow{Pending{ID: id, DueAt: due, Bytes: 10, Shard: uint8(uint64(id) * 0x9E3779B97F4A7C15 >> 58)}, now}
+		h.Earliest = min(h.Earliest, due)
+	}
+	s.mu.Unlock()
+	if announced && h.Earliest < now.Add(notifyHorizon) {
+		time.AfterFunc(simFeed, func() { s.loader.hint(h) })
+	}
+}
+
+// ids returns the next n ids.
+func (s *sim) ids(n int) []int64 {
+	list := make([]int64, n)
+	for i := range list {
+		list[i] = s.nextID
+		s.nextID++
+	}
+	return list
+}
+
+func in(d time.Duration) func(int) time.Duration { return func(int) time.Duration { return d } }
+
+func spread(n int, from, to time.Duration) func(int) time.Duration {
+	return func(i int) time.Duration { return from + (to-from)*time.Duration(i)/time.Duration(n) }
+}
+
+// keep is the memory: it takes what is loaded, and claims what is due.
+func (s *sim) keep(ctx context.Context, loaded <-chan []Pending) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case rows := <-loaded:
+			s.keepRows(rows)
+		case <-tick.C:
+			s.claim()
+		}
+	}
+}
+
+func (s *sim) keepRows(rows []Pending) {
+	s.mu.Lock()
+	for _, row := range rows {
+		if s.rows[row.ID] != nil {
+			s.pending[row.ID] = row
+			s.next = min(s.next, row.DueAt)
+		}
+	}
+	var gone []Cursor
+	if over := len(s.pending) - s.capacity; over > 0 {
+		all := make([]Pending, 0, len(s.pending))
+		for _, p := range s.pending {
+			all = append(all, p)
+		}
+		slices.SortFunc(all, inOrder)
+		for _, p := range all[len(all)-over-s.capacity/evictedShare:] {
+			delete(s.pending, p.ID)
+			gone = append(gone, cursorBefore(p.Shard, p.DueAt, p.ID))
+		}
+	}
+	s.mu.Unlock()
+	if gone != nil {
+		s.loader.evicted(gone)
+	}
+}
+
+func (s *sim) claim() {
+	s.mu.Lock()
+	if s.stuck {
+		s.mu.Unlock()
+		return
+	}
+	now := s.clock.Now()
+	if s.next > now {
+		s.mu.Unlock()
+		return
+	}
+	s.next = nothingDue
+	for id, p := range s.pending {
+		if p.DueAt > now {
+			s.next = min(s.next, p.DueAt)
+			continue
+		}
+		if row := s.rows[id]; row != nil {
+			s.late[id] = now.Sub(max(row.DueAt, row.committed))
+			delete(s.rows, id)
+		}
+		delete(s.pending, id)
+	}
+	roomy := s.capacity-len(s.pending) >= roomyAgain(s.capacity)
+	s.mu.Unlock()
+	if roomy {
+		s.loader.scanWake.set()
+	}
+}
+
+// worst is the largest lateness of the ids, all of which must have been claimed.
+func (s *sim) worst(ids []int64) time.Duration {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	worst, missing := time.Duration(0), 0
+	for _, id := range ids {
+		late, ok := s.late[id]
+		if !ok {
+			missing++
+		}
+		worst = max(worst, late)
+	}
+	if missing > 0 {
+		s.t.Errorf("%d of %d jobs were never claimed", missing, len(ids))
+	}
+	return worst
+}
+
+// punctual checks that all ids were claimed, at most so late.
+func (s *sim) punctual(what string, ids []int64, atMost time.Duration) {
+	s.t.Helper()
+	if worst := s.worst(ids); worst > atMost {
+		s.t.Errorf("%s: up to %v late, want at most %v", what, worst, atMost)
+	} else {
+		s.t.Logf("%s: %d jobs, up to %v late", what, len(ids), worst)
+	}
+}
+
+// readsSince returns the reads that began at that time or later.
+func (s *sim) readsSince(begun time.Duration) []simRead {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.reads, func(r simRead) bool { return r.begun >= begun })
+	if i < 0 {
+		return nil
+	}
+	return slices.Clone(s.reads[i:])
+}
+
+func (s *sim) room() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.capacity - len(s.pending)
+}
+
+func (s *sim) behind() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	overdue := 0
+	for _, p := range s.pending {
+		if p.DueAt < s.clock.Now().Add(-lateBatch) {
+			overdue++
+		}
+	}
+	return overdue >= min(maxClaim, s.loader.page)
+}
+
+func (s *sim) oldestDue() DBTime {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := nothingDue
+	for _, p := range s.pending {
+		oldest = min(oldest, p.DueAt)
+	}
+	return oldest
+}
+
+func (s *sim) latestDue() DBTime {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	latest := DistantPast
+	for _, p := range s.pending {
+		latest = max(latest, p.DueAt)
+	}
+	return latest
+}
+
+// LoadWindow implements Loader: the snapshot is that of the beginning, and the answer takes
+// its time.
+func (s *sim) LoadWindow(ctx context.Context, cursors []Cursor, until DBTime, limit int) ([]Pending, []Cursor, error) {
+	now, later := cursors, []Cursor(nil)
+	if len(cursors) > limit {
+		now, later = cursors[:limit], cursors[limit:]
+	}
+	perShard := limit / len(now)
+	rest := slices.Clone(later)
+	took := time.Duration(0)
+	var found []Pending
+	s.mu.Lock()
+	var behind [Shards][]Pending
+	from := map[uint8]Cursor{}
+	for _, c := range now {
+		from[c.Shard] = c
+	}
+	for _, row := range s.rows {
+		if c, ok := from[row.Shard]; ok && row.DueAt < until && c.before(Cursor{AfterAt: row.DueAt, AfterID: row.ID}) {
+			behind[row.Shard] = append(behind[row.Shard], row.Pending)
+		}
+	}
+	for _, c := range now {
+		list := behind[c.Shard]
+		slices.SortFunc(list, inOrder)
+		if len(list) >= perShard {
+			list = list[:perShard]
+			last := list[perShard-1]
+			rest = append(rest, Cursor{c.Shard, last.DueAt, last.ID})
+		}
+		found = append(found, list...)
+		if c.AfterAt < s.clock.Now().Add(-sweepBack*simLoop-time.Second) {
+			took += s.deadEntries
+		}
+	}
+	s.mu.Unlock()
+	return found, rest, s.answer(ctx, simRead{kind: "window", shards: len(now), rows: len(found), took: took})
+}
+
+func (s *sim) LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64, until DBTime) ([]Pending, error) {
+	var found []Pending
+	s.mu.Lock()
+	for id, row := range s.rows {
+		if id >= minID && id <= maxID && shards.Has(row.Shard) && row.DueAt < until {
+			found = append(found, row.Pending)
+		}
+	}
+	s.mu.Unlock()
+	return found, s.answer(ctx, simRead{kind: "range", rows: len(found), span: uint64(maxID) - uint64(minID)})
+}
+
+func (s *sim) LoadIDs(ctx context.Context, shards ShardSet, ids []int64, until DBTime) ([]Pending, error) {
+	var found []Pending
+	s.mu.Lock()
+	for _, id := range ids {
+		if row := s.rows[id]; row != nil && shards.Has(row.Shard) && row.DueAt < until {
+			found = append(found, row.Pending)
+		}
+	}
+	s.mu.Unlock()
+	return found, s.answer(ctx, simRead{kind: "ids", rows: len(found), span: uint64(len(ids))})
+}
+
+var errSim = errors.New("the database is away")
+
+func (s *sim) answer(ctx context.Context, r simRead) error {
+	r.begun = s.sinceStart()
+	r.took += 300*time.Microsecond + time.Duration(r.rows)*3*time.Microsecond
+	ok := sleep(ctx, r.took)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads = append(s.reads, r)
+	return cmp.Or(ctx.Err(), map[bool]error{true: errSim}[s.failing || !ok])
+}

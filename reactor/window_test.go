@@ -1,0 +1,202 @@
+package reactor
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestWindowPassesNothing drives a window at random, and keeps book of what each shard has
+// been read of, by snapshots: whatever was to be read again while a page was being read is
+// still unread afterwards.
+func TestWindowPassesNothing(t *testing.T) {
+	const shards, span, id = 4, 100, 1000
+	row := func(at int) Cursor { return Cursor{AfterAt: DBTime(at), AfterID: id} }
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		var w window
+		w.own(0b1111)
+		w.target = span
+		// dirty[s][at] means that a row due then has to be read, by a read that begins later.
+		var dirty [shards][span]bool
+		for s := range dirty {
+			for at := range dirty[s] {
+				dirty[s][at] = true
+			}
+		}
+		// A page of the front, and one of the patches, which may be under way at once here.
+		type page struct {
+			*places
+			read     []Cursor
+			snapshot [shards][span]bool // was dirty when it began
+		}
+		pages := []*page{{places: &w.front}, {places: &w.patch}}
+		soil := func(s, at int) {
+			dirty[s][at] = true
+			for _, p := range pages {
+				p.snapshot[s][at] = false
+			}
+		}
+		for range 300 {
+			switch at := r.IntN(span); r.IntN(7) {
+			case 0:
+				// A hint is about rows that are there already, and may be anywhere behind.
+				w.rewind(DBTime(at))
+				for s := range dirty {
+					if after(w.front.at[s]) > DBTime(at) || w.front.reading {
+						soil(s, at+r.IntN(span-at))
+					}
+				}
+			case 1:
+				s := r.IntN(shards)
+				if c := cursorBefore(uint8(s), DBTime(at), id); c.before(w.front.at[s]) || w.front.reading {
+					w.evicted(c)
+					soil(s, at)
+				}
+			case 2:
+				s := uint8(r.IntN(shards))
+				w.own(w.front.set &^ (1 << s))
+				w.own(w.front.set.With(s))
+				for at := range span {
+					soil(int(s), at)
+				}
+			case 3:
+				if !w.front.reading {
+					w.target = min(span, w.target+DBTime(r.IntN(3)))
+				}
+			default:
+				p := pages[r.IntN(2)]
+				if !p.reading {
+					until := DBTime(r.IntN(2 * span))
+					if p == pages[0] {
+						p.read = w.unread(until)
+						w.beginFront(until)
+					} else if !w.front.reading {
+						p.read = w.unpatched(until)
+						w.beginPatch(until)
+					}
+					p.read = p.read[:min(len(p.read), 1+r.IntN(shards))]
+					p.snapshot = dirty
+					break
+				}
+				failed := r.IntN(4) == 0
+				var rest []Cursor
+				for _, c := range p.read {
+					to := CursorAt(c.Shard, p.until)
+					if to.before(c) {
+						to = c
+					}
+					if first := max(c.AfterAt+1, 0); r.IntN(2) == 0 && first < p.until {
+						to = row(int(first) + r.IntN(int(p.until-first)))
+						to.Shard = c.Shard
+					}
+					if to != CursorAt(c.Shard, p.until) {
+						rest = append(rest, to)
+					}
+					for i := range span {
+						if !failed && c.before(row(i)) && !to.before(row(i)) && p.snapshot[c.Shard][i] {
+							dirty[c.Shard][i] = false
+							for _, other := range pages {
+								other.snapshot[c.Shard][i] = false
+							}
+						}
+					}
+				}
+				if p == pages[0] {
+					w.finishFront(p.read, rest, failed)
+				} else {
+					w.finishPatch(p.read, rest, failed)
+				}
+			}
+			for s := range dirty {
+				for at, is := range dirty[s] {
+					if is && !w.front.at[s].before(row(at)) && !(w.patch.set.Has(uint8(s)) && w.patch.at[s].before(row(at))) {
+						t.Fatalf("seed %d: shard %d: %d was not read, and will not be: front %v, patch %v", seed, s, at, w.front.at[s], w.patch.at[s])
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestWindowEnd: what a page under way may pass is not beyond the end.
+func TestWindowEnd(t *testing.T) {
+	var w window
+	if w.end() != DistantPast {
+		t.Errorf("the end of nothing is %d", w.end())
+	}
+	w.own(0b11)
+	w.target = 100
+	page := w.unread(math.MaxInt64)
+	w.beginFront(math.MaxInt64)
+	if w.end() != 100 {
+		t.Errorf("while a page is read the end is %d", w.end())
+	}
+	w.finishFront(page, []Cursor{{0, 20, 5}}, false)
+	if w.end() != 100 || w.swept(0) != 21 || w.fresh != 0 {
+		t.Errorf("%d … %d, fresh %b", w.swept(0), w.end(), w.fresh)
+	}
+	w.evicted(cursorBefore(1, 50, 7))
+	if w.end() != 51 {
+		t.Errorf("after an eviction the end is %d", w.end())
+	}
+	w.rewind(-500)
+	if w.end() != 51 || w.swept(0) != 21 || w.swept(-1000) != -500 {
+		t.Errorf("with a patch: %d and %d … %d", w.swept(0), w.swept(-1000), w.end())
+	}
+	if next := w.unread(21); len(next) != 0 {
+		t.Errorf("unread before 21: %v", next)
+	}
+}
+
+func TestIDRange(t *testing.T) {
+	for _, c := range []struct{ min, max, rows int64 }{
+		{1, 1, 1},
+		{-1, 1, 3},
+		{0, math.MaxInt64, math.MaxInt64},
+		{math.MinInt64, math.MaxInt64, math.MaxInt64},
+		{-6e18, 6e18, math.MaxInt64},
+		{math.MinInt64, math.MinInt64, 1},
+		{1, math.MaxInt64 - 1, math.MaxInt64 - 1},
+	} {
+		if rows := (idRange{min: c.min, max: c.max}).rows(); rows != c.rows {
+			t.Errorf("%d … %d: %d rows, want %d", c.min, c.max, rows, c.rows)
+		}
+	}
+}
+
+// TestAnnouncedRanges: hints close together become one range, others stay apart, and what is
+// too much is left to the window.
+func TestAnnouncedRanges(t *testing.T) {
+	var a announced
+	const page = 100
+	for i := range int64(50) {
+		if _, rewind := a.add(idRange{i, i, DBTime(i)}, page); rewind {
+			t.Fatal("single ids are not for the window")
+		}
+	}
+	a.add(idRange{1 << 60, 1<<60 + 1, 7}, page)
+	a.add(idRange{-1 << 60, -1 << 60, 7}, page)
+	if from, rewind := a.add(idRange{0, 1 << 60, 5}, page); !rewind || from != 5 {
+		t.Errorf("a giant range: from %d, %t", from, rewind)
+	}
+	r := a.take(time.Now(), page)
+	if !slices.Equal(r.ranges, []idRange{{0, 49, 0}}) || r.ids != nil {
+		t.Errorf("first %+v", r)
+	}
+	r = a.take(time.Now(), page)
+	if !slices.Equal(r.ids, []int64{1 << 60, 1<<60 + 1, -1 << 60}) || len(r.ranges) != 2 {
+		t.Errorf("then %+v", r)
+	}
+	if a.take(time.Now(), page).some() {
+		t.Error("something is left")
+	}
+	for i := range int64(maxRanges) {
+		a.add(idRange{i << 40, i << 40, DBTime(1000 - i)}, page)
+	}
+	if from, rewind := a.add(idRange{-1 << 40, -1 << 40, 9999}, page); !rewind || from != 1000-maxRanges+1 || len(a.ranges) != 0 {
+		t.Errorf("too many: from %d, %t, %d left", from, rewind, len(a.ranges))
+	}
+}
