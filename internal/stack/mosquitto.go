@@ -56,7 +56,9 @@ type MosquittoConfig struct {
 
 	// AccessRules are the lines of its access control list (acl_file), in the form of
 	// mosquitto.conf(5): "topic readwrite #", "topic deny secret/#". Defaults to none, by
-	// which everything is allowed.
+	// which everything is allowed. Rules for topics are attached to a client when it connects:
+	// after a restart Mosquitto 2.0.11 drops what comes for a subscriber that has a session
+	// and is not back yet, unless a "pattern" rule allows it.
 	AccessRules []string
 
 	// ExtraLines of mosquitto.conf.
