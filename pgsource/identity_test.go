@@ -81,9 +81,9 @@ func TestStaysTheSame(t *testing.T) {
 		if _, log := b.reopen(pgsource.Config{DatabaseURL: url}); b.name() != name || strings.Contains(log, "copy") {
 			t.Errorf("it is called %s, was %s, and logs %q", b.name(), name, log)
 		}
-	}
-	if n := b.count("SELECT count(*) FROM reactor.deployment WHERE system_identifier IS NOT NULL"); n != 1 {
-		t.Error("who the cluster is was forgotten")
+		if n := b.count("SELECT count(*) FROM reactor.deployment WHERE system_identifier IS NOT NULL"); n != 1 {
+			t.Error("who the cluster is was forgotten")
+		}
 	}
 	if n := b.count("SELECT count(*) FROM reactor.lanes WHERE mark IS NOT NULL"); n != 1 {
 		t.Error("the session is not known any more")
