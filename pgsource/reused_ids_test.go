@@ -26,7 +26,7 @@ func TestReusedIDs(t *testing.T) {
 				t.Fatalf("recovered %+v, want three places", recovered)
 			}
 			for i, job := range recovered.Jobs {
-				if job.Topic != "" || job.Payload != nil && len(job.Payload) > 0 {
+				if job.Topic != "" || len(job.Payload) > 0 {
 					t.Errorf("recovered %+v in place %d, which nobody has claimed", job, i)
 				}
 			}
