@@ -81,9 +81,9 @@ func TestStaysTheSame(t *testing.T) {
 		if _, log := b.reopen(pgsource.Config{DatabaseURL: url}); b.name() != name || strings.Contains(log, "copy") {
 			t.Errorf("it is called %s, was %s, and logs %q", b.name(), name, log)
 		}
-	}
-	if n := b.count("SELECT count(*) FROM reactor.deployment WHERE system_identifier IS NOT NULL"); n != 1 {
-		t.Error("who the cluster is was forgotten")
+		if n := b.count("SELECT count(*) FROM reactor.deployment WHERE system_identifier IS NOT NULL"); n != 1 {
+			t.Error("who the cluster is was forgotten")
+		}
 	}
 	if n := b.count("SELECT count(*) FROM reactor.lanes WHERE mark IS NOT NULL"); n != 1 {
 		t.Error("the session is not known any more")
@@ -144,25 +144,31 @@ func TestTwoStartOnACopy(t *testing.T) {
 	b, name := used(t)
 	b.exec("UPDATE reactor.deployment SET system_identifier = system_identifier - 1")
 	var (
-		wg  sync.WaitGroup
-		ids [4]string
+		wg      sync.WaitGroup
+		sources [4]*pgsource.Source
+		ids     []string
 	)
-	for i := range ids {
+	for i := range sources {
 		s, err := pgsource.New(pgsource.Config{DatabaseURL: b.url, MaxConns: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(s.Close)
+		sources[i] = s
 		wg.Go(func() {
 			if err := s.Open(b.ctx); err != nil {
 				t.Error(err)
-				return
 			}
-			_, lease := b.join(s)
-			ids[i] = lease.ClientID
 		})
 	}
 	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	for _, s := range sources {
+		_, lease := b.join(s)
+		ids = append(ids, lease.ClientID)
+	}
 	for _, id := range ids {
 		if !strings.HasPrefix(id, "reactor-"+b.name()+"-") || b.name() == name {
 			t.Errorf("client ids %v, the name was %s and is %s", ids, name, b.name())

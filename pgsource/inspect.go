@@ -154,7 +154,7 @@ func (s *Source) refuseOthers(ctx context.Context, schema string) error {
 		 WHERE t.tgfoid = to_regproc('reactor.announce_jobs') AND NOT EXISTS (SELECT FROM tree WHERE tree.oid = c.oid)`,
 		[]any{qualified(schema)}, &other)
 	if err == nil && other != "" {
-		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or use a database for each", qualified(schema), other)
+		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or its triggers, or use a database for each", qualified(schema), other)
 	}
 	return err
 }

@@ -63,7 +63,8 @@ func (m *member) TTL() time.Duration { return m.cfg.TTL }
 // comes late starts the steady time anew.
 //
 // The journal is looked at for lanes without a living owner alone: what somebody's old
-// snapshot keeps of it would make every beat slower, until they lapse. A backend of 0 is
+// snapshot keeps of it would make every beat slower, until they lapse. An EXISTS would be
+// answered by a table of all that is in the journal. A backend of 0 is
 // one that says nothing of its instance: a pooler's.
 const beatSQL = `
 WITH beat AS (
@@ -84,7 +85,7 @@ WITH beat AS (
 ), lanes AS (
     SELECT lane, coalesce(owner, 0) AS owner, epoch, coalesce(mark, '') AS mark,
            CASE WHEN EXISTS (SELECT FROM members WHERE id = owner AND NOT lapsed) THEN false
-                ELSE EXISTS (SELECT FROM reactor.in_flight f WHERE f.lane = l.lane) END AS journaled
+                ELSE coalesce((SELECT true FROM reactor.in_flight f WHERE f.lane = l.lane LIMIT 1), false) END AS journaled
       FROM reactor.lanes l
 )
 SELECT EXISTS (SELECT FROM beat),

@@ -62,6 +62,7 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 		return nil, redacted(err)
 	}
 	s.configure(cfg)
+	delete(cfg.RuntimeParams, "statement_timeout") // it may lead through a pooler, and is to say so
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -269,6 +269,10 @@ func TestFeedBehindAPooler(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "--listen-url") {
 		t.Errorf("without a direct connection the feed says %v", err)
 	}
+	other := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, ListenURL: pooler.URL()})
+	if err := other.Listen(b.ctx, func(reactor.Hint) {}); err == nil || !strings.Contains(err.Error(), "--listen-url") {
+		t.Errorf("with a pooler for LISTEN alone the feed says %v", err)
+	}
 	direct := open(t, b.ctx, pgsource.Config{DatabaseURL: pooler.URL(), ListenURL: b.url})
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()

@@ -152,12 +152,13 @@ func (s *Source) purgeRetries(ctx context.Context) error {
 	}
 }
 
+// purgeRetriesSQL looks the rows up one by one: NOT EXISTS would be a merge with all jobs.
 const purgeRetriesSQL = `
 WITH purged AS (
 DELETE FROM reactor.retries WHERE job_id IN (
     SELECT job_id FROM reactor.retries r
      WHERE retry_at < clock_timestamp() - interval '10 minutes'
-       AND NOT EXISTS (SELECT FROM {jobs} AS job WHERE job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed <> r.returned)
+       AND (SELECT true FROM {jobs} AS job WHERE job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed <> r.returned LIMIT 1) IS NULL
      LIMIT $1) RETURNING job_id)
 SELECT count(*) FROM purged`
 

@@ -24,6 +24,9 @@ import (
 // them, knows them. If we die after it, they are released. The row goes when the broker
 // has confirmed all releases; until then they are repeated, which is harmless.
 //
+// The numbers are given twice: by a join alone a journal of a dozen rows would be read from
+// the front of its index, with all that somebody's old snapshot keeps there.
+//
 // There is no lock on the lane against a take-over that commits meanwhile: what is said
 // here stays true, we release only over a connection that the new owner has not closed
 // yet, and it reads the journal after it has closed it.
@@ -31,11 +34,11 @@ const settleSQL = `
 WITH done AS (
     DELETE FROM reactor.in_flight f
      USING unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[]) AS d (batch, token, round, owner), reactor.lanes l
-     WHERE f.batch = d.batch AND f.token = d.token AND f.round = d.round AND l.lane = f.lane AND l.owner = d.owner
+     WHERE f.batch = ANY ($1) AND f.batch = d.batch AND f.token = d.token AND f.round = d.round AND l.lane = f.lane AND l.owner = d.owner
 )
 UPDATE reactor.in_flight f SET settled = p.settled
   FROM unnest($5::bigint[], $6::uuid[], $7::bigint[], $8::bigint[], $9::integer[]) AS p (batch, token, round, owner, settled), reactor.lanes l
- WHERE f.batch = p.batch AND f.token = p.token AND f.round = p.round AND l.lane = f.lane AND l.owner = p.owner AND f.settled <= p.settled
+ WHERE f.batch = ANY ($5) AND f.batch = p.batch AND f.token = p.token AND f.round = p.round AND l.lane = f.lane AND l.owner = p.owner AND f.settled <= p.settled
 RETURNING f.token`
 
 // Settle implements reactor.Journal.

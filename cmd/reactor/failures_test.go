@@ -106,6 +106,7 @@ func TestMigrateCommand(t *testing.T) {
 		{[]string{"migrate", "up"}, 0, "nothing to do"},
 		{[]string{"migrate", "down"}, 0, "undid identity"},
 		{[]string{"migrate", "down"}, 0, "undid triggers"},
+		{[]string{"migrate", "down"}, 1, `would drop the table "public"."jobs" with 0 jobs`},
 		{[]string{"migrate", "down"}, 1, "add --yes"},
 		{[]string{"migrate", "down", "--yes"}, 0, "undid schema"},
 		{[]string{"migrate", "down", "--yes"}, 0, "nothing to undo"},
@@ -115,6 +116,32 @@ func TestMigrateCommand(t *testing.T) {
 			t.Errorf("%v: exit code %d, output:\n%s\nwant %d and %q", step.args, code, output, step.code, step.want)
 		}
 	}
+}
+
+// TestForeignTable: whoever meets a table of another program is told so by every command, and
+// is not sent in a circle between them.
+func TestForeignTable(t *testing.T) {
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	db := connect(t, ctx, database)
+	exec(t, ctx, db, "DROP TABLE jobs; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (id bigint, queue text)")
+	for _, args := range [][]string{
+		{"migrate", "up", "--database-url", database},
+		{"run", "--database-url", database, "--mqtt-url", testkit.Broker(t).URL()},
+		{"migrate", "up", "--database-url", database},
+	} {
+		if code, output := call(t, nil, args...); code != 1 || !strings.Contains(output, "table public.jobs already, and it is not reactor's: rename it") {
+			t.Errorf("%v: exit code %d, output:\n%s", args, code, output)
+		}
+	}
+	if code, output := call(t, nil, "migrate", "down", "--yes", "--database-url", database); code != 0 || !strings.Contains(output, "nothing to undo") {
+		t.Errorf("migrate down: exit code %d, output:\n%s", code, output)
+	}
+	var left int
+	if err := db.QueryRow(ctx, "SELECT count(*) FROM pg_namespace WHERE nspname = 'reactor'").Scan(&left); err != nil || left != 0 {
+		t.Errorf("schema reactor is left behind, %v", err)
+	}
+	exec(t, ctx, db, "INSERT INTO jobs VALUES (1, 'theirs')") // as it was
 }
 
 func TestHelpAndVersion(t *testing.T) {
