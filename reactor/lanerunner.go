@@ -196,7 +196,7 @@ func (r *laneRunner) readJournal(hard context.Context) ([]Batch, error) {
 // beginSession replaces a session by an empty one that the journal is about from then on;
 // reopen tells the journal so.
 //
-//	discard ──► reopen (commit) ──► connect, fresh ──► mark ──► send
+//	discard ──► reopen (commit) ──► connect, empty ──► mark ──► send
 //
 // If we die before the commit, the broker has no session, or one without the mark that the
 // journal names, and the next owner does all of this. If we die after it, no session has
@@ -214,7 +214,7 @@ func (r *laneRunner) beginSession(hard context.Context, session Session, reopen 
 	}
 	var pause backoff
 	for {
-		session, _ := r.connect(hard, hard, true) // the first connection of all has been made
+		session := r.connectEmpty(hard)
 		if session == nil {
 			return nil, ErrLeaseLost
 		}
@@ -251,6 +251,25 @@ func (r *laneRunner) beginSession(hard context.Context, session Session, reopen 
 		if !pause.sleep(hard) {
 			return nil, hard.Err()
 		}
+	}
+}
+
+// connectEmpty opens a session that holds nothing, and returns nil if the lane is not to go on.
+//
+// What it returns was opened with Clean Start 0, even where the broker had to be told by
+// Clean Start 1 to throw something away: Mosquitto 2.0 saves no session that its client has
+// begun with Clean Start 1, whatever its expiry, and loses it at a clean restart.
+func (r *laneRunner) connectEmpty(hard context.Context) Session {
+	for emptied := false; ; emptied = true {
+		session, _ := r.connect(hard, hard, false) // the first connection of all has been made
+		if session == nil || emptied || !session.Limits().Present {
+			return session
+		}
+		closeSession(session)
+		if session, _ = r.connect(hard, hard, true); session == nil {
+			return nil
+		}
+		closeSession(session)
 	}
 }
 
