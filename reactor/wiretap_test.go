@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,6 +23,14 @@ type wiretap struct {
 	partial map[tapEnd][]byte // the beginning of a packet
 	clients map[int]string    // by connection
 	packets []tapped
+	cut     func(tapped) bool // cuts the connection instead of passing a packet on
+}
+
+// cutAt has connections cut at certain packets from now on.
+func (w *wiretap) cutAt(cut func(tapped) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = cut
 }
 
 type tapEnd struct {
@@ -44,13 +53,16 @@ type tapped struct {
 func tap(p *netfault.Proxy) *wiretap {
 	w := &wiretap{changed: make(chan struct{}), partial: map[tapEnd][]byte{}, clients: map[int]string{}}
 	p.SetHook(func(c netfault.Chunk) netfault.Verdict {
-		w.take(c)
+		if w.take(c) {
+			return netfault.Verdict{Then: netfault.FaultCut}
+		}
 		return netfault.Verdict{}
 	})
 	return w
 }
 
-func (w *wiretap) take(c netfault.Chunk) {
+// take reports whether the connection is to be cut before the chunk is passed on.
+func (w *wiretap) take(c netfault.Chunk) (cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	end := tapEnd{c.Conn, c.Direction}
@@ -60,12 +72,14 @@ func (w *wiretap) take(c netfault.Chunk) {
 		if !ok || len(data) < size {
 			break
 		}
-		w.note(end, data[:size])
+		t := w.note(end, data[:size])
+		cut = cut || w.cut != nil && w.cut(t)
 		data = data[size:]
 	}
 	w.partial[end] = bytes.Clone(data)
 	close(w.changed)
 	w.changed = make(chan struct{})
+	return cut
 }
 
 // packetSize is the length of the packet that data begins with, its header included.
@@ -77,7 +91,7 @@ func packetSize(data []byte) (int, bool) {
 	return 1 + n + int(body), n > 0
 }
 
-func (w *wiretap) note(end tapEnd, packet []byte) {
+func (w *wiretap) note(end tapEnd, packet []byte) tapped {
 	t := tapped{conn: end.conn, direction: end.direction, kind: packet[0] >> 4}
 	switch t.kind {
 	case packets.PUBREC, packets.PUBREL, packets.PUBCOMP, packets.PUBACK:
@@ -101,6 +115,7 @@ func (w *wiretap) note(end tapEnd, packet []byte) {
 	}
 	t.client = w.clients[end.conn]
 	w.packets = append(w.packets, t)
+	return t
 }
 
 // count is how many packets are of a kind, of those that a filter lets pass.
@@ -153,3 +168,6 @@ func (w *wiretap) all() []tapped {
 }
 
 func isDup(p tapped) bool { return p.dup }
+
+// ofLane leaves the probes out.
+func ofLane(p tapped) bool { return !strings.Contains(p.client, "probe") }
