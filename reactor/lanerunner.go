@@ -367,18 +367,36 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 // reconnect returns a session in which all is known that was sent, or, where the broker has
 // lost it, a new one.
 func (r *laneRunner) reconnect(ctx, hard context.Context) Session {
-	session, _ := r.connect(ctx, ctx, false) // it has no error to report: the first connection has long been made
-	if session == nil {
-		return nil
-	}
-	if session.Limits().Resumed {
-		if r.delivery.QoS() == 2 && r.renewMark(ctx, session) != nil {
-			closeSession(session)
+	var (
+		pause   backoff
+		session Session
+	)
+	for lost := false; ; {
+		session, _ = r.connect(ctx, ctx, false) // it has no error to report: the first connection has long been made
+		if session == nil {
 			return nil
 		}
-		return session
+		// Without a mark a session that is there now may be the empty one of our last try.
+		if lost = !session.Limits().Resumed || lost && r.leaseNow().Mark == ""; !lost {
+			if r.delivery.QoS() == 2 && r.renewMark(ctx, session) != nil {
+				closeSession(session)
+				return nil
+			}
+			return session
+		}
+		// A broker that was started anew may have been configured anew. One that does not go
+		// by client ids any more has our sessions still, and will find them when it does.
+		r.incarnation.identity.again()
+		err := r.incarnation.identity.check(ctx, r.incarnation.sink, r.delivery)
+		if err == nil {
+			break
+		}
+		closeSession(session)
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot connect to the broker; trying again", "client_id", r.clientID, "err", err)
+		if !pause.sleep(ctx) {
+			return nil
+		}
 	}
-	r.incarnation.identity.again()
 	if r.exposed() {
 		r.log.Warn("the broker lost the session of a lane; what becomes of messages on their way is unknown", "client_id", r.clientID, "policy", r.onLoss)
 	} else if r.delivery.QoS() < 2 {

@@ -47,15 +47,21 @@ func newWorld(t *testing.T, databaseURL, brokerURL string) *world {
 		w.brokerURL = testkit.Broker(t).URL()
 	}
 	w.db = w.connect()
-	sub, err := check.Subscribe(ctx, check.SubscriberConfig{
-		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: 2, ClientID: "judge-" + w.prefix[len(w.prefix)-8:], Logger: testkit.Logger(t),
+	w.subscribe()
+	return w
+}
+
+// subscribe has another judge listen from now on.
+func (w *world) subscribe() {
+	w.t.Helper()
+	sub, err := check.Subscribe(w.ctx, check.SubscriberConfig{
+		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: 2, ClientID: "judge-" + w.prefix[len(w.prefix)-8:], Logger: testkit.Logger(w.t),
 	})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	t.Cleanup(func() { sub.Close() })
+	w.t.Cleanup(func() { sub.Close() })
 	w.subscriber = sub
-	return w
 }
 
 func (w *world) connect() *pgx.Conn {
