@@ -84,7 +84,9 @@ type instance struct {
 // start runs an instance until stopped, at the latest at the end of the test.
 func (w *world) start(cfg reactor.Config, change ...func(*pgsource.Config, *mqttsink.Config)) *instance {
 	w.t.Helper()
-	cfg.Logger = testkit.Logger(w.t)
+	if cfg.Logger == nil {
+		cfg.Logger = testkit.Logger(w.t)
+	}
 	sourceCfg := pgsource.Config{DatabaseURL: w.databaseURL, Logger: cfg.Logger}
 	sinkCfg := mqttsink.Config{URL: w.brokerURL, Logger: cfg.Logger}
 	for _, c := range change {
