@@ -29,7 +29,7 @@ type Config struct {
 	// probed a little more often, and given up after half as much again without any
 	// sign of life. In whole seconds, rounded up. Shorter notices a dead connection
 	// sooner, and wakes idle machines more often. The broker may shorten it. Defaults to
-	// 30 s.
+	// 10 s.
 	KeepAlive time.Duration
 	// ConnectTimeout bounds connecting, the broker's acceptance included. Defaults to
 	// 10 s.
@@ -60,7 +60,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.URL = strings.TrimSpace(c.URL)
-	setDefault(&c.KeepAlive, 30*time.Second)
+	setDefault(&c.KeepAlive, 10*time.Second)
 	setDefault(&c.ConnectTimeout, 10*time.Second)
 	setDefault(&c.WriteTimeout, 6*time.Second)
 	setDefault(&c.SessionExpiry, 24*time.Hour)

@@ -11,7 +11,7 @@ import (
 // look dead.
 
 const (
-	// purgeInterval is the time between two purges of retries.
+	// purgeInterval is the time between two purges of retries, and two looks at the table.
 	purgeInterval = time.Minute
 	// choresPatience bounds one round.
 	choresPatience = 30 * time.Second
@@ -42,6 +42,7 @@ func (s *Source) tend(ctx context.Context) {
 		}
 		if purge {
 			s.nextPurge = now.Add(purgeInterval)
+			s.watchTable(ctx)
 			if err := s.purgeRetries(ctx); err != nil && ctx.Err() == nil {
 				s.log.Debug("retries are not purged", "err", err)
 			}

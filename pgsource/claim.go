@@ -23,7 +23,8 @@ import (
 //     this statement's snapshot is locked and not found here: it is looked at again.
 //     The row is signed with the claim's token, so that a recovery can tell it from
 //     another one that got its id.
-//   - carried: attempts that were counted for these very rows go on being counted.
+//   - carried: attempts that were counted for these very rows go on being counted. Not for
+//     rows that are due and were left alone: their count would be lost.
 //   - revived: a job that is tried again is not a failed one.
 //   - journalled: the jobs in launch order; job i has the slot i places after the first.
 //
@@ -44,8 +45,9 @@ WITH lease AS MATERIALIZED (
        FOR UPDATE SKIP LOCKED
 ), claimed AS ({claimed}
 ), carried AS (
-    UPDATE reactor.retries SET claim = $7
-     WHERE (job_id, claim) IN (SELECT id, before FROM due WHERE before IS NOT NULL)
+    UPDATE reactor.retries r SET claim = $7
+     WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.retries) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
+       AND (r.claim IS NULL OR (job_id, r.claim) IN (SELECT id, before FROM due WHERE before IS NOT NULL))
 ), revived AS (
     DELETE FROM reactor.failed_jobs
      WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.failed_jobs) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
@@ -67,11 +69,13 @@ const claimByPlace = `
            END)
     RETURNING id, topic, payload, fire_at, expires_at`
 
-// claimByTableAndPlace is for a table with partitions or heirs.
+// claimByTableAndPlace is for a table with partitions or heirs. Nothing there keeps two rows
+// from having the same id; they are taken by one claim each, so that id and token name one.
 const claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
-      FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running
-     WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11
+      FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
+                   row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
+     WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11 AND nth = 1
     RETURNING job.id, topic, payload, fire_at, expires_at`
 
 // Claim implements reactor.Journal.

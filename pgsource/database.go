@@ -97,6 +97,9 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 	if s.pooled {
 		// Named statements are the session's, which is not ours.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	} else if s.looked {
+		// From the first statement on. A pooler may refuse what it does not know.
+		cfg.RuntimeParams["statement_timeout"] = "0"
 	}
 	dialer := net.Dialer{Timeout: dialPatience}
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -110,6 +113,17 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 		}
 		return conn, nil
 	}
+	// Of several hosts in the URL, or addresses of a host, the one that takes writes. Whatever
+	// target_session_attrs says, no other is of any use.
+	cfg.ValidateConnect = takesWrites
+}
+
+func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
+	err := pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn)
+	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
+		return errReadOnly
+	}
+	return err
 }
 
 const (
@@ -154,14 +168,19 @@ func silence(ctx context.Context, err error) error {
 }
 
 // rowsPooled sends the transaction whole. Where a statement fails the COMMIT behind it is
-// not executed; the connection is in the midst of a transaction then, and the pool
-// throws it away.
+// not executed, and the connection is in the midst of a transaction. It is rolled back: to
+// throw the connection away would cost the pooler one to the server.
 func (db *database) rowsPooled(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Release()
+	defer func() {
+		if protocol := conn.Conn().PgConn(); protocol.TxStatus() == 'E' && !protocol.IsClosed() {
+			_ = protocol.Exec(ctx, "ROLLBACK").Close() // if it fails Release will notice
+		}
+		conn.Release()
+	}()
 	var b pgx.Batch
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	b.Queue(db.local)

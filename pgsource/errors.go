@@ -44,13 +44,18 @@ func aboutJob(err error) bool {
 	if !errors.As(err, &pgErr) || pgErr.SeverityUnlocalized != "ERROR" || len(pgErr.Code) != 5 {
 		return false
 	}
+	// A trigger may raise any SQLSTATE, but one that waits for a lock, or lacks a right, says
+	// so of all rows. What was raised shows in the routine of the server that did it, which is
+	// never translated: PL/pgSQL's, PL/Python's.
+	if pgErr.Routine == "exec_stmt_raise" || pgErr.Routine == "PLy_elog_impl" {
+		return true
+	}
 	switch pgErr.Code[:2] {
-	case "21", "22", "23", "2F", "38", "39", "44", "P0", "XX", // by the standard: data, constraints, routines; PL/pgSQL; corruption
+	case "09", "21", "22", "23", "27", "2F", "38", "39", "44", "P0", "XX", // by the standard: data, constraints, triggers, routines; PL/pgSQL; corruption
 		"0A", "54": // not supported, limits exceeded: by what a trigger does
 		return true
 	}
-	// SQLSTATEs that nobody but a trigger can have made up.
-	return pgErr.Where != "" && strings.Contains(pgErr.Where, "PL/")
+	return false
 }
 
 // statementText is what the server says, on one line of a bounded length.
@@ -141,6 +146,8 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		remedy = "the server is starting up or shutting down: try again in a moment"
 	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedColumn:
 		remedy = "the schema is not this version's: run `reactor migrate up`"
+	case pgerrcode.ReadOnlySQLTransaction:
+		return errReadOnly
 	}
 	if remedy == "" {
 		remedy = pgErr.Hint // where it is our own schema that speaks

@@ -45,11 +45,18 @@ func (s *Source) identify(ctx context.Context) error {
 			Scan(&name, &had.system, &had.database, &have.database); err != nil {
 			return err
 		}
-		// Some services do not let everybody ask for it.
-		if err := tx.QueryRow(ctx, `
-			SELECT CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-			            THEN (SELECT system_identifier FROM pg_control_system()) ELSE 0 END`).Scan(&have.system); err != nil {
+		// Some services do not let everybody ask for it. A statement of its own: the right is
+		// asked for before any CASE is looked at.
+		var mayAsk bool
+		err := tx.QueryRow(ctx, "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')").Scan(&mayAsk)
+		if err == nil && mayAsk {
+			err = tx.QueryRow(ctx, "SELECT system_identifier FROM pg_control_system()").Scan(&have.system)
+		}
+		if err != nil {
 			return err
+		}
+		if have.system == 0 && had.database == have.database {
+			have.system = had.system // and not forget what somebody else has found out
 		}
 		copied := had.database != 0 && (had.database != have.database || had.system != have.system && had.system != 0 && have.system != 0)
 		want := name
@@ -67,7 +74,10 @@ func (s *Source) identify(ctx context.Context) error {
 		if want == name && !copied && had == have {
 			return nil
 		}
-		if copied {
+		switch {
+		case copied && want == name:
+			s.log.Warn("this database is a copy of another deployment's and is told to keep its name: the two must not share a broker", "deployment", name)
+		case copied:
 			s.log.Warn("this database is a copy of another deployment's; its MQTT sessions get a name of their own", "was", name, "is", want)
 		}
 		// The sessions that the marks were left in are not ours under another name.
@@ -75,7 +85,7 @@ func (s *Source) identify(ctx context.Context) error {
 			return err
 		}
 		name = want
-		_, err := tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2::bigint, 0), database = $3", name, have.system, have.database)
+		_, err = tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2::bigint, 0), database = $3", name, have.system, have.database)
 		return err
 	})
 	s.clientIDPrefix = "reactor-" + name + "-"

@@ -26,6 +26,17 @@ const minServerVersion = 150000
 // is a pooler in between, and what we set, prepare or lock is not ours alone. One in
 // session mode looks the same, and is treated the same.
 func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
+	for range 5 {
+		// A role's default may be to give a statement up before we can say otherwise.
+		if path, err = s.lookAroundOnce(ctx); sqlState(err) != pgerrcode.QueryCanceled {
+			break
+		}
+	}
+	return path, err
+}
+
+func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) {
+	s.looked = false
 	cfg, err := pgx.ParseConfig(s.cfg.DatabaseURL)
 	if err != nil {
 		return nil, redacted(err)
@@ -43,6 +54,11 @@ func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
 		shown, encoding, admin string
 		standby                bool
 	)
+	// In a transaction, for the session may be a pooler's.
+	if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0").Close(); err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.PgConn().Exec(ctx, "ROLLBACK").Close() }()
 	// Everything is named in full: our search path is not safe yet.
 	if err := conn.QueryRow(ctx, `
 		SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
@@ -60,6 +76,7 @@ func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
 	case standby, admin == "on":
 		return nil, errReadOnly
 	}
+	s.looked = true
 	if s.pooled = uint32(pid) != conn.PgConn().PID(); s.pooled {
 		s.log.Info("the database URL leads through a pooler: each statement is a transaction with its own settings")
 	}
@@ -101,6 +118,9 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	if err != nil {
 		return table{}, err
 	}
+	if err := s.refuseOthers(ctx, schema); err != nil {
+		return table{}, err
+	}
 	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
 	switch {
 	case at < 0:
@@ -111,10 +131,51 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
 			qualified(schema), qualified(list[0].Schema))
 	case list[at].Hidden:
-		return table{}, fmt.Errorf("row-level security hides jobs of %s from this role, and nobody would publish them: run ALTER ROLE … BYPASSRLS as a superuser, or ALTER TABLE %s DISABLE ROW LEVEL SECURITY",
-			qualified(schema), qualified(schema))
+		return table{}, hidden(qualified(schema))
 	}
 	return newTable(schema, list[at].Tree), nil
+}
+
+// hidden is a table of which our role may not see all.
+func hidden(name string) error {
+	return fmt.Errorf("row-level security hides rows of %s from this role, and nobody would publish those jobs: run ALTER ROLE … BYPASSRLS as a superuser, or ALTER TABLE %s DISABLE ROW LEVEL SECURITY", name, name)
+}
+
+// refuseOthers looks for other tables that announce their jobs to this deployment, as
+// versions before 3 made them in every schema they were pointed to. Nobody would publish
+// those. Partitions and heirs of the table are part of it.
+func (s *Source) refuseOthers(ctx context.Context, schema string) error {
+	var other string
+	err := s.control.row(ctx, `
+		WITH RECURSIVE tree (oid) AS (
+		    SELECT to_regclass($1)::oid UNION SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid
+		)
+		SELECT coalesce(min(c.oid::regclass::text), '') FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+		 WHERE t.tgfoid = to_regproc('reactor.announce_jobs') AND NOT EXISTS (SELECT FROM tree WHERE tree.oid = c.oid)`,
+		[]any{qualified(schema)}, &other)
+	if err == nil && other != "" {
+		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or use a database for each", qualified(schema), other)
+	}
+	return err
+}
+
+// warnOfTriggers looks at the triggers that others have put on the table. They run inside our
+// claims, where the search path is not their maker's: a function that names its tables without
+// their schemas, and sets no path of its own, would fail every claim.
+func (s *Source) warnOfTriggers(ctx context.Context) error {
+	var list []string
+	err := s.control.row(ctx, `
+		SELECT coalesce(array_agg(tgname || ' (' || p.oid::regprocedure::text || ')' ORDER BY tgname), '{}')
+		  FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang
+		 WHERE t.tgrelid = $1::regclass AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
+		   AND l.lanname NOT IN ('c', 'internal')
+		   AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS set WHERE starts_with(set, 'search_path='))`,
+		[]any{s.jobs().name}, &list)
+	if err == nil && len(list) > 0 {
+		s.log.Warn("triggers of others run when reactor claims a job, with the search path pg_catalog: if they name a table or a function without its schema, run ALTER FUNCTION … SET search_path = …",
+			"table", s.jobs().name, "triggers", list)
+	}
+	return err
 }
 
 // errNoSchema: see sql/.
@@ -126,7 +187,8 @@ func (s *Source) checkRights(ctx context.Context) error {
 	err := s.control.row(ctx, `
 		SELECT has_table_privilege($1::regclass, 'SELECT') AND has_table_privilege($1::regclass, 'UPDATE')
 		   AND (SELECT count(*) = 7 AND bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-		                                      AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
+		                                      AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
+		                                      AND NOT row_security_active(c.oid))
 		          FROM pg_class c WHERE relnamespace = 'reactor'::regnamespace
 		           AND relname IN ('deployment', 'instances', 'shards', 'lanes', 'in_flight', 'retries', 'failed_jobs'))`,
 		[]any{s.jobs().name}, &complete)
@@ -137,6 +199,16 @@ func (s *Source) checkRights(ctx context.Context) error {
 }
 
 func (s *Source) lacksRights(ctx context.Context) error {
+	// A policy on a table of our own looks like a lack of rights.
+	var covered *string
+	if err := s.control.row(ctx, `
+		SELECT min(c.oid::regclass::text) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		 WHERE n.nspname = 'reactor' AND c.relkind = 'r' AND row_security_active(c.oid)`, nil, &covered); err != nil {
+		return err
+	}
+	if covered != nil {
+		return hidden(*covered)
+	}
 	var role string
 	if err := s.control.row(ctx, "SELECT quote_ident(current_user)", nil, &role); err != nil {
 		return err

@@ -26,12 +26,13 @@ SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
         ORDER BY fire_at, id LIMIT $5) AS job`
 
 // nextTrySQL is when a job is due: at fire_at, or later at its next attempt. Another row with
-// the same id, whose claim was another's or none, does not wait for that. There are
+// the same id, whose claim was another's or none, does not wait for that; a note without a
+// claim is from before version 3, and goes by the id. There are
 // retries only while a broker refuses something, so whether there are any is asked once,
 // and not for each job; that was two thirds of what a load cost.
 const nextTrySQL = `
        CASE WHEN EXISTS (SELECT FROM reactor.retries)
-            THEN greatest(job.fire_at, (SELECT retry_at FROM reactor.retries r WHERE r.job_id = job.id AND r.claim = job.claim))
+            THEN greatest(job.fire_at, (SELECT retry_at FROM reactor.retries r WHERE r.job_id = job.id AND (r.claim = job.claim OR r.claim IS NULL)))
             ELSE job.fire_at END`
 
 // loadSQL reads rows found by their id.

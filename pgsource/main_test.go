@@ -2,11 +2,18 @@ package pgsource_test
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -32,13 +39,139 @@ type bench struct {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
+	b := examine(t, testkit.NewDatabase(t))
+	b.start(b.url)
+	return b
+}
+
+// examine is a bench on a database, without a source yet.
+func examine(t testing.TB, url string) *bench {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	b := &bench{t: t, ctx: ctx, url: testkit.NewDatabase(t)}
-	b.conn = connect(t, ctx, b.url)
-	b.Source = open(t, ctx, pgsource.Config{DatabaseURL: b.url, RetryAttempts: 2})
+	return &bench{t: t, ctx: ctx, url: url, conn: connect(t, ctx, url)}
+}
+
+// start opens the bench's source through a URL, and joins.
+func (b *bench) start(url string) {
+	b.t.Helper()
+	b.Source = open(b.t, b.ctx, pgsource.Config{DatabaseURL: url, RetryAttempts: 2})
 	b.member, b.lease = b.join(b.Source)
-	return b
+}
+
+// refused is why a source does not open: one line.
+func (b *bench) refused(cfg pgsource.Config) string {
+	b.t.Helper()
+	s, err := pgsource.New(cfg)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer s.Close()
+	if err = s.Open(b.ctx); err == nil {
+		b.t.Fatal("the source opens, and should refuse")
+	}
+	if strings.Contains(err.Error(), "\n") {
+		b.t.Errorf("the refusal is more than a line: %v", err)
+	}
+	return err.Error()
+}
+
+// roleNumber names roles: they belong to the server, and stay over -count.
+var roleNumber atomic.Int64
+
+// role makes a role for this test, with the rights that the README gives to reactor's, and
+// returns its name and the URL by which it connects.
+func (b *bench) role(options string) (name, url string) {
+	b.t.Helper()
+	name = fmt.Sprintf("role_%d", roleNumber.Add(1))
+	b.exec("CREATE ROLE " + name + " LOGIN " + options)
+	b.t.Cleanup(func() {
+		if _, err := b.conn.Exec(context.Background(), "DROP OWNED BY "+name+"; DROP ROLE "+name); err != nil {
+			b.t.Errorf("drop role: %v", err)
+		}
+	})
+	return name, as(b.t, b.url, name)
+}
+
+// grant gives a role what the README says.
+func (b *bench) grant(role string) {
+	b.t.Helper()
+	b.exec("GRANT SELECT, UPDATE ON jobs TO " + role + "; GRANT USAGE ON SCHEMA reactor TO " + role + "; GRANT ALL ON ALL TABLES IN SCHEMA reactor TO " + role)
+}
+
+// as is the URL with another user.
+func as(t testing.TB, database, user string) string {
+	t.Helper()
+	return with(t, database, "user", user)
+}
+
+// with is the URL with another parameter.
+func with(t testing.TB, database, key, value string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set(key, value)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// refuse settles a batch of which all jobs were refused by the broker.
+func (b *bench) refuse(batch reactor.Batch) {
+	b.t.Helper()
+	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true}
+	for _, job := range batch.Jobs {
+		st.Failures = append(st.Failures, reactor.Failure{JobID: job.ID, Code: 0x87, Reason: "not authorized"})
+	}
+	b.settle(st)
+}
+
+// published settles a batch.
+func (b *bench) published(batch reactor.Batch) {
+	b.t.Helper()
+	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true})
+}
+
+// unsent hands a whole batch back.
+func (b *bench) unsent(batch reactor.Batch) {
+	b.t.Helper()
+	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Done: true})
+}
+
+// idsOf are the ids of a batch's jobs, ascending.
+func idsOf(batch reactor.Batch) []int64 {
+	ids := make([]int64, 0, len(batch.Jobs))
+	for _, job := range batch.Jobs {
+		ids = append(ids, job.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// eventually waits for a query to answer true, beating as an instance does.
+func (b *bench) eventually(what, sql string, args ...any) {
+	b.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var ok bool
+		if err := b.conn.QueryRow(b.ctx, sql, args...).Scan(&ok); err != nil {
+			b.t.Fatalf("%s: %v", what, err)
+		}
+		if ok {
+			return
+		}
+		if _, err := b.member.Beat(b.ctx); err != nil {
+			b.t.Fatalf("%s: %v", what, err)
+		}
+		select {
+		case <-tick.C:
+		case <-b.ctx.Done():
+			b.t.Fatalf("%s: it does not happen", what)
+		}
+	}
 }
 
 func open(t testing.TB, ctx context.Context, cfg pgsource.Config) *pgsource.Source {
@@ -72,14 +205,16 @@ func (b *bench) join(s *pgsource.Source) (reactor.Member, reactor.Lease) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	h, err := m.Beat(b.ctx)
-	if err != nil {
-		b.t.Fatal(err)
+	for {
+		h, err := m.Beat(b.ctx)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if len(h.Leases) > 0 {
+			return m, h.Leases[0]
+		}
+		// Somebody else is distributing lanes just now.
 	}
-	if len(h.Leases) == 0 {
-		b.t.Fatal("joined without a lane")
-	}
-	return m, h.Leases[0]
 }
 
 // insert adds n jobs due at the given offset from now and returns their ids.
@@ -87,7 +222,7 @@ func (b *bench) insert(n int, offset string) []int64 {
 	b.t.Helper()
 	rows, err := b.conn.Query(b.ctx, `
 		INSERT INTO jobs (topic, payload, fire_at)
-		SELECT 't/' || n, 'payload ' || n, now() + $2::interval + n * interval '1 microsecond'
+		SELECT 't/' || n::text, 'payload ' || n::text, now() + $2::interval + n * interval '1 microsecond'
 		  FROM generate_series(1, $1) n RETURNING id`, n, offset)
 	if err != nil {
 		b.t.Fatal(err)
@@ -127,7 +262,7 @@ func (b *bench) now() reactor.DBTime {
 
 func (b *bench) request(ids []int64) reactor.ClaimRequest {
 	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
-	req.Token[0] = byte(b.count("SELECT count(*) FROM reactor.in_flight") + 1)
+	rand.Read(req.Token[:])
 	return req
 }
 
@@ -146,3 +281,6 @@ func (b *bench) settle(st reactor.Settlement) {
 		b.t.Fatal(err)
 	}
 }
+
+// ownServer is the configuration of a server of a test's own.
+var ownServer = stack.PostgresConfig{Trust: true}

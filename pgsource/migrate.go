@@ -44,8 +44,12 @@ type MigrationState struct {
 // settings: it may be a pooler's connection.
 func MigrateUp(ctx context.Context, databaseURL string) ([]string, error) {
 	var names []string
-	err := withConnection(ctx, databaseURL, func(conn *pgx.Conn) error {
-		pending, err := pendingVersions(ctx, conn)
+	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+		var pending []schema.Migration
+		err := patient(ctx, conn, func(tx pgx.Tx) (err error) {
+			pending, err = pendingVersions(ctx, tx)
+			return err
+		})
 		if err != nil || len(pending) == 0 {
 			return err
 		}
@@ -98,7 +102,7 @@ type DownPlan struct {
 // instances are running: they would lose what they work on.
 func PlanDown(ctx context.Context, databaseURL string) (DownPlan, error) {
 	var p DownPlan
-	err := withConnection(ctx, databaseURL, func(conn *pgx.Conn) error {
+	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
 		return locked(ctx, conn, func(tx pgx.Tx) (err error) {
 			p, err = planDown(ctx, tx)
 			return err
@@ -110,7 +114,7 @@ func PlanDown(ctx context.Context, databaseURL string) (DownPlan, error) {
 // MigrateDown undoes the newest applied version, if that is still what was planned, and
 // returns its name, or "" if there is none. Undoing the first drops the jobs.
 func MigrateDown(ctx context.Context, databaseURL string, planned DownPlan) (string, error) {
-	err := withConnection(ctx, databaseURL, func(conn *pgx.Conn) error {
+	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
 		return locked(ctx, conn, func(tx pgx.Tx) error {
 			p, err := planDown(ctx, tx)
 			switch {
@@ -132,6 +136,10 @@ func MigrateDown(ctx context.Context, databaseURL string, planned DownPlan) (str
 // planDown looks before anything is touched. The table that would be dropped is the one
 // that the deployment is about, wherever the search path leads.
 func planDown(ctx context.Context, tx pgx.Tx) (p DownPlan, err error) {
+	// What the role's search path leads to may be anybody's functions and operators.
+	if err := script(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
+		return p, err
+	}
 	applied, err := appliedVersions(ctx, tx)
 	if err != nil {
 		return p, err
@@ -162,9 +170,15 @@ func planDown(ctx context.Context, tx pgx.Tx) (p DownPlan, err error) {
 		return p, errors.New("the schema is of an earlier version and does not say which table of jobs is reactor's: run `reactor migrate up` first")
 	}
 	name := qualified(*home)
-	var there bool
-	if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", name).Scan(&there); err != nil {
+	var there, ours bool
+	if err := tx.QueryRow(ctx, `
+		SELECT to_regclass($1) IS NOT NULL,
+		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'shard' AND NOT attisdropped)`,
+		name).Scan(&there, &ours); err != nil {
 		return p, err
+	}
+	if there && !ours {
+		return p, fmt.Errorf("the table %s is not reactor's any more, and would be dropped: rename it", name)
 	}
 	var jobs, waiting, failed int64
 	if there {
@@ -177,23 +191,20 @@ func planDown(ctx context.Context, tx pgx.Tx) (p DownPlan, err error) {
 // MigrateStatus lists all versions this program knows.
 func MigrateStatus(ctx context.Context, databaseURL string) ([]MigrationState, error) {
 	var states []MigrationState
-	err := withConnection(ctx, databaseURL, func(conn *pgx.Conn) error {
-		applied, err := appliedVersions(ctx, conn)
-		for _, m := range schema.Migrations {
-			states = append(states, MigrationState{Version: m.Version, Name: m.Name, AppliedAt: applied[m.Version]})
-		}
-		return err
+	err := withConnection(ctx, databaseURL, true, func(conn *pgx.Conn) error {
+		return patient(ctx, conn, func(tx pgx.Tx) error {
+			applied, err := appliedVersions(ctx, tx)
+			for _, m := range schema.Migrations {
+				states = append(states, MigrationState{Version: m.Version, Name: m.Name, AppliedAt: applied[m.Version]})
+			}
+			return err
+		})
 	})
 	return states, err
 }
 
-// reader is a connection or a transaction.
-type reader interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func pendingVersions(ctx context.Context, db reader) ([]schema.Migration, error) {
-	applied, err := appliedVersions(ctx, db)
+func pendingVersions(ctx context.Context, tx pgx.Tx) ([]schema.Migration, error) {
+	applied, err := appliedVersions(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
@@ -207,11 +218,11 @@ func pendingVersions(ctx context.Context, db reader) ([]schema.Migration, error)
 }
 
 // appliedVersions are those that are recorded; it refuses to work on a newer schema.
-func appliedVersions(ctx context.Context, db reader) (map[int64]time.Time, error) {
+func appliedVersions(ctx context.Context, tx pgx.Tx) (map[int64]time.Time, error) {
 	// Looking for the table first: an error would end a transaction. In the catalog itself: after
 	// the wait for somebody else's migration, to_regclass may still remember that it was not
 	// there. The search path is the caller's, so all is named in full.
-	rows, err := db.Query(ctx, `
+	rows, err := tx.Query(ctx, `
 		SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
 		  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 		 WHERE n.nspname OPERATOR(pg_catalog.=) 'reactor' AND c.relname OPERATOR(pg_catalog.=) 'schema_version'`)
@@ -222,7 +233,7 @@ func appliedVersions(ctx context.Context, db reader) (map[int64]time.Time, error
 	if err != nil || !there {
 		return nil, err
 	}
-	rows, err = db.Query(ctx, "SELECT version_id, tstamp FROM reactor.schema_version WHERE is_applied AND version_id OPERATOR(pg_catalog.>) 0")
+	rows, err = tx.Query(ctx, "SELECT version_id, tstamp FROM reactor.schema_version WHERE is_applied AND version_id OPERATOR(pg_catalog.>) 0")
 	if err != nil {
 		return nil, err
 	}
@@ -242,14 +253,17 @@ func appliedVersions(ctx context.Context, db reader) (map[int64]time.Time, error
 	return applied, err
 }
 
-// withConnection connects for a migration.
-func withConnection(ctx context.Context, databaseURL string, do func(*pgx.Conn) error) error {
+// withConnection connects for a migration, or to look: a standby will do for that.
+func withConnection(ctx context.Context, databaseURL string, look bool, do func(*pgx.Conn) error) error {
 	cfg, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		return fmt.Errorf("the database URL is not a connection string: %w", redacted(err))
 	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialPatience
+	}
+	if !look {
+		cfg.ValidateConnect = takesWrites
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // named statements are lost behind a pooler
 	conn, err := pgx.ConnectConfig(ctx, cfg)
@@ -258,7 +272,9 @@ func withConnection(ctx context.Context, databaseURL string, do func(*pgx.Conn) 
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	var version int
-	err = conn.QueryRow(ctx, "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4").Scan(&version)
+	err = patient(ctx, conn, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4").Scan(&version)
+	})
 	if err == nil && version < minServerVersion {
 		err = fmt.Errorf("the database runs PostgreSQL %d, reactor needs 15 or newer: upgrade the server", version/10000)
 	}
@@ -271,20 +287,37 @@ func withConnection(ctx context.Context, databaseURL string, do func(*pgx.Conn) 
 	return nil
 }
 
-// locked runs a transaction while nobody else migrates. It ends with the search path that
-// it began with: the scripts set their own.
+// patient runs a transaction without the limits that the role or the database may have:
+// waiting for another migration may take long; a change of the schema, too. The settings are
+// the transaction's, for the session may be a pooler's.
+func patient(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
+	begun := false
+	var err error
+	for range 5 { // the limit may be a millisecond, until we have changed it
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			if err := script(ctx, tx, `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+				SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL row_security = off; SET LOCAL synchronous_commit = on`); err != nil {
+				return err
+			}
+			begun = true
+			return do(tx)
+		})
+		if begun || sqlState(err) != pgerrcode.QueryCanceled {
+			break
+		}
+	}
+	return err
+}
+
+// locked is patient while nobody else migrates. It ends with the search path that it began
+// with: the scripts set their own.
 func locked(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	return patient(ctx, conn, func(tx pgx.Tx) error {
 		var path string
 		if err := tx.QueryRow(ctx, "SELECT pg_catalog.current_setting('search_path')").Scan(&path); err != nil {
 			return err
 		}
-		// Waiting for another migration may take long; a change of the schema, too.
-		if err := script(ctx, tx, `
-			SELECT pg_catalog.set_config('statement_timeout', '0', true), pg_catalog.set_config('lock_timeout', '0', true),
-			       pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true), pg_catalog.set_config('row_security', 'off', true),
-			       pg_catalog.set_config('synchronous_commit', 'on', true);
-			SELECT pg_catalog.pg_advisory_xact_lock(`+fmt.Sprint(int64(migrationLock))+`)`); err != nil {
+		if err := script(ctx, tx, "SELECT pg_catalog.pg_advisory_xact_lock("+fmt.Sprint(int64(migrationLock))+")"); err != nil {
 			return err
 		}
 		if err := do(tx); err != nil {

@@ -19,8 +19,6 @@ const (
 	membershipChannel = "reactor_membership"
 	// probesMissed in a row mean that the feed is dead.
 	probesMissed = 3
-	// triggerCheck is the time between two looks at the triggers.
-	triggerCheck = time.Minute
 )
 
 // Listen implements reactor.Feed on LISTEN/NOTIFY. A feed on logical replication
@@ -82,12 +80,10 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 // errPooledListener: what we LISTEN to there is told to whoever has the session then.
 var errPooledListener = errors.New("the connection for LISTEN leads through a pooler, which does not carry notifications: give the database's own address with --listen-url")
 
-// probe sends us a notification every now and then, and looks after the triggers.
+// probe sends us a notification every now and then.
 func (s *Source) probe(ctx context.Context, channel string) error {
 	tick := time.NewTicker(s.cfg.FeedCheck)
 	defer tick.Stop()
-	triggers := time.NewTicker(triggerCheck)
-	defer triggers.Stop()
 	for {
 		// That the probe cannot be sent says nothing about the feed.
 		if err := s.aside.exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
@@ -97,8 +93,6 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-		case <-triggers.C:
-			s.watchTable(ctx)
 		}
 	}
 }

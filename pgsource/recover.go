@@ -88,13 +88,14 @@ func (s *Source) Recover(ctx context.Context, lease reactor.Lease) ([]reactor.Ba
 // readJournalSQL finds the rows of the journal's jobs: those that the claim has signed, and
 // that nobody has made unprocessed since. Another row that has got the id is not what was
 // claimed, and publishing it would be early, or once too often; it is claimed in its own
-// time. Versions of reactor before the signature (reach is NULL) went by the id.
+// time. Versions of reactor before the signature (reach is NULL) went by the id, and 0 was
+// the place of a job that failed.
 const readJournalSQL = `
 		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
 		       coalesce(job.topic, ''), coalesce(job.payload, ''), job.fire_at, job.expires_at
 		  FROM reactor.in_flight f
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
-		  LEFT JOIN {jobs} AS job ON job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL)
+		  LEFT JOIN {jobs} AS job ON job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		 WHERE f.lane = $1 AND ($2::uuid IS NULL OR f.token = $2)
 		 ORDER BY f.batch, entry.place`
 

@@ -2,6 +2,7 @@ package pgsource
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,15 +19,15 @@ import (
 //
 // If we die anywhere on that way, the note is there, and every instance looks for notes.
 
-// handBackSQL gives back some jobs, or, without ids, as many as it finds. A row that
-// somebody has locked is left for later, and one that is not what was claimed, for good.
-// The update's trigger tells all instances.
+// handBackSQL gives some jobs back. A row that somebody has locked is left for later, and
+// one that is not what was claimed, for good; a note without a claim is about a batch from
+// before version 3, and goes by the id. The update's trigger tells all instances.
 const handBackSQL = `
 WITH waiting AS MATERIALIZED (
     SELECT job.tableoid AS part, job.ctid AS place
-      FROM reactor.retries r JOIN {jobs} AS job ON job.id = r.job_id AND job.claim = r.claim AND job.processed
-     WHERE NOT r.returned AND ($1::bigint[] IS NULL OR r.job_id = ANY ($1))
-     ORDER BY job.id LIMIT $2
+      FROM reactor.retries r JOIN {jobs} AS job ON job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed
+     WHERE NOT r.returned AND r.job_id = ANY ($1::bigint[])
+     ORDER BY job.id
        FOR UPDATE OF job SKIP LOCKED
 ), back AS (
     UPDATE {jobs} AS job SET processed = false, processed_at = NULL
@@ -42,26 +43,42 @@ SELECT id FROM back`
 // mostReturns bounds one statement.
 const mostReturns = 1000
 
-// giveBack makes noted jobs unprocessed. What it cannot do now is left to lookAfterReturns.
+// giveBack makes noted jobs unprocessed. What it cannot do now is left to lookAfterReturns:
+// the settlement of others waits behind this.
 func (s *Source) giveBack(ctx context.Context, ids []int64) {
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), mostReturns)]
-		ids = ids[len(some):]
-		back, err := s.handBack(ctx, s.hot, some)
+		back, err := s.handBack(ctx, s.hot, some, promptly)
 		if len(back) < len(some) {
 			s.returnsWait.Store(true)
 		}
 		if err != nil {
-			s.log.Debug("jobs do not go back to the table yet", "jobs", len(some), "err", err)
+			s.log.Debug("jobs do not go back to the table yet", "jobs", len(ids), "err", err)
+			return
 		}
+		ids = ids[len(some):]
 	}
 }
 
-func (s *Source) handBack(ctx context.Context, db *database, ids []int64) (back []int64, err error) {
-	err = db.rows(ctx, s.jobs().handBack, []any{ids, mostReturns}, func(rows pgx.Rows) (err error) {
-		back, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+// promptly is how long giveBack waits where the whole table is locked.
+const promptly = "100ms"
+
+// handBack gives jobs back. Waiting for a lock is in the way of others, so it has a limit
+// of its own.
+func (s *Source) handBack(ctx context.Context, db *database, ids []int64, lockTimeout string) (back []int64, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, s.jobs().handBack, ids)
+		if err == nil {
+			back, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		}
 		return err
 	})
+	if err != nil {
+		back = nil
+	}
 	return back, s.failed("give jobs back", err)
 }
 
@@ -69,23 +86,37 @@ func (s *Source) handBack(ctx context.Context, db *database, ids []int64) (back 
 // know of one, it is the time between two beats.
 const returnsInterval = 5 * time.Second
 
-// lookAfterReturns gives back what is noted and waits.
+// lookAfterReturns gives back what is noted and waits: all of it, a page at a time, for the
+// first thousand may be locked for long.
 func (s *Source) lookAfterReturns(ctx context.Context) error {
-	var ids []int64
-	if err := s.aside.rows(ctx, "SELECT job_id FROM reactor.retries WHERE NOT returned ORDER BY job_id LIMIT $1", []any{mostReturns}, func(rows pgx.Rows) (err error) {
-		ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
-		return err
-	}); err != nil || len(ids) == 0 {
-		s.returnsWait.Store(false)
-		return err
+	s.returnsWait.Store(false)
+	after := int64(math.MinInt64)
+	for {
+		var ids []int64
+		if err := s.aside.rows(ctx, "SELECT job_id FROM reactor.retries WHERE NOT returned AND job_id >= $1 ORDER BY job_id LIMIT $2", []any{after, mostReturns}, func(rows pgx.Rows) (err error) {
+			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+			return err
+		}); err != nil || len(ids) == 0 {
+			return s.failed("look for jobs that wait for their return", err)
+		}
+		s.returnsWait.Store(true)
+		if err := s.returnSome(ctx, ids); err != nil {
+			return err
+		}
+		last := ids[len(ids)-1]
+		if len(ids) < mostReturns || last == math.MaxInt64 {
+			return nil
+		}
+		after = last + 1
 	}
-	s.returnsWait.Store(true)
-	return s.returnSome(ctx, ids)
 }
+
+// patiently is how long lookAfterReturns waits where the whole table is locked.
+const patiently = "1s"
 
 // returnSome halves until it finds the row that cannot be changed.
 func (s *Source) returnSome(ctx context.Context, ids []int64) error {
-	_, err := s.handBack(ctx, s.aside, ids)
+	_, err := s.handBack(ctx, s.aside, ids, patiently)
 	switch {
 	case err == nil || !aboutJob(err):
 		return err
@@ -111,17 +142,24 @@ func (s *Source) endUnreturnable(ctx context.Context, id int64, why error) error
 }
 
 // purgeRetries removes what nobody needs any more: counts of jobs that came through, and
-// notes about rows that are not there. Some at a time; there is no hurry.
+// notes about rows that are not there. Some at a time, as long as the round may last.
 func (s *Source) purgeRetries(ctx context.Context) error {
-	return s.failed("purge retries", s.aside.exec(ctx, s.jobs().purge, mostReturns))
+	for {
+		var purged int
+		if err := s.aside.row(ctx, s.jobs().purge, []any{mostReturns}, &purged); err != nil || purged < mostReturns {
+			return s.failed("purge retries", err)
+		}
+	}
 }
 
 const purgeRetriesSQL = `
+WITH purged AS (
 DELETE FROM reactor.retries WHERE job_id IN (
     SELECT job_id FROM reactor.retries r
      WHERE retry_at < clock_timestamp() - interval '10 minutes'
-       AND NOT EXISTS (SELECT FROM {jobs} AS job WHERE job.id = r.job_id AND job.claim = r.claim AND job.processed <> r.returned)
-     LIMIT $1)`
+       AND NOT EXISTS (SELECT FROM {jobs} AS job WHERE job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed <> r.returned)
+     LIMIT $1) RETURNING job_id)
+SELECT count(*) FROM purged`
 
 // Quarantine implements reactor.Journal. The row stays unprocessed, for it is just that
 // which cannot be changed; once somebody has changed what is in the way, its next claim

@@ -23,11 +23,13 @@ type settings []setting
 
 // pinned are set on every connection, in this order.
 //
-// search_path comes first: all that we call is PostgreSQL's own, and every table is named
-// with its schema. Isolation: a claim that is resolved with a snapshot from before its
+// search_path comes before all that calls anything: that is PostgreSQL's own, and every table
+// is named with its schema. Isolation: a claim that is resolved with a snapshot from before its
 // commit would be taken for undone, and what it has marked would never be published.
 // row_security: what a policy hides from us would be silence; like this it is an error.
+// quote_all_identifiers is how a search path is read back.
 var pinned = settings{
+	{"quote_all_identifiers", "off"},
 	{"search_path", "pg_catalog, pg_temp"},
 	{"default_transaction_isolation", "read committed"},
 	{"default_transaction_deferrable", "off"},
@@ -66,6 +68,9 @@ const durable = `CASE current_setting('synchronous_commit') WHEN 'remote_apply' 
 // sessionSQL makes the settings for as long as the connection lives.
 func (l settings) sessionSQL() string {
 	var b strings.Builder
+	// Before anything that takes longer than a role's default may allow. The server counts
+	// anew for each statement of a string.
+	b.WriteString("SET statement_timeout = 0; ")
 	for _, set := range l {
 		fmt.Fprintf(&b, "SET %s = %s; ", set.name, set.literal())
 	}

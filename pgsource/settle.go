@@ -144,11 +144,12 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settle
 	var (
 		settled int
 		ids     []*int64
+		signed  bool
 	)
 	err = tx.QueryRow(ctx, `
-		SELECT settled, job_ids FROM reactor.in_flight f JOIN reactor.lanes l USING (lane)
+		SELECT settled, job_ids, reach IS NOT NULL FROM reactor.in_flight f JOIN reactor.lanes l USING (lane)
 		 WHERE batch = $1 AND token = $2 AND round = $3 AND l.owner = $4 FOR UPDATE OF f FOR SHARE OF l`,
-		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids)
+		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids, &signed)
 	switch {
 	case err == pgx.ErrNoRows:
 		return outcome, nil, nil // settled already, or another owner's
@@ -159,15 +160,19 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settle
 	if settled >= st.Settled && len(ids) == st.Kept && !st.Done {
 		return outcome, nil, nil // settled already
 	}
+	// The rows of a batch from before version 3 are not signed: its jobs go by their id, and
+	// 0 was the place of one that failed.
+	claim := uuid(st.Token)
+	claim.Valid = signed
 	for _, id := range ids[st.Kept:] {
-		if id != nil {
+		if id != nil && (signed || *id != 0) {
 			back = append(back, *id)
 		}
 	}
-	if err := noteUnsent(ctx, tx, st.Token, back); err != nil {
+	if err := noteUnsent(ctx, tx, claim, back); err != nil {
 		return outcome, nil, err
 	}
-	again, ended, err := s.recordFailures(ctx, tx, st.Token, st.Failures)
+	again, ended, err := s.recordFailures(ctx, tx, claim, st.Failures)
 	if err != nil {
 		return outcome, nil, err
 	}
@@ -193,7 +198,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settle
 }
 
 // noteUnsent notes jobs that go back to the table as if nobody had claimed them.
-func noteUnsent(ctx context.Context, tx pgx.Tx, token [16]byte, ids []int64) error {
+func noteUnsent(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, ids []int64) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -201,16 +206,19 @@ func noteUnsent(ctx context.Context, tx pgx.Tx, token [16]byte, ids []int64) err
 		INSERT INTO reactor.retries AS r (job_id, attempts, retry_at, code, reason, claim, returned)
 		SELECT job_id, 0, clock_timestamp(), 0, 'not sent', $2, false FROM unnest($1::bigint[]) AS job_id
 		ON CONFLICT (job_id) DO UPDATE
-		   SET attempts = CASE WHEN r.claim = excluded.claim THEN r.attempts ELSE 0 END,
+		   SET attempts = CASE WHEN r.claim IS NOT DISTINCT FROM excluded.claim THEN r.attempts ELSE 0 END,
+		       retry_at = CASE WHEN r.claim IS NOT DISTINCT FROM excluded.claim THEN r.retry_at ELSE excluded.retry_at END,
+		       code = CASE WHEN r.claim IS NOT DISTINCT FROM excluded.claim THEN r.code ELSE 0 END,
+		       reason = CASE WHEN r.claim IS NOT DISTINCT FROM excluded.claim THEN r.reason ELSE excluded.reason END,
 		       claim = excluded.claim, returned = false`,
-		ids, uuid(token))
+		ids, claim)
 	return err
 }
 
 // recordFailures counts the attempts of jobs that were not published. Those with
 // attempts left are to go back to the table with a pause before the next; the others end
 // in failed_jobs with their reason. Attempts of another row that had the id don't count.
-func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, token [16]byte, failures []reactor.Failure) (again, ended []int64, err error) {
+func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, failures []reactor.Failure) (again, ended []int64, err error) {
 	if len(failures) == 0 {
 		return nil, nil, nil
 	}
@@ -230,9 +238,9 @@ func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, token [16]byte, 
 		    INSERT INTO reactor.retries AS r (job_id, attempts, retry_at, code, reason, claim, returned)
 		    SELECT job_id, 1, clock_timestamp() + $6::interval * (0.75 + random() / 2), code, reason, $7, false FROM failure
 		    ON CONFLICT (job_id) DO UPDATE
-		       SET attempts = CASE WHEN r.claim = excluded.claim THEN r.attempts ELSE 0 END + 1,
+		       SET attempts = CASE WHEN r.claim IS NOT DISTINCT FROM excluded.claim THEN r.attempts ELSE 0 END + 1,
 		           retry_at = clock_timestamp() + $6::interval * (0.75 + random() / 2)
-		                    * 2 ^ CASE WHEN r.claim = excluded.claim THEN least(r.attempts, 6) ELSE 0 END,
+		                    * 2 ^ CASE WHEN r.claim IS NOT DISTINCT FROM excluded.claim THEN least(r.attempts, 6) ELSE 0 END,
 		           code = excluded.code, reason = excluded.reason, claim = excluded.claim, returned = false
 		    RETURNING r.*
 		), ended AS (
@@ -244,7 +252,7 @@ func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, token [16]byte, 
 		    RETURNING job_id
 		)
 		SELECT counted.job_id, ended.job_id IS NOT NULL FROM counted LEFT JOIN ended USING (job_id)`,
-		ids, codes, reasons, final, s.cfg.RetryAttempts, interval(s.cfg.RetryBackoff), uuid(token))
+		ids, codes, reasons, final, s.cfg.RetryAttempts, interval(s.cfg.RetryBackoff), claim)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -27,6 +27,7 @@ type Source struct {
 
 	// What follows is set by Open.
 
+	looked bool                  // whether there is a pooler is known
 	pooled bool                  // the database URL leads through a pooler
 	table  atomic.Pointer[table] // what the deployment is about
 	// clientIDPrefix is what the MQTT client ids of the deployment's lanes begin with.
@@ -97,7 +98,9 @@ func (s *Source) Open(ctx context.Context) (err error) {
 		return err
 	}
 	if s.control, err = s.open(ctx, use{
-		conns: 1, patience: s.cfg.TTL, settings: timeouts(s.cfg.TTL, lockPatience, s.cfg.TTL),
+		// Less than whoever beats is prepared to wait: a beat that gets no answer is the sign
+		// of a dead connection, and the others are replaced with it.
+		conns: 1, patience: s.cfg.TTL * 2 / 3, settings: timeouts(s.cfg.TTL, lockPatience, s.cfg.TTL),
 		// A heartbeat that a crash of Postgres takes back has lost nothing, and must
 		// not wait for a disk that is busy with everybody else's commits.
 		asynchronous: true,
@@ -115,6 +118,9 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	}
 	s.table.Store(&found)
 	if err := s.checkRights(ctx); err != nil {
+		return err
+	}
+	if err := s.warnOfTriggers(ctx); err != nil {
 		return err
 	}
 	if err := s.identify(ctx); err != nil {

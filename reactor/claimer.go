@@ -145,10 +145,10 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
 		c.lead.observe(took)
 		c.stats.claim.observe(took)
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
-		c.progress.claimed.touch()
 		c.quarantine.free(ids)
 	}
 	if len(batch.Jobs) > 0 {
+		c.progress.claimed.touch()
 		c.pad.put(c.lane.admit(batch), 0, batch.Jobs)
 	}
 	c.again(without(ids, batch.Jobs))

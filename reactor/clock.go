@@ -164,7 +164,7 @@ func (c *clock) read(ctx context.Context, source Source, n int) error {
 
 // run keeps the offset up to date. That a reading fails is for others to report:
 // the offset stays, and drifts by microseconds a second.
-func (c *clock) run(ctx context.Context, source Source) {
+func (c *clock) run(ctx context.Context, source Source, answered *moment) {
 	set := alarm.WatchClock()
 	defer set.Close()
 	for {
@@ -182,7 +182,9 @@ func (c *clock) run(ctx context.Context, source Source) {
 		}
 		timer.Stop()
 		readCtx, cancel := context.WithTimeout(ctx, clockInterval)
-		_ = c.read(readCtx, source, readings)
+		if c.read(readCtx, source, readings) == nil {
+			answered.touch()
+		}
 		cancel()
 	}
 }

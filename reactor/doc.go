@@ -61,12 +61,14 @@
 //	C8   gone       deletion commits: it   has nothing to do; the slot is free
 //	                left the journal
 //
-// Three rules hold it together. PUBREL is not sent before the mark is committed, or a
+// Four rules hold it together. PUBREL is not sent before the mark is committed, or a
 // recovery would send again what the broker has forgotten. A slot is not used again
 // before its PUBCOMP is in and its row deleted, or the broker would take the new message
 // for the old. And nothing is sent over a new connection before the lease is looked at
 // again, after CONNACK: the broker closes the old owner's connection when the new one
-// connects, and the reverse. The model in handoff_model_test.go enumerates what can
+// connects, and the reverse. And what is received and not released is sent again over each
+// new connection before it is released: the broker may have been killed, and be back with
+// what it had saved. The model in handoff_model_test.go enumerates what can
 // happen to a lane, and finds a loss or a duplicate if one of the rules is broken.
 //
 // A commit whose answer is lost may or may not have happened. A claim is asked for by its
@@ -78,7 +80,12 @@
 // records what the journal still lists as failed, and publishes nothing.
 //
 // The broker's side of the bargain is to keep its session: what happens when it loses that
-// is SessionLossPolicy.
+// is SessionLossPolicy. A mark in the session, which the lane's row names, tells it from
+// another one (Session.Mark, laneRunner.beginSession).
+//
+// Not all that is in the journal was sent. A lane sends no further than its reach beyond
+// the first slot that the journal does not know as received; a recovery sends what lies
+// within it again as duplicates, and the rest as new.
 //
 // The comments at pgsource's statements and at lane.pump argue each of these.
 package reactor

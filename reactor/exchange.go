@@ -92,6 +92,9 @@ func (l *lane) acks(acks []Ack) {
 	}
 	l.stats.ack.observe(l.took...)
 	l.stats.accepted.observe(l.late...)
+	if len(l.took) > 0 {
+		l.progress.accepted.touch()
+	}
 	if len(l.again) > 0 {
 		l.queue = slices.Insert(l.queue, 0, l.again...)
 	}

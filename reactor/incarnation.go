@@ -21,12 +21,11 @@ import (
 // on the wire is awaited. When that is done, or the grace is over, hard ends.
 type incarnation struct {
 	*Reactor
-	member     Member
-	loader     *loader
-	due        chan due
-	finished   chan []int64
-	settler    *settler
-	quarantine *quarantine
+	member   Member
+	loader   *loader
+	due      chan due
+	finished chan []int64
+	settler  *settler
 
 	// leaseUntil is the local instant (of clock) until which the leases are ours for
 	// certain.
@@ -45,9 +44,8 @@ func (r *Reactor) runIncarnation(ctx context.Context, member Member) error {
 	in := &incarnation{
 		Reactor: r, member: member,
 		due: make(chan due), finished: make(chan []int64, r.cfg.Lanes),
-		settler:    &settler{source: r.source, log: r.log, stats: &r.stats, progress: &r.progress, wake: newSignal(), quiet: newSignal()},
-		quarantine: &quarantine{},
-		beatNow:    newSignal(),
+		settler: &settler{source: r.source, log: r.log, stats: &r.stats, progress: &r.progress, wake: newSignal(), quiet: newSignal()},
+		beatNow: newSignal(),
 	}
 	in.beaten = sync.NewCond(&in.mu)
 	r.stats.begin()
@@ -79,15 +77,14 @@ func (in *incarnation) run(ctx context.Context) error {
 		loaded: loaded, due: in.due, finished: in.finished,
 		rows: in.cfg.claimRows(), capacity: in.cfg.MaxPending,
 	}
-	in.loader = &loader{
-		source: in.source, clock: in.clock, log: in.log, stats: &in.stats,
-		out: loaded, room: dispatcher.room, behind: dispatcher.behind, wake: newSignal(),
-		loop: in.cfg.LoopFrequency, horizon: in.cfg.Horizon, page: in.cfg.JobsPerRead, maxRead: in.cfg.MaxReads,
-	}
-	dispatcher.roomy, dispatcher.rebuilt = in.loader.wake, in.loader.rescan
+	in.loader = newLoader(in.cfg, in.source, in.clock, &in.stats, loaded, dispatcher)
+	in.loader.aside = func(id int64) bool { return in.quarantine.holds(id, time.Now()) }
+	in.progress.enter(dispatcher)
+	defer in.progress.leave(dispatcher)
+	dispatcher.roomy, dispatcher.rebuilt, dispatcher.evicted = in.loader.scanWake, in.loader.rescan, in.loader.evicted
 
 	// Reading and waiting: until soft ends, or nothing is left to read.
-	group.Go(func() error { in.clock.run(soft, in.source); return nil })
+	group.Go(func() error { in.clock.run(soft, in.source, &in.progress.answered); return nil })
 	group.Go(func() error { in.follow(soft); return nil })
 	group.Go(func() error {
 		if in.loader.run(soft) {

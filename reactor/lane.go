@@ -24,6 +24,7 @@ type lane struct {
 	delivery Delivery
 	log      *slog.Logger
 	stats    *counters
+	progress *progress
 	// leased reports whether we may send right now, by our own clock.
 	leased func() bool
 	clock  *clock

@@ -67,7 +67,7 @@ type testLane struct {
 func newTestLane(delivery Delivery) *testLane {
 	t := &testLane{leased: true}
 	t.lane = &lane{
-		delivery: delivery, stats: &counters{}, leased: func() bool { return t.leased }, clock: newClock(),
+		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(),
 		settle:   func(_ *lane, f *flying, _ time.Duration) { t.landed = append(t.landed, f) },
 		hurry:    func() {},
 		capacity: newSignal(), head: 1, log: slog.New(slog.DiscardHandler),

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -131,6 +132,11 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 		closeSession(session)
 		return nil, err
 	}
+	batches, ended := superseded(batches)
+	if err := r.settleEnded(hard, ended); err != nil {
+		closeSession(session)
+		return nil, err
+	}
 	lost := !session.Limits().Resumed
 	if !lost && len(batches) > 0 && r.delivery.QoS() == 2 {
 		if err := r.renewMark(hard, session); err != nil {
@@ -140,7 +146,7 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 	}
 	if r.delivery.QoS() == 2 && (lost || len(batches) == 0) || lost && anyQoS2(batches) {
 		round := newRound()
-		if session, err = r.beginSession(hard, session, func(mark string) error {
+		if session, err = r.beginSession(hard, session, anyQoS2(batches), func(mark string) error {
 			return r.incarnation.source.Reopen(hard, r.leaseNow(), round, mark)
 		}); err != nil {
 			return nil, err
@@ -168,6 +174,52 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 	return session, nil
 }
 
+// superseded tells batches apart whose slots a later one has taken. Their deletion was
+// committed before that, and a failover has brought them back: they have ended.
+func superseded(batches []Batch) (live, ended []Batch) {
+	taken := map[Slot]bool{}
+	for i := len(batches) - 1; i >= 0; i-- {
+		b, again := batches[i], false
+		for place := range b.Jobs {
+			again = again || taken[slotAfter(b.FirstSlot, place)]
+		}
+		if again {
+			ended = append(ended, b)
+			continue
+		}
+		for place := range b.Jobs {
+			taken[slotAfter(b.FirstSlot, place)] = true
+		}
+		live = append(live, b)
+	}
+	slices.Reverse(live)
+	return live, ended
+}
+
+// settleEnded takes batches out of the journal that have ended before.
+func (r *laneRunner) settleEnded(hard context.Context, ended []Batch) error {
+	settlements := make([]Settlement, 0, len(ended))
+	for _, b := range ended {
+		n := len(b.Jobs)
+		settlements = append(settlements, Settlement{
+			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.leaseNow(), Jobs: n, Kept: n, Settled: n, Done: true,
+		})
+	}
+	var pause backoff
+	for len(settlements) > 0 {
+		_, err := r.incarnation.source.Settle(hard, settlements)
+		if err == nil {
+			r.log.Warn("the journal lists messages again that had left it: did a failover lose the last commits?", "lane", r.leaseNow().Lane, "batches", len(settlements))
+			return nil
+		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot settle; trying again", "err", err)
+		if !pause.sleep(hard) {
+			return hard.Err()
+		}
+	}
+	return nil
+}
+
 func anyQoS2(batches []Batch) bool {
 	for _, b := range batches {
 		if b.QoS == 2 {
@@ -193,42 +245,52 @@ func (r *laneRunner) readJournal(hard context.Context) ([]Batch, error) {
 	}
 }
 
-// beginSession replaces a session by an empty one that the journal is about from then on;
-// reopen tells the journal so.
+// beginSession begins a session that the journal is about from then on, in place of what the
+// broker has; reopen tells the journal so. exposed tells that something depends on what
+// the broker had.
 //
-//	discard ──► reopen (commit) ──► connect, empty ──► mark ──► send
+//	discard ──► reopen (commit) ──► connect ──► mark ──► send
 //
 // If we die before the commit, the broker has no session, or one without the mark that the
 // journal names, and the next owner does all of this. If we die after it, no session has
-// the new mark, nothing has been sent, and the next owner does it as well. Discarding
-// comes first for brokers that cannot mark: an empty session that outlived us would be
-// taken for the one with everything in it.
-func (r *laneRunner) beginSession(hard context.Context, session Session, reopen func(mark string) error) (Session, error) {
-	discardSession(session)
+// the new mark, nothing has been sent, and the next owner does it as well.
+//
+// A session that the broker has made just now is kept, unless there is no mark to tell it
+// from the one that it replaces: should it outlive us, it would be taken for that one.
+func (r *laneRunner) beginSession(hard context.Context, session Session, exposed bool, reopen func(mark string) error) (Session, error) {
+	if session.Limits().Present || exposed && r.leaseNow().Mark == "" {
+		discardSession(session)
+		session = nil
+	}
 	mark := ""
 	if r.delivery.QoS() == 2 {
 		mark = rand.Text()
 	}
 	if err := r.note(hard, mark, reopen); err != nil {
+		if session != nil {
+			closeSession(session)
+		}
 		return nil, err
 	}
 	var pause backoff
 	for {
-		session := r.connectEmpty(hard)
 		if session == nil {
-			return nil, ErrLeaseLost
+			if session = r.connectEmpty(hard); session == nil {
+				return nil, ErrLeaseLost // or hard has ended
+			}
 		}
 		if mark == "" {
 			return session, nil
 		}
 		err := r.leaveMark(hard, session, mark)
-		switch {
-		case err == nil:
+		if err == nil {
 			return session, nil
-		case hard.Err() != nil:
+		}
+		if hard.Err() != nil {
 			closeSession(session)
 			return nil, hard.Err()
-		case errors.Is(err, ErrCannotMark):
+		}
+		if errors.Is(err, ErrCannotMark) {
 			r.incarnation.unmarked.Do(func() {
 				r.log.Warn("sessions cannot be marked at this broker: should it lose one while an instance dies, messages on their way may be lost", "err", err)
 			})
@@ -237,40 +299,44 @@ func (r *laneRunner) beginSession(hard context.Context, session Session, reopen 
 				closeSession(session)
 				return nil, err
 			}
-		default:
-			r.failures.Fail(r.log, slog.LevelWarn, "cannot mark the session; trying again", "client_id", r.clientID, "err", err)
-		}
-		select {
-		case <-session.Done(): // connect once more
-		default:
-			if mark == "" {
-				return session, nil
+			select {
+			case <-session.Done(): // it was ended for the try
+				session = nil
+			default:
 			}
-			closeSession(session)
+			continue
 		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot mark the session; trying again", "client_id", r.clientID, "err", err)
+		discardSession(session) // the mark may be there, in part
+		session = nil
 		if !pause.sleep(hard) {
 			return nil, hard.Err()
 		}
 	}
 }
 
-// connectEmpty opens a session that holds nothing, and returns nil if the lane is not to go on.
-//
-// What it returns was opened with Clean Start 0, even where the broker had to be told by
-// Clean Start 1 to throw something away: Mosquitto 2.0 saves no session that its client has
-// begun with Clean Start 1, whatever its expiry, and loses it at a clean restart.
+// connectEmpty connects to a session in which nothing is. Clean Start would do that in one go,
+// but Mosquitto 2.0.11 does not save sessions that began with it; so one that is there all
+// the same is discarded, and where the broker does not care for that, begun clean and left.
 func (r *laneRunner) connectEmpty(hard context.Context) Session {
-	for emptied := false; ; emptied = true {
-		session, _ := r.connect(hard, hard, false) // the first connection of all has been made
-		if session == nil || emptied || !session.Limits().Present {
+	for try := range 3 {
+		session, _ := r.connect(hard, hard, false) // it has no error to report: the first connection has been made
+		if session == nil || !session.Limits().Present {
 			return session
 		}
-		closeSession(session)
-		if session, _ = r.connect(hard, hard, true); session == nil {
-			return nil
+		if try < 2 {
+			discardSession(session)
+			continue
 		}
 		closeSession(session)
 	}
+	session, _ := r.connect(hard, hard, true)
+	if session == nil {
+		return nil
+	}
+	closeSession(session)
+	session, _ = r.connect(hard, hard, false)
+	return session
 }
 
 // renewMark gives a session that we know a whole mark again, where it has lost a part of
@@ -397,13 +463,14 @@ func (r *laneRunner) reconnect(ctx, hard context.Context) Session {
 			return nil
 		}
 	}
-	if r.exposed() {
+	exposed := r.exposed()
+	if exposed {
 		r.log.Warn("the broker lost the session of a lane; what becomes of messages on their way is unknown", "client_id", r.clientID, "policy", r.onLoss)
 	} else if r.delivery.QoS() < 2 {
 		return session
 	}
 	round := newRound()
-	session, err := r.beginSession(ctx, session, func(mark string) error {
+	session, err := r.beginSession(ctx, session, exposed, func(mark string) error {
 		return r.incarnation.settler.reopen(hard, r.lane, round, mark)
 	})
 	if err != nil {

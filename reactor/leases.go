@@ -3,6 +3,7 @@ package reactor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -99,10 +100,18 @@ func (in *incarnation) laneEnded(ctx context.Context, l *runningLane, running ma
 }
 
 func (in *incarnation) beatOnce(ctx context.Context) (Holding, error) {
+	// An instance whose heartbeats arrive and whose claims don't must not keep its share.
+	if age := in.progress.answered.age(); age > mutePatience*in.member.TTL() {
+		return Holding{}, fmt.Errorf("the database has answered nothing but heartbeats for %v; the others may take over", age.Round(time.Second))
+	}
 	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())
 	defer cancel()
 	return in.member.Beat(ctx)
 }
+
+// mutePatience is for how many times its time to live an instance may get no answer on the
+// connections of its claims before it stops renewing its leases.
+const mutePatience = 3
 
 func (in *incarnation) shards(h Holding) ShardSet {
 	if static := in.cfg.share(); static != 0 {
@@ -246,7 +255,7 @@ func (in *incarnation) release(ctx context.Context, l *lane) {
 
 func (in *incarnation) newLane(lease Lease, claims bool) *laneRunner {
 	l := &lane{
-		clientID: lease.ClientID, delivery: in.cfg.Delivery, log: in.log, stats: &in.stats,
+		clientID: lease.ClientID, delivery: in.cfg.Delivery, log: in.log, stats: &in.stats, progress: &in.progress,
 		leased: in.leased, clock: in.clock, settle: in.settler.add, hurry: in.settler.wake.set, onLoss: in.cfg.OnSessionLoss,
 		capacity: newSignal(), lease: lease, head: 1,
 	}
@@ -256,7 +265,7 @@ func (in *incarnation) newLane(lease Lease, claims bool) *laneRunner {
 			lane: l, pad: r.pad, source: in.source, clock: in.clock, lead: in.lead, log: in.log, stats: &in.stats,
 			due: in.due, finished: in.finished, again: in.loader.lookAgain,
 			delivery: in.cfg.Delivery, static: in.cfg.share(), rows: in.cfg.claimRows(),
-			progress: &in.progress, quarantine: in.quarantine,
+			progress: &in.progress, quarantine: &in.quarantine,
 		}
 		r.claimer.inHand.Store(int64(nothingDue))
 	}

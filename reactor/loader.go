@@ -12,145 +12,135 @@ import (
 )
 
 // loader brings the near future of the owned shards from the table to the
-// dispatcher. It reads for three reasons:
+// dispatcher. Two goroutines read, so that neither waits for the other:
 //
-//   - a hint names a range of new ids: they are read by id;
-//   - ids are to be looked at again, because a claim did not get them;
-//   - a scan reads, in order of fire_at, all that is due before the horizon: after a
-//     (re)connect of the feed, for newly owned shards, for hints too large or too
-//     sparse to be read by id, and for the sweep.
+//   - one reads by id: what hints have named, and what a claim did not get (announced.go);
+//   - one scans, in order of fire_at (scan.go): the window, i.e. all that is due before the
+//     horizon (window.go), and the sweep, the safety net for what nobody announced (sweep.go).
 //
-// The sweep is the safety net. Every loop it reads what is due within two loops,
-// from a few loops back, all of which should long be in the wheel. When the loaded
-// window runs out, and every time while the feed is down, it reads everything from
-// the beginning of time to the horizon.
+// A hint may add work, and never stands in for the safety net. When one goroutine did both,
+// urgent things first, then 1,000 notifications a second left two pages of scan in eight
+// seconds; and while a scan walked what an old snapshot kept of processed rows, for seconds,
+// new jobs waited behind it.
 //
 // What is read twice is harmless: the wheel knows its jobs, and the claim is exact.
 type loader struct {
-	source  Loader
-	clock   *clock
-	log     *slog.Logger
-	stats   *counters
-	out     chan<- []Pending
-	room    func() int  // how many more jobs the wheel takes
-	behind  func() bool // there is more overdue in memory than can be claimed
-	wake    signal
-	loop    time.Duration
-	horizon time.Duration
-	page    int
-	maxRead int // 0: no limit
+	source Loader
+	clock  *clock
+	log    *slog.Logger
+	stats  *counters
+	out    chan<- []Pending
+	memory memory
+	// aside reports whether a job is set aside, as its row cannot be claimed.
+	aside    func(id int64) bool
+	capacity int // of the memory
+	loop     time.Duration
+	horizon  time.Duration
+	page     int
+	maxRead  int // 0: no limit
 
-	mu      sync.Mutex
-	shards  ShardSet  // guarded by mu: owned
-	request scanRange // guarded by mu: to be scanned next
-	ids     idRange   // guarded by mu: to be read by id
-	again   []recheck // guarded by mu: oldest first
-	feedUp  bool      // guarded by mu
-	begun   time.Time // guarded by mu: when the first shards came
+	scanWake signal // there is something to scan, or room for it
+	idsWake  signal // there is something to read by id
+	usedUp   chan struct{}
 
-	// Owned by run.
-	scan      scan
-	loadedTo  DBTime // everything due before has been read, or is being scanned
-	lastSweep time.Time
-	reads     int
-	failures  ratelog.Limiter
+	mu        sync.Mutex
+	window    window    // guarded by mu
+	announced announced // guarded by mu
+	sweepNow  bool      // guarded by mu: the feed stands again; anything may have been missed
+	feedUp    bool      // guarded by mu
+	begun     time.Time // guarded by mu: when the first shards came
+	reserved  int       // guarded by mu: reads that have begun and not failed
+	completed int       // guarded by mu: reads of which everything has been delivered
+
+	scanner scanner // owned by the goroutine that scans
 }
 
-// recheck holds ids that a claim did not get, to be read when the pause is over: a
-// row somebody else has locked would spin otherwise.
-type recheck struct {
-	ids []int64
-	at  time.Time
+// memory is what the loader fills: the dispatcher, with its wheel. All methods may be
+// called from any goroutine.
+type memory interface {
+	room() int         // how many more jobs it takes
+	behind() bool      // there is more overdue in it than can be claimed
+	oldestDue() DBTime // when the earliest job in it was due; nothingDue if it is empty
+	latestDue() DBTime // nothing in it is due later
 }
 
-const (
-	recheckPause = 50 * time.Millisecond
-	// feedPatience is how long the first scan waits for the feed.
-	feedPatience = time.Second
-	// sweepBack is how many loops back a sweep begins that is not a full one.
-	sweepBack = 5
-)
+// feedPatience is how long the first scan waits for the feed.
+const feedPatience = time.Second
 
-// idRange is the union of the hints that have not been read yet.
-type idRange struct {
-	min, max int64
-	earliest DBTime
-	some     bool
-}
-
-func (r idRange) rows() int64 { return r.max - r.min + 1 }
-
-// scanRange is what a scan is asked to cover.
-type scanRange struct {
-	shards ShardSet
-	from   DBTime
-}
-
-func (r scanRange) merge(o scanRange) scanRange {
-	if r.shards == 0 {
-		return o
+func newLoader(cfg Config, source Loader, clock *clock, stats *counters, out chan<- []Pending, memory memory) *loader {
+	return &loader{
+		source: source, clock: clock, log: cfg.Logger, stats: stats, out: out, memory: memory,
+		capacity: cfg.MaxPending, loop: cfg.LoopFrequency, horizon: cfg.Horizon,
+		page: min(cfg.JobsPerRead, cfg.MaxPending), maxRead: cfg.MaxReads,
+		scanWake: newSignal(), idsWake: newSignal(), usedUp: make(chan struct{}),
+		scanner: newScanner(),
 	}
-	if o.shards == 0 {
-		return r
-	}
-	return scanRange{shards: r.shards | o.shards, from: min(r.from, o.from)}
 }
-
-// scan is one pass over the window, in pages.
-type scan struct {
-	cursors []Cursor
-	until   DBTime
-}
-
-func (s scan) active() bool { return len(s.cursors) > 0 }
 
 // hint takes news from the feed.
 func (l *loader) hint(h Hint) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	switch h.Kind {
 	case HintConnected:
-		l.feedUp = true
-		l.request = l.request.merge(scanRange{l.shards, DistantPast})
+		l.feedUp, l.sweepNow = true, true
+		l.scanWake.set()
 	case HintJobs:
-		if l.ids.some {
-			h.MinID, h.MaxID = min(h.MinID, l.ids.min), max(h.MaxID, l.ids.max)
-			h.Earliest = min(h.Earliest, l.ids.earliest)
-		}
-		l.ids = idRange{h.MinID, h.MaxID, h.Earliest, true}
+		l.announce(idRange{h.MinID, h.MaxID, h.Earliest})
 	}
-	l.mu.Unlock()
-	l.wake.set()
 }
 
-// feedLost makes the sweeps thorough until the feed is back.
+// announce remembers rows that a hint names, or has the window read them. What is due
+// beyond the window needs neither: the window gets there in its turn. The caller holds mu.
+func (l *loader) announce(r idRange) {
+	if r.earliest >= l.window.end() {
+		return
+	}
+	if from, rewind := l.announced.add(r, l.page); rewind {
+		l.window.rewind(from)
+		l.scanWake.set()
+		return
+	}
+	l.idsWake.set()
+}
+
+// feedLost notes that new jobs are not announced until the feed is back. The sweep finds
+// them.
 func (l *loader) feedLost() {
 	l.mu.Lock()
 	l.feedUp = false
 	l.mu.Unlock()
 }
 
-// own sets the shards to load. New ones are scanned at once.
+// own sets the shards to load. New ones are read at once.
 func (l *loader) own(shards ShardSet) {
 	l.mu.Lock()
-	gained := shards.Minus(l.shards)
-	l.shards = shards
+	defer l.mu.Unlock()
 	if l.begun.IsZero() && shards != 0 {
 		l.begun = time.Now()
 	}
-	l.request.shards &= shards
-	l.request = l.request.merge(scanRange{gained, DistantPast})
-	l.mu.Unlock()
-	if gained != 0 {
-		l.wake.set()
+	if l.window.own(shards) != 0 {
+		l.scanWake.set()
 	}
 }
 
-// rescan reads everything again.
+// rescan reads everything again: the wheel has been emptied, because the clock went back.
 func (l *loader) rescan() {
 	l.mu.Lock()
-	l.request = l.request.merge(scanRange{l.shards, DistantPast})
-	l.mu.Unlock()
-	l.wake.set()
+	defer l.mu.Unlock()
+	l.window.restart(l.window.owned)
+	l.window.target = l.clock.Now().Add(l.horizon)
+	l.scanWake.set()
+}
+
+// evicted notes that memory has no room for jobs behind these places, one a shard. They are
+// read again when there is.
+func (l *loader) evicted(places []Cursor) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, place := range places {
+		l.window.goBack(place)
+	}
 }
 
 // lookAgain reads the ids again, after a pause.
@@ -159,46 +149,69 @@ func (l *loader) lookAgain(ids []int64) {
 		return
 	}
 	l.mu.Lock()
-	l.again = append(l.again, recheck{ids, time.Now().Add(recheckPause)})
+	l.announced.lookAgain(ids, time.Now())
 	l.mu.Unlock()
-	l.wake.set()
+	l.idsWake.set()
 }
 
 // run loads until ctx ends, or until the reads are used up: then it returns true.
 func (l *loader) run(ctx context.Context) (finished bool) {
+	var readers sync.WaitGroup
+	readers.Go(func() { l.repeat(ctx, "ids", l.readIDs, l.waitIDs) })
+	readers.Go(func() { l.repeat(ctx, "scan", l.scan, l.waitScan) })
+	readers.Wait()
+	return ctx.Err() == nil
+}
+
+// repeat reads until ctx ends or the reads are used up. What could not be read has to be
+// put back by read.
+func (l *loader) repeat(ctx context.Context, kind string, read func(context.Context) (rows []Pending, worked bool, err error), wait func(context.Context) bool) {
 	var pause backoff
+	var failures ratelog.Limiter
 	for {
-		if l.maxRead > 0 && l.reads >= l.maxRead {
-			return true
-		}
-		rows, worked, err := l.step(ctx)
+		rows, worked, err := read(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return false
+			return
 		case err != nil:
-			l.failures.Fail(l.log, slog.LevelWarn, "cannot load jobs; trying again", "err", err)
+			l.giveBack()
+			failures.Fail(l.log, slog.LevelWarn, "cannot load jobs; trying again", "read", kind, "err", err)
 			if !pause.sleep(ctx) {
-				return false
+				return
 			}
-			continue
 		case worked:
 			pause.reset()
-			l.failures.OK(l.log, "loading jobs again")
-			l.reads++
-			l.stats.loads.Add(1)
-		}
-		if len(rows) > 0 {
-			slices.SortFunc(rows, inOrder)
-			select {
-			case l.out <- rows:
-			case <-ctx.Done():
-				return false
+			failures.OK(l.log, "loading jobs again", "read", kind)
+			if !l.deliver(ctx, rows) {
+				return
 			}
+		case !wait(ctx):
+			return
 		}
-		if !worked && !l.wait(ctx) {
+	}
+}
+
+// deliver hands rows to the dispatcher. Only then the read counts.
+func (l *loader) deliver(ctx context.Context, rows []Pending) bool {
+	l.stats.loaded.touch()
+	if l.aside != nil {
+		rows = slices.DeleteFunc(rows, func(job Pending) bool { return l.aside(job.ID) })
+	}
+	if len(rows) > 0 {
+		slices.SortFunc(rows, inOrder)
+		select {
+		case l.out <- rows:
+		case <-ctx.Done():
 			return false
 		}
 	}
+	l.stats.loads.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.completed++; l.completed == l.maxRead {
+		close(l.usedUp)
+	}
+	return true
 }
 
 // inOrder is the order of due times, and of ids where those are the same. The rows of a
@@ -209,149 +222,82 @@ func inOrder(a, b Pending) int {
 	return cmp.Or(cmp.Compare(a.DueAt, b.DueAt), cmp.Compare(a.ID, b.ID))
 }
 
-// wait blocks until there is something to read.
-func (l *loader) wait(ctx context.Context) bool {
-	next := jitter(l.loop) - time.Since(l.lastSweep)
-	if l.scan.active() { // there is no room; the dispatcher will wake us
-		next = l.loop
-	}
+// mayRead reports whether reads are left. The caller holds mu, and counts in reserved the
+// read that it begins.
+func (l *loader) mayRead() bool { return l.maxRead == 0 || l.reserved < l.maxRead }
+
+// giveBack lets a failed read be made by anyone.
+func (l *loader) giveBack() {
 	l.mu.Lock()
-	if l.awaitsFeed() {
-		next = feedPatience - time.Since(l.begun)
+	l.reserved--
+	l.mu.Unlock()
+	l.scanWake.set()
+	l.idsWake.set()
+}
+
+// readIDs reads once by id, if there is something to read.
+func (l *loader) readIDs(ctx context.Context) (rows []Pending, worked bool, err error) {
+	l.mu.Lock()
+	var r idsRead
+	if l.mayRead() {
+		r = l.announced.take(time.Now(), l.page)
 	}
-	if len(l.again) > 0 {
-		next = min(next, time.Until(l.again[0].at))
+	shards, until := l.window.owned, l.window.end()
+	if r.some() {
+		l.reserved++
 	}
 	l.mu.Unlock()
-	timer := time.NewTimer(max(next, time.Millisecond))
+	switch {
+	case !r.some():
+		return nil, false, nil
+	case len(r.ids) > 0:
+		rows, err = l.source.LoadIDs(ctx, shards, r.ids, until)
+	default:
+		rows, err = l.source.LoadRange(ctx, shards, r.ranges[0].min, r.ranges[0].max, until)
+	}
+	if err != nil {
+		l.putBack(r)
+	}
+	return rows, true, err
+}
+
+func (l *loader) putBack(r idsRead) {
+	if r.again {
+		l.lookAgain(r.ids)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range r.ranges {
+		l.announce(o)
+	}
+}
+
+// waitIDs blocks until there is something to read by id.
+func (l *loader) waitIDs(ctx context.Context) bool {
+	l.mu.Lock()
+	next, some := l.announced.next()
+	l.mu.Unlock()
+	wait := time.Hour
+	if some {
+		wait = time.Until(next)
+	}
+	return l.sleep(ctx, l.idsWake, wait)
+}
+
+// sleep blocks until it is woken, or for a while. It returns false when there is nothing
+// more to do.
+func (l *loader) sleep(ctx context.Context, wake signal, wait time.Duration) bool {
+	timer := time.NewTimer(max(wait, time.Millisecond))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-l.wake:
+	case <-l.usedUp:
+		return false
+	case <-wake:
+	case <-l.clock.step():
 	case <-timer.C:
 	}
 	return true
-}
-
-// step reads once: what is small and urgent first, then a page of the scan. What
-// could not be read is put back.
-func (l *loader) step(ctx context.Context) (rows []Pending, worked bool, err error) {
-	until := l.clock.Now().Add(l.horizon)
-	shards, ids, again := l.take()
-	if len(again) > 0 {
-		rows, err := l.source.LoadIDs(ctx, shards, again, until)
-		if err != nil {
-			l.lookAgain(again)
-		}
-		l.putBack(ids)
-		return rows, true, err
-	}
-	if ids.some {
-		if ids.rows() > int64(l.page) || ids.rows() > int64(l.room()) {
-			l.mu.Lock()
-			l.request = l.request.merge(scanRange{l.shards, ids.earliest})
-			l.mu.Unlock()
-		} else {
-			rows, err := l.source.LoadRange(ctx, shards, ids.min, ids.max, until)
-			if err != nil {
-				l.putBack(ids)
-			}
-			return rows, true, err
-		}
-	}
-	l.plan(until)
-	if !l.scan.active() || l.room() < l.page {
-		return nil, false, nil
-	}
-	rows, rest, err := l.source.LoadWindow(ctx, l.scan.cursors, l.scan.until, l.page)
-	if err != nil {
-		return nil, true, err
-	}
-	l.scan.cursors = rest
-	return rows, true, nil
-}
-
-// take returns what is to be read by id now.
-func (l *loader) take() (shards ShardSet, ids idRange, again []int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	ids, l.ids = l.ids, idRange{}
-	now := time.Now()
-	for len(l.again) > 0 && !l.again[0].at.After(now) && len(again) < l.page {
-		again = append(again, l.again[0].ids...)
-		l.again = l.again[1:]
-	}
-	return l.shards, ids, again
-}
-
-func (l *loader) putBack(ids idRange) {
-	if ids.some {
-		l.hint(Hint{Kind: HintJobs, MinID: ids.min, MaxID: ids.max, Earliest: ids.earliest})
-	}
-}
-
-// plan decides what to scan next, when nothing is being scanned.
-func (l *loader) plan(horizon DBTime) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.scan.active() {
-		l.joinFresh()
-		return
-	}
-	if l.awaitsFeed() {
-		return
-	}
-	if l.request.shards != 0 {
-		l.scan.until = horizon
-		l.scan.add(l.request)
-		if l.request.shards == l.shards {
-			l.loadedTo = horizon
-			l.lastSweep = time.Now()
-		}
-		l.request = scanRange{}
-		return
-	}
-	if time.Since(l.lastSweep) < l.loop-l.loop/8 {
-		return
-	}
-	if l.behind() && l.clock.Now().Add(l.loop) < l.loadedTo {
-		l.lastSweep = time.Now() // what was missed would have to wait all the same
-		return
-	}
-	l.lastSweep = time.Now()
-	now := l.clock.Now()
-	soon := now.Add(2 * l.loop)
-	if !l.feedUp || soon.Add(l.loop) > l.loadedTo {
-		l.scan.until, l.loadedTo = horizon, horizon
-		l.scan.add(scanRange{l.shards, DistantPast})
-		return
-	}
-	l.scan.until = soon
-	l.scan.add(scanRange{l.shards, now.Add(-sweepBack * l.loop)})
-}
-
-// awaitsFeed tells that the feed is about to connect for the first time. That would
-// make us read everything again. The caller holds mu.
-func (l *loader) awaitsFeed() bool { return !l.feedUp && time.Since(l.begun) < feedPatience }
-
-// joinFresh lets newly owned shards join a scan that goes on, which in a backlog
-// can take long. All other requests wait for its end.
-func (l *loader) joinFresh() {
-	if l.request.from != DistantPast || l.scan.until != l.loadedTo {
-		return
-	}
-	var scanned ShardSet
-	for _, c := range l.scan.cursors {
-		scanned = scanned.With(c.Shard)
-	}
-	fresh := l.request.shards.Minus(scanned)
-	l.scan.add(scanRange{fresh, DistantPast})
-	l.request.shards = l.request.shards.Minus(fresh)
-}
-
-func (s *scan) add(r scanRange) {
-	for _, shard := range r.shards.List() {
-		s.cursors = append(s.cursors, CursorAt(shard, r.from))
-	}
 }

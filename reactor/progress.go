@@ -10,7 +10,8 @@ import (
 // progress is what tells that an instance does what it is there for: when each of the
 // things it lives by last succeeded, and what is due and has not been published.
 type progress struct {
-	beaten, loaded, claimed, settled moment
+	// A beat, a reading of the clock (on the connections of the claims), a claim that got something, a settlement, and a message that the broker accepted.
+	beaten, answered, claimed, settled, accepted moment
 
 	mu     sync.Mutex
 	stages map[stage]struct{} // guarded by mu
@@ -54,21 +55,22 @@ func (p *progress) oldestDue() DBTime {
 	return oldest
 }
 
-// moment is when something last succeeded. The zero value is never.
-type moment struct{ at atomic.Pointer[time.Time] }
+// moment is when something last succeeded, in nanoseconds after began. The zero value is
+// never.
+type moment struct{ after atomic.Int64 }
 
-func (m *moment) touch() {
-	now := time.Now()
-	m.at.Store(&now)
-}
+// began has the monotonic reading that moments count from.
+var began = time.Now()
 
-// age is how long ago that was; false: never.
-func (m *moment) age() (time.Duration, bool) {
-	at := m.at.Load()
-	if at == nil {
-		return 0, false
+func (m *moment) touch() { m.after.Store(int64(time.Since(began)) + 1) }
+
+// age is how long ago that was; negative: never.
+func (m *moment) age() time.Duration {
+	after := m.after.Load()
+	if after == 0 {
+		return -1
 	}
-	return time.Since(*at), true
+	return time.Since(began) - time.Duration(after-1)
 }
 
 // oldestDue implements stage: the batch that is being claimed.

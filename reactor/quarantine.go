@@ -40,6 +40,14 @@ func (q *quarantine) split(ids []int64, now time.Time) (together, alone []int64)
 	return together, alone
 }
 
+// holds reports whether a job is not to be tried yet.
+func (q *quarantine) holds(id int64, now time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	until, bad := q.jobs[id]
+	return bad && now.Before(until)
+}
+
 // add sets a job aside, and reports whether it was not before.
 func (q *quarantine) add(id int64, now time.Time) (fresh bool) {
 	q.mu.Lock()

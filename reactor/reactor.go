@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 )
@@ -23,6 +22,8 @@ type Reactor struct {
 	stats  counters
 	// progress is what health goes by.
 	progress progress
+	// quarantine outlives a membership: it is about the rows.
+	quarantine quarantine
 
 	running atomic.Bool
 	// everConnected tells that the broker has accepted us once: from then on it may
@@ -69,6 +70,7 @@ func (r *Reactor) run(ctx context.Context) error {
 	if err := r.clock.read(ctx, r.source, clockReadings/2); err != nil {
 		return err
 	}
+	r.progress.answered.touch()
 	r.log.Info("running", "delivery", r.cfg.Delivery.String(), "clock_error", r.clock.bound())
 	member, err := r.join(ctx)
 	if err != nil {
@@ -114,22 +116,15 @@ func (r *Reactor) joinAgain(ctx context.Context) Member {
 // Stats returns a snapshot. It may be called at any time.
 func (r *Reactor) Stats() Stats {
 	c, p := &r.stats, &r.progress
-	since := func(m *moment) time.Duration {
-		age, ever := m.age()
-		if !ever {
-			return -1
-		}
-		return age
-	}
 	return Stats{
 		OldestDue: max(0, r.clock.Now().Sub(p.oldestDue())),
-		LastBeat:  since(&p.beaten), LastLoad: since(&p.loaded), LastClaim: since(&p.claimed), LastSettle: since(&p.settled),
+		LastBeat:  p.beaten.age(), LastLoad: c.loaded.age(), LastClaim: p.claimed.age(), LastSettle: p.settled.age(), LastAccepted: p.accepted.age(),
 		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
-		Failed: c.failed.Load(), Retried: c.retried.Load(), Quarantined: c.quarantined.Load(), Contested: c.contested.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
+		Failed: c.failed.Load(), Retried: c.retried.Load(), Quarantined: c.quarantined.Load(), InQuarantine: int64(r.quarantine.len()), Contested: c.contested.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
 		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),
 		Claim: c.claim.get(), Settle: c.settle.get(), Ack: c.ack.get(), Lateness: c.lateness.get(), Accepted: c.accepted.get(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
 		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),
-		FeedUp: c.feedUp.Load(), Lead: r.lead.get(), ClockBound: r.clock.bound(),
+		FeedUp: c.feedUp.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(),
 	}
 }

@@ -87,7 +87,8 @@ type Sink interface {
 type ConnectOptions struct {
 	ClientID string
 	Delivery Delivery
-	// Fresh has the broker discard whatever session it keeps for ClientID.
+	// Fresh has the broker discard whatever session it keeps for ClientID. Mosquitto 2.0.11
+	// does not save sessions that begin so.
 	Fresh bool
 	// Mark is what Session.Mark left in the session that is to be resumed. A session
 	// that the broker resumes without it is another one: made anew after the broker had

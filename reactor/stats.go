@@ -13,8 +13,9 @@ type Stats struct {
 	// again, and Failed given up and recorded as failed jobs. Refused counts the
 	// broker's refusals, each of which is one of the latter two in the end.
 	Claimed, Published, Returned, Retried, Failed, Refused int64
-	// Quarantined jobs could not be claimed because of their own row.
-	Quarantined int64
+	// Quarantined jobs could not be claimed because of their own row; InQuarantine are
+	// those that still can't.
+	Quarantined, InQuarantine int64
 	// Throttled counts messages that the broker was over quota for: sent again, slower.
 	Throttled int64
 	// Recovered jobs were left unsettled by earlier owners of our lanes.
@@ -33,9 +34,10 @@ type Stats struct {
 	// OldestDue is how long ago the first of the jobs was due that are in this instance
 	// and not accepted by the broker; 0 if nothing is due.
 	OldestDue time.Duration
-	// Since the last success of each; negative: there was none yet. A claim or a
-	// settlement may be long ago because there was nothing to do.
-	LastBeat, LastLoad, LastClaim, LastSettle time.Duration
+	// Since the last success of each; negative: there was none yet. A claim of something, a
+	// settlement, a message that the broker accepted may be long ago because there was
+	// nothing to do.
+	LastBeat, LastLoad, LastClaim, LastSettle, LastAccepted time.Duration
 
 	// Pending jobs wait in the wheel; InFlight ones are claimed and not settled.
 	Pending, InFlight int64
@@ -45,6 +47,8 @@ type Stats struct {
 	Contested int64
 	// FeedUp tells whether new jobs are announced; if not, the sweep finds them.
 	FeedUp bool
+	// Loop is the time between two sweeps of the table (Config.LoopFrequency).
+	Loop time.Duration
 	// Lead is how long before fire_at jobs are claimed.
 	Lead time.Duration
 	// ClockBound is how exactly the database's clock is known.
@@ -59,6 +63,7 @@ type counters struct {
 	loads, unknown                                                        atomic.Int64
 	pending, inFlight, shards, lanesUp                                    atomic.Int64
 	feedUp                                                                atomic.Bool
+	loaded                                                                moment // the last read of the table
 	claim, settle, ack, lateness, accepted                                timing
 }
 

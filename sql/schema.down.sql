@@ -4,8 +4,14 @@ DO $$
 DECLARE
     home name;
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT jobs_schema INTO STRICT home FROM reactor.deployment;
-    EXECUTE pg_catalog.format('DROP TABLE IF EXISTS %I.jobs', home);
+    IF to_regclass(format('%I.jobs', home)) IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass(format('%I.jobs', home)) AND attname = 'shard' AND NOT attisdropped
+    ) THEN
+        RAISE EXCEPTION 'the table %.jobs is not reactor''s any more', quote_ident(home) USING HINT = 'rename it';
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS %I.jobs', home);
 END;
 $$;
 DROP TABLE IF EXISTS reactor.failed_jobs, reactor.retries, reactor.in_flight,

@@ -7,6 +7,8 @@
 -- Finds the schema of the table jobs, or where to put it, before anything is touched:
 --
 --   - where reactor.deployment says, once it says something
+--   - where there is a table jobs with our triggers already, in the search path or not:
+--     one with jobs in it before an empty one, which may be a mistake of an older version
 --   - where the search path leads to a table jobs that is ours
 --   - else the first schema of the search path in which we may create one
 --
@@ -28,12 +30,25 @@ BEGIN
         SELECT jobs_schema INTO home FROM reactor.deployment;
     END IF;
     IF home IS NULL THEN
+        FOR candidate IN
+            SELECT nspname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE tgfoid = to_regproc('reactor.announce_jobs') AND c.relname = 'jobs'
+             GROUP BY nspname ORDER BY nspname = 'reactor', array_position(path, nspname), nspname
+        LOOP
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I.jobs)', candidate) INTO filled;
+            IF filled OR home IS NULL THEN
+                home := candidate;
+            END IF;
+            EXIT WHEN filled;
+        END LOOP;
+    END IF;
+    IF home IS NULL THEN
         FOREACH candidate IN ARRAY path || 'public'::name LOOP
             relation := to_regclass(format('%I.jobs', candidate));
             IF relation IS NULL THEN
-                IF home IS NULL AND candidate <> 'reactor' AND has_schema_privilege(candidate, 'CREATE') THEN
+                IF candidate <> 'reactor' AND has_schema_privilege(candidate, 'CREATE') THEN
                     home := candidate;
-                    EXIT WHEN to_regclass('reactor.deployment') IS NULL;
+                    EXIT;
                 END IF;
                 CONTINUE;
             END IF;
@@ -46,16 +61,17 @@ BEGIN
                 RAISE EXCEPTION 'there is a table %.jobs already, and it is not reactor''s', quote_ident(candidate)
                     USING HINT = 'rename it, or give reactor a schema of its own, first in the search path: ALTER ROLE … SET search_path = …';
             END IF;
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', relation) INTO filled;
             home := candidate;
-            EXIT WHEN filled; -- an empty one in front may be a mistake of an older version
+            EXIT;
         END LOOP;
     END IF;
     IF home IS NULL THEN
         RAISE EXCEPTION 'role % may create tables in no schema of its search path', quote_ident(current_user)
             USING HINT = 'as owner of the database run GRANT CREATE ON SCHEMA public TO this role, or CREATE SCHEMA … AUTHORIZATION it';
     END IF;
-    -- What follows means this schema by "jobs".
+    -- What follows means this schema by "jobs". Where its owner may have made functions and
+    -- operators, those win that take just the types of the arguments: below, every call and
+    -- every operator has one of PostgreSQL's own for just its types.
     PERFORM set_config('search_path', format('%I, pg_temp', home), false);
 END;
 $$;
@@ -143,12 +159,20 @@ EXCEPTION WHEN OTHERS THEN
 END;
 $$;
 INSERT INTO reactor.deployment DEFAULT VALUES ON CONFLICT DO NOTHING;
-UPDATE reactor.deployment
-   SET database = (SELECT oid FROM pg_database WHERE datname = current_database()),
-       system_identifier = CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-                                THEN (SELECT system_identifier FROM pg_control_system()) END,
-       jobs_schema = (SELECT nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid WHERE c.oid = 'jobs'::regclass)
- WHERE jobs_schema IS NULL;
+DO $$
+DECLARE
+    cluster bigint; -- NULL where we may not ask: some services do not let everybody
+BEGIN
+    IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
+        SELECT system_identifier INTO cluster FROM pg_control_system();
+    END IF;
+    UPDATE reactor.deployment
+       SET database = (SELECT oid FROM pg_database WHERE datname = current_database()),
+           system_identifier = cluster,
+           jobs_schema = current_schema() -- set above
+     WHERE jobs_schema IS NULL;
+END;
+$$;
 
 -- The living instances. id is drawn at random by each incarnation and never used
 -- again, so "owner = id" is a fencing token by itself.

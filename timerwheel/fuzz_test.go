@@ -18,6 +18,7 @@ const (
 	opStep             // argument: a byte for the limit
 	opInside           // argument: distance from now; the next expire schedules there
 	opCancelTwo        // argument: a byte; the next expire cancels
+	opEvict            // argument: a byte, how many
 	opCount
 )
 
@@ -52,14 +53,16 @@ func FuzzWheel(f *testing.F) {
 	seeds := []program{
 		{},
 		{0, 0, opSchedule, 0, 0, opStep, 1}, // due at once
-		{0, 0, opSchedule, 63, 0, opSchedule, 64, 0, opSchedule, 65, 0, opStep, 1, opStep, 1},    // first boundary
-		{1, 3, opSchedule, 1, 12, opSame, 50, opAdvance, 255, 11, 3, opAdvance, 1, 5, 3},         // cascade, bounded
-		{2, 2, opAt, 255, 255, 255, 255, 255, 255, 255, 127, opAt, 0, 0, 0, 0, 0, 0, 0, 128},     // both ends of time
-		{6, 1, opSchedule, 5, 0, opCancel, 0, opSchedule, 5, 0, opStep, 9},                       // reuse
-		{0, 4, opSchedule, 9, 3, opInside, 0, 0, opCancelTwo, 0, opSame, 9, opAdvance, 9, 9, 99}, // from within
-		{3, 4, opSchedule, 200, 2, opAdvance, 100, 2, 9, opBack, 9, 1, opAt, 1, opStep, 0},       // back, past
-		{4, 5, opSchedule, 255, 55, opSchedule, 255, 50, opSchedule, 255, 40, opStep, 1},         // every level
-		{0, 0, opSchedule, 63, 29, opStep, 0, opSchedule, 128, 4, opCancel, 0, opBack, 0, 0},     // left over, cancelled
+		{0, 0, opSchedule, 63, 0, opSchedule, 64, 0, opSchedule, 65, 0, opStep, 1, opStep, 1},                                      // first boundary
+		{1, 3, opSchedule, 1, 12, opSame, 50, opAdvance, 255, 11, 3, opAdvance, 1, 5, 3},                                           // cascade, bounded
+		{2, 2, opAt, 255, 255, 255, 255, 255, 255, 255, 127, opAt, 0, 0, 0, 0, 0, 0, 0, 128},                                       // both ends of time
+		{6, 1, opSchedule, 5, 0, opCancel, 0, opSchedule, 5, 0, opStep, 9},                                                         // reuse
+		{0, 4, opSchedule, 9, 3, opInside, 0, 0, opCancelTwo, 0, opSame, 9, opAdvance, 9, 9, 99},                                   // from within
+		{3, 4, opSchedule, 200, 2, opAdvance, 100, 2, 9, opBack, 9, 1, opAt, 1, opStep, 0},                                         // back, past
+		{4, 5, opSchedule, 255, 55, opSchedule, 255, 50, opSchedule, 255, 40, opStep, 1},                                           // every level
+		{0, 0, opSchedule, 63, 29, opStep, 0, opSchedule, 128, 4, opCancel, 0, opBack, 0, 0},                                       // left over, cancelled
+		{1, 2, opSchedule, 200, 9, opSame, 90, opSchedule, 7, 1, opSame, 60, opEvict, 70, opStep, 9, opEvict, 255},                 // within slots
+		{0, 0, opSchedule, 0, 0, opSame, 70, opAt, 9, opStep, 3, opEvict, 60, opSchedule, 255, 40, opEvict, 2, opAdvance, 0, 0, 9}, // what is pending
 	}
 	for _, seed := range seeds {
 		f.Add([]byte(seed))
@@ -113,6 +116,9 @@ func runProgram(t *testing.T, p program) {
 			m.advance(m.oracle.now-p.distance(), 100) // at MinInt64: to the end of time
 		case opStep:
 			m.step(int(p.byte()))
+		case opEvict:
+			m.evict(int(p.byte()))
+			m.check()
 		case opInside:
 			distance := p.distance()
 			inside = append(inside, func() { m.schedule(ahead(distance)) })

@@ -189,6 +189,31 @@ func (m *model) advance(now int64, limit int) (more bool) {
 	return more
 }
 
+// evict takes the n latest away and compares them, as a set, with what the oracle says: the
+// last when ordered by tick, and by the order of scheduling within a tick.
+func (m *model) evict(n int) {
+	m.t.Helper()
+	order := slices.Clone(m.oracle.entries)
+	slices.SortStableFunc(order, func(a, b oracleEntry) int { return cmp.Compare(a.tick, b.tick) })
+	want := map[int]oracleEntry{}
+	for _, e := range order[len(order)-min(max(n, 0), len(order)):] {
+		want[e.value] = e
+	}
+	m.oracle.entries = slices.DeleteFunc(m.oracle.entries, func(e oracleEntry) bool { _, gone := want[e.value]; return gone })
+	m.wheel.EvictLatest(n, func(value int, deadline int64) {
+		e, ok := want[value]
+		if !ok || e.deadline != deadline {
+			m.t.Fatalf("EvictLatest(%d) evicted %d of %d, which is not among the latest, or twice", n, value, deadline)
+		}
+		delete(want, value)
+		m.dead(e.handle)
+	})
+	if len(want) > 0 {
+		m.t.Fatalf("EvictLatest(%d) left %d of the latest", n, len(want))
+	}
+	checkInvariants(m.t, m.wheel)
+}
+
 // step does what an owner does: sleep until Next, advance.
 func (m *model) step(limit int) {
 	m.t.Helper()
@@ -345,11 +370,16 @@ func randomOps(m *model, r *rand.Rand, ops int) {
 			m.schedule(randomDeadline(r, m.oracle.now))
 		case 1:
 			m.cancel(r.Int())
+		case 2:
+			m.evict(r.IntN(5))
 		}
 	}
 	for range ops {
 		now := m.oracle.now
-		switch r.IntN(12) {
+		switch r.IntN(13) {
+		case 12:
+			m.evict(r.IntN(1 << r.IntN(8)))
+			m.check()
 		case 0, 1, 2, 3:
 			for range 1 + r.IntN(30) {
 				m.schedule(randomDeadline(r, now))

@@ -102,8 +102,9 @@ func TestMigrateCommand(t *testing.T) {
 		want string
 	}{
 		{[]string{"migrate", "status"}, 0, "pending"},
-		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers"},
+		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers\napplied identity"},
 		{[]string{"migrate", "up"}, 0, "nothing to do"},
+		{[]string{"migrate", "down"}, 0, "undid identity"},
 		{[]string{"migrate", "down"}, 0, "undid triggers"},
 		{[]string{"migrate", "down"}, 1, "add --yes"},
 		{[]string{"migrate", "down", "--yes"}, 0, "undid schema"},

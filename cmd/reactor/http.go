@@ -48,7 +48,7 @@ func handler(r *reactor.Reactor) http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		stats := r.Stats()
 		code := http.StatusOK
-		if stats.LanesUp == 0 || stats.Shards == 0 {
+		if !stats.Health().Ready {
 			code = http.StatusServiceUnavailable
 		}
 		writeHealth(w, stats, code)
@@ -58,33 +58,23 @@ func handler(r *reactor.Reactor) http.Handler {
 
 // health is the answer of /healthz and /readyz.
 type health struct {
-	Status   string        `json:"status"` // "ok" or "degraded"
+	Status   string        `json:"status"` // "ok", "degraded" (what is due fires) or "not ready"
 	Problems []string      `json:"problems,omitempty"`
 	Stats    reactor.Stats `json:"stats"`
 }
 
 func writeHealth(w http.ResponseWriter, stats reactor.Stats, code int) {
-	h := health{Status: "ok", Problems: problems(stats), Stats: stats}
-	if len(h.Problems) > 0 {
+	judged := stats.Health()
+	h := health{Status: "ok", Problems: judged.Problems, Stats: stats}
+	switch {
+	case !judged.Ready:
+		h.Status = "not ready"
+	case len(h.Problems) > 0:
 		h.Status = "degraded"
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(h) // the client is gone: nobody to tell
-}
-
-func problems(s reactor.Stats) []string {
-	var list []string
-	if !s.FeedUp {
-		list = append(list, "new jobs are not announced; the sweep finds them")
-	}
-	if s.LanesUp < s.Lanes {
-		list = append(list, "not all connections to the broker are up")
-	}
-	if s.Shards == 0 {
-		list = append(list, "this instance has no share of the jobs")
-	}
-	return list
 }
 
 // collector offers reactor.Stats to Prometheus.
@@ -96,32 +86,50 @@ func metric(name, help string) *prometheus.Desc {
 
 var (
 	counters = map[*prometheus.Desc]func(reactor.Stats) float64{
-		metric("jobs_claimed_total", "Jobs claimed."):                                                               func(s reactor.Stats) float64 { return float64(s.Claimed) },
-		metric("jobs_published_total", "Jobs acknowledged by the broker."):                                          func(s reactor.Stats) float64 { return float64(s.Published) },
-		metric("jobs_refused_total", "Refusals by the broker."):                                                     func(s reactor.Stats) float64 { return float64(s.Refused) },
-		metric("jobs_failed_total", "Jobs not published, to be tried again or given up."):                           func(s reactor.Stats) float64 { return float64(s.Failed) },
-		metric("jobs_returned_total", "Jobs handed back unsent by a stop."):                                         func(s reactor.Stats) float64 { return float64(s.Returned) },
-		metric("throttled_total", "Messages that the broker was over quota for; sent again, slower."):               func(s reactor.Stats) float64 { return float64(s.Throttled) },
-		metric("outcomes_unknown_total", "Messages that were on their way when the broker lost its session state."): func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },
-		metric("jobs_recovered_total", "Jobs found unsettled in the journal of a lane."):                            func(s reactor.Stats) float64 { return float64(s.Recovered) },
-		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                                       func(s reactor.Stats) float64 { return float64(s.Lateness.Count) },
-		metric("lateness_seconds_total", "Sum over launched jobs of the time since fire_at, a minute at most."):     func(s reactor.Stats) float64 { return s.Lateness.Sum.Seconds() },
-		metric("loads_total", "Reads of the table."):                                                                func(s reactor.Stats) float64 { return float64(s.Loads) },
-		metric("claims_total", "Claims."):                                                                           func(s reactor.Stats) float64 { return float64(s.Claim.Count) },
-		metric("claim_seconds_total", "Sum of the durations of claims."):                                            func(s reactor.Stats) float64 { return s.Claim.Sum.Seconds() },
-		metric("claims_unknown_total", "Claims whose outcome had to be asked for."):                                 func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
-		metric("settlements_total", "Settlements."):                                                                 func(s reactor.Stats) float64 { return float64(s.Settle.Count) },
-		metric("ack_seconds_total", "Sum over published jobs of the time from PUBLISH to the broker's answer."):     func(s reactor.Stats) float64 { return s.Ack.Sum.Seconds() },
-		metric("settle_seconds_total", "Sum of the durations of settlements."):                                      func(s reactor.Stats) float64 { return s.Settle.Sum.Seconds() },
+		metric("jobs_claimed_total", "Jobs claimed."):                                                                                      func(s reactor.Stats) float64 { return float64(s.Claimed) },
+		metric("jobs_published_total", "Jobs acknowledged by the broker."):                                                                 func(s reactor.Stats) float64 { return float64(s.Published) },
+		metric("jobs_refused_total", "Refusals by the broker; each job is tried again, or given up."):                                      func(s reactor.Stats) float64 { return float64(s.Refused) },
+		metric("jobs_failed_total", "Jobs given up, recorded in reactor.failed_jobs."):                                                     func(s reactor.Stats) float64 { return float64(s.Failed) },
+		metric("jobs_retried_total", "Jobs not published and to be tried again."):                                                          func(s reactor.Stats) float64 { return float64(s.Retried) },
+		metric("jobs_quarantined_total", "Jobs that could not be claimed because of their own row."):                                       func(s reactor.Stats) float64 { return float64(s.Quarantined) },
+		metric("jobs_returned_total", "Jobs handed back unsent by a stop."):                                                                func(s reactor.Stats) float64 { return float64(s.Returned) },
+		metric("throttled_total", "Messages that the broker was over quota for; sent again, slower."):                                      func(s reactor.Stats) float64 { return float64(s.Throttled) },
+		metric("outcomes_unknown_total", "Messages that were on their way when the broker lost its session state."):                        func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },
+		metric("jobs_recovered_total", "Jobs found unsettled in the journal of a lane."):                                                   func(s reactor.Stats) float64 { return float64(s.Recovered) },
+		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                                                              func(s reactor.Stats) float64 { return float64(s.Lateness.Count) },
+		metric("launch_lateness_seconds_total", "Sum over launched jobs of the time since fire_at, a minute at most."):                     func(s reactor.Stats) float64 { return s.Lateness.Sum.Seconds() },
+		metric("lateness_seconds_total", "Sum over published jobs of the time from fire_at to the broker's acceptance, a minute at most."): func(s reactor.Stats) float64 { return s.Accepted.Sum.Seconds() },
+		metric("loads_total", "Reads of the table."):                                                                                       func(s reactor.Stats) float64 { return float64(s.Loads) },
+		metric("claims_total", "Claims."):                                                                                                  func(s reactor.Stats) float64 { return float64(s.Claim.Count) },
+		metric("claim_seconds_total", "Sum of the durations of claims."):                                                                   func(s reactor.Stats) float64 { return s.Claim.Sum.Seconds() },
+		metric("claims_unknown_total", "Claims whose outcome had to be asked for."):                                                        func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
+		metric("settlements_total", "Settlements."):                                                                                        func(s reactor.Stats) float64 { return float64(s.Settle.Count) },
+		metric("ack_seconds_total", "Sum over published jobs of the time from PUBLISH to the broker's answer."):                            func(s reactor.Stats) float64 { return s.Ack.Sum.Seconds() },
+		metric("settle_seconds_total", "Sum of the durations of settlements."):                                                             func(s reactor.Stats) float64 { return s.Settle.Sum.Seconds() },
 	}
 	gauges = map[*prometheus.Desc]func(reactor.Stats) float64{
-		metric("jobs_pending", "Jobs waiting in memory for their time."):             func(s reactor.Stats) float64 { return float64(s.Pending) },
-		metric("jobs_in_flight", "Jobs claimed and not settled."):                    func(s reactor.Stats) float64 { return float64(s.InFlight) },
-		metric("shards", "Shards owned, of 64."):                                     func(s reactor.Stats) float64 { return float64(s.Shards) },
-		metric("lanes_up", "Connections to the broker that are up."):                 func(s reactor.Stats) float64 { return float64(s.LanesUp) },
-		metric("lead_seconds", "How long before fire_at jobs are claimed."):          func(s reactor.Stats) float64 { return s.Lead.Seconds() },
-		metric("clock_error_seconds", "How exactly the database's clock is known."):  func(s reactor.Stats) float64 { return s.ClockBound.Seconds() },
-		metric("lateness_max_seconds", "Largest lateness of a launched job so far."): func(s reactor.Stats) float64 { return s.Lateness.Max.Seconds() },
+		metric("jobs_pending", "Jobs waiting in memory for their time."):                                                        func(s reactor.Stats) float64 { return float64(s.Pending) },
+		metric("jobs_in_flight", "Jobs claimed and not settled."):                                                               func(s reactor.Stats) float64 { return float64(s.InFlight) },
+		metric("shards", "Shards owned, of 64."):                                                                                func(s reactor.Stats) float64 { return float64(s.Shards) },
+		metric("lanes_up", "Connections to the broker that are up."):                                                            func(s reactor.Stats) float64 { return float64(s.LanesUp) },
+		metric("lead_seconds", "How long before fire_at jobs are claimed."):                                                     func(s reactor.Stats) float64 { return s.Lead.Seconds() },
+		metric("clock_error_seconds", "How exactly the database's clock is known."):                                             func(s reactor.Stats) float64 { return s.ClockBound.Seconds() },
+		metric("lateness_max_seconds", "Largest time from fire_at to the broker's acceptance so far, a minute at most."):        func(s reactor.Stats) float64 { return s.Accepted.Max.Seconds() },
+		metric("launch_lateness_max_seconds", "Largest lateness of a launched job so far, a minute at most."):                   func(s reactor.Stats) float64 { return s.Lateness.Max.Seconds() },
+		metric("oldest_due_seconds", "How long the oldest job in this instance has been due that the broker has not accepted."): func(s reactor.Stats) float64 { return s.OldestDue.Seconds() },
+		metric("jobs_in_quarantine", "Jobs that cannot be claimed because of their own row."):                                   func(s reactor.Stats) float64 { return float64(s.InQuarantine) },
+		metric("lanes_contested", "Connections to the broker given up because somebody else uses their sessions."):              func(s reactor.Stats) float64 { return float64(s.Contested) },
+		metric("last_beat_seconds", "Time since the last heartbeat that the database answered; negative: none yet."):            func(s reactor.Stats) float64 { return s.LastBeat.Seconds() },
+		metric("last_load_seconds", "Time since the last read of the table; negative: none yet."):                               func(s reactor.Stats) float64 { return s.LastLoad.Seconds() },
+		metric("last_claim_seconds", "Time since the last claim of any jobs; negative: none yet."):                              func(s reactor.Stats) float64 { return s.LastClaim.Seconds() },
+		metric("last_settlement_seconds", "Time since the last settlement; negative: none yet."):                                func(s reactor.Stats) float64 { return s.LastSettle.Seconds() },
+		metric("last_accepted_seconds", "Time since the broker last accepted a message; negative: never."):                      func(s reactor.Stats) float64 { return s.LastAccepted.Seconds() },
+		metric("ready", "1 while what is due fires, as /readyz says."): func(s reactor.Stats) float64 {
+			if s.Health().Ready {
+				return 1
+			}
+			return 0
+		},
 		metric("feed_up", "1 while new jobs are announced, 0 while they are swept up."): func(s reactor.Stats) float64 {
 			if s.FeedUp {
 				return 1

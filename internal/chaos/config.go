@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -34,6 +35,10 @@ type Config struct {
 	// draws (see surroundings.go); "seed", hostile for a third of the seeds. Defaults to
 	// "seed".
 	Settings string
+	// Pooler is the mode of a PgBouncer between the instances and the database,
+	// stack.PoolTransaction or stack.PoolSession; they get a direct connection for LISTEN.
+	// Defaults to none.
+	Pooler string
 	// Dir is where the instances' logs are kept; it must exist.
 	Dir string
 	// Logger gets what happens. Defaults to discarding.
@@ -62,6 +67,8 @@ func (c Config) validate() error {
 		}
 	}
 	switch {
+	case !slices.Contains([]string{"", stack.PoolSession, stack.PoolTransaction}, c.Pooler):
+		return fmt.Errorf("there is no Pooler %q", c.Pooler)
 	case !slices.Contains([]string{SettingsBySeed, SettingsPlain, SettingsHostile}, c.Settings):
 		return fmt.Errorf("there are no Settings %q", c.Settings)
 	case c.Program == "":

@@ -14,13 +14,19 @@ import (
 // deadlines help it. The servers give their side up after a while, as by keepalive;
 // until then the dead sessions keep what they hold.
 func drawBlackHole(d draw) action {
-	i, which, keepalive := d.instance(), d.IntN(3), d.duration(time.Second, 15*time.Second)
+	i, which, keepalive := d.instance(), d.IntN(3), d.duration(time.Second, 8*time.Second)
 	text := [...]string{"the database", "the broker", "both servers"}[which]
 	return action{
 		fmt.Sprintf("instance %d and %s: what is open goes dead, the server finds out after %v", i, text, keepalive),
 		func(ctx context.Context, w *world) error {
 			in := w.instances[i]
-			proxies := [...][]*netfault.Proxy{{in.database}, {in.broker}, {in.database, in.broker}}[which]
+			var proxies []*netfault.Proxy
+			if which != 1 {
+				proxies = append(proxies, in.toDatabase()...)
+			}
+			if which != 0 {
+				proxies = append(proxies, in.broker)
+			}
 			for _, p := range proxies {
 				p.BlackHole()
 			}

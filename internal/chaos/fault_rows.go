@@ -116,7 +116,7 @@ const refusedTopics = "refused/"
 // held up meanwhile, so that what it has claimed stays on its way long enough.
 func drawLockJob(d draw) action {
 	i, refused := d.instance(), 5+d.IntN(60)
-	pause, hold := d.duration(100*time.Millisecond, 500*time.Millisecond), d.duration(time.Second, 8*time.Second)
+	pause, hold := d.duration(100*time.Millisecond, 500*time.Millisecond), d.duration(time.Second, 6*time.Second)
 	return action{
 		fmt.Sprintf("%d refused jobs, and what instance %d has claimed is locked for %v", refused, i, hold),
 		func(ctx context.Context, w *world) error {

@@ -19,6 +19,7 @@ type instance struct {
 	world            *world
 	log              *os.File
 	database, broker *netfault.Proxy
+	direct           *netfault.Proxy // to the database past a pooler; nil without one
 
 	fromDatabase, fromBroker, toBroker *tripwire
 
@@ -40,11 +41,18 @@ func newInstance(w *world, number int) (*instance, error) {
 	if in.log, err = os.Create(in.logPath()); err != nil {
 		return nil, err
 	}
-	if in.database, err = netfault.New(w.databaseURL); err != nil {
-		return nil, err
+	server := w.databaseURL
+	if w.pooler != nil {
+		server = w.pooler.URL()
+		if in.direct, err = netfault.New(w.databaseURL); err != nil {
+			return nil, err
+		}
 	}
-	if in.broker, err = netfault.New(w.broker.URL()); err != nil {
-		in.database.Close()
+	if in.database, err = netfault.New(server); err == nil {
+		in.broker, err = netfault.New(w.broker.URL())
+	}
+	if err != nil {
+		in.close()
 		return nil, err
 	}
 	in.database.SetHook(in.fromDatabase.hook)
@@ -70,9 +78,20 @@ func (in *instance) logPath() string {
 }
 
 func (in *instance) close() {
-	in.database.Close()
-	in.broker.Close()
+	for _, p := range []*netfault.Proxy{in.database, in.broker, in.direct} {
+		if p != nil {
+			p.Close()
+		}
+	}
 	_ = in.log.Close()
+}
+
+// toDatabase are its ways to the database: through a pooler and past it.
+func (in *instance) toDatabase() []*netfault.Proxy {
+	if in.direct == nil {
+		return []*netfault.Proxy{in.database}
+	}
+	return []*netfault.Proxy{in.database, in.direct}
 }
 
 // run keeps the process running, as a container's restart policy does, until ctx ends;
@@ -99,14 +118,18 @@ func (in *instance) run(ctx context.Context) {
 func (in *instance) start() (*stack.Process, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	args := []string{
+		"run", "--delivery", in.world.cfg.Delivery.String(), "--name", fmt.Sprint("chaos-", in.number),
+		"--database-url", in.database.Through(in.world.databaseURL),
+		"--mqtt-url", in.broker.Through(in.world.broker.URL()), "--log-format", "json", "--no-migrate",
+	}
+	if in.direct != nil {
+		args = append(args, "--listen-url", in.direct.Through(in.world.databaseURL))
+	}
 	proc, err := stack.StartProcess(stack.ProcessSpec{
 		Path: in.world.cfg.Program,
-		Args: []string{
-			"run", "--delivery", in.world.cfg.Delivery.String(), "--name", fmt.Sprint("chaos-", in.number),
-			"--database-url", in.database.Through(in.world.databaseURL),
-			"--mqtt-url", in.broker.Through(in.world.broker.URL()), "--log-format", "json", "--no-migrate",
-		},
-		Env: os.Environ(), Stdout: in.log, Stderr: in.log,
+		Args: args,
+		Env:  os.Environ(), Stdout: in.log, Stderr: in.log,
 	})
 	if err != nil {
 		return nil, err

@@ -66,7 +66,7 @@ func (w *world) judge(ctx context.Context, conn *pgx.Conn, subscriber *check.Sub
 		r.Lost = check.Findings{}
 	}
 	if err := r.Err(); err != nil {
-		o.find("%v", err)
+		o.find("%v%s", err, describeJobs(ctx, conn, slices.Concat(r.Lost.IDs, r.Duplicated.IDs, r.Early.IDs)))
 	}
 	w.judgeLateness(o, expected, received)
 	if n := subscriber.Progress().SessionsLost; n > 0 {
@@ -81,6 +81,23 @@ func (w *world) judge(ctx context.Context, conn *pgx.Conn, subscriber *check.Sub
 		o.note("%d failovers", w.failovers)
 	}
 	return nil
+}
+
+// describeJobs says what the table knows of some jobs, a line for each of the first.
+func describeJobs(ctx context.Context, conn *pgx.Conn, ids []int64) string {
+	rows, err := conn.Query(ctx, `
+		SELECT row_to_json(x)::text FROM (
+		    SELECT id, topic, shard, fire_at, processed, processed_at, claim, xmin,
+		           (SELECT reason FROM reactor.failed_jobs WHERE job_id = id) AS failed
+		      FROM jobs WHERE id = ANY ($1) ORDER BY processed_at, id LIMIT 12) AS x`, ids)
+	if err != nil {
+		return fmt.Sprintf("\n    %v", err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Sprintf("\n    %v", err)
+	}
+	return "\n    " + strings.Join(lines, "\n    ")
 }
 
 func (o *Outcome) find(format string, args ...any) {
@@ -236,7 +253,7 @@ func (w *world) forgiveLost(o *Outcome) {
 	o.note("the broker was killed %d times", kills)
 	for f, n := range fates {
 		line := fmt.Sprintf("%d jobs lost: %s", n, f)
-		if f == releasedAtTheKill {
+		if f == releasedAtTheKill || w.cfg.Delivery == reactor.AtMostOnce {
 			o.note("%s", line)
 		} else {
 			o.find("%s", line)

@@ -148,19 +148,32 @@ func (l *ledger) note(c connection, p *packets.ControlPacket) {
 	case *packets.Connect:
 		l.clients[c] = content.ClientID
 	case *packets.Publish:
-		if content.QoS != 2 || content.Properties == nil {
-			return
-		}
-		for _, u := range content.Properties.User {
-			if job, err := strconv.ParseInt(u.Value, 10, 64); u.Key == "job-id" && err == nil {
-				l.messages[packet{l.clients[c], content.PacketID}] = &publication{job, life, now}
-			}
+		job, ok := jobOf(content)
+		switch sent := (publication{job, life, now}); {
+		case !ok:
+		case content.QoS == 2:
+			l.messages[packet{l.clients[c], content.PacketID}] = &sent
+		default: // it is passed on at once
+			l.releases[job] = append(l.releases[job], release{sent, life, now})
 		}
 	case *packets.Pubrel:
 		if m := l.messages[packet{l.clients[c], content.PacketID}]; m != nil {
 			l.releases[m.job] = append(l.releases[m.job], release{*m, life, now})
 		}
 	}
+}
+
+func jobOf(p *packets.Publish) (id int64, ok bool) {
+	if p.Properties == nil {
+		return 0, false
+	}
+	for _, u := range p.Properties.User {
+		if u.Key == "job-id" {
+			id, err := strconv.ParseInt(u.Value, 10, 64)
+			return id, err == nil
+		}
+	}
+	return 0, false
 }
 
 // fate says what a job that nobody got was told to the broker.

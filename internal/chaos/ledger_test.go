@@ -42,9 +42,11 @@ func (l *lane) connect() {
 	})
 }
 
-func (l *lane) publish(id uint16, job int64) {
+func (l *lane) publish(id uint16, job int64) { l.publishAt(2, id, job) }
+
+func (l *lane) publishAt(qos byte, id uint16, job int64) {
 	l.pass(netfault.ToServer, func(b *bytes.Buffer) error {
-		p := packets.Publish{Topic: "chaos/1", QoS: 2, PacketID: id, Payload: make([]byte, 300), Properties: &packets.Properties{
+		p := packets.Publish{Topic: "chaos/1", QoS: qos, PacketID: id, Payload: make([]byte, 300), Properties: &packets.Properties{
 			User: []packets.User{{Key: "job-id", Value: strconv.FormatInt(job, 10)}},
 		}}
 		_, err := p.WriteTo(b)
@@ -75,6 +77,7 @@ func TestLedgerTellsWhoLostAJob(t *testing.T) {
 		in.publish(5, 105) // sent again to the next life
 		in.publish(6, 106) // released just before the kill, and again after it
 		in.release(6)
+		in.publishAt(1, 8, 108) // at QoS 1, and then comes the kill
 		l.killed(time.Now())
 		l.next()
 		in.connect()
@@ -82,11 +85,13 @@ func TestLedgerTellsWhoLostAJob(t *testing.T) {
 		for _, id := range []uint16{1, 2, 5, 6} {
 			in.release(id)
 		}
+		in.publishAt(1, 9, 109)
 		in.publish(2, 107) // a packet id used again
 		in.release(2)
 		want := map[int64]fate{
 			101: swallowed, 102: releasedIntoNothing, 103: releasedAtTheKill, 104: neverReleased,
-			105: swallowed, 106: releasedAtTheKill, 107: swallowed, 999: neverReleased,
+			105: swallowed, 106: releasedAtTheKill, 107: swallowed,
+			108: releasedAtTheKill, 109: swallowed, 999: neverReleased,
 		}
 		for job, f := range want {
 			if got := l.fateOf(job); got != f {

@@ -25,7 +25,6 @@ var hostileSettings = []struct{ name, value string }{
 	{"idle_in_transaction_session_timeout", "1s"},
 	{"idle_session_timeout", "2s"},
 	{"row_security", "off"},
-	{"session_replication_role", "replica"},
 	{"search_path", "nobodys_schema, public"},
 	{"DateStyle", "German, DMY"},
 	{"IntervalStyle", "sql_standard"},

@@ -20,9 +20,10 @@ import (
 type world struct {
 	cfg         Config
 	broker      *stack.Mosquitto
-	front       *netfault.Proxy // to the primary, whichever that is: for load, strangers and judge
-	databaseURL string          // as the instances' user, past the front
-	adminURL    string          // as superuser, in the same database, through the front
+	pooler      *stack.PgBouncer // nil unless there is one
+	front       *netfault.Proxy  // to the primary, whichever that is: for load, strangers, judge and pooler
+	databaseURL string           // as the instances' user, past the front
+	adminURL    string           // as superuser, in the same database, through the front
 	instances   []*instance
 	load        *load
 	ledger      *ledger // nil unless the broker is killed
@@ -87,6 +88,15 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 	if err := w.migrate(ctx); err != nil {
 		return w, err
 	}
+	if cfg.Pooler != "" {
+		// In session mode a pool smaller than all that the instances open would starve one.
+		w.pooler, err = stack.StartPgBouncer(ctx, stack.PgBouncerConfig{
+			Target: w.postgres, Address: w.front.Addr(), PoolMode: cfg.Pooler, PoolSize: maxConnections - 15,
+		})
+		if err != nil {
+			return w, err
+		}
+	}
 	if cfg.has("failover") {
 		if w.standby, err = stack.StartStandby(ctx, w.postgres); err != nil {
 			return w, err
@@ -136,6 +146,9 @@ func (w *world) close() error {
 	if w.broker != nil {
 		errs = append(errs, w.broker.Close())
 	}
+	if w.pooler != nil {
+		errs = append(errs, w.pooler.Close())
+	}
 	if w.front != nil {
 		w.front.Close()
 	}
@@ -170,8 +183,9 @@ func (w *world) heal(ctx context.Context) error {
 		return err
 	}
 	for _, in := range w.instances { // the instances have to find out by themselves
-		in.database.GiveUp()
-		in.broker.GiveUp()
+		for _, p := range append(in.toDatabase(), in.broker) {
+			p.GiveUp()
+		}
 	}
 	return w.healDatabase(ctx)
 }
@@ -192,7 +206,12 @@ func (w *world) healDatabase(ctx context.Context) error {
 func (w *world) databaseProxies() []*netfault.Proxy {
 	proxies := []*netfault.Proxy{w.front}
 	for _, in := range w.instances {
-		proxies = append(proxies, in.database)
+		switch {
+		case in.direct != nil: // the pooler goes through the front
+			proxies = append(proxies, in.direct)
+		default:
+			proxies = append(proxies, in.database)
+		}
 	}
 	return proxies
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/netfault"
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
@@ -180,6 +182,28 @@ func TestHostileSettingsAreLegal(t *testing.T) {
 	}
 	if got := ask[string](ctx, t, w, "SHOW synchronous_commit"); got != "on" {
 		t.Errorf("the load's synchronous_commit is %s", got)
+	}
+}
+
+// TestPoolerIsBetween: instances reach the database through it, and LISTEN past it.
+func TestPoolerIsBetween(t *testing.T) {
+	t.Parallel()
+	ctx, w := deployment(t, Config{Settings: SettingsPlain, Pooler: stack.PoolTransaction})
+	pid := func(p *netfault.Proxy) (protocol, sql uint32) {
+		cfg, err := pgx.ParseConfig(p.Through(w.databaseURL))
+		must(t, err)
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+		conn, err := pgx.ConnectConfig(ctx, cfg)
+		must(t, err)
+		defer conn.Close(ctx)
+		must(t, conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&sql))
+		return conn.PgConn().PID(), sql
+	}
+	if protocol, sql := pid(w.instances[0].database); protocol == sql {
+		t.Errorf("no pooler between: the server process is %d by both accounts", sql)
+	}
+	if protocol, sql := pid(w.instances[0].direct); protocol != sql {
+		t.Errorf("a pooler on the direct way: %d and %d", protocol, sql)
 	}
 }
 

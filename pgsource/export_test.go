@@ -1,0 +1,78 @@
+package pgsource
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// What tests outside of the package need to see of its inside.
+
+// Pinned are the names of all settings that reactor makes.
+func Pinned() []string {
+	names := []string{"synchronous_commit", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"}
+	for _, set := range pinned {
+		names = append(names, set.name)
+	}
+	return names
+}
+
+// Settings reads what holds on each of the source's kinds of connections, in the way in which
+// its statements run there.
+func (s *Source) Settings(t *testing.T, ctx context.Context) map[string]map[string]string {
+	t.Helper()
+	const sql = "SELECT name, current_setting(name) FROM unnest($1::text[]) AS name"
+	names := append(Pinned(), "transaction_isolation")
+	kinds := map[string]map[string]string{}
+	read := func(kind string) func(pgx.Rows) error {
+		return func(rows pgx.Rows) error {
+			kinds[kind] = map[string]string{}
+			var name, value string
+			_, err := pgx.ForEachRow(rows, []any{&name, &value}, func() error {
+				kinds[kind][name] = value
+				return nil
+			})
+			return err
+		}
+	}
+	for kind, db := range map[string]*database{"work": s.work, "hot": s.hot, "control": s.control, "aside": s.aside} {
+		if err := db.rows(ctx, sql, []any{names}, read(kind)); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.tx(ctx, func(tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, sql, names)
+			if err != nil {
+				return err
+			}
+			return read(kind + ", in a transaction")(rows)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.pooled {
+		return kinds
+	}
+	conn, err := s.connectListener(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, sql, names)
+	if err == nil {
+		err = read("listen")(rows)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kinds
+}
+
+// Pooled tells whether a pooler was found.
+func (s *Source) Pooled() bool { return s.pooled }
+
+// Purge removes what nobody needs.
+func (s *Source) Purge(ctx context.Context) error { return s.purgeRetries(ctx) }
+
+// ClaimOutcome classifies the error of a claim.
+var ClaimOutcome = claimOutcome

@@ -1,0 +1,354 @@
+package pgsource_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// What stands in the way of single rows, and of the whole table.
+
+// claimError is why jobs cannot be claimed.
+func (b *bench) claimError(ids []int64) error {
+	b.t.Helper()
+	_, err := b.Claim(b.ctx, b.request(ids))
+	if err == nil {
+		b.t.Fatal("the claim succeeds")
+	}
+	return err
+}
+
+// TestOneBadRow: the claim says that it is about a row, so that whoever asked can halve until
+// there is one.
+func TestOneBadRow(t *testing.T) {
+	const raise = `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF OLD.topic = 't/300' THEN %s; END IF; RETURN NEW; END $$;
+		CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()`
+	for name, obstacle := range map[string]struct{ make, remove string }{
+		"a constraint":          {"ALTER TABLE jobs ADD CONSTRAINT bad CHECK (topic <> 't/300') NOT VALID", "ALTER TABLE jobs DROP CONSTRAINT bad"},
+		"an exception":          {fmt.Sprintf(raise, "RAISE EXCEPTION 'not this one'"), "DROP TRIGGER refuse ON jobs"},
+		"a lock's SQLSTATE":     {fmt.Sprintf(raise, "RAISE EXCEPTION 'not this one' USING ERRCODE = '55P03'"), "DROP TRIGGER refuse ON jobs"},
+		"a SQLSTATE of its own": {fmt.Sprintf(raise, "RAISE EXCEPTION 'not this one' USING ERRCODE = 'QQ001'"), "DROP TRIGGER refuse ON jobs"},
+		"serialization's":       {fmt.Sprintf(raise, "RAISE EXCEPTION 'not this one' USING ERRCODE = '40001'"), "DROP TRIGGER refuse ON jobs"},
+		"a lack of rights":      {fmt.Sprintf(raise, "RAISE insufficient_privilege"), "DROP TRIGGER refuse ON jobs"},
+		"a division":            {fmt.Sprintf(raise, "PERFORM 1 / (length(OLD.topic) - 5)"), "DROP TRIGGER refuse ON jobs"},
+		"a domain":              {"CREATE DOMAIN public.short AS text CHECK (length(VALUE) < 5); " + fmt.Sprintf(raise, "PERFORM OLD.topic::public.short"), "DROP TRIGGER refuse ON jobs"},
+		"changed by itself":     {fmt.Sprintf(raise, "UPDATE public.jobs SET payload = 'mine' WHERE id = OLD.id AND payload <> 'mine'"), "DROP TRIGGER refuse ON jobs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			ids := b.insert(512, "-1 second")
+			b.exec(obstacle.make)
+			// As the claimer does.
+			rest, tries := ids, 0
+			for len(rest) > 1 {
+				tries++
+				_, err := b.Claim(b.ctx, b.request(rest[:len(rest)/2]))
+				var about *reactor.JobError
+				switch {
+				case errors.As(err, &about):
+					rest = rest[:len(rest)/2]
+				case err != nil:
+					t.Fatalf("the claim says %v, which is not about a row", err)
+				default:
+					rest = rest[len(rest)/2:]
+				}
+			}
+			var about *reactor.JobError
+			if err := b.claimError(rest); !errors.As(err, &about) || rest[0] != ids[299] || tries != 9 {
+				t.Fatalf("after %d tries %v is left, %v; want %d", tries, rest, err, ids[299])
+			}
+			if about.Reason == "" || strings.Contains(about.Reason, "\n") {
+				t.Errorf("the reason is %q", about.Reason)
+			}
+			if n := b.count("SELECT count(*) FROM jobs WHERE processed AND id = $1", rest[0]); n != 0 {
+				t.Error("the bad row is marked")
+			}
+			for range 2 {
+				if err := b.Quarantine(b.ctx, rest[0], about.Reason); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := b.count("SELECT count(*) FROM reactor.failed_jobs WHERE job_id = $1 AND reason = $2 AND attempts = 0 AND claim IS NULL", rest[0], about.Reason); n != 1 {
+				t.Error("the quarantined job is not recorded")
+			}
+			// The others were not held up, and this one is not for ever.
+			b.exec(obstacle.remove)
+			if batch := b.claim(rest); len(batch.Jobs) != 1 {
+				t.Errorf("claimed %+v", batch)
+			}
+			if n := b.count("SELECT count(*) FROM reactor.failed_jobs"); n != 0 {
+				t.Error("a job that is claimed is still a failed one")
+			}
+		})
+	}
+}
+
+// TestDamagedValue: a payload whose pieces are gone.
+func TestDamagedValue(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(3, "-1 second")
+	b.exec("ALTER TABLE jobs ALTER payload SET STORAGE EXTERNAL")
+	b.exec("UPDATE jobs SET payload = repeat('x', 100000) WHERE id = $1", ids[1])
+	b.exec("CREATE EXTENSION pg_surgery")
+	b.exec(`DO $$ DECLARE toast regclass; pieces tid[]; BEGIN
+		SELECT reltoastrelid INTO toast FROM pg_class WHERE oid = 'jobs'::regclass;
+		EXECUTE format('SELECT array_agg(ctid) FROM %s', toast) INTO pieces;
+		PERFORM heap_force_kill(toast, pieces);
+	END $$`)
+	var about *reactor.JobError
+	if err := b.claimError(ids); !errors.As(err, &about) {
+		t.Errorf("the claim says %v", err)
+	}
+	if batch := b.claim([]int64{ids[0], ids[2]}); len(batch.Jobs) != 2 {
+		t.Errorf("claimed %+v", batch)
+	}
+}
+
+// TestNotAboutARow: what befalls all rows alike. To halve would quarantine every one of them.
+func TestNotAboutARow(t *testing.T) {
+	const trigger = `CREATE FUNCTION disturb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN %s; RETURN NEW; END $$;
+		CREATE TRIGGER disturb BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION disturb()`
+	for name, sql := range map[string]string{
+		"a missing table":        "ALTER TABLE jobs RENAME TO other",
+		"a trigger's table":      fmt.Sprintf(trigger, "PERFORM * FROM nowhere"),
+		"a trigger's right":      "CREATE TABLE secret (); REVOKE ALL ON secret FROM PUBLIC; " + fmt.Sprintf(trigger, "PERFORM * FROM public.secret"),
+		"a right":                "REVOKE UPDATE ON jobs FROM {role}",
+		"a trigger that waits":   "CREATE TABLE held (); " + fmt.Sprintf(trigger, "SET LOCAL lock_timeout = 10; LOCK TABLE public.held"),
+		"a trigger that is slow": fmt.Sprintf(trigger, "PERFORM pg_sleep(10)"),
+		"a cancelled statement":  fmt.Sprintf(trigger, "PERFORM pg_cancel_backend(pg_backend_pid()); PERFORM pg_sleep(10)"),
+		"the table locked":       "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			role, url := b.role("")
+			b.grant(role)
+			ids := b.insert(2, "-1 second")
+			s := open(t, b.ctx, pgsource.Config{DatabaseURL: url, MaxConns: 2, StatementTimeout: 300 * time.Millisecond})
+			if sql != "" {
+				b.exec(strings.ReplaceAll(sql, "{role}", role))
+			}
+			if strings.Contains(sql, "held") || sql == "" {
+				b.exec("GRANT ALL ON ALL TABLES IN SCHEMA public TO " + role)
+				tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer tx.Rollback(b.ctx)
+				locked := "held"
+				if sql == "" {
+					locked = "jobs"
+				}
+				if _, err := tx.Exec(b.ctx, "LOCK TABLE "+locked); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := s.Claim(b.ctx, b.request(ids))
+			var about *reactor.JobError
+			if err == nil || errors.As(err, &about) {
+				t.Errorf("the claim says %v, want an error that is not about a row", err)
+			}
+		})
+	}
+}
+
+// TestSQLSTATEsOfAll: these never are about a row, unless somebody raises them.
+func TestSQLSTATEsOfAll(t *testing.T) {
+	for _, code := range []string{"40001", "40P01", "53000", "53100", "53200", "53300", "55P03", "57014", "57P01", "58030", "42P01", "42501", "42703", "25006", "25P02", "08006"} {
+		err := &pgconn.PgError{SeverityUnlocalized: "ERROR", Code: code, Where: "PL/pgSQL function f() line 1 at SQL statement", Routine: "ProcessInterrupts"}
+		var about *reactor.JobError
+		if errors.As(pgsource.ClaimOutcome(err), &about) {
+			t.Errorf("%s counts as being about a row", code)
+		}
+		err.Routine = "exec_stmt_raise"
+		if !errors.As(pgsource.ClaimOutcome(err), &about) {
+			t.Errorf("a trigger that raises %s does not count as being about a row", code)
+		}
+	}
+}
+
+// TestRowLockedWhileItFails: an application holds the row of a job that the broker has
+// refused. Nobody waits for that; the job returns when the lock goes.
+func TestRowLockedWhileItFails(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(3, "-1 second")
+	held, other := b.claim(ids[:2]), b.claim(ids[2:])
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(b.ctx, "SELECT FROM jobs WHERE id = $1 FOR UPDATE", ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	settlements := []reactor.Settlement{
+		{
+			BatchID: held.ID, Token: held.Token, Lease: b.lease, Jobs: 2, Kept: 2, Settled: 2, Done: true,
+			Failures: []reactor.Failure{{JobID: ids[0], Code: 0x87, Reason: "not authorized"}, {JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
+		},
+		{BatchID: other.ID, Token: other.Token, Lease: b.lease, Jobs: 1, Kept: 1, Settled: 1, Done: true},
+	}
+	start := time.Now()
+	for range 2 { // an unknown outcome is settled again
+		if _, err := b.Settle(b.ctx, settlements); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("settling took %v", took)
+	}
+	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
+		t.Errorf("%d batches are left", n)
+	}
+	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed AND id = $1", ids[1]); n != 1 {
+		t.Error("the other refused job has not returned")
+	}
+	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed AND id = $1", ids[0]); n != 0 {
+		t.Fatal("a locked row was changed")
+	}
+	// While it is locked the look for it waits for nothing either.
+	if _, err := b.member.Beat(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the return", "SELECT NOT processed FROM jobs WHERE id = $1", ids[0])
+	if n := b.count("SELECT count(*) FROM reactor.retries WHERE job_id = ANY ($1) AND attempts = 1 AND returned", ids); n != 2 {
+		t.Errorf("%d of 2 jobs have one attempt", n)
+	}
+}
+
+// TestManyLockedRows: those that are locked for long must not hide others that wait.
+func TestManyLockedRows(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(1201, "-1 second")
+	b.exec("UPDATE jobs SET processed = true, claim = gen_random_uuid()")
+	b.exec("INSERT INTO reactor.retries (job_id, attempts, retry_at, code, reason, claim, returned) SELECT id, 1, now(), 135, '', claim, false FROM jobs")
+	last := ids[len(ids)-1]
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(b.ctx)
+	if _, err := tx.Exec(b.ctx, "SELECT FROM jobs WHERE id < $1 FOR UPDATE", last); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the return of the one that is free", "SELECT NOT processed FROM jobs WHERE id = $1", last)
+}
+
+// TestRowThatRefusesToReturn: a trigger does not let it become unprocessed. The others of its
+// settlement are settled, and it ends as failed.
+func TestRowThatRefusesToReturn(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(8, "-1 second")
+	batch := b.claim(ids)
+	b.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF OLD.topic = 't/5' AND NOT NEW.processed THEN RAISE EXCEPTION 'no way back'; END IF; RETURN NEW; END $$;
+		CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 8, Kept: 3, Settled: 3, Done: true})
+	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
+		t.Errorf("%d batches are left", n)
+	}
+	b.eventually("the end of the one", "SELECT count(*) = 1 FROM reactor.failed_jobs WHERE job_id = $1 AND reason LIKE '%no way back%'", ids[4])
+	rows, err := b.conn.Query(b.ctx, "SELECT id FROM jobs WHERE NOT processed ORDER BY id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil || !slices.Equal(back, []int64{ids[3], ids[5], ids[6], ids[7]}) {
+		t.Errorf("%v are back, %v", back, err)
+	}
+	if n := b.count("SELECT count(*) FROM reactor.retries"); n != 0 {
+		t.Errorf("%d notes are left", n)
+	}
+}
+
+// TestLockedTable: neither the heartbeat nor a settlement waits for it.
+func TestLockedTable(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(2, "-1 second")
+	batch := b.claim(ids)
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(b.ctx, "LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	b.refuse(batch)
+	if took := time.Since(start); took > 1500*time.Millisecond { // of a lock_timeout of 2 s
+		t.Errorf("a settlement took %v", took)
+	}
+	// The chores of the first beat wait for the lock; none of the beats does.
+	for range 20 {
+		start := time.Now()
+		if _, err := b.member.Beat(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took > 500*time.Millisecond {
+			t.Errorf("a heartbeat took %v", took)
+		}
+	}
+	if err := tx.Commit(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the return", "SELECT count(*) = 2 FROM jobs WHERE NOT processed")
+}
+
+// TestPurge: counts of what came through go, all of them, and what is still to be counted on
+// or to be returned stays.
+func TestPurge(t *testing.T) {
+	b := newBench(t)
+	b.insert(4, "1 hour")
+	b.exec(`UPDATE jobs SET claim = gen_random_uuid(), processed = id > 2;
+		INSERT INTO reactor.retries (job_id, attempts, retry_at, code, reason, claim, returned)
+		SELECT id, 1, now() - interval '1 hour', 135, '', claim, id IN (1, 3) FROM jobs;
+		INSERT INTO reactor.retries (job_id, attempts, retry_at, code, reason, claim, returned)
+		SELECT 1000 + n, 1, now() - interval '1 hour', 135, '', gen_random_uuid(), true FROM generate_series(1, 2500) n`)
+	// 1 waits for its next attempt; 4 waits for its return, and returns; 3 came through; 2 was
+	// made unprocessed by its owner; the rows of the others are gone.
+	b.exec("UPDATE reactor.retries SET retry_at = now() WHERE job_id = 2")
+	if err := b.Purge(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.count("SELECT count(*) FROM reactor.retries WHERE job_id > 1000 OR job_id = 3"); n != 0 {
+		t.Errorf("%d notes are left that nobody needs", n)
+	}
+	b.eventually("the return", "SELECT NOT processed FROM jobs WHERE id = 4")
+	if n := b.count("SELECT count(*) FROM reactor.retries WHERE job_id IN (1, 4) AND returned"); n != 2 {
+		t.Errorf("%d of 2 notes are left", n)
+	}
+}
+
+// TestTriggersOfOthers run with our search path: their maker is told before it matters.
+func TestTriggersOfOthers(t *testing.T) {
+	b := newBench(t)
+	if _, log := b.reopen(pgsource.Config{DatabaseURL: b.url}); strings.Contains(log, "triggers of others") {
+		t.Errorf("without any it logs %q", log)
+	}
+	b.exec(`CREATE TABLE audit (id bigint);
+		CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NEW; END $$;
+		CREATE TRIGGER audited BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION audit()`)
+	ids := b.insert(1, "-1 second")
+	if _, log := b.reopen(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(log, "audited (public.audit())") || !strings.Contains(log, "SET search_path") {
+		t.Errorf("it logs %q", log)
+	}
+	b.claimError(ids)
+	b.exec("ALTER FUNCTION audit() SET search_path = public")
+	if _, log := b.reopen(pgsource.Config{DatabaseURL: b.url}); strings.Contains(log, "triggers of others") {
+		t.Errorf("put right it logs %q", log)
+	}
+	if batch := b.claim(ids); len(batch.Jobs) != 1 {
+		t.Errorf("claimed %+v", batch)
+	}
+}

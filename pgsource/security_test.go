@@ -1,0 +1,270 @@
+package pgsource_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+	schema "github.com/job-publisher/reactor/sql"
+)
+
+// plant has a role that may create in the schema of jobs make functions and operators that
+// take just the types of other roles' arguments, and so win against PostgreSQL's own where
+// the search path leads to them. Each tells the table caught of its call.
+func (b *bench) plant(url string) {
+	b.t.Helper()
+	attacker := connect(b.t, b.ctx, url)
+	run := func(sql string) {
+		b.t.Helper()
+		if _, err := attacker.Exec(b.ctx, sql); err != nil {
+			b.t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	run(`CREATE TABLE public.caught (what text, by text DEFAULT session_user);
+		GRANT ALL ON public.caught TO PUBLIC;
+		CREATE FUNCTION public.catch(what text) RETURNS void LANGUAGE sql SECURITY DEFINER AS 'INSERT INTO public.caught VALUES (what, session_user)';`)
+	fn := func(name, args, returns, result string) {
+		run("CREATE FUNCTION public." + name + "(" + args + ") RETURNS " + returns +
+			" LANGUAGE plpgsql AS $$ BEGIN PERFORM public.catch('" + name + "(" + args + ")'); RETURN " + result + "; END $$")
+	}
+	for _, args := range []string{"text, bigint, bigint, bigint", "text, bigint, bigint, numeric", "text, name", "text, regclass", "text, text", "text, oid"} {
+		fn("format", args, "text", "''")
+	}
+	fn("set_config", "text, name, boolean", "text", "''")
+	fn("array_position", "name[], name", "int", "1")
+	fn("has_schema_privilege", "name, name", "boolean", "true")
+	fn("has_function_privilege", "name, name", "boolean", "true")
+	fn("to_regclass", "name", "regclass", "NULL")
+	fn("quote_ident", "name", "text", "''")
+	fn("octet_length", "varchar", "int", "1")
+	fn("left", "varchar, int", "text", "''")
+	for _, types := range []string{"text", "bigint", "name", "timestamptz", "oid"} {
+		run("CREATE FUNCTION public.step(" + types + "[], " + types + ") RETURNS " + types + "[] LANGUAGE plpgsql AS $$ BEGIN PERFORM public.catch('array_agg'); RETURN $1; END $$")
+		run("CREATE AGGREGATE public.array_agg(" + types + ") (SFUNC = public.step, STYPE = " + types + "[], INITCOND = '{}')")
+	}
+	operator := func(name, left, right, returns, result string) {
+		f := "op_" + strings.NewReplacer("=", "eq", "<", "lt", ">", "gt", "|", "or", "/", "div", "*", "mul", "+", "add", "-", "sub", "&", "and", "~", "m", "!", "not", "^", "pow").Replace(name) + "_" +
+			strings.NewReplacer("[]", "s", " ", "").Replace(left+"_"+right)
+		run("CREATE FUNCTION public." + f + "(" + left + ", " + right + ") RETURNS " + returns + " LANGUAGE plpgsql AS $$ BEGIN PERFORM public.catch('" + name + "(" + left + ", " + right + ")'); RETURN " + result + "; END $$")
+		run("CREATE OPERATOR public." + name + " (LEFTARG = " + left + ", RIGHTARG = " + right + ", FUNCTION = public." + f + ")")
+	}
+	for _, o := range [][2]string{{"oid", "regclass"}, {"regclass", "oid"}, {"oid", "regproc"}, {"name", "varchar"}, {"text", "varchar"}, {"smallint", "numeric"}, {"bigint", "numeric"}, {"integer", "numeric"}, {"bigint[]", "text"}, {"oid", "bigint"}} {
+		operator("=", o[0], o[1], "boolean", "true")
+	}
+	operator("/", "interval", "integer", "interval", "'1 hour'")
+	operator("/", "numeric", "integer", "numeric", "1")
+	operator("*", "numeric", "integer", "numeric", "1")
+	operator("*", "interval", "numeric", "interval", "'1 hour'")
+	operator("^", "integer", "integer", "double precision", "1")
+	operator("<", "timestamptz", "interval", "boolean", "true")
+	operator("||", "text", "bigint", "text", "''")
+	operator("||", "name[]", "name", "name[]", "$1")
+	operator("||", "name", "text", "text", "''")
+	operator("||", "text", "oid", "text", "''")
+	operator("&", "integer", "bigint", "integer", "1")
+	operator("<>", "name", "text", "boolean", "true")
+	operator("+", "bigint", "numeric", "numeric", "1")
+	operator("-", "timestamptz", "text", "timestamptz", "now()")
+}
+
+// caught is what was called of that.
+func (b *bench) caught() []string {
+	b.t.Helper()
+	rows, err := b.conn.Query(b.ctx, "SELECT what || ' by ' || by FROM public.caught")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return list
+}
+
+// TestPlanted: a producer who may create in the schema of jobs runs no code as somebody else.
+func TestPlanted(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("")
+	b.exec("GRANT CREATE ON SCHEMA public TO " + role + "; GRANT INSERT, SELECT ON jobs TO " + role)
+	b.plant(url)
+
+	// The trap catches: this is what an unqualified statement does.
+	b.exec("SELECT format('%s %s %s', 1::bigint, 2::bigint, 3::bigint), 1::oid = 'jobs'::regclass")
+	if n := len(b.caught()); n != 2 {
+		t.Fatalf("caught %v: the trap does not work", b.caught())
+	}
+	b.exec("TRUNCATE caught")
+
+	// The source.
+	b.start(b.url)
+	b.wholePath()
+	if err := b.Purge(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	b.listenOnce()
+	if list := b.caught(); len(list) > 0 {
+		t.Errorf("the source has called %v", list)
+	}
+	// The triggers, as a producer and as a superuser who tries a failed job again.
+	b.insert(1, "1 second")
+	b.exec("UPDATE jobs SET processed = false, fire_at = now()")
+	if list := b.caught(); len(list) > 0 {
+		t.Errorf("the triggers have called %v", list)
+	}
+	// Down and up, and up from version 2.
+	if err := b.member.Leave(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range schema.Migrations {
+		plan, err := pgsource.PlanDown(b.ctx, b.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.migrateUp(b.url)
+	if _, err := pgsource.MigrateStatus(b.ctx, b.url); err != nil {
+		t.Fatal(err)
+	}
+	if list := b.caught(); len(list) > 0 {
+		t.Errorf("the migration has called %v", list)
+	}
+}
+
+// TestPlantedBeforeAnUpgrade: the tables of version 2 are there, and the traps.
+func TestPlantedBeforeAnUpgrade(t *testing.T) {
+	b := versionTwo(t, "public")
+	role, url := b.role("")
+	b.exec("GRANT CREATE ON SCHEMA public TO " + role)
+	b.exec("INSERT INTO jobs (topic, fire_at) VALUES ('t', now())")
+	b.plant(url)
+	b.migrateUp(b.url)
+	if list := b.caught(); len(list) > 0 {
+		t.Errorf("the migration has called %v", list)
+	}
+}
+
+// TestRowSecurity: what a policy hides would be silence.
+func TestRowSecurity(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("")
+	b.grant(role)
+	b.exec("ALTER TABLE jobs ENABLE ROW LEVEL SECURITY; CREATE POLICY a_part ON jobs FOR ALL TO " + role + " USING (topic LIKE 'ours/%')")
+	if why := b.refused(pgsource.Config{DatabaseURL: url}); !strings.Contains(why, `row-level security hides rows of "public"."jobs"`) || !strings.Contains(why, "BYPASSRLS") {
+		t.Error(why)
+	}
+	b.exec("ALTER ROLE " + role + " BYPASSRLS")
+	b.start(url)
+	b.wholePath()
+	b.exec("ALTER ROLE " + role + " NOBYPASSRLS")
+
+	// The owner is not concerned, unless it is forced to be.
+	b.exec("GRANT CREATE ON SCHEMA public TO " + role + "; ALTER TABLE jobs OWNER TO " + role)
+	open(t, b.ctx, pgsource.Config{DatabaseURL: url}).Close()
+	b.exec("ALTER TABLE jobs FORCE ROW LEVEL SECURITY")
+	if why := b.refused(pgsource.Config{DatabaseURL: url}); !strings.Contains(why, "row-level security") {
+		t.Error(why)
+	}
+	b.exec("ALTER TABLE jobs NO FORCE ROW LEVEL SECURITY; ALTER TABLE jobs DISABLE ROW LEVEL SECURITY; ALTER TABLE jobs OWNER TO CURRENT_USER")
+	b.grant(role)
+
+	// Nor may one hide what is ours.
+	for _, name := range []string{"reactor.lanes", "reactor.deployment"} {
+		b.exec("ALTER TABLE " + name + " ENABLE ROW LEVEL SECURITY")
+		if why := b.refused(pgsource.Config{DatabaseURL: url}); !strings.Contains(why, "row-level security hides rows of "+name) {
+			t.Error(why)
+		}
+		b.exec("ALTER TABLE " + name + " DISABLE ROW LEVEL SECURITY")
+	}
+}
+
+// TestRowSecurityWhileRunning is an error and not silence.
+func TestRowSecurityWhileRunning(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("")
+	b.grant(role)
+	b.start(url)
+	ids := b.insert(1, "-1 second")
+	b.exec("ALTER TABLE jobs ENABLE ROW LEVEL SECURITY")
+	if _, err := b.LoadIDs(b.ctx, reactor.AllShards, ids, b.now()); err == nil || !strings.Contains(err.Error(), "row-level security") {
+		t.Errorf("loading says %v", err)
+	}
+}
+
+// TestNoMD5: under FIPS there is none. The one place that asks for it, to keep the name of an
+// old deployment, does without.
+func TestNoMD5(t *testing.T) {
+	comment, texts := regexp.MustCompile("(--|//).*"), map[string]string{}
+	for _, m := range schema.Migrations {
+		texts["version "+m.Name] = m.Up + m.Down
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) < 20 {
+		t.Fatal(files, err)
+	}
+	for _, name := range files {
+		if text, err := os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		} else if !strings.HasSuffix(name, "_test.go") {
+			texts[name] = string(text)
+		}
+	}
+	for name, text := range texts {
+		calls, guarded := strings.Count(comment.ReplaceAllString(text, ""), "md5("), strings.Count(text, "md5(name || (SELECT oid")
+		if calls != guarded {
+			t.Errorf("%s calls md5 %d times, %d of them guarded", name, calls, guarded)
+		}
+	}
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE; REVOKE EXECUTE ON FUNCTION md5(text), md5(bytea) FROM PUBLIC")
+	owner, url := b.role("")
+	b.exec("DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO " + owner + "', current_database()); END $$; GRANT CREATE ON SCHEMA public TO " + owner)
+	b.migrateUp(url)
+	b.start(url)
+	b.wholePath()
+}
+
+// TestLeastPrivileges: a role with the rights that the README names.
+func TestLeastPrivileges(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("")
+	b.grant(role)
+	if names := b.migrateUp(url); len(names) != 0 {
+		t.Errorf("applied %v", names)
+	}
+	b.start(url)
+	b.wholePath()
+	b.listenOnce()
+
+	// With something pending it says what, and who can do it.
+	b.exec("DELETE FROM reactor.schema_version WHERE version_id = 3")
+	_, err := pgsource.MigrateUp(b.ctx, url)
+	if err == nil || !strings.Contains(err.Error(), "lacks version 3 (identity)") || !strings.Contains(err.Error(), "as the owner of the database") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("migrating says %v", err)
+	}
+	// Without rights it is told which.
+	b.exec("REVOKE UPDATE ON reactor.lanes FROM " + role)
+	if why := b.refused(pgsource.Config{DatabaseURL: url}); !strings.Contains(why, "GRANT SELECT, UPDATE ON") {
+		t.Error(why)
+	}
+}
+
+// TestTooManyConnections is refused before the pool takes what there is.
+func TestTooManyConnections(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("CONNECTION LIMIT 8")
+	b.grant(role)
+	if why := b.refused(pgsource.Config{DatabaseURL: url, MaxConns: 6}); !strings.Contains(why, "needs 9 connections") {
+		t.Error(why)
+	}
+	open(t, b.ctx, pgsource.Config{DatabaseURL: url, MaxConns: 5})
+}

@@ -1,0 +1,193 @@
+package pgsource_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/pgsource"
+)
+
+// TestTwoTables: versions before 3 made a table in each schema that they were pointed to,
+// and all of them shared schema reactor.
+func TestTwoTables(t *testing.T) {
+	b := versionTwo(t, "a")
+	b.versionTwoIn("b")
+	a, other := with(t, b.url, "search_path", "a"), with(t, b.url, "search_path", "b")
+	b.exec("INSERT INTO a.jobs (topic, fire_at) VALUES ('t', now()); INSERT INTO b.jobs (topic, fire_at) VALUES ('t', now())")
+	b.migrateUp(a)
+	for path, url := range map[string]string{"a": a, "b": other, "neither": b.url} {
+		why := b.refused(pgsource.Config{DatabaseURL: url})
+		for _, want := range []string{`"a"."jobs"`, "b.", "jobs", "a database for each"} {
+			if !strings.Contains(why, want) {
+				t.Errorf("path %s: %s, want it to name %s", path, why, want)
+			}
+		}
+	}
+	b.exec("DROP TABLE b.jobs")
+	b.start(a)
+}
+
+// TestTwoTablesOfTheSamePath: of one that has no triggers nothing tells but the search path.
+func TestTwoTablesOfTheSamePath(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("CREATE SCHEMA front; CREATE TABLE front.jobs (LIKE jobs INCLUDING ALL)")
+	if why := b.refused(pgsource.Config{DatabaseURL: with(t, b.url, "search_path", "front,public")}); !strings.Contains(why, `"front"."jobs"`) {
+		t.Error(why)
+	}
+	// A queue of some framework is not what the application means by jobs of ours.
+	b.exec("DROP TABLE front.jobs; CREATE TABLE front.jobs (id int, what text)")
+	b.start(with(t, b.url, "search_path", "front,public"))
+}
+
+// TestRoleNamedReactor: "$user" is first in its search path, and schema reactor is there.
+func TestRoleNamedReactor(t *testing.T) {
+	server := testkit.OwnPostgres(t, ownServer)
+	admin := examine(t, server.URL())
+	admin.exec("CREATE ROLE reactor LOGIN")
+	admin.exec("CREATE ROLE app LOGIN")
+	for _, database := range []string{"fresh", "old", "filled"} {
+		admin.exec("CREATE DATABASE " + database + " OWNER reactor")
+	}
+
+	t.Run("fresh", func(t *testing.T) {
+		b := examine(t, server.DatabaseURL("fresh"))
+		b.exec("ALTER SCHEMA public OWNER TO reactor; CREATE SCHEMA reactor AUTHORIZATION reactor")
+		url := as(t, b.url, "reactor")
+		b.migrateUp(url)
+		b.exec("GRANT INSERT ON public.jobs TO app")
+		app := connect(t, b.ctx, as(t, b.url, "app"))
+		if _, err := app.Exec(b.ctx, "INSERT INTO jobs (topic, fire_at) VALUES ('t', now())"); err != nil {
+			t.Fatalf("other roles do not find the table: %v", err)
+		}
+		b.start(url)
+		if batch := b.claim([]int64{1}); len(batch.Jobs) != 1 {
+			t.Errorf("claimed %+v", batch)
+		}
+	})
+	t.Run("old", func(t *testing.T) { // stays where it is
+		b := examine(t, server.DatabaseURL("old"))
+		b.versionTwoIn("reactor")
+		b.exec("INSERT INTO reactor.jobs (topic, fire_at) VALUES ('t', now()); GRANT ALL ON ALL TABLES IN SCHEMA reactor TO reactor; GRANT ALL ON SCHEMA reactor TO reactor")
+		b.migrateUp(b.url)
+		if n := b.count("SELECT count(*) FROM reactor.deployment WHERE jobs_schema = 'reactor'"); n != 1 {
+			t.Error("the table was looked for elsewhere")
+		}
+		if n := b.count("SELECT count(*) FROM pg_class WHERE relname = 'jobs'"); n != 1 {
+			t.Errorf("%d tables of jobs", n)
+		}
+		b.exec("GRANT ALL ON ALL TABLES IN SCHEMA reactor TO reactor")
+		b.start(as(t, b.url, "reactor"))
+		if batch := b.claim([]int64{1}); len(batch.Jobs) != 1 {
+			t.Errorf("claimed %+v", batch)
+		}
+	})
+	t.Run("an empty one in front", func(t *testing.T) {
+		b := examine(t, server.DatabaseURL("filled"))
+		b.versionTwoIn("public")
+		b.versionTwoIn("reactor")
+		b.exec("INSERT INTO public.jobs (topic, fire_at) VALUES ('t', now()); GRANT ALL ON ALL TABLES IN SCHEMA public TO reactor; GRANT USAGE ON SCHEMA reactor TO reactor")
+		b.migrateUp(with(t, b.url, "search_path", "reactor,public")) // as "$user" resolves
+		b.exec("GRANT ALL ON ALL TABLES IN SCHEMA reactor TO reactor")
+		if why := b.refused(pgsource.Config{DatabaseURL: as(t, b.url, "reactor")}); !strings.Contains(why, `about "public"."jobs"`) || !strings.Contains(why, "reactor.jobs") && !strings.Contains(why, `"reactor"."jobs"`) {
+			t.Errorf("with an empty reactor.jobs in front: %s", why)
+		}
+		b.exec("DROP TABLE reactor.jobs")
+		b.start(as(t, b.url, "reactor"))
+		if batch := b.claim([]int64{1}); len(batch.Jobs) != 1 {
+			t.Errorf("claimed %+v", batch)
+		}
+	})
+}
+
+// TestForeignTable: what another program calls jobs is not touched, and nothing is left.
+func TestForeignTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (id bigint, queue text, payload text)")
+	for range 2 { // the second time is no different
+		_, err := pgsource.MigrateUp(b.ctx, b.url)
+		if err == nil || !strings.Contains(err.Error(), "public.jobs already, and it is not reactor's") || !strings.Contains(err.Error(), "rename it") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("migrating says %v", err)
+		}
+	}
+	if n := b.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'reactor'"); n != 0 {
+		t.Error("schema reactor was left behind")
+	}
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "run `reactor migrate up`") {
+		t.Error(why)
+	}
+	b.exec("ALTER TABLE jobs RENAME TO queue")
+	b.migrateUp(b.url)
+}
+
+// TestTableIsGone: the schema says where it was.
+func TestTableIsGone(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("ALTER TABLE jobs RENAME TO other")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) {
+		t.Error(why)
+	}
+}
+
+// TestDownNamesWhatIsLost: it drops the deployment's own table, wherever the path leads, and
+// not under the feet of those that run.
+func TestDownNamesWhatIsLost(t *testing.T) {
+	b := newBench(t)
+	b.insert(3, "1 hour")
+	b.exec("UPDATE jobs SET processed = true WHERE id = 1; CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.jobs (id int)")
+	url := with(t, b.url, "search_path", "elsewhere")
+	if _, err := pgsource.PlanDown(b.ctx, url); err == nil || !strings.Contains(err.Error(), "instances are running") {
+		t.Fatalf("with a living instance: %v", err)
+	}
+	if _, err := pgsource.MigrateDown(b.ctx, url, pgsource.DownPlan{Version: 3, Name: "identity"}); err == nil {
+		t.Fatal("undone under a running instance")
+	}
+	if err := b.member.Leave(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		plan, err := pgsource.PlanDown(b.ctx, url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan.Version == 1 && plan.Loses != `the table "public"."jobs" with 3 jobs, 2 of them not published yet, and the records of 0 failed ones` {
+			t.Errorf("it would lose %q", plan.Loses)
+		}
+		if plan.Version > 1 && plan.Loses != "" {
+			t.Errorf("version %d would lose %q", plan.Version, plan.Loses)
+		}
+		if _, err := pgsource.MigrateDown(b.ctx, url, plan); err != nil {
+			t.Fatal(err)
+		}
+		if plan.Version == 1 {
+			break
+		}
+	}
+	if n := b.count("SELECT count(*) FROM pg_class WHERE relname = 'jobs' AND relnamespace = 'elsewhere'::regnamespace"); n != 1 {
+		t.Error("a foreign table was dropped")
+	}
+	if n := b.count("SELECT count(*) FROM pg_class WHERE relname = 'jobs' AND relnamespace = 'public'::regnamespace"); n != 0 {
+		t.Error("our table is still there")
+	}
+}
+
+// TestDownLeavesAForeignTable: the name was given to another one since.
+func TestDownLeavesAForeignTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	for range 2 { // down to the first version
+		plan, err := pgsource.PlanDown(b.ctx, b.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.exec("DROP TABLE jobs; CREATE TABLE jobs (id int)")
+	if plan, err := pgsource.PlanDown(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "not reactor's any more") {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if n := b.count("SELECT count(*) FROM pg_class WHERE relname = 'jobs'"); n != 1 {
+		t.Error("a foreign table was dropped")
+	}
+}

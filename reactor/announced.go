@@ -1,0 +1,143 @@
+package reactor
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// announced is what is to be read by id: new rows that hints have named, and ids to look at
+// again, because a claim did not get them. The two take turns: thousands of locked rows, each
+// looked at every recheckPause, would otherwise leave no time for what is new.
+//
+// It is a pure structure; the loader guards it.
+type announced struct {
+	ranges []idRange // in order of arrival
+	again  []recheck // oldest first
+	turn   bool      // the next turn is that of again
+}
+
+// idRange is what hints have named and nobody has read yet.
+type idRange struct {
+	min, max int64
+	earliest DBTime
+}
+
+// recheck holds ids that a claim did not get, to be read when the pause is over: a
+// row somebody else has locked would spin otherwise.
+type recheck struct {
+	ids []int64
+	at  time.Time
+}
+
+const (
+	recheckPause = 50 * time.Millisecond
+	// maxRanges bounds how many hints are remembered one by one. If there are more, the
+	// window is read from the earliest of them.
+	maxRanges = 512
+	// fewRows is how many ids a range may span to be read by a list of ids, together with
+	// others.
+	fewRows = 16
+)
+
+// rows is how many ids the range spans, up to math.MaxInt64: ids are any int64, so the
+// difference of two may not be one.
+func (r idRange) rows() int64 {
+	span := uint64(r.max) - uint64(r.min)
+	return int64(min(span, math.MaxInt64-1)) + 1
+}
+
+func (r idRange) union(o idRange) idRange {
+	return idRange{min(r.min, o.min), max(r.max, o.max), min(r.earliest, o.earliest)}
+}
+
+// add remembers a range, as one with another if they are close together. If it spans more
+// than a page, or there are too many, nothing is remembered, and the window has to be read
+// from the due time that is returned instead: in order of fire_at, what is urgent comes first,
+// and ids far apart have everybody's rows between them.
+func (a *announced) add(r idRange, page int) (from DBTime, rewind bool) {
+	if r.rows() > int64(page) {
+		return r.earliest, true
+	}
+	for i, o := range a.ranges {
+		if u := o.union(r); u.rows() <= int64(page) {
+			a.ranges[i] = u
+			return 0, false
+		}
+	}
+	if len(a.ranges) < maxRanges {
+		a.ranges = append(a.ranges, r)
+		return 0, false
+	}
+	for _, o := range a.ranges {
+		r.earliest = min(r.earliest, o.earliest)
+	}
+	a.ranges = nil
+	return r.earliest, true
+}
+
+// lookAgain remembers ids until the pause is over.
+func (a *announced) lookAgain(ids []int64, now time.Time) {
+	a.again = append(a.again, recheck{ids, now.Add(recheckPause)})
+}
+
+// idsRead is one read by id.
+type idsRead struct {
+	ranges []idRange // a single one that is read as such, or several as a list of ids
+	ids    []int64
+	again  bool // the ids are those of rechecks
+}
+
+func (r idsRead) some() bool { return len(r.ranges) > 0 || len(r.ids) > 0 }
+
+// take returns what to read now, at most a page, and forgets it.
+func (a *announced) take(now time.Time, page int) idsRead {
+	again := len(a.again) > 0 && !a.again[0].at.After(now)
+	switch {
+	case again && (a.turn || len(a.ranges) == 0):
+		a.turn = false
+		return a.takeAgain(now, page)
+	case len(a.ranges) > 0:
+		a.turn = true
+		return a.takeRanges(page)
+	}
+	return idsRead{}
+}
+
+func (a *announced) takeAgain(now time.Time, page int) idsRead {
+	r := idsRead{again: true}
+	for len(a.again) > 0 && !a.again[0].at.After(now) && len(r.ids) < page {
+		r.ids = append(r.ids, a.again[0].ids...)
+		a.again = a.again[1:]
+	}
+	return r
+}
+
+// takeRanges takes the first range, and if it is short, all short ones that fit into a page.
+func (a *announced) takeRanges(page int) idsRead {
+	first := a.ranges[0]
+	if len(a.ranges) == 1 || first.rows() > fewRows {
+		a.ranges = slices.Delete(a.ranges, 0, 1)
+		return idsRead{ranges: []idRange{first}}
+	}
+	var r idsRead
+	a.ranges = slices.DeleteFunc(a.ranges, func(o idRange) bool {
+		if o.rows() > fewRows || len(r.ids)+int(o.rows()) > max(page, fewRows) {
+			return false
+		}
+		r.ranges = append(r.ranges, o)
+		for i := range o.rows() {
+			r.ids = append(r.ids, o.min+i)
+		}
+		return true
+	})
+	return r
+}
+
+// next is when there is something to look at again; false if there is nothing.
+func (a *announced) next() (time.Time, bool) {
+	if len(a.again) == 0 {
+		return time.Time{}, false
+	}
+	return a.again[0].at, true
+}

@@ -1,0 +1,161 @@
+package reactor
+
+import (
+	"context"
+	"time"
+)
+
+// scanner is the state of the goroutine that scans. There are four kinds of pages to read,
+// and they take turns: none can hold up another for longer than one read.
+type scanner struct {
+	turn  int
+	sweep sweep
+	deep  deepPace
+	full  bool // memory is; cleared when it is roomy again
+}
+
+const (
+	nearSweep  = iota // what is due about now, once a loop
+	nearWindow        // what is due up to the horizon
+	deepWindow        // the same, from the past on
+	deepSweep         // the rest of the past
+	scanKinds
+)
+
+func newScanner() scanner { return scanner{deep: deepPace{shards: Shards}} }
+
+// pageRead is one read of LoadWindow.
+type pageRead struct {
+	cursors []Cursor
+	until   DBTime
+	limit   int
+	deep    bool
+	done    func(rest []Cursor, failed bool) // the caller holds mu
+}
+
+// scan reads a page of whatever's turn it is.
+func (l *loader) scan(ctx context.Context) (rows []Pending, worked bool, err error) {
+	p, ok := l.nextPage()
+	if !ok {
+		return nil, false, nil
+	}
+	begun := time.Now()
+	rows, rest, err := l.source.LoadWindow(ctx, p.cursors, p.until, p.limit)
+	took := time.Since(begun)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p.deep {
+		l.scanner.deep.observe(took, len(p.cursors), len(rows), l.page)
+	}
+	p.done(rest, err != nil)
+	return rows, true, err
+}
+
+// nextPage plans what is due to be planned, and returns what to read.
+func (l *loader) nextPage() (pageRead, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.awaitsFeed() || !l.mayRead() {
+		return pageRead{}, false
+	}
+	now := l.clock.Now()
+	if l.window.target < now.Add(l.ahead()) {
+		l.window.target = now.Add(l.horizon)
+	}
+	l.planSweep(now)
+	s := &l.scanner
+	for i := range scanKinds {
+		kind := (s.turn + i) % scanKinds
+		var p pageRead
+		switch kind {
+		case nearSweep, deepSweep:
+			p = l.sweepPage(now, kind)
+		default:
+			p = l.windowPage(now, kind)
+		}
+		if len(p.cursors) > 0 {
+			s.turn = kind + 1
+			l.reserved++
+			return p, true
+		}
+	}
+	return pageRead{}, false
+}
+
+// awaitsFeed tells that the feed is about to connect for the first time. That would
+// make us read everything again. The caller holds mu.
+func (l *loader) awaitsFeed() bool { return !l.feedUp && time.Since(l.begun) < feedPatience }
+
+// ahead is how much of the window must be left: then it is extended to the horizon.
+func (l *loader) ahead() time.Duration { return min(3*l.loop, l.horizon/2) }
+
+// windowPage is the next page of the window: of shards that are in the past, or of the
+// others. The caller holds mu.
+func (l *loader) windowPage(now DBTime, kind int) pageRead {
+	limit, until := l.allowance()
+	past := l.past(now)
+	var cursors []Cursor
+	for _, c := range l.window.unread(until) {
+		deep := c.AfterAt < past
+		rests := deep && !l.window.fresh.Has(c.Shard) && l.scanner.deep.rests()
+		if deep == (kind == deepWindow) && !rests {
+			cursors = append(cursors, c)
+		}
+	}
+	if len(cursors) == 0 {
+		return pageRead{}
+	}
+	if kind == deepWindow {
+		cursors = cursors[:min(len(cursors), l.scanner.deep.shards)]
+	}
+	// LoadWindow gives each shard its share of the limit: fewer rows than shards are for the
+	// shards that are furthest behind.
+	cursors = cursors[:min(len(cursors), limit)]
+	return pageRead{
+		cursors: cursors, until: l.window.begin(until), limit: limit, deep: kind == deepWindow,
+		done: func(rest []Cursor, failed bool) { l.window.finish(cursors, rest, failed) },
+	}
+}
+
+// allowance is how many rows of the window may be read now, of those due before until.
+//
+// An eighth of memory is kept free of them, for what hints and the sweep find: it is more
+// urgent. When memory is full, reading goes on once a quarter is free; or, at once, where
+// there may be something that is due before the latest in memory, which makes room for it.
+func (l *loader) allowance() (limit int, until DBTime) {
+	room, reserve := l.memory.room(), l.capacity/8
+	switch {
+	case room >= roomyAgain(l.capacity):
+		l.scanner.full = false
+	case room-reserve < min(l.page, l.capacity/16):
+		l.scanner.full = true
+	}
+	if l.scanner.full {
+		return min(l.page, reserve), l.memory.latestDue()
+	}
+	return min(l.page, room-reserve), lastPlace.AfterAt
+}
+
+// roomyAgain is how much room there has to be before reading goes on.
+func roomyAgain(capacity int) int { return capacity / 4 }
+
+// waitScan blocks until there may be something to scan.
+func (l *loader) waitScan(ctx context.Context) bool {
+	l.mu.Lock()
+	s := &l.scanner
+	wait := l.window.target.Sub(l.clock.Now().Add(l.ahead()))
+	if !s.unfinished() {
+		wait = min(wait, time.Until(s.sweep.next))
+	}
+	if s.deep.rests() {
+		wait = min(wait, time.Until(s.deep.restUntil))
+	}
+	switch {
+	case l.awaitsFeed():
+		wait = feedPatience - time.Since(l.begun)
+	case !l.mayRead():
+		wait = l.loop // only a failed read is left to be made
+	}
+	l.mu.Unlock()
+	return l.sleep(ctx, l.scanWake, wait)
+}

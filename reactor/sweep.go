@@ -1,0 +1,167 @@
+package reactor
+
+import (
+	"time"
+)
+
+// sweep is the safety net: it reads again what should long be in memory, and finds what was
+// committed late and not announced: by a transaction that was open for longer than the
+// notify horizon, without triggers, under session_replication_role, while the feed was down.
+//
+// Each loop it covers, for all shards, everything that is due within two loops, from the
+// beginning of time. So a job that nobody announced is found within one loop of its commit,
+// or a loop before it is due, if that is later.
+//
+// The scans are index scans of unprocessed rows, and the past is clean: it costs almost
+// nothing, 64 descents of the index. Unless a snapshot that somebody holds makes the index
+// keep entries of processed rows: then a scan from the beginning of time walks them all,
+// 1.3 s for each million. So what is near, the last five loops and the next two, is then
+// read each loop for all shards, and the deep rest a few shards at a time, as many as take
+// some 50 ms (deepPace). A late row that is overdue by more than five loops is then found
+// after at most
+//
+//	the time in which all shards are walked, times four, and a loop
+//
+// and everything else as ever.
+//
+// What has not been read for the first time, behind the window's places, is the window's to
+// read; the sweep ends there.
+type sweep struct {
+	next  time.Time // of the next round
+	last  time.Time // round that was not left out
+	near  []Cursor  // of this round
+	deep  []Cursor  // of this rotation, which may take several rounds
+	whole bool      // deep includes what is near
+}
+
+const (
+	// sweepBack is how many loops back that begins which is near.
+	sweepBack      = 5
+	leastSweepBack = 5 * time.Second
+	// sweepRarely is every how many loops a sweep is made while jobs fall due faster than
+	// they are claimed: what it finds has to wait all the same.
+	sweepRarely = 5
+)
+
+// past is where the deep past ends.
+func (l *loader) past(now DBTime) DBTime {
+	return now.Add(-max(sweepBack*l.loop, leastSweepBack))
+}
+
+// unfinished reports whether the round has to go on before another begins. A rotation through
+// the deep past goes on beside the rounds.
+func (s *scanner) unfinished() bool {
+	return len(s.sweep.near) > 0 || s.sweep.whole && len(s.sweep.deep) > 0 && len(s.sweep.deep) <= s.deep.shards
+}
+
+// planSweep begins a round when it is time. The caller holds mu.
+func (l *loader) planSweep(now DBTime) {
+	s, t := &l.scanner.sweep, time.Now()
+	switch {
+	case l.sweepNow:
+	case t.Before(s.next) || l.scanner.unfinished():
+		return
+	case l.memory.behind() && t.Sub(s.last) < sweepRarely*l.loop:
+		s.next = t.Add(jitter(l.loop))
+		return
+	}
+	shards := l.window.owned.Minus(l.window.fresh)
+	if l.sweepNow {
+		s.deep = nil
+	}
+	l.sweepNow = false
+	s.next, s.last = t.Add(jitter(l.loop)), t
+	s.whole = l.scanner.deep.shards >= shards.Len()
+	s.near = nil
+	if !s.whole {
+		s.near = cursorsAt(shards, l.past(now))
+	}
+	if s.whole || len(s.deep) == 0 {
+		s.deep = cursorsAt(shards, DistantPast)
+	}
+}
+
+func cursorsAt(shards ShardSet, from DBTime) []Cursor {
+	list := make([]Cursor, 0, shards.Len())
+	for _, shard := range shards.List() {
+		list = append(list, CursorAt(shard, from))
+	}
+	return list
+}
+
+// sweepPage is the next page of the round, or of the rotation. The caller holds mu.
+func (l *loader) sweepPage(now DBTime, kind int) pageRead {
+	s := &l.scanner.sweep
+	until := l.sweepUntil(now, kind)
+	list := &s.near
+	if kind == deepSweep {
+		if l.scanner.deep.rests() {
+			return pageRead{}
+		}
+		list = &s.deep
+	}
+	var cursors []Cursor
+	for len(*list) > 0 && (kind == nearSweep || len(cursors) < l.scanner.deep.shards) {
+		c := (*list)[0]
+		*list = (*list)[1:]
+		if l.window.owned.Minus(l.window.fresh).Has(c.Shard) && after(c) < until {
+			cursors = append(cursors, c)
+		}
+	}
+	if len(cursors) > l.page { // LoadWindow would leave those out that are too many
+		*list = append(cursors[l.page:len(cursors):len(cursors)], *list...)
+		cursors = cursors[:l.page]
+	}
+	return pageRead{
+		cursors: cursors, until: until, limit: l.page, deep: kind == deepSweep,
+		done: func(rest []Cursor, failed bool) {
+			if failed {
+				rest = cursors
+			}
+			*list = append(rest, *list...)
+		},
+	}
+}
+
+// sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, what is
+// due after the oldest in memory is left out: that is known, and a lot.
+func (l *loader) sweepUntil(now DBTime, kind int) DBTime {
+	until := now.Add(2 * l.loop)
+	if kind == deepSweep && !l.scanner.sweep.whole {
+		until = l.past(now)
+	}
+	until = min(until, l.window.start())
+	if l.memory.behind() {
+		until = min(until, l.memory.oldestDue())
+	}
+	return until
+}
+
+// deepPace keeps reads of the deep past short, and rare where they are not.
+type deepPace struct {
+	shards    int // of one read
+	restUntil time.Time
+}
+
+const (
+	// deepBudget is what a deep read may take, and rowBudget what each row it finds may add.
+	deepBudget = 50 * time.Millisecond
+	rowBudget  = 25 * time.Microsecond
+	// deepRest is for how many times its duration a deep read rests that has found little.
+	deepRest = 3
+)
+
+func (p *deepPace) rests() bool { return time.Now().Before(p.restUntil) }
+
+// observe adapts to a read of some shards that took that long and found so many rows.
+func (p *deepPace) observe(took time.Duration, shards, rows, page int) {
+	switch {
+	case took > deepBudget+time.Duration(rows)*rowBudget:
+		p.shards = max(1, shards/2)
+	case took < deepBudget/4 && shards == p.shards:
+		p.shards = min(Shards, 2*shards)
+	}
+	if rows < page/8 {
+		p.restUntil = time.Now().Add(deepRest * took)
+	}
+}

@@ -1,0 +1,134 @@
+package timerwheel
+
+import "math/bits"
+
+// EvictLatest removes the n entries that would expire last, or all there are, and calls
+// evict for each, in no particular order. Of entries of one tick, those that were scheduled
+// last go first. When evict runs the entry is gone, as with Advance; evict must not call
+// methods of the wheel other than Len and Now.
+//
+// It is for an owner that keeps the near future only: a cache in the order of deadlines, to
+// which what was evicted will be scheduled again when its time comes closer.
+//
+// Whole slots are emptied from the far end; within the one that goes in part, the latest are
+// selected digit by digit. That reads the entries of this slot once a level below it. So it
+// costs O(n) plus the size of that one slot, which may be all of the wheel, and of what the
+// latest Advance has left over: evict some more than needed, rather than single entries again and again.
+func (w *Wheel[T]) EvictLatest(n int, evict func(value T, deadline int64)) {
+	n = min(n, w.len)
+	if n > 0 {
+		w.descendAll()
+	}
+	for n > 0 {
+		list := uint32(pending)
+		if slot, ok := w.lists.occupied.last(); ok {
+			list = slot
+		}
+		n -= w.evictFrom(list, n, evict)
+	}
+}
+
+// descendAll moves to lower slots whatever is pending and not due. An Advance that had to stop
+// may have left a slot's entries half on their way: then some are pending that are due later
+// than others in slots. Afterwards all that is pending is due before all that is in slots.
+func (w *Wheel[T]) descendAll() {
+	if w.pendingEnd == w.position {
+		return
+	}
+	for number := w.lists.heads[pending].next; number != pending; {
+		b := w.lists.block(number)
+		number = b.next
+		for k := b.first; k < b.used && b.live > 0; k++ {
+			r, it := b.refs[k], &b.items[k]
+			if r == 0 || w.tick(b, k) <= w.position {
+				continue
+			}
+			to := w.lists.tail(slotFor(w.position, w.tick(b, k)))
+			w.entries.at(r.index()).place = to.push(r, it)
+			b.refs[k] = 0
+			w.lists.forget(b.items[k : k+1])
+			b.live--
+		}
+		if b.live == 0 {
+			w.lists.release(b)
+		}
+	}
+	w.pendingEnd = w.position
+}
+
+// last returns the latest occupied slot: that of the highest digit on the highest level.
+func (o *occupancy) last() (slot uint32, ok bool) {
+	if o.levels == 0 {
+		return 0, false
+	}
+	level := uint32(bits.Len16(o.levels) - 1)
+	return level*digits + uint32(bits.Len64(o.slots[level])-1), true
+}
+
+// evictFrom evicts up to n entries of a list that has some, and returns how many. It goes
+// from the end to the front, against the order of scheduling.
+func (w *Wheel[T]) evictFrom(list uint32, n int, evict func(value T, deadline int64)) (evicted int) {
+	first, ties := w.selectLatest(list, n)
+	for number := w.lists.heads[list].prev; number >= listCount; {
+		b := w.lists.block(number)
+		number = b.prev
+		for k := b.used; k > b.first && b.live > 0; k-- {
+			if b.refs[k-1] == 0 {
+				continue
+			}
+			switch tick := w.tick(b, k-1); {
+			case tick < first || tick == first && ties == 0:
+				continue
+			case tick == first:
+				ties--
+			}
+			it := w.drop(b, k-1)
+			evicted++
+			evict(it.value, it.deadline)
+		}
+	}
+	return evicted
+}
+
+// selectLatest says which of a list's entries are the n latest: all with a tick after first,
+// and ties of those with the tick first.
+//
+// It is a radix selection with the digits that the levels have anyway. It needs no memory
+// but for the counts.
+func (w *Wheel[T]) selectLatest(list uint32, n int) (first uint64, ties int) {
+	// What all ticks of a slot share are the digits from its own level up. What is pending may
+	// be of any tick up to the position.
+	level := (bits.Len64(w.position) + digitBits - 1) / digitBits
+	if list != pending {
+		first, _ = slotSpan(w.position, list)
+		level = int(list / digits)
+	}
+	for level > 0 {
+		level--
+		shift := level * digitBits
+		known := ^uint64(0) << (shift + digitBits) // 0 on the top level
+		var counts [digits]int
+		for number := w.lists.heads[list].next; number >= listCount; {
+			b := w.lists.block(number)
+			number = b.next
+			for k := b.first; k < b.used; k++ {
+				if b.refs[k] == 0 {
+					continue
+				}
+				if tick := w.tick(b, k); tick&known == first {
+					counts[tick>>shift%digits]++
+				}
+			}
+		}
+		digit := digits - 1
+		for digit > 0 && counts[digit] < n {
+			n -= counts[digit]
+			digit--
+		}
+		first |= uint64(digit) << shift
+		if n >= counts[digit] && level > 0 { // all below this digit go
+			break
+		}
+	}
+	return first, n
+}
