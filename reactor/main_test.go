@@ -3,6 +3,7 @@ package reactor_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,7 +56,7 @@ func newWorld(t *testing.T, databaseURL, brokerURL string) *world {
 func (w *world) subscribe() {
 	w.t.Helper()
 	sub, err := check.Subscribe(w.ctx, check.SubscriberConfig{
-		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: 2, ClientID: "judge-" + w.prefix[len(w.prefix)-8:], Logger: testkit.Logger(w.t),
+		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: 2, ClientID: "judge-" + strings.ReplaceAll(w.prefix, "/", "-"), Logger: testkit.Logger(w.t),
 	})
 	if err != nil {
 		w.t.Fatal(err)
