@@ -117,6 +117,7 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
 		Within: max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
+	c.lane.claims(req.Token)
 	begun := c.clock.local()
 	batch, err := c.source.Claim(ctx, req)
 	took := c.clock.local() - begun

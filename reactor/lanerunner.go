@@ -30,6 +30,7 @@ type laneRunner struct {
 	claimer     *claimer // nil: a guest lane, only recovered and released
 	pad         *launchpad
 	contest     contest
+	look        signal // at the journal, see audit
 	failures    ratelog.Limiter
 }
 
@@ -59,6 +60,14 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 		r.keepConnected(keeper, hard, session)
 		if keeper.Err() == nil {
 			abandon() // it will not be connected again
+		}
+		return nil
+	})
+	r.incarnation.enter(r)
+	defer r.incarnation.exit(r)
+	group.Go(func() error {
+		if !r.audit(keeper) {
+			abandon()
 		}
 		return nil
 	})
