@@ -27,9 +27,9 @@ func TestFailoversLoseCommits(t *testing.T) {
 	_, book := w.startLogged(reactor.Config{})
 	second := w.start(reactor.Config{})
 	w.sharesOf(2)
-	for range 3 {
+	for range 2 {
 		standby := testkit.Standby(t, server)
-		w.insert(3000, 0, 3*time.Second)
+		w.insert(2000, 0, 2*time.Second)
 		if err := standby.CatchUp(w.ctx, server); err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +41,7 @@ func TestFailoversLoseCommits(t *testing.T) {
 			t.Fatal(err)
 		}
 		// This is what the new primary will not have.
-		if err := w.subscriber.WaitDistinct(w.ctx, start+800); err != nil {
+		if err := w.subscriber.WaitDistinct(w.ctx, start+600); err != nil {
 			t.Fatal(err)
 		}
 		proxy.Refuse()
@@ -104,7 +104,7 @@ func TestCrashesLoseCommits(t *testing.T) {
 	w.start(reactor.Config{})
 	w.start(reactor.Config{})
 	w.sharesOf(2)
-	for round := range 3 {
+	for round := range 2 {
 		insertDurably(t, w, 2000, 2*time.Second)
 		if err := w.subscriber.WaitDistinct(w.ctx, round*2000+500); err != nil {
 			t.Fatal(err)
