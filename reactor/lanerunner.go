@@ -402,7 +402,8 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 	var pause backoff
 	for {
 		begun := time.Now()
-		if r.watch(ctx, session) {
+		alone := r.watch(ctx, session)
+		if alone {
 			r.attach(session)
 			r.stats.lanesUp.Add(1)
 			select {
@@ -421,6 +422,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if r.detach(why) || time.Since(begun) > steadySession {
 			pause.reset()
 		}
+		r.contest.ended(time.Now(), time.Since(begun))
 		r.failures.Fail(r.log, slog.LevelWarn, "lost the connection to the broker; connecting again", "client_id", r.clientID, "err", why)
 		if !pause.sleep(ctx) {
 			return
@@ -430,18 +432,19 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if !r.incarnation.confirmLease(ctx, r.lane) {
 			return
 		}
-		if errors.Is(why, ErrSessionTakenOver) && !r.leaveAlone(ctx) {
+		takenOver := errors.Is(why, ErrSessionTakenOver) || !alone
+		if takenOver && !r.leaveAlone(ctx) {
 			return
 		}
-		if session = r.reconnect(ctx, hard); session == nil {
+		if session = r.reconnect(ctx, hard, takenOver); session == nil {
 			return
 		}
 	}
 }
 
 // reconnect returns a session in which all is known that was sent, or, where the broker has
-// lost it, a new one.
-func (r *laneRunner) reconnect(ctx, hard context.Context) Session {
+// lost it, a new one. noted tells that the last one is known to have been taken over.
+func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
 	var (
 		pause   backoff
 		session Session
@@ -458,6 +461,14 @@ func (r *laneRunner) reconnect(ctx, hard context.Context) Session {
 				return nil
 			}
 			return session
+		}
+		if session.Limits().Present && r.leaseNow().Mark != "" && !noted {
+			noted = true
+			closeSession(session)
+			if !r.leaveAlone(ctx) {
+				return nil
+			}
+			continue
 		}
 		// A broker that was started anew may have been configured anew. One that does not go
 		// by client ids any more has our sessions still, and will find them when it does.
@@ -504,7 +515,7 @@ func (r *laneRunner) watch(ctx context.Context, session Session) bool {
 		return false
 	case <-timer.C:
 	}
-	r.contest.quiet()
+	r.contest.quiet(time.Now())
 	return true
 }
 
