@@ -18,7 +18,15 @@ import (
 // nothing tells the two apart but that each takes the other's MQTT sessions over. They stop
 // fighting, and say so; and when one has gone, nothing of either is lost.
 func TestTwoCopiesOnOneBroker(t *testing.T) {
-	t.Parallel()
+	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce} {
+		t.Run(delivery.String(), func(t *testing.T) {
+			t.Parallel()
+			twoCopiesOnOneBroker(t, delivery)
+		})
+	}
+}
+
+func twoCopiesOnOneBroker(t *testing.T, delivery reactor.Delivery) {
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
 	server := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true})
 	if _, err := pgsource.MigrateUp(t.Context(), server.URL()); err != nil {
@@ -26,12 +34,12 @@ func TestTwoCopiesOnOneBroker(t *testing.T) {
 	}
 	one := newWorld(t, server.URL(), broker.URL())
 	// The name is given by the first start.
-	one.start(reactor.Config{}).halt(t)
+	one.start(reactor.Config{Delivery: delivery}).halt(t)
 	other := newWorld(t, testkit.Copy(t, server).URL(), broker.URL())
 	proxy := testkit.NewProxy(t, broker.URL())
 	wire := tap(proxy)
-	first, firstBook := one.startLogged(reactor.Config{}, one.through(proxy))
-	second, secondBook := other.startLogged(reactor.Config{}, other.through(proxy))
+	first, firstBook := one.startLogged(reactor.Config{Delivery: delivery}, one.through(proxy))
+	second, secondBook := other.startLogged(reactor.Config{Delivery: delivery}, other.through(proxy))
 	one.insert(3000, 0, 5*time.Second)
 	other.insert(3000, 0, 5*time.Second)
 	one.until("a lane is left alone", func() bool { return first.Stats().Contested+second.Stats().Contested > 0 })
@@ -51,7 +59,7 @@ func TestTwoCopiesOnOneBroker(t *testing.T) {
 	second.halt(t)
 	connects := wire.count(packets.CONNECT, ofLane)
 	for _, w := range []*world{one, other} {
-		last := w.start(reactor.Config{})
+		last := w.start(reactor.Config{Delivery: delivery})
 		w.published()
 		last.halt(t)
 	}
