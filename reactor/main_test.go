@@ -48,15 +48,15 @@ func newWorld(t *testing.T, databaseURL, brokerURL string) *world {
 		w.brokerURL = testkit.Broker(t).URL()
 	}
 	w.db = w.connect()
-	w.subscribe()
+	w.subscribe(2)
 	return w
 }
 
 // subscribe has another judge listen from now on.
-func (w *world) subscribe() {
+func (w *world) subscribe(qos byte) {
 	w.t.Helper()
 	sub, err := check.Subscribe(w.ctx, check.SubscriberConfig{
-		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: 2, ClientID: "judge-" + strings.ReplaceAll(w.prefix, "/", "-"), Logger: testkit.Logger(w.t),
+		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: qos, ClientID: "judge-" + strings.ReplaceAll(w.prefix, "/", "-"), Logger: testkit.Logger(w.t),
 	})
 	if err != nil {
 		w.t.Fatal(err)

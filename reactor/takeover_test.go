@@ -208,7 +208,7 @@ func TestIdentityIsSharedLater(t *testing.T) {
 		t.Errorf("%d messages were sent over a session that the lanes share", got-published)
 	}
 	restart(string(plain))
-	w.subscribe()
+	w.subscribe(2)
 	if err := proxy.Accept(); err != nil {
 		t.Fatal(err)
 	}
