@@ -111,11 +111,27 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 			conn.Close()
 			return nil, err
 		}
-		return conn, nil
+		return &briefGoodbye{conn}, nil
 	}
 	// Of several hosts in the URL, or addresses of a host, the one that takes writes. Whatever
 	// target_session_attrs says, no other is of any use.
 	cfg.ValidateConnect = takesWrites
+}
+
+// briefGoodbye bounds how long a connection that was given up is waited for. pgx closes one
+// whose statement has got no answer in the background, with a goodbye of up to 15 s, and
+// the pool gives its place to no other one meanwhile: the heartbeat has a single place.
+// Nothing else of pgx's sets a deadline that lies further ahead.
+type briefGoodbye struct{ net.Conn }
+
+// goodbyePatience is long enough for a server that answers.
+const goodbyePatience = time.Second
+
+func (c *briefGoodbye) SetDeadline(t time.Time) error {
+	if latest := time.Now().Add(goodbyePatience); t.After(latest) {
+		t = latest
+	}
+	return c.Conn.SetDeadline(t)
 }
 
 func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {

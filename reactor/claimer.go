@@ -63,7 +63,7 @@ func (c *claimer) run(soft, hard context.Context) error {
 			continue
 		case batch = <-c.due:
 		}
-		err := c.take(hard, batch)
+		err := c.take(soft, hard, batch)
 		switch {
 		case err == nil:
 			pause.reset()
@@ -80,19 +80,22 @@ func (c *claimer) run(soft, hard context.Context) error {
 }
 
 // take claims a batch. Whatever it did not get will be looked at again.
-func (c *claimer) take(ctx context.Context, batch due) error {
+//
+// That a claim has ended is said as long as there is a dispatcher to hear it, also where the
+// lane is given up (hard): other lanes will not get jobs that it takes for being claimed.
+func (c *claimer) take(soft, hard context.Context, batch due) error {
 	c.inHand.Store(int64(batch.earliest))
 	defer c.inHand.Store(int64(nothingDue))
 	ids, suspects := c.quarantine.split(batch.ids, time.Now())
-	err := c.claim(ctx, ids, batch.latest)
+	err := c.claim(hard, ids, batch.latest)
 	for _, id := range suspects {
 		if err == nil {
-			err = c.claim(ctx, []int64{id}, batch.latest)
+			err = c.claim(hard, []int64{id}, batch.latest)
 		}
 	}
 	select {
 	case c.finished <- batch.ids:
-	case <-ctx.Done():
+	case <-soft.Done():
 	}
 	return err
 }
@@ -117,6 +120,7 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
 		Within: max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
+	c.lane.claims(req.Token)
 	begun := c.clock.local()
 	batch, err := c.source.Claim(ctx, req)
 	took := c.clock.local() - begun

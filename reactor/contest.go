@@ -11,9 +11,16 @@ import "time"
 // while it is ours can be a latecomer, an owner before us that had been frozen on the way
 // to the broker. More than that is a contest: sending stops, and goes on when nobody takes
 // over a connection on which nothing is sent.
+//
+// Some brokers close a connection that was taken over without a word (Mosquitto before 2.1).
+// Then it shows by the session: there is one, and it has not our mark. Where sessions carry
+// no marks, connections that end again and again make us look at the next one for a while,
+// and send nothing; ending all the same, it was not because of a message.
 type contest struct {
-	recent []time.Time   // take-overs within contestMemory
-	pause  time.Duration // the next one
+	recent   []time.Time   // take-overs within contestMemory
+	pause    time.Duration // the latest one; 0: there is no contest
+	short    []time.Time   // when connections ended that had not lasted for shortLife
+	innocent time.Time     // until then such ends do not count: nobody else was there
 }
 
 const (
@@ -27,6 +34,12 @@ const (
 	contestPause = 30 * time.Second
 	// maxContestPause bounds it: it doubles.
 	maxContestPause = 10 * time.Minute
+	// shortLife is too short for a connection, and contestLimit of those within
+	// shortLives are worth a look.
+	shortLife  = 5 * time.Second
+	shortLives = 30 * time.Second
+	// innocence is how long a look holds.
+	innocence = time.Minute
 )
 
 // takenOver notes a take-over while the lease is ours, and returns for how long to leave the
@@ -39,7 +52,7 @@ func (c *contest) takenOver(now time.Time) (pause time.Duration, contested bool)
 		}
 	}
 	c.recent = recent
-	if len(c.recent) < contestLimit {
+	if len(c.recent) < contestLimit && c.pause == 0 {
 		return jitter(time.Second), false
 	}
 	c.recent = c.recent[:0]
@@ -50,11 +63,24 @@ func (c *contest) takenOver(now time.Time) (pause time.Duration, contested bool)
 
 // watch is how long to look at a new connection before anything is sent over it.
 func (c *contest) watch(now time.Time) time.Duration {
-	if c.pause > 0 || len(c.recent) > 1 && now.Sub(c.recent[len(c.recent)-1]) < contestMemory {
+	if c.pause > 0 || len(c.recent) > 1 && now.Sub(c.recent[len(c.recent)-1]) < contestMemory ||
+		len(c.short) >= contestLimit && now.Sub(c.short[0]) < shortLives && now.After(c.innocent) {
 		return contestWatch
 	}
 	return 0
 }
 
+// ended notes how long a connection lasted that the broker has ended.
+func (c *contest) ended(now time.Time, life time.Duration) {
+	if life > shortLife {
+		c.short = c.short[:0]
+		return
+	}
+	if len(c.short) == contestLimit {
+		c.short = append(c.short[:0], c.short[1:]...)
+	}
+	c.short = append(c.short, now)
+}
+
 // quiet notes that nobody else was there for a watch.
-func (c *contest) quiet() { c.pause = 0 }
+func (c *contest) quiet(now time.Time) { c.pause, c.innocent = 0, now.Add(innocence) }

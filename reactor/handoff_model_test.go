@@ -27,6 +27,9 @@ const (
 type modelRules struct {
 	slots, jobs, instances int // at most the constants above
 	drops                  int // connections lost, at any moment
+	// rollbacks: the broker is killed, and comes back with a state from before it had what it
+	// has, its sessions included.
+	rollbacks int
 	// deliverAtPublish: the broker passes a message on when it stores it, as MQTT allows,
 	// and not when it is released.
 	deliverAtPublish bool
@@ -36,6 +39,7 @@ type modelRules struct {
 	reuseBeforePubcomp  bool // a slot is taken again once its PUBREL is sent
 	deleteBeforePubcomp bool // and the batch leaves the journal then
 	trustOldLease       bool // the lease is not looked at again after CONNACK
+	notSentAgain        bool // PUBREL over a new connection, for what was received over an old one
 }
 
 // modelState is everything there is.
@@ -43,9 +47,16 @@ type modelState struct {
 	owner     int8 // of the lane, in the database
 	next      int8 // the job that will be claimed next
 	drops     int8
+	rollbacks int8
+	// forgotten jobs were received by the broker, and it has lost them. Of those some are
+	// beyond help: PUBREL may have been sent before, by the same owner or by one who is dead,
+	// so nobody may send them again.
+	forgotten, beyondHelp [modelJobs + 1]bool
+
 	journal   [modelJobs + 1]modelRow
 	stored    [modelSlots]int8 // at the broker: the job kept under a slot
 	delivered [modelJobs + 1]int8
+	sureOfAll bool // the mutation notSentAgain
 	connected int8 // whose connection the broker serves; -1: nobody's
 	in        [modelInstances]modelInstance
 }
@@ -80,7 +91,19 @@ const (
 type modelFlight struct {
 	state flightState
 	slot  int8
+	again modelAgain
+	tried bool // PUBREL may have been sent
 }
+
+// modelAgain tells whether a message that was received has to be sent again before it is
+// released, over this connection.
+type modelAgain uint8
+
+const (
+	sure modelAgain = iota
+	unsure
+	asked
+)
 
 // modelPacket is PUBLISH or PUBREL, or PUBREC or PUBCOMP for it.
 type modelPacket struct {
@@ -136,6 +159,9 @@ func (m modelRules) steps(s modelState) []modelStep {
 			}
 		}
 	}
+	if int(s.rollbacks) < m.rollbacks {
+		can("the broker is back with an older state", func(to *modelState) { to.rollBack() })
+	}
 	if int(s.owner)+1 < m.instances {
 		// The owner may be dead, or stopped, or slow: nobody can tell, and it can't either.
 		can(fmt.Sprint("lane taken over from ", s.owner), func(to *modelState) { to.owner++ })
@@ -187,7 +213,7 @@ func (m modelRules) instanceSteps(s *modelState, i int, can func(string, func(*m
 			if m.slotFree(in, slot) {
 				can(name("claims into slot", int(slot)), func(to *modelState) {
 					to.journal[to.next] = modelRow{exists: true, slot: slot}
-					to.in[i].flights[to.next] = modelFlight{ready, slot}
+					to.in[i].flights[to.next] = modelFlight{state: ready, slot: slot}
 					to.next++
 				})
 			}
@@ -195,6 +221,12 @@ func (m modelRules) instanceSteps(s *modelState, i int, can func(string, func(*m
 	}
 	for job := 1; job <= m.jobs; job++ {
 		fl := in.flights[job]
+		if fl.again == unsure && sending {
+			can(name("sends PUBLISH again", job), func(to *modelState) {
+				to.in[i].flights[job].again = asked
+				to.in[i].sent.push(modelPacket{fl.slot, int8(job)})
+			})
+		}
 		switch {
 		case fl.state == ready && sending:
 			can(name("sends PUBLISH", job), func(to *modelState) {
@@ -202,9 +234,9 @@ func (m modelRules) instanceSteps(s *modelState, i int, can func(string, func(*m
 				to.in[i].sent.push(modelPacket{fl.slot, int8(job)})
 			})
 		case fl.state == received && m.releaseBeforeCommit && sending,
-			fl.state == markKnown && sending:
+			fl.state == markKnown && fl.again == sure && sending:
 			can(name("sends PUBREL", job), func(to *modelState) {
-				to.in[i].flights[job].state = releasing
+				to.in[i].flights[job].state, to.in[i].flights[job].tried = releasing, true
 				to.in[i].sent.push(modelPacket{slot: fl.slot})
 			})
 		case fl.state == received && !in.marking[job]:
@@ -283,7 +315,7 @@ func (m modelRules) arrive(s *modelState, i int) {
 		}
 		*stored = 0
 	case p.job != 0 && *stored == 0: // PUBLISH; of a slot in use it is a repetition
-		*stored = p.job
+		*stored, s.forgotten[p.job] = p.job, false
 		if m.deliverAtPublish {
 			s.delivered[p.job]++
 		}
@@ -302,6 +334,8 @@ func (s *modelState) answer(i int) {
 		case fl.slot != p.slot:
 		case int(p.job) == job && fl.state == sent:
 			fl.state = received
+		case int(p.job) == job && fl.again == asked:
+			fl.again = sure
 		case p.job == 0 && fl.state == releasing:
 			fl.state = ended
 		}
@@ -318,9 +352,11 @@ func (s *modelState) recover(i int) {
 	for job, row := range s.journal {
 		switch {
 		case row.marked:
-			s.in[i].flights[job] = modelFlight{markKnown, row.slot}
+			// Its last owner may have released it.
+			s.in[i].flights[job] = modelFlight{state: markKnown, slot: row.slot, tried: true}
+			s.beyondHelp[job] = s.beyondHelp[job] || s.forgotten[job]
 		case row.exists:
-			s.in[i].flights[job] = modelFlight{ready, row.slot}
+			s.in[i].flights[job] = modelFlight{state: ready, slot: row.slot}
 		}
 	}
 }
@@ -335,9 +371,30 @@ func (s *modelState) disconnect(i int) {
 			fl.state = ready
 		case releasing:
 			fl.state = markKnown
+		case received, markKnown:
+			if !fl.tried && !s.sureOfAll {
+				fl.again = unsure
+			}
 		}
 	}
 	s.connected = -1
+}
+
+// rollBack has the broker forget what it has received and not released.
+func (s *modelState) rollBack() {
+	s.rollbacks++
+	if s.connected >= 0 {
+		s.disconnect(int(s.connected))
+	}
+	for slot, job := range s.stored {
+		if job == 0 {
+			continue
+		}
+		s.stored[slot], s.forgotten[job] = 0, true
+		for i := range s.in {
+			s.beyondHelp[job] = s.beyondHelp[job] || s.in[i].flights[job].tried
+		}
+	}
 }
 
 // leave has an instance give the lane up, as it does when it finds that it has lost it.
@@ -382,6 +439,9 @@ func (m modelRules) heal(s modelState, late bool) string {
 		m.arrive(&s, last)
 	}
 	for job := int8(1); job < s.next; job++ {
+		if s.delivered[job] == 0 && (s.beyondHelp[job] || rows[job].marked && s.forgotten[job]) {
+			continue // two faults at once: the broker lost it, and who knew whether it was released is dead
+		}
 		if n := s.delivered[job]; n != 1 {
 			return fmt.Sprintf("job %d was delivered %d times", job, n)
 		}
@@ -411,7 +471,7 @@ type modelVerdict struct {
 // explore looks at every state that can be reached.
 func (m modelRules) explore() modelVerdict {
 	v := modelVerdict{points: map[string]bool{}}
-	begin := modelState{next: 1, connected: -1}
+	begin := modelState{next: 1, connected: -1, sureOfAll: m.notSentAgain}
 	seen := map[modelState]struct{}{begin: {}}
 	list, traces := []modelState{begin}, []modelTrace{{from: -1}}
 	for at := 0; at < len(list) && v.broken == ""; at++ {

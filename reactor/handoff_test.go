@@ -13,6 +13,8 @@ func TestHandOff(t *testing.T) {
 		"a slot used again":                  {slots: 1, jobs: 3, instances: 2, drops: 1},
 		"three instances":                    {slots: 1, jobs: 2, instances: 3, drops: 1},
 		"two slots":                          {slots: 2, jobs: 2, instances: 2, drops: 1},
+		"a broker that is killed":            {slots: 1, jobs: 2, instances: 2, drops: 1, rollbacks: 1},
+		"killed twice":                       {slots: 2, jobs: 2, instances: 1, drops: 1, rollbacks: 2},
 		"a broker that passes on at PUBLISH": {slots: 1, jobs: 2, instances: 2, drops: 1, deliverAtPublish: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -40,6 +42,7 @@ func TestHandOffObjects(t *testing.T) {
 		"slot used again early":    {func(m *modelRules) { m.reuseBeforePubcomp = true }, "delivered 2 times"},
 		"journal cleared early":    {func(m *modelRules) { m.deleteBeforePubcomp = true }, "delivered 0 times"},
 		"lease not looked at":      {func(m *modelRules) { m.trustOldLease = true }, "delivered 2 times"},
+		"not sent again":           {func(m *modelRules) { m.notSentAgain, m.rollbacks = true, 1 }, "delivered 0 times"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rules := modelRules{slots: 1, jobs: 2, instances: 2, drops: 1}

@@ -37,6 +37,8 @@ type incarnation struct {
 	held   map[int32]bool // guarded by mu: lanes in the latest holding
 	beaten *sync.Cond     // on mu: beats has grown, or the incarnation ends
 	over   bool           // guarded by mu
+
+	runners map[*laneRunner]struct{} // guarded by mu
 }
 
 // runIncarnation works until ctx ends, the reads are used up, or the membership ends.
@@ -45,7 +47,7 @@ func (r *Reactor) runIncarnation(ctx context.Context, member Member) error {
 		Reactor: r, member: member,
 		due: make(chan due), finished: make(chan []int64, r.cfg.Lanes),
 		settler: &settler{source: r.source, log: r.log, stats: &r.stats, progress: &r.progress, wake: newSignal(), quiet: newSignal()},
-		beatNow: newSignal(),
+		beatNow: newSignal(), runners: map[*laneRunner]struct{}{},
 	}
 	in.beaten = sync.NewCond(&in.mu)
 	r.stats.begin()
@@ -146,6 +148,7 @@ func (in *incarnation) follow(ctx context.Context) {
 				in.stats.feedUp.Store(true)
 				pause.reset()
 				failures.OK(in.log, "the feed of new jobs works again")
+				in.doubtJournals()
 			}
 			in.loader.hint(h)
 		})

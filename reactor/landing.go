@@ -145,8 +145,10 @@ func (l *lane) sendReleases() {
 	if l.session == nil || len(l.freed) == 0 {
 		return
 	}
+	if l.session.Release(l.freed) != nil {
+		return // the session has ended, and none was sent
+	}
 	for _, s := range l.freed {
 		l.at(s).releases++
 	}
-	_ = l.session.Release(l.freed)
 }

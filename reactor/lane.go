@@ -60,6 +60,10 @@ type lane struct {
 	overQuota  ratelog.Limiter
 	closing    bool   // nothing more is taken
 	abandon    func() // ends the lane's runner; nil before it runs
+	// claiming is the token of the claim that is under way; doubted keeps others from
+	// being made (audit.go).
+	claiming [16]byte
+	doubted  bool
 }
 
 // maxLaneBytes bounds the payloads of a lane, give or take a claim's.
@@ -84,7 +88,7 @@ func (l *lane) freeSlots() int {
 func (l *lane) room(n int) (lease Lease, first Slot, reach int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lease, l.head, l.reach(), !l.closing && l.session != nil && l.leased() &&
+	return l.lease, l.head, l.reach(), !l.closing && !l.doubted && l.session != nil && l.leased() &&
 		l.freeSlots() >= n && l.bytes < maxLaneBytes
 }
 

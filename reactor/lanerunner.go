@@ -30,6 +30,7 @@ type laneRunner struct {
 	claimer     *claimer // nil: a guest lane, only recovered and released
 	pad         *launchpad
 	contest     contest
+	look        signal // at the journal, see audit
 	failures    ratelog.Limiter
 }
 
@@ -59,6 +60,14 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 		r.keepConnected(keeper, hard, session)
 		if keeper.Err() == nil {
 			abandon() // it will not be connected again
+		}
+		return nil
+	})
+	r.incarnation.enter(r)
+	defer r.incarnation.exit(r)
+	group.Go(func() error {
+		if !r.audit(keeper) {
+			abandon()
 		}
 		return nil
 	})
@@ -393,7 +402,8 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 	var pause backoff
 	for {
 		begun := time.Now()
-		if r.watch(ctx, session) {
+		alone := r.watch(ctx, session)
+		if alone {
 			r.attach(session)
 			r.stats.lanesUp.Add(1)
 			select {
@@ -412,6 +422,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if r.detach(why) || time.Since(begun) > steadySession {
 			pause.reset()
 		}
+		r.contest.ended(time.Now(), time.Since(begun))
 		r.failures.Fail(r.log, slog.LevelWarn, "lost the connection to the broker; connecting again", "client_id", r.clientID, "err", why)
 		if !pause.sleep(ctx) {
 			return
@@ -421,30 +432,57 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if !r.incarnation.confirmLease(ctx, r.lane) {
 			return
 		}
-		if errors.Is(why, ErrSessionTakenOver) && !r.leaveAlone(ctx) {
+		takenOver := errors.Is(why, ErrSessionTakenOver) || !alone
+		if takenOver && !r.leaveAlone(ctx) {
 			return
 		}
-		if session = r.reconnect(ctx, hard); session == nil {
+		if session = r.reconnect(ctx, hard, takenOver); session == nil {
 			return
 		}
 	}
 }
 
 // reconnect returns a session in which all is known that was sent, or, where the broker has
-// lost it, a new one.
-func (r *laneRunner) reconnect(ctx, hard context.Context) Session {
-	session, _ := r.connect(ctx, ctx, false) // it has no error to report: the first connection has long been made
-	if session == nil {
-		return nil
-	}
-	if session.Limits().Resumed {
-		if r.delivery.QoS() == 2 && r.renewMark(ctx, session) != nil {
-			closeSession(session)
+// lost it, a new one. noted tells that the last one is known to have been taken over.
+func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
+	var (
+		pause   backoff
+		session Session
+	)
+	for lost := false; ; {
+		session, _ = r.connect(ctx, ctx, false) // it has no error to report: the first connection has long been made
+		if session == nil {
 			return nil
 		}
-		return session
+		// Without a mark a session that is there now may be the empty one of our last try.
+		if lost = !session.Limits().Resumed || lost && r.leaseNow().Mark == ""; !lost {
+			if r.delivery.QoS() == 2 && r.renewMark(ctx, session) != nil {
+				closeSession(session)
+				return nil
+			}
+			return session
+		}
+		if session.Limits().Present && r.leaseNow().Mark != "" && !noted {
+			noted = true
+			closeSession(session)
+			if !r.leaveAlone(ctx) {
+				return nil
+			}
+			continue
+		}
+		// A broker that was started anew may have been configured anew. One that does not go
+		// by client ids any more has our sessions still, and will find them when it does.
+		r.incarnation.identity.again()
+		err := r.incarnation.identity.check(ctx, r.incarnation.sink, r.delivery)
+		if err == nil {
+			break
+		}
+		closeSession(session)
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot connect to the broker; trying again", "client_id", r.clientID, "err", err)
+		if !pause.sleep(ctx) {
+			return nil
+		}
 	}
-	r.incarnation.identity.again()
 	exposed := r.exposed()
 	if exposed {
 		r.log.Warn("the broker lost the session of a lane; what becomes of messages on their way is unknown", "client_id", r.clientID, "policy", r.onLoss)
@@ -477,7 +515,7 @@ func (r *laneRunner) watch(ctx context.Context, session Session) bool {
 		return false
 	case <-timer.C:
 	}
-	r.contest.quiet()
+	r.contest.quiet(time.Now())
 	return true
 }
 

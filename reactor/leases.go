@@ -259,7 +259,7 @@ func (in *incarnation) newLane(lease Lease, claims bool) *laneRunner {
 		leased: in.leased, clock: in.clock, settle: in.settler.add, hurry: in.settler.wake.set, onLoss: in.cfg.OnSessionLoss,
 		capacity: newSignal(), lease: lease, head: 1,
 	}
-	r := &laneRunner{lane: l, incarnation: in, pad: &launchpad{lane: l, clock: in.clock, stats: &in.stats, news: newSignal()}}
+	r := &laneRunner{lane: l, incarnation: in, look: newSignal(), pad: &launchpad{lane: l, clock: in.clock, stats: &in.stats, news: newSignal()}}
 	if claims {
 		r.claimer = &claimer{
 			lane: l, pad: r.pad, source: in.source, clock: in.clock, lead: in.lead, log: in.log, stats: &in.stats,

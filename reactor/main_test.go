@@ -3,6 +3,7 @@ package reactor_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,15 +48,21 @@ func newWorld(t *testing.T, databaseURL, brokerURL string) *world {
 		w.brokerURL = testkit.Broker(t).URL()
 	}
 	w.db = w.connect()
-	sub, err := check.Subscribe(ctx, check.SubscriberConfig{
-		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: 2, ClientID: "judge-" + w.prefix[len(w.prefix)-8:], Logger: testkit.Logger(t),
+	w.subscribe(2)
+	return w
+}
+
+// subscribe has another judge listen from now on.
+func (w *world) subscribe(qos byte) {
+	w.t.Helper()
+	sub, err := check.Subscribe(w.ctx, check.SubscriberConfig{
+		URL: w.brokerURL, Filter: w.prefix + "/#", QoS: qos, ClientID: "judge-" + strings.ReplaceAll(w.prefix, "/", "-"), Logger: testkit.Logger(w.t),
 	})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	t.Cleanup(func() { sub.Close() })
+	w.t.Cleanup(func() { sub.Close() })
 	w.subscriber = sub
-	return w
 }
 
 func (w *world) connect() *pgx.Conn {
@@ -78,7 +85,9 @@ type instance struct {
 // start runs an instance until stopped, at the latest at the end of the test.
 func (w *world) start(cfg reactor.Config, change ...func(*pgsource.Config, *mqttsink.Config)) *instance {
 	w.t.Helper()
-	cfg.Logger = testkit.Logger(w.t)
+	if cfg.Logger == nil {
+		cfg.Logger = testkit.Logger(w.t)
+	}
 	sourceCfg := pgsource.Config{DatabaseURL: w.databaseURL, Logger: cfg.Logger}
 	sinkCfg := mqttsink.Config{URL: w.brokerURL, Logger: cfg.Logger}
 	for _, c := range change {

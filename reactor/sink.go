@@ -123,7 +123,8 @@ type Session interface {
 	Publish(msgs []Message) error
 	// Release tells the broker to forget the slots of messages it has Received: they
 	// will not be sent again (QoS 2: PUBREL). Each is answered by Released, also
-	// where the broker does not know the slot. Like Publish it does not wait.
+	// where the broker does not know the slot. Like Publish it does not wait. After an
+	// error, that the session has ended, none of these has been sent.
 	Release(slots []Slot) error
 	// Mark leaves a mark in the broker's state of the session, by which a later Connect
 	// recognizes it, and waits until it is there. Nobody may have used the mark before.

@@ -1,0 +1,130 @@
+package reactor
+
+import (
+	"testing"
+	"time"
+)
+
+// TestRecoveryWaitsForItsTime: a failover can lead to a server whose clock is behind. What
+// the dead owner had sent or was about to send is due in the future then; nothing is sent
+// or released before, and all of it after.
+func TestRecoveryWaitsForItsTime(t *testing.T) {
+	fireAt := DBTimeOf(time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC))
+	jobs := func(first int64, n int) []Job {
+		var list []Job
+		for i := range n {
+			list = append(list, Job{ID: first + int64(i), Topic: "t", FireAt: fireAt.Add(time.Duration(i) * time.Millisecond)})
+		}
+		return list
+	}
+	for name, tt := range map[string]struct {
+		delivery       Delivery
+		settled, reach int
+		lost           bool
+		dups           int
+	}{
+		"received and marked":            {ExactlyOnce, 3, 4, false, 4},
+		"sent, not marked":               {ExactlyOnce, 0, 4, false, 4},
+		"its session lost":               {ExactlyOnce, 3, 4, true, 0},
+		"in doubt at QoS 1":              {AtLeastOnce, 0, 10, false, 10},
+		"without a bound, as by version": {AtLeastOnce, 0, 0, false, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newTestLane(tt.delivery)
+			l.clock.observe(fireAt.Add(-time.Hour), 0, 1)
+			early := l.recovered([]Batch{{ID: 1, FirstSlot: 4090, Reach: tt.reach, QoS: tt.delivery.QoS(), Settled: tt.settled, Jobs: jobs(1, 10)}}, tt.lost)
+			if len(early) != 10 {
+				t.Fatalf("%d of 10 jobs wait for their time", len(early))
+			}
+			s := newFakeSession(100)
+			l.attach(s)
+			l.settleAll()
+			l.detach(errHangUp) // and another connection changes nothing
+			s = newFakeSession(100)
+			l.attach(s)
+			l.settleAll()
+			if sent := s.take(); len(sent) > 0 || len(s.freed) > 0 {
+				t.Fatalf("an hour early: sent %v, released %v", sent, s.freed)
+			}
+			// As the launch pad does, job by job.
+			for _, w := range early {
+				l.launch(w.flying, w.i, w.i+1)
+			}
+			// What lies beyond the reach follows when the first have been answered.
+			sent, dups, released := 0, 0, 0
+			for progress := true; progress; {
+				var acks []Ack
+				for _, m := range s.take() {
+					sent++
+					if m.Dup {
+						dups++
+					}
+					step := Completed
+					if tt.delivery.QoS() == 2 {
+						step = Received
+					}
+					acks = append(acks, Ack{Slot: m.Slot, Step: step})
+				}
+				acks = append(acks, releasesFor(s.freed)...)
+				released += len(s.freed)
+				s.freed = nil
+				progress = len(acks) > 0
+				l.acks(acks)
+				progress = len(l.settleAll()) > 0 || progress
+			}
+			if want := 10 - tt.settled; !tt.lost && sent != want || tt.lost && sent != 10 || dups != tt.dups {
+				t.Errorf("sent %d, %d as duplicates, want %d, %d", sent, dups, want, tt.dups)
+			}
+			if tt.delivery.QoS() == 2 && released != 10 {
+				t.Errorf("released %d of 10", released)
+			}
+			if !l.idle() {
+				t.Error("not idle in the end")
+			}
+		})
+	}
+}
+
+// TestForgottenAtRelease: a broker that says, when it is told to release a message for the
+// first time, that it does not know it, has lost it (0x92). After a second PUBREL the answer
+// is what has to be expected.
+func TestForgottenAtRelease(t *testing.T) {
+	for _, policy := range []SessionLossPolicy{Republish, Fail} {
+		t.Run(policy.String(), func(t *testing.T) {
+			l := newTestLane(ExactlyOnce)
+			l.onLoss = policy
+			s := newFakeSession(10)
+			l.attach(s)
+			f := l.put(1, 3)
+			l.launch(f, 0, 3)
+			var acks []Ack
+			for _, m := range s.take() {
+				acks = append(acks, Ack{Slot: m.Slot, Step: Received})
+			}
+			l.acks(acks)
+			l.settleAll()
+			if len(s.freed) != 3 {
+				t.Fatalf("released %v", s.freed)
+			}
+			first, second, third := s.freed[0], s.freed[1], s.freed[2]
+			l.acks([]Ack{{Slot: first, Step: Released}, {Slot: second, Step: Released, Code: CodeUnknownSlot}})
+			l.detach(errHangUp)
+			s = newFakeSession(10)
+			l.attach(s)
+			if sent := s.take(); len(sent) > 0 || len(s.freed) != 1 || s.freed[0] != third {
+				t.Fatalf("sent %v, released %v, want the third to be released again", sent, s.freed)
+			}
+			l.acks([]Ack{{Slot: third, Step: Released, Code: CodeUnknownSlot}})
+			list := l.settleAll()
+			if len(list) != 1 || !list[0].Done || len(list[0].Failures) != 1 {
+				t.Fatalf("settled %+v, want one failure", list)
+			}
+			if failure := list[0].Failures[0]; failure.JobID != 1001 || failure.Code != CodeUnknownSlot || failure.Final != (policy == Fail) {
+				t.Errorf("failure %+v: by %s", failure, policy)
+			}
+			if n := l.stats.outcomesUnknown.Load(); n != 1 {
+				t.Errorf("%d outcomes are counted as unknown, want 1", n)
+			}
+		})
+	}
+}

@@ -1,0 +1,231 @@
+package reactor_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/mqttsink"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// freeze stops a broker until the answer is called, or the test ends.
+func freeze(t *testing.T, broker *stack.Mosquitto) (thaw func()) {
+	t.Helper()
+	pid := broker.Pid()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	thaw = func() { _ = syscall.Kill(pid, syscall.SIGCONT) }
+	t.Cleanup(thaw)
+	return thaw
+}
+
+// TestRecoverySendsAsNewWhatIsNew: an instance is killed before a broker that does nothing,
+// with thousands of jobs claimed. Who recovers them marks as duplicates what may have been
+// sent, and nothing else: a broker may drop a duplicate of what it has never seen.
+func TestRecoverySendsAsNewWhatIsNew(t *testing.T) {
+	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce} {
+		t.Run(delivery.String(), func(t *testing.T) {
+			t.Parallel()
+			broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
+			w := newWorld(t, "", broker.URL())
+			proxy := testkit.NewProxy(t, w.brokerURL)
+			wire := tap(proxy)
+			first := w.process(proxy, "--delivery", delivery.String())
+			w.insert(100, 0, 0)
+			w.judge()
+			thaw := freeze(t, broker)
+			w.insert(6000, 0, 0)
+			w.eventually("thousands are claimed", "SELECT count(*) > 4000 FROM jobs WHERE processed")
+			first.Kill(t)
+			var lanes, reach int
+			if err := w.db.QueryRow(w.ctx, "SELECT count(DISTINCT lane), max(reach) FROM reactor.in_flight").Scan(&lanes, &reach); err != nil {
+				t.Fatal(err)
+			}
+			thaw()
+			w.process(proxy, "--delivery", delivery.String())
+			if delivery == reactor.ExactlyOnce {
+				w.judge()
+			} else {
+				w.settled()
+				w.eventually("all are processed", "SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed)")
+				w.settled()
+				if report := w.delivered(); report.Lost.Count > 0 || report.Duplicated.Count > lanes*reach {
+					t.Error(report.Err())
+				}
+			}
+			dup, all := wire.count(packets.PUBLISH, isDup), wire.count(packets.PUBLISH)
+			if dup > lanes*reach || all < 6100 {
+				t.Errorf("%d of %d messages are marked as duplicates, at most %d lanes × %d may be", dup, all, lanes, reach)
+			}
+			if dup == 0 {
+				t.Error("nothing is marked as a duplicate, though a window of messages had been sent")
+			}
+			t.Logf("%d of %d messages are marked as duplicates; %d lanes × %d", dup, all, lanes, reach)
+		})
+	}
+}
+
+// TestRecoveryKeepsToFireAt: what was claimed and not published is due later than now, as
+// after a failover to a server whose clock is behind. Its recovery waits, over a guest lane
+// too: the next instance has fewer lanes of its own.
+func TestRecoveryKeepsToFireAt(t *testing.T) {
+	t.Parallel()
+	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
+	w := newWorld(t, "", broker.URL())
+	first := w.process(nil, "--lanes", "3")
+	w.insert(100, 0, 0)
+	w.judge()
+	thaw := freeze(t, broker)
+	w.insert(2000, 0, 0)
+	w.eventually("all are claimed, over all lanes",
+		"SELECT count(DISTINCT lane) = 3 AND sum(cardinality(job_ids)) = 2000 FROM reactor.in_flight")
+	first.Kill(t)
+	w.exec("UPDATE jobs SET fire_at = clock_timestamp() + interval '5 seconds' WHERE id > 100")
+	thaw()
+	second := w.start(reactor.Config{Lanes: 1})
+	w.until("they are recovered", func() bool { return second.Stats().Recovered >= 2000 })
+	if report := w.judge(); report.MaxLateness > 2*time.Second {
+		t.Errorf("the last is %v late", report.MaxLateness)
+	}
+}
+
+// sharedIdentity is a broker at which all clients of one user are one session.
+func sharedIdentity() stack.MosquittoConfig {
+	return stack.MosquittoConfig{
+		Username: "worker", Password: "secret", Persistence: true, Autosave: time.Hour,
+		ExtraLines: []string{"use_username_as_clientid true"},
+	}
+}
+
+// TestRefusesSharedIdentity: with use_username_as_clientid all lanes are one session, and
+// mix up their packet ids without a word. That is refused, in one line.
+func TestRefusesSharedIdentity(t *testing.T) {
+	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce, reactor.AtMostOnce} {
+		t.Run(delivery.String(), func(t *testing.T) {
+			t.Parallel()
+			broker := testkit.OwnMosquitto(t, sharedIdentity())
+			database := testkit.NewDatabase(t)
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			// Not the first either, while another one is about to be refused.
+			ended := make(chan error, 2)
+			for range cap(ended) {
+				source, err := pgsource.New(pgsource.Config{DatabaseURL: database})
+				if err != nil {
+					t.Fatal(err)
+				}
+				sink, err := mqttsink.New(mqttsink.Config{URL: broker.URL()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r, err := reactor.New(source, sink, reactor.Config{Delivery: delivery, Logger: testkit.Logger(t)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() { ended <- r.Run(ctx) }()
+			}
+			for range cap(ended) {
+				err := <-ended
+				if err == nil || !strings.Contains(err.Error(), "use_username_as_clientid") || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error(), "secret") {
+					t.Errorf("Run returned %v, want one line that names the setting", err)
+				}
+			}
+		})
+	}
+}
+
+// TestIdentityIsSharedLater: the setting is switched on while an instance runs. It sends
+// nothing more, another one is refused, and when the setting is gone nothing is lost.
+func TestIdentityIsSharedLater(t *testing.T) {
+	t.Parallel()
+	cfg := sharedIdentity()
+	lines := cfg.ExtraLines
+	cfg.ExtraLines = nil
+	broker := testkit.OwnMosquitto(t, cfg)
+	w := newWorld(t, "", broker.URL())
+	proxy := testkit.NewProxy(t, w.brokerURL)
+	wire := tap(proxy)
+	in := w.start(reactor.Config{}, w.through(proxy))
+	w.insert(6000, 0, 2*time.Second)
+	if err := w.subscriber.WaitDistinct(w.ctx, 1000); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(broker.Dir(), "mosquitto.conf")
+	plain, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restart := func(conf string) {
+		t.Helper()
+		if err := broker.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := broker.Start(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The judge would take its part in the mix-up: it is one of the clients.
+	aside := func() {
+		t.Helper()
+		proxy.Refuse()
+		proxy.Cut()
+		if err := proxy.WaitClosed(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	aside()
+	w.delivered()
+	w.subscriber.Close()
+	received := w.subscriber.Received()
+	restart(string(plain) + strings.Join(lines, "\n") + "\n")
+	published, connects := wire.count(packets.PUBLISH), wire.count(packets.CONNECT, ofLane)
+	if err := proxy.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	second := w.process(nil)
+	if code := second.Wait(t, 30*time.Second); code == 0 || !strings.Contains(second.Output(), "use_username_as_clientid") {
+		t.Errorf("the second instance ended with %d", code)
+	}
+	wire.await(w.ctx, t, packets.CONNECT, connects+6, ofLane)
+	aside()
+	if got := wire.count(packets.PUBLISH); got > published {
+		t.Errorf("%d messages were sent over a session that the lanes share", got-published)
+	}
+	restart(string(plain))
+	w.subscribe(2)
+	if err := proxy.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	w.settled()
+	w.eventually("all are processed", "SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed)")
+	w.settled()
+	w.delivered()
+	expected, err := check.ExpectedFromDB(w.ctx, w.db, "true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := slices.DeleteFunc(append(received, w.subscriber.Received()...), func(r check.Received) bool { return r.ID > firstMark })
+	report := check.Judge(expected, all, check.Config{})
+	if report.Lost.Count > 0 || report.Duplicated.Count > 0 {
+		t.Error(report.Err())
+	}
+	if s := in.Stats(); s.OutcomesUnknown > 0 {
+		t.Errorf("%d outcomes are unknown, though no session was lost", s.OutcomesUnknown)
+	}
+}
