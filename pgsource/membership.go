@@ -209,10 +209,14 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 			return err
 		}
 	}
+	// The lowest numbers that are free. If somebody has deleted a lane whose journal holds
+	// something, it is this that brings it back, and with it what it holds.
 	if c.create > 0 {
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO reactor.lanes (lane, owner, epoch)
-			SELECT coalesce((SELECT max(lane) FROM reactor.lanes), 0) + n, $1, 1 FROM generate_series(1, $2) AS n`,
+			SELECT n, $1, 1 FROM generate_series(1, $2 + (SELECT count(*) FROM reactor.lanes)) AS n
+			 WHERE NOT EXISTS (SELECT FROM reactor.lanes WHERE lane = n)
+			 ORDER BY n LIMIT $2`,
 			m.id, c.create); err != nil {
 			return err
 		}

@@ -49,7 +49,8 @@ func twoCopiesOnOneBroker(t *testing.T, delivery reactor.Delivery) {
 	one.until("both have had their say", func() bool {
 		return first.Stats().Contested == 2 || second.Stats().Contested == 2
 	})
-	if n := wire.count(packets.CONNECT, ofLane); n > 80 {
+	// 20 to 80 are usual; without an end there are twenty a second, for as long as it lasts.
+	if n := wire.count(packets.CONNECT, ofLane); n > 160 {
 		t.Errorf("the lanes have connected %d times before they stopped", n)
 	}
 	// One after the other they bring to an end what they had begun.

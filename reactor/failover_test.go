@@ -151,7 +151,7 @@ func TestStateChangedByHand(t *testing.T) {
 		"journal emptied":          {"DELETE FROM reactor.in_flight", true},
 		"instances forgotten":      {"TRUNCATE reactor.instances", false},
 		"lanes without owners":     {"UPDATE reactor.lanes SET owner = NULL", false},
-		"lanes forgotten":          {"DELETE FROM reactor.lanes WHERE lane NOT IN (SELECT lane FROM reactor.in_flight)", false},
+		"lanes forgotten":          {"DELETE FROM reactor.lanes", false},
 		"shards of nobody":         {"UPDATE reactor.shards SET owner = 42", false},
 		"marks of another session": {"UPDATE reactor.lanes SET mark = 'nothing'", false},
 	} {
