@@ -365,3 +365,26 @@ func TestFeedIsOnlyAHint(t *testing.T) {
 	w.insert(500, 0, time.Second)
 	w.judge()
 }
+
+// TestMembershipIsLookedUpWithTheFeed: what was told of shards and lanes before the feed
+// stood is found out when it does, not with the next beat.
+func TestMembershipIsLookedUpWithTheFeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "", "")
+	proxy := testkit.NewProxy(t, w.databaseURL)
+	proxy.Refuse()
+	leaver := w.start(reactor.Config{})
+	w.sharesOf(1)
+	w.start(reactor.Config{}, func(s *pgsource.Config, _ *mqttsink.Config) {
+		s.ListenURL = proxy.Through(w.databaseURL)
+		s.TTL = 10 * time.Minute // beats come every three minutes or so
+	})
+	w.sharesOf(2)
+	leaver.halt(t) // and gives its shards to the other, which does not hear of it
+	w.sharesOf(1)
+	if err := proxy.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	w.insert(500, 0, 0)
+	w.judge()
+}

@@ -149,6 +149,8 @@ func (in *incarnation) follow(ctx context.Context) {
 				pause.reset()
 				failures.OK(in.log, "the feed of new jobs works again")
 				in.doubtJournals()
+				// What became of the shards and lanes meanwhile was told to nobody.
+				in.beatNow.set()
 			}
 			in.loader.hint(h)
 		})
