@@ -73,8 +73,8 @@ func TestTakeOver(t *testing.T) {
 	b.lease = deadLease
 	batch := b.claim(ids)
 
+	begun := time.Now() // and from then on, or later, the heir counts how long it has been there
 	heir, _ := b.join(open(t, b.ctx, quick(b.url, "heir")))
-	begun := time.Now()
 	var h reactor.Holding
 	for h.Shards != reactor.AllShards || len(h.Leases) < 2 {
 		if h = beat(t, b.ctx, heir); b.ctx.Err() != nil {
