@@ -2,6 +2,7 @@ package reactor_test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -258,4 +259,77 @@ func TestSessionLostAndOwnerKilled(t *testing.T) {
 	unlock()
 	w.process(proxy)
 	w.judge()
+}
+
+// hangUp listens on a port for some clients to connect, and ends their connections.
+func hangUp(port, clients int) error {
+	listener, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+	if err != nil {
+		return err
+	}
+	for range clients {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		conn.Close()
+	}
+	return listener.Close()
+}
+
+// TestBrokerKilledAgainAndAgain: each time it comes back with sessions that are not those of
+// the journal. With that it looks as if somebody else used them; but it was away.
+func TestBrokerKilledAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
+	w := newWorld(t, "", broker.URL())
+	w.subscriber.Close()
+	in, book := w.startLogged(reactor.Config{})
+	db := filepath.Join(broker.Dir(), "mosquitto.db")
+	marks := ""
+	published := func() {
+		w.insert(100, 0, 0)
+		w.eventually("all are processed", "SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed)")
+		w.settled()
+		w.until("all lanes are up", func() bool { return in.Stats().LanesUp == 2 })
+		before := marks
+		if err := w.db.QueryRow(w.ctx, "SELECT string_agg(mark, ' ') FROM reactor.lanes").Scan(&marks); err != nil {
+			t.Fatal(err)
+		}
+		if marks == before {
+			t.Error("the sessions were those of the journal")
+		}
+	}
+	published()
+	if err := broker.Save(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 6 {
+		if err := broker.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the lanes are down", func() bool { return in.Stats().LanesUp == 0 })
+		err := hangUp(broker.Port(), 6) // on each of them, or so: they take turns
+		if err != nil {
+			t.Fatal(err)
+		}
+		// First its sessions are lost, and have other marks from then on; from the second
+		// time on they are those of the save.
+		switch round {
+		case 0:
+			err = os.Rename(db, db+".kept")
+		case 1:
+			err = os.Rename(db+".kept", db)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := broker.Start(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		published()
+	}
+	if said := book.lines("somebody else uses the MQTT session"); len(said) > 0 {
+		t.Errorf("%d times, first: %s", len(said), said[0])
+	}
 }

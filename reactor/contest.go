@@ -15,7 +15,8 @@ import "time"
 // Some brokers close a connection that was taken over without a word (Mosquitto before 2.1).
 // Then it shows by the session: there is one, and it has not our mark. Where sessions carry
 // no marks, connections that end again and again make us look at the next one for a while,
-// and send nothing; ending all the same, it was not because of a message.
+// and send nothing; ending all the same, it was not because of a message. A broker that dies
+// looks like that too, but not if it can be reached at once.
 type contest struct {
 	recent   []time.Time   // take-overs within contestMemory
 	pause    time.Duration // the latest one; 0: there is no contest
@@ -81,6 +82,9 @@ func (c *contest) ended(now time.Time, life time.Duration) {
 	}
 	c.short = append(c.short, now)
 }
+
+// away notes that the broker could not be reached: that is why connections have ended.
+func (c *contest) away() { c.short = c.short[:0] }
 
 // quiet notes that nobody else was there for a watch.
 func (c *contest) quiet(now time.Time) { c.pause, c.innocent = 0, now.Add(innocence) }

@@ -32,6 +32,7 @@ type laneRunner struct {
 	contest     contest
 	look        signal // at the journal, see audit
 	failures    ratelog.Limiter
+	refused     int // connections that could not be made; of the goroutine that connects
 }
 
 // run works until the lane is wound up (soft) or given up at once (hard). An error is
@@ -102,7 +103,9 @@ func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (Session, e
 		session, err := r.incarnation.sink.Connect(hard, ConnectOptions{
 			ClientID: r.clientID, Delivery: r.delivery, Fresh: fresh, Mark: r.leaseNow().Mark, Acks: r.acks,
 		})
-		if err == nil {
+		if err != nil {
+			r.refused++
+		} else {
 			if err = r.incarnation.identity.check(hard, r.incarnation.sink, r.delivery); err != nil {
 				closeSession(session)
 			}
@@ -432,43 +435,54 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if !r.incarnation.confirmLease(ctx, r.lane) {
 			return
 		}
-		takenOver := errors.Is(why, ErrSessionTakenOver) || !alone
+		takenOver := errors.Is(why, ErrSessionTakenOver)
 		if takenOver && !r.leaveAlone(ctx) {
 			return
 		}
-		if session = r.reconnect(ctx, hard, takenOver); session == nil {
+		if session = r.reconnect(ctx, hard, takenOver, !alone); session == nil {
 			return
 		}
 	}
 }
 
 // reconnect returns a session in which all is known that was sent, or, where the broker has
-// lost it, a new one. noted tells that the last one is known to have been taken over.
-func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
+// lost it, a new one. noted tells that the last one is known to have been taken over, suspect
+// that it may have been: it ended while nothing was sent.
+//
+// Without a word from the broker, what looks like a take-over looks like a broker that died
+// and came back as well, unless it could be reached all the while.
+func (r *laneRunner) reconnect(ctx, hard context.Context, noted, suspect bool) Session {
 	var (
 		pause   backoff
 		session Session
+		before  = r.refused
 	)
 	for lost := false; ; {
 		session, _ = r.connect(ctx, ctx, false) // it has no error to report: the first connection has long been made
 		if session == nil {
 			return nil
 		}
-		// Without a mark a session that is there now may be the empty one of our last try.
-		if lost = !session.Limits().Resumed || lost && r.leaseNow().Mark == ""; !lost {
-			if r.delivery.QoS() == 2 && r.renewMark(ctx, session) != nil {
-				closeSession(session)
-				return nil
-			}
-			return session
+		away := r.refused > before
+		if away {
+			r.contest.away()
 		}
-		if session.Limits().Present && r.leaseNow().Mark != "" && !noted {
+		// Without a mark a session that is there now may be the empty one of our last try.
+		lost = !session.Limits().Resumed || lost && r.leaseNow().Mark == ""
+		strange := lost && session.Limits().Present && r.leaseNow().Mark != ""
+		if (strange || suspect) && !noted && !away {
 			noted = true
 			closeSession(session)
 			if !r.leaveAlone(ctx) {
 				return nil
 			}
 			continue
+		}
+		if !lost {
+			if r.delivery.QoS() == 2 && r.renewMark(ctx, session) != nil {
+				closeSession(session)
+				return nil
+			}
+			return session
 		}
 		// A broker that was started anew may have been configured anew. One that does not go
 		// by client ids any more has our sessions still, and will find them when it does.
