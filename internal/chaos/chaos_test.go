@@ -23,6 +23,8 @@ func TestPromisesSurvive(t *testing.T) {
 		{"servers", chaos.Config{Seed: 4, Faults: []string{"kill", "postgres", "broker"}}},
 		{"packets", chaos.Config{Seed: 5, Faults: []string{"packet", "commit", "cut", "burst"}, Pause: 200 * time.Millisecond}},
 		{"at least once", chaos.Config{Seed: 6, Delivery: reactor.AtLeastOnce}},
+		{"lost commits", chaos.Config{Seed: 7, Faults: []string{"failover", "kill", "burst"}, Pause: 2 * time.Second}},
+		{"broker killed", chaos.Config{Seed: 8, Faults: []string{"brokerkill", "postgres"}, Pause: time.Second}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.cfg.Program = testkit.Reactor(t)
