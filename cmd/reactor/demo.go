@@ -170,7 +170,7 @@ func (d *demo) startInstances(ctx context.Context) error {
 		process, err := stack.StartProcess(stack.ProcessSpec{
 			Path: program, Args: []string{"run", "--name", name, "--delivery", d.Delivery.String(), "--grace", "3s"},
 			// By the environment: arguments can be seen by every user of the machine.
-			Env:    append(os.Environ(), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
+			Env:    append(withoutFlags(os.Environ()), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
 			Stdout: log, Stderr: log,
 		})
 		if err != nil {

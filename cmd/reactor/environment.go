@@ -41,6 +41,11 @@ func newEnvironment(environ []string) *environment {
 	return e
 }
 
+// withoutFlags leaves out what an instance would take for its settings.
+func withoutFlags(environ []string) []string {
+	return slices.DeleteFunc(environ, func(entry string) bool { return strings.HasPrefix(entry, variablePrefix) })
+}
+
 // Validate implements kong.Resolver.
 func (e *environment) Validate(*kong.Application) error { return nil }
 
