@@ -31,6 +31,7 @@ type incarnation struct {
 	// certain.
 	leaseUntil atomic.Int64
 	beatNow    signal
+	notices    limited // of changes of the membership
 
 	mu     sync.Mutex
 	beats  int64          // guarded by mu: successful ones
@@ -142,7 +143,7 @@ func (in *incarnation) follow(ctx context.Context) {
 		err := in.source.Listen(ctx, func(h Hint) {
 			switch h.Kind {
 			case HintMembership:
-				in.beatNow.set()
+				in.notices.do(in.beatNow.set)
 				return
 			case HintConnected:
 				in.stats.feedUp.Store(true)
