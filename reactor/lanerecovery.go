@@ -1,0 +1,133 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+)
+
+// recover takes over what the journal holds of this lane, and returns the session to go on
+// with.
+//
+// At QoS 2 it is the one that the journal speaks of, as long as something depends on it;
+// else a new one. What a broker may keep of messages that the journal has no trace of, as
+// after a failover that lost some commits, would swallow new ones in the same slots.
+func (r *laneRunner) recover(hard context.Context, session Session) (Session, error) {
+	batches, err := r.readJournal(hard)
+	if err != nil {
+		closeSession(session)
+		return nil, err
+	}
+	batches, ended := superseded(batches)
+	if err := r.settleEnded(hard, ended); err != nil {
+		closeSession(session)
+		return nil, err
+	}
+	lost := !session.Limits().Resumed
+	if !lost && len(batches) > 0 && r.delivery.QoS() == 2 {
+		if err := r.renewMark(hard, session); err != nil {
+			closeSession(session)
+			return nil, err
+		}
+	}
+	if r.delivery.QoS() == 2 && (lost || len(batches) == 0) || lost && anyQoS2(batches) {
+		round := newRound()
+		if session, err = r.beginSession(hard, session, anyQoS2(batches), func(mark string) error {
+			return r.incarnation.source.Reopen(hard, r.leaseNow(), round, mark)
+		}); err != nil {
+			return nil, err
+		}
+		for i := range batches {
+			if batches[i].QoS == 2 {
+				batches[i].Round = round
+			}
+		}
+		if lost && anyQoS2(batches) {
+			r.log.Warn("the broker has no session of a lane whose last owner left messages on their way; what becomes of those is unknown", "client_id", r.clientID, "policy", r.onLoss)
+		}
+	}
+	if len(batches) > 0 {
+		jobs := 0
+		for _, b := range batches {
+			jobs += len(b.Jobs)
+		}
+		r.stats.recovered.Add(int64(jobs))
+		r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", r.leaseNow().Lane, "jobs", jobs)
+	}
+	for _, w := range r.recovered(batches, lost) {
+		r.pad.put(w.flying, w.i, []Job{w.job})
+	}
+	return session, nil
+}
+
+// superseded tells batches apart whose slots a later one has taken. Their deletion was
+// committed before that, and a failover has brought them back: they have ended.
+func superseded(batches []Batch) (live, ended []Batch) {
+	taken := map[Slot]bool{}
+	for i := len(batches) - 1; i >= 0; i-- {
+		b, again := batches[i], false
+		for place := range b.Jobs {
+			again = again || taken[slotAfter(b.FirstSlot, place)]
+		}
+		if again {
+			ended = append(ended, b)
+			continue
+		}
+		for place := range b.Jobs {
+			taken[slotAfter(b.FirstSlot, place)] = true
+		}
+		live = append(live, b)
+	}
+	slices.Reverse(live)
+	return live, ended
+}
+
+// settleEnded takes batches out of the journal that have ended before.
+func (r *laneRunner) settleEnded(hard context.Context, ended []Batch) error {
+	settlements := make([]Settlement, 0, len(ended))
+	for _, b := range ended {
+		n := len(b.Jobs)
+		settlements = append(settlements, Settlement{
+			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.leaseNow(), Jobs: n, Kept: n, Settled: n, Done: true,
+		})
+	}
+	var pause backoff
+	for len(settlements) > 0 {
+		_, err := r.incarnation.source.Settle(hard, settlements)
+		if err == nil {
+			r.log.Warn("the journal lists messages again that had left it: did a failover lose the last commits?", "lane", r.leaseNow().Lane, "batches", len(settlements))
+			return nil
+		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot settle; trying again", "err", err)
+		if !pause.sleep(hard) {
+			return hard.Err()
+		}
+	}
+	return nil
+}
+
+func anyQoS2(batches []Batch) bool {
+	for _, b := range batches {
+		if b.QoS == 2 {
+			return true
+		}
+	}
+	return false
+}
+
+// readJournal returns what is unsettled.
+func (r *laneRunner) readJournal(hard context.Context) ([]Batch, error) {
+	var pause backoff
+	for {
+		lease := r.leaseNow()
+		batches, err := r.incarnation.source.Recover(hard, lease)
+		if err == nil || errors.Is(err, ErrLeaseLost) || hard.Err() != nil {
+			return batches, err
+		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot recover; trying again", "lane", lease.Lane, "err", err)
+		if !pause.sleep(hard) {
+			return nil, hard.Err()
+		}
+	}
+}

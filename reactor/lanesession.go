@@ -1,0 +1,162 @@
+package reactor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// beginSession begins a session that the journal is about from then on, in place of what the
+// broker has; reopen tells the journal so. exposed tells that something depends on what
+// the broker had.
+//
+//	discard ──► reopen (commit) ──► connect ──► mark ──► send
+//
+// If we die before the commit, the broker has no session, or one without the mark that the
+// journal names, and the next owner does all of this. If we die after it, no session has
+// the new mark, nothing has been sent, and the next owner does it as well.
+//
+// A session that the broker has made just now is kept, unless there is no mark to tell it
+// from the one that it replaces: should it outlive us, it would be taken for that one.
+func (r *laneRunner) beginSession(hard context.Context, session Session, exposed bool, reopen func(mark string) error) (Session, error) {
+	if session.Limits().Present || exposed && r.leaseNow().Mark == "" {
+		discardSession(session)
+		session = nil
+	}
+	mark := ""
+	if r.delivery.QoS() == 2 {
+		mark = rand.Text()
+	}
+	if err := r.note(hard, mark, reopen); err != nil {
+		if session != nil {
+			closeSession(session)
+		}
+		return nil, err
+	}
+	var pause backoff
+	for {
+		if session == nil {
+			if session = r.connectEmpty(hard); session == nil {
+				return nil, ErrLeaseLost // or hard has ended
+			}
+		}
+		if mark == "" {
+			return session, nil
+		}
+		err := r.leaveMark(hard, session, mark)
+		if err == nil {
+			return session, nil
+		}
+		if hard.Err() != nil {
+			closeSession(session)
+			return nil, hard.Err()
+		}
+		if errors.Is(err, ErrCannotMark) {
+			r.incarnation.unmarked.Do(func() {
+				r.log.Warn("sessions cannot be marked at this broker: should it lose one while an instance dies, messages on their way may be lost", "err", err)
+			})
+			mark = ""
+			if err := r.note(hard, mark, reopen); err != nil {
+				closeSession(session)
+				return nil, err
+			}
+			select {
+			case <-session.Done(): // it was ended for the try
+				session = nil
+			default:
+			}
+			continue
+		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot mark the session; trying again", "client_id", r.clientID, "err", err)
+		discardSession(session) // the mark may be there, in part
+		session = nil
+		if !pause.sleep(hard) {
+			return nil, hard.Err()
+		}
+	}
+}
+
+// connectEmpty connects to a session in which nothing is. Clean Start would do that in one go,
+// but Mosquitto 2.0.11 does not save sessions that began with it; so one that is there all
+// the same is discarded, and where the broker does not care for that, begun clean and left.
+func (r *laneRunner) connectEmpty(hard context.Context) Session {
+	for try := range 3 {
+		session, _ := r.connect(hard, hard, false) // it has no error to report: the first connection has been made
+		if session == nil || !session.Limits().Present {
+			return session
+		}
+		if try < 2 {
+			discardSession(session)
+			continue
+		}
+		closeSession(session)
+	}
+	session, _ := r.connect(hard, hard, true)
+	if session == nil {
+		return nil
+	}
+	closeSession(session)
+	session, _ = r.connect(hard, hard, false)
+	return session
+}
+
+// renewMark gives a session that we know a whole mark again, where it has lost a part of
+// it, or never had one. The mark comes first, and the note of it second: the session is good,
+// and both the old mark and the new one may say so.
+func (r *laneRunner) renewMark(hard context.Context, session Session) error {
+	if session.Limits().Marked {
+		return nil
+	}
+	mark := rand.Text()
+	if err := r.leaveMark(hard, session, mark); err != nil {
+		if !errors.Is(err, ErrCannotMark) {
+			return nil // the session has ended, or next time will do
+		}
+		mark = ""
+	}
+	return r.note(hard, mark, func(mark string) error { return r.incarnation.source.Mark(hard, r.leaseNow(), mark) })
+}
+
+// markPatience is how long a broker may take to leave a mark.
+const markPatience = 10 * time.Second
+
+func (r *laneRunner) leaveMark(ctx context.Context, session Session, mark string) error {
+	ctx, cancel := context.WithTimeout(ctx, markPatience)
+	defer cancel()
+	return session.Mark(ctx, mark)
+}
+
+// note tells the journal of a mark, for as long as it takes.
+func (r *laneRunner) note(hard context.Context, mark string, reopen func(string) error) error {
+	var pause backoff
+	for {
+		err := reopen(mark)
+		if err == nil {
+			r.marked(mark)
+			return nil
+		}
+		if errors.Is(err, ErrLeaseLost) || hard.Err() != nil {
+			return err
+		}
+		r.failures.Fail(r.log, slog.LevelWarn, "cannot note that a session begins; trying again", "client_id", r.clientID, "err", err)
+		if !pause.sleep(hard) {
+			return hard.Err()
+		}
+	}
+}
+
+// closeSession says goodbye, and insists after a second.
+func closeSession(s Session) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.Close(ctx)
+}
+
+// discardSession says goodbye for good.
+func discardSession(s Session) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.Discard(ctx)
+}
