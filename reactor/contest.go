@@ -16,6 +16,10 @@ import "time"
 // Then it shows by the session: there is one, and it has not our mark. Where sessions carry
 // no marks, connections that end again and again make us look at the next one for a while,
 // and send nothing; ending all the same, it was not because of a message.
+//
+// A broker that is killed again and again ends connections too, and may come back with a
+// session from before the mark. So whoever looks has a witness, a second connection under a
+// name that nobody else uses: where both end, it was the broker or the network.
 type contest struct {
 	recent   []time.Time   // take-overs within contestMemory
 	pause    time.Duration // the latest one; 0: there is no contest
@@ -82,5 +86,12 @@ func (c *contest) ended(now time.Time, life time.Duration) {
 	c.short = append(c.short, now)
 }
 
-// quiet notes that nobody else was there for a watch.
-func (c *contest) quiet(now time.Time) { c.pause, c.innocent = 0, now.Add(innocence) }
+// quiet notes that nobody else was there for a watch. What was taken for take-overs before
+// it will not make a contest by itself: that takes one that was watched.
+func (c *contest) quiet(now time.Time) {
+	c.pause, c.innocent = 0, now.Add(innocence)
+	c.recent = c.recent[:min(len(c.recent), 1)]
+}
+
+// brokerGone notes that a watch was ended by the broker's end, or the network's.
+func (c *contest) brokerGone() { c.recent, c.short = c.recent[:0], c.short[:0] }

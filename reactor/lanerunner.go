@@ -402,8 +402,8 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 	var pause backoff
 	for {
 		begun := time.Now()
-		alone := r.watch(ctx, session)
-		if alone {
+		seen := r.watch(ctx, session)
+		if seen == nobody {
 			r.attach(session)
 			r.stats.lanesUp.Add(1)
 			select {
@@ -432,7 +432,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if !r.incarnation.confirmLease(ctx, r.lane) {
 			return
 		}
-		takenOver := errors.Is(why, ErrSessionTakenOver) || !alone
+		takenOver := errors.Is(why, ErrSessionTakenOver) || seen == somebody
 		if takenOver && !r.leaveAlone(ctx) {
 			return
 		}
@@ -499,24 +499,65 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
 	return session
 }
 
+// watched is what a look at a new session has shown.
+type watched int
+
+const (
+	nobody     watched = iota // it is there, and ours alone
+	somebody                  // it was taken over
+	brokerGone                // it ended with the broker, or the network
+)
+
 // watch looks at a session before anything is sent over it, where somebody else may be
-// using it; it reports whether it is still there.
-func (r *laneRunner) watch(ctx context.Context, session Session) bool {
+// using it.
+func (r *laneRunner) watch(ctx context.Context, session Session) watched {
 	d := r.contest.watch(time.Now())
 	if d == 0 {
-		return true
+		return nobody
+	}
+	witness := r.witness(ctx)
+	if witness != nil {
+		defer closeSession(witness)
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return false
+		return somebody
 	case <-session.Done():
-		return false
+		if witness != nil && endsToo(witness) {
+			r.contest.brokerGone()
+			return brokerGone
+		}
+		return somebody
 	case <-timer.C:
 	}
 	r.contest.quiet(time.Now())
-	return true
+	return nobody
+}
+
+// witness is a connection under a client id that nobody else has, and that leaves nothing
+// behind; nil where the broker does not let it in. The prefix is that of CheckIdentity.
+func (r *laneRunner) witness(ctx context.Context) Session {
+	session, err := r.incarnation.sink.Connect(ctx, ConnectOptions{
+		ClientID: "reactor-probe-" + rand.Text(), Delivery: AtMostOnce, Acks: func([]Ack) {},
+	})
+	if err != nil {
+		return nil
+	}
+	return session
+}
+
+// endsToo reports whether a session has ended, or does within a moment.
+func endsToo(s Session) bool {
+	timer := time.NewTimer(time.Second / 2)
+	defer timer.Stop()
+	select {
+	case <-s.Done():
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // leaveAlone stays away from a session that somebody took over while the lane is ours.
