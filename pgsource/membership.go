@@ -32,6 +32,11 @@ import (
 // Who judges must have been beating without a gap for as long as it holds against the
 // other. After an outage or a stall of the database every heartbeat is old, first come
 // must not be first served.
+//
+// The database's clock may be set back, by hand or by a failover to a server whose clock is
+// behind. The heartbeats from before lie in the future then, and those of the dead would look
+// fresh until the clock has caught up. So a beat brings what lies in the future back to now:
+// who lives beats again, and who does not lapses from there.
 
 // membershipLock is the key of the advisory lock, "reactor" in ASCII.
 const membershipLock = 0x72656163746f72
@@ -60,7 +65,8 @@ func (s *Source) Join(ctx context.Context, opts reactor.JoinOptions) (reactor.Me
 func (m *member) TTL() time.Duration { return m.cfg.TTL }
 
 // beatSQL renews the heartbeat and returns the whole, small, membership. A beat that
-// comes late starts the steady time anew.
+// comes late, or before the last one, starts the steady time anew. Of the others' heartbeats
+// those are left alone that their owners are just renewing.
 //
 // The journal is looked at for lanes without a living owner alone: what somebody's old
 // snapshot keeps of it would make every beat slower, until they lapse. An EXISTS would be
@@ -70,10 +76,14 @@ const beatSQL = `
 WITH beat AS (
     UPDATE reactor.instances
        SET heartbeat_at = clock_timestamp(), backend = CASE WHEN $3 THEN 0 ELSE pg_backend_pid() END,
-           steady_since = CASE WHEN heartbeat_at < clock_timestamp() - $2::interval / 2
-                               THEN clock_timestamp() ELSE steady_since END
+           steady_since = CASE WHEN heartbeat_at NOT BETWEEN clock_timestamp() - $2::interval / 2 AND clock_timestamp() + $2::interval / 2
+                               THEN clock_timestamp() ELSE least(steady_since, clock_timestamp()) END
      WHERE id = $1
     RETURNING least(clock_timestamp() - steady_since, $2::interval) AS steady
+), brought_back AS (
+    UPDATE reactor.instances SET heartbeat_at = clock_timestamp()
+     WHERE id IN (SELECT id FROM reactor.instances
+                   WHERE id <> $1 AND heartbeat_at > clock_timestamp() + $2::interval / 2 FOR UPDATE SKIP LOCKED)
 ), members AS (
     SELECT id, dynamic, CASE
                WHEN id = $1 THEN false

@@ -146,6 +146,44 @@ func TestGoneSessionLapsesSooner(t *testing.T) {
 	}
 }
 
+// TestClockSetBack: the heartbeats from before it lie in the future. The living go on, and the
+// dead are noticed all the same, by somebody whose own steady time began in the future, too.
+func TestClockSetBack(t *testing.T) {
+	b := newBench(t)
+	living, _ := b.join(open(t, b.ctx, quick(b.url, "living")))
+	other, _ := b.join(open(t, b.ctx, quick(b.url, "other")))
+	dead, _ := b.join(open(t, b.ctx, quick(b.url, "dead")))
+	if err := b.member.Leave(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what the first moves, the others see with their next
+		for _, m := range []reactor.Member{living, other, dead} {
+			beat(t, b.ctx, m)
+		}
+	}
+	b.exec("UPDATE reactor.instances SET heartbeat_at = heartbeat_at + interval '1 hour', steady_since = steady_since + interval '1 hour'")
+	begun := time.Now()
+	h1, h2 := beat(t, b.ctx, living), beat(t, b.ctx, other)
+	if h1.Shards.Len() > 22 || h2.Shards.Len() > 22 {
+		t.Fatalf("deposed at once: they own %d and %d shards", h1.Shards.Len(), h2.Shards.Len())
+	}
+	for h1.Shards|h2.Shards != reactor.AllShards {
+		if h1, h2 = beat(t, b.ctx, living), beat(t, b.ctx, other); b.ctx.Err() != nil {
+			t.Fatal("a dead instance keeps its shards because the clock was set back")
+		}
+	}
+	if took := time.Since(begun); took < 500*time.Millisecond {
+		t.Errorf("took over after %v: it cannot know that soon", took)
+	}
+	// Its connections were cut off, so it hears of that first.
+	var err error
+	for err = nil; !errors.Is(err, reactor.ErrDeposed); _, err = dead.Beat(b.ctx) {
+		if b.ctx.Err() != nil {
+			t.Fatalf("the deposed one's beat: %v", err)
+		}
+	}
+}
+
 // TestOutageDeposesNobody: after the database was away all heartbeats are old, and
 // whoever comes first must not take everything.
 func TestOutageDeposesNobody(t *testing.T) {

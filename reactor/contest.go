@@ -86,5 +86,9 @@ func (c *contest) ended(now time.Time, life time.Duration) {
 // away notes that the broker could not be reached: that is why connections have ended.
 func (c *contest) away() { c.short = c.short[:0] }
 
-// quiet notes that nobody else was there for a watch.
-func (c *contest) quiet(now time.Time) { c.pause, c.innocent = 0, now.Add(innocence) }
+// quiet notes that nobody else was there for a watch. What was taken for take-overs before
+// it will not make a contest by itself: that takes one that was watched.
+func (c *contest) quiet(now time.Time) {
+	c.pause, c.innocent = 0, now.Add(innocence)
+	c.recent = c.recent[:min(len(c.recent), 1)]
+}
