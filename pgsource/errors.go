@@ -158,18 +158,6 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 	return fmt.Errorf("%s says: %s: %s", where, pgErr.Message, remedy)
 }
 
-// redacted keeps the reason of a malformed connection string and drops the
-// string, which may hold a password.
-func redacted(err error) error {
-	var parseErr *pgconn.ParseConfigError
-	if errors.As(err, &parseErr) {
-		if cause := parseErr.Unwrap(); cause != nil && !strings.Contains(cause.Error(), "://") {
-			return cause
-		}
-	}
-	return errors.New("cannot be parsed")
-}
-
 // lastLine is the end of an error that lists every address it tried.
 func lastLine(err error) string {
 	if err == nil {

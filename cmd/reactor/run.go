@@ -127,7 +127,7 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 		URL: c.MQTTURL, Username: c.MQTTUsername, Password: c.MQTTPassword, Logger: log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("--mqtt-url: %w", err)
+		return nil, err
 	}
 	grace := given(c.Grace) // for 0, which is NoGrace
 	if c.Grace < 0 {
