@@ -37,6 +37,8 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"no broker":           {[]string{"run", "--database-url", database}, 2, "--mqtt-url"},
 		"bad number":          {run(database, plain, "--lanes", "many"), 2, "--lanes"},
 		"bad delivery":        {run(database, plain, "--delivery", "twice"), 2, "use exactly-once, at-least-once or at-most-once"},
+		"bad level":           {run(database, plain, "--log-level", "loud"), 2, "use debug, info, warn or error"},
+		"bad deployment":      {run(database, plain, "--deployment", "a/b"), 2, "--deployment is a/b, must be letters"},
 		"bad policy":          {run(database, plain, "--on-session-loss", "shrug"), 2, "use republish or fail"},
 		"index out of range":  {run(database, plain, "--consumer-count", "5", "--consumer-index", "5"), 2, "--consumer-index is 5, must be 0 to 4 with a --consumer-count of 5"},
 		"index without count": {run(database, plain, "--consumer-index", "1"), 2, "--consumer-count is not set"},
