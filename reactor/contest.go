@@ -14,8 +14,9 @@ import "time"
 //
 // Some brokers close a connection that was taken over without a word (Mosquitto before 2.1).
 // Then it shows by the session: there is one, and it has not our mark. Where sessions carry
-// no marks, connections that end again and again make us look at the next one for a while,
-// and send nothing; ending all the same, it was not because of a message.
+// no marks, or the copy has the same, connections that end again and again make us look at the
+// next one for a while, and send nothing; if it ends all the same, and another connection that
+// was made beside it does not, it was neither a message nor the network.
 type contest struct {
 	recent   []time.Time   // take-overs within contestMemory
 	pause    time.Duration // the latest one; 0: there is no contest
@@ -81,6 +82,9 @@ func (c *contest) ended(now time.Time, life time.Duration) {
 	}
 	c.short = append(c.short, now)
 }
+
+// acquit notes that connections end for everybody: the network's doing, or the broker's.
+func (c *contest) acquit(now time.Time) { c.innocent = now.Add(innocence) }
 
 // quiet notes that nobody else was there for a watch.
 func (c *contest) quiet(now time.Time) { c.pause, c.innocent = 0, now.Add(innocence) }
