@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -64,6 +66,9 @@ func parseBroker(c Config) (broker, error) {
 	switch {
 	case len(b.username) > maxUint16:
 		return broker{}, &reactor.ConfigError{Field: "Username", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)}
+	case !utf8.ValidString(b.username) || strings.ContainsFunc(b.username, unicode.IsControl):
+		// A broker hangs up on it, and what that would be taken for is something else.
+		return broker{}, &reactor.ConfigError{Field: "Username", Problem: "has a control character in it, or is not UTF-8: MQTT allows neither"}
 	case len(b.password) > maxUint16:
 		return broker{}, &reactor.ConfigError{Field: "Password", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)}
 	}
