@@ -72,6 +72,8 @@ func TestConfig(t *testing.T) {
 		"with TLS":     {Config{URL: "wss://x/mqtt?token=sesame"}, "mqtts://host:8883"},
 		"only space":   {Config{URL: " \n"}, "URL is empty"},
 		"no host":      {Config{URL: "mqtt://"}, "URL is not"},
+		"control user": {Config{URL: "mqtt://x", Username: "a\nb"}, "Username has a control character"},
+		"strange user": {Config{URL: "mqtt://a%FFb@x"}, "Username has a control character"},
 		"two lines":    {Config{URL: "mqtt://u:ses\name@x"}, "URL is not"},
 		"bad password": {Config{URL: "mqtt://u:ses%ame@x"}, "%-encoded"},
 		"keep alive":   {Config{URL: "mqtt://x", KeepAlive: time.Millisecond}, "KeepAlive"},

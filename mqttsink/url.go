@@ -1,12 +1,15 @@
 package mqttsink
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // broker is where to connect to, and as whom.
@@ -19,12 +22,14 @@ type broker struct {
 
 // errURL never repeats the URL: it may hold a password, and one that is not encoded
 // can turn up as any part of it.
-var errURL = errors.New("URL is not one of a broker: write mqtt://user:password@host:1883, with special characters in user and password %-encoded")
+var errURL = badURL("is not one of a broker: write mqtt://user:password@host:1883, with special characters in user and password %-encoded")
+
+func badURL(problem string) error { return &reactor.ConfigError{Field: "URL", Problem: problem} }
 
 // parseBroker reads the URL, and what overrides parts of it.
 func parseBroker(c Config) (broker, error) {
 	if strings.TrimSpace(c.URL) == "" {
-		return broker{}, errors.New("URL is empty: give one such as mqtt://user:password@host:1883")
+		return broker{}, badURL("is empty: give one such as mqtt://user:password@host:1883")
 	}
 	u, err := url.Parse(strings.TrimSpace(c.URL)) // a file ends with a line break
 	if err != nil || u.Hostname() == "" {
@@ -37,9 +42,9 @@ func parseBroker(c Config) (broker, error) {
 	case "mqtts", "ssl", "tls":
 		b.secure, port = true, "8883"
 	case "ws", "wss":
-		return broker{}, fmt.Errorf("URL begins with %s://, but MQTT over WebSocket is not supported: use the broker's TCP port, mqtt://host:1883, or with TLS mqtts://host:8883", u.Scheme)
+		return broker{}, badURL("begins with " + u.Scheme + "://, but MQTT over WebSocket is not supported: use the broker's TCP port, mqtt://host:1883, or with TLS mqtts://host:8883")
 	default:
-		return broker{}, fmt.Errorf("URL begins with %s://, must be mqtt:// or mqtts://", u.Scheme)
+		return broker{}, badURL("begins with " + u.Scheme + "://, must be mqtt:// or mqtts://")
 	}
 	// mqtt://user:12#34@host is a valid URL, of a host named user and its port 12.
 	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
@@ -49,7 +54,7 @@ func parseBroker(c Config) (broker, error) {
 		port = u.Port()
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > maxUint16 {
-		return broker{}, errors.New("URL has a port that is not in 1 to 65535")
+		return broker{}, badURL("has a port that is not in 1 to 65535")
 	}
 	b.address = net.JoinHostPort(b.host, port)
 	if u.User != nil && b.username == "" {
@@ -60,9 +65,12 @@ func parseBroker(c Config) (broker, error) {
 	}
 	switch {
 	case len(b.username) > maxUint16:
-		return broker{}, fmt.Errorf("the user name has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)
+		return broker{}, &reactor.ConfigError{Field: "Username", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)}
+	case !utf8.ValidString(b.username) || strings.ContainsFunc(b.username, unicode.IsControl):
+		// A broker hangs up on it, and what that would be taken for is something else.
+		return broker{}, &reactor.ConfigError{Field: "Username", Problem: "has a control character in it, or is not UTF-8: MQTT allows neither"}
 	case len(b.password) > maxUint16:
-		return broker{}, fmt.Errorf("the password has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)
+		return broker{}, &reactor.ConfigError{Field: "Password", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)}
 	}
 	return b, nil
 }

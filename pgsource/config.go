@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -86,17 +85,13 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) validate() error {
-	const example = "postgres://user:password@host:5432/database"
-	if c.DatabaseURL == "" {
-		return &reactor.ConfigError{Field: "DatabaseURL", Problem: "is empty: give a connection string such as " + example}
-	}
 	for _, u := range []struct{ field, url string }{{"DatabaseURL", c.DatabaseURL}, {"ListenURL", c.ListenURL}} {
-		cfg, err := pgxpool.ParseConfig(u.url)
+		cfg, err := parseURL(u.url)
 		if err != nil {
-			return &reactor.ConfigError{Field: u.field, Problem: fmt.Sprintf("is not a connection string (write %s): %v", example, redacted(err))}
+			return &reactor.ConfigError{Field: u.field, Problem: err.Error()}
 		}
 		// These two send parameters without knowing their types, and get text back.
-		if mode := cfg.ConnConfig.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
+		if mode := cfg.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
 			return &reactor.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
 		}
 	}

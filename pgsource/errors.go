@@ -136,7 +136,7 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 	case pgerrcode.InvalidCatalogName:
 		remedy = "create the database, or correct its name in the database URL"
 	case pgerrcode.InsufficientPrivilege:
-		remedy = "run `reactor migrate up` as the owner of the database, and grant this role what README.md says under \"Use it\""
+		remedy = "as the owner of the database run GRANT USAGE ON SCHEMA reactor, GRANT SELECT, UPDATE ON jobs and GRANT ALL ON ALL TABLES IN SCHEMA reactor TO this role, after `reactor migrate up` if that was not done yet"
 		if connectErr != nil {
 			remedy = "grant this role CONNECT on the database"
 		}
@@ -156,18 +156,6 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		return fmt.Errorf("%s says: %s (SQLSTATE %s)", where, pgErr.Message, pgErr.Code)
 	}
 	return fmt.Errorf("%s says: %s: %s", where, pgErr.Message, remedy)
-}
-
-// redacted keeps the reason of a malformed connection string and drops the
-// string, which may hold a password.
-func redacted(err error) error {
-	var parseErr *pgconn.ParseConfigError
-	if errors.As(err, &parseErr) {
-		if cause := parseErr.Unwrap(); cause != nil && !strings.Contains(cause.Error(), "://") {
-			return cause
-		}
-	}
-	return errors.New("cannot be parsed")
 }
 
 // lastLine is the end of an error that lists every address it tried.

@@ -118,13 +118,13 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	if err != nil {
 		return table{}, err
 	}
-	if err := s.refuseOthers(ctx, schema); err != nil {
+	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
+	if err := s.refuseOthers(ctx, schema, at >= 0); err != nil {
 		return table{}, err
 	}
-	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
 	switch {
 	case at < 0:
-		return table{}, fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it anew", qualified(schema))
+		return table{}, fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or create it anew with psql -1 -f sql/schema.sql -f sql/triggers.sql", qualified(schema))
 	case !list[at].Current:
 		return table{}, errNoSchema
 	case list[0].Schema != schema && list[0].Ours:
@@ -144,7 +144,7 @@ func hidden(name string) error {
 // refuseOthers looks for other tables that announce their jobs to this deployment, as
 // versions before 3 made them in every schema they were pointed to. Nobody would publish
 // those. Partitions and heirs of the table are part of it.
-func (s *Source) refuseOthers(ctx context.Context, schema string) error {
+func (s *Source) refuseOthers(ctx context.Context, schema string, there bool) error {
 	var other string
 	err := s.control.row(ctx, `
 		WITH RECURSIVE tree (oid) AS (
@@ -153,6 +153,9 @@ func (s *Source) refuseOthers(ctx context.Context, schema string) error {
 		SELECT coalesce(min(c.oid::regclass::text), '') FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 		 WHERE t.tgfoid = to_regproc('reactor.announce_jobs') AND NOT EXISTS (SELECT FROM tree WHERE tree.oid = c.oid)`,
 		[]any{qualified(schema)}, &other)
+	if err == nil && other != "" && !there {
+		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers: if it was renamed, rename it back", qualified(schema), other)
+	}
 	if err == nil && other != "" {
 		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or its triggers, or use a database for each", qualified(schema), other)
 	}
@@ -179,7 +182,7 @@ func (s *Source) warnOfTriggers(ctx context.Context) error {
 }
 
 // errNoSchema: see sql/.
-var errNoSchema = errors.New("the tables of reactor are not in this database, or of an earlier version: run `reactor migrate up`, or psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database")
+var errNoSchema = errors.New("the tables of reactor are not in this database, or of an earlier version: run `reactor migrate up` or, where that finds nothing to do, psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database")
 
 // checkRights makes sure that we may do what we will do.
 func (s *Source) checkRights(ctx context.Context) error {
@@ -199,6 +202,18 @@ func (s *Source) checkRights(ctx context.Context) error {
 }
 
 func (s *Source) lacksRights(ctx context.Context) error {
+	// So does one that is missing.
+	var missing string
+	if err := s.control.row(ctx, `
+		SELECT coalesce(string_agg('reactor.' || name, ', '), '')
+		  FROM unnest('{deployment,instances,shards,lanes,in_flight,retries,failed_jobs}'::text[]) AS name
+		 WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'reactor' AND c.relname = name)`,
+		nil, &missing); err != nil {
+		return err
+	}
+	if missing != "" {
+		return fmt.Errorf("%s is not there: restore it, or create it anew with psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database", missing)
+	}
 	// A policy on a table of our own looks like a lack of rights.
 	var covered *string
 	if err := s.control.row(ctx, `

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/job-publisher/reactor/reactor"
 	schema "github.com/job-publisher/reactor/sql"
 )
 
@@ -255,9 +256,9 @@ func appliedVersions(ctx context.Context, tx pgx.Tx) (map[int64]time.Time, error
 
 // withConnection connects for a migration, or to look: a standby will do for that.
 func withConnection(ctx context.Context, databaseURL string, look bool, do func(*pgx.Conn) error) error {
-	cfg, err := pgx.ParseConfig(databaseURL)
+	cfg, err := parseURL(strings.TrimSpace(databaseURL))
 	if err != nil {
-		return fmt.Errorf("the database URL is not a connection string: %w", redacted(err))
+		return &reactor.ConfigError{Field: "DatabaseURL", Problem: err.Error()}
 	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialPatience

@@ -6,6 +6,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
+	schema "github.com/job-publisher/reactor/sql"
 )
 
 // TestTwoTables: versions before 3 made a table in each schema that they were pointed to,
@@ -124,8 +125,29 @@ func TestForeignTable(t *testing.T) {
 func TestTableIsGone(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("ALTER TABLE jobs RENAME TO other")
-	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) {
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) || !strings.Contains(why, "rename it back") {
 		t.Error(why)
+	}
+	b.exec("DROP TABLE other")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) || !strings.Contains(why, "psql") {
+		t.Error(why)
+	}
+}
+
+// TestOurTableIsGone is no lack of rights.
+func TestOurTableIsGone(t *testing.T) {
+	for _, name := range []string{"instances", "shards", "lanes", "in_flight", "retries", "failed_jobs"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := examine(t, testkit.NewDatabase(t))
+			b.exec("DROP TABLE reactor." + name)
+			if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "reactor."+name+" is not there") || strings.Contains(why, "GRANT") {
+				t.Error(why)
+			}
+			// What it says does help.
+			b.exec(schema.Migrations[0].Up + schema.Migrations[1].Up)
+			b.start(b.url)
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -212,5 +213,20 @@ func TestGivenUpIsSaid(t *testing.T) {
 	lines := book.lines("given up", "topic=forbidden/", "job=", "not authorized")
 	if len(lines) == 0 || len(lines) > 5 {
 		t.Errorf("%d lines tell of 50 jobs that were given up: %q", len(lines), lines)
+	}
+	// All are accounted for, when it has ended at the latest.
+	in.halt(t)
+	said := len(lines)
+	for _, line := range book.lines("given up") {
+		if _, text, ok := strings.Cut(line, "repeated="); ok {
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			said += n
+		}
+	}
+	if said != 50 {
+		t.Errorf("the log accounts for %d of 50 jobs: %q", said, book.lines("given up"))
 	}
 }

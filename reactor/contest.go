@@ -14,9 +14,11 @@ import "time"
 //
 // Some brokers close a connection that was taken over without a word (Mosquitto before 2.1).
 // Then it shows by the session: there is one, and it has not our mark. Where sessions carry
-// no marks, connections that end again and again make us look at the next one for a while,
-// and send nothing; ending all the same, it was not because of a message. A broker that dies
-// looks like that too, but not if it can be reached at once.
+// no marks, or the copy has the same, connections that end again and again make us look at the
+// next one for a while, and send nothing; if it ends all the same, and another connection that
+// was made beside it does not, it was neither a message nor the network. A broker that dies and
+// comes back with an older save has a session without our mark, too, but cannot be reached at
+// once.
 type contest struct {
 	recent   []time.Time   // take-overs within contestMemory
 	pause    time.Duration // the latest one; 0: there is no contest
@@ -85,6 +87,9 @@ func (c *contest) ended(now time.Time, life time.Duration) {
 
 // away notes that the broker could not be reached: that is why connections have ended.
 func (c *contest) away() { c.short = c.short[:0] }
+
+// acquit notes that connections end for everybody: the network's doing, or the broker's.
+func (c *contest) acquit(now time.Time) { c.innocent = now.Add(innocence) }
 
 // quiet notes that nobody else was there for a watch. What was taken for take-overs before
 // it will not make a contest by itself: that takes one that was watched.

@@ -170,6 +170,18 @@ func TestMaxReads(t *testing.T) {
 	w.judgeThese(expected)
 }
 
+// TestMaxReadsWithoutGrace ends as well, without an error, and leaves no member behind.
+func TestMaxReadsWithoutGrace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "", "")
+	in := w.start(reactor.Config{MaxReads: 1, Grace: reactor.NoGrace})
+	if err := <-in.ended; err != nil {
+		t.Error(err)
+	}
+	in.ended <- nil
+	w.eventually("it has left", "SELECT count(*) = 0 FROM reactor.instances")
+}
+
 // TestBrokerRefusesTopics: jobs the broker refuses end as failed, with its reason, and
 // hold nobody up.
 func TestBrokerRefusesTopics(t *testing.T) {

@@ -31,7 +31,6 @@ type incarnation struct {
 	// certain.
 	leaseUntil atomic.Int64
 	beatNow    signal
-	notices    limited // of changes of the membership
 
 	mu     sync.Mutex
 	beats  int64          // guarded by mu: successful ones
@@ -139,11 +138,12 @@ func (in *incarnation) run(ctx context.Context) error {
 func (in *incarnation) follow(ctx context.Context) {
 	var failures ratelog.Limiter
 	var pause backoff
+	others := hearsay{beatNow: in.beatNow}
 	for {
 		err := in.source.Listen(ctx, func(h Hint) {
 			switch h.Kind {
 			case HintMembership:
-				in.notices.do(in.beatNow.set)
+				others.heard()
 				return
 			case HintConnected:
 				in.stats.feedUp.Store(true)

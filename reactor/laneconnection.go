@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"time"
@@ -16,7 +17,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 	var pause backoff
 	for {
 		begun := time.Now()
-		alone := r.watch(ctx, session)
+		alone, evicted := r.watch(ctx, session)
 		if alone {
 			r.attach(session)
 			r.stats.lanesUp.Add(1)
@@ -46,23 +47,22 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if !r.incarnation.confirmLease(ctx, r.lane) {
 			return
 		}
-		takenOver := errors.Is(why, ErrSessionTakenOver)
+		takenOver := errors.Is(why, ErrSessionTakenOver) || evicted
 		if takenOver && !r.leaveAlone(ctx) {
 			return
 		}
-		if session = r.reconnect(ctx, hard, takenOver, !alone); session == nil {
+		if session = r.reconnect(ctx, hard, takenOver); session == nil {
 			return
 		}
 	}
 }
 
 // reconnect returns a session in which all is known that was sent, or, where the broker has
-// lost it, a new one. noted tells that the last one is known to have been taken over, suspect
-// that it may have been: it ended while nothing was sent.
+// lost it, a new one. noted tells that the last one is known to have been taken over.
 //
-// Without a word from the broker, what looks like a take-over looks like a broker that died
-// and came back as well, unless it could be reached all the while.
-func (r *laneRunner) reconnect(ctx, hard context.Context, noted, suspect bool) Session {
+// A session without our mark may be that of somebody who has taken it over, or one of an older
+// save of the broker's, unless it could be reached all the while.
+func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
 	var (
 		pause   backoff
 		session Session
@@ -80,7 +80,7 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted, suspect bool) S
 		// Without a mark a session that is there now may be the empty one of our last try.
 		lost = !session.Limits().Resumed || lost && r.leaseNow().Mark == ""
 		strange := lost && session.Limits().Present && r.leaseNow().Mark != ""
-		if (strange || suspect) && !noted && !away {
+		if strange && !noted && !away {
 			noted = true
 			closeSession(session)
 			if !r.leaveAlone(ctx) {
@@ -125,23 +125,46 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted, suspect bool) S
 }
 
 // watch looks at a session before anything is sent over it, where somebody else may be
-// using it; it reports whether it is still there.
-func (r *laneRunner) watch(ctx context.Context, session Session) bool {
+// using it; it reports whether it is still there, and if not, whether somebody has it now.
+//
+// A witness under a client id that nobody uses tells a take-over from a connection that
+// ends as all do: where the network, or the broker, comes and goes, it does not last either.
+func (r *laneRunner) watch(ctx context.Context, session Session) (alone, evicted bool) {
 	d := r.contest.watch(time.Now())
 	if d == 0 {
-		return true
+		return true, false
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+	over, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	witness, err := r.incarnation.sink.Connect(over, ConnectOptions{
+		ClientID: "reactor-probe-" + rand.Text(), Delivery: AtMostOnce, Fresh: true, Acks: func([]Ack) {},
+	})
+	if err == nil {
+		defer closeSession(witness)
+	}
 	select {
-	case <-ctx.Done():
-		return false
 	case <-session.Done():
-		return false
-	case <-timer.C:
+	case <-over.Done():
 	}
-	r.contest.quiet(time.Now())
-	return true
+	select {
+	case <-session.Done():
+	default:
+		if ctx.Err() == nil {
+			r.contest.quiet(time.Now())
+		}
+		return ctx.Err() == nil, false
+	}
+	if err == nil {
+		select {
+		case <-witness.Done():
+		case <-over.Done():
+			return false, ctx.Err() == nil
+		}
+	} else if refused := (*ConnectRefusedError)(nil); errors.As(err, &refused) {
+		return false, ctx.Err() == nil // not every broker lets strangers in; then we cannot tell
+	}
+	r.contest.acquit(time.Now())
+	return false, false
 }
 
 // leaveAlone stays away from a session that somebody took over while the lane is ours.

@@ -42,8 +42,10 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 			in.startLanes(soft, hard, holding, running, &ours, group, lanes, ended)
 			in.endLanes(holding, running, &ours)
 			in.renewed(begun, holding, running)
-		case errors.Is(err, ErrDeposed) || hard.Err() != nil:
+		case errors.Is(err, ErrDeposed):
 			return err
+		case hard.Err() != nil:
+			return nil // the beat was cut off by the end of the grace, or by whatever failed
 		default:
 			// Our session may be gone, and with it what tells the others that we live.
 			in.leaseUntil.Store(0)
@@ -123,9 +125,12 @@ func (in *incarnation) shards(h Holding) ShardSet {
 // releaseShards lets the others begin with our share while we wind up.
 func (in *incarnation) releaseShards(ctx context.Context) {
 	in.loader.own(0)
+	if ctx.Err() != nil {
+		return // without a grace: Leave comes next, and does it
+	}
 	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())
 	defer cancel()
-	if err := in.member.ReleaseShards(ctx); err != nil {
+	if err := in.member.ReleaseShards(ctx); err != nil && ctx.Err() != context.Canceled {
 		in.log.Warn("could not release the shards; the others will notice", "err", err)
 	}
 }

@@ -57,10 +57,17 @@ func (s *settler) add(l *lane, f *flying, within time.Duration) {
 // run settles until ctx ends. What is not settled then stays in the journal, for the
 // lanes' next owners.
 func (s *settler) run(ctx context.Context) {
+	defer s.sumUp()
+	// Jobs that are given up within an interval are summed up at its end.
+	sums := time.NewTicker(ratelog.Interval)
+	defer sums.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-sums.C:
+			s.sumUp()
+			continue
 		case <-s.wake:
 		}
 		batches := s.take()
@@ -133,6 +140,10 @@ func (s *settler) count(st Settlement, outcome Settled) {
 	for _, f := range outcome.GivenUp {
 		s.givenUp.Fail(s.log, slog.LevelWarn, "a job is given up, it is in reactor.failed_jobs", "job", f.JobID, "topic", f.Topic, "err", f.Reason)
 	}
+}
+
+func (s *settler) sumUp() {
+	s.givenUp.Sum(s.log, slog.LevelWarn, "more jobs were given up, they are in reactor.failed_jobs")
 }
 
 // reopen has the journal, and then the lane, forget what they know of messages whose

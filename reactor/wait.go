@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"math/rand/v2"
-	"sync"
 	"time"
 )
 
@@ -63,35 +62,4 @@ func (s signal) set() {
 	case s <- struct{}{}:
 	default:
 	}
-}
-
-// limited has something done as often as it is asked for, but not again within noticePause:
-// then once, when that is over. Anybody who can connect to the database can notify us.
-type limited struct {
-	mu      sync.Mutex
-	latest  time.Time // guarded by mu
-	waiting bool      // guarded by mu
-}
-
-const noticePause = 50 * time.Millisecond
-
-func (l *limited) do(action func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting {
-		return
-	}
-	pause := noticePause - time.Since(l.latest)
-	if pause <= 0 {
-		l.latest = time.Now()
-		action()
-		return
-	}
-	l.waiting = true
-	time.AfterFunc(pause, func() {
-		l.mu.Lock()
-		l.waiting, l.latest = false, time.Now()
-		l.mu.Unlock()
-		action()
-	})
 }

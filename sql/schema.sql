@@ -67,7 +67,9 @@ BEGIN
     END IF;
     IF home IS NULL THEN
         RAISE EXCEPTION 'role % may create tables in no schema of its search path', quote_ident(current_user)
-            USING HINT = 'as owner of the database run GRANT CREATE ON SCHEMA public TO this role, or CREATE SCHEMA … AUTHORIZATION it';
+            USING HINT = format('as owner of the database run `reactor migrate up`, or %sGRANT CREATE ON SCHEMA public TO %I and try again',
+                CASE WHEN has_database_privilege(current_database(), 'CREATE') THEN ''
+                     ELSE format('GRANT CREATE ON DATABASE %I TO %I, ', current_database(), current_user) END, current_user);
     END IF;
     -- What follows means this schema by "jobs". Where its owner may have made functions and
     -- operators, those win that take just the types of the arguments: below, every call and

@@ -34,7 +34,7 @@ func newEnvironment(environ []string) *environment {
 	e := &environment{values: map[string]string{}, set: map[string]bool{}}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
-		if strings.HasPrefix(name, variablePrefix) && strings.TrimSpace(value) != "" {
+		if hasPrefix(name) && strings.TrimSpace(value) != "" {
 			e.values[name] = value
 		}
 	}
@@ -44,6 +44,13 @@ func newEnvironment(environ []string) *environment {
 // withoutFlags leaves out what an instance would take for its settings.
 func withoutFlags(environ []string) []string {
 	return slices.DeleteFunc(environ, func(entry string) bool { return strings.HasPrefix(entry, variablePrefix) })
+}
+
+// hasPrefix reports whether a variable begins like ours, in whatever case: reactor_lanes is
+// none of ours, and somebody's mistake.
+func hasPrefix(name string) bool {
+	n := len(variablePrefix)
+	return len(name) > n && strings.EqualFold(name[:n], variablePrefix)
 }
 
 // Validate implements kong.Resolver.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -11,8 +12,22 @@ import (
 
 // loggingFlags choose what is logged, and how.
 type loggingFlags struct {
-	LogLevel  slog.Level `default:"info" group:"Logging" help:"Least important level to log: debug, info, warn or error."`
-	LogFormat string     `default:"auto" enum:"auto,text,json" group:"Logging" help:"auto (coloured text on a terminal, JSON elsewhere), text or json."`
+	LogLevel  logLevel `default:"info" group:"Logging" help:"Least important level to log: debug, info, warn or error."`
+	LogFormat string   `default:"auto" enum:"auto,text,json" group:"Logging" help:"auto (coloured text on a terminal, JSON elsewhere), text or json."`
+}
+
+// logLevel is a slog.Level that says what can be written.
+type logLevel slog.Level
+
+// Level implements slog.Leveler.
+func (l logLevel) Level() slog.Level { return slog.Level(l) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *logLevel) UnmarshalText(text []byte) error {
+	if err := (*slog.Level)(l).UnmarshalText(text); err != nil {
+		return fmt.Errorf("unknown level %q: use debug, info, warn or error", text)
+	}
+	return nil
 }
 
 func (f loggingFlags) logger(w io.Writer) *slog.Logger {

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -66,6 +67,10 @@ func runProgram(args []string, stdout, stderr io.Writer) (code int) {
 	if err == nil && parsed.Command() == "version" {
 		typo = nil // it has no settings
 	}
+	var bad *kong.ParseError
+	if errors.As(err, &bad) {
+		parsed = bad.Context
+	}
 	if err = errors.Join(err, typo); err != nil { // the one may explain the other
 		fmt.Fprintf(stderr, "reactor: %s (see reactor %s--help)\n", oneLine(err), commandOf(parsed))
 		return exitUsage
@@ -108,8 +113,13 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
+// sameSignal is within what time a second signal is the first one once more. timeout(1) sends
+// one to the process and one to its group; a terminal's Ctrl-C reaches a process directly
+// and through whatever it was started by, sudo or make.
+const sameSignal = time.Second / 2
+
 // signals ends the context with the first SIGINT or SIGTERM: a clean stop. The
-// second ends the process.
+// second ends the process, if it comes later.
 func signals() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan os.Signal, 2)
@@ -122,10 +132,16 @@ func signals() (context.Context, context.CancelFunc) {
 		case <-done:
 			return
 		}
-		select {
-		case <-ch:
-			os.Exit(exitInterrupted)
-		case <-done:
+		first := time.Now()
+		for {
+			select {
+			case <-ch:
+				if time.Since(first) >= sameSignal {
+					os.Exit(exitInterrupted)
+				}
+			case <-done:
+				return
+			}
 		}
 	}()
 	return ctx, func() {
@@ -145,7 +161,7 @@ func commandOf(parsed *kong.Context) string {
 	if parsed == nil || parsed.Command() == "" {
 		return ""
 	}
-	return strings.Fields(parsed.Command())[0] + " "
+	return parsed.Command() + " "
 }
 
 // helpWithEnv shows the environment variable of each flag.

@@ -57,7 +57,8 @@ func (*runCommand) Help() string {
   REACTOR_DATABASE_URL=… REACTOR_MQTT_URL=… reactor run --consumer-count 5 --consumer-index 0
 
 The first SIGINT or SIGTERM stops cleanly: nothing is claimed any more, what was claimed and not
-sent goes back to the table, what is on its way is awaited. The second ends at once.`
+sent goes back to the table, what is on its way is awaited. Another one, half a second later
+or more, ends at once.`
 }
 
 // Run publishes until it is told to stop.
@@ -127,7 +128,7 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 		URL: c.MQTTURL, Username: c.MQTTUsername, Password: c.MQTTPassword, Logger: log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("--mqtt-url: %w", err)
+		return nil, err
 	}
 	grace := given(c.Grace) // for 0, which is NoGrace
 	if c.Grace < 0 {

@@ -49,6 +49,7 @@ func TestRunPublishesAndStops(t *testing.T) {
 		}
 	}
 	p.Terminate(t)
+	p.Interrupt(t) // the same once more, as timeout(1) does it
 	if code := p.Wait(t, 20*time.Second); code != 0 {
 		t.Errorf("a clean stop exits with %d:\n%s", code, p.Output())
 	}

@@ -69,6 +69,7 @@ func TestMistakesInVariables(t *testing.T) {
 		"slip":       {"REACTOR_LANE=1", flags, "REACTOR_LANE is no setting of reactor: did you mean REACTOR_LANES?"},
 		"two slips":  {"REACTOR_CONSUMERINDX=1", flags, "did you mean REACTOR_CONSUMER_INDEX?"},
 		"case":       {"REACTOR_lanes=1", flags, "did you mean REACTOR_LANES?"},
+		"lower case": {"reactor_lanes=1", flags, "reactor_lanes is no setting of reactor: did you mean REACTOR_LANES?"},
 		"negated":    {"REACTOR_NO_MIGRATE=1", flags, "did you mean REACTOR_MIGRATE=false?"},
 		"missing":    {"REACTOR_MQTT_ULR=mqtt://x", flags[:3], "--mqtt-url=URL; the environment variable REACTOR_MQTT_ULR is no setting of reactor: did you mean REACTOR_MQTT_URL?"},
 		"of migrate": {"REACTOR_DATABASE_UR=x", []string{"migrate", "up", "--database-url", "postgres://127.0.0.1:1/x"}, "did you mean REACTOR_DATABASE_URL?"},

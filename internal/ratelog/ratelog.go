@@ -97,6 +97,21 @@ func (l *Limiter) OK(log *slog.Logger, msg string, args ...any) {
 	}
 }
 
+// Sum logs how many failures no line tells of, if there are any: for what fails for good, so
+// that no success ever sums it up, and maybe nothing of its kind follows.
+func (l *Limiter) Sum(log *slog.Logger, level slog.Level, msg string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hidden == 0 {
+		return
+	}
+	log.Log(context.Background(), level, msg, "repeated", l.hidden)
+	l.hidden, l.others.repeated = 0, 0
+	for _, r := range l.reasons {
+		r.repeated = 0
+	}
+}
+
 // recoveries adds how often it worked again meanwhile without a word.
 func (l *Limiter) recoveries(args []any) []any {
 	if l.recovered > 0 {

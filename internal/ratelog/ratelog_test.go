@@ -103,6 +103,30 @@ func TestComesAndGoes(t *testing.T) {
 	})
 }
 
+// TestSum: what never works again is accounted for as well, once.
+func TestSum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, logged := record(t)
+		var l Limiter
+		l.Sum(log, slog.LevelWarn, "some were lost") // none was
+		for range 50 {
+			l.Fail(log, slog.LevelWarn, "one is lost")
+		}
+		time.Sleep(Interval)
+		l.Sum(log, slog.LevelWarn, "some were lost")
+		l.Sum(log, slog.LevelWarn, "some were lost")
+		l.Fail(log, slog.LevelWarn, "one is lost")
+		want := []line{
+			{Level: "WARN", Msg: "one is lost"},
+			{Level: "WARN", Msg: "some were lost", Repeated: 49},
+			{Level: "WARN", Msg: "one is lost"},
+		}
+		if got := logged(); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("logged\n%v\nwant\n%v", got, want)
+		}
+	})
+}
+
 // TestNewReasonIsNews: it is logged at once, whatever else has failed just before.
 func TestNewReasonIsNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
