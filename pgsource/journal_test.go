@@ -233,3 +233,37 @@ func TestUnknownOutcome(t *testing.T) {
 		})
 	}
 }
+
+// TestGivenUpIsToldAgain: a settlement whose answer was lost is repeated word for word. That
+// a job was given up by the first try is not lost with the answer.
+func TestGivenUpIsToldAgain(t *testing.T) {
+	for name, done := range map[string]bool{"all": true, "a part": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			ids := b.insert(3, "0")
+			batch := b.claimExactlyOnce(ids)
+			st := reactor.Settlement{
+				BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2, Done: done,
+				Failures: []reactor.Failure{
+					{JobID: ids[0], Code: 0x97, Reason: "to be tried again"},
+					{JobID: ids[1], Code: 0x87, Reason: "not authorized", Final: true},
+				},
+			}
+			for try := range 2 {
+				outcomes, err := b.Settle(b.ctx, []reactor.Settlement{st})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := outcomes[0].GivenUp; len(got) != 1 || got[0].JobID != ids[1] {
+					t.Errorf("try %d: given up are %+v, want job %d", try, got, ids[1])
+				}
+			}
+			// Another claim's settlement gives up nothing of this one.
+			st.Token[0]++
+			outcomes, err := b.Settle(b.ctx, []reactor.Settlement{st})
+			if err != nil || len(outcomes[0].GivenUp) != 0 {
+				t.Errorf("given up are %+v, %v", outcomes[0].GivenUp, err)
+			}
+		})
+	}
+}

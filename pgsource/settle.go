@@ -154,14 +154,16 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settle
 		 WHERE batch = $1 AND token = $2 AND round = $3 AND l.owner = $4 FOR UPDATE OF f FOR SHARE OF l`,
 		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids, &signed)
 	switch {
-	case err == pgx.ErrNoRows:
-		return outcome, nil, nil // settled already, or another owner's
+	case err == pgx.ErrNoRows: // settled already, or another owner's
+		outcome.GivenUp, err = givenUpBefore(ctx, tx, st)
+		return outcome, nil, err
 	case err != nil:
 		return outcome, nil, err
 	}
 	outcome.Held = true
-	if settled >= st.Settled && len(ids) == st.Kept && !st.Done {
-		return outcome, nil, nil // settled already
+	if settled >= st.Settled && len(ids) == st.Kept && !st.Done { // settled already
+		outcome.GivenUp, err = givenUpBefore(ctx, tx, st)
+		return outcome, nil, err
 	}
 	// The rows of a batch from before version 3 are not signed: its jobs go by their id, and
 	// 0 was the place of one that failed.
@@ -198,6 +200,29 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settle
 	_, err = tx.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2, job_ids = $3 WHERE batch = $1",
 		st.BatchID, st.Settled, ids[:st.Kept])
 	return outcome, back, err
+}
+
+// givenUpBefore finds out which jobs an earlier try of a settlement has given up, whose answer
+// was lost: nobody has been told of those.
+func givenUpBefore(ctx context.Context, tx pgx.Tx, st reactor.Settlement) (givenUp []reactor.Failure, err error) {
+	if len(st.Failures) == 0 {
+		return nil, nil
+	}
+	ids := make([]int64, len(st.Failures))
+	for i, f := range st.Failures {
+		ids[i] = f.JobID
+	}
+	rows, err := tx.Query(ctx, "SELECT job_id FROM reactor.failed_jobs WHERE job_id = ANY ($1) AND claim = $2", ids, uuid(st.Token))
+	if err != nil {
+		return nil, err
+	}
+	recorded, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	for _, f := range st.Failures {
+		if slices.Contains(recorded, f.JobID) {
+			givenUp = append(givenUp, f)
+		}
+	}
+	return givenUp, err
 }
 
 // noteUnsent notes jobs that go back to the table as if nobody had claimed them.
