@@ -17,10 +17,12 @@
 -- has put there stays. A table jobs of somebody else is not touched.
 DO $$
 DECLARE
-    path      name[] := pg_catalog.current_schemas(false);
-    home      name;
-    candidate name;
-    relation  regclass;
+    -- Types, too, are looked up on the path of the caller: a domain that somebody has named
+    -- like one of PostgreSQL's would check its values with his function.
+    path      pg_catalog.name[] := pg_catalog.current_schemas(false);
+    home      pg_catalog.name;
+    candidate pg_catalog.name;
+    relation  pg_catalog.regclass;
     ours      boolean;
     filled    boolean;
 BEGIN
