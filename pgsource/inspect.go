@@ -36,7 +36,6 @@ func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
 }
 
 func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) {
-	s.looked = false
 	cfg, err := pgx.ParseConfig(s.cfg.DatabaseURL)
 	if err != nil {
 		return nil, redacted(err)
@@ -44,30 +43,29 @@ func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) 
 	s.configure(cfg)
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	var (
 		pid, version           int
 		shown, encoding, admin string
 		standby                bool
 	)
-	// In a transaction, for the session may be a pooler's.
-	if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0").Close(); err != nil {
+	conn, err := firstWords(ctx, cfg, func(conn *pgx.Conn) error {
+		// In a transaction, for the session may be a pooler's.
+		if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").Close(); err != nil {
+			return err
+		}
+		// Everything is named in full: our search path is not safe yet.
+		return conn.QueryRow(ctx, `
+			SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+			       pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_encoding'),
+			       pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),
+			       pg_catalog.current_schemas(false)::pg_catalog.text[]`, pgx.QueryExecModeExec).
+			Scan(&pid, &version, &shown, &encoding, &standby, &admin, &path)
+	})
+	if err != nil {
 		return nil, err
 	}
+	defer conn.Close(context.WithoutCancel(ctx))
 	defer func() { _ = conn.PgConn().Exec(ctx, "ROLLBACK").Close() }()
-	// Everything is named in full: our search path is not safe yet.
-	if err := conn.QueryRow(ctx, `
-		SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
-		       pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_encoding'),
-		       pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),
-		       pg_catalog.current_schemas(false)::pg_catalog.text[]`, pgx.QueryExecModeExec).
-		Scan(&pid, &version, &shown, &encoding, &standby, &admin, &path); err != nil {
-		return nil, err
-	}
 	switch {
 	case version < minServerVersion:
 		return nil, fmt.Errorf("the database runs PostgreSQL %s, reactor needs 15 or newer: upgrade the server", shown)
@@ -76,7 +74,6 @@ func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) 
 	case standby, admin == "on":
 		return nil, errReadOnly
 	}
-	s.looked = true
 	if s.pooled = uint32(pid) != conn.PgConn().PID(); s.pooled {
 		s.log.Info("the database URL leads through a pooler: each statement is a transaction with its own settings")
 	}

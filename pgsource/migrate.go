@@ -266,16 +266,23 @@ func withConnection(ctx context.Context, databaseURL string, look bool, do func(
 		cfg.ValidateConnect = takesWrites
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // named statements are lost behind a pooler
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	cfg.RuntimeParams["client_encoding"] = "UTF8"
+	var version int
+	conn, err := firstWords(ctx, cfg, func(conn *pgx.Conn) error {
+		var pid int
+		err := patient(ctx, conn, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_backend_pid()").Scan(&version, &pid)
+		})
+		if err == nil && uint32(pid) == conn.PgConn().PID() { // it is ours alone
+			err = conn.PgConn().Exec(ctx, liftLimitsSQL).Close()
+		}
+		return err
+	})
 	if err != nil {
 		return explain(err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	var version int
-	err = patient(ctx, conn, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4").Scan(&version)
-	})
-	if err == nil && version < minServerVersion {
+	if version < minServerVersion {
 		err = fmt.Errorf("the database runs PostgreSQL %d, reactor needs 15 or newer: upgrade the server", version/10000)
 	}
 	if err == nil {
@@ -287,26 +294,10 @@ func withConnection(ctx context.Context, databaseURL string, look bool, do func(
 	return nil
 }
 
-// patient runs a transaction without the limits that the role or the database may have:
-// waiting for another migration may take long; a change of the schema, too. The settings are
-// the transaction's, for the session may be a pooler's.
+// patient runs a transaction with our settings, whatever the role or the database has. They
+// are the transaction's, for the session may be a pooler's.
 func patient(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
-	begun := false
-	var err error
-	for range 5 { // the limit may be a millisecond, until we have changed it
-		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-			if err := script(ctx, tx, `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
-				SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL row_security = off; SET LOCAL synchronous_commit = on`); err != nil {
-				return err
-			}
-			begun = true
-			return do(tx)
-		})
-		if begun || sqlState(err) != pgerrcode.QueryCanceled {
-			break
-		}
-	}
-	return err
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: ofMigration.beginSQL()}, do)
 }
 
 // locked is patient while nobody else migrates. It ends with the search path that it began

@@ -62,24 +62,16 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 		return nil, redacted(err)
 	}
 	s.configure(cfg)
-	delete(cfg.RuntimeParams, "statement_timeout") // it may lead through a pooler, and is to say so
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	var pid int
-	err = conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
-	if err == nil && uint32(pid) != conn.PgConn().PID() {
-		err = errPooledListener
-	}
-	if err == nil {
-		err = pin(ctx, conn, nil)
-	}
-	if err != nil {
-		_ = conn.Close(ctx)
-		return nil, err
-	}
-	return conn, nil
+	return firstWords(ctx, cfg, func(conn *pgx.Conn) error {
+		var pid int
+		if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
+			return err
+		}
+		if uint32(pid) != conn.PgConn().PID() {
+			return errPooledListener
+		}
+		return pin(ctx, conn, nil)
+	})
 }
 
 // errPooledListener: what we LISTEN to there is told to whoever has the session then.

@@ -27,7 +27,6 @@ type Source struct {
 
 	// What follows is set by Open.
 
-	looked bool                  // whether there is a pooler is known
 	pooled bool                  // the database URL leads through a pooler
 	table  atomic.Pointer[table] // what the deployment is about
 	// clientIDPrefix is what the MQTT client ids of the deployment's lanes begin with.
