@@ -94,14 +94,14 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, err
 	}
 	type found struct {
-		Schema        string
-		Tree, Hidden  bool
-		Ours, Current bool
+		Schema              string
+		Tree, Hidden, Ruled bool
+		Ours, Current       bool
 	}
 	var list []found
 	err = s.control.rows(ctx, `
 		SELECT n.nspname, c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
-		       row_security_active(c.oid),
+		       row_security_active(c.oid), EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '2'),
 		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND NOT attisdropped),
 		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'claim' AND NOT attisdropped)
 		  FROM unnest($1::text[]) WITH ORDINALITY AS place (schema, position)
@@ -115,13 +115,17 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	if err != nil {
 		return table{}, err
 	}
+	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
+	if at < 0 {
+		if err := s.follow(ctx, schema); err != nil {
+			return table{}, err
+		}
+		return s.findTable(ctx, path)
+	}
 	if err := s.refuseOthers(ctx, schema); err != nil {
 		return table{}, err
 	}
-	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
 	switch {
-	case at < 0:
-		return table{}, fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it anew", qualified(schema))
 	case !list[at].Current:
 		return table{}, errNoSchema
 	case list[0].Schema != schema && list[0].Ours:
@@ -129,8 +133,34 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 			qualified(schema), qualified(list[0].Schema))
 	case list[at].Hidden:
 		return table{}, hidden(qualified(schema))
+	case list[at].Ruled:
+		return table{}, fmt.Errorf("a rule ON UPDATE on %s would rewrite every claim, which PostgreSQL does not allow: drop the rule, a trigger can do the same", qualified(schema))
 	}
 	return newTable(schema, list[at].Tree), nil
+}
+
+// follow finds the table where it went: somebody has renamed its schema, or moved it to another
+// one. It is known by our triggers. Instances that run find it when they look after the table.
+func (s *Source) follow(ctx context.Context, was string) error {
+	var schemas, names []string
+	if err := s.control.row(ctx, `
+		SELECT coalesce(array_agg(nspname::text), '{}'), coalesce(array_agg(relname::text), '{}')
+		  FROM (SELECT DISTINCT nspname, relname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = relnamespace
+		         WHERE tgfoid = to_regproc('reactor.announce_jobs') AND tgparentid = 0) AS place`, nil, &schemas, &names); err != nil {
+		return err
+	}
+	switch {
+	case len(names) == 0:
+		return fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it anew", qualified(was))
+	case len(names) > 1 || names[0] != "jobs":
+		list := make([]string, len(names))
+		for i := range names {
+			list[i] = pgx.Identifier{schemas[i], names[i]}.Sanitize()
+		}
+		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers: rename that one to jobs again, or drop its triggers and run `reactor migrate up` to create a new table", qualified(was), strings.Join(list, " and "))
+	}
+	s.log.Warn("the table of jobs has moved", "from", qualified(was), "to", qualified(schemas[0]))
+	return s.control.exec(ctx, "UPDATE reactor.deployment SET jobs_schema = $1 WHERE jobs_schema = $2", schemas[0], was)
 }
 
 // hidden is a table of which our role may not see all.

@@ -90,6 +90,42 @@ func describe(list []schema.Migration) string {
 	return strings.Join(names, ", ")
 }
 
+// RestoreTable creates the deployment's table anew where it is gone, and returns its name, or
+// "" if it is there. MigrateUp does not: where somebody has dropped the table by mistake, an
+// empty one in its place would hide it.
+func RestoreTable(ctx context.Context, databaseURL string) (name string, err error) {
+	err = withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+		return locked(ctx, conn, func(tx pgx.Tx) error {
+			if err := script(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
+				return err
+			}
+			var home *string
+			var schemaThere, known bool
+			if err := tx.QueryRow(ctx, `
+				SELECT jobs_schema, to_regnamespace(quote_ident(jobs_schema)) IS NOT NULL,
+				       to_regclass(format('%I.jobs', jobs_schema)) IS NOT NULL
+				       OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = to_regproc('reactor.announce_jobs'))
+				  FROM reactor.deployment`).Scan(&home, &schemaThere, &known); err != nil {
+				return err
+			}
+			switch {
+			case home == nil || known: // it has moved, perhaps: Open looks for it
+				return nil
+			case !schemaThere:
+				return fmt.Errorf("the schema %s, in which the table of jobs was, is gone: restore it, or create it (CREATE SCHEMA %[1]s) and run `reactor migrate up` again", pgx.Identifier{*home}.Sanitize())
+			}
+			name = qualified(*home)
+			for _, m := range schema.Migrations[:2] {
+				if err := script(ctx, tx, m.Up); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	return name, err
+}
+
 // DownPlan is what MigrateDown would do.
 type DownPlan struct {
 	Version int64

@@ -174,6 +174,9 @@ func (s *Source) watchTable(ctx context.Context) {
 		         WHERE tgrelid = c.oid AND tgenabled IN ('O', 'A') AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')),
 		       relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
 		  FROM pg_class c WHERE oid = to_regclass($1)`, []any{jobs.name}, &enabled, &tree)
+	if errors.Is(err, pgx.ErrNoRows) {
+		s.findAgain(ctx)
+	}
 	if err != nil {
 		return // whoever needs the table will say so
 	}
@@ -184,4 +187,14 @@ func (s *Source) watchTable(ctx context.Context) {
 		changed := newTable(jobs.schema, tree)
 		s.table.Store(&changed)
 	}
+}
+
+// findAgain looks for a table that is not where it was.
+func (s *Source) findAgain(ctx context.Context) {
+	found, err := s.findTable(ctx, nil)
+	if err != nil {
+		s.log.Warn("the table of jobs is gone", "err", err)
+		return
+	}
+	s.table.Store(&found)
 }

@@ -124,7 +124,49 @@ func TestForeignTable(t *testing.T) {
 func TestTableIsGone(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("ALTER TABLE jobs RENAME TO other")
-	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) {
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) || !strings.Contains(why, `"public"."other" has its triggers`) {
+		t.Error(why)
+	}
+	b.exec("DROP TABLE other")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "run `reactor migrate up` to create it anew") {
+		t.Error(why)
+	}
+	if names := b.migrateUp(b.url); len(names) != 0 {
+		t.Errorf("a start has applied %v", names)
+	}
+	for _, want := range []string{`"public"."jobs"`, ""} {
+		if name, err := pgsource.RestoreTable(b.ctx, b.url); err != nil || name != want {
+			t.Errorf("restored %q, %v; want %q", name, err, want)
+		}
+	}
+	b.start(b.url)
+	b.wholePath()
+}
+
+// TestTableMoves: its schema is renamed, or it goes to another one. It is found at the start,
+// and by those that run.
+func TestTableMoves(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("CREATE SCHEMA app; ALTER TABLE jobs SET SCHEMA app")
+	b.start(b.url)
+	b.exec("SET search_path = app")
+	b.wholePath()
+	b.exec("ALTER SCHEMA app RENAME TO renamed; SET search_path = renamed")
+	ids := b.insert(1, "-1 second")
+	if _, err := b.Claim(b.ctx, b.request(ids)); err == nil {
+		t.Error("the claim finds a table that is not there")
+	}
+	b.listenOnce()
+	if batch := b.claim(ids); len(batch.Jobs) != 1 {
+		t.Errorf("claimed %+v", batch)
+	}
+}
+
+// TestRuleOnTheTable: no claim would get through.
+func TestRuleOnTheTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("CREATE TABLE audit (id bigint); CREATE RULE audited AS ON UPDATE TO jobs DO ALSO INSERT INTO audit VALUES (NEW.id)")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "drop the rule") {
 		t.Error(why)
 	}
 }

@@ -54,8 +54,8 @@ BEGIN
                 END IF;
                 CONTINUE;
             END IF;
-            SELECT count(*) = 7 INTO ours FROM pg_attribute
-             WHERE attrelid = relation AND NOT attisdropped AND (attname, atttypid) IN (
+            SELECT count(*) = 7 INTO ours FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+             WHERE attrelid = relation AND relkind IN ('r', 'p') AND NOT attisdropped AND (attname, atttypid) IN (
                    ('id', 'int8'::regtype), ('topic', 'text'::regtype), ('payload', 'text'::regtype),
                    ('fire_at', 'timestamptz'::regtype), ('processed', 'bool'::regtype),
                    ('processed_at', 'timestamptz'::regtype), ('shard', 'int2'::regtype));
