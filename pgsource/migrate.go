@@ -340,8 +340,12 @@ func patient(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
 // with: the scripts set their own.
 func locked(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
 	return patient(ctx, conn, func(tx pgx.Tx) error {
-		var path string
-		if err := tx.QueryRow(ctx, "SELECT pg_catalog.current_setting('search_path')").Scan(&path); err != nil {
+		var (
+			path  string
+			inert bool // what the role has: nobody has set another one in this session
+		)
+		if err := tx.QueryRow(ctx, `
+			SELECT setting, setting OPERATOR(pg_catalog.=) reset_val FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'search_path'`).Scan(&path, &inert); err != nil {
 			return err
 		}
 		if err := script(ctx, tx, "SELECT pg_catalog.pg_advisory_xact_lock("+fmt.Sprint(int64(migrationLock))+")"); err != nil {
@@ -349,6 +353,9 @@ func locked(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
 		}
 		if err := do(tx); err != nil {
 			return err
+		}
+		if inert {
+			return script(ctx, tx, "RESET search_path") // it is to follow the role's default
 		}
 		_, err := tx.Exec(ctx, "SELECT pg_catalog.set_config('search_path', $1, false)", path)
 		return err

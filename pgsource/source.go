@@ -88,6 +88,10 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			s.Close()
+			if s.pooled && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				err = fmt.Errorf("the pooler gives us no connection to the database: in session mode its pool must hold the %d of each instance, and those of everybody else: enlarge it, or use transaction mode", s.cfg.MaxConns+besides-1)
+				return
+			}
 			err = explain(err)
 		}
 	}()
