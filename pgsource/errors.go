@@ -149,7 +149,13 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 	case pgerrcode.ReadOnlySQLTransaction:
 		return errReadOnly
 	case pgerrcode.ProtocolViolation:
-		remedy = "if that is a pooler, give it a pool in transaction mode (one in statement mode carries no transactions), or give the database's own address"
+		// PgBouncer has no other code than this one for whatever it has to say.
+		switch {
+		case strings.Contains(pgErr.Message, "statement pooling mode"):
+			remedy = "use a pool in transaction mode, or the database's own address"
+		case strings.Contains(pgErr.Message, "query_wait_timeout"):
+			remedy = "the pooler has no connection left for us: enlarge its pool, or use transaction mode"
+		}
 	}
 	if remedy == "" {
 		remedy = pgErr.Hint // where it is our own schema that speaks

@@ -96,18 +96,20 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	type found struct {
 		Schema              string
 		Tree, Hidden, Ruled bool
-		Ours, Current       bool
+		Ours                bool
+		Missing             []string
 	}
 	var list []found
 	err = s.control.rows(ctx, `
 		SELECT n.nspname, c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
 		       row_security_active(c.oid), EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '2'),
 		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND NOT attisdropped),
-		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'claim' AND NOT attisdropped)
+		       ARRAY(SELECT name FROM unnest($2::text[]) AS name WHERE NOT EXISTS (
+		             SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped))
 		  FROM unnest($1::text[]) WITH ORDINALITY AS place (schema, position)
 		  JOIN pg_namespace n ON n.nspname = place.schema
 		  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' AND c.relkind IN ('r', 'p')
-		 ORDER BY position`, []any{append(slices.Clone(path), schema)},
+		 ORDER BY position`, []any{append(slices.Clone(path), schema), ourColumns},
 		func(rows pgx.Rows) (err error) {
 			list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[found])
 			return err
@@ -126,8 +128,10 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, err
 	}
 	switch {
-	case !list[at].Current:
+	case slices.Equal(list[at].Missing, []string{"claim"}): // since version 3
 		return table{}, errNoSchema
+	case len(list[at].Missing) > 0:
+		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(schema), strings.Join(list[at].Missing, ", "))
 	case list[0].Schema != schema && list[0].Ours:
 		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
 			qualified(schema), qualified(list[0].Schema))
@@ -138,6 +142,9 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	}
 	return newTable(schema, list[at].Tree), nil
 }
+
+// ourColumns are those of the table that our statements name.
+var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard", "claim"}
 
 // follow finds the table where it went: somebody has renamed its schema, or moved it to another
 // one. It is known by our triggers. Instances that run find it when they look after the table.

@@ -162,6 +162,28 @@ func TestTableMoves(t *testing.T) {
 	}
 }
 
+// TestOwnerMigrates: who owns what is there needs no right to create in the database.
+func TestOwnerMigrates(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+	role, url := b.role("")
+	b.exec("CREATE SCHEMA reactor AUTHORIZATION " + role + "; GRANT CREATE ON SCHEMA public TO " + role)
+	b.migrateUp(url)
+	b.exec("DELETE FROM reactor.schema_version WHERE version_id = 3")
+	if names := b.migrateUp(url); len(names) != 1 {
+		t.Errorf("applied %v", names)
+	}
+}
+
+// TestColumnIsGone: every statement would fail.
+func TestColumnIsGone(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("ALTER TABLE jobs RENAME COLUMN topic TO subject")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "has no column topic any more") {
+		t.Error(why)
+	}
+}
+
 // TestRuleOnTheTable: no claim would get through.
 func TestRuleOnTheTable(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
@@ -176,7 +198,9 @@ func TestRuleOnTheTable(t *testing.T) {
 func TestDownNamesWhatIsLost(t *testing.T) {
 	b := newBench(t)
 	b.insert(3, "1 hour")
-	b.exec("UPDATE jobs SET processed = true WHERE id = 1; CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.jobs (id int)")
+	// One is claimed, and nobody knows whether it is published.
+	b.exec(`UPDATE jobs SET processed = true WHERE id = 1; CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.jobs (id int);
+		INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, job_ids) VALUES (1, 1, gen_random_uuid(), 2, 1, '{1}')`)
 	url := with(t, b.url, "search_path", "elsewhere")
 	if _, err := pgsource.PlanDown(b.ctx, url); err == nil || !strings.Contains(err.Error(), "instances are running") {
 		t.Fatalf("with a living instance: %v", err)
@@ -192,7 +216,7 @@ func TestDownNamesWhatIsLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if plan.Version == 1 && plan.Loses != `the table "public"."jobs" with 3 jobs, 2 of them not published yet, and the records of 0 failed ones` {
+		if plan.Version == 1 && plan.Loses != `the table "public"."jobs" with 3 jobs, 3 of them not published yet, and the records of 0 failed ones` {
 			t.Errorf("it would lose %q", plan.Loses)
 		}
 		if plan.Version > 1 && plan.Loses != "" {
@@ -225,9 +249,12 @@ func TestDownLeavesAForeignTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.exec("DROP TABLE jobs; CREATE TABLE jobs (id int)")
-	if plan, err := pgsource.PlanDown(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "not reactor's any more") {
-		t.Errorf("%+v, %v", plan, err)
+	b.exec("DROP TABLE jobs")
+	for _, foreign := range []string{"VIEW jobs AS SELECT 1::smallint AS shard", "TABLE jobs (id int)"} {
+		b.exec("DROP VIEW IF EXISTS jobs; CREATE " + foreign)
+		if plan, err := pgsource.PlanDown(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "not reactor's any more") {
+			t.Errorf("%+v, %v", plan, err)
+		}
 	}
 	if n := b.count("SELECT count(*) FROM pg_class WHERE relname = 'jobs'"); n != 1 {
 		t.Error("a foreign table was dropped")

@@ -132,7 +132,15 @@ CREATE INDEX IF NOT EXISTS jobs_pending ON jobs (shard, fire_at, id) WHERE NOT p
 
 ALTER TABLE jobs ADD COLUMN IF NOT EXISTS claim uuid; -- since version 3
 
-CREATE SCHEMA IF NOT EXISTS reactor;
+-- Not IF NOT EXISTS, which wants CREATE on the database all the same: who owns the schema
+-- may bring it up to date.
+DO $$
+BEGIN
+    IF pg_catalog.to_regnamespace('reactor') IS NULL THEN
+        CREATE SCHEMA reactor;
+    END IF;
+END;
+$$;
 
 -- One row: what this deployment is about, which every instance compares when it starts.
 CREATE TABLE IF NOT EXISTS reactor.deployment (
