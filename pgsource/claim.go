@@ -2,6 +2,7 @@ package pgsource
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -96,10 +97,56 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	if len(batch.Jobs) > 0 {
 		return batch, nil
 	}
-	// Nothing was left to take, or we are not the one to take it.
-	batch.At, err = s.checkLease(ctx, req.Lease)
+	// Nothing was left to take, we are not the one to take it, or it cannot be taken.
+	if batch.At, err = s.checkLease(ctx, req.Lease); err == nil {
+		err = s.swallowed(ctx, req)
+	}
 	return batch, err
 }
+
+// swallowed looks for a row that is there to be claimed, and that somebody's trigger (BEFORE
+// UPDATE, RETURN NULL) silently keeps as it is: nothing would ever be said about its job. What
+// a claim has not found may have been locked a moment ago, or too young for its snapshot. So
+// the row is locked first, and changed by a statement that begins after that.
+func (s *Source) swallowed(ctx context.Context, req reactor.ClaimRequest) error {
+	args := []any{req.IDs, interval(req.Within), smallints(req.Static), req.Lease.Owner}
+	var waiting bool
+	if err := s.hot.row(ctx, s.jobs().waiting, args, &waiting); err != nil || !waiting {
+		return s.failed("look for jobs that were not claimed", err)
+	}
+	var id int64
+	err := s.hot.tx(ctx, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, s.jobs().lockOne, args...).Scan(&id); err != nil {
+			return err // locked by somebody: it is claimed when the lock goes
+		}
+		tag, err := tx.Exec(ctx, s.jobs().touch, id)
+		if err == nil && tag.RowsAffected() == 0 {
+			return errSwallowed
+		}
+		return errors.Join(err, pgx.ErrNoRows) // to take the change back
+	})
+	switch {
+	case errors.Is(err, errSwallowed):
+		return &reactor.JobError{Reason: err.Error(), Err: err}
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	}
+	if aboutJob(err) {
+		return &reactor.JobError{Reason: statementText(err), Err: err}
+	}
+	return s.failed("look for jobs that were not claimed", err) // nothing was claimed, that is certain
+}
+
+var errSwallowed = errors.New("a trigger on the table silently keeps its row from being changed")
+
+const (
+	unclaimedSQL = `
+  FROM {jobs} WHERE id = ANY ($1::bigint[]) AND NOT processed AND fire_at <= clock_timestamp() + $2::interval
+   AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
+	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
+	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
+	touchSQL   = "UPDATE {jobs} SET processed = true WHERE id = $1 AND NOT processed"
+)
 
 func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
 	return []any{

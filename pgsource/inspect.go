@@ -274,6 +274,7 @@ type table struct {
 	tree   bool // it has partitions or heirs
 
 	claim, loadWindow, loadRange, loadIDs, journal, handBack, purge string
+	waiting, lockOne, touch                                         string
 }
 
 // newTable makes the statements. A table without partitions or heirs is addressed by ONLY,
@@ -296,5 +297,6 @@ func newTable(schema string, tree bool) table {
 	t.journal = expand(readJournalSQL)
 	t.handBack = expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
+	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)
 	return t
 }

@@ -95,6 +95,37 @@ func TestOneBadRow(t *testing.T) {
 	}
 }
 
+// TestSwallowedChange: a trigger that keeps a row as it is, without a word, is found out; one
+// that somebody has locked is not taken for that.
+func TestSwallowedChange(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(4, "-1 second")
+	b.exec(`CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF OLD.topic = 't/2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+		CREATE TRIGGER swallow BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION swallow()`)
+	if batch := b.claim(ids); len(batch.Jobs) != 3 {
+		t.Fatalf("claimed %+v", batch)
+	}
+	var about *reactor.JobError
+	if err := b.claimError(ids); !errors.As(err, &about) || !strings.Contains(about.Reason, "silently") {
+		t.Errorf("the claim says %v", err)
+	}
+	holder := connect(t, b.ctx, b.url)
+	if _, err := holder.Exec(b.ctx, "BEGIN; SELECT FROM jobs FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	if batch, err := b.Claim(b.ctx, b.request(ids)); err != nil || len(batch.Jobs) != 0 {
+		t.Errorf("of locked rows it claims %+v, %v", batch, err)
+	}
+	if _, err := holder.Exec(b.ctx, "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	b.exec("DROP TRIGGER swallow ON jobs")
+	if batch := b.claim(ids); len(batch.Jobs) != 1 {
+		t.Errorf("claimed %+v", batch)
+	}
+}
+
 // TestDamagedValue: a payload whose pieces are gone.
 func TestDamagedValue(t *testing.T) {
 	b := newBench(t)

@@ -175,6 +175,15 @@ func TestOwnerMigrates(t *testing.T) {
 	}
 }
 
+// TestTemporarySchemaFirst: a table there would be gone with the migration's session.
+func TestTemporarySchemaFirst(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+	b.migrateUp(with(t, b.url, "search_path", "pg_temp,public"))
+	b.start(b.url)
+	b.wholePath()
+}
+
 // TestColumnIsGone: every statement would fail.
 func TestColumnIsGone(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))

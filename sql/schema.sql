@@ -46,6 +46,7 @@ BEGIN
     END IF;
     IF home IS NULL THEN
         FOREACH candidate IN ARRAY path || 'public'::name LOOP
+            CONTINUE WHEN candidate ^@ 'pg_'; -- pg_temp is gone with the session
             relation := to_regclass(format('%I.jobs', candidate));
             IF relation IS NULL THEN
                 IF candidate <> 'reactor' AND has_schema_privilege(candidate, 'CREATE') THEN
