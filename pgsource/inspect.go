@@ -96,7 +96,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	type found struct {
 		Schema              string
 		Tree, Hidden, Ruled bool
-		Ours                bool
+		Ours, Sharded       bool
 		Missing             []string
 	}
 	var list []found
@@ -104,6 +104,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		SELECT n.nspname, c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
 		       row_security_active(c.oid), EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '2'),
 		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND NOT attisdropped),
+		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND attgenerated = 's'),
 		       ARRAY(SELECT name FROM unnest($2::text[]) AS name WHERE NOT EXISTS (
 		             SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped))
 		  FROM unnest($1::text[]) WITH ORDINALITY AS place (schema, position)
@@ -132,6 +133,8 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, errNoSchema
 	case len(list[at].Missing) > 0:
 		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(schema), strings.Join(list[at].Missing, ", "))
+	case !list[at].Sharded:
+		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(schema))
 	case list[0].Schema != schema && list[0].Ours:
 		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
 			qualified(schema), qualified(list[0].Schema))

@@ -184,6 +184,33 @@ func TestTemporarySchemaFirst(t *testing.T) {
 	b.wholePath()
 }
 
+// TestStrangersTable: the owner of a table has his triggers run as whoever writes it, so one
+// that a producer has put in the way is not taken for ours.
+func TestStrangersTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("ALTER TABLE jobs RENAME TO mine; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (LIKE mine INCLUDING ALL)")
+	role, _ := b.role("")
+	b.exec("ALTER TABLE jobs OWNER TO " + role)
+	if _, err := pgsource.MigrateUp(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "belongs to role "+role) {
+		t.Errorf("migrating says %v", err)
+	}
+	b.exec("ALTER TABLE jobs OWNER TO CURRENT_USER")
+	b.migrateUp(b.url)
+}
+
+// TestCopiedTable: the rows of a copy without the generated column would never be found.
+func TestCopiedTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("ALTER TABLE jobs RENAME TO old; CREATE TABLE jobs AS SELECT * FROM old; DROP TABLE old")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "the column shard") {
+		t.Error(why)
+	}
+	b.exec("DROP SCHEMA reactor CASCADE")
+	if _, err := pgsource.MigrateUp(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "not reactor's") {
+		t.Errorf("migrating says %v", err)
+	}
+}
+
 // TestColumnIsGone: every statement would fail.
 func TestColumnIsGone(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))

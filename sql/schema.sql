@@ -22,6 +22,7 @@ DECLARE
     path      pg_catalog.name[] := pg_catalog.current_schemas(false);
     home      pg_catalog.name;
     candidate pg_catalog.name;
+    owner     pg_catalog.name;
     relation  pg_catalog.regclass;
     ours      boolean;
     filled    boolean;
@@ -59,10 +60,22 @@ BEGIN
              WHERE attrelid = relation AND relkind IN ('r', 'p') AND NOT attisdropped AND (attname, atttypid) IN (
                    ('id', 'int8'::regtype), ('topic', 'text'::regtype), ('payload', 'text'::regtype),
                    ('fire_at', 'timestamptz'::regtype), ('processed', 'bool'::regtype),
-                   ('processed_at', 'timestamptz'::regtype), ('shard', 'int2'::regtype));
+                   ('processed_at', 'timestamptz'::regtype), ('shard', 'int2'::regtype))
+               AND (attname <> 'shard' OR attgenerated = 's'); -- a copy may have lost that
             IF NOT ours THEN
                 RAISE EXCEPTION 'there is a table %.jobs already, and it is not reactor''s', quote_ident(candidate)
                     USING HINT = 'rename it, or give reactor a schema of its own, first in the search path: ALTER ROLE … SET search_path = …';
+            END IF;
+            -- Whose table it is, his triggers run as whoever writes it, and that is us.
+            SELECT pg_get_userbyid(relowner) INTO owner FROM pg_class JOIN pg_roles r ON r.oid = relowner
+             WHERE pg_class.oid = relation AND relowner <> (SELECT datdba FROM pg_database WHERE datname = current_database())
+               AND NOT rolsuper
+               -- A superuser is a member of all roles; that says nothing.
+               AND NOT CASE WHEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN false
+                            ELSE pg_has_role(relowner, 'MEMBER') END;
+            IF FOUND THEN
+                RAISE EXCEPTION 'there is a table %.jobs already, and it belongs to role %, whose triggers would run as reactor', quote_ident(candidate), quote_ident(owner)
+                    USING HINT = 'look at its triggers and defaults, then run ALTER TABLE … OWNER TO this role, or rename it';
             END IF;
             home := candidate;
             EXIT;
