@@ -193,7 +193,7 @@ func (s *Source) watchTable(ctx context.Context) {
 func (s *Source) findAgain(ctx context.Context) {
 	found, err := s.findTable(ctx, nil)
 	if err != nil {
-		s.log.Warn("the table of jobs is gone", "err", err)
+		s.gone.Fail(s.log, slog.LevelWarn, "the table of jobs is gone", "err", err)
 		return
 	}
 	s.table.Store(&found)

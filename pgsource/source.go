@@ -11,9 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -44,6 +46,8 @@ type Source struct {
 	tending                atomic.Bool // guards the two below
 	nextReturns, nextPurge time.Time
 	returnsWait            atomic.Bool // jobs wait for their return to the table
+	tableGone              atomic.Bool // a statement did not find it
+	gone                   ratelog.Limiter
 }
 
 // jobs is the table, with its statements.
@@ -189,6 +193,8 @@ func (s *Source) failed(doing string, err error) error {
 		return &connectionError{doing, explain(err), err}
 	case connectionLost(err):
 		s.reset()
+	case sqlState(err) == pgerrcode.UndefinedTable:
+		s.tableGone.Store(true) // the next beat has it looked for
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
