@@ -25,7 +25,8 @@ func (s *Source) tend(ctx context.Context) {
 	}
 	returns := s.returnsWait.Load() || !now.Before(s.nextReturns)
 	purge := !now.Before(s.nextPurge)
-	if !returns && !purge {
+	look := s.tableGone.Swap(false)
+	if !returns && !purge && !look {
 		s.tending.Store(false)
 		return
 	}
@@ -40,9 +41,11 @@ func (s *Source) tend(ctx context.Context) {
 				s.log.Debug("jobs wait for their return to the table", "err", err)
 			}
 		}
+		if purge || look {
+			s.watchTable(ctx)
+		}
 		if purge {
 			s.nextPurge = now.Add(purgeInterval)
-			s.watchTable(ctx)
 			if err := s.purgeRetries(ctx); err != nil && ctx.Err() == nil {
 				s.log.Debug("retries are not purged", "err", err)
 			}

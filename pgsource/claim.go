@@ -2,6 +2,7 @@ package pgsource
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -26,7 +27,9 @@ import (
 //   - carried: attempts that were counted for these very rows go on being counted. Not for
 //     rows that are due and were left alone: their count would be lost.
 //   - revived: a job that is tried again is not a failed one.
-//   - journalled: the jobs in launch order; job i has the slot i places after the first.
+//   - journalled: the jobs in launch order; job i has the slot i places after the first. Where
+//     a trigger of somebody else has undone the mark, the statement fails: such a row would be
+//     published again and again, and one that is not signed would be lost to a recovery.
 //
 // If we die before the commit, nothing happened: the jobs are unprocessed and the
 // next sweep, ours or another's, finds them. If we die after it, the journal names
@@ -53,10 +56,15 @@ WITH lease AS MATERIALIZED (
      WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.failed_jobs) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids)
-    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id) FROM claimed HAVING count(*) > 0
+    SELECT $1, CASE WHEN bool_and(marked) THEN $3 ELSE ` + undoneSQL + ` END, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id)
+      FROM claimed HAVING count(*) > 0
     RETURNING batch
 )
 SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`
+
+// undoneSQL raises an error that is about a row, and reads as one. It has to depend on a row,
+// or it would be raised when the statement is planned.
+const undoneSQL = "concat('a trigger on the table undoes the change that reactor makes to job ', min(id))::bigint"
 
 // claimByPlace goes by the place of the locked rows alone: ONLY this table is looked at. The
 // bytes are counted here, under the lock, for a payload may have grown since it was read; what
@@ -67,7 +75,7 @@ const claimByPlace = `
                WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
                ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running WHERE ahead < $11)
            END)
-    RETURNING id, topic, payload, fire_at, expires_at`
+    RETURNING id, topic, payload, fire_at, expires_at, (processed AND claim = $7) IS TRUE AS marked`
 
 // claimByTableAndPlace is for a table with partitions or heirs. Nothing there keeps two rows
 // from having the same id; they are taken by one claim each, so that id and token name one.
@@ -76,7 +84,7 @@ const claimByTableAndPlace = `
       FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11 AND nth = 1
-    RETURNING job.id, topic, payload, fire_at, expires_at`
+    RETURNING job.id, topic, payload, fire_at, expires_at, (processed AND claim = $7) IS TRUE AS marked`
 
 // Claim implements reactor.Journal.
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
@@ -89,10 +97,56 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	if len(batch.Jobs) > 0 {
 		return batch, nil
 	}
-	// Nothing was left to take, or we are not the one to take it.
-	batch.At, err = s.checkLease(ctx, req.Lease)
+	// Nothing was left to take, we are not the one to take it, or it cannot be taken.
+	if batch.At, err = s.checkLease(ctx, req.Lease); err == nil {
+		err = s.swallowed(ctx, req)
+	}
 	return batch, err
 }
+
+// swallowed looks for a row that is there to be claimed, and that somebody's trigger (BEFORE
+// UPDATE, RETURN NULL) silently keeps as it is: nothing would ever be said about its job. What
+// a claim has not found may have been locked a moment ago, or too young for its snapshot. So
+// the row is locked first, and changed by a statement that begins after that.
+func (s *Source) swallowed(ctx context.Context, req reactor.ClaimRequest) error {
+	args := []any{req.IDs, interval(req.Within), smallints(req.Static), req.Lease.Owner}
+	var waiting bool
+	if err := s.hot.row(ctx, s.jobs().waiting, args, &waiting); err != nil || !waiting {
+		return s.failed("look for jobs that were not claimed", err)
+	}
+	var id int64
+	err := s.hot.tx(ctx, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, s.jobs().lockOne, args...).Scan(&id); err != nil {
+			return err // locked by somebody: it is claimed when the lock goes
+		}
+		tag, err := tx.Exec(ctx, s.jobs().touch, id)
+		if err == nil && tag.RowsAffected() == 0 {
+			return errSwallowed
+		}
+		return errors.Join(err, pgx.ErrNoRows) // to take the change back
+	})
+	switch {
+	case errors.Is(err, errSwallowed):
+		return &reactor.JobError{Reason: err.Error(), Err: err}
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	}
+	if aboutJob(err) {
+		return &reactor.JobError{Reason: statementText(err), Err: err}
+	}
+	return s.failed("look for jobs that were not claimed", err) // nothing was claimed, that is certain
+}
+
+var errSwallowed = errors.New("a trigger on the table silently keeps its row from being changed")
+
+const (
+	unclaimedSQL = `
+  FROM {jobs} WHERE id = ANY ($1::bigint[]) AND NOT processed AND fire_at <= clock_timestamp() + $2::interval
+   AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
+	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
+	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
+	touchSQL   = "UPDATE {jobs} SET processed = true WHERE id = $1 AND NOT processed"
+)
 
 func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
 	return []any{

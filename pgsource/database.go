@@ -52,6 +52,9 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	// All of them from the start: to open one when a job is due would make that job late.
 	cfg.MaxConns, cfg.MinConns = int32(u.conns), int32(u.conns)
 	s.configure(cfg.ConnConfig)
+	if !s.pooled {
+		askForNoLimits(cfg.ConnConfig)
+	}
 	// Asking before each use whether the connection still stands would cost a
 	// round trip on the way of every claim. A dead one is found by using it;
 	// failed then discards its siblings.
@@ -91,15 +94,13 @@ const connectPatience = 15 * time.Second
 // configure is what all our connections have in common.
 func (s *Source) configure(cfg *pgx.ConnConfig) {
 	cfg.RuntimeParams["application_name"] = s.backends
+	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialPatience
 	}
 	if s.pooled {
 		// Named statements are the session's, which is not ours.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	} else if s.looked {
-		// From the first statement on. A pooler may refuse what it does not know.
-		cfg.RuntimeParams["statement_timeout"] = "0"
 	}
 	dialer := net.Dialer{Timeout: dialPatience}
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -243,14 +244,12 @@ func (db *database) exec(ctx context.Context, sql string, args ...any) error {
 func (db *database) tx(ctx context.Context, do func(pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, db.patience, errNoAnswer)
 	defer cancel()
-	return silence(ctx, pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if db.pooled {
-			if _, err := tx.Exec(ctx, db.local); err != nil {
-				return err
-			}
-		}
-		return do(tx)
-	}))
+	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+	if db.pooled {
+		// In the same round trip: the session's own limits may bear no pause in a transaction.
+		options = pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + db.local}
+	}
+	return silence(ctx, pgx.BeginTxFunc(ctx, db.pool, options, do))
 }
 
 // scanRow reads the only row.

@@ -121,7 +121,7 @@ func explain(err error) error {
 	case errors.As(err, &dnsErr):
 		return fmt.Errorf("cannot find %s: %s: check the host in the database URL", where, dnsErr.Err)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return fmt.Errorf("%s does not answer: check host, port and firewall", where)
+		return fmt.Errorf("%s does not answer: check host, port and firewall, or, if it is a pooler, whether its pool has room", where)
 	case connectErr != nil:
 		return fmt.Errorf("cannot connect to %s: %s: is PostgreSQL running there, and the database URL right?", where, lastLine(connectErr.Unwrap()))
 	}
@@ -148,6 +148,14 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		remedy = "the schema is not this version's: run `reactor migrate up`"
 	case pgerrcode.ReadOnlySQLTransaction:
 		return errReadOnly
+	case pgerrcode.ProtocolViolation:
+		// PgBouncer has no other code than this one for whatever it has to say.
+		switch {
+		case strings.Contains(pgErr.Message, "statement pooling mode"):
+			remedy = "use a pool in transaction mode, or the database's own address"
+		case strings.Contains(pgErr.Message, "query_wait_timeout"):
+			remedy = "the pooler has no connection left for us: enlarge its pool, or use transaction mode"
+		}
 	}
 	if remedy == "" {
 		remedy = pgErr.Hint // where it is our own schema that speaks

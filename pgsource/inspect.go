@@ -36,7 +36,6 @@ func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
 }
 
 func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) {
-	s.looked = false
 	cfg, err := pgx.ParseConfig(s.cfg.DatabaseURL)
 	if err != nil {
 		return nil, redacted(err)
@@ -44,30 +43,29 @@ func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) 
 	s.configure(cfg)
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	var (
 		pid, version           int
 		shown, encoding, admin string
 		standby                bool
 	)
-	// In a transaction, for the session may be a pooler's.
-	if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0").Close(); err != nil {
+	conn, err := firstWords(ctx, cfg, func(conn *pgx.Conn) error {
+		// In a transaction, for the session may be a pooler's.
+		if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").Close(); err != nil {
+			return err
+		}
+		// Everything is named in full: our search path is not safe yet.
+		return conn.QueryRow(ctx, `
+			SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+			       pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_encoding'),
+			       pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),
+			       pg_catalog.current_schemas(false)::pg_catalog.text[]`, pgx.QueryExecModeExec).
+			Scan(&pid, &version, &shown, &encoding, &standby, &admin, &path)
+	})
+	if err != nil {
 		return nil, err
 	}
+	defer conn.Close(context.WithoutCancel(ctx))
 	defer func() { _ = conn.PgConn().Exec(ctx, "ROLLBACK").Close() }()
-	// Everything is named in full: our search path is not safe yet.
-	if err := conn.QueryRow(ctx, `
-		SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
-		       pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_encoding'),
-		       pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),
-		       pg_catalog.current_schemas(false)::pg_catalog.text[]`, pgx.QueryExecModeExec).
-		Scan(&pid, &version, &shown, &encoding, &standby, &admin, &path); err != nil {
-		return nil, err
-	}
 	switch {
 	case version < minServerVersion:
 		return nil, fmt.Errorf("the database runs PostgreSQL %s, reactor needs 15 or newer: upgrade the server", shown)
@@ -76,7 +74,6 @@ func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) 
 	case standby, admin == "on":
 		return nil, errReadOnly
 	}
-	s.looked = true
 	if s.pooled = uint32(pid) != conn.PgConn().PID(); s.pooled {
 		s.log.Info("the database URL leads through a pooler: each statement is a transaction with its own settings")
 	}
@@ -97,20 +94,23 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, err
 	}
 	type found struct {
-		Schema        string
-		Tree, Hidden  bool
-		Ours, Current bool
+		Schema              string
+		Tree, Hidden, Ruled bool
+		Ours, Sharded       bool
+		Missing             []string
 	}
 	var list []found
 	err = s.control.rows(ctx, `
 		SELECT n.nspname, c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
-		       row_security_active(c.oid),
+		       row_security_active(c.oid), EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '2'),
 		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND NOT attisdropped),
-		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'claim' AND NOT attisdropped)
+		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND attgenerated = 's'),
+		       ARRAY(SELECT name FROM unnest($2::text[]) AS name WHERE NOT EXISTS (
+		             SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped))
 		  FROM unnest($1::text[]) WITH ORDINALITY AS place (schema, position)
 		  JOIN pg_namespace n ON n.nspname = place.schema
 		  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' AND c.relkind IN ('r', 'p')
-		 ORDER BY position`, []any{append(slices.Clone(path), schema)},
+		 ORDER BY position`, []any{append(slices.Clone(path), schema), ourColumns},
 		func(rows pgx.Rows) (err error) {
 			list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[found])
 			return err
@@ -119,21 +119,58 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, err
 	}
 	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
-	if err := s.refuseOthers(ctx, schema, at >= 0); err != nil {
+	if at < 0 {
+		if err := s.follow(ctx, schema); err != nil {
+			return table{}, err
+		}
+		return s.findTable(ctx, path)
+	}
+	if err := s.refuseOthers(ctx, schema); err != nil {
 		return table{}, err
 	}
 	switch {
-	case at < 0:
-		return table{}, fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or create it anew with psql -1 -f sql/schema.sql -f sql/triggers.sql", qualified(schema))
-	case !list[at].Current:
+	case slices.Equal(list[at].Missing, []string{"claim"}): // since version 3
 		return table{}, errNoSchema
+	case len(list[at].Missing) > 0:
+		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(schema), strings.Join(list[at].Missing, ", "))
+	case !list[at].Sharded:
+		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(schema))
 	case list[0].Schema != schema && list[0].Ours:
 		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
 			qualified(schema), qualified(list[0].Schema))
 	case list[at].Hidden:
 		return table{}, hidden(qualified(schema))
+	case list[at].Ruled:
+		return table{}, fmt.Errorf("a rule ON UPDATE on %s would rewrite every claim, which PostgreSQL does not allow: drop the rule, a trigger can do the same", qualified(schema))
 	}
 	return newTable(schema, list[at].Tree), nil
+}
+
+// ourColumns are those of the table that our statements name.
+var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard", "claim"}
+
+// follow finds the table where it went: somebody has renamed its schema, or moved it to another
+// one. It is known by our triggers. Instances that run find it when they look after the table.
+func (s *Source) follow(ctx context.Context, was string) error {
+	var schemas, names []string
+	if err := s.control.row(ctx, `
+		SELECT coalesce(array_agg(nspname::text), '{}'), coalesce(array_agg(relname::text), '{}')
+		  FROM (SELECT DISTINCT nspname, relname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = relnamespace
+		         WHERE tgfoid = to_regproc('reactor.announce_jobs') AND tgparentid = 0) AS place`, nil, &schemas, &names); err != nil {
+		return err
+	}
+	switch {
+	case len(names) == 0:
+		return fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it anew", qualified(was))
+	case len(names) > 1 || names[0] != "jobs":
+		list := make([]string, len(names))
+		for i := range names {
+			list[i] = pgx.Identifier{schemas[i], names[i]}.Sanitize()
+		}
+		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers: rename that one to jobs again, or drop its triggers and run `reactor migrate up` to create a new table", qualified(was), strings.Join(list, " and "))
+	}
+	s.log.Warn("the table of jobs has moved", "from", qualified(was), "to", qualified(schemas[0]))
+	return s.control.exec(ctx, "UPDATE reactor.deployment SET jobs_schema = $1 WHERE jobs_schema = $2", schemas[0], was)
 }
 
 // hidden is a table of which our role may not see all.
@@ -144,7 +181,7 @@ func hidden(name string) error {
 // refuseOthers looks for other tables that announce their jobs to this deployment, as
 // versions before 3 made them in every schema they were pointed to. Nobody would publish
 // those. Partitions and heirs of the table are part of it.
-func (s *Source) refuseOthers(ctx context.Context, schema string, there bool) error {
+func (s *Source) refuseOthers(ctx context.Context, schema string) error {
 	var other string
 	err := s.control.row(ctx, `
 		WITH RECURSIVE tree (oid) AS (
@@ -153,9 +190,6 @@ func (s *Source) refuseOthers(ctx context.Context, schema string, there bool) er
 		SELECT coalesce(min(c.oid::regclass::text), '') FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 		 WHERE t.tgfoid = to_regproc('reactor.announce_jobs') AND NOT EXISTS (SELECT FROM tree WHERE tree.oid = c.oid)`,
 		[]any{qualified(schema)}, &other)
-	if err == nil && other != "" && !there {
-		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers: if it was renamed, rename it back", qualified(schema), other)
-	}
 	if err == nil && other != "" {
 		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or its triggers, or use a database for each", qualified(schema), other)
 	}
@@ -255,6 +289,7 @@ type table struct {
 	tree   bool // it has partitions or heirs
 
 	claim, loadWindow, loadRange, loadIDs, journal, handBack, purge string
+	waiting, lockOne, touch                                         string
 }
 
 // newTable makes the statements. A table without partitions or heirs is addressed by ONLY,
@@ -277,5 +312,6 @@ func newTable(schema string, tree bool) table {
 	t.journal = expand(readJournalSQL)
 	t.handBack = expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
+	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)
 	return t
 }

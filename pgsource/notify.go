@@ -62,24 +62,16 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 		return nil, redacted(err)
 	}
 	s.configure(cfg)
-	delete(cfg.RuntimeParams, "statement_timeout") // it may lead through a pooler, and is to say so
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	var pid int
-	err = conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
-	if err == nil && uint32(pid) != conn.PgConn().PID() {
-		err = errPooledListener
-	}
-	if err == nil {
-		err = pin(ctx, conn, nil)
-	}
-	if err != nil {
-		_ = conn.Close(ctx)
-		return nil, err
-	}
-	return conn, nil
+	return firstWords(ctx, cfg, func(conn *pgx.Conn) error {
+		var pid int
+		if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
+			return err
+		}
+		if uint32(pid) != conn.PgConn().PID() {
+			return errPooledListener
+		}
+		return pin(ctx, conn, nil)
+	})
 }
 
 // errPooledListener: what we LISTEN to there is told to whoever has the session then.
@@ -182,6 +174,9 @@ func (s *Source) watchTable(ctx context.Context) {
 		         WHERE tgrelid = c.oid AND tgenabled IN ('O', 'A') AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')),
 		       relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
 		  FROM pg_class c WHERE oid = to_regclass($1)`, []any{jobs.name}, &enabled, &tree)
+	if errors.Is(err, pgx.ErrNoRows) {
+		s.findAgain(ctx)
+	}
 	if err != nil {
 		return // whoever needs the table will say so
 	}
@@ -192,4 +187,14 @@ func (s *Source) watchTable(ctx context.Context) {
 		changed := newTable(jobs.schema, tree)
 		s.table.Store(&changed)
 	}
+}
+
+// findAgain looks for a table that is not where it was.
+func (s *Source) findAgain(ctx context.Context) {
+	found, err := s.findTable(ctx, nil)
+	if err != nil {
+		s.gone.Fail(s.log, slog.LevelWarn, "the table of jobs is gone", "err", err)
+		return
+	}
+	s.table.Store(&found)
 }

@@ -42,6 +42,8 @@ func TestOneBadRow(t *testing.T) {
 		"a lack of rights":      {fmt.Sprintf(raise, "RAISE insufficient_privilege"), "DROP TRIGGER refuse ON jobs"},
 		"a division":            {fmt.Sprintf(raise, "PERFORM 1 / (length(OLD.topic) - 5)"), "DROP TRIGGER refuse ON jobs"},
 		"a domain":              {"CREATE DOMAIN public.short AS text CHECK (length(VALUE) < 5); " + fmt.Sprintf(raise, "PERFORM OLD.topic::public.short"), "DROP TRIGGER refuse ON jobs"},
+		"kept unprocessed":      {fmt.Sprintf(raise, "NEW.processed := false"), "DROP TRIGGER refuse ON jobs"},
+		"kept unsigned":         {fmt.Sprintf(raise, "NEW.claim := OLD.claim"), "DROP TRIGGER refuse ON jobs"},
 		"changed by itself":     {fmt.Sprintf(raise, "UPDATE public.jobs SET payload = 'mine' WHERE id = OLD.id AND payload <> 'mine'"), "DROP TRIGGER refuse ON jobs"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,6 +92,37 @@ func TestOneBadRow(t *testing.T) {
 				t.Error("a job that is claimed is still a failed one")
 			}
 		})
+	}
+}
+
+// TestSwallowedChange: a trigger that keeps a row as it is, without a word, is found out; one
+// that somebody has locked is not taken for that.
+func TestSwallowedChange(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(4, "-1 second")
+	b.exec(`CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF OLD.topic = 't/2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+		CREATE TRIGGER swallow BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION swallow()`)
+	if batch := b.claim(ids); len(batch.Jobs) != 3 {
+		t.Fatalf("claimed %+v", batch)
+	}
+	var about *reactor.JobError
+	if err := b.claimError(ids); !errors.As(err, &about) || !strings.Contains(about.Reason, "silently") {
+		t.Errorf("the claim says %v", err)
+	}
+	holder := connect(t, b.ctx, b.url)
+	if _, err := holder.Exec(b.ctx, "BEGIN; SELECT FROM jobs FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	if batch, err := b.Claim(b.ctx, b.request(ids)); err != nil || len(batch.Jobs) != 0 {
+		t.Errorf("of locked rows it claims %+v, %v", batch, err)
+	}
+	if _, err := holder.Exec(b.ctx, "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	b.exec("DROP TRIGGER swallow ON jobs")
+	if batch := b.claim(ids); len(batch.Jobs) != 1 {
+		t.Errorf("claimed %+v", batch)
 	}
 }
 
@@ -248,11 +281,20 @@ func TestManyLockedRows(t *testing.T) {
 // TestRowThatRefusesToReturn: a trigger does not let it become unprocessed. The others of its
 // settlement are settled, and it ends as failed.
 func TestRowThatRefusesToReturn(t *testing.T) {
+	for why, reason := range map[string]string{
+		"RAISE EXCEPTION 'no way back'": "no way back",
+		"NEW.processed := true":         "a trigger on the table undoes",
+	} {
+		t.Run(reason, func(t *testing.T) { testRowThatRefusesToReturn(t, why, reason) })
+	}
+}
+
+func testRowThatRefusesToReturn(t *testing.T, why, reason string) {
 	b := newBench(t)
 	ids := b.insert(8, "-1 second")
 	batch := b.claim(ids)
 	b.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN IF OLD.topic = 't/5' AND NOT NEW.processed THEN RAISE EXCEPTION 'no way back'; END IF; RETURN NEW; END $$;
+		BEGIN IF OLD.topic = 't/5' AND NOT NEW.processed THEN ` + why + `; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 8, Kept: 3, Settled: 3, Done: true})
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
@@ -261,8 +303,8 @@ func TestRowThatRefusesToReturn(t *testing.T) {
 	// The halves around it are given back one after the other: the end of the one says nothing
 	// of those behind it.
 	b.eventually("the end of the one, and the way back of all others", `
-		SELECT EXISTS (SELECT FROM reactor.failed_jobs WHERE job_id = $1 AND reason LIKE '%no way back%')
-		   AND NOT EXISTS (SELECT FROM reactor.retries)`, ids[4])
+		SELECT EXISTS (SELECT FROM reactor.failed_jobs WHERE job_id = $1 AND reason LIKE '%' || $2 || '%')
+		   AND NOT EXISTS (SELECT FROM reactor.retries)`, ids[4], reason)
 	rows, err := b.conn.Query(b.ctx, "SELECT id FROM jobs WHERE NOT processed ORDER BY id")
 	if err != nil {
 		t.Fatal(err)

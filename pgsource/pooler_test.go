@@ -260,6 +260,28 @@ func TestPoolerOfSessions(t *testing.T) {
 	b.wholePath()
 }
 
+// TestPoolersOfNoUse are named, with what to do.
+func TestPoolersOfNoUse(t *testing.T) {
+	for name, cfg := range map[string]stack.PgBouncerConfig{
+		"statement mode":            {PoolMode: stack.PoolStatement},
+		"session mode without room": {PoolMode: stack.PoolSession, PoolSize: 3, ExtraLines: []string{"query_wait_timeout = 1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, pooler := pooled(t, cfg)
+			b.migrateUp(b.url)
+			if why := b.refused(pgsource.Config{DatabaseURL: pooler.URL()}); !strings.Contains(why, "transaction mode") {
+				t.Error(why)
+			}
+			if cfg.PoolMode == stack.PoolSession {
+				return
+			}
+			if _, err := pgsource.MigrateUp(b.ctx, pooler.URL()); err == nil || !strings.Contains(err.Error(), "transaction mode") {
+				t.Errorf("migrating says %v", err)
+			}
+		})
+	}
+}
+
 // TestFeedBehindAPooler says what it needs, and works with it.
 func TestFeedBehindAPooler(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{})

@@ -21,7 +21,8 @@ import (
 
 // handBackSQL gives some jobs back. A row that somebody has locked is left for later, and
 // one that is not what was claimed, for good; a note without a claim is about a batch from
-// before version 3, and goes by the id. The update's trigger tells all instances.
+// before version 3, and goes by the id. The update's trigger tells all instances. A row that
+// somebody's trigger keeps processed makes the statement fail, or its job would be forgotten.
 const handBackSQL = `
 WITH waiting AS MATERIALIZED (
     SELECT job.tableoid AS part, job.ctid AS place
@@ -32,13 +33,13 @@ WITH waiting AS MATERIALIZED (
 ), back AS (
     UPDATE {jobs} AS job SET processed = false, processed_at = NULL
       FROM waiting WHERE job.ctid = waiting.place AND job.tableoid = waiting.part
-    RETURNING job.id
+    RETURNING job.id, NOT job.processed AS open
 ), counted AS (
     UPDATE reactor.retries SET returned = true WHERE attempts > 0 AND job_id IN (SELECT id FROM back)
 ), forgotten AS (
     DELETE FROM reactor.retries WHERE attempts = 0 AND job_id IN (SELECT id FROM back)
 )
-SELECT id FROM back`
+SELECT CASE WHEN bool_and(open) THEN id ELSE ` + undoneSQL + ` END FROM back GROUP BY id`
 
 // mostReturns bounds one statement.
 const mostReturns = 1000

@@ -49,6 +49,11 @@ func (b *bench) plant(url string) {
 		run("CREATE FUNCTION public.step(" + types + "[], " + types + ") RETURNS " + types + "[] LANGUAGE plpgsql AS $$ BEGIN PERFORM public.catch('array_agg'); RETURN $1; END $$")
 		run("CREATE AGGREGATE public.array_agg(" + types + ") (SFUNC = public.step, STYPE = " + types + "[], INITCOND = '{}')")
 	}
+	// Domains, named like types that are no words of the grammar.
+	run("CREATE FUNCTION public.checked(what text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM public.catch(what); RETURN true; END $$")
+	for _, name := range []string{"name", "regclass", "text", "oid", "uuid", "timestamptz", "int8", "bool"} {
+		run("CREATE DOMAIN public." + name + " AS pg_catalog." + name + " CHECK (public.checked('type " + name + "'))")
+	}
 	operator := func(name, left, right, returns, result string) {
 		f := "op_" + strings.NewReplacer("=", "eq", "<", "lt", ">", "gt", "|", "or", "/", "div", "*", "mul", "+", "add", "-", "sub", "&", "and", "~", "m", "!", "not", "^", "pow").Replace(name) + "_" +
 			strings.NewReplacer("[]", "s", " ", "").Replace(left+"_"+right)
@@ -88,8 +93,15 @@ func (b *bench) caught() []string {
 	return list
 }
 
-// TestPlanted: a producer who may create in the schema of jobs runs no code as somebody else.
+// TestPlanted: a producer who may create in the schema of jobs runs no code as somebody else,
+// not even where the search path has that schema before PostgreSQL's own.
 func TestPlanted(t *testing.T) {
+	for _, path := range []string{"public", "public,pg_catalog"} {
+		t.Run(path, func(t *testing.T) { testPlanted(t, path) })
+	}
+}
+
+func testPlanted(t *testing.T, path string) {
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("")
 	b.exec("GRANT CREATE ON SCHEMA public TO " + role + "; GRANT INSERT, SELECT ON jobs TO " + role)
@@ -103,6 +115,7 @@ func TestPlanted(t *testing.T) {
 	b.exec("TRUNCATE caught")
 
 	// The source.
+	b.url = with(t, b.url, "search_path", path)
 	b.start(b.url)
 	b.wholePath()
 	if err := b.Purge(b.ctx); err != nil {
@@ -147,7 +160,7 @@ func TestPlantedBeforeAnUpgrade(t *testing.T) {
 	b.exec("GRANT CREATE ON SCHEMA public TO " + role)
 	b.exec("INSERT INTO jobs (topic, fire_at) VALUES ('t', now())")
 	b.plant(url)
-	b.migrateUp(b.url)
+	b.migrateUp(with(t, b.url, "search_path", "public,pg_catalog"))
 	if list := b.caught(); len(list) > 0 {
 		t.Errorf("the migration has called %v", list)
 	}

@@ -39,6 +39,9 @@ var pinned = settings{
 	{"DateStyle", "ISO, YMD"},
 	{"IntervalStyle", "postgres"},
 	{"array_nulls", "on"},
+	// A claim sorts its rows and keeps them for a moment; temp_file_limit may forbid what does
+	// not fit.
+	{"work_mem", "4MB"},
 	// Every statement of ours goes by an index. Plans made while the table was
 	// empty, or before it was analyzed, must not turn to scanning it.
 	{"enable_seqscan", "off"},
@@ -48,6 +51,34 @@ var pinned = settings{
 	{"enable_nestloop", "on"},
 	{"plan_cache_mode", "auto"},
 	{"jit", "off"},
+	{"max_parallel_workers_per_gather", "0"},
+}
+
+// ofMigration are set for the transaction of a migration. It finds the table jobs by the
+// search path of the role, and leaves it alone until then.
+var ofMigration = settings{
+	{"statement_timeout", "0"}, // waiting for another migration may take long; a change of the schema, too
+	{"lock_timeout", "0"},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"row_security", "off"},
+	{"synchronous_commit", "on"},
+	{"quote_all_identifiers", "off"},
+	{"standard_conforming_strings", "on"},
+	{"DateStyle", "ISO, YMD"},
+	{"TimeZone", "UTC"}, // the versions' time is a timestamp without one
+	{"IntervalStyle", "postgres"},
+	{"array_nulls", "on"},
+	{"work_mem", "4MB"},
+}
+
+// beginSQL begins a transaction with the settings.
+func (l settings) beginSQL() string {
+	var b strings.Builder
+	b.WriteString("BEGIN ISOLATION LEVEL READ COMMITTED")
+	for _, set := range l {
+		fmt.Fprintf(&b, "; SET LOCAL %s = %s", set.name, set.literal())
+	}
+	return b.String()
 }
 
 // timeouts are those of a connection. Nobody may make us wait for long: a claim skips

@@ -27,11 +27,16 @@ func TestSettingsOfTheRole(t *testing.T) {
 		"statement_timeout = 1",
 		"lock_timeout = 1",
 		"idle_in_transaction_session_timeout = 50",
+		"idle_in_transaction_session_timeout = 1",
 		"idle_session_timeout = 50",
+		"idle_session_timeout = 1",
 		"row_security = off",
 		"DateStyle = 'SQL, DMY'",
 		"IntervalStyle = sql_standard",
 		"client_encoding = LATIN1",
+		"client_encoding = EUC_JP",
+		"work_mem = 64",
+		"max_parallel_workers_per_gather = 8",
 		"search_path = ''",
 		"enable_indexscan = off",
 		"enable_tidscan = off",
@@ -185,24 +190,44 @@ func TestReplicaForASuperuser(t *testing.T) {
 
 // TestMigrateWithSettings: the migration has to cope with the same.
 func TestMigrateWithSettings(t *testing.T) {
-	b := examine(t, testkit.NewDatabase(t))
-	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
-	role, url := b.role("")
-	b.exec("GRANT CREATE ON SCHEMA public TO " + role)
-	b.exec("DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO " + role + "', current_database()); END $$")
-	b.exec("ALTER ROLE " + role + " SET statement_timeout = 1; ALTER ROLE " + role + " SET default_transaction_isolation = 'serializable'; ALTER ROLE " + role + " SET synchronous_commit = off")
-	for range 2 {
-		b.migrateUp(url)
-	}
-	if _, err := pgsource.MigrateStatus(b.ctx, url); err != nil {
-		t.Error(err)
-	}
-	plan, err := pgsource.PlanDown(b.ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := pgsource.MigrateDown(b.ctx, url, plan); err != nil {
-		t.Error(err)
+	for _, settings := range [][]string{
+		{"statement_timeout = 1", "default_transaction_isolation = 'serializable'", "synchronous_commit = off"},
+		{"idle_session_timeout = 1", "lock_timeout = 1"},
+		{"idle_in_transaction_session_timeout = 1", "array_nulls = off"},
+		{"DateStyle = 'German, DMY'", "IntervalStyle = sql_standard", "TimeZone = 'Asia/Kathmandu'"},
+		{"client_encoding = EUC_JP"}, // which does not have the characters of our comments
+		{"client_encoding = SJIS", "standard_conforming_strings = off", "quote_all_identifiers = on"},
+		{"work_mem = 64", "search_path = 'elsewhere, pg_catalog'"},
+	} {
+		t.Run(strings.Join(settings, ", "), func(t *testing.T) {
+			t.Parallel()
+			b := examine(t, testkit.NewDatabase(t))
+			b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+			role, url := b.role("")
+			b.exec("GRANT CREATE ON SCHEMA public TO " + role)
+			b.exec("DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO " + role + "', current_database()); END $$")
+			for _, setting := range settings {
+				b.exec("ALTER ROLE " + role + " SET " + setting)
+			}
+			for range 2 {
+				b.migrateUp(url)
+			}
+			if states, err := pgsource.MigrateStatus(b.ctx, url); err != nil || time.Since(states[0].AppliedAt).Abs() > time.Hour {
+				t.Errorf("the status is %v, %v", states, err)
+			}
+			b.start(url)
+			b.wholePath()
+			if err := b.member.Leave(b.ctx); err != nil {
+				t.Fatal(err)
+			}
+			plan, err := pgsource.PlanDown(b.ctx, url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pgsource.MigrateDown(b.ctx, url, plan); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -11,9 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -27,7 +29,6 @@ type Source struct {
 
 	// What follows is set by Open.
 
-	looked bool                  // whether there is a pooler is known
 	pooled bool                  // the database URL leads through a pooler
 	table  atomic.Pointer[table] // what the deployment is about
 	// clientIDPrefix is what the MQTT client ids of the deployment's lanes begin with.
@@ -45,6 +46,8 @@ type Source struct {
 	tending                atomic.Bool // guards the two below
 	nextReturns, nextPurge time.Time
 	returnsWait            atomic.Bool // jobs wait for their return to the table
+	tableGone              atomic.Bool // a statement did not find it
+	gone                   ratelog.Limiter
 }
 
 // jobs is the table, with its statements.
@@ -89,6 +92,10 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			s.Close()
+			if s.pooled && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				err = fmt.Errorf("the pooler gives us no connection to the database: in session mode its pool must hold the %d of each instance, and those of everybody else: enlarge it, or use transaction mode", s.cfg.MaxConns+besides-1)
+				return
+			}
 			err = explain(err)
 		}
 	}()
@@ -186,6 +193,8 @@ func (s *Source) failed(doing string, err error) error {
 		return &connectionError{doing, explain(err), err}
 	case connectionLost(err):
 		s.reset()
+	case sqlState(err) == pgerrcode.UndefinedTable:
+		s.tableGone.Store(true) // the next beat has it looked for
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

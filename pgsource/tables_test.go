@@ -125,11 +125,112 @@ func TestForeignTable(t *testing.T) {
 func TestTableIsGone(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("ALTER TABLE jobs RENAME TO other")
-	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) || !strings.Contains(why, "rename it back") {
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) || !strings.Contains(why, `"public"."other" has its triggers`) {
 		t.Error(why)
 	}
 	b.exec("DROP TABLE other")
-	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, `"public"."jobs"`) || !strings.Contains(why, "psql") {
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "run `reactor migrate up` to create it anew") {
+		t.Error(why)
+	}
+	if names := b.migrateUp(b.url); len(names) != 0 {
+		t.Errorf("a start has applied %v", names)
+	}
+	for _, want := range []string{`"public"."jobs"`, ""} {
+		if name, err := pgsource.RestoreTable(b.ctx, b.url); err != nil || name != want {
+			t.Errorf("restored %q, %v; want %q", name, err, want)
+		}
+	}
+	b.start(b.url)
+	b.wholePath()
+}
+
+// TestTableMoves: its schema is renamed, or it goes to another one. It is found at the start,
+// and by those that run.
+func TestTableMoves(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("CREATE SCHEMA app; ALTER TABLE jobs SET SCHEMA app")
+	b.start(b.url)
+	b.exec("SET search_path = app")
+	b.wholePath()
+	b.exec("ALTER SCHEMA app RENAME TO renamed; SET search_path = renamed")
+	ids := b.insert(1, "-1 second")
+	batch, err := b.Claim(b.ctx, b.request(ids))
+	if err == nil {
+		t.Error("the claim finds a table that is not there")
+	}
+	for ; err != nil; batch, err = b.Claim(b.ctx, b.request(ids)) {
+		if _, beatErr := b.member.Beat(b.ctx); beatErr != nil {
+			t.Fatal(beatErr, err)
+		}
+	}
+	if len(batch.Jobs) != 1 {
+		t.Errorf("claimed %+v", batch)
+	}
+}
+
+// TestOwnerMigrates: who owns what is there needs no right to create in the database.
+func TestOwnerMigrates(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+	role, url := b.role("")
+	b.exec("CREATE SCHEMA reactor AUTHORIZATION " + role + "; GRANT CREATE ON SCHEMA public TO " + role)
+	b.migrateUp(url)
+	b.exec("DELETE FROM reactor.schema_version WHERE version_id = 3")
+	if names := b.migrateUp(url); len(names) != 1 {
+		t.Errorf("applied %v", names)
+	}
+}
+
+// TestTemporarySchemaFirst: a table there would be gone with the migration's session.
+func TestTemporarySchemaFirst(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+	b.migrateUp(with(t, b.url, "search_path", "pg_temp,public"))
+	b.start(b.url)
+	b.wholePath()
+}
+
+// TestStrangersTable: the owner of a table has his triggers run as whoever writes it, so one
+// that a producer has put in the way is not taken for ours.
+func TestStrangersTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("ALTER TABLE jobs RENAME TO mine; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (LIKE mine INCLUDING ALL)")
+	role, _ := b.role("")
+	b.exec("ALTER TABLE jobs OWNER TO " + role)
+	if _, err := pgsource.MigrateUp(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "belongs to role "+role) {
+		t.Errorf("migrating says %v", err)
+	}
+	b.exec("ALTER TABLE jobs OWNER TO CURRENT_USER")
+	b.migrateUp(b.url)
+}
+
+// TestCopiedTable: the rows of a copy without the generated column would never be found.
+func TestCopiedTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("ALTER TABLE jobs RENAME TO old; CREATE TABLE jobs AS SELECT * FROM old; DROP TABLE old")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "the column shard") {
+		t.Error(why)
+	}
+	b.exec("DROP SCHEMA reactor CASCADE")
+	if _, err := pgsource.MigrateUp(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "not reactor's") {
+		t.Errorf("migrating says %v", err)
+	}
+}
+
+// TestColumnIsGone: every statement would fail.
+func TestColumnIsGone(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("ALTER TABLE jobs RENAME COLUMN topic TO subject")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "has no column topic any more") {
+		t.Error(why)
+	}
+}
+
+// TestRuleOnTheTable: no claim would get through.
+func TestRuleOnTheTable(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("CREATE TABLE audit (id bigint); CREATE RULE audited AS ON UPDATE TO jobs DO ALSO INSERT INTO audit VALUES (NEW.id)")
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "drop the rule") {
 		t.Error(why)
 	}
 }
@@ -156,7 +257,9 @@ func TestOurTableIsGone(t *testing.T) {
 func TestDownNamesWhatIsLost(t *testing.T) {
 	b := newBench(t)
 	b.insert(3, "1 hour")
-	b.exec("UPDATE jobs SET processed = true WHERE id = 1; CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.jobs (id int)")
+	// One is claimed, and nobody knows whether it is published.
+	b.exec(`UPDATE jobs SET processed = true WHERE id = 1; CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.jobs (id int);
+		INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, job_ids) VALUES (1, 1, gen_random_uuid(), 2, 1, '{1}')`)
 	url := with(t, b.url, "search_path", "elsewhere")
 	if _, err := pgsource.PlanDown(b.ctx, url); err == nil || !strings.Contains(err.Error(), "instances are running") {
 		t.Fatalf("with a living instance: %v", err)
@@ -172,7 +275,7 @@ func TestDownNamesWhatIsLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if plan.Version == 1 && plan.Loses != `the table "public"."jobs" with 3 jobs, 2 of them not published yet, and the records of 0 failed ones` {
+		if plan.Version == 1 && plan.Loses != `the table "public"."jobs" with 3 jobs, 3 of them not published yet, and the records of 0 failed ones` {
 			t.Errorf("it would lose %q", plan.Loses)
 		}
 		if plan.Version > 1 && plan.Loses != "" {
@@ -205,9 +308,12 @@ func TestDownLeavesAForeignTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.exec("DROP TABLE jobs; CREATE TABLE jobs (id int)")
-	if plan, err := pgsource.PlanDown(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "not reactor's any more") {
-		t.Errorf("%+v, %v", plan, err)
+	b.exec("DROP TABLE jobs")
+	for _, foreign := range []string{"VIEW jobs AS SELECT 1::smallint AS shard", "TABLE jobs (id int)"} {
+		b.exec("DROP VIEW IF EXISTS jobs; CREATE " + foreign)
+		if plan, err := pgsource.PlanDown(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "not reactor's any more") {
+			t.Errorf("%+v, %v", plan, err)
+		}
 	}
 	if n := b.count("SELECT count(*) FROM pg_class WHERE relname = 'jobs'"); n != 1 {
 		t.Error("a foreign table was dropped")

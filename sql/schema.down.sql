@@ -2,7 +2,7 @@
 -- deployment is about, wherever the search path leads.
 DO $$
 DECLARE
-    home name;
+    home pg_catalog.name;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT jobs_schema INTO STRICT home FROM reactor.deployment;

@@ -17,10 +17,13 @@
 -- has put there stays. A table jobs of somebody else is not touched.
 DO $$
 DECLARE
-    path      name[] := pg_catalog.current_schemas(false);
-    home      name;
-    candidate name;
-    relation  regclass;
+    -- Types, too, are looked up on the path of the caller: a domain that somebody has named
+    -- like one of PostgreSQL's would check its values with his function.
+    path      pg_catalog.name[] := pg_catalog.current_schemas(false);
+    home      pg_catalog.name;
+    candidate pg_catalog.name;
+    owner     pg_catalog.name;
+    relation  pg_catalog.regclass;
     ours      boolean;
     filled    boolean;
 BEGIN
@@ -44,6 +47,7 @@ BEGIN
     END IF;
     IF home IS NULL THEN
         FOREACH candidate IN ARRAY path || 'public'::name LOOP
+            CONTINUE WHEN candidate ^@ 'pg_'; -- pg_temp is gone with the session
             relation := to_regclass(format('%I.jobs', candidate));
             IF relation IS NULL THEN
                 IF candidate <> 'reactor' AND has_schema_privilege(candidate, 'CREATE') THEN
@@ -52,14 +56,26 @@ BEGIN
                 END IF;
                 CONTINUE;
             END IF;
-            SELECT count(*) = 7 INTO ours FROM pg_attribute
-             WHERE attrelid = relation AND NOT attisdropped AND (attname, atttypid) IN (
+            SELECT count(*) = 7 INTO ours FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+             WHERE attrelid = relation AND relkind IN ('r', 'p') AND NOT attisdropped AND (attname, atttypid) IN (
                    ('id', 'int8'::regtype), ('topic', 'text'::regtype), ('payload', 'text'::regtype),
                    ('fire_at', 'timestamptz'::regtype), ('processed', 'bool'::regtype),
-                   ('processed_at', 'timestamptz'::regtype), ('shard', 'int2'::regtype));
+                   ('processed_at', 'timestamptz'::regtype), ('shard', 'int2'::regtype))
+               AND (attname <> 'shard' OR attgenerated = 's'); -- a copy may have lost that
             IF NOT ours THEN
                 RAISE EXCEPTION 'there is a table %.jobs already, and it is not reactor''s', quote_ident(candidate)
                     USING HINT = 'rename it, or give reactor a schema of its own, first in the search path: ALTER ROLE … SET search_path = …';
+            END IF;
+            -- Whose table it is, his triggers run as whoever writes it, and that is us.
+            SELECT pg_get_userbyid(relowner) INTO owner FROM pg_class JOIN pg_roles r ON r.oid = relowner
+             WHERE pg_class.oid = relation AND relowner <> (SELECT datdba FROM pg_database WHERE datname = current_database())
+               AND NOT rolsuper
+               -- A superuser is a member of all roles; that says nothing.
+               AND NOT CASE WHEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN false
+                            ELSE pg_has_role(relowner, 'MEMBER') END;
+            IF FOUND THEN
+                RAISE EXCEPTION 'there is a table %.jobs already, and it belongs to role %, whose triggers would run as reactor', quote_ident(candidate), quote_ident(owner)
+                    USING HINT = 'look at its triggers and defaults, then run ALTER TABLE … OWNER TO this role, or rename it';
             END IF;
             home := candidate;
             EXIT;
@@ -132,7 +148,15 @@ CREATE INDEX IF NOT EXISTS jobs_pending ON jobs (shard, fire_at, id) WHERE NOT p
 
 ALTER TABLE jobs ADD COLUMN IF NOT EXISTS claim uuid; -- since version 3
 
-CREATE SCHEMA IF NOT EXISTS reactor;
+-- Not IF NOT EXISTS, which wants CREATE on the database all the same: who owns the schema
+-- may bring it up to date.
+DO $$
+BEGIN
+    IF pg_catalog.to_regnamespace('reactor') IS NULL THEN
+        CREATE SCHEMA reactor;
+    END IF;
+END;
+$$;
 
 -- One row: what this deployment is about, which every instance compares when it starts.
 CREATE TABLE IF NOT EXISTS reactor.deployment (

@@ -1,7 +1,7 @@
 -- Undoes triggers.sql.
 DO $$
 DECLARE
-    home name;
+    home pg_catalog.name;
 BEGIN
     SELECT jobs_schema INTO STRICT home FROM reactor.deployment;
     EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS reactor_jobs_inserted ON %I.jobs', home);

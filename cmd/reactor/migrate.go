@@ -26,7 +26,16 @@ func (c *migrateUp) Run(ctx context.Context, out output) error {
 	for _, name := range names {
 		fmt.Fprintf(out.stdout, "applied %s\n", name)
 	}
-	if len(names) == 0 {
+	if len(names) > 0 {
+		return nil
+	}
+	restored, err := pgsource.RestoreTable(ctx, c.DatabaseURL)
+	switch {
+	case err != nil:
+		return err
+	case restored != "":
+		fmt.Fprintf(out.stdout, "created the table %s anew: it was gone\n", restored)
+	default:
 		fmt.Fprintln(out.stdout, "nothing to do: the schema is up to date")
 	}
 	return nil
