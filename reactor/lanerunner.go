@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,8 @@ type laneRunner struct {
 	contest     contest
 	look        signal // at the journal, see audit
 	failures    ratelog.Limiter
+	latest      DBTime      // when the last of the recovered jobs is due that are not yet
+	parked      atomic.Bool // see park
 }
 
 // run works until the lane is wound up (soft) or given up at once (hard). An error is
@@ -76,7 +79,7 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 		r.pad.run(keeper)
 		return nil
 	})
-	if r.claimer != nil {
+	if r.claimer != nil && !r.park() {
 		err = r.claimer.run(soft, hard)
 	}
 	if errors.Is(err, ErrLeaseLost) {
@@ -179,8 +182,24 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 	}
 	for _, w := range r.recovered(batches, lost) {
 		r.pad.put(w.flying, w.i, []Job{w.job})
+		r.latest = max(r.latest, w.job.FireAt)
 	}
 	return session, nil
+}
+
+// parkedAhead is for how long a lane may wait for recovered jobs and claim others as well.
+const parkedAhead = time.Second
+
+// park makes a guest of a lane whose recovered jobs are due much later, as after the
+// database's clock was set back. They keep its first slots until then, and what is claimed
+// behind them would soon be out of reach. Another lane takes the place.
+func (r *laneRunner) park() bool {
+	if r.latest.Sub(r.clock.Now()) < parkedAhead {
+		return false
+	}
+	r.parked.Store(true)
+	r.incarnation.beatNow.set()
+	return true
 }
 
 // superseded tells batches apart whose slots a later one has taken. Their deletion was
