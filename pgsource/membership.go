@@ -64,6 +64,9 @@ func (s *Source) Join(ctx context.Context, opts reactor.JoinOptions) (reactor.Me
 // TTL implements reactor.Member.
 func (m *member) TTL() time.Duration { return m.cfg.TTL }
 
+// WantLanes implements reactor.Member.
+func (m *member) WantLanes(n int) { m.wantLanes = n }
+
 // beatSQL renews the heartbeat and returns the whole, small, membership. A beat that
 // comes late, or before the last one, starts the steady time anew. Of the others' heartbeats
 // those are left alone that their owners are just renewing.

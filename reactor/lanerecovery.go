@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"time"
 )
 
 // recover takes over what the journal holds of this lane, and returns the session to go on
@@ -57,8 +58,24 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 	}
 	for _, w := range r.recovered(batches, lost) {
 		r.pad.put(w.flying, w.i, []Job{w.job})
+		r.latest = max(r.latest, w.job.FireAt)
 	}
 	return session, nil
+}
+
+// parkedAhead is for how long a lane may wait for recovered jobs and claim others as well.
+const parkedAhead = time.Second
+
+// park makes a guest of a lane whose recovered jobs are due much later, as after the
+// database's clock was set back. They keep its first slots until then, and what is claimed
+// behind them would soon be out of reach. Another lane takes the place.
+func (r *laneRunner) park() bool {
+	if r.latest.Sub(r.clock.Now()) < parkedAhead {
+		return false
+	}
+	r.parked.Store(true)
+	r.incarnation.beatNow.set()
+	return true
 }
 
 // superseded tells batches apart whose slots a later one has taken. Their deletion was

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,7 +30,9 @@ type laneRunner struct {
 	contest     contest
 	look        signal // at the journal, see audit
 	failures    ratelog.Limiter
-	refused     int // connections that could not be made; of the goroutine that connects
+	refused     int         // connections that could not be made; of the goroutine that connects
+	latest      DBTime      // when the last of the recovered jobs is due that are not yet
+	parked      atomic.Bool // see park
 }
 
 // run works until the lane is wound up (soft) or given up at once (hard). An error is
@@ -74,7 +77,7 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 		r.pad.run(keeper)
 		return nil
 	})
-	if r.claimer != nil {
+	if r.claimer != nil && !r.park() {
 		err = r.claimer.run(soft, hard)
 	}
 	if errors.Is(err, ErrLeaseLost) {

@@ -28,6 +28,7 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 		stopping = soft.Done()
 	)
 	for {
+		in.member.WantLanes(in.cfg.Lanes + parkedLanes(running, &ours))
 		begun := in.clock.local()
 		holding, err := in.beatOnce(hard)
 		switch {
@@ -138,8 +139,26 @@ func (in *incarnation) releaseShards(ctx context.Context) {
 // runningLane is a lane with its runner; owned by the goroutine that beats.
 type runningLane struct {
 	*lane
+	runner  *laneRunner
 	claims  bool
 	abandon context.CancelFunc
+}
+
+// parkedLanes counts the lanes that do not claim any more, though they were meant to. They
+// do not count as ours, so that the instance gets others in their place.
+func parkedLanes(running map[int32]*runningLane, ours *int) int {
+	parked := 0
+	for _, l := range running {
+		if !l.runner.parked.Load() {
+			continue
+		}
+		parked++
+		if l.claims {
+			l.claims = false
+			*ours--
+		}
+	}
+	return parked
 }
 
 // startLanes runs the lanes we did not have.
@@ -151,7 +170,7 @@ func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running
 		claims := *ours < in.cfg.Lanes
 		runner := in.newLane(lease, claims)
 		laneHard, abandon := context.WithCancel(hard)
-		l := &runningLane{runner.lane, claims, abandon}
+		l := &runningLane{runner.lane, runner, claims, abandon}
 		running[lease.Lane] = l
 		if claims {
 			*ours++

@@ -233,6 +233,8 @@ type Member interface {
 	// its leases: after it, others take them. They may do so earlier if its session is
 	// gone, as the next Beat would find out; what makes that safe is the Epoch.
 	TTL() time.Duration
+	// WantLanes changes how many lanes the instance wants for itself, from the next Beat on.
+	WantLanes(n int)
 	// ReleaseShards hands the shards to the others at once, as the first step of
 	// a stop.
 	ReleaseShards(ctx context.Context) error

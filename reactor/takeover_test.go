@@ -102,6 +102,33 @@ func TestRecoveryKeepsToFireAt(t *testing.T) {
 	}
 }
 
+// TestRecoveredLanesAreNoDeadEnds: lanes that were left with messages on their way are the
+// first that the next instance takes, and the database's clock is behind. What is due later
+// keeps its place in them, and what is due now goes out over others.
+func TestRecoveredLanesAreNoDeadEnds(t *testing.T) {
+	t.Parallel()
+	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
+	w := newWorld(t, "", broker.URL())
+	first := w.process(nil, "--grace", "0s")
+	w.insert(100, 0, 0)
+	w.judge()
+	thaw := freeze(t, broker)
+	w.insert(2000, 0, 0)
+	w.eventually("all are claimed, over both lanes",
+		"SELECT count(DISTINCT lane) = 2 AND sum(cardinality(job_ids)) = 2000 FROM reactor.in_flight")
+	first.Terminate(t)
+	first.Wait(t, 20*time.Second)
+	w.eventually("the lanes are nobody's", "SELECT count(*) = 2 AND count(owner) = 0 FROM reactor.lanes")
+	w.exec("UPDATE jobs SET fire_at = clock_timestamp() + interval '12 seconds' WHERE id > 100")
+	thaw()
+	second := w.start(reactor.Config{})
+	w.until("they are recovered", func() bool { return second.Stats().Recovered >= 2000 })
+	w.insert(3000, 0, 0)
+	if report := w.judge(); report.MaxLateness > 5*time.Second {
+		t.Errorf("the last is %v late", report.MaxLateness)
+	}
+}
+
 // sharedIdentity is a broker at which all clients of one user are one session.
 func sharedIdentity() stack.MosquittoConfig {
 	return stack.MosquittoConfig{
