@@ -82,7 +82,13 @@ const claimByTableAndPlace = `
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
 	slices.Sort(req.IDs)
 	batch := reactor.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
-	err := s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), func(rows pgx.Rows) error { return readClaim(rows, &batch) })
+	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }
+	var err error
+	if req.Briefly {
+		err = s.hot.rowsWith(ctx, brief, s.jobs().claim, s.claimArgs(req), read)
+	} else {
+		err = s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), read)
+	}
 	if err != nil {
 		return reactor.Batch{}, claimOutcome(s.failed("claim batch", err))
 	}
@@ -93,6 +99,10 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	batch.At, err = s.checkLease(ctx, req.Lease)
 	return batch, err
 }
+
+// brief are the limits of a claim that is to be answered soon: long for what a trigger does,
+// and short for what it waits for.
+var brief = settings{{"lock_timeout", "20ms"}, {"statement_timeout", "1000ms"}}
 
 func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
 	return []any{

@@ -2,10 +2,12 @@ package pgsource
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // The way of jobs back to the table: what a stop has not sent, and what the broker refused
@@ -100,7 +102,7 @@ func (s *Source) lookAfterReturns(ctx context.Context) error {
 			return s.failed("look for jobs that wait for their return", err)
 		}
 		s.returnsWait.Store(true)
-		if err := s.returnSome(ctx, ids); err != nil {
+		if err := s.returnSome(ctx, ids, patiently); err != nil {
 			return err
 		}
 		last := ids[len(ids)-1]
@@ -114,17 +116,28 @@ func (s *Source) lookAfterReturns(ctx context.Context) error {
 // patiently is how long lookAfterReturns waits where the whole table is locked.
 const patiently = "1s"
 
-// returnSome halves until it finds the row that cannot be changed.
-func (s *Source) returnSome(ctx context.Context, ids []int64) error {
-	_, err := s.handBack(ctx, s.aside, ids, patiently)
-	switch {
-	case err == nil || !aboutJob(err):
+// impatiently is how long returnSome waits once it has waited for what a trigger waits for.
+const impatiently = "20ms"
+
+// returnSome halves until it finds the row that cannot be changed. One whose trigger misses or
+// awaits something may fare better another time, and stays noted.
+func (s *Source) returnSome(ctx context.Context, ids []int64, patience string) error {
+	_, err := s.handBack(ctx, s.aside, ids, patience)
+	if err == nil || !aboutJob(err) {
 		return err
-	case len(ids) > 1:
-		if err := s.returnSome(ctx, ids[:len(ids)/2]); err != nil {
+	}
+	if waited(err) {
+		patience = impatiently
+	}
+	if len(ids) > 1 {
+		if err := s.returnSome(ctx, ids[:len(ids)/2], patience); err != nil {
 			return err
 		}
-		return s.returnSome(ctx, ids[len(ids)/2:])
+		return s.returnSome(ctx, ids[len(ids)/2:], patience)
+	}
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !refusesRow(pgErr) {
+		s.log.Debug("a job does not go back to the table yet", "job", ids[0], "err", err)
+		return nil
 	}
 	s.log.Warn("a job that was not published cannot be tried again; it is given up", "job", ids[0], "err", err)
 	return s.endUnreturnable(ctx, ids[0], err)

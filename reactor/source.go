@@ -144,6 +144,9 @@ type ClaimRequest struct {
 	Reach int
 	// Bytes bounds topics and payloads together; a single larger job passes.
 	Bytes int
+	// Briefly asks for an answer soon: rather a *JobError than to wait for what the row's
+	// triggers wait for.
+	Briefly bool
 }
 
 // Batch is what one claim took: the unit of the journal. Jobs are in launch
@@ -270,11 +273,15 @@ var (
 )
 
 // JobError wraps the error of a claim that failed because of one of its jobs: its row
-// violates a constraint, a trigger raises, a value cannot be read. Nothing was claimed;
+// violates a constraint, a trigger fails, a value cannot be read. Nothing was claimed;
 // the others can be, without it.
 type JobError struct {
 	// Reason is what the database says, on one line.
 	Reason string
+	// Waited: it failed because it has waited for too long, for a lock or a slow trigger.
+	Waited bool
+	// Costly: to try it again does harm.
+	Costly bool
 	Err    error
 }
 
