@@ -58,16 +58,21 @@ WITH lease AS MATERIALIZED (
 )
 SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`
 
+// claimedID is the id of a row that was marked and signed. A trigger of the application may take
+// that back, to protect its columns: the row would be published again and again, or be lost
+// where we die. The cast fails, with these words, and the row is set aside.
+const claimedID = `CASE WHEN processed AND claim = $7 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END`
+
 // claimByPlace goes by the place of the locked rows alone: ONLY this table is looked at. The
 // bytes are counted here, under the lock, for a payload may have grown since it was read; what
 // is beyond the bound is left alone, but for the first, whatever its size.
 const claimByPlace = `
-    UPDATE {jobs} SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
+    UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
                WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
                ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running WHERE ahead < $11)
            END)
-    RETURNING id, topic, payload, fire_at, expires_at`
+    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
 
 // claimByTableAndPlace is for a table with partitions or heirs. Nothing there keeps two rows
 // from having the same id; they are taken by one claim each, so that id and token name one.
@@ -76,7 +81,7 @@ const claimByTableAndPlace = `
       FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11 AND nth = 1
-    RETURNING job.id, topic, payload, fire_at, expires_at`
+    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
 
 // Claim implements reactor.Journal.
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {

@@ -46,6 +46,8 @@ func TestOneBadRow(t *testing.T) {
 		"a table without right": {fmt.Sprintf(raise, "SET LOCAL ROLE pg_monitor; PERFORM * FROM public.jobs"), "DROP TRIGGER refuse ON jobs"},
 		"a commit":              {fmt.Sprintf(raise, "COMMIT"), "DROP TRIGGER refuse ON jobs"},
 		"a cancelled statement": {fmt.Sprintf(raise, "PERFORM pg_cancel_backend(pg_backend_pid()); PERFORM pg_sleep(10)"), "DROP TRIGGER refuse ON jobs"},
+		"the mark taken back":   {fmt.Sprintf(raise, "NEW.processed := OLD.processed"), "DROP TRIGGER refuse ON jobs"},
+		"the signature":         {fmt.Sprintf(raise, "NEW.claim := OLD.claim"), "DROP TRIGGER refuse ON jobs"},
 		"changed by itself":     {fmt.Sprintf(raise, "UPDATE public.jobs SET payload = 'mine' WHERE id = OLD.id AND payload <> 'mine'"), "DROP TRIGGER refuse ON jobs"},
 	} {
 		t.Run(name, func(t *testing.T) {

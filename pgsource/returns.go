@@ -23,7 +23,8 @@ import (
 
 // handBackSQL gives some jobs back. A row that somebody has locked is left for later, and
 // one that is not what was claimed, for good; a note without a claim is about a batch from
-// before version 3, and goes by the id. The update's trigger tells all instances.
+// before version 3, and goes by the id. The update's trigger tells all instances. Where a
+// trigger of the application undoes the update the cast fails (see claimedID).
 const handBackSQL = `
 WITH waiting AS MATERIALIZED (
     SELECT job.tableoid AS part, job.ctid AS place
@@ -34,7 +35,7 @@ WITH waiting AS MATERIALIZED (
 ), back AS (
     UPDATE {jobs} AS job SET processed = false, processed_at = NULL
       FROM waiting WHERE job.ctid = waiting.place AND job.tableoid = waiting.part
-    RETURNING job.id
+    RETURNING CASE WHEN NOT processed THEN job.id ELSE ('a trigger takes the return back, of job ' || job.id)::bigint END AS id
 ), counted AS (
     UPDATE reactor.retries SET returned = true WHERE attempts > 0 AND job_id IN (SELECT id FROM back)
 ), forgotten AS (
