@@ -108,7 +108,15 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]reactor.P
 		shard      int16
 		fire, next dbTime
 	)
-	err := s.work.rows(ctx, sql, args, func(rows pgx.Rows) error {
+	// A window may take long, where an old snapshot keeps what was processed. What is read by
+	// id may be due, and does not.
+	query := s.work.rows
+	if sql == s.jobs().loadWindow {
+		query = func(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
+			return s.work.rowsWith(ctx, s.atLeisure, sql, args, read)
+		}
+	}
+	err := query(ctx, sql, args, func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes}, func() error {
 			job.Shard, job.DueAt = uint8(shard), next.DBTime
 			jobs = append(jobs, job)
