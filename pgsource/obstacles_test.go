@@ -54,7 +54,14 @@ func TestOneBadRow(t *testing.T) {
 			b := newBench(t)
 			ids := b.insert(512, "-1 second")
 			b.exec(obstacle.make)
-			// As the claimer does.
+			bad, err := b.Sift(b.ctx, ids)
+			if err != nil || len(bad) != 1 || bad[0].ID != ids[299] || bad[0].Why.Reason == "" {
+				t.Fatalf("sifted %v, %v; want %d", bad, err, ids[299])
+			}
+			if n := b.count("SELECT count(*) FROM jobs WHERE processed OR claim IS NOT NULL"); n != 0 {
+				t.Fatalf("sifting has changed %d rows", n)
+			}
+			// As the claimer does where nothing is sifted.
 			rest, tries := ids, 0
 			for len(rest) > 1 {
 				tries++
@@ -80,7 +87,7 @@ func TestOneBadRow(t *testing.T) {
 				t.Error("the bad row is marked")
 			}
 			for range 2 {
-				if err := b.Quarantine(b.ctx, rest[0], about.Reason); err != nil {
+				if err := b.Quarantine(b.ctx, []reactor.BadJob{{ID: rest[0], Why: about}}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -114,6 +121,9 @@ func TestDamagedValue(t *testing.T) {
 	var about *reactor.JobError
 	if err := b.claimError(ids); !errors.As(err, &about) {
 		t.Errorf("the claim says %v", err)
+	}
+	if bad, err := b.Sift(b.ctx, ids); err != nil || len(bad) != 1 || bad[0].ID != ids[1] {
+		t.Errorf("sifted %v, %v", bad, err)
 	}
 	if batch := b.claim([]int64{ids[0], ids[2]}); len(batch.Jobs) != 2 {
 		t.Errorf("claimed %+v", batch)
@@ -353,5 +363,28 @@ func TestTriggersOfOthers(t *testing.T) {
 	}
 	if batch := b.claim(ids); len(batch.Jobs) != 1 {
 		t.Errorf("claimed %+v", batch)
+	}
+}
+
+// TestSiftLeavesLockedRows: they are none that cannot be claimed, and nobody waits for them.
+func TestSiftLeavesLockedRows(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(20, "-1 second")
+	b.exec("ALTER TABLE jobs ADD CONSTRAINT bad CHECK (id % 2 = 0) NOT VALID")
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(b.ctx)
+	if _, err := tx.Exec(b.ctx, "SELECT FROM jobs WHERE id = ANY ($1) FOR UPDATE", ids[:10]); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	bad, err := b.Sift(b.ctx, ids)
+	if err != nil || len(bad) != 5 {
+		t.Errorf("sifted %v, %v; want 5 of those that are not locked", bad, err)
+	}
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("that took %v", took)
 	}
 }

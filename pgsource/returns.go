@@ -3,11 +3,14 @@ package pgsource
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // The way of jobs back to the table: what a stop has not sent, and what the broker refused
@@ -140,7 +143,7 @@ func (s *Source) returnSome(ctx context.Context, ids []int64, patience string) e
 		s.log.Debug("a job does not go back to the table yet", "job", ids[0], "err", err)
 		return nil
 	}
-	s.log.Warn("a job that was not published cannot be tried again; it is given up", "job", ids[0], "err", err)
+	s.unreturnable.Fail(s.log, slog.LevelWarn, "a job that was not published cannot be tried again; it is given up", "job", ids[0], "err", err)
 	return s.endUnreturnable(ctx, ids[0], err)
 }
 
@@ -179,10 +182,15 @@ SELECT count(*) FROM purged`
 // Quarantine implements reactor.Journal. The row stays unprocessed, for it is just that
 // which cannot be changed; once somebody has changed what is in the way, its next claim
 // succeeds and takes it out of the failed jobs again.
-func (s *Source) Quarantine(ctx context.Context, id int64, reason string) error {
-	return s.failed("quarantine a job", s.hot.exec(ctx, `
-		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason) VALUES ($1, 0, 0, $2)
+func (s *Source) Quarantine(ctx context.Context, jobs []reactor.BadJob) error {
+	ids, reasons := make([]int64, len(jobs)), make([]string, len(jobs))
+	for i, job := range jobs {
+		ids[i], reasons[i] = job.ID, job.Why.Reason
+	}
+	return s.failed("quarantine jobs", s.hot.exec(ctx, `
+		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason)
+		SELECT job_id, 0, 0, reason FROM unnest($1::bigint[], $2::text[]) AS bad (job_id, reason)
 		ON CONFLICT (job_id) DO UPDATE SET failed_at = excluded.failed_at, reason = excluded.reason, attempts = 0, code = 0, claim = NULL
 		 WHERE failed_jobs.reason <> excluded.reason`,
-		id, reason))
+		ids, reasons))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -47,6 +48,7 @@ type Source struct {
 	tending                atomic.Bool // guards the two below
 	nextReturns, nextPurge time.Time
 	returnsWait            atomic.Bool // jobs wait for their return to the table
+	unreturnable           ratelog.Limiter
 }
 
 // jobs is the table, with its statements.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -107,7 +108,7 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 //
 // One whose row cannot be claimed (a constraint, somebody's trigger, a damaged value) makes
 // the whole statement fail. So that it does not hold up the others for longer than a few
-// statements, the batch is halved until that job is alone. Where it was waiting that failed,
+// statements, the source sifts the batch, or it is halved until that job is alone. Where it was waiting that failed,
 // for a lock that a trigger needs, or for a trigger that sleeps, the halves wait briefly.
 func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly bool) error {
 	if len(ids) == 0 {
@@ -146,15 +147,18 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 		case len(ids) > 1:
 			return c.halves(ctx, ids, latest, briefly)
 		case c.quarantine.strike(ids[0]):
-			c.quarantineJob(ctx, ids[0], &JobError{Reason: "the session ends each time: " + unknown.Err.Error(), Costly: true})
+			c.setAside(ctx, []BadJob{{ids[0], &JobError{Reason: "the session ends each time: " + unknown.Err.Error(), Costly: true}}})
 			return nil
 		default:
 			return c.claim(ctx, ids, latest, briefly)
 		}
 	case errors.As(err, &about) && len(ids) == 1:
-		c.quarantineJob(ctx, ids[0], about)
+		c.setAside(ctx, []BadJob{{ids[0], about}})
 		return nil
 	case errors.As(err, &about):
+		if rest := c.sift(ctx, ids); len(rest) < len(ids) {
+			return c.claim(ctx, rest, latest, briefly)
+		}
 		return c.halves(ctx, ids, latest, briefly || about.Waited)
 	}
 	if err == nil {
@@ -181,15 +185,42 @@ func (c *claimer) halves(ctx context.Context, ids []int64, latest DBTime, briefl
 	return c.claim(ctx, ids[half:], latest, briefly)
 }
 
-// quarantineJob sets a job aside that cannot be claimed, and records why.
-func (c *claimer) quarantineJob(ctx context.Context, id int64, why *JobError) {
-	reason := "cannot be claimed: " + why.Reason
-	if c.quarantine.add(id, reason, why, time.Now()) {
-		c.stats.quarantined.Add(1)
+// fewJobs is how many are halved rather than sifted.
+const fewJobs = 4
+
+// sift sets aside those jobs that cannot be claimed, as far as the source can tell, and
+// returns the others.
+func (c *claimer) sift(ctx context.Context, ids []int64) []int64 {
+	if len(ids) <= fewJobs {
+		return ids
 	}
-	c.refused.Fail(c.log, slog.LevelWarn, "a job cannot be claimed; it is tried again now and then, see reactor.failed_jobs", "job", id, "err", reason)
-	if err := c.source.Quarantine(ctx, id, reason); err != nil {
-		c.log.Debug("cannot record a job that cannot be claimed", "job", id, "err", err)
+	bad, err := c.source.Sift(ctx, ids)
+	if err != nil {
+		c.log.Debug("cannot sift jobs", "jobs", len(ids), "err", err)
+		return ids
+	}
+	if len(bad) == 0 {
+		return ids
+	}
+	c.setAside(ctx, bad)
+	return slices.DeleteFunc(slices.Clone(ids), func(id int64) bool {
+		return slices.ContainsFunc(bad, func(job BadJob) bool { return job.ID == id })
+	})
+}
+
+// setAside puts jobs into quarantine that cannot be claimed, and records why.
+func (c *claimer) setAside(ctx context.Context, bad []BadJob) {
+	for i, job := range bad {
+		why := *job.Why
+		why.Reason = "cannot be claimed: " + why.Reason
+		bad[i].Why = &why
+		if c.quarantine.add(job.ID, &why, time.Now()) {
+			c.stats.quarantined.Add(1)
+		}
+		c.refused.Fail(c.log, slog.LevelWarn, "a job cannot be claimed; it is tried again now and then, see reactor.failed_jobs", "job", job.ID, "err", why.Reason)
+	}
+	if err := c.source.Quarantine(ctx, bad); err != nil {
+		c.log.Debug("cannot record jobs that cannot be claimed", "jobs", len(bad), "err", err)
 	}
 }
 

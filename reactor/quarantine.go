@@ -127,7 +127,7 @@ func (q *quarantine) waits() bool {
 }
 
 // add sets a job aside, and reports whether it was not before.
-func (q *quarantine) add(id int64, reason string, why *JobError, now time.Time) (fresh bool) {
+func (q *quarantine) add(id int64, why *JobError, now time.Time) (fresh bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.jobs == nil {
@@ -148,7 +148,7 @@ func (q *quarantine) add(id int64, reason string, why *JobError, now time.Time) 
 			return -1
 		}
 		return r
-	}, reason)
+	}, why.Reason)
 	c := q.causes[key]
 	if c == nil {
 		c = &cause{key: key, jobs: map[int64]struct{}{}, pause: firstProbe, most: lastProbe, waits: why.Waited}

@@ -13,7 +13,7 @@ func TestQuarantineProbes(t *testing.T) {
 	now := time.Now()
 	const jobs = 10_000
 	for id := range int64(jobs) {
-		q.add(id, "cannot be claimed: job "+strconv.FormatInt(id, 10)+" violates", &JobError{}, now)
+		q.add(id, &JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
 	}
 	tries := 0
 	for range 100 { // sweeps
@@ -24,7 +24,7 @@ func TestQuarantineProbes(t *testing.T) {
 				if _, alone := q.split([]int64{id}); len(alone) != 1 {
 					t.Fatal("a job that is let through is not tried alone")
 				}
-				q.add(id, "cannot be claimed: job "+strconv.FormatInt(id, 10)+" violates", &JobError{}, now)
+				q.add(id, &JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
 			}
 		}
 	}
@@ -62,9 +62,9 @@ func TestQuarantineProbes(t *testing.T) {
 func TestQuarantineOfManyCauses(t *testing.T) {
 	var q quarantine
 	now := time.Now()
-	reason := func(id int64) string { return string([]rune{rune(0x4e00 + id)}) }
+	reason := func(id int64) *JobError { return &JobError{Reason: string(rune(0x4e00 + id))} }
 	for id := range int64(5000) {
-		q.add(id, reason(id), &JobError{}, now)
+		q.add(id, reason(id), now)
 	}
 	tries := 0
 	for range 100 {
@@ -72,7 +72,7 @@ func TestQuarantineOfManyCauses(t *testing.T) {
 		for id := range int64(5000) {
 			if !q.holds(id, now.Add(time.Minute)) {
 				tries++
-				q.add(id, reason(id), &JobError{}, now)
+				q.add(id, reason(id), now)
 			}
 		}
 	}

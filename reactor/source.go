@@ -119,9 +119,12 @@ type Journal interface {
 	// settlement. Settling the same again is harmless, so after an error it is simply
 	// repeated.
 	Settle(ctx context.Context, settlements []Settlement) ([]Settled, error)
-	// Quarantine records why a job cannot even be claimed. It stays unprocessed; when
-	// a claim of it succeeds after all the record goes.
-	Quarantine(ctx context.Context, id int64, reason string) error
+	// Sift finds those of the jobs that cannot be claimed because of their rows, and changes
+	// nothing. It need not find any: then the claims of fewer jobs tell.
+	Sift(ctx context.Context, ids []int64) ([]BadJob, error)
+	// Quarantine records why jobs cannot even be claimed. They stay unprocessed; when
+	// a claim of one succeeds after all its record goes.
+	Quarantine(ctx context.Context, jobs []BadJob) error
 }
 
 // ClaimRequest asks for a batch of jobs.
@@ -287,6 +290,12 @@ type JobError struct {
 
 func (e *JobError) Error() string { return e.Err.Error() }
 func (e *JobError) Unwrap() error { return e.Err }
+
+// BadJob is a job that cannot be claimed.
+type BadJob struct {
+	ID  int64
+	Why *JobError
+}
 
 // UnknownError wraps an error after which a commit may or may not have happened.
 type UnknownError struct{ Err error }
