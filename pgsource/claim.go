@@ -31,7 +31,7 @@ import (
 // If we die before the commit, nothing happened: the jobs are unprocessed and the
 // next sweep, ours or another's, finds them. If we die after it, the journal names
 // the batch, and whoever takes over the lane recovers it.
-const claimSQL = `
+var claimSQL = `
 WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
 ), due AS MATERIALIZED (
@@ -46,11 +46,11 @@ WITH lease AS MATERIALIZED (
 ), claimed AS ({claimed}
 ), carried AS (
     UPDATE reactor.retries r SET claim = $7
-     WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.retries) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
+     WHERE job_id = ANY (CASE WHEN ` + anyRetries + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
        AND (r.claim IS NULL OR (job_id, r.claim) IN (SELECT id, before FROM due WHERE before IS NOT NULL))
 ), revived AS (
     DELETE FROM reactor.failed_jobs
-     WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.failed_jobs) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
+     WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids)
     SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id) FROM claimed HAVING count(*) > 0

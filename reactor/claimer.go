@@ -141,16 +141,8 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 	case errors.As(err, &unknown):
 		var happened bool
 		batch, happened, err = c.resolve(ctx, req, unknown)
-		// It may have been a row that makes the server end the session.
-		switch {
-		case err != nil || happened:
-		case len(ids) > 1:
-			return c.halves(ctx, ids, latest, briefly)
-		case c.quarantine.strike(ids[0]):
-			c.setAside(ctx, []BadJob{{ids[0], &JobError{Reason: "the session ends each time: " + unknown.Err.Error(), Costly: true}}})
-			return nil
-		default:
-			return c.claim(ctx, ids, latest, briefly)
+		if err == nil && !happened {
+			return c.ended(ctx, ids, latest, briefly, unknown)
 		}
 	case errors.As(err, &about) && len(ids) == 1:
 		c.setAside(ctx, []BadJob{{ids[0], about}})
@@ -173,6 +165,25 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 	}
 	c.again(without(ids, batch.Jobs))
 	return err
+}
+
+// ended follows up on a claim that did not happen, as its session has ended. Mostly that is an
+// outage, which is over by now. But it may have been a row that makes the server end it: then
+// the others are to get through.
+func (c *claimer) ended(ctx context.Context, ids []int64, latest DBTime, briefly bool, why *UnknownError) error {
+	if len(ids) > 1 {
+		return c.halves(ctx, ids, latest, briefly)
+	}
+	switch out, counts := c.quarantine.strike(ids[0]); {
+	case out:
+		c.setAside(ctx, []BadJob{{ids[0], &JobError{Reason: "the session ends each time: " + why.Err.Error(), Costly: true}}})
+		return nil
+	case counts:
+		c.again(ids)
+		return nil
+	}
+	c.again(ids)
+	return why // with a pause
 }
 
 // halves claims the first half of some jobs, and then the other.

@@ -16,12 +16,13 @@ import (
 // of successes all are let go. So it costs little as long as it lasts, however many they
 // are, and they fire within seconds of its end.
 type quarantine struct {
-	mu      sync.Mutex
-	jobs    map[int64]*setAside // guarded by mu
-	causes  map[string]*cause   // guarded by mu
-	next    time.Time           // guarded by mu: no cause is probed before
-	purged  time.Time           // guarded by mu
-	strikes map[int64]int       // guarded by mu: how often a job has ended the session it was claimed over
+	mu        sync.Mutex
+	jobs      map[int64]*setAside // guarded by mu
+	causes    map[string]*cause   // guarded by mu
+	next      time.Time           // guarded by mu: no cause is probed before
+	purged    time.Time           // guarded by mu
+	strikes   map[int64]strikes   // guarded by mu
+	successes int64               // guarded by mu: of claims
 }
 
 // setAside is a job in quarantine.
@@ -29,6 +30,13 @@ type setAside struct {
 	cause *cause
 	due   bool      // may be tried now
 	tried time.Time // when it last failed
+}
+
+// strikes is how often a job has ended the session that it was claimed over, and how many
+// claims had succeeded then.
+type strikes struct {
+	n         int
+	successes int64
 }
 
 // cause is what is in the way of some jobs.
@@ -47,10 +55,12 @@ const (
 	// cause's jobs.
 	firstProbe = time.Second
 	lastProbe  = 4 * time.Second
-	// costlyProbe is that between two tries of a job that ends the session.
-	costlyProbe = time.Minute
-	// enoughStrikes is how often a job may do that.
+	// costlyProbe and lastCostly are those of a job that ends the session.
+	costlyProbe = 10 * time.Second
+	lastCostly  = time.Minute
+	// enoughStrikes is how often a job may do that, and mostStrikes how many are remembered.
 	enoughStrikes = 3
+	mostStrikes   = 1000
 	// betweenProbes is that between two tries at all: each row may fail for a reason of its own.
 	betweenProbes = 25 * time.Millisecond
 	// others is how many more are tried after each success, and enough after how many in a
@@ -101,16 +111,22 @@ func (q *quarantine) holds(id int64, now time.Time) bool {
 	return false
 }
 
-// strike notes that a claim of the job alone has ended with its session, and reports whether
-// that was too often.
-func (q *quarantine) strike(id int64) bool {
+// strike notes that a claim of the job alone has ended with its session. out: that is the job's
+// doing, for it has happened again and again, and not to others in between. Where no claim has
+// succeeded since the last time it may be anybody's, and does not count.
+func (q *quarantine) strike(id int64) (out, counts bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.strikes == nil || len(q.strikes) >= 1000 {
-		q.strikes = map[int64]int{}
+	if q.strikes == nil || len(q.strikes) >= mostStrikes {
+		q.strikes = map[int64]strikes{}
 	}
-	q.strikes[id]++
-	return q.strikes[id] >= enoughStrikes
+	s := q.strikes[id]
+	if counts = s.n == 0 || s.successes != q.successes; counts {
+		s.n++
+	}
+	s.successes = q.successes
+	q.strikes[id] = s
+	return s.n >= enoughStrikes, counts
 }
 
 // waits reports whether there are jobs whose claims wait until they fail. Then others like
@@ -153,7 +169,7 @@ func (q *quarantine) add(id int64, why *JobError, now time.Time) (fresh bool) {
 	if c == nil {
 		c = &cause{key: key, jobs: map[int64]struct{}{}, pause: firstProbe, most: lastProbe, waits: why.Waited}
 		if why.Costly {
-			c.pause, c.most = costlyProbe, costlyProbe
+			c.pause, c.most = costlyProbe, lastCostly
 		}
 		c.next = now.Add(c.pause)
 		q.causes[key] = c
@@ -198,6 +214,7 @@ func (q *quarantine) purge(now time.Time) {
 func (q *quarantine) free(ids []int64) (more []int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.successes++
 	if len(q.jobs)+len(q.strikes) == 0 {
 		return nil
 	}
