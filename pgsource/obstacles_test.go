@@ -388,3 +388,44 @@ func TestSiftLeavesLockedRows(t *testing.T) {
 		t.Errorf("that took %v", took)
 	}
 }
+
+// TestBriefClaim: a claim that is to be brief does not wait for what a trigger waits for, and
+// says that it has waited. The next one over its connection is as patient as ever.
+func TestBriefClaim(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(2, "-1 second")
+	b.exec("CREATE TABLE public.held (); CREATE FUNCTION public.waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE public.held; RETURN NEW; END $$;" +
+		"CREATE TRIGGER waits BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION public.waits()")
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(b.ctx)
+	if _, err := tx.Exec(b.ctx, "LOCK TABLE public.held"); err != nil {
+		t.Fatal(err)
+	}
+	req := b.request(ids)
+	req.Briefly = true
+	begun := time.Now()
+	_, err = b.Claim(b.ctx, req)
+	var about *reactor.JobError
+	if !errors.As(err, &about) || !about.Waited {
+		t.Errorf("the claim says %v", err)
+	}
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := tx.Rollback(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	req = b.request(ids)
+	req.Briefly = true
+	if batch, err := b.Claim(b.ctx, req); err != nil || len(batch.Jobs) != 2 {
+		t.Errorf("claimed %+v, %v", batch, err)
+	}
+	for kind, settings := range b.Settings(t, b.ctx) {
+		if kind == "hot" && settings["lock_timeout"] != "2s" {
+			t.Errorf("the lock_timeout is %s now", settings["lock_timeout"])
+		}
+	}
+}
