@@ -27,14 +27,12 @@ import (
 //   - carried: attempts that were counted for these very rows go on being counted. Not for
 //     rows that are due and were left alone: their count would be lost.
 //   - revived: a job that is tried again is not a failed one.
-//   - journalled: the jobs in launch order; job i has the slot i places after the first. Where
-//     a trigger of somebody else has undone the mark, the statement fails: such a row would be
-//     published again and again, and one that is not signed would be lost to a recovery.
+//   - journalled: the jobs in launch order; job i has the slot i places after the first.
 //
 // If we die before the commit, nothing happened: the jobs are unprocessed and the
 // next sweep, ours or another's, finds them. If we die after it, the journal names
 // the batch, and whoever takes over the lane recovers it.
-const claimSQL = `
+var claimSQL = `
 WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
 ), due AS MATERIALIZED (
@@ -49,33 +47,33 @@ WITH lease AS MATERIALIZED (
 ), claimed AS ({claimed}
 ), carried AS (
     UPDATE reactor.retries r SET claim = $7
-     WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.retries) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
+     WHERE job_id = ANY (CASE WHEN ` + anyRetries + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
        AND (r.claim IS NULL OR (job_id, r.claim) IN (SELECT id, before FROM due WHERE before IS NOT NULL))
 ), revived AS (
     DELETE FROM reactor.failed_jobs
-     WHERE job_id = ANY (CASE WHEN EXISTS (SELECT FROM reactor.failed_jobs) THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
+     WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids)
-    SELECT $1, CASE WHEN bool_and(marked) THEN $3 ELSE ` + undoneSQL + ` END, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id)
-      FROM claimed HAVING count(*) > 0
+    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id) FROM claimed HAVING count(*) > 0
     RETURNING batch
 )
 SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`
 
-// undoneSQL raises an error that is about a row, and reads as one. It has to depend on a row,
-// or it would be raised when the statement is planned.
-const undoneSQL = "concat('a trigger on the table undoes the change that reactor makes to job ', min(id))::bigint"
+// claimedID is the id of a row that was marked and signed. A trigger of the application may take
+// that back, to protect its columns: the row would be published again and again, or be lost
+// where we die. The cast fails, with these words, and the row is set aside.
+const claimedID = `CASE WHEN processed AND claim = $7 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END`
 
 // claimByPlace goes by the place of the locked rows alone: ONLY this table is looked at. The
 // bytes are counted here, under the lock, for a payload may have grown since it was read; what
 // is beyond the bound is left alone, but for the first, whatever its size.
 const claimByPlace = `
-    UPDATE {jobs} SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
+    UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
                WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
                ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running WHERE ahead < $11)
            END)
-    RETURNING id, topic, payload, fire_at, expires_at, (processed AND claim = $7) IS TRUE AS marked`
+    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
 
 // claimByTableAndPlace is for a table with partitions or heirs. Nothing there keeps two rows
 // from having the same id; they are taken by one claim each, so that id and token name one.
@@ -84,13 +82,19 @@ const claimByTableAndPlace = `
       FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11 AND nth = 1
-    RETURNING job.id, topic, payload, fire_at, expires_at, (processed AND claim = $7) IS TRUE AS marked`
+    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
 
 // Claim implements reactor.Journal.
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
 	slices.Sort(req.IDs)
 	batch := reactor.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
-	err := s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), func(rows pgx.Rows) error { return readClaim(rows, &batch) })
+	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }
+	var err error
+	if req.Briefly {
+		err = s.hot.rowsWith(ctx, brief, s.jobs().claim, s.claimArgs(req), read)
+	} else {
+		err = s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), read)
+	}
 	if err != nil {
 		return reactor.Batch{}, claimOutcome(s.failed("claim batch", err))
 	}
@@ -147,6 +151,10 @@ const (
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
 	touchSQL   = "UPDATE {jobs} SET processed = true WHERE id = $1 AND NOT processed"
 )
+
+// brief are the limits of a claim that is to be answered soon: long for what a trigger does,
+// and short for what it waits for.
+var brief = settings{{"lock_timeout", "20ms"}, {"statement_timeout", "1000ms"}}
 
 func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
 	return []any{

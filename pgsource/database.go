@@ -27,7 +27,8 @@ type database struct {
 	pooled bool
 	// patience is the deadline of a statement, where its context has none that is earlier.
 	patience time.Duration
-	local    string // makes the settings for a transaction
+	settings settings
+	local    string // makes them for a transaction
 }
 
 // use is what a database is for.
@@ -48,7 +49,8 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	if err != nil {
 		return nil, redacted(err)
 	}
-	db := &database{pooled: s.pooled, patience: u.patience, local: append(slices.Clone(pinned), u.settings...).localSQL()}
+	db := &database{pooled: s.pooled, patience: u.patience, settings: append(slices.Clone(pinned), u.settings...)}
+	db.local = db.settings.localSQL()
 	// All of them from the start: to open one when a job is due would make that job late.
 	cfg.MaxConns, cfg.MinConns = int32(u.conns), int32(u.conns)
 	s.configure(cfg.ConnConfig)
@@ -163,7 +165,7 @@ func (db *database) rows(ctx context.Context, sql string, args []any, read func(
 	ctx, cancel := context.WithTimeoutCause(ctx, db.patience, errNoAnswer)
 	defer cancel()
 	if db.pooled {
-		return silence(ctx, db.rowsPooled(ctx, sql, args, read))
+		return silence(ctx, db.rowsTogether(ctx, db.local, sql, args, read))
 	}
 	rows, err := db.pool.Query(ctx, sql, args...)
 	if err != nil {
@@ -184,10 +186,20 @@ func silence(ctx context.Context, err error) error {
 	return err
 }
 
-// rowsPooled sends the transaction whole. Where a statement fails the COMMIT behind it is
+// rowsWith is rows with other settings for this one statement.
+func (db *database) rowsWith(ctx context.Context, with settings, sql string, args []any, read func(pgx.Rows) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, db.patience, errNoAnswer)
+	defer cancel()
+	if db.pooled {
+		with = append(slices.Clone(db.settings), with...)
+	}
+	return silence(ctx, db.rowsTogether(ctx, with.localSQL(), sql, args, read))
+}
+
+// rowsTogether sends the transaction whole, with its settings. Where a statement fails the COMMIT behind it is
 // not executed, and the connection is in the midst of a transaction. It is rolled back: to
 // throw the connection away would cost the pooler one to the server.
-func (db *database) rowsPooled(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
+func (db *database) rowsTogether(ctx context.Context, local, sql string, args []any, read func(pgx.Rows) error) error {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -200,7 +212,7 @@ func (db *database) rowsPooled(ctx context.Context, sql string, args []any, read
 	}()
 	var b pgx.Batch
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	b.Queue(db.local)
+	b.Queue(local)
 	b.Queue(sql, args...)
 	b.Queue("COMMIT")
 	results := conn.SendBatch(ctx, &b)

@@ -27,7 +27,7 @@ func claimOutcome(err error) error {
 	case pgconn.SafeToRetry(err), errors.As(err, &connectErr):
 		return err // it was never sent
 	case aboutJob(err):
-		return &reactor.JobError{Reason: statementText(err), Err: err}
+		return &reactor.JobError{Reason: statementText(err), Waited: waited(err), Err: err}
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
 		return err // the server rolled back and says so
 	}
@@ -37,25 +37,44 @@ func claimOutcome(err error) error {
 }
 
 // aboutJob reports whether a statement failed because of some row in it: a constraint that
-// the row violates, a trigger that raises, a value that cannot be read. Other rows may
-// fare better, which is not so where a table is missing, a lock, a right, or memory.
+// the row violates, a trigger that fails, a value that cannot be read. Other rows may
+// fare better, which is not so where a table of ours is missing, a right, or memory.
 func aboutJob(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || pgErr.SeverityUnlocalized != "ERROR" || len(pgErr.Code) != 5 {
 		return false
 	}
-	// A trigger may raise any SQLSTATE, but one that waits for a lock, or lacks a right, says
-	// so of all rows. What was raised shows in the routine of the server that did it, which is
-	// never translated: PL/pgSQL's, PL/Python's.
+	return refusesRow(pgErr) || inRoutine(pgErr) && !connectionLost(err)
+}
+
+// refusesRow reports whether a row will hardly fare better another time.
+func refusesRow(pgErr *pgconn.PgError) bool {
+	// What is raised shows in the routine of the server that does it, which is never
+	// translated: PL/pgSQL's, PL/Python's.
 	if pgErr.Routine == "exec_stmt_raise" || pgErr.Routine == "PLy_elog_impl" {
 		return true
 	}
 	switch pgErr.Code[:2] {
 	case "09", "21", "22", "23", "27", "2F", "38", "39", "44", "P0", "XX", // by the standard: data, constraints, triggers, routines; PL/pgSQL; corruption
-		"0A", "54": // not supported, limits exceeded: by what a trigger does
+		"54": // limits exceeded: by what an index does
 		return true
 	}
 	return false
+}
+
+// inRoutine reports whether a statement failed in somebody's function, as its context says.
+// Ours call none, so that it is one that some row brings along: a trigger's, a constraint's,
+// an index's. What it lacks (a table, a right) or waits for (a row that an application has
+// locked) need not concern others. The names of the languages are never translated; what
+// else is in the context of a statement of ours has neither in it.
+func inRoutine(err *pgconn.PgError) bool {
+	return strings.Contains(err.Where, "PL/") || strings.Contains(err.Where, "SQL")
+}
+
+// waited reports whether a statement has failed because it took too long.
+func waited(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == pgerrcode.LockNotAvailable || pgErr.Code == pgerrcode.QueryCanceled)
 }
 
 // statementText is what the server says, on one line of a bounded length.

@@ -52,7 +52,7 @@ func TestPlansGoByIndex(t *testing.T) {
 			jobs := newTable("public", tree)
 			for name, sql := range map[string]string{
 				"claim": jobs.claim, "load a window": jobs.loadWindow, "load a range": jobs.loadRange, "load ids": jobs.loadIDs,
-				"journal": jobs.journal, "hand back": jobs.handBack, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
+				"journal": jobs.journal, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
 			} {
 				for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
 					plan := explain1(t, ctx, s, sql, mode)
@@ -122,4 +122,61 @@ func explain1(t *testing.T, ctx context.Context, s *Source, sql, mode string) (p
 		t.Fatalf("%v\n%s", err, sql)
 	}
 	return plan
+}
+
+// TestDeadNotesAreNotWalked: whether there are retries is asked by each claim. Where an old
+// snapshot keeps a million that were deleted, the question would take a second.
+func TestDeadNotesAreNotWalked(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	database := testkit.NewDatabase(t)
+	s, err := New(Config{DatabaseURL: database})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	owner := login(t, ctx, database, "")
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := owner.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	walks := func() bool {
+		t.Helper()
+		rows, err := s.hot.pool.Query(ctx, "EXPLAIN (ANALYZE, TIMING OFF) SELECT "+anyRetries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range lines {
+			if strings.Contains(line, " on retries ") {
+				return !strings.Contains(line, "never executed")
+			}
+		}
+		t.Fatalf("the plan does not read the table: %q", lines)
+		return false
+	}
+	if !walks() {
+		t.Error("an empty table is not asked")
+	}
+	reader, err := login(t, ctx, database, "").BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Rollback(ctx)
+	exec("INSERT INTO reactor.retries (job_id, attempts, retry_at, code, reason) SELECT n, 1, now(), 135, 'x' FROM generate_series(1, 20000) n")
+	if _, err := reader.Exec(ctx, "SELECT FROM reactor.retries LIMIT 1"); err != nil {
+		t.Fatal(err)
+	}
+	exec("DELETE FROM reactor.retries")
+	if walks() {
+		t.Error("dead rows are walked to find that there are none")
+	}
 }

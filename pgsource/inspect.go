@@ -288,8 +288,8 @@ type table struct {
 	schema string
 	tree   bool // it has partitions or heirs
 
-	claim, loadWindow, loadRange, loadIDs, journal, handBack, purge string
-	waiting, lockOne, touch                                         string
+	claim, sift, loadWindow, loadRange, loadIDs, journal, handBack, purge string
+	waiting, lockOne, touch                                               string
 }
 
 // newTable makes the statements. A table without partitions or heirs is addressed by ONLY,
@@ -306,6 +306,7 @@ func newTable(schema string, tree bool) table {
 	}
 	// Twice: {claimed} holds {jobs}.
 	t.claim = expand(expand(claimSQL))
+	t.sift = expand(siftSQL)
 	t.loadWindow = expand(loadWindowSQL)
 	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4")
 	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[])")

@@ -15,7 +15,7 @@ import (
 // loadWindowSQL walks each shard's part of the jobs_pending index from its cursor.
 // One ordered scan a shard, each with its own limit, reads no more than it returns;
 // a single scan over all shards would have to sort everything that is due first.
-const loadWindowSQL = `
+var loadWindowSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
   FROM unnest($1::smallint[], $2::timestamptz[], $3::bigint[]) AS cursor (shard, after_at, after_id)
  CROSS JOIN LATERAL (
@@ -30,15 +30,26 @@ SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
 // claim is from before version 3, and goes by the id. There are
 // retries only while a broker refuses something, so whether there are any is asked once,
 // and not for each job; that was two thirds of what a load cost.
-const nextTrySQL = `
-       CASE WHEN EXISTS (SELECT FROM reactor.retries)
+var nextTrySQL = `
+       CASE WHEN ` + anyRetries + `
             THEN greatest(job.fire_at, (SELECT retry_at FROM reactor.retries r WHERE r.job_id = job.id AND (r.claim = job.claim OR r.claim IS NULL)))
             ELSE job.fire_at END`
+
+// anyRetries and anyFailed are whether it is worth to look for single rows of these tables.
+var anyRetries, anyFailed = worthLooking("reactor.retries"), worthLooking("reactor.failed_jobs")
+
+// worthLooking is false where a table is known to be empty. To find that out takes a walk over
+// all that an old snapshot keeps of rows that were deleted, for each statement: seconds, after
+// a million retries. So only small tables are asked.
+func worthLooking(table string) string {
+	const small = "262144" // bytes
+	return "(SELECT CASE WHEN pg_relation_size('" + table + "') > " + small + " THEN true ELSE EXISTS (SELECT FROM " + table + ") END)"
+}
 
 // loadSQL reads rows found by their id. The condition is written so that it does not match the
 // partial index: on a table that was not analyzed the planner would go by that, and walk
 // every dead entry of it for each hint.
-const loadSQL = `
+var loadSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, octet_length(topic) + octet_length(payload)
   FROM {jobs} AS job
  WHERE coalesce(NOT processed, false) AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
@@ -108,7 +119,15 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]reactor.P
 		shard      int16
 		fire, next dbTime
 	)
-	err := s.work.rows(ctx, sql, args, func(rows pgx.Rows) error {
+	// A window may take long, where an old snapshot keeps what was processed. What is read by
+	// id may be due, and does not.
+	query := s.work.rows
+	if sql == s.jobs().loadWindow {
+		query = func(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
+			return s.work.rowsWith(ctx, s.atLeisure, sql, args, read)
+		}
+	}
+	err := query(ctx, sql, args, func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes}, func() error {
 			job.Shard, job.DueAt = uint8(shard), next.DBTime
 			jobs = append(jobs, job)

@@ -49,6 +49,9 @@ func (s *Source) Mark(ctx context.Context, lease reactor.Lease, mark string) err
 // leased runs a transaction that commits only while the lane is ours.
 func (s *Source) leased(ctx context.Context, lease reactor.Lease, do func(pgx.Tx) error) error {
 	return s.work.tx(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, s.atLeisure.localSQL()); err != nil {
+			return err
+		}
 		var held bool
 		err := tx.QueryRow(ctx, leaseSQL, lease.Lane, lease.Owner, lease.Epoch).Scan(&held)
 		switch {

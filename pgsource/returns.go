@@ -2,10 +2,15 @@ package pgsource
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // The way of jobs back to the table: what a stop has not sent, and what the broker refused
@@ -21,8 +26,8 @@ import (
 
 // handBackSQL gives some jobs back. A row that somebody has locked is left for later, and
 // one that is not what was claimed, for good; a note without a claim is about a batch from
-// before version 3, and goes by the id. The update's trigger tells all instances. A row that
-// somebody's trigger keeps processed makes the statement fail, or its job would be forgotten.
+// before version 3, and goes by the id. The update's trigger tells all instances. Where a
+// trigger of the application undoes the update the cast fails (see claimedID).
 const handBackSQL = `
 WITH waiting AS MATERIALIZED (
     SELECT job.tableoid AS part, job.ctid AS place
@@ -33,13 +38,13 @@ WITH waiting AS MATERIALIZED (
 ), back AS (
     UPDATE {jobs} AS job SET processed = false, processed_at = NULL
       FROM waiting WHERE job.ctid = waiting.place AND job.tableoid = waiting.part
-    RETURNING job.id, NOT job.processed AS open
+    RETURNING CASE WHEN NOT processed THEN job.id ELSE ('a trigger takes the return back, of job ' || job.id)::bigint END AS id
 ), counted AS (
     UPDATE reactor.retries SET returned = true WHERE attempts > 0 AND job_id IN (SELECT id FROM back)
 ), forgotten AS (
     DELETE FROM reactor.retries WHERE attempts = 0 AND job_id IN (SELECT id FROM back)
 )
-SELECT CASE WHEN bool_and(open) THEN id ELSE ` + undoneSQL + ` END FROM back GROUP BY id`
+SELECT id FROM back`
 
 // mostReturns bounds one statement.
 const mostReturns = 1000
@@ -101,7 +106,7 @@ func (s *Source) lookAfterReturns(ctx context.Context) error {
 			return s.failed("look for jobs that wait for their return", err)
 		}
 		s.returnsWait.Store(true)
-		if err := s.returnSome(ctx, ids); err != nil {
+		if err := s.returnSome(ctx, ids, patiently); err != nil {
 			return err
 		}
 		last := ids[len(ids)-1]
@@ -115,19 +120,30 @@ func (s *Source) lookAfterReturns(ctx context.Context) error {
 // patiently is how long lookAfterReturns waits where the whole table is locked.
 const patiently = "1s"
 
-// returnSome halves until it finds the row that cannot be changed.
-func (s *Source) returnSome(ctx context.Context, ids []int64) error {
-	_, err := s.handBack(ctx, s.aside, ids, patiently)
-	switch {
-	case err == nil || !aboutJob(err):
+// impatiently is how long returnSome waits once it has waited for what a trigger waits for.
+const impatiently = "20ms"
+
+// returnSome halves until it finds the row that cannot be changed. One whose trigger misses or
+// awaits something may fare better another time, and stays noted.
+func (s *Source) returnSome(ctx context.Context, ids []int64, patience string) error {
+	_, err := s.handBack(ctx, s.aside, ids, patience)
+	if err == nil || !aboutJob(err) {
 		return err
-	case len(ids) > 1:
-		if err := s.returnSome(ctx, ids[:len(ids)/2]); err != nil {
+	}
+	if waited(err) {
+		patience = impatiently
+	}
+	if len(ids) > 1 {
+		if err := s.returnSome(ctx, ids[:len(ids)/2], patience); err != nil {
 			return err
 		}
-		return s.returnSome(ctx, ids[len(ids)/2:])
+		return s.returnSome(ctx, ids[len(ids)/2:], patience)
 	}
-	s.log.Warn("a job that was not published cannot be tried again; it is given up", "job", ids[0], "err", err)
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !refusesRow(pgErr) {
+		s.log.Debug("a job does not go back to the table yet", "job", ids[0], "err", err)
+		return nil
+	}
+	s.unreturnable.Fail(s.log, slog.LevelWarn, "a job that was not published cannot be tried again; it is given up", "job", ids[0], "err", err)
 	return s.endUnreturnable(ctx, ids[0], err)
 }
 
@@ -166,10 +182,15 @@ SELECT count(*) FROM purged`
 // Quarantine implements reactor.Journal. The row stays unprocessed, for it is just that
 // which cannot be changed; once somebody has changed what is in the way, its next claim
 // succeeds and takes it out of the failed jobs again.
-func (s *Source) Quarantine(ctx context.Context, id int64, reason string) error {
-	return s.failed("quarantine a job", s.hot.exec(ctx, `
-		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason) VALUES ($1, 0, 0, $2)
+func (s *Source) Quarantine(ctx context.Context, jobs []reactor.BadJob) error {
+	ids, reasons := make([]int64, len(jobs)), make([]string, len(jobs))
+	for i, job := range jobs {
+		ids[i], reasons[i] = job.ID, job.Why.Reason
+	}
+	return s.failed("quarantine jobs", s.hot.exec(ctx, `
+		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason)
+		SELECT job_id, 0, 0, reason FROM unnest($1::bigint[], $2::text[]) AS bad (job_id, reason)
 		ON CONFLICT (job_id) DO UPDATE SET failed_at = excluded.failed_at, reason = excluded.reason, attempts = 0, code = 0, claim = NULL
 		 WHERE failed_jobs.reason <> excluded.reason`,
-		id, reason))
+		ids, reasons))
 }

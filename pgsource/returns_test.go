@@ -70,7 +70,7 @@ func TestRowsThatCannotBeClaimed(t *testing.T) {
 	if !ok || about.Reason == "" {
 		t.Fatalf("the claim says %v, want a *JobError", err)
 	}
-	if err := b.Quarantine(b.ctx, ids[1], about.Reason); err != nil {
+	if err := b.Quarantine(b.ctx, []reactor.BadJob{{ID: ids[1], Why: about}}); err != nil {
 		t.Fatal(err)
 	}
 	if batch := b.claim([]int64{ids[0], ids[2]}); len(batch.Jobs) != 2 {

@@ -123,7 +123,7 @@ func (b *bench) wholePath() {
 	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed"); n != 2 {
 		b.t.Errorf("%d jobs are back, want 2", n)
 	}
-	if err := b.Quarantine(b.ctx, batch.Jobs[0].ID, "a reason"); err != nil {
+	if err := b.Quarantine(b.ctx, []reactor.BadJob{{ID: batch.Jobs[0].ID, Why: &reactor.JobError{Reason: "a reason"}}}); err != nil {
 		b.t.Fatal(err)
 	}
 	if _, err := b.member.Beat(b.ctx); err != nil {

@@ -38,6 +38,8 @@ type Source struct {
 	// and settlements. control, with one connection of its own so that it never waits
 	// behind anything, serves the membership; aside is for whatever may take long.
 	work, hot, control, aside *database
+	// atLeisure are the limits of what may take long over the connections of work.
+	atLeisure settings
 
 	// chores.go
 	chores                 sync.WaitGroup
@@ -48,6 +50,7 @@ type Source struct {
 	returnsWait            atomic.Bool // jobs wait for their return to the table
 	tableGone              atomic.Bool // a statement did not find it
 	gone                   ratelog.Limiter
+	unreturnable           ratelog.Limiter
 }
 
 // jobs is the table, with its statements.
@@ -133,15 +136,19 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	if err := s.identify(ctx); err != nil {
 		return err
 	}
+	// Claims and settlements end at the server before we give them up: a claim that goes on
+	// there holds its lane, and whoever asks what has become of it waits for that.
+	prompt := min(hotPatience-slack, s.cfg.StatementTimeout)
 	if s.work, err = s.open(ctx, use{
 		conns: s.cfg.MaxConns, patience: s.cfg.StatementTimeout + slack,
-		settings: timeouts(s.cfg.StatementTimeout, lockPatience, s.cfg.TTL), warm: s.warm,
+		settings: timeouts(prompt, lockPatience, s.cfg.TTL), warm: s.warm,
 	}); err != nil {
 		return err
 	}
 	hot := *s.work
-	hot.patience = min(hotPatience, s.work.patience)
+	hot.patience = prompt + slack
 	s.hot = &hot
+	s.atLeisure = settings{{"statement_timeout", fmt.Sprintf("%dms", s.cfg.StatementTimeout.Milliseconds())}}
 	s.aside, err = s.open(ctx, use{
 		conns: 1, patience: asidePatience + slack, settings: timeouts(asidePatience, lockPatience/2, s.cfg.TTL), asynchronous: true,
 	})

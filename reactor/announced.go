@@ -13,8 +13,10 @@ import (
 // It is a pure structure; the loader guards it.
 type announced struct {
 	ranges []idRange // in order of arrival
-	again  []recheck // oldest first
+	again  []recheck // in order of time
 	turn   bool      // the next turn is that of again
+	// waiting are the ids in again.
+	waiting map[int64]struct{}
 }
 
 // idRange is what hints have named and nobody has read yet.
@@ -32,6 +34,11 @@ type recheck struct {
 
 const (
 	recheckPause = 50 * time.Millisecond
+	// The more there are, the longer is the pause: they are overdue, so they come before what
+	// falls due, and claims of them would leave no time for it. An application that held
+	// 20,000 rows had all others wait for them.
+	recheckShare     = 512 // ids in a pause
+	mostRecheckPause = 10 * time.Second
 	// maxRanges bounds how many hints are remembered one by one. If there are more, the
 	// window is read from the earliest of them.
 	maxRanges = 512
@@ -78,7 +85,29 @@ func (a *announced) add(r idRange, page int) (from DBTime, rewind bool) {
 
 // lookAgain remembers ids until the pause is over.
 func (a *announced) lookAgain(ids []int64, now time.Time) {
-	a.again = append(a.again, recheck{ids, now.Add(recheckPause)})
+	if a.waiting == nil {
+		a.waiting = make(map[int64]struct{})
+	}
+	for _, id := range ids {
+		a.waiting[id] = struct{}{}
+	}
+	pause := min(recheckPause*time.Duration(1+len(a.waiting)/recheckShare), mostRecheckPause)
+	r := recheck{ids, now.Add(pause)}
+	// The pause may have become shorter.
+	place, _ := slices.BinarySearchFunc(a.again, r, func(o, r recheck) int {
+		if o.at.After(r.at) {
+			return 1
+		}
+		return -1
+	})
+	a.again = slices.Insert(a.again, place, r)
+}
+
+// waits reports whether an id is to be looked at again later: a scan that finds it is not to
+// bring it sooner.
+func (a *announced) waits(id int64) bool {
+	_, waits := a.waiting[id]
+	return waits
 }
 
 // idsRead is one read by id.
@@ -107,6 +136,9 @@ func (a *announced) take(now time.Time, page int) idsRead {
 func (a *announced) takeAgain(now time.Time, page int) idsRead {
 	r := idsRead{again: true}
 	for len(a.again) > 0 && !a.again[0].at.After(now) && len(r.ids) < page {
+		for _, id := range a.again[0].ids {
+			delete(a.waiting, id)
+		}
 		r.ids = append(r.ids, a.again[0].ids...)
 		a.again = a.again[1:]
 	}

@@ -124,6 +124,65 @@ func TestRowsThatCannotBeClaimed(t *testing.T) {
 	}
 }
 
+// TestRowsWhoseTriggersFail: a trigger of the application needs something for some rows that it
+// does not get: a row that somebody has locked, a table that was dropped. Others don't wait for
+// it, and those fire soon after it is there again.
+func TestRowsWhoseTriggersFail(t *testing.T) {
+	for name, need := range map[string]string{
+		"a locked row": "UPDATE public.counters SET n = n + 1",
+		"no waiting":   "PERFORM FROM public.counters FOR UPDATE NOWAIT",
+		"a table":      "PERFORM FROM public.absent",
+		"the session":  "IF EXISTS (SELECT FROM public.ending) THEN PERFORM pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid()); PERFORM pg_catalog.pg_sleep(10); END IF",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "", "")
+			w.exec("CREATE TABLE public.counters AS SELECT 0 AS n")
+			w.exec("CREATE TABLE public.ending AS SELECT 1")
+			w.exec("CREATE FUNCTION public.needs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN " + need + "; RETURN NEW; END $$")
+			w.exec("CREATE TRIGGER needs BEFORE UPDATE ON jobs FOR EACH ROW WHEN (OLD.id % 100 = 7) EXECUTE FUNCTION public.needs()")
+			tx, err := w.connect().Begin(w.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Rollback(context.Background())
+			if _, err := tx.Exec(w.ctx, "UPDATE public.counters SET n = n"); err != nil {
+				t.Fatal(err)
+			}
+			in, _ := w.startLogged(reactor.Config{})
+			w.sharesOf(1)
+			w.insert(1000, time.Second, time.Second)
+			expected, err := check.ExpectedFromDB(w.ctx, w.db, "id % 100 <> 7")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.subscriber.WaitDistinct(w.ctx, 990); err != nil {
+				t.Fatal(err)
+			}
+			report := w.judgeThese(expected)
+			if report.MaxLateness > 10*time.Second {
+				t.Errorf("jobs whose triggers lack nothing were up to %v late", report.MaxLateness)
+			}
+			t.Logf("the good ones are up to %v late", report.MaxLateness)
+			if name == "the session" {
+				// Only while others get through it is known to be a job's doing.
+				w.insert(50, 0, 20*time.Second)
+				w.until("some are set aside", func() bool { return in.Stats().InQuarantine > 0 })
+				return // they are tried rarely
+			}
+			if err := tx.Rollback(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			w.exec("CREATE TABLE public.absent ()")
+			began := time.Now()
+			w.judge()
+			if took := time.Since(began); took > 15*time.Second {
+				t.Errorf("what was set aside came %v after the end of the cause", took)
+			}
+		})
+	}
+}
+
 // TestQuarantineEnds: what could not be claimed fires when whatever was in its way has gone,
 // and its record goes too. Another instance has not set it aside, and need not wait.
 func TestQuarantineEnds(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,10 @@ type claimer struct {
 
 // claimSlack covers what our clock is behind the database's, and rounding.
 const claimSlack = 5 * time.Millisecond
+
+// suspectsBudget is how long a claimer goes on trying jobs in quarantine before it looks
+// after others again.
+const suspectsBudget = 20 * time.Millisecond
 
 // run claims until soft ends. A claim that is under way then is finished, at most
 // until hard ends. It returns ErrLeaseLost if the lane is no longer ours.
@@ -86,13 +91,12 @@ func (c *claimer) run(soft, hard context.Context) error {
 func (c *claimer) take(soft, hard context.Context, batch due) error {
 	c.inHand.Store(int64(batch.earliest))
 	defer c.inHand.Store(int64(nothingDue))
-	ids, suspects := c.quarantine.split(batch.ids, time.Now())
-	err := c.claim(hard, ids, batch.latest)
-	for _, id := range suspects {
-		if err == nil {
-			err = c.claim(hard, []int64{id}, batch.latest)
-		}
+	ids, suspects := c.quarantine.split(batch.ids)
+	err := c.claim(hard, ids, batch.latest, c.quarantine.waits())
+	for begun := time.Now(); len(suspects) > 0 && err == nil && time.Since(begun) < suspectsBudget; suspects = suspects[1:] {
+		err = c.claim(hard, suspects[:1:1], batch.latest, true)
 	}
+	c.again(suspects)
 	select {
 	case c.finished <- batch.ids:
 	case <-soft.Done():
@@ -104,8 +108,9 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 //
 // One whose row cannot be claimed (a constraint, somebody's trigger, a damaged value) makes
 // the whole statement fail. So that it does not hold up the others for longer than a few
-// statements, the batch is halved until that job is alone.
-func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
+// statements, the source sifts the batch, or it is halved until that job is alone. Where it was waiting that failed,
+// for a lock that a trigger needs, or for a trigger that sleeps, the halves wait briefly.
+func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly bool) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -117,7 +122,8 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
 	req := ClaimRequest{
 		Lease: lease, Delivery: c.delivery, IDs: ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
-		Within: max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
+		Within:  max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
+		Briefly: briefly,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
 	c.lane.claims(req.Token)
@@ -133,23 +139,25 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
 	)
 	switch {
 	case errors.As(err, &unknown):
-		batch, err = c.resolve(ctx, req, unknown)
+		var happened bool
+		batch, happened, err = c.resolve(ctx, req, unknown)
+		if err == nil && !happened {
+			return c.ended(ctx, ids, latest, briefly, unknown)
+		}
 	case errors.As(err, &about) && len(ids) == 1:
-		c.quarantineJob(ctx, ids[0], about)
+		c.setAside(ctx, []BadJob{{ids[0], about}})
 		return nil
 	case errors.As(err, &about):
-		half := len(ids) / 2
-		if err := c.claim(ctx, ids[:half:half], latest); err != nil {
-			c.again(ids[half:])
-			return err
+		if rest := c.sift(ctx, ids); len(rest) < len(ids) {
+			return c.claim(ctx, rest, latest, briefly)
 		}
-		return c.claim(ctx, ids[half:], latest)
+		return c.halves(ctx, ids, latest, briefly || about.Waited)
 	}
 	if err == nil {
 		c.lead.observe(took)
 		c.stats.claim.observe(took)
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
-		c.quarantine.free(ids)
+		c.again(c.quarantine.free(ids))
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()
@@ -159,21 +167,77 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime) error {
 	return err
 }
 
-// quarantineJob sets a job aside that cannot be claimed, and records why.
-func (c *claimer) quarantineJob(ctx context.Context, id int64, why *JobError) {
-	if c.quarantine.add(id, time.Now()) {
-		c.stats.quarantined.Add(1)
+// ended follows up on a claim that did not happen, as its session has ended. Mostly that is an
+// outage, which is over by now. But it may have been a row that makes the server end it: then
+// the others are to get through.
+func (c *claimer) ended(ctx context.Context, ids []int64, latest DBTime, briefly bool, why *UnknownError) error {
+	if len(ids) > 1 {
+		return c.halves(ctx, ids, latest, briefly)
 	}
-	reason := "cannot be claimed: " + why.Reason
-	c.refused.Fail(c.log, slog.LevelWarn, "a job cannot be claimed; it is tried again now and then, see reactor.failed_jobs", "job", id, "err", reason)
-	if err := c.source.Quarantine(ctx, id, reason); err != nil {
-		c.log.Debug("cannot record a job that cannot be claimed", "job", id, "err", err)
+	switch out, counts := c.quarantine.strike(ids[0]); {
+	case out:
+		c.setAside(ctx, []BadJob{{ids[0], &JobError{Reason: "the session ends each time: " + why.Err.Error(), Costly: true}}})
+		return nil
+	case counts:
+		c.again(ids)
+		return nil
+	}
+	c.again(ids)
+	return why // with a pause
+}
+
+// halves claims the first half of some jobs, and then the other.
+func (c *claimer) halves(ctx context.Context, ids []int64, latest DBTime, briefly bool) error {
+	half := len(ids) / 2
+	if err := c.claim(ctx, ids[:half:half], latest, briefly); err != nil {
+		c.again(ids[half:])
+		return err
+	}
+	return c.claim(ctx, ids[half:], latest, briefly)
+}
+
+// fewJobs is how many are halved rather than sifted.
+const fewJobs = 4
+
+// sift sets aside those jobs that cannot be claimed, as far as the source can tell, and
+// returns the others.
+func (c *claimer) sift(ctx context.Context, ids []int64) []int64 {
+	if len(ids) <= fewJobs {
+		return ids
+	}
+	bad, err := c.source.Sift(ctx, ids)
+	if err != nil {
+		c.log.Debug("cannot sift jobs", "jobs", len(ids), "err", err)
+		return ids
+	}
+	if len(bad) == 0 {
+		return ids
+	}
+	c.setAside(ctx, bad)
+	return slices.DeleteFunc(slices.Clone(ids), func(id int64) bool {
+		return slices.ContainsFunc(bad, func(job BadJob) bool { return job.ID == id })
+	})
+}
+
+// setAside puts jobs into quarantine that cannot be claimed, and records why.
+func (c *claimer) setAside(ctx context.Context, bad []BadJob) {
+	for i, job := range bad {
+		why := *job.Why
+		why.Reason = "cannot be claimed: " + why.Reason
+		bad[i].Why = &why
+		if c.quarantine.add(job.ID, &why, time.Now()) {
+			c.stats.quarantined.Add(1)
+		}
+		c.refused.Fail(c.log, slog.LevelWarn, "a job cannot be claimed; it is tried again now and then, see reactor.failed_jobs", "job", job.ID, "err", why.Reason)
+	}
+	if err := c.source.Quarantine(ctx, bad); err != nil {
+		c.log.Debug("cannot record jobs that cannot be claimed", "jobs", len(bad), "err", err)
 	}
 }
 
 // resolve finds out whether a claim was committed, for as long as it takes: until
 // then its jobs are neither ours nor anybody's.
-func (c *claimer) resolve(ctx context.Context, req ClaimRequest, why error) (Batch, error) {
+func (c *claimer) resolve(ctx context.Context, req ClaimRequest, why error) (batch Batch, happened bool, err error) {
 	c.stats.unknown.Add(1)
 	c.failures.Fail(c.log, slog.LevelWarn, "a claim's outcome is unknown; asking the journal", "err", why)
 	var pause backoff
@@ -182,16 +246,13 @@ func (c *claimer) resolve(ctx context.Context, req ClaimRequest, why error) (Bat
 		switch {
 		case err == nil:
 			c.lane.relet(lease)
-			if !ok {
-				return Batch{}, nil
-			}
-			return batch, nil
+			return batch, ok, nil
 		case errors.Is(err, ErrLeaseLost):
-			return Batch{}, err
+			return Batch{}, false, err
 		}
 		c.failures.Fail(c.log, slog.LevelWarn, "cannot ask the journal; trying again", "err", err)
 		if !pause.sleep(ctx) {
-			return Batch{}, ctx.Err()
+			return Batch{}, false, ctx.Err()
 		}
 	}
 }

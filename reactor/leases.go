@@ -105,6 +105,7 @@ func (in *incarnation) laneEnded(ctx context.Context, l *runningLane, running ma
 func (in *incarnation) beatOnce(ctx context.Context) (Holding, error) {
 	// An instance whose heartbeats arrive and whose claims don't must not keep its share.
 	if age := in.progress.answered.age(); age > mutePatience*in.member.TTL() {
+		in.clock.doubt.set() // ask at once: after an outage everything waits for this
 		return Holding{}, fmt.Errorf("the database has answered nothing but heartbeats for %v; the others may take over", age.Round(time.Second))
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())

@@ -182,6 +182,9 @@ func (l *loader) repeat(ctx context.Context, kind string, read func(context.Cont
 		case worked:
 			pause.reset()
 			failures.OK(l.log, "loading jobs again", "read", kind)
+			if kind == "scan" {
+				rows = l.notWaiting(rows)
+			}
 			if !l.deliver(ctx, rows) {
 				return
 			}
@@ -189,6 +192,16 @@ func (l *loader) repeat(ctx context.Context, kind string, read func(context.Cont
 			return
 		}
 	}
+}
+
+// notWaiting leaves out what is to be looked at again later.
+func (l *loader) notWaiting(rows []Pending) []Pending {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.announced.waiting) == 0 {
+		return rows
+	}
+	return slices.DeleteFunc(rows, func(job Pending) bool { return l.announced.waits(job.ID) })
 }
 
 // deliver hands rows to the dispatcher. Only then the read counts.

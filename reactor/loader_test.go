@@ -476,3 +476,58 @@ func TestEverythingIsFound(t *testing.T) {
 		})
 	}
 }
+
+// TestLockedRowsAreLeftAlone: thousands of rows that somebody has locked are looked at seldom,
+// however often sweeps find them: each look is a claim that comes before what falls due. A
+// few are looked at soon.
+func TestLockedRowsAreLeftAlone(t *testing.T) {
+	var a announced
+	now := time.Now()
+	ids := make([]int64, 20_000)
+	for i := range ids {
+		ids[i] = int64(i)
+	}
+	for part := range slices.Chunk(ids, 512) {
+		a.lookAgain(slices.Clone(part), now)
+	}
+	looks := 0
+	for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(10 * time.Millisecond) {
+		for r := a.take(now, 4096); r.some(); r = a.take(now, 4096) {
+			looks += len(r.ids)
+			a.lookAgain(r.ids, now)
+		}
+	}
+	if most := 10 * 2 * recheckShare * int(time.Second/recheckPause); looks > most || looks < len(ids) {
+		t.Errorf("%d looks at %d rows in 10 s, want %d at most, and each", looks, len(ids), most)
+	}
+	if !a.waits(19_999) || a.waits(20_000) {
+		t.Error("waits is mistaken")
+	}
+	// They have gone, and one comes: it is looked at soon.
+	now = now.Add(time.Minute)
+	for r := a.take(now, 4096); r.some(); r = a.take(now, 4096) {
+	}
+	if len(a.waiting) != 0 {
+		t.Errorf("%d wait for nothing", len(a.waiting))
+	}
+	a.lookAgain([]int64{7}, now)
+	if next, some := a.next(); !some || next != now.Add(recheckPause) {
+		t.Errorf("one row is looked at after %v", next.Sub(now))
+	}
+}
+
+// TestSweepsLeaveLockedRowsAlone: a sweep does not bring what is to be looked at later.
+func TestSweepsLeaveLockedRowsAlone(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.own(AllShards)
+		ids := s.ids(20_000)
+		s.loader.lookAgain(slices.Clone(ids))
+		s.insert(false, ids, in(-time.Second))
+		time.Sleep(simLoop / 2) // reads of everything, and no recheck yet
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.late) != 0 || len(s.pending) != 0 || len(s.reads) == 0 {
+			t.Fatalf("%d reads have brought %d rows that are to be looked at later", len(s.reads), len(s.late)+len(s.pending))
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"strings"
 	"sync"
 	"time"
 )
@@ -8,21 +9,74 @@ import (
 // quarantine remembers the jobs that could not be claimed because of their own rows. They
 // are due and unprocessed, so every read of the table brings them again; they are claimed
 // by themselves, and seldom, until their row is changed or what is in the way is removed.
+//
+// What is in the way of one is mostly in the way of many, and goes for all of them at once:
+// a constraint, the lock that a trigger waits for, a table that it misses. So one job is
+// tried for each cause. Each that succeeds has a few others tried with the next; after a row
+// of successes all are let go. So it costs little as long as it lasts, however many they
+// are, and they fire within seconds of its end.
 type quarantine struct {
-	mu   sync.Mutex
-	jobs map[int64]time.Time // guarded by mu: not to be tried before
+	mu        sync.Mutex
+	jobs      map[int64]*setAside // guarded by mu
+	causes    map[string]*cause   // guarded by mu
+	next      time.Time           // guarded by mu: no cause is probed before
+	purged    time.Time           // guarded by mu
+	strikes   map[int64]strikes   // guarded by mu
+	successes int64               // guarded by mu: of claims
+}
+
+// setAside is a job in quarantine.
+type setAside struct {
+	cause *cause
+	due   bool      // may be tried now
+	tried time.Time // when it last failed
+}
+
+// strikes is how often a job has ended the session that it was claimed over, and how many
+// claims had succeeded then.
+type strikes struct {
+	n         int
+	successes int64
+}
+
+// cause is what is in the way of some jobs.
+type cause struct {
+	key   string
+	jobs  map[int64]struct{}
+	next  time.Time     // when one of them is tried
+	pause time.Duration // until the one after that
+	most  time.Duration // the longest pause
+	row   int           // successes since the last failure
+	waits bool          // to find out takes time
 }
 
 const (
-	// quarantinePause is the time between two tries of a job.
-	quarantinePause = 30 * time.Second
+	// firstProbe and lastProbe are the least and the most time between two tries of a
+	// cause's jobs.
+	firstProbe = time.Second
+	lastProbe  = 4 * time.Second
+	// costlyProbe and lastCostly are those of a job that ends the session.
+	costlyProbe = 10 * time.Second
+	lastCostly  = time.Minute
+	// enoughStrikes is how often a job may do that, and mostStrikes how many are remembered.
+	enoughStrikes = 3
+	mostStrikes   = 1000
+	// betweenProbes is that between two tries at all: each row may fail for a reason of its own.
+	betweenProbes = 25 * time.Millisecond
+	// others is how many more are tried after each success, and enough after how many in a
+	// row all of them are let go.
+	others = 8
+	enough = 64
 	// maxQuarantined bounds the memory. Beyond it a job is found anew each time.
-	maxQuarantined = 10_000
+	maxQuarantined = 100_000
+	// forgetAfter is when a job is forgotten that nobody has seen since: it may have been
+	// deleted.
+	forgetAfter = 5 * time.Minute
 )
 
 // split returns the jobs to be claimed together, and those to be claimed one by one. The
 // others are not to be tried yet.
-func (q *quarantine) split(ids []int64, now time.Time) (together, alone []int64) {
+func (q *quarantine) split(ids []int64) (together, alone []int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.jobs) == 0 {
@@ -30,55 +84,167 @@ func (q *quarantine) split(ids []int64, now time.Time) (together, alone []int64)
 	}
 	together = make([]int64, 0, len(ids))
 	for _, id := range ids {
-		switch until, bad := q.jobs[id]; {
-		case !bad:
+		switch job := q.jobs[id]; {
+		case job == nil:
 			together = append(together, id)
-		case !now.Before(until):
+		case job.due:
 			alone = append(alone, id)
 		}
 	}
 	return together, alone
 }
 
-// holds reports whether a job is not to be tried yet.
+// holds reports whether a job is not to be tried yet. It lets one through where it is time
+// to try.
 func (q *quarantine) holds(id int64, now time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	until, bad := q.jobs[id]
-	return bad && now.Before(until)
+	job := q.jobs[id]
+	switch {
+	case job == nil || job.due:
+		return false
+	case now.Before(job.cause.next) || now.Before(q.next):
+		return true
+	}
+	job.due = true
+	job.cause.next, q.next = now.Add(job.cause.pause), now.Add(betweenProbes)
+	return false
+}
+
+// strike notes that a claim of the job alone has ended with its session. out: that is the job's
+// doing, for it has happened again and again, and not to others in between. Where no claim has
+// succeeded since the last time it may be anybody's, and does not count.
+func (q *quarantine) strike(id int64) (out, counts bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.strikes == nil || len(q.strikes) >= mostStrikes {
+		q.strikes = map[int64]strikes{}
+	}
+	s := q.strikes[id]
+	if counts = s.n == 0 || s.successes != q.successes; counts {
+		s.n++
+	}
+	s.successes = q.successes
+	q.strikes[id] = s
+	return s.n >= enoughStrikes, counts
+}
+
+// waits reports whether there are jobs whose claims wait until they fail. Then others like
+// them are to be expected, and should not hold up their neighbours for long.
+func (q *quarantine) waits() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, c := range q.causes {
+		if c.waits {
+			return true
+		}
+	}
+	return false
 }
 
 // add sets a job aside, and reports whether it was not before.
-func (q *quarantine) add(id int64, now time.Time) (fresh bool) {
+func (q *quarantine) add(id int64, why *JobError, now time.Time) (fresh bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.jobs == nil {
-		q.jobs = map[int64]time.Time{}
+		q.jobs, q.causes = map[int64]*setAside{}, map[string]*cause{}
 	}
-	_, known := q.jobs[id]
-	if len(q.jobs) >= maxQuarantined { // some may have been deleted
-		for other, until := range q.jobs {
-			if now.Sub(until) > 10*quarantinePause {
+	job := q.jobs[id]
+	fresh = job == nil
+	if fresh {
+		if q.purge(now); len(q.jobs) >= maxQuarantined {
+			return true
+		}
+		job = &setAside{}
+		q.jobs[id] = job
+	}
+	// Ids and the like are in many a reason.
+	key := strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, why.Reason)
+	c := q.causes[key]
+	if c == nil {
+		c = &cause{key: key, jobs: map[int64]struct{}{}, pause: firstProbe, most: lastProbe, waits: why.Waited}
+		if why.Costly {
+			c.pause, c.most = costlyProbe, lastCostly
+		}
+		c.next = now.Add(c.pause)
+		q.causes[key] = c
+	}
+	if job.cause != c {
+		q.leave(id, job)
+		job.cause = c
+		c.jobs[id] = struct{}{}
+	} else {
+		c.pause = min(2*c.pause, c.most)
+	}
+	c.row = 0
+	job.due, job.tried = false, now
+	return fresh
+}
+
+// leave takes a job out of its cause. The caller holds mu.
+func (q *quarantine) leave(id int64, job *setAside) {
+	if c := job.cause; c != nil {
+		if delete(c.jobs, id); len(c.jobs) == 0 {
+			delete(q.causes, c.key)
+		}
+	}
+}
+
+// purge forgets jobs that nobody has seen for long, if there are too many. The caller holds mu.
+func (q *quarantine) purge(now time.Time) {
+	if len(q.jobs) < maxQuarantined || now.Sub(q.purged) < forgetAfter {
+		return
+	}
+	q.purged = now
+	for id, job := range q.jobs {
+		if now.Sub(job.tried) > forgetAfter {
+			q.leave(id, job)
+			delete(q.jobs, id)
+		}
+	}
+}
+
+// free forgets jobs of a claim that succeeded: their rows are in order, or not there. It
+// returns others that may be so as well, to be looked at again.
+func (q *quarantine) free(ids []int64) (more []int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.successes++
+	if len(q.jobs)+len(q.strikes) == 0 {
+		return nil
+	}
+	for _, id := range ids {
+		delete(q.strikes, id)
+		job := q.jobs[id]
+		if job == nil {
+			continue
+		}
+		c := job.cause
+		q.leave(id, job)
+		delete(q.jobs, id)
+		c.row++
+		c.pause = firstProbe
+		n := 0
+		for other := range c.jobs {
+			switch job := q.jobs[other]; {
+			case c.row >= enough:
+				q.leave(other, job)
 				delete(q.jobs, other)
+				more = append(more, other)
+			case n == others:
+			case !job.due:
+				job.due = true
+				more = append(more, other)
+				n++
 			}
 		}
 	}
-	if known || len(q.jobs) < maxQuarantined {
-		q.jobs[id] = now.Add(quarantinePause)
-	}
-	return !known
-}
-
-// free forgets jobs of a claim that succeeded: their rows are in order, or not there.
-func (q *quarantine) free(ids []int64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.jobs) == 0 {
-		return
-	}
-	for _, id := range ids {
-		delete(q.jobs, id)
-	}
+	return more
 }
 
 // len is how many there are.

@@ -119,9 +119,12 @@ type Journal interface {
 	// settlement. Settling the same again is harmless, so after an error it is simply
 	// repeated.
 	Settle(ctx context.Context, settlements []Settlement) ([]Settled, error)
-	// Quarantine records why a job cannot even be claimed. It stays unprocessed; when
-	// a claim of it succeeds after all the record goes.
-	Quarantine(ctx context.Context, id int64, reason string) error
+	// Sift finds those of the jobs that cannot be claimed because of their rows, and changes
+	// nothing. It need not find any: then the claims of fewer jobs tell.
+	Sift(ctx context.Context, ids []int64) ([]BadJob, error)
+	// Quarantine records why jobs cannot even be claimed. They stay unprocessed; when
+	// a claim of one succeeds after all its record goes.
+	Quarantine(ctx context.Context, jobs []BadJob) error
 }
 
 // ClaimRequest asks for a batch of jobs.
@@ -144,6 +147,9 @@ type ClaimRequest struct {
 	Reach int
 	// Bytes bounds topics and payloads together; a single larger job passes.
 	Bytes int
+	// Briefly asks for an answer soon: rather a *JobError than to wait for what the row's
+	// triggers wait for.
+	Briefly bool
 }
 
 // Batch is what one claim took: the unit of the journal. Jobs are in launch
@@ -272,16 +278,26 @@ var (
 )
 
 // JobError wraps the error of a claim that failed because of one of its jobs: its row
-// violates a constraint, a trigger raises, a value cannot be read. Nothing was claimed;
+// violates a constraint, a trigger fails, a value cannot be read. Nothing was claimed;
 // the others can be, without it.
 type JobError struct {
 	// Reason is what the database says, on one line.
 	Reason string
+	// Waited: it failed because it has waited for too long, for a lock or a slow trigger.
+	Waited bool
+	// Costly: to try it again does harm.
+	Costly bool
 	Err    error
 }
 
 func (e *JobError) Error() string { return e.Err.Error() }
 func (e *JobError) Unwrap() error { return e.Err }
+
+// BadJob is a job that cannot be claimed.
+type BadJob struct {
+	ID  int64
+	Why *JobError
+}
 
 // UnknownError wraps an error after which a commit may or may not have happened.
 type UnknownError struct{ Err error }

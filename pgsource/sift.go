@@ -1,0 +1,114 @@
+package pgsource
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// siftSQL changes one row as a claim would, and reads what a claim would read. A row that
+// somebody has locked is left out.
+const siftSQL = `
+UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $2
+ WHERE ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED)
+RETURNING CASE WHEN processed AND claim = $2 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END, length(topic), length(payload)`
+
+// siftName is the prepared statement's. It lives as long as the transaction.
+const siftName = "reactor_sift"
+
+// Sift implements reactor.Journal: it tries each row in a subtransaction of its own, all in one
+// round trip, and takes everything back. Halving takes a dozen statements for each bad row, with a
+// commit for each half that is good; where one row in ten is bad, that was 600 jobs a second.
+//
+// If we die before the end, nothing has happened.
+func (s *Source) Sift(ctx context.Context, ids []int64) ([]reactor.BadJob, error) {
+	if s.pooled || s.jobs().tree {
+		return nil, nil // no named statements there; no place names a row there
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.hot.patience, errNoAnswer)
+	defer cancel()
+	conn, err := s.hot.pool.Acquire(ctx)
+	if err != nil {
+		return nil, s.failed("sift jobs", silence(ctx, err))
+	}
+	defer conn.Release() // it is closed if it is in the midst of the transaction still
+	bad, err := sift(ctx, conn.Conn().PgConn(), s.jobs().sift, ids)
+	return bad, s.failed("sift jobs", silence(ctx, err))
+}
+
+func sift(ctx context.Context, conn *pgconn.PgConn, sql string, ids []int64) (bad []reactor.BadJob, err error) {
+	p := conn.StartPipeline(ctx)
+	defer func() {
+		if closeErr := p.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	plain := func(sql string) { p.SendQueryParams(sql, nil, nil, nil, nil) }
+	plain("BEGIN ISOLATION LEVEL READ COMMITTED")
+	plain(brief.localSQL())
+	plain("SET CONSTRAINTS ALL IMMEDIATE") // a claim meets those that are deferred at its commit
+	p.SendPrepare(siftName, sql, []uint32{pgtype.Int8OID, pgtype.UUIDOID})
+	plain("SAVEPOINT before")
+	p.SendPipelineSync()
+	var token [16]byte
+	formats := []int16{pgtype.BinaryFormatCode, pgtype.BinaryFormatCode}
+	for _, id := range ids {
+		p.SendQueryPrepared(siftName, [][]byte{binary.BigEndian.AppendUint64(nil, uint64(id)), token[:]}, formats, nil)
+		p.SendPipelineSync() // after an error the server skips what comes before the next
+		plain("ROLLBACK TO SAVEPOINT before")
+		p.SendPipelineSync()
+	}
+	plain("ROLLBACK")
+	p.SendDeallocate(siftName)
+	p.SendPipelineSync()
+	if err := p.Flush(); err != nil {
+		return nil, err
+	}
+	if err := untilSync(p); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if err := untilSync(p); aboutJob(err) {
+			bad = append(bad, reactor.BadJob{ID: id, Why: &reactor.JobError{Reason: statementText(err), Waited: waited(err), Err: err}})
+		} else if err != nil {
+			return nil, err
+		}
+		if err := untilSync(p); err != nil {
+			return nil, err
+		}
+	}
+	return bad, untilSync(p)
+}
+
+// untilSync reads the results up to the next sync, and returns the first error.
+func untilSync(p *pgconn.Pipeline) (first error) {
+	for {
+		result, err := p.GetResults()
+		var pgErr *pgconn.PgError
+		if err != nil && !errors.As(err, &pgErr) {
+			return err // of the connection
+		}
+		switch result := result.(type) {
+		case *pgconn.PipelineSync:
+			return first
+		case *pgconn.ResultReader:
+			_, err = result.Close()
+		case nil:
+			if err == nil {
+				return fmt.Errorf("a pipeline has ended early: %w", first)
+			}
+			if pgErr.SeverityUnlocalized != "ERROR" {
+				return err // there will be no sync
+			}
+		}
+		if first == nil {
+			first = err
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package reactor
+
+import (
+	"strconv"
+	"testing"
+	"time"
+)
+
+// TestQuarantineProbes: however many jobs one cause holds up, one is tried for all of them, and
+// seldom; once that succeeds, the others follow within a few rounds.
+func TestQuarantineProbes(t *testing.T) {
+	var q quarantine
+	now := time.Now()
+	const jobs = 10_000
+	for id := range int64(jobs) {
+		q.add(id, &JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
+	}
+	tries := 0
+	for range 100 { // sweeps
+		now = now.Add(time.Second)
+		for id := range int64(jobs) {
+			if !q.holds(id, now) {
+				tries++
+				if _, alone := q.split([]int64{id}); len(alone) != 1 {
+					t.Fatal("a job that is let through is not tried alone")
+				}
+				q.add(id, &JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
+			}
+		}
+	}
+	if tries < 20 || tries > 120 {
+		t.Errorf("%d tries of %d jobs in 100 s", tries, jobs)
+	}
+	if q.len() != jobs {
+		t.Fatalf("%d of %d jobs are remembered", q.len(), jobs)
+	}
+	// The cause ends.
+	now = now.Add(lastProbe + time.Second)
+	var free []int64
+	for id := range int64(jobs) {
+		if !q.holds(id, now) {
+			free = append(free, id)
+			break
+		}
+	}
+	rounds, claims := 0, 0
+	for len(free) > 0 {
+		rounds++
+		together, alone := q.split(free)
+		free = q.free(together)
+		for _, id := range alone {
+			claims++
+			free = append(free, q.free([]int64{id})...)
+		}
+	}
+	if q.len() != 0 || rounds > 6 || claims > 200 {
+		t.Errorf("after %d rounds and %d claims of single jobs %d are left", rounds, claims, q.len())
+	}
+}
+
+// TestQuarantineOfManyCauses: each row may fail for a reason of its own.
+func TestQuarantineOfManyCauses(t *testing.T) {
+	var q quarantine
+	now := time.Now()
+	reason := func(id int64) *JobError { return &JobError{Reason: string(rune(0x4e00 + id))} }
+	for id := range int64(5000) {
+		q.add(id, reason(id), now)
+	}
+	tries := 0
+	for range 100 {
+		now = now.Add(10 * time.Millisecond)
+		for id := range int64(5000) {
+			if !q.holds(id, now.Add(time.Minute)) {
+				tries++
+				q.add(id, reason(id), now)
+			}
+		}
+	}
+	if tries > 60 {
+		t.Errorf("%d tries in a second", tries)
+	}
+	if !q.holds(4999, now) || q.holds(5000, now) {
+		t.Error("holds is mistaken")
+	}
+}
+
+// TestStrikes: an outage that ends every session is no job's doing.
+func TestStrikes(t *testing.T) {
+	var q quarantine
+	for range 100 {
+		if out, _ := q.strike(1); out {
+			t.Fatal("a job is blamed while no claim gets through")
+		}
+	}
+	for n := range 2 {
+		q.free([]int64{2})
+		if out, counts := q.strike(1); !counts || out != (n == 1) {
+			t.Errorf("after %d claims of others: %v, %v", n+1, out, counts)
+		}
+	}
+	q.free([]int64{1})
+	if out, _ := q.strike(1); out {
+		t.Error("a job that was claimed is blamed for what was before")
+	}
+}
