@@ -18,21 +18,32 @@ type poison struct {
 	to     time.Time // zero: it lasts
 }
 
+// obstacle is what keeps rows from being changed.
+type obstacle struct {
+	name    string
+	trigger string // the body of its function; "": a constraint
+}
+
+// obstacles are the kinds that there are. A CHECK that was added NOT VALID is violated by rows
+// of before, and a change checks it. The triggers are the application's.
+var obstacles = []obstacle{
+	{"a CHECK that is not valid", ""},
+	{"a trigger that raises", "RAISE EXCEPTION 'the application forbids to change job %', OLD.id"},
+	{"a trigger that misses a table", "PERFORM * FROM public.nowhere"},
+	{"a trigger that puts the mark back", "NEW.processed := OLD.processed; RETURN NEW"},
+	{"a trigger that takes the signature away", "NEW.claim := OLD.claim; RETURN NEW"},
+	{"a trigger that silently keeps the row", "RETURN NULL"},
+	{"a trigger that ends the session", "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1)"},
+}
+
 // drawRows makes rows of a topic or two that cannot be claimed, for a while.
-//
-//   - A trigger of the application raises: for every change of such a row.
-//   - A CHECK was added NOT VALID: rows of before violate it, and a change checks it.
 func drawRows(d draw) action {
-	check, hold := d.IntN(2) == 0, d.duration(2*time.Second, 8*time.Second)
+	what, hold := obstacles[d.IntN(len(obstacles))], d.duration(2*time.Second, 8*time.Second)
 	topics := []string{fmt.Sprint("chaos/", d.IntN(50))}
 	if d.IntN(3) == 0 {
 		topics = append(topics, fmt.Sprint("chaos/", d.IntN(50)))
 	}
-	how := "a trigger that raises"
-	if check {
-		how = "a CHECK that is not valid"
-	}
-	return action{fmt.Sprintf("%s: %s, for %v", strings.Join(topics, ", "), how, hold), func(ctx context.Context, w *world) error {
+	return action{fmt.Sprintf("%s: %s, for %v", strings.Join(topics, ", "), what.name, hold), func(ctx context.Context, w *world) error {
 		if !w.poisoning.TryLock() {
 			return errBusy
 		}
@@ -46,7 +57,7 @@ func drawRows(d draw) action {
 			w.poisons[at].to = time.Now()
 			w.mu.Unlock()
 		}()
-		if err := w.poison(ctx, check, topics); err != nil {
+		if err := w.poison(ctx, what, topics); err != nil {
 			return err
 		}
 		sleep(ctx, hold)
@@ -55,12 +66,12 @@ func drawRows(d draw) action {
 }
 
 // poison: the topics are ours, and need no quoting but the marks.
-func (w *world) poison(ctx context.Context, check bool, topics []string) error {
+func (w *world) poison(ctx context.Context, what obstacle, topics []string) error {
 	list := "'" + strings.Join(topics, "', '") + "'"
-	if !check {
+	if what.trigger != "" {
 		return w.exec(ctx, w.adminURL, "SET lock_timeout = '3s'",
 			`CREATE OR REPLACE FUNCTION public.forbid_change() RETURNS trigger LANGUAGE plpgsql AS
-			 $$ BEGIN RAISE EXCEPTION 'the application forbids to change job %', OLD.id; END $$`,
+			 $$ BEGIN `+what.trigger+`; END $$`,
 			`CREATE TRIGGER forbid_change BEFORE UPDATE ON jobs FOR EACH ROW WHEN (OLD.topic IN (`+list+`))
 			 EXECUTE FUNCTION public.forbid_change()`)
 	}

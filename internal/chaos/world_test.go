@@ -62,19 +62,27 @@ const insertThree = "INSERT INTO jobs (topic, fire_at) VALUES ('chaos/1', now())
 func TestRowsCannotBeChanged(t *testing.T) {
 	t.Parallel()
 	ctx, w := deployment(t, Config{Settings: SettingsPlain})
-	for name, check := range map[string]bool{"trigger": false, "check": true} {
+	for _, what := range obstacles {
 		must(t, execute(ctx, t, w, insertThree))
-		must(t, w.poison(ctx, check, []string{"chaos/2", "chaos/4"}))
+		must(t, w.poison(ctx, what, []string{"chaos/2", "chaos/4"}))
 		must(t, execute(ctx, t, w, insertThree))
 		must(t, execute(ctx, t, w, "UPDATE jobs SET processed = true WHERE topic = 'chaos/1'"))
-		err := execute(ctx, t, w, "UPDATE jobs SET processed = true WHERE topic IN ('chaos/2', 'chaos/3')")
-		if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) {
-			t.Errorf("%s: an update of a poisoned row: %v", name, err)
+		claimed := execute(ctx, t, w, "UPDATE jobs SET processed = true, claim = gen_random_uuid() WHERE NOT processed AND topic IN ('chaos/2', 'chaos/3')")
+		if n := claimedRows(ctx, t, w, "chaos/2"); n > 0 {
+			t.Errorf("%s: %d poisoned rows can be claimed", what.name, n)
+		}
+		if n := claimedRows(ctx, t, w, "chaos/3"); claimed == nil && n == 0 {
+			t.Errorf("%s: keeps other rows as well, without a word", what.name)
 		}
 		must(t, w.cure(ctx))
-		must(t, execute(ctx, t, w, "UPDATE jobs SET processed = true"))
+		must(t, execute(ctx, t, w, "UPDATE jobs SET processed = true, claim = NULL"))
 	}
 	must(t, w.cure(ctx)) // twice is no error
+}
+
+func claimedRows(ctx context.Context, t *testing.T, w *world, topic string) int {
+	t.Helper()
+	return ask[int](ctx, t, w, "SELECT count(*) FROM jobs WHERE processed AND claim IS NOT NULL AND topic = '"+topic+"'")
 }
 
 // TestRowsOnTheirWayAreLocked: what was claimed just now, and nothing else.
