@@ -98,7 +98,11 @@ const readJournalSQL = `
 		       coalesce(job.topic, ''), coalesce(job.payload, ''), job.fire_at, job.expires_at
 		  FROM reactor.in_flight f
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
-		  LEFT JOIN {jobs} AS job ON job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
+		  LEFT JOIN LATERAL (
+		       SELECT topic, payload, fire_at, expires_at FROM {jobs} AS job
+		        WHERE job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
+		       OFFSET 0 -- one by one: PostgreSQL 18 would read the whole table in the order of ids
+		       ) AS job ON true
 		 WHERE f.lane = $1 AND ($2::uuid IS NULL OR f.token = $2)
 		 ORDER BY f.batch, entry.place`
 
