@@ -56,8 +56,8 @@ const (
 	firstProbe = time.Second
 	lastProbe  = 4 * time.Second
 	// costlyProbe and lastCostly are those of a job that ends the session.
-	costlyProbe = 10 * time.Second
-	lastCostly  = time.Minute
+	costlyProbe = 3 * time.Second
+	lastCostly  = 15 * time.Second
 	// enoughStrikes is how often a job may do that, and mostStrikes how many are remembered.
 	enoughStrikes = 3
 	mostStrikes   = 1000
