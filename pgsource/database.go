@@ -119,6 +119,9 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 	// Of several hosts in the URL, or addresses of a host, the one that takes writes. Whatever
 	// target_session_attrs says, no other is of any use.
 	cfg.ValidateConnect = takesWrites
+	if s.pooled {
+		cfg.ValidateConnect = takesWritesPooled
+	}
 }
 
 // briefGoodbye bounds how long a connection that was given up is waited for. pgx closes one

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -224,6 +225,54 @@ func TestWhatStrangersLeave(t *testing.T) {
 	if err := stranger.QueryRow(b.ctx, "SHOW synchronous_commit").Scan(&value); err != nil || value != "off" {
 		t.Errorf("the stranger's synchronous_commit is %s, %v", value, err)
 	}
+}
+
+// TestStaleSessionsBehindAPooler: its connections were made while the database was read-only,
+// and stay so when it is not any more; and a stranger makes one read-only.
+func TestStaleSessionsBehindAPooler(t *testing.T) {
+	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 3})
+	b.migrateUp(b.url)
+	b.start(pooler.URL())
+	ids := b.insert(6, "-1 second")
+	refused := func() {
+		t.Helper()
+		if _, err := b.Claim(b.ctx, b.request(ids)); err == nil {
+			t.Fatal("claimed over a session that is read-only")
+		}
+	}
+	claimed := func(ids []int64) {
+		t.Helper()
+		batch, err := b.Claim(b.ctx, b.request(ids))
+		for ; err != nil && b.ctx.Err() == nil; batch, err = b.Claim(b.ctx, b.request(ids)) {
+		}
+		if err != nil || len(batch.Jobs) != len(ids) {
+			t.Fatalf("claimed %+v, %v", batch, err)
+		}
+	}
+	const backends = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+	b.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
+	b.exec("SELECT pg_terminate_backend(pid) " + backends)
+	for range 3 {
+		refused()
+	}
+	// As long as it is the rule, no session is ended because of it.
+	var before, after time.Time
+	for _, begun := range []*time.Time{&before, &after} {
+		if err := b.conn.QueryRow(b.ctx, "SELECT min(backend_start) "+backends).Scan(begun); err != nil {
+			t.Fatal(err)
+		}
+		refused()
+	}
+	if !before.Equal(after) {
+		t.Error("a session was ended that follows the rule")
+	}
+	b.exec(`SET default_transaction_read_only = off`)
+	b.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$`)
+	claimed(ids[:3])
+	if _, err := b.stranger(pooler.URL()).Exec(b.ctx, "SET default_transaction_read_only = on"); err != nil {
+		t.Fatal(err)
+	}
+	claimed(ids[3:])
 }
 
 // TestErrorBehindAPooler leaves the one server connection in order.

@@ -52,16 +52,17 @@ func drawRows(d draw) action {
 		w.poisons = append(w.poisons, poison{topics: topics})
 		at := len(w.poisons) - 1
 		w.mu.Unlock()
-		defer func() {
-			w.mu.Lock()
-			w.poisons[at].to = time.Now()
-			w.mu.Unlock()
-		}()
-		if err := w.poison(ctx, what, topics); err != nil {
-			return err
+		err := w.poison(ctx, what, topics)
+		if err == nil {
+			sleep(ctx, hold)
 		}
-		sleep(ctx, hold)
-		return w.cure(context.WithoutCancel(ctx)) // heal does it again, if the server is down now
+		if err := w.cure(context.WithoutCancel(ctx)); err != nil {
+			return err // the server may be down, or read-only; heal does it again
+		}
+		w.mu.Lock()
+		w.poisons[at].to = time.Now()
+		w.mu.Unlock()
+		return err
 	}}
 }
 
