@@ -107,6 +107,9 @@ func (w *world) failover(ctx context.Context, behind time.Duration) error {
 		return err
 	}
 	killed := time.Now()
+	if w.ledger != nil {
+		w.ledger.forgot(killed)
+	}
 	if err := standby.Promote(ctx); err != nil {
 		return err
 	}

@@ -135,6 +135,9 @@ func (in *instance) start() (*stack.Process, error) {
 		return nil, err
 	}
 	in.proc, in.started, in.asked, in.back = proc, time.Now(), false, restartPause
+	if in.world.ledger != nil {
+		in.world.ledger.started(in.number)
+	}
 	return proc, nil
 }
 

@@ -233,7 +233,8 @@ func (w *world) forgive(o *Outcome, expected []check.Expected, received []check.
 }
 
 // forgiveLost takes from the lost jobs those that the broker has lost: it was told to pass
-// them on, had them, and was killed. What else is lost is told apart.
+// them on, had them, and was killed, maybe together with who sent them (docs/delivery.md). What
+// else is lost is told apart.
 func (w *world) forgiveLost(o *Outcome) {
 	if w.ledger == nil {
 		return
@@ -244,7 +245,7 @@ func (w *world) forgiveLost(o *Outcome) {
 	for _, id := range lost.IDs {
 		f := w.ledger.fateOf(id)
 		fates[f]++
-		if f != releasedAtTheKill {
+		if !f.excused() {
 			o.Report.Lost.IDs = append(o.Report.Lost.IDs, id)
 			o.Report.Lost.Count++
 		}
@@ -253,7 +254,7 @@ func (w *world) forgiveLost(o *Outcome) {
 	o.note("the broker was killed %d times", kills)
 	for f, n := range fates {
 		line := fmt.Sprintf("%d jobs lost: %s", n, f)
-		if f == releasedAtTheKill || w.cfg.Delivery == reactor.AtMostOnce {
+		if f.excused() || w.cfg.Delivery == reactor.AtMostOnce {
 			o.note("%s", line)
 		} else {
 			o.find("%s", line)
@@ -261,8 +262,9 @@ func (w *world) forgiveLost(o *Outcome) {
 	}
 	// What a lane has on its way is bounded, and so is what goes with a broker.
 	const lanes, window = 2, 384
-	if most := kills * w.cfg.Instances * lanes * window; fates[releasedAtTheKill] > most {
-		o.find("%d jobs were lost with the broker: at %d kills at most %d can have been on their way", fates[releasedAtTheKill], kills, most)
+	gone := fates[releasedAtTheKill] + fates[releasedByAnHeir]
+	if most := kills * w.cfg.Instances * lanes * window; gone > most {
+		o.find("%d jobs were lost with the broker: at %d kills at most %d can have been on their way", gone, kills, most)
 	}
 }
 

@@ -3,6 +3,7 @@ package chaos
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -27,7 +28,9 @@ type ledger struct {
 	lives    []life                  // guarded by mu; the last one is now
 	saves    []time.Time             // guarded by mu
 	streams  map[stream]*assembly    // guarded by mu
-	clients  map[connection]string   // guarded by mu; client ids
+	clients  map[connection]client   // guarded by mu
+	owners   map[int]int             // guarded by mu; by proxy, how many processes there have been
+	forgets  []time.Time             // guarded by mu; when the database lost commits
 	messages map[packet]*publication // guarded by mu; the last PUBLISH of each packet id
 	releases map[int64][]release     // guarded by mu, by job
 }
@@ -39,6 +42,15 @@ type life struct {
 }
 
 type connection struct{ proxy, conn int }
+
+// client is whose connection it is. Owners are processes: what one that was killed knew, the next
+// one has from the journal.
+type client struct {
+	id    string
+	owner owner
+}
+
+type owner struct{ proxy, process int }
 
 type stream struct {
 	connection
@@ -52,16 +64,18 @@ type packet struct {
 
 // publication is a PUBLISH at QoS 2.
 type publication struct {
-	job  int64
-	life int
-	at   time.Time
+	job   int64
+	life  int
+	owner owner
+	at    time.Time
 }
 
 // release is a PUBREL.
 type release struct {
-	of   publication
-	life int
-	at   time.Time
+	of    publication
+	life  int
+	owner owner
+	at    time.Time
 }
 
 // assembly puts packets together again.
@@ -72,7 +86,7 @@ type assembly struct {
 
 func newLedger() *ledger {
 	return &ledger{
-		lives: make([]life, 1), streams: map[stream]*assembly{}, clients: map[connection]string{},
+		lives: make([]life, 1), streams: map[stream]*assembly{}, clients: map[connection]client{}, owners: map[int]int{},
 		messages: map[packet]*publication{}, releases: map[int64][]release{},
 	}
 }
@@ -82,6 +96,21 @@ func (l *ledger) saved(at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.saves = append(l.saves, at)
+}
+
+// started notes that an instance has a new process.
+func (l *ledger) started(proxy int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.owners[proxy]++
+}
+
+// forgot notes that the database has lost commits: whoever held a lane begins anew with what
+// the journal says.
+func (l *ledger) forgot(at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forgets = append(l.forgets, at)
 }
 
 // killed notes that a life has ended.
@@ -143,22 +172,22 @@ func wholePacket(data []byte) int {
 }
 
 func (l *ledger) note(c connection, p *packets.ControlPacket) {
-	now, life := time.Now(), len(l.lives)-1
+	now, life, by := time.Now(), len(l.lives)-1, l.clients[c]
 	switch content := p.Content.(type) {
 	case *packets.Connect:
-		l.clients[c] = content.ClientID
+		l.clients[c] = client{content.ClientID, owner{c.proxy, l.owners[c.proxy]}}
 	case *packets.Publish:
 		job, ok := jobOf(content)
-		switch sent := (publication{job, life, now}); {
+		switch sent := (publication{job, life, by.owner, now}); {
 		case !ok:
 		case content.QoS == 2:
-			l.messages[packet{l.clients[c], content.PacketID}] = &sent
+			l.messages[packet{by.id, content.PacketID}] = &sent
 		default: // it is passed on at once
-			l.releases[job] = append(l.releases[job], release{sent, life, now})
+			l.releases[job] = append(l.releases[job], release{sent, life, by.owner, now})
 		}
 	case *packets.Pubrel:
-		if m := l.messages[packet{l.clients[c], content.PacketID}]; m != nil {
-			l.releases[m.job] = append(l.releases[m.job], release{*m, life, now})
+		if m := l.messages[packet{by.id, content.PacketID}]; m != nil {
+			l.releases[m.job] = append(l.releases[m.job], release{*m, life, by.owner, now})
 		}
 	}
 }
@@ -184,6 +213,10 @@ const (
 	neverReleased fate = iota
 	// releasedIntoNothing: to a broker that did not have it.
 	releasedIntoNothing
+	// releasedByAnHeir: to a broker that did not have it any more, by somebody who knew from the
+	// journal that it had been received. Only who sent it could send it again: to the heir it
+	// may have been released.
+	releasedByAnHeir
 	// releasedAtTheKill: to a broker that had it, and was killed so soon after that the
 	// message may have gone with it.
 	releasedAtTheKill
@@ -194,9 +227,13 @@ const (
 func (f fate) String() string {
 	return [...]string{
 		"never released", "released to a broker that did not have it",
+		"released by the journal's word to a broker that did not have it any more",
 		"released within a second of the kill", "released to a broker that had it and lived on",
 	}[f]
 }
+
+// excused reports whether the loss is the broker's.
+func (f fate) excused() bool { return f == releasedAtTheKill || f == releasedByAnHeir }
 
 // fateOf a job. Of several releases the one that excuses its loss most counts: if the kill
 // came between a PUBREL and its answer, repeating it can help nobody.
@@ -210,6 +247,8 @@ func (l *ledger) fateOf(job int64) fate {
 		had := r.of.life == r.life || !r.of.at.After(on.knows)
 		f := swallowed
 		switch {
+		case !had && (r.owner != r.of.owner || l.forgotBetween(r.of.at, r.at)):
+			f = releasedByAnHeir
 		case !had:
 			f = releasedIntoNothing
 		case !on.ended.IsZero() && on.ended.Sub(r.at) < delivery:
@@ -218,6 +257,11 @@ func (l *ledger) fateOf(job int64) fate {
 		best = max(best, f)
 	}
 	return best
+}
+
+// forgotBetween reports whether the database has lost commits. The caller holds mu.
+func (l *ledger) forgotBetween(from, to time.Time) bool {
+	return slices.ContainsFunc(l.forgets, func(at time.Time) bool { return at.After(from) && at.Before(to) })
 }
 
 // unsure are the times in which a message may be delivered twice by no fault of ours: what

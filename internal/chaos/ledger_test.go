@@ -104,6 +104,35 @@ func TestLedgerTellsWhoLostAJob(t *testing.T) {
 	}
 }
 
+// TestLedgerKnowsHeirs: who releases what somebody else has sent has it from the journal, and
+// so has who has lost the last commits.
+func TestLedgerKnowsHeirs(t *testing.T) {
+	for name, test := range map[string]struct {
+		between func(l *ledger)
+		want    fate
+	}{
+		"the same process":    {func(*ledger) {}, releasedIntoNothing},
+		"another process":     {func(l *ledger) { l.started(0) }, releasedByAnHeir},
+		"another's process":   {func(l *ledger) { l.started(1) }, releasedIntoNothing},
+		"the journal lost":    {func(l *ledger) { l.forgot(time.Now()) }, releasedByAnHeir},
+		"lost an hour before": {func(l *ledger) { l.forgot(time.Now().Add(-time.Hour)) }, releasedIntoNothing},
+	} {
+		l := newLedger()
+		in := &lane{t: t, ledger: l, r: rand.New(rand.NewPCG(1, 3))}
+		in.connect()
+		l.saved(time.Now())
+		in.publish(1, 1)
+		l.killed(time.Now())
+		l.next()
+		test.between(l)
+		in.connect()
+		in.release(1)
+		if got := l.fateOf(1); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+}
+
 // TestLedgerForgetsAStreamWithAHole: after bytes are gone it must not invent packets.
 func TestLedgerForgetsAStreamWithAHole(t *testing.T) {
 	l := newLedger()
