@@ -16,7 +16,7 @@ import (
 // endStaleSQL ends the session that it is run in, if that is read-only and a new one would not
 // be. Where that is the rule, of the role, the database or the server, somebody may have made
 // it to keep writers out.
-const endStaleSQL = `ROLLBACK; SELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid()) FROM pg_catalog.pg_settings
+const endStaleSQL = `SELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid()) FROM pg_catalog.pg_settings
  WHERE name OPERATOR(pg_catalog.=) 'default_transaction_read_only' AND setting OPERATOR(pg_catalog.=) 'on'
    AND source OPERATOR(pg_catalog.=) ANY ('{session,client,user,database user,database,global}'::pg_catalog.text[])
    AND NOT pg_catalog.pg_is_in_recovery()
