@@ -10,8 +10,8 @@ import "context"
 // in the journal. What had been published of that is published twice then: which it was,
 // is what the failover has lost.
 
-// audit looks whenever it is told to, until ctx ends. It reports false where the journal is
-// not what it was. Nothing is claimed meanwhile, for slots may not be what they seem.
+// audit looks whenever it is told to, until ctx ends. It reports false where the journal, or
+// the lease, is not what it was. Nothing is claimed meanwhile, for slots may not be what they seem.
 //
 // It looks twice. A batch that was read and is not known any more may have been settled in
 // between; one that is still there then was not.
@@ -24,7 +24,9 @@ func (r *laneRunner) audit(ctx context.Context) (ok bool) {
 		}
 		first, err := r.readJournal(ctx)
 		if err != nil {
-			return true // the lease is lost, which others notice as well
+			// Else the lease is lost. Nobody but us may notice: the lane's row can have our name
+			// and an older epoch, and no claim is made that would find it out.
+			return ctx.Err() != nil
 		}
 		unknown := r.unknown(first)
 		if len(unknown) == 0 {
@@ -33,7 +35,7 @@ func (r *laneRunner) audit(ctx context.Context) (ok bool) {
 		}
 		second, err := r.readJournal(ctx)
 		if err != nil {
-			return true
+			return ctx.Err() != nil
 		}
 		for token := range r.unknown(second) {
 			if unknown[token] {

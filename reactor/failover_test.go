@@ -192,3 +192,18 @@ func TestStateChangedByHand(t *testing.T) {
 		})
 	}
 }
+
+// TestEpochsLostWhileIdle: a failover brings back the lanes of before we raised their epochs, and
+// nothing is due that would be claimed and would show it. The lanes are taken anew all the same.
+func TestEpochsLostWhileIdle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "", "")
+	in := w.start(reactor.Config{})
+	w.sharesOf(1)
+	w.until("the lanes and the feed are up", func() bool { return in.Stats().LanesUp == 2 && in.Stats().FeedUp })
+	w.exec("UPDATE reactor.lanes SET epoch = 0")
+	w.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'")
+	w.eventually("the lanes are leased anew", "SELECT count(*) >= 2 AND bool_and(epoch > 0) FROM reactor.lanes WHERE owner IS NOT NULL")
+	w.insert(100, 0, 0)
+	w.judge()
+}
