@@ -123,11 +123,14 @@ func (s *Source) swallowed(ctx context.Context, req reactor.ClaimRequest) error 
 		if err := tx.QueryRow(ctx, s.jobs().lockOne, args...).Scan(&id); err != nil {
 			return err // locked by somebody: it is claimed when the lock goes
 		}
-		tag, err := tx.Exec(ctx, s.jobs().touch, id)
-		if err == nil && tag.RowsAffected() == 0 {
+		tag, err := tx.Exec(ctx, s.jobs().touch, id, uuid(req.Token))
+		switch {
+		case err != nil:
+			return err
+		case tag.RowsAffected() == 0:
 			return errSwallowed
 		}
-		return errors.Join(err, pgx.ErrNoRows) // to take the change back
+		return pgx.ErrNoRows // to take the change back
 	})
 	switch {
 	case errors.Is(err, errSwallowed):
@@ -149,7 +152,8 @@ const (
    AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
 	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
-	touchSQL   = "UPDATE {jobs} SET processed = true WHERE id = $1 AND NOT processed"
+	// What a claim would change, all of it: a trigger may mind a part.
+	touchSQL = "UPDATE {jobs} SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $2 WHERE id = $1 AND NOT processed"
 )
 
 // brief are the limits of a claim that is to be answered soon: long for what a trigger does,

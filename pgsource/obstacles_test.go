@@ -109,11 +109,22 @@ func TestOneBadRow(t *testing.T) {
 // TestSwallowedChange: a trigger that keeps a row as it is, without a word, is found out; one
 // that somebody has locked is not taken for that.
 func TestSwallowedChange(t *testing.T) {
+	for name, when := range map[string]string{
+		"any":              "",
+		"of the mark":      "WHEN (NEW.processed)",
+		"of its time":      "WHEN (NEW.processed_at IS NOT NULL)",
+		"of the signature": "WHEN (NEW.claim IS DISTINCT FROM OLD.claim)",
+	} {
+		t.Run(name, func(t *testing.T) { testSwallowedChange(t, when) })
+	}
+}
+
+func testSwallowedChange(t *testing.T, when string) {
 	b := newBench(t)
 	ids := b.insert(4, "-1 second")
 	b.exec(`CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN IF OLD.topic = 't/2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
-		CREATE TRIGGER swallow BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION swallow()`)
+		CREATE TRIGGER swallow BEFORE UPDATE ON jobs FOR EACH ROW ` + when + ` EXECUTE FUNCTION swallow()`)
 	if batch := b.claim(ids); len(batch.Jobs) != 3 {
 		t.Fatalf("claimed %+v", batch)
 	}
