@@ -83,24 +83,27 @@ func (a *announced) add(r idRange, page int) (from DBTime, rewind bool) {
 	return r.earliest, true
 }
 
-// lookAgain remembers ids until the pause is over.
+// lookAgain remembers ids until the pause is over. Where they are many, as when a whole
+// quarantine ends, the first are not to wait for the last.
 func (a *announced) lookAgain(ids []int64, now time.Time) {
 	if a.waiting == nil {
 		a.waiting = make(map[int64]struct{})
 	}
-	for _, id := range ids {
-		a.waiting[id] = struct{}{}
-	}
-	pause := min(recheckPause*time.Duration(1+len(a.waiting)/recheckShare), mostRecheckPause)
-	r := recheck{ids, now.Add(pause)}
-	// The pause may have become shorter.
-	place, _ := slices.BinarySearchFunc(a.again, r, func(o, r recheck) int {
-		if o.at.After(r.at) {
-			return 1
+	for some := range slices.Chunk(ids, recheckShare) {
+		for _, id := range some {
+			a.waiting[id] = struct{}{}
 		}
-		return -1
-	})
-	a.again = slices.Insert(a.again, place, r)
+		pause := min(recheckPause*time.Duration(1+len(a.waiting)/recheckShare), mostRecheckPause)
+		r := recheck{some, now.Add(pause)}
+		// The pause may have become shorter.
+		place, _ := slices.BinarySearchFunc(a.again, r, func(o, r recheck) int {
+			if o.at.After(r.at) {
+				return 1
+			}
+			return -1
+		})
+		a.again = slices.Insert(a.again, place, r)
+	}
 }
 
 // waits reports whether an id is to be looked at again later: a scan that finds it is not to

@@ -516,14 +516,39 @@ func TestLockedRowsAreLeftAlone(t *testing.T) {
 	}
 }
 
+// TestManyAtOnce: where all of a large quarantine is let go the first jobs are looked at soon, and
+// no read is of more than a page, give or take a share.
+func TestManyAtOnce(t *testing.T) {
+	var a announced
+	now := time.Now()
+	ids := make([]int64, 50_000)
+	for i := range ids {
+		ids[i] = int64(i)
+	}
+	a.lookAgain(ids, now)
+	if next, some := a.next(); !some || next.After(now.Add(2*recheckPause)) {
+		t.Errorf("the first is looked at after %v", next.Sub(now))
+	}
+	got := 0
+	for r := a.take(now.Add(time.Minute), 1000); r.some(); r = a.take(now.Add(time.Minute), 1000) {
+		if got += len(r.ids); len(r.ids) > 1000+recheckShare {
+			t.Errorf("a read of %d rows", len(r.ids))
+		}
+	}
+	if got != len(ids) {
+		t.Errorf("%d of %d are looked at", got, len(ids))
+	}
+}
+
 // TestSweepsLeaveLockedRowsAlone: a sweep does not bring what is to be looked at later.
 func TestSweepsLeaveLockedRowsAlone(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(AllShards)
-		ids := s.ids(20_000)
+		s.loader.lookAgain(s.ids(200_000)) // of rows that are not there: the others' turn is later
+		ids := s.ids(1000)
 		s.loader.lookAgain(slices.Clone(ids))
 		s.insert(false, ids, in(-time.Second))
-		time.Sleep(simLoop / 2) // reads of everything, and no recheck yet
+		time.Sleep(2 * simLoop) // reads of everything, and no recheck of these yet
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.late) != 0 || len(s.pending) != 0 || len(s.reads) == 0 {
