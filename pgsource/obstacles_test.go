@@ -480,3 +480,30 @@ func TestBriefClaim(t *testing.T) {
 		}
 	}
 }
+
+// TestSiftGivesUpInTime: where each of many rows has to be waited for, it returns what it has
+// found by then, and keeps its connection.
+func TestSiftGivesUpInTime(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(512, "-1 second")
+	b.exec("CREATE TABLE public.held (); CREATE FUNCTION public.waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE public.held; RETURN NEW; END $$;" +
+		"CREATE TRIGGER waits BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION public.waits()")
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(b.ctx)
+	if _, err := tx.Exec(b.ctx, "LOCK TABLE public.held"); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	bad, err := b.Sift(b.ctx, ids)
+	took := time.Since(begun)
+	if err != nil || len(bad) < 20 || !bad[0].Why.Waited {
+		t.Errorf("sifted %d, %v", len(bad), err)
+	}
+	if took > 3*time.Second {
+		t.Errorf("that took %v", took)
+	}
+	t.Logf("%d of %d in %v", len(bad), len(ids), took)
+}

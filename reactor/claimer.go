@@ -148,10 +148,11 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 		c.setAside(ctx, []BadJob{{ids[0], about}})
 		return nil
 	case errors.As(err, &about):
+		briefly = briefly || about.Waited
 		if rest := c.sift(ctx, ids); len(rest) < len(ids) {
 			return c.claim(ctx, rest, latest, briefly)
 		}
-		return c.halves(ctx, ids, latest, briefly || about.Waited)
+		return c.halves(ctx, ids, latest, briefly)
 	}
 	if err == nil {
 		c.lead.observe(took)
