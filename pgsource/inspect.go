@@ -288,8 +288,8 @@ type table struct {
 	schema string
 	tree   bool // it has partitions or heirs
 
-	claim, sift, loadWindow, loadRange, loadIDs, journal, handBack, purge string
-	waiting, lockOne, touch                                               string
+	claim, sift, loadWindow, loadRange, loadIDs, journal, lockReturns, handBack, purge string
+	waiting, lockOne, touch                                                            string
 }
 
 // newTable makes the statements. A table without partitions or heirs is addressed by ONLY,
@@ -311,7 +311,7 @@ func newTable(schema string, tree bool) table {
 	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4")
 	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[])")
 	t.journal = expand(readJournalSQL)
-	t.handBack = expand(handBackSQL)
+	t.lockReturns, t.handBack = expand(lockReturnsSQL), expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
 	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)
 	return t

@@ -302,6 +302,7 @@ func TestRowThatRefusesToReturn(t *testing.T) {
 	for why, reason := range map[string]string{
 		"RAISE EXCEPTION 'no way back'": "no way back",
 		"NEW.processed := true":         "a trigger takes the return back",
+		"RETURN NULL":                   "silently keeps its row",
 	} {
 		t.Run(reason, func(t *testing.T) { testRowThatRefusesToReturn(t, why, reason) })
 	}

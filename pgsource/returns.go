@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,18 +25,24 @@ import (
 //
 // If we die anywhere on that way, the note is there, and every instance looks for notes.
 
-// handBackSQL gives some jobs back. A row that somebody has locked is left for later, and
-// one that is not what was claimed, for good; a note without a claim is about a batch from
-// before version 3, and goes by the id. The update's trigger tells all instances. Where a
-// trigger of the application undoes the update the cast fails (see claimedID).
-const handBackSQL = `
-WITH waiting AS MATERIALIZED (
-    SELECT job.tableoid AS part, job.ctid AS place
+// toReturnSQL locks the rows of some jobs that are noted.
+const toReturnSQL = `
+    SELECT job.tableoid AS part, job.ctid AS place, job.id
       FROM reactor.retries r JOIN {jobs} AS job ON job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed
      WHERE NOT r.returned AND r.job_id = ANY ($1::bigint[])
      ORDER BY job.id
        FOR UPDATE OF job SKIP LOCKED
-), back AS (
+`
+
+// lockReturnsSQL comes before handBackSQL, whose snapshot sees the rows as this has locked them. Those that do not
+// change then, some trigger silently keeps as they are.
+const lockReturnsSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + ") SELECT id FROM waiting"
+
+// handBackSQL gives some jobs back. A row that somebody has locked is left for later, and
+// one that is not what was claimed, for good; a note without a claim is about a batch from
+// before version 3, and goes by the id. The update's trigger tells all instances. Where a
+// trigger of the application undoes the update the cast fails (see claimedID).
+const handBackSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + `), back AS (
     UPDATE {jobs} AS job SET processed = false, processed_at = NULL
       FROM waiting WHERE job.ctid = waiting.place AND job.tableoid = waiting.part
     RETURNING CASE WHEN NOT processed THEN job.id ELSE ('a trigger takes the return back, of job ' || job.id)::bigint END AS id
@@ -54,7 +61,7 @@ const mostReturns = 1000
 func (s *Source) giveBack(ctx context.Context, ids []int64) {
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), mostReturns)]
-		back, err := s.handBack(ctx, s.hot, some, promptly)
+		back, _, err := s.handBack(ctx, s.hot, some, promptly)
 		if len(back) < len(some) {
 			s.returnsWait.Store(true)
 		}
@@ -69,23 +76,31 @@ func (s *Source) giveBack(ctx context.Context, ids []int64) {
 // promptly is how long giveBack waits where the whole table is locked.
 const promptly = "100ms"
 
-// handBack gives jobs back. Waiting for a lock is in the way of others, so it has a limit
-// of its own.
-func (s *Source) handBack(ctx context.Context, db *database, ids []int64, lockTimeout string) (back []int64, err error) {
+// handBack gives jobs back; kept are those whose rows stay as they are, though nobody has locked
+// them. Waiting for a lock is in the way of others, so it has a limit of its own.
+func (s *Source) handBack(ctx context.Context, db *database, ids []int64, lockTimeout string) (back, kept []int64, err error) {
 	err = db.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, s.jobs().handBack, ids)
-		if err == nil {
-			back, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		for _, step := range []struct {
+			sql string
+			ids *[]int64
+		}{{s.jobs().lockReturns, &kept}, {s.jobs().handBack, &back}} {
+			rows, err := tx.Query(ctx, step.sql, ids)
+			if err == nil {
+				*step.ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return err
+		return nil
 	})
 	if err != nil {
-		back = nil
+		return nil, nil, s.failed("give jobs back", err)
 	}
-	return back, s.failed("give jobs back", err)
+	return back, slices.DeleteFunc(kept, func(id int64) bool { return slices.Contains(back, id) }), nil
 }
 
 // returnsInterval is the time between two looks for notes that somebody has left; while we
@@ -126,7 +141,12 @@ const impatiently = "20ms"
 // returnSome halves until it finds the row that cannot be changed. One whose trigger misses or
 // awaits something may fare better another time, and stays noted.
 func (s *Source) returnSome(ctx context.Context, ids []int64, patience string) error {
-	_, err := s.handBack(ctx, s.aside, ids, patience)
+	_, kept, err := s.handBack(ctx, s.aside, ids, patience)
+	for _, id := range kept {
+		if err := s.endUnreturnable(ctx, id, errSwallowed); err != nil {
+			return err
+		}
+	}
 	if err == nil || !aboutJob(err) {
 		return err
 	}
@@ -143,12 +163,12 @@ func (s *Source) returnSome(ctx context.Context, ids []int64, patience string) e
 		s.log.Debug("a job does not go back to the table yet", "job", ids[0], "err", err)
 		return nil
 	}
-	s.unreturnable.Fail(s.log, slog.LevelWarn, "a job that was not published cannot be tried again; it is given up", "job", ids[0], "err", err)
 	return s.endUnreturnable(ctx, ids[0], err)
 }
 
 // endUnreturnable ends a job whose row refuses to become unprocessed.
 func (s *Source) endUnreturnable(ctx context.Context, id int64, why error) error {
+	s.unreturnable.Fail(s.log, slog.LevelWarn, "a job that was not published cannot be tried again; it is given up", "job", id, "err", why)
 	return s.failed("give a job up", s.aside.exec(ctx, `
 		WITH ended AS (DELETE FROM reactor.retries WHERE job_id = $1 AND NOT returned RETURNING job_id, attempts, code, reason, claim)
 		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim)
