@@ -168,6 +168,20 @@ func TestTableMoves(t *testing.T) {
 	}
 }
 
+// TestTableMovesBeforeAMigration: nothing has run since, so nothing has followed it. The scripts do,
+// and put no empty table where it was.
+func TestTableMovesBeforeAMigration(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("CREATE SCHEMA app; ALTER TABLE jobs SET SCHEMA app")
+	b.exec("BEGIN;" + schema.Migrations[0].Up + schema.Migrations[1].Up + "COMMIT; RESET search_path")
+	if n := b.count("SELECT count(*) FROM pg_class WHERE relname = 'jobs'"); n != 1 {
+		t.Errorf("there are %d tables", n)
+	}
+	b.start(b.url)
+	b.exec("SET search_path = app")
+	b.wholePath()
+}
+
 // TestOwnerMigrates: who owns what is there needs no right to create in the database.
 func TestOwnerMigrates(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))

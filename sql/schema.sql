@@ -6,7 +6,7 @@
 
 -- Finds the schema of the table jobs, or where to put it, before anything is touched:
 --
---   - where reactor.deployment says, once it says something
+--   - where reactor.deployment says, once it says something, unless the table has moved since
 --   - where there is a table jobs with our triggers already, in the search path or not:
 --     one with jobs in it before an empty one, which may be a mistake of an older version
 --   - where the search path leads to a table jobs that is ours
@@ -21,6 +21,7 @@ DECLARE
     -- like one of PostgreSQL's would check its values with his function.
     path      pg_catalog.name[] := pg_catalog.current_schemas(false);
     home      pg_catalog.name;
+    was       pg_catalog.name;
     candidate pg_catalog.name;
     owner     pg_catalog.name;
     relation  pg_catalog.regclass;
@@ -31,6 +32,10 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.deployment') AND attname = 'jobs_schema') THEN
         SELECT jobs_schema INTO home FROM reactor.deployment;
+        IF home IS NOT NULL AND to_regclass(format('%I.jobs', home)) IS NULL THEN
+            was := home;
+            home := NULL;
+        END IF;
     END IF;
     IF home IS NULL THEN
         FOR candidate IN
@@ -44,6 +49,11 @@ BEGIN
             END IF;
             EXIT WHEN filled;
         END LOOP;
+    END IF;
+    IF home IS NULL THEN
+        home := was; -- it is gone
+    ELSIF was IS NOT NULL THEN
+        UPDATE reactor.deployment SET jobs_schema = home;
     END IF;
     IF home IS NULL THEN
         FOREACH candidate IN ARRAY path || 'public'::name LOOP
