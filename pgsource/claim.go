@@ -92,7 +92,11 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 	var err error
 	if req.Briefly {
 		err = s.hot.rowsWith(ctx, brief, s.jobs().claim, s.claimArgs(req), read)
-	} else {
+	}
+	// Where it was no row's trigger that took too long, but a large payload, or the server, fewer
+	// jobs would not do better.
+	if !req.Briefly || waited(err) && !aboutJob(err) {
+		batch.Jobs = batch.Jobs[:0]
 		err = s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), read)
 	}
 	if err != nil {

@@ -508,3 +508,39 @@ func TestSiftGivesUpInTime(t *testing.T) {
 	}
 	t.Logf("%d of %d in %v", len(bad), len(ids), took)
 }
+
+// TestBriefClaimOfWhatIsSlow: what takes long and is no row's doing is waited for. It would never be
+// claimed while there is some row that has to be asked briefly.
+func TestBriefClaimOfWhatIsSlow(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(2, "-1 second")
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(b.ctx)
+	if _, err := tx.Exec(b.ctx, "SELECT FROM reactor.lanes FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	req := b.request(ids)
+	req.Briefly = true
+	claimed := make(chan error, 1)
+	go func() {
+		batch, err := b.Claim(b.ctx, req)
+		if err == nil && len(batch.Jobs) != 2 {
+			err = fmt.Errorf("claimed %+v", batch)
+		}
+		claimed <- err
+	}()
+	// For longer than a brief claim does.
+	for waits := 0; waits == 0 && len(claimed) == 0; {
+		waits = b.count(`SELECT count(*) FROM pg_stat_activity
+			WHERE wait_event_type = 'Lock' AND datname = current_database() AND clock_timestamp() - state_change > interval '100 ms'`)
+	}
+	if err := tx.Rollback(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-claimed; err != nil {
+		t.Error(err)
+	}
+}

@@ -21,6 +21,7 @@ func (r *laneRunner) audit(ctx context.Context) (ok bool) {
 		case <-ctx.Done():
 			return true
 		case <-r.look:
+			r.doubt() // it may have been told to while it looked, and trusted after that
 		}
 		first, err := r.readJournal(ctx)
 		if err != nil {
