@@ -156,8 +156,8 @@ const (
    AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
 	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
-	// What a claim would change, all of it: a trigger may mind a part.
-	touchSQL = "UPDATE {jobs} SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $2 WHERE id = $1 AND NOT processed"
+	// All that a claim changes, for a trigger may mind a part.
+	touchSQL = changeSQL + "id = $1 AND NOT processed"
 )
 
 // brief are the limits of a claim that is to be answered soon: long for what a trigger does,

@@ -288,8 +288,8 @@ type table struct {
 	schema string
 	tree   bool // it has partitions or heirs
 
-	claim, sift, loadWindow, loadRange, loadIDs, journal, lockReturns, handBack, purge string
-	waiting, lockOne, touch                                                            string
+	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, lockReturns, handBack, purge string
+	waiting, lockOne, touch                                                                      string
 }
 
 // newTable makes the statements. A table without partitions or heirs is addressed by ONLY,
@@ -306,7 +306,7 @@ func newTable(schema string, tree bool) table {
 	}
 	// Twice: {claimed} holds {jobs}.
 	t.claim = expand(expand(claimSQL))
-	t.sift = expand(siftSQL)
+	t.siftLock, t.sift = expand(siftLockSQL), expand(siftSQL)
 	t.loadWindow = expand(loadWindowSQL)
 	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4")
 	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[])")

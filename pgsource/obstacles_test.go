@@ -125,6 +125,9 @@ func testSwallowedChange(t *testing.T, when string) {
 	b.exec(`CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN IF OLD.topic = 't/2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER swallow BEFORE UPDATE ON jobs FOR EACH ROW ` + when + ` EXECUTE FUNCTION swallow()`)
+	if bad, err := b.Sift(b.ctx, ids); err != nil || len(bad) != 1 || bad[0].ID != ids[1] || !strings.Contains(bad[0].Why.Reason, "silently") {
+		t.Errorf("sifted %v, %v", bad, err)
+	}
 	if batch := b.claim(ids); len(batch.Jobs) != 3 {
 		t.Fatalf("claimed %+v", batch)
 	}

@@ -13,15 +13,20 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
+// changeSQL changes what a claim changes.
+const changeSQL = "UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $2 WHERE "
+
 // siftSQL changes one row as a claim would, and reads what a claim would read. A row that
 // somebody has locked is left out.
-const siftSQL = `
-UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $2
- WHERE ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED)
+const siftSQL = changeSQL + `ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED)
 RETURNING CASE WHEN processed AND claim = $2 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END, length(topic), length(payload)`
 
-// siftName is the prepared statement's. It lives as long as the transaction.
-const siftName = "reactor_sift"
+// siftLockSQL comes before it: what this locks, and that does not change, some trigger silently keeps
+// as it is.
+const siftLockSQL = "SELECT FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED"
+
+// siftName and siftLockName are the prepared statements'. They live as long as the transaction.
+const siftName, siftLockName = "reactor_sift", "reactor_sift_lock"
 
 const (
 	// firstSifted are tried in the first round trip, and twice as many in each that follows.
@@ -47,11 +52,11 @@ func (s *Source) Sift(ctx context.Context, ids []int64) ([]reactor.BadJob, error
 		return nil, s.failed("sift jobs", silence(ctx, err))
 	}
 	defer conn.Release() // it is closed if it is in the midst of the transaction still
-	bad, err := sift(ctx, conn.Conn().PgConn(), s.jobs().sift, ids)
+	bad, err := sift(ctx, conn.Conn().PgConn(), s.jobs(), ids)
 	return bad, s.failed("sift jobs", silence(ctx, err))
 }
 
-func sift(ctx context.Context, conn *pgconn.PgConn, sql string, ids []int64) (bad []reactor.BadJob, err error) {
+func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (bad []reactor.BadJob, err error) {
 	p := conn.StartPipeline(ctx)
 	defer func() {
 		if closeErr := p.Close(); err == nil {
@@ -62,13 +67,14 @@ func sift(ctx context.Context, conn *pgconn.PgConn, sql string, ids []int64) (ba
 	plain("BEGIN ISOLATION LEVEL READ COMMITTED")
 	plain(brief.localSQL())
 	plain("SET CONSTRAINTS ALL IMMEDIATE") // a claim meets those that are deferred at its commit
-	p.SendPrepare(siftName, sql, []uint32{pgtype.Int8OID, pgtype.UUIDOID})
+	p.SendPrepare(siftLockName, jobs.siftLock, []uint32{pgtype.Int8OID})
+	p.SendPrepare(siftName, jobs.sift, []uint32{pgtype.Int8OID, pgtype.UUIDOID})
 	plain("SAVEPOINT before")
 	p.SendPipelineSync()
 	if err := p.Flush(); err != nil {
 		return nil, err
 	}
-	if err := untilSync(p); err != nil {
+	if _, err := untilSync(p); err != nil {
 		return nil, err
 	}
 	begun := time.Now()
@@ -80,12 +86,14 @@ func sift(ctx context.Context, conn *pgconn.PgConn, sql string, ids []int64) (ba
 		ids = ids[n:]
 	}
 	plain("ROLLBACK")
+	p.SendDeallocate(siftLockName)
 	p.SendDeallocate(siftName)
 	p.SendPipelineSync()
 	if err := p.Flush(); err != nil {
 		return nil, err
 	}
-	return bad, untilSync(p)
+	_, err = untilSync(p)
+	return bad, err
 }
 
 // siftSome tries some rows in one round trip, and adds those that are bad.
@@ -93,7 +101,9 @@ func siftSome(p *pgconn.Pipeline, ids []int64, bad []reactor.BadJob) ([]reactor.
 	var token [16]byte
 	formats := []int16{pgtype.BinaryFormatCode, pgtype.BinaryFormatCode}
 	for _, id := range ids {
-		p.SendQueryPrepared(siftName, [][]byte{binary.BigEndian.AppendUint64(nil, uint64(id)), token[:]}, formats, nil)
+		key := binary.BigEndian.AppendUint64(nil, uint64(id))
+		p.SendQueryPrepared(siftLockName, [][]byte{key}, formats[:1], nil)
+		p.SendQueryPrepared(siftName, [][]byte{key, token[:]}, formats, nil)
 		p.SendPipelineSync() // after an error the server skips what comes before the next
 		p.SendQueryParams("ROLLBACK TO SAVEPOINT before", nil, nil, nil, nil)
 		p.SendPipelineSync()
@@ -102,37 +112,44 @@ func siftSome(p *pgconn.Pipeline, ids []int64, bad []reactor.BadJob) ([]reactor.
 		return nil, err
 	}
 	for _, id := range ids {
-		if err := untilSync(p); aboutJob(err) {
+		rows, err := untilSync(p)
+		switch {
+		case aboutJob(err):
 			bad = append(bad, reactor.BadJob{ID: id, Why: &reactor.JobError{Reason: statementText(err), Waited: waited(err), Err: err}})
-		} else if err != nil {
+		case err != nil:
 			return nil, err
+		case rows == 1: // locked, and not changed
+			bad = append(bad, reactor.BadJob{ID: id, Why: &reactor.JobError{Reason: errSwallowed.Error(), Err: errSwallowed}})
 		}
-		if err := untilSync(p); err != nil {
+		if _, err := untilSync(p); err != nil {
 			return nil, err
 		}
 	}
 	return bad, nil
 }
 
-// untilSync reads the results up to the next sync, and returns the first error.
-func untilSync(p *pgconn.Pipeline) (first error) {
+// untilSync reads the results up to the next sync, and returns of how many rows they speak, and
+// the first error.
+func untilSync(p *pgconn.Pipeline) (rows int64, first error) {
 	for {
 		result, err := p.GetResults()
 		var pgErr *pgconn.PgError
 		if err != nil && !errors.As(err, &pgErr) {
-			return err // of the connection
+			return 0, err // of the connection
 		}
 		switch result := result.(type) {
 		case *pgconn.PipelineSync:
-			return first
+			return rows, first
 		case *pgconn.ResultReader:
-			_, err = result.Close()
+			var tag pgconn.CommandTag
+			tag, err = result.Close()
+			rows += tag.RowsAffected()
 		case nil:
 			if err == nil {
-				return fmt.Errorf("a pipeline has ended early: %w", first)
+				return 0, fmt.Errorf("a pipeline has ended early: %w", first)
 			}
 			if pgErr.SeverityUnlocalized != "ERROR" {
-				return err // there will be no sync
+				return 0, err // there will be no sync
 			}
 		}
 		if first == nil {
