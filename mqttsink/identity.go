@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// probePrefix begins like the client ids of lanes: a broker may allow no others.
-	probePrefix = "reactor-probe-"
 	// probeExpiry is when a broker forgets a probe that was killed.
 	probeExpiry = time.Minute
 	// takeovers is how many probes in a row a broker has to hang up on without a word when
@@ -110,7 +108,7 @@ func (s *Sink) checkIdentity(ctx context.Context, delivery reactor.Delivery) err
 }
 
 func (s *Sink) openProbe(ctx context.Context, delivery reactor.Delivery) (*probe, error) {
-	opts := reactor.ConnectOptions{ClientID: probePrefix + rand.Text(), Delivery: delivery}
+	opts := reactor.ConnectOptions{ClientID: reactor.ProbePrefix + rand.Text(), Delivery: delivery}
 	connect := s.connectPacket(opts)
 	expiry := uint32(probeExpiry / time.Second)
 	connect.Properties.SessionExpiryInterval = &expiry

@@ -40,7 +40,7 @@ func (s *Sink) speaksMQTT311(ctx context.Context) bool {
 	defer hangUp(conn)
 	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
 	defer stop()
-	clientID := probePrefix + rand.Text()
+	clientID := reactor.ProbePrefix + rand.Text()
 	packet := []byte{packets.CONNECT << 4, byte(12 + len(clientID)), 0, 4, 'M', 'Q', 'T', 'T', 4}
 	const cleanSession, keepAliveSeconds = 1 << 1, 30
 	packet = append(packet, cleanSession, 0, keepAliveSeconds, 0, byte(len(clientID)))

@@ -137,7 +137,7 @@ func (r *laneRunner) watch(ctx context.Context, session Session) (alone, evicted
 	over, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	witness, err := r.incarnation.sink.Connect(over, ConnectOptions{
-		ClientID: "reactor-probe-" + rand.Text(), Delivery: AtMostOnce, Fresh: true, Acks: func([]Ack) {},
+		ClientID: ProbePrefix + rand.Text(), Delivery: AtMostOnce, Fresh: true, Acks: func([]Ack) {},
 	})
 	if err == nil {
 		defer closeSession(witness)

@@ -83,6 +83,10 @@ type Sink interface {
 	CheckIdentity(ctx context.Context, delivery Delivery) error
 }
 
+// ProbePrefix is what the client ids of connections begin with that are no lane's, and look at the
+// broker, or for who else is there. It begins like those of lanes: a broker may allow no others.
+const ProbePrefix = "reactor-probe-"
+
 // ConnectOptions describe the session to open.
 type ConnectOptions struct {
 	ClientID string
