@@ -13,6 +13,9 @@ import "context"
 // audit looks whenever it is told to, until ctx ends. It reports false where the journal, or
 // the lease, is not what it was. Nothing is claimed meanwhile, for slots may not be what they seem.
 //
+// Reading changes nothing of a lane at work: only batches below QoS 2 are cut, and those are settled
+// as a whole, unless an earlier version has left them.
+//
 // It looks twice. A batch that was read and is not known any more may have been settled in
 // between; one that is still there then was not.
 func (r *laneRunner) audit(ctx context.Context) (ok bool) {
