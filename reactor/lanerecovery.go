@@ -68,7 +68,8 @@ const parkedAhead = time.Second
 
 // park makes a guest of a lane whose recovered jobs are due much later, as after the
 // database's clock was set back. They keep its first slots until then, and what is claimed
-// behind them would soon be out of reach. Another lane takes the place.
+// behind them would soon be out of reach. Another lane takes the place. One that is a guest
+// already is not to count, either, among the lanes that the instance wants for itself.
 func (r *laneRunner) park() bool {
 	if r.latest.Sub(r.clock.Now()) < parkedAhead {
 		return false

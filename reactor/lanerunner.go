@@ -77,7 +77,7 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 		r.pad.run(keeper)
 		return nil
 	})
-	if r.claimer != nil && !r.park() {
+	if !r.park() && r.claimer != nil {
 		err = r.claimer.run(soft, hard)
 	}
 	if errors.Is(err, ErrLeaseLost) {

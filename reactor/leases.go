@@ -145,8 +145,9 @@ type runningLane struct {
 	abandon context.CancelFunc
 }
 
-// parkedLanes counts the lanes that do not claim any more, though they were meant to. They
-// do not count as ours, so that the instance gets others in their place.
+// parkedLanes counts the lanes that wait for recovered jobs and do not claim, those among them
+// that were meant to included. They do not count as ours, so that the instance gets others in
+// their place.
 func parkedLanes(running map[int32]*runningLane, ours *int) int {
 	parked := 0
 	for _, l := range running {
