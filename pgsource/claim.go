@@ -94,7 +94,8 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 		err = s.hot.rowsWith(ctx, brief, s.jobs().claim, s.claimArgs(req), read)
 	}
 	// Where it was no row's trigger that took too long, but a large payload, or the server, fewer
-	// jobs would not do better.
+	// jobs would not do better. The server has said that it gave the first try up, before its
+	// commit, so the token is free for another.
 	if !req.Briefly || waited(err) && !aboutJob(err) {
 		batch.Jobs = batch.Jobs[:0]
 		err = s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), read)
@@ -115,7 +116,8 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 // swallowed looks for a row that is there to be claimed, and that somebody's trigger (BEFORE
 // UPDATE, RETURN NULL) silently keeps as it is: nothing would ever be said about its job. What
 // a claim has not found may have been locked a moment ago, or too young for its snapshot. So
-// the row is locked first, and changed by a statement that begins after that.
+// the row is locked first, and changed by a statement that begins after that. It is never
+// committed: whenever we die, nothing has happened.
 func (s *Source) swallowed(ctx context.Context, req reactor.ClaimRequest) error {
 	args := []any{req.IDs, interval(req.Within), smallints(req.Static), req.Lease.Owner}
 	var waiting bool

@@ -151,6 +151,8 @@ var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "pr
 
 // follow finds the table where it went: somebody has renamed its schema, or moved it to another
 // one. It is known by our triggers. Instances that run find it when they look after the table.
+// One statement notes the place: if we die before it, the next start looks again; of several that
+// find it at once, the first notes it and the others change nothing.
 func (s *Source) follow(ctx context.Context, was string) error {
 	var schemas, names []string
 	if err := s.control.row(ctx, `

@@ -444,25 +444,33 @@ func TestSiftLeavesLockedRows(t *testing.T) {
 	}
 }
 
+// triggerWaits has each change of a row wait for a lock that somebody holds, until the answer is
+// called. It may be called twice.
+func (b *bench) triggerWaits() (release func()) {
+	b.t.Helper()
+	b.exec("CREATE TABLE public.held (); CREATE FUNCTION public.waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE public.held; RETURN NEW; END $$;" +
+		"CREATE TRIGGER waits BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION public.waits()")
+	tx, err := connect(b.t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := tx.Exec(b.ctx, "LOCK TABLE public.held"); err != nil {
+		b.t.Fatal(err)
+	}
+	return func() { _ = tx.Rollback(b.ctx) }
+}
+
 // TestBriefClaim: a claim that is to be brief does not wait for what a trigger waits for, and
 // says that it has waited. The next one over its connection is as patient as ever.
 func TestBriefClaim(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(2, "-1 second")
-	b.exec("CREATE TABLE public.held (); CREATE FUNCTION public.waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE public.held; RETURN NEW; END $$;" +
-		"CREATE TRIGGER waits BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION public.waits()")
-	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(b.ctx)
-	if _, err := tx.Exec(b.ctx, "LOCK TABLE public.held"); err != nil {
-		t.Fatal(err)
-	}
+	release := b.triggerWaits()
+	defer release()
 	req := b.request(ids)
 	req.Briefly = true
 	begun := time.Now()
-	_, err = b.Claim(b.ctx, req)
+	_, err := b.Claim(b.ctx, req)
 	var about *reactor.JobError
 	if !errors.As(err, &about) || !about.Waited {
 		t.Errorf("the claim says %v", err)
@@ -470,9 +478,7 @@ func TestBriefClaim(t *testing.T) {
 	if took := time.Since(begun); took > time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if err := tx.Rollback(b.ctx); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	req = b.request(ids)
 	req.Briefly = true
 	if batch, err := b.Claim(b.ctx, req); err != nil || len(batch.Jobs) != 2 {
@@ -490,16 +496,8 @@ func TestBriefClaim(t *testing.T) {
 func TestSiftGivesUpInTime(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(512, "-1 second")
-	b.exec("CREATE TABLE public.held (); CREATE FUNCTION public.waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE public.held; RETURN NEW; END $$;" +
-		"CREATE TRIGGER waits BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION public.waits()")
-	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(b.ctx)
-	if _, err := tx.Exec(b.ctx, "LOCK TABLE public.held"); err != nil {
-		t.Fatal(err)
-	}
+	release := b.triggerWaits()
+	defer release()
 	begun := time.Now()
 	bad, err := b.Sift(b.ctx, ids)
 	took := time.Since(begun)

@@ -148,15 +148,14 @@ func (r *laneRunner) note(hard context.Context, mark string, reopen func(string)
 }
 
 // closeSession says goodbye, and insists after a second.
-func closeSession(s Session) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = s.Close(ctx)
-}
+func closeSession(s Session) { goodbye(s.Close) }
 
 // discardSession says goodbye for good.
-func discardSession(s Session) {
+func discardSession(s Session) { goodbye(s.Discard) }
+
+func goodbye(say func(context.Context) error) {
+	// Whoever gives a session up may have been told to end.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = s.Discard(ctx)
+	_ = say(ctx)
 }

@@ -159,26 +159,17 @@ func StartMosquitto(ctx context.Context, cfg MosquittoConfig) (*Mosquitto, error
 	return m, nil
 }
 
-// firstStart finds the port. It may be taken between our choice and the bind.
+// firstStart finds the port.
 func (m *Mosquitto) firstStart(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var err error
-	for range startAttempts {
-		if m.port = m.cfg.Port; m.port == 0 {
-			if m.port, err = freePort(); err != nil {
-				return err
-			}
-		}
+	return onFreePort(ctx, m.cfg.Port, func(port int) error {
+		m.port = port
 		if err := m.writeConfig(); err != nil {
 			return err
 		}
-		err = m.start(ctx)
-		if err == nil || m.cfg.Port != 0 || ctx.Err() != nil || !portTaken(m.port) {
-			return err
-		}
-	}
-	return err
+		return m.start(ctx)
+	})
 }
 
 // URL is mqtt://[user:password@]127.0.0.1:port.

@@ -151,26 +151,17 @@ func StartPgBouncer(ctx context.Context, cfg PgBouncerConfig) (*PgBouncer, error
 	return b, nil
 }
 
-// firstStart finds the port. It may be taken between our choice and the bind.
+// firstStart finds the port.
 func (b *PgBouncer) firstStart(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var err error
-	for range startAttempts {
-		if b.port = b.cfg.Port; b.port == 0 {
-			if b.port, err = freePort(); err != nil {
-				return err
-			}
-		}
+	return onFreePort(ctx, b.cfg.Port, func(port int) error {
+		b.port = port
 		if err := b.writeConfig(); err != nil {
 			return err
 		}
-		err = b.start(ctx)
-		if err == nil || b.cfg.Port != 0 || ctx.Err() != nil || !portTaken(b.port) {
-			return err
-		}
-	}
-	return err
+		return b.start(ctx)
+	})
 }
 
 // URL connects Target's superuser, through the pooler, to the database "postgres".

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -39,6 +40,25 @@ func freePort() (int, error) {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// onFreePort starts a server on a port of its choice, or on the given one where that is not
+// 0. A port may be taken between our choice and the server's bind: then another one is tried.
+func onFreePort(ctx context.Context, given int, start func(port int) error) error {
+	var err error
+	for range startAttempts {
+		port := given
+		if port == 0 {
+			if port, err = freePort(); err != nil {
+				return err
+			}
+		}
+		err = start(port)
+		if err == nil || given != 0 || ctx.Err() != nil || !portTaken(port) {
+			return err
+		}
+	}
+	return err
 }
 
 // FreePort is freePort for those who start a server of another kind.

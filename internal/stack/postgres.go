@@ -109,23 +109,14 @@ func (p *Postgres) programs(ctx context.Context) (PostgresBinaries, error) {
 	return downloadPostgres(ctx, p.log)
 }
 
-// firstStart finds the port. It may be taken between our choice and the bind.
+// firstStart finds the port.
 func (p *Postgres) firstStart(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var err error
-	for range startAttempts {
-		if p.port = p.cfg.Port; p.port == 0 {
-			if p.port, err = freePort(); err != nil {
-				return err
-			}
-		}
-		err = p.start(ctx)
-		if err == nil || p.cfg.Port != 0 || ctx.Err() != nil || !portTaken(p.port) {
-			return err
-		}
-	}
-	return err
+	return onFreePort(ctx, p.cfg.Port, func(port int) error {
+		p.port = port
+		return p.start(ctx)
+	})
 }
 
 // URL connects the superuser to the database "postgres". It contains the password.
