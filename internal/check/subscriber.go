@@ -220,7 +220,10 @@ func (s *Subscriber) reconnect(ctx context.Context) *paho.Client {
 	}
 }
 
-// connect opens a connection, and subscribes where the broker knows no session.
+// connect opens a connection, and subscribes where the broker may know of no subscription:
+// at first, whatever session an earlier subscriber of this client id has left (it may have
+// unsubscribed, and the broker been stopped before it read that the session is over), and
+// later where the session is gone.
 func (s *Subscriber) connect(ctx context.Context) (*paho.Client, error) {
 	var dialer net.Dialer
 	raw, err := dialer.DialContext(ctx, "tcp", s.server.Host)
@@ -253,7 +256,7 @@ func (s *Subscriber) connect(ctx context.Context) (*paho.Client, error) {
 	s.mu.Lock()
 	first := s.connects == 0
 	s.mu.Unlock()
-	if !connack.SessionPresent {
+	if first || !connack.SessionPresent {
 		if err := s.subscribe(ctx, client); err != nil {
 			_ = client.Disconnect(&paho.Disconnect{})
 			return nil, fmt.Errorf("subscribe to %q: %w", s.cfg.Filter, err)

@@ -207,6 +207,34 @@ func TestSubscriberSurvivesABrokerRestart(t *testing.T) {
 	}
 }
 
+// TestSubscribeTrustsNoSessionItFinds: the client id has a session, and no subscription in
+// it, as after a goodbye of which the broker has read only the first half.
+func TestSubscribeTrustsNoSessionItFinds(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	broker := testkit.Broker(t).URL()
+	prefix := testkit.TopicPrefix(t)
+	id := "judge-" + strings.ReplaceAll(prefix, "/", "-")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(broker, "mqtt://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := paho.NewClient(paho.ClientConfig{Conn: conn})
+	expiry := uint32(60)
+	if _, err := left.Connect(ctx, &paho.Connect{ClientID: id, KeepAlive: 60, Properties: &paho.ConnectProperties{SessionExpiryInterval: &expiry}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := left.Disconnect(&paho.Disconnect{}); err != nil {
+		t.Fatal(err)
+	}
+
+	s := subscribe(t, check.SubscriberConfig{URL: broker, Filter: prefix + "/#", QoS: 2, ClientID: id})
+	publisher(t, broker)(prefix+"/a", "1", 2, "")
+	if err := s.WaitFor(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestSubscribeErrors(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
