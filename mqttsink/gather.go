@@ -31,7 +31,7 @@ func (s *session) gather() bool {
 		s.takeWhatIsThere()
 		return false
 	}
-	s.gathering = s.lowWater.set(gatherBytes) && s.conn.SetReadDeadline(time.Now().Add(gatherFor)) == nil
+	s.gathering = s.lowWater.Set(gatherBytes) && s.conn.SetReadDeadline(time.Now().Add(gatherFor)) == nil
 	return s.gathering
 }
 
@@ -45,5 +45,5 @@ func (s *session) giveUpGathering() {
 // takeWhatIsThere lets the next read wait for a single byte. The caller holds mu.
 func (s *session) takeWhatIsThere() {
 	s.gathering = false
-	s.lowWater.set(1)
+	s.lowWater.Set(1)
 }

@@ -97,7 +97,7 @@ func (s *session) awaitMore() error {
 	if err := s.allowSilence(); err != nil {
 		return fmt.Errorf("receive: %w", err)
 	}
-	s.lowWater.ackNow()
+	s.lowWater.AckNow()
 	_, err := s.reader.Peek(s.reader.Buffered() + 1)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.silence())

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/sockopt"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -27,9 +28,9 @@ type session struct {
 	patience  time.Duration // with a broker that does not read, or not hang up
 	report    func([]reactor.Ack)
 
-	reader   *bufio.Reader // owned by read
-	lowWater lowWater      // owned by read
-	acks     []reactor.Ack // owned by read: taken and not yet reported
+	reader   *bufio.Reader    // owned by read
+	lowWater sockopt.LowWater // owned by read
+	acks     []reactor.Ack    // owned by read: taken and not yet reported
 
 	wake chan struct{} // one slot: there is something to write
 	done chan struct{} // closed when both goroutines have ended
@@ -66,7 +67,7 @@ var errClosed = errors.New("the session is closed")
 
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms) *session {
 	session := &session{
-		conn: conn, reader: reader, lowWater: newLowWater(conn), report: opts.Acks,
+		conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), report: opts.Acks,
 		broker: s.broker.address, clientID: opts.ClientID, evictions: &s.evictions,
 		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: s.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),

@@ -1,6 +1,6 @@
 //go:build unix
 
-package mqttsink
+package sockopt
 
 import (
 	"net"
@@ -9,23 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lowWater is a socket's receive low-water mark: how many bytes must be there before
+// LowWater is a socket's receive low-water mark: how many bytes must be there before
 // whoever waits for them is woken. Owned by one goroutine.
-type lowWater struct {
+type LowWater struct {
 	socket syscall.RawConn // nil: not a socket that has one
 	bytes  int             // as it is set
 }
 
-func newLowWater(conn net.Conn) lowWater {
-	w := lowWater{bytes: 1}
-	if c, ok := plain(conn).(*net.TCPConn); ok {
-		w.socket, _ = c.SyscallConn() // an error: it is closed, as a read will say
+// NewLowWater is that of a connection, found under TLS and other wrappers.
+func NewLowWater(conn net.Conn) LowWater {
+	w := LowWater{bytes: 1}
+	if tcp := below(conn); tcp != nil {
+		w.socket, _ = tcp.SyscallConn() // an error: it is closed, as a read will say
 	}
 	return w
 }
 
-// set reports whether the mark is at n bytes now.
-func (w *lowWater) set(n int) bool {
+// Set reports whether the mark is at n bytes now.
+func (w *LowWater) Set(n int) bool {
 	if w.bytes == n {
 		return true
 	}

@@ -1,11 +1,11 @@
-package mqttsink
+package sockopt
 
 import "golang.org/x/sys/unix"
 
-// ackNow has the kernel acknowledge what was read, rather than wait for up to 40 ms for
+// AckNow has the kernel acknowledge what was read, rather than wait for up to 40 ms for
 // something of ours to send along with it. A broker with Nagle's algorithm, like Mosquitto
 // by default, holds its next answer back until then; at QoS 2 a message needs two of them.
-func (w *lowWater) ackNow() {
+func (w *LowWater) AckNow() {
 	if w.socket == nil {
 		return
 	}

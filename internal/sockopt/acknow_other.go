@@ -1,0 +1,6 @@
+//go:build !linux
+
+package sockopt
+
+// AckNow is Linux' alone.
+func (*LowWater) AckNow() {}

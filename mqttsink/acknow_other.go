@@ -1,6 +1,0 @@
-//go:build !linux
-
-package mqttsink
-
-// ackNow is Linux' alone.
-func (*lowWater) ackNow() {}
