@@ -43,6 +43,7 @@ func (s *Source) tend(ctx context.Context) {
 		}
 		if purge || look {
 			s.watchTable(ctx)
+			s.lookAgain()
 		}
 		if purge {
 			s.nextPurge = now.Add(purgeInterval)

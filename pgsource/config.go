@@ -19,10 +19,17 @@ type Config struct {
 	// pairs; PGHOST and its like fill in what is missing. White space around it, like the
 	// end of the line in a file, is no part of it.
 	DatabaseURL string
-	// ListenURL is a direct connection for LISTEN, needed where DatabaseURL leads
-	// through a pooler in transaction mode, which does not carry notifications.
-	// Defaults to DatabaseURL.
+	// Feed is how the instance hears of new jobs. Defaults to FeedAuto.
+	Feed Feed
+	// ListenURL is a direct connection for the feed, needed where DatabaseURL leads
+	// through a pooler in transaction mode, which carries neither notifications nor, most of
+	// them, replication. Defaults to DatabaseURL.
 	ListenURL string
+	// MaxFeedWAL is how much of its log, in bytes, the server may have to keep for the WAL
+	// feed of this instance. Beyond it the feed is given up, and begun anew behind all that:
+	// the sweep finds what it would have told. A busy server keeps what it writes in half a
+	// minute for any slot. Defaults to 4 GiB.
+	MaxFeedWAL int64
 	// Deployment is what the MQTT client ids of the lanes are made of, between "reactor-" and
 	// the number of the lane: letters, digits, "-" and "_", 40 at most. It has to be the same for
 	// all instances, and another one for each database that shares the broker. Defaults to a
@@ -46,8 +53,8 @@ type Config struct {
 	// others take its shards and lanes. Shorter takes over faster, longer forgives
 	// longer stalls. At least 3 heartbeats. Defaults to 3 s.
 	TTL time.Duration
-	// FeedCheck is the time between two probes of the notification feed; three
-	// unanswered ones mean that it is dead. Defaults to 5 s.
+	// FeedCheck is the time between two probes of the feed; three unanswered ones mean
+	// that it is dead. Defaults to 5 s.
 	FeedCheck time.Duration
 	// RetryAttempts is how often a job that the broker refuses is tried before it
 	// is recorded as failed, 1 to 1000. Defaults to 5.
@@ -76,6 +83,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Heartbeat, time.Second)
 	setDefault(&c.TTL, 3*time.Second)
 	setDefault(&c.FeedCheck, 5*time.Second)
+	setDefault(&c.MaxFeedWAL, 4<<30)
 	setDefault(&c.RetryAttempts, 5)
 	setDefault(&c.RetryBackoff, time.Second)
 	if c.Logger == nil {
@@ -94,6 +102,12 @@ func (c Config) validate() error {
 		if mode := cfg.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
 			return &reactor.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
 		}
+	}
+	if c.Feed > FeedPoll {
+		return &reactor.ConfigError{Field: "Feed", Value: c.Feed, Problem: "which does not exist"}
+	}
+	if c.MaxFeedWAL < 16<<20 {
+		return &reactor.ConfigError{Field: "MaxFeedWAL", Value: c.MaxFeedWAL, Problem: "must be 16 MiB at least, the size of a file of the log"}
 	}
 	if len(c.Deployment) > 40 || strings.ContainsFunc(c.Deployment, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r == '-' || r == '_')

@@ -130,6 +130,9 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 // Nothing else of pgx's sets a deadline that lies further ahead.
 type briefGoodbye struct{ net.Conn }
 
+// NetConn lets the socket be found under it.
+func (c *briefGoodbye) NetConn() net.Conn { return c.Conn }
+
 // goodbyePatience is long enough for a server that answers.
 const goodbyePatience = time.Second
 

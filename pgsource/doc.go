@@ -11,7 +11,11 @@
 //	settle.go      takes batches out of the journal, records failures
 //	returns.go     gives jobs back to the table; chores.go when nobody waits for it
 //	membership.go  heartbeats, shares and lanes; plan.go says who should own what
-//	notify.go      the feed of new jobs, on LISTEN/NOTIFY
+//	feed.go        which feed tells of new jobs: notify.go, the triggers' notifications; wal.go,
+//	               logical replication (pgoutput.go decodes, walvisible.go waits until a commit
+//	               can be seen, walguard.go looks after what the server keeps, walobstacle.go
+//	               says what is lacking); provision.go, what the table has for them;
+//	               feedswitch.go changes a deployment over
 //	migrate.go     brings the schema up to date
 //
 // A claim signs the rows that it takes with its token (jobs.claim). Whatever is said of a job
@@ -27,7 +31,7 @@
 // A pool for claims, loads and settlements, filled and warmed at the start, so that no
 // job is late for being the first; one connection of its own for the
 // membership, so that a heartbeat never waits behind them; one for what may take long; one
-// for LISTEN. Behind a pooler each statement is a transaction with its own settings. All carry
+// for the feed. Behind a pooler each statement is a transaction with its own settings. All carry
 // the same application_name, by which other instances cut them off when this one is
 // given up for dead.
 package pgsource

@@ -76,3 +76,6 @@ func (s *Source) Purge(ctx context.Context) error { return s.purgeRetries(ctx) }
 
 // ClaimOutcome classifies the error of a claim.
 var ClaimOutcome = claimOutcome
+
+// ShardOf is the shard that the WAL feed computes.
+var ShardOf = shardOf

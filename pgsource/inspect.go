@@ -83,10 +83,15 @@ func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) 
 // findTable finds the table that the deployment is about. Where our search path leads to
 // another one, applications that insert into that one would wait for ever.
 func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
-	var schema string
-	err := s.control.row(ctx, "SELECT coalesce(jobs_schema, '') FROM reactor.deployment", nil, &schema)
+	var (
+		schema  string
+		current bool // since version 4
+	)
+	err := s.control.row(ctx, `
+		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'feed')
+		  FROM reactor.deployment`, nil, &schema, &current)
 	switch code := sqlState(err); {
-	case code == pgerrcode.UndefinedTable, code == pgerrcode.InvalidSchemaName, code == pgerrcode.UndefinedColumn, errors.Is(err, pgx.ErrNoRows), err == nil && schema == "":
+	case code == pgerrcode.UndefinedTable, code == pgerrcode.InvalidSchemaName, code == pgerrcode.UndefinedColumn, errors.Is(err, pgx.ErrNoRows), err == nil && (schema == "" || !current):
 		return table{}, errNoSchema
 	case code == pgerrcode.InsufficientPrivilege:
 		return table{}, s.lacksRights(ctx)
@@ -150,15 +155,20 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard", "claim"}
 
 // follow finds the table where it went: somebody has renamed its schema, or moved it to another
-// one. It is known by our triggers. Instances that run find it when they look after the table.
+// one. It is known by our triggers, or publications. Instances that run find it when they look after the table.
 // One statement notes the place: if we die before it, the next start looks again; of several that
 // find it at once, the first notes it and the others change nothing.
 func (s *Source) follow(ctx context.Context, was string) error {
 	var schemas, names []string
 	if err := s.control.row(ctx, `
 		SELECT coalesce(array_agg(nspname::text), '{}'), coalesce(array_agg(relname::text), '{}')
-		  FROM (SELECT DISTINCT nspname, relname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = relnamespace
-		         WHERE tgfoid = to_regproc('reactor.announce_jobs') AND tgparentid = 0) AS place`, nil, &schemas, &names); err != nil {
+		  FROM (SELECT DISTINCT nspname, relname
+		          FROM (SELECT tgrelid FROM pg_trigger WHERE tgfoid = to_regproc('reactor.announce_jobs') AND tgparentid = 0
+		                UNION
+		                SELECT prrelid FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid
+		                 WHERE pubname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')
+		                   AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = prrelid)) AS known (relid)
+		          JOIN pg_class c ON c.oid = relid JOIN pg_namespace n ON n.oid = relnamespace) AS place`, nil, &schemas, &names); err != nil {
 		return err
 	}
 	switch {
@@ -169,7 +179,7 @@ func (s *Source) follow(ctx context.Context, was string) error {
 		for i := range names {
 			list[i] = pgx.Identifier{schemas[i], names[i]}.Sanitize()
 		}
-		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers: rename that one to jobs again, or drop its triggers and run `reactor migrate up` to create a new table", qualified(was), strings.Join(list, " and "))
+		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers, or is in its publications: rename that one to jobs again, or drop those and run `reactor migrate up` to create a new table", qualified(was), strings.Join(list, " and "))
 	}
 	s.log.Warn("the table of jobs has moved", "from", qualified(was), "to", qualified(schemas[0]))
 	return s.control.exec(ctx, "UPDATE reactor.deployment SET jobs_schema = $1 WHERE jobs_schema = $2", schemas[0], was)

@@ -53,7 +53,7 @@ func (s *Source) Join(ctx context.Context, opts reactor.JoinOptions) (reactor.Me
 	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes}
 	// Through the pool whose commits are durable: a crash of Postgres must not make
 	// it look as if we had been deposed.
-	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic) VALUES ($1, $2, $3, $4)",
+	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed) VALUES ($1, $2, $3, $4, '')",
 		m.id, s.cfg.Name, s.backends, opts.Static == 0)
 	if err != nil {
 		return nil, s.failed("join", err)
@@ -74,11 +74,12 @@ func (m *member) WantLanes(n int) { m.wantLanes = n }
 // The journal is looked at for lanes without a living owner alone: what somebody's old
 // snapshot keeps of it would make every beat slower, until they lapse. An EXISTS would be
 // answered by a table of all that is in the journal. A backend of 0 is
-// one that says nothing of its instance: a pooler's.
+// one that says nothing of its instance: a pooler's. The feed is for whoever changes the
+// deployment over (feedswitch.go).
 const beatSQL = `
 WITH beat AS (
     UPDATE reactor.instances
-       SET heartbeat_at = clock_timestamp(), backend = CASE WHEN $3 THEN 0 ELSE pg_backend_pid() END,
+       SET heartbeat_at = clock_timestamp(), feed = $4, feed_problem = nullif($5, ''), feed_chosen_at = $6, backend = CASE WHEN $3 THEN 0 ELSE pg_backend_pid() END,
            steady_since = CASE WHEN heartbeat_at NOT BETWEEN clock_timestamp() - $2::interval / 2 AND clock_timestamp() + $2::interval / 2
                                THEN clock_timestamp() ELSE least(steady_since, clock_timestamp()) END
      WHERE id = $1
@@ -139,7 +140,8 @@ func (m *member) look(ctx context.Context, row rowReader) (view, error) {
 		marks           []string
 		journaled       []bool
 	)
-	err := row(ctx, beatSQL, []any{m.id, interval(m.cfg.TTL), m.pooled},
+	feed, problem, chose := m.report()
+	err := row(ctx, beatSQL, []any{m.id, interval(m.cfg.TTL), m.pooled, feed, problem, dbTime{chose}},
 		&known, &ids, &lapsed, &dynamic, &shardOwners, &lanes, &owners, &epochs, &marks, &journaled)
 	if err != nil {
 		return v, m.failed("heartbeat", err)
@@ -234,9 +236,14 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 			return err
 		}
 	}
-	_, err := tx.Exec(ctx, "SELECT pg_notify($1, '')", membershipChannel)
+	_, err := tx.Exec(ctx, tellMembershipSQL, membershipChannel)
 	return err
 }
+
+// tellMembershipSQL tells the others, over both feeds: they need not have the same. Where
+// the server's log is not decoded by anybody, the message in it is a few bytes. Both go with the
+// commit of what they tell of, or not at all; if they are lost the next beat finds the same.
+const tellMembershipSQL = "SELECT pg_catalog.pg_notify($1, ''), pg_catalog.pg_logical_emit_message(true, $1, '')"
 
 // depose removes lapsed instances and cuts off their connections, so that none of
 // them holds locks while its process is stopped or unreachable. Cutting off may lack
@@ -296,7 +303,7 @@ func (m *member) ReleaseShards(ctx context.Context) error {
 	return m.failed("release shards", m.quit(ctx, `
 		WITH me AS (UPDATE reactor.instances SET dynamic = false WHERE id = $1),
 		     freed AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1)
-		SELECT pg_notify($2, '')`))
+		SELECT pg_notify($2, ''), pg_logical_emit_message(true, $2, '')`))
 }
 
 // ReleaseLane implements reactor.Member.
@@ -310,13 +317,17 @@ func (m *member) Leave(ctx context.Context) error {
 		WITH gone AS (DELETE FROM reactor.instances WHERE id = $1),
 		     shards AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1),
 		     lanes AS (UPDATE reactor.lanes SET owner = NULL WHERE owner = $1)
-		SELECT pg_notify($2, '')`))
+		SELECT pg_notify($2, ''), pg_logical_emit_message(true, $2, '')`))
 }
 
 // quit runs a statement that gives things up, after whoever is distributing them: a plan
 // from before it would give us some back.
 func (m *member) quit(ctx context.Context, sql string) error {
 	return m.control.tx(ctx, func(tx pgx.Tx) error {
+		// Durable, so that those who read the log hear of it at once.
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
 			return err
 		}

@@ -115,12 +115,19 @@ func RestoreTable(ctx context.Context, databaseURL string) (name string, err err
 				return fmt.Errorf("the schema %s, in which the table of jobs was, is gone: restore it, or create it (CREATE SCHEMA %[1]s) and run `reactor migrate up` again", pgx.Identifier{*home}.Sanitize())
 			}
 			name = qualified(*home)
-			for _, m := range schema.Migrations[:2] {
-				if err := script(ctx, tx, m.Up); err != nil {
-					return err
-				}
+			if err := script(ctx, tx, schema.SchemaUp); err != nil {
+				return err
 			}
-			return nil
+			// With what announced its jobs before.
+			announce := schema.TriggersUp
+			var published bool
+			if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = 'reactor_jobs_updated')").Scan(&published); err != nil {
+				return err
+			}
+			if published {
+				announce = schema.PublicationsUp
+			}
+			return script(ctx, tx, announce)
 		})
 	})
 	return name, err

@@ -25,13 +25,12 @@ const (
 	probesMissed = 3
 )
 
-// Listen implements reactor.Feed on LISTEN/NOTIFY. A feed on logical replication
-// would implement the same method: whatever it is, its hints decide nothing.
+// listenNotify hears what the triggers say.
 //
 // A half-open connection, or one that a pooler has detached from its LISTEN, looks
 // just like a quiet one. So we notify ourselves through another connection, and end
 // with an error when that does not arrive.
-func (s *Source) Listen(ctx context.Context, on func(reactor.Hint)) error {
+func (s *Source) listenNotify(ctx context.Context, on func(reactor.Hint)) error {
 	conn, err := s.connectListener(ctx)
 	if err != nil {
 		return fmt.Errorf("listen: %w", explain(err))
@@ -159,42 +158,4 @@ func beginning(payload string) string {
 		return payload
 	}
 	return strings.ToValidUTF8(payload[:most], "") + "…"
-}
-
-// watchTable looks for the triggers: without them everything still works, just later, and
-// silently so. And it notices partitions or heirs that the table has got.
-func (s *Source) watchTable(ctx context.Context) {
-	jobs := s.jobs()
-	var (
-		enabled int
-		tree    bool
-	)
-	err := s.aside.row(ctx, `
-		SELECT (SELECT count(*) FROM pg_trigger
-		         WHERE tgrelid = c.oid AND tgenabled IN ('O', 'A') AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')),
-		       relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
-		  FROM pg_class c WHERE oid = to_regclass($1)`, []any{jobs.name}, &enabled, &tree)
-	if errors.Is(err, pgx.ErrNoRows) {
-		s.findAgain(ctx)
-	}
-	if err != nil {
-		return // whoever needs the table will say so
-	}
-	if enabled < 2 {
-		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run psql -f sql/triggers.sql", "table", jobs.name)
-	}
-	if tree != jobs.tree {
-		changed := newTable(jobs.schema, tree)
-		s.table.Store(&changed)
-	}
-}
-
-// findAgain looks for a table that is not where it was.
-func (s *Source) findAgain(ctx context.Context) {
-	found, err := s.findTable(ctx, nil)
-	if err != nil {
-		s.gone.Fail(s.log, slog.LevelWarn, "the table of jobs is gone", "err", err)
-		return
-	}
-	s.table.Store(&found)
 }

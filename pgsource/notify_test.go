@@ -15,7 +15,7 @@ import (
 )
 
 // listen collects hints until the test ends.
-func listen(t *testing.T, ctx context.Context, s *pgsource.Source) (<-chan reactor.Hint, <-chan error) {
+func listen(t testing.TB, ctx context.Context, s *pgsource.Source) (<-chan reactor.Hint, <-chan error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	hints, ended := make(chan reactor.Hint, 1000), make(chan error, 1)
@@ -28,13 +28,18 @@ func listen(t *testing.T, ctx context.Context, s *pgsource.Source) (<-chan react
 		cancel()
 		<-done
 	})
-	if h := <-hints; h.Kind != reactor.HintConnected {
-		t.Fatalf("the first hint is %+v", h)
+	select {
+	case h := <-hints:
+		if h.Kind != reactor.HintConnected {
+			t.Fatalf("the first hint is %+v", h)
+		}
+	case err := <-ended:
+		t.Fatalf("the feed does not begin: %v", err)
 	}
 	return hints, ended
 }
 
-func TestHints(t *testing.T) {
+func TestNotifyHints(t *testing.T) {
 	b := newBench(t)
 	hints, _ := listen(t, b.ctx, b.Source)
 

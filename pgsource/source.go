@@ -41,6 +41,18 @@ type Source struct {
 	// atLeisure are the limits of what may take long over the connections of work.
 	atLeisure settings
 
+	// feed.go
+	feed        feedStatus
+	lookAtFeeds chan struct{} // one-slot: what the deployment has may have changed
+	walRuns     atomic.Bool   // the WAL is being read, or about to be
+	walFeeds    atomic.Int64  // how often it was begun
+	// Owned by the goroutine of Listen: what was chosen and what the log was told last, and when the WAL was last
+	// tried to be read, and why that failed.
+	chosen        []Feed
+	saidFeed      string
+	walTried      time.Time
+	walObstructed error
+
 	// chores.go
 	chores                 sync.WaitGroup
 	closing                context.Context // ended by Close
@@ -83,9 +95,10 @@ func New(cfg Config) (*Source, error) {
 	var random [4]byte
 	rand.Read(random[:]) // never fails, by its documentation
 	return &Source{
-		cfg:      cfg,
-		log:      cfg.Logger,
-		backends: "reactor-" + hex.EncodeToString(random[:]),
+		cfg:         cfg,
+		log:         cfg.Logger,
+		backends:    "reactor-" + hex.EncodeToString(random[:]),
+		lookAtFeeds: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -152,7 +165,10 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	s.aside, err = s.open(ctx, use{
 		conns: 1, patience: asidePatience + slack, settings: timeouts(asidePatience, lockPatience/2, s.cfg.TTL), asynchronous: true,
 	})
-	return err
+	if err != nil || s.cfg.Feed != FeedWAL {
+		return err
+	}
+	return s.checkWAL(ctx)
 }
 
 // Close releases the connections.

@@ -59,68 +59,72 @@ func TestSpreadOverInstances(t *testing.T) {
 
 // TestMembersComeAndGo: instances join, leave, and join again while jobs are due.
 func TestMembersComeAndGo(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "", "")
-	first := w.start(reactor.Config{})
-	w.sharesOf(1)
-	w.insert(6000, 0, 3*time.Second)
-	second := w.start(reactor.Config{})
-	w.sharesOf(2)
-	first.halt(t)
-	w.sharesOf(1)
-	w.start(reactor.Config{})
-	w.sharesOf(2)
-	second.halt(t)
-	w.judge()
+	overFeeds(t, func(t *testing.T, w *world) {
+		first := w.start(reactor.Config{})
+		w.sharesOf(1)
+		w.insert(6000, 0, 3*time.Second)
+		second := w.start(reactor.Config{})
+		w.sharesOf(2)
+		first.halt(t)
+		w.sharesOf(1)
+		w.start(reactor.Config{})
+		w.sharesOf(2)
+		second.halt(t)
+		w.judge()
+	})
 }
 
 // TestCancelAndReschedule: the row is the truth until the claim, whatever the wheel
 // knows.
 func TestCancelAndReschedule(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "", "")
-	in := w.start(reactor.Config{})
-	w.sharesOf(1)
-	w.insert(40, 1500*time.Millisecond, 1500*time.Millisecond)
-	loaded := time.NewTicker(time.Millisecond)
-	defer loaded.Stop()
-	for in.Stats().Pending < 40 {
-		<-loaded.C
-	}
-	w.exec("DELETE FROM jobs WHERE id % 4 = 0")
-	w.exec("UPDATE jobs SET processed = true WHERE id % 4 = 1")
-	w.exec("UPDATE jobs SET fire_at = fire_at + interval '1 second' WHERE id % 4 = 2")
-	w.exec("UPDATE jobs SET fire_at = now() WHERE id % 4 = 3")
-	expected, err := check.ExpectedFromDB(w.ctx, w.db, "id % 4 IN (2, 3)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	report := w.judgeThese(expected)
-	if report.Published != 20 || report.MaxLateness > time.Second {
-		t.Errorf("published %d of 20, the latest %v late: a job moved forward must not wait for its old time", report.Published, report.MaxLateness)
-	}
+	overFeeds(t, func(t *testing.T, w *world) {
+		in := w.start(reactor.Config{})
+		w.sharesOf(1)
+		w.insert(40, 1500*time.Millisecond, 1500*time.Millisecond)
+		loaded := time.NewTicker(time.Millisecond)
+		defer loaded.Stop()
+		for in.Stats().Pending < 40 {
+			select {
+			case <-loaded.C:
+			case <-w.ctx.Done():
+				t.Fatalf("%d jobs are loaded", in.Stats().Pending)
+			}
+		}
+		w.exec("DELETE FROM jobs WHERE id % 4 = 0")
+		w.exec("UPDATE jobs SET processed = true WHERE id % 4 = 1")
+		w.exec("UPDATE jobs SET fire_at = fire_at + interval '1 second' WHERE id % 4 = 2")
+		w.exec("UPDATE jobs SET fire_at = now() WHERE id % 4 = 3")
+		expected, err := check.ExpectedFromDB(w.ctx, w.db, "id % 4 IN (2, 3)")
+		if err != nil {
+			t.Fatal(err)
+		}
+		report := w.judgeThese(expected)
+		if report.Published != 20 || report.MaxLateness > time.Second {
+			t.Errorf("published %d of 20, the latest %v late: a job moved forward must not wait for its old time", report.Published, report.MaxLateness)
+		}
+	})
 }
 
 // TestFarFutureStaysSilent: jobs for next year and a stop in between disturb nobody.
 func TestFarFutureStaysSilent(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "", "")
-	in := w.start(reactor.Config{})
-	w.exec("INSERT INTO jobs (topic, fire_at) SELECT $1 || '/later', now() + interval '1 year' FROM generate_series(1, 1000)", w.prefix)
-	w.insert(10, 0, 100*time.Millisecond)
-	expected, err := check.ExpectedFromDB(w.ctx, w.db, "fire_at < now() + interval '1 day'")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.judgeThese(expected)
-	in.halt(t)
-	if s := in.Stats(); s.Claimed != 10 || s.Pending != 0 {
-		t.Errorf("claimed %d, %d pending", s.Claimed, s.Pending)
-	}
-	w.eventually("the far future is untouched", "SELECT count(*) = 1000 FROM jobs WHERE NOT processed")
-	w.eventually("everything is released", `
-		SELECT NOT EXISTS (SELECT FROM reactor.instances) AND NOT EXISTS (SELECT FROM reactor.shards WHERE owner IS NOT NULL)
-		   AND NOT EXISTS (SELECT FROM reactor.lanes WHERE owner IS NOT NULL)`)
+	overFeeds(t, func(t *testing.T, w *world) {
+		in := w.start(reactor.Config{})
+		w.exec("INSERT INTO jobs (topic, fire_at) SELECT $1 || '/later', now() + interval '1 year' FROM generate_series(1, 1000)", w.prefix)
+		w.insert(10, 0, 100*time.Millisecond)
+		expected, err := check.ExpectedFromDB(w.ctx, w.db, "fire_at < now() + interval '1 day'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.judgeThese(expected)
+		in.halt(t)
+		if s := in.Stats(); s.Claimed != 10 || s.Pending != 0 {
+			t.Errorf("claimed %d, %d pending", s.Claimed, s.Pending)
+		}
+		w.eventually("the far future is untouched", "SELECT count(*) = 1000 FROM jobs WHERE NOT processed")
+		w.eventually("everything is released", `
+			SELECT NOT EXISTS (SELECT FROM reactor.instances) AND NOT EXISTS (SELECT FROM reactor.shards WHERE owner IS NOT NULL)
+			   AND NOT EXISTS (SELECT FROM reactor.lanes WHERE owner IS NOT NULL)`)
+	})
 }
 
 // TestLocksBlockNobody: a row that somebody has locked is claimed when it is free, and
@@ -371,6 +375,7 @@ func TestDeposedInstanceComesBack(t *testing.T) {
 func TestFeedIsOnlyAHint(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
+	w.feed = pgsource.FeedNotify
 	w.exec("DROP TRIGGER reactor_jobs_inserted ON jobs; DROP TRIGGER reactor_jobs_updated ON jobs")
 	w.start(reactor.Config{LoopFrequency: 100 * time.Millisecond})
 	w.sharesOf(1)

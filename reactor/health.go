@@ -66,6 +66,9 @@ func (s Stats) Health() Health {
 	if !s.FeedUp {
 		minor("new jobs are not announced; the sweep finds them")
 	}
+	if s.Feed.Problem != "" {
+		minor(s.Feed.Problem)
+	}
 	if s.InQuarantine > 0 {
 		minor(fmt.Sprintf("%d jobs cannot be claimed because of their rows, see reactor.failed_jobs", s.InQuarantine))
 	}

@@ -155,10 +155,13 @@ func (in *incarnation) follow(ctx context.Context) {
 			}
 			in.loader.hint(h)
 		})
-		in.stats.feedUp.Store(false)
+		stood := in.stats.feedUp.Swap(false)
 		in.loader.feedLost()
 		if ctx.Err() != nil {
 			return
+		}
+		if stood {
+			in.stats.feedLosses.Add(1)
 		}
 		failures.Fail(in.log, slog.LevelWarn, "lost the feed of new jobs; sweeping until it is back", "err", err)
 		if !pause.sleep(ctx) {

@@ -86,7 +86,10 @@ func (l *loader) hint(h Hint) {
 		l.feedUp, l.sweepNow = true, true
 		l.scanWake.set()
 	case HintJobs:
-		l.announce(idRange{h.MinID, h.MaxID, h.Earliest})
+		// Rows of others' shards are theirs to read. A shard that comes to us later is read anew.
+		if h.Shards == 0 || h.Shards&l.window.front.set != 0 {
+			l.announce(idRange{h.MinID, h.MaxID, h.Earliest})
+		}
 	}
 }
 

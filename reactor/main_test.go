@@ -14,6 +14,7 @@ import (
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
+	schema "github.com/job-publisher/reactor/sql"
 )
 
 func TestMain(m *testing.M) {
@@ -33,6 +34,29 @@ type world struct {
 	prefix      string // of all topics
 	db          *pgx.Conn
 	subscriber  *check.Subscriber
+	feed        pgsource.Feed // of the instances
+}
+
+// overFeeds runs a test with each feed: by the triggers, by the WAL without triggers, and with
+// nothing but the sweep.
+func overFeeds(t *testing.T, test func(t *testing.T, w *world)) {
+	for _, feed := range []pgsource.Feed{pgsource.FeedNotify, pgsource.FeedWAL, pgsource.FeedPoll} {
+		t.Run(feed.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "", "")
+			w.use(feed)
+			test(t, w)
+		})
+	}
+}
+
+// use has the instances that are started from now on hear of new jobs by a feed.
+func (w *world) use(feed pgsource.Feed) {
+	w.t.Helper()
+	w.feed = feed
+	if feed != pgsource.FeedNotify {
+		w.exec(schema.TriggersDown)
+	}
 }
 
 // newWorld uses the shared servers, unless it is given others.
@@ -88,7 +112,10 @@ func (w *world) start(cfg reactor.Config, change ...func(*pgsource.Config, *mqtt
 	if cfg.Logger == nil {
 		cfg.Logger = testkit.Logger(w.t)
 	}
-	sourceCfg := pgsource.Config{DatabaseURL: w.databaseURL, Logger: cfg.Logger}
+	if w.feed == pgsource.FeedPoll && cfg.LoopFrequency == 0 {
+		cfg.LoopFrequency = 100 * time.Millisecond
+	}
+	sourceCfg := pgsource.Config{DatabaseURL: w.databaseURL, Feed: w.feed, Logger: cfg.Logger}
 	sinkCfg := mqttsink.Config{URL: w.brokerURL, Logger: cfg.Logger}
 	for _, c := range change {
 		c(&sourceCfg, &sinkCfg)

@@ -125,6 +125,6 @@ func (r *Reactor) Stats() Stats {
 		Claim: c.claim.get(), Settle: c.settle.get(), Ack: c.ack.get(), Lateness: c.lateness.get(), Accepted: c.accepted.get(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
 		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),
-		FeedUp: c.feedUp.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(),
+		FeedUp: c.feedUp.Load(), Feed: r.source.FeedState(), FeedLosses: c.feedLosses.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(),
 	}
 }

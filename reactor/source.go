@@ -36,6 +36,21 @@ type Feed interface {
 	// feed breaks. Its first hint is HintConnected, sent when the subscription
 	// stands: what was written before must be swept after it.
 	Listen(ctx context.Context, on func(Hint)) error
+	// FeedState tells how the feed is at the moment. It may be called at any time.
+	FeedState() FeedState
+}
+
+// FeedState is how a Feed is.
+type FeedState struct {
+	// Kind is how new jobs are announced: "notify", "wal", both while the deployment changes
+	// over ("wal,notify"), "poll" if they are not, and "" while no feed stands.
+	Kind string
+	// Problem is in words what keeps the feed from being what it should be, or "".
+	Problem string
+	// LagBytes is how much the server keeps of its log for the WAL feed, and Lag how long
+	// ago what has been read of it was written.
+	LagBytes int64
+	Lag      time.Duration
 }
 
 // HintKind tells what a Hint is about.
@@ -45,7 +60,7 @@ const (
 	// HintConnected: the feed stands; anything may have been missed before.
 	HintConnected HintKind = iota
 	// HintJobs: rows with ids MinID … MaxID were written, the earliest due at
-	// Earliest.
+	// Earliest, all of them of Shards. They can be read.
 	HintJobs
 	// HintMembership: shards or lanes changed hands; beat now.
 	HintMembership
@@ -56,6 +71,7 @@ type Hint struct {
 	Kind         HintKind
 	MinID, MaxID int64
 	Earliest     DBTime
+	Shards       ShardSet // 0: not told
 }
 
 // Loader reads the near future of the table. Rows that were processed or deleted

@@ -45,8 +45,11 @@ type Stats struct {
 	Shards, Lanes, LanesUp int64
 	// Contested lanes are left alone because somebody else uses their MQTT sessions.
 	Contested int64
-	// FeedUp tells whether new jobs are announced; if not, the sweep finds them.
-	FeedUp bool
+	// FeedUp tells whether new jobs are announced; if not, the sweep finds them. Feed says
+	// how, and FeedLosses counts how often that was lost.
+	FeedUp     bool
+	Feed       FeedState
+	FeedLosses int64
 	// Loop is the time between two sweeps of the table (Config.LoopFrequency).
 	Loop time.Duration
 	// Lead is how long before fire_at jobs are claimed.
@@ -63,6 +66,7 @@ type counters struct {
 	loads, unknown                                                        atomic.Int64
 	pending, inFlight, shards, lanesUp                                    atomic.Int64
 	feedUp                                                                atomic.Bool
+	feedLosses                                                            atomic.Int64
 	loaded                                                                moment // the last read of the table
 	claim, settle, ack, lateness, accepted                                timing
 }

@@ -7,7 +7,7 @@
 -- Finds the schema of the table jobs, or where to put it, before anything is touched:
 --
 --   - where reactor.deployment says, once it says something, unless the table has moved since
---   - where there is a table jobs with our triggers already, in the search path or not:
+--   - where there is a table jobs with our triggers, or in our publications, in the search path or not:
 --     one with jobs in it before an empty one, which may be a mistake of an older version
 --   - where the search path leads to a table jobs that is ours
 --   - else the first schema of the search path in which we may create one
@@ -39,8 +39,13 @@ BEGIN
     END IF;
     IF home IS NULL THEN
         FOR candidate IN
-            SELECT nspname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE tgfoid = to_regproc('reactor.announce_jobs') AND c.relname = 'jobs'
+            SELECT nspname
+              FROM (SELECT tgrelid FROM pg_trigger WHERE tgfoid = to_regproc('reactor.announce_jobs')
+                    UNION
+                    SELECT prrelid FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid
+                     WHERE pubname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')) AS known (relid)
+              JOIN pg_class c ON c.oid = relid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relname = 'jobs'
              GROUP BY nspname ORDER BY nspname = 'reactor', array_position(path, nspname), nspname
         LOOP
             EXECUTE format('SELECT EXISTS (SELECT FROM %I.jobs)', candidate) INTO filled;
@@ -228,6 +233,15 @@ CREATE TABLE IF NOT EXISTS reactor.instances (
     -- old, and nobody is dead.
     steady_since timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
+ALTER TABLE reactor.instances
+    -- How it hears of new jobs at the moment: notify, wal, both or poll; '' while no feed stands.
+    -- NULL: by notify, an instance of a version that knew nothing else.
+    ADD COLUMN IF NOT EXISTS feed text,
+    -- What is wrong with it, in words.
+    ADD COLUMN IF NOT EXISTS feed_problem text,
+    -- When it last looked at what the table has for them, and chose; it keeps to what it chose then
+    -- until it looks again. In the far future where it has no choice.
+    ADD COLUMN IF NOT EXISTS feed_chosen_at timestamptz;
 
 CREATE TABLE IF NOT EXISTS reactor.shards (
     shard smallint PRIMARY KEY CHECK (shard BETWEEN 0 AND 63),

@@ -19,6 +19,9 @@ var Migrations = []Migration{
 	// The texts can be run again, and bring the tables of earlier versions up to date.
 	// Earlier programs do without what this adds; nothing has to be undone.
 	{Version: 3, Name: "identity", Up: schemaUp + triggersUp},
+	// No text of a later version may create the triggers where a deployment has publications
+	// instead.
+	{Version: 4, Name: "feeds", Up: schemaUp, Down: triggersUp + PublicationsDown},
 }
 
 var (
@@ -30,4 +33,19 @@ var (
 	triggersUp string
 	//go:embed triggers.down.sql
 	triggersDown string
+)
+
+// The texts by what they are for. The two ways of telling the instances of new jobs may be
+// changed at any time.
+var (
+	// SchemaUp creates the tables where they are missing.
+	SchemaUp = schemaUp
+	// TriggersUp creates the triggers that notify, and TriggersDown drops them.
+	TriggersUp, TriggersDown = triggersUp, triggersDown
+	// PublicationsUp creates the publications that the WAL feed reads.
+	//go:embed publications.sql
+	PublicationsUp string
+	// PublicationsDown drops them.
+	//go:embed publications.down.sql
+	PublicationsDown string
 )

@@ -39,6 +39,10 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"bad delivery":        {run(database, plain, "--delivery", "twice"), 2, "use exactly-once, at-least-once or at-most-once"},
 		"bad level":           {run(database, plain, "--log-level", "loud"), 2, "use debug, info, warn or error"},
 		"bad deployment":      {run(database, plain, "--deployment", "a/b"), 2, "--deployment is a/b, must be letters"},
+		"bad feed":            {run(database, plain, "--feed", "pigeon"), 2, "use auto, wal, notify or poll"},
+		"no log":              {run(database, plain, "--max-feed-wal", "0"), 2, "--max-feed-wal is 0, must be 16 MiB"},
+		"no replication":      {run(database+"&user=lowly", plain, "--no-migrate", "--feed", "wal"), 1, "GRANT"},
+		"change over to what": {[]string{"migrate", "feed", "poll", "--database-url", database}, 2, "use wal or notify"},
 		"bad policy":          {run(database, plain, "--on-session-loss", "shrug"), 2, "use republish or fail"},
 		"index out of range":  {run(database, plain, "--consumer-count", "5", "--consumer-index", "5"), 2, "--consumer-index is 5, must be 0 to 4 with a --consumer-count of 5"},
 		"index without count": {run(database, plain, "--consumer-index", "1"), 2, "--consumer-count is not set"},
@@ -112,8 +116,9 @@ func TestMigrateCommand(t *testing.T) {
 		want string
 	}{
 		{[]string{"migrate", "status"}, 0, "pending"},
-		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers\napplied identity"},
+		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers\napplied identity\napplied feeds"},
 		{[]string{"migrate", "up"}, 0, "nothing to do"},
+		{[]string{"migrate", "down"}, 0, "undid feeds"},
 		{[]string{"migrate", "down"}, 0, "undid identity"},
 		{[]string{"migrate", "down"}, 0, "undid triggers"},
 		{[]string{"migrate", "down"}, 1, `would drop the table "public"."jobs" with 0 jobs`},

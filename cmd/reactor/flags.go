@@ -17,7 +17,7 @@ import (
 // flagOf names the flag for each field of a Config that has one.
 var flagOf = map[string]string{
 	// pgsource
-	"DatabaseURL": "database-url", "ListenURL": "listen-url", "MaxConns": "database-connections", "Name": "name", "Deployment": "deployment",
+	"DatabaseURL": "database-url", "Feed": "feed", "ListenURL": "listen-url", "MaxFeedWAL": "max-feed-wal", "MaxConns": "database-connections", "Name": "name", "Deployment": "deployment",
 	// mqttsink
 	"URL": "mqtt-url", "Username": "mqtt-username", "Password": "mqtt-password",
 	// reactor

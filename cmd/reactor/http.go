@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -105,6 +108,7 @@ var (
 		metric("claims_unknown_total", "Claims whose outcome had to be asked for."):                                                        func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
 		metric("settlements_total", "Settlements."):                                                                                        func(s reactor.Stats) float64 { return float64(s.Settle.Count) },
 		metric("ack_seconds_total", "Sum over published jobs of the time from PUBLISH to the broker's answer."):                            func(s reactor.Stats) float64 { return s.Ack.Sum.Seconds() },
+		metric("feed_losses_total", "How often the feed of new jobs was lost."):                                                            func(s reactor.Stats) float64 { return float64(s.FeedLosses) },
 		metric("settle_seconds_total", "Sum of the durations of settlements."):                                                             func(s reactor.Stats) float64 { return s.Settle.Sum.Seconds() },
 	}
 	gauges = map[*prometheus.Desc]func(reactor.Stats) float64{
@@ -119,6 +123,8 @@ var (
 		metric("oldest_due_seconds", "How long the oldest job in this instance has been due that the broker has not accepted."): func(s reactor.Stats) float64 { return s.OldestDue.Seconds() },
 		metric("jobs_in_quarantine", "Jobs that cannot be claimed because of their own row."):                                   func(s reactor.Stats) float64 { return float64(s.InQuarantine) },
 		metric("lanes_contested", "Connections to the broker given up because somebody else uses their sessions."):              func(s reactor.Stats) float64 { return float64(s.Contested) },
+		metric("feed_lag_bytes", "How much the server keeps of its log for the WAL feed of this instance."):                     func(s reactor.Stats) float64 { return float64(s.Feed.LagBytes) },
+		metric("feed_lag_seconds", "How long ago what the WAL feed reads was written."):                                         func(s reactor.Stats) float64 { return s.Feed.Lag.Seconds() },
 		metric("last_beat_seconds", "Time since the last heartbeat that the database answered; negative: none yet."):            func(s reactor.Stats) float64 { return s.LastBeat.Seconds() },
 		metric("last_load_seconds", "Time since the last read of the table; negative: none yet."):                               func(s reactor.Stats) float64 { return s.LastLoad.Seconds() },
 		metric("last_claim_seconds", "Time since the last claim of any jobs; negative: none yet."):                              func(s reactor.Stats) float64 { return s.LastClaim.Seconds() },
@@ -139,6 +145,9 @@ var (
 	}
 )
 
+// feedKind tells which feed it is, one series each.
+var feedKind = prometheus.NewDesc("reactor_feed", "1 for the feeds that new jobs are announced by.", []string{"kind"}, nil)
+
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
 
@@ -150,5 +159,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for desc, value := range gauges {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value(s))
+	}
+	heard := strings.Split(s.Feed.Kind, ",")
+	for _, kind := range []pgsource.Feed{pgsource.FeedNotify, pgsource.FeedWAL, pgsource.FeedPoll} {
+		value := 0.0
+		if slices.Contains(heard, kind.String()) {
+			value = 1
+		}
+		ch <- prometheus.MustNewConstMetric(feedKind, prometheus.GaugeValue, value, kind.String())
 	}
 }

@@ -11,12 +11,16 @@ import (
 
 // migrateCommand is `reactor migrate`.
 type migrateCommand struct {
-	Up     migrateUp     `cmd:"" help:"Apply all pending versions. Safe to run from many places at once."`
+	Up     migrateUp     `cmd:"" default:"withargs" help:"Apply all pending versions (the default). Safe to run from many places at once."`
 	Down   migrateDown   `cmd:"" help:"Undo the newest version; not while instances run."`
 	Status migrateStatus `cmd:"" help:"List the versions."`
+	Feed   migrateFeed   `cmd:"" help:"Change over how instances hear of new jobs, while they run."`
 }
 
-type migrateUp struct{ databaseFlags }
+type migrateUp struct {
+	databaseFlags
+	WithoutTriggers bool `help:"For the WAL feed: publish the table instead of giving it triggers, as migrate feed wal does."`
+}
 
 func (c *migrateUp) Run(ctx context.Context, out output) error {
 	names, err := pgsource.MigrateUp(ctx, c.DatabaseURL)
@@ -27,7 +31,7 @@ func (c *migrateUp) Run(ctx context.Context, out output) error {
 		fmt.Fprintf(out.stdout, "applied %s\n", name)
 	}
 	if len(names) > 0 {
-		return nil
+		return c.feed(ctx, out)
 	}
 	restored, err := pgsource.RestoreTable(ctx, c.DatabaseURL)
 	switch {
@@ -38,7 +42,39 @@ func (c *migrateUp) Run(ctx context.Context, out output) error {
 	default:
 		fmt.Fprintln(out.stdout, "nothing to do: the schema is up to date")
 	}
-	return nil
+	return c.feed(ctx, out)
+}
+
+func (c *migrateUp) feed(ctx context.Context, out output) error {
+	if !c.WithoutTriggers {
+		return nil
+	}
+	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, To: pgsource.FeedWAL})
+}
+
+type migrateFeed struct {
+	databaseFlags
+	To       pgsource.Feed `arg:"" help:"wal: the instances read the server's log, the triggers are dropped. notify: back to the triggers."`
+	Patience time.Duration `default:"1m" help:"How long instances, and transactions that hold locks on the table, are waited for."`
+}
+
+// Help is shown by `reactor migrate feed --help`.
+func (*migrateFeed) Help() string {
+	return `Nothing is lost or late: what the new feed needs is created, the instances begin with it and say
+so, and only then what the old one needs is dropped. Instances follow by themselves unless they
+were started with another --feed than auto.`
+}
+
+func (c *migrateFeed) Run(ctx context.Context, out output) error {
+	if c.To != pgsource.FeedWAL && c.To != pgsource.FeedNotify {
+		return &usageError{fmt.Errorf("there is no changing over to %s: use wal or notify", c.To)}
+	}
+	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, To: c.To, Patience: c.Patience})
+}
+
+func changeFeed(ctx context.Context, out output, change pgsource.FeedSwitch) error {
+	change.Tell = func(step string) { fmt.Fprintln(out.stdout, step) }
+	return change.Run(ctx)
 }
 
 type migrateDown struct {

@@ -23,11 +23,13 @@ type databaseFlags struct {
 // runCommand is `reactor run`.
 type runCommand struct {
 	databaseFlags
-	ListenURL           string `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for LISTEN, where the database URL leads through a pooler."`
-	DatabaseConnections int    `default:"6" group:"Database" help:"Connections for claims, loads and settlements; three more are used besides."`
-	Migrate             bool   `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
-	Deployment          string `group:"Database" placeholder:"NAME" help:"What the MQTT client ids are made of, the same for all instances; a random name that the database keeps if not given. Needed where a copy of the database that cannot be told from it, such as a base backup, uses the same broker."`
-	Name                string `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
+	Feed                pgsource.Feed `default:"auto" group:"Database" help:"How new jobs are heard of: wal (logical replication: inserts pay nothing; needs wal_level=logical and a role that may replicate), notify (the table's triggers), poll (not at all: the sweep finds them, see --loop-frequency) or auto (what the table has: triggers, else the WAL where server and role allow it)."`
+	ListenURL           string        `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for the feed, where the database URL leads through a pooler."`
+	MaxFeedWAL          int64         `name:"max-feed-wal" default:"4096" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may have to keep for this instance before the feed is begun anew."`
+	DatabaseConnections int           `default:"6" group:"Database" help:"Connections for claims, loads and settlements; three more are used besides, of which the feed's is one for replication with --feed wal."`
+	Migrate             bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
+	Deployment          string        `group:"Database" placeholder:"NAME" help:"What the MQTT client ids are made of, the same for all instances; a random name that the database keeps if not given. Needed where a copy of the database that cannot be told from it, such as a base backup, uses the same broker."`
+	Name                string        `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
 
 	MQTTURL       string                    `required:"" type:"url" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
 	MQTTUsername  string                    `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
@@ -39,7 +41,7 @@ type runCommand struct {
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
 	JobsPerRead   int           `default:"4096" group:"Work" help:"Most rows that one read of the table returns, and most jobs of one claim (at most 512)."`
-	LoopFrequency time.Duration `default:"2s" group:"Work" help:"How often the table is swept for what the notifications missed."`
+	LoopFrequency time.Duration `default:"2s" group:"Work" help:"How often the table is swept for what the feed missed."`
 	MaxReads      int           `default:"0" group:"Work" help:"Stop after this many reads of the table, when what they found is published. 0 means never."`
 	MaxPending    int           `default:"262144" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
 	Grace         time.Duration `default:"10s" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: not at all."`
@@ -119,7 +121,7 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, ListenURL: c.ListenURL, Deployment: c.Deployment, Name: c.Name, MaxConns: given(c.DatabaseConnections), Logger: log,
+		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: given(c.DatabaseConnections), Logger: log,
 	})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,323 @@
+package pgsource
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pglogrepl"
+
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// decoder reads what the server's plugin pgoutput sends [PostgreSQL documentation, Logical
+// Replication Message Formats] in version 2 of its protocol, binary, and tells what a commit
+// has written. It is pure: messages in, news out.
+//
+// It keeps a few numbers for each transaction, however many rows that writes. A large one
+// arrives in blocks while it is still open, between those of others; how many there can be
+// is bounded by the server's connections.
+//
+// pglogrepl has a decoder, which copies each value and trusts each length that it reads:
+// a message that is cut off makes it panic.
+type decoder struct {
+	probes    string // the prefix of the messages that we send ourselves
+	relations map[uint32]relation
+	whole     written            // of the transaction that arrives in one piece
+	within    bool               // we are between its beginning and its commit
+	parts     map[uint32]written // of those that arrive in blocks, by xid
+	block     uint32             // the transaction of the block that we are in
+	inBlock   bool
+}
+
+// written is what a transaction has written that may concern us: unprocessed rows.
+type written struct {
+	xid          uint32 // the transaction's
+	rows         int
+	minID, maxID int64
+	earliest     reactor.DBTime
+	shards       reactor.ShardSet
+	membership   bool // it says that shards or lanes changed hands
+}
+
+// concerns reports whether there is anything in it for us.
+func (w *written) concerns() bool { return w.rows > 0 || w.membership }
+
+// add notes a row.
+func (w *written) add(id int64, fireAt reactor.DBTime) {
+	if w.rows == 0 {
+		w.minID, w.maxID, w.earliest = id, id, fireAt
+	}
+	w.rows++
+	w.minID, w.maxID, w.earliest = min(w.minID, id), max(w.maxID, id), min(w.earliest, fireAt)
+	w.shards = w.shards.With(shardOf(id))
+}
+
+// hint is what the loader is told of it.
+func (w *written) hint() reactor.Hint {
+	return reactor.Hint{Kind: reactor.HintJobs, MinID: w.minID, MaxID: w.maxID, Earliest: w.earliest, Shards: w.shards}
+}
+
+// news is what a message comes to: nothing, for most.
+type news struct {
+	// end of a commit in the WAL: all before it has been seen. 0: it was none.
+	end pglogrepl.LSN
+	// written by that commit; no rows: nothing of ours.
+	written written
+	// probe is the content of a message by pg_logical_emit_message that has our prefix.
+	probe string
+}
+
+// relation is a table that rows are sent of: where in them our columns are.
+type relation struct{ id, fireAt, processed int }
+
+var errMalformed = errors.New("the WAL sender's message is malformed, or of a version that is not known")
+
+func newDecoder(probes string) *decoder {
+	return &decoder{probes: probes, relations: map[uint32]relation{}, parts: map[uint32]written{}}
+}
+
+// settled reports whether all that was received has been committed: then a position that the
+// server names lies behind it.
+func (d *decoder) settled() bool { return !d.within && !d.inBlock }
+
+// decode takes the next message.
+func (d *decoder) decode(message []byte) (news, error) {
+	if len(message) == 0 {
+		return news{}, errMalformed
+	}
+	r := reader{rest: message[1:]}
+	var n news
+	switch kind := message[0]; kind {
+	case 'B': // begin: position, time, xid
+		r.skip(16)
+		d.whole, d.within = written{xid: r.uint32()}, true
+	case 'C':
+		r.skip(1)
+		n = d.commit(&r, d.whole)
+		d.whole, d.within = written{}, false
+	case 'S': // a block begins
+		d.block, d.inBlock = r.uint32(), true
+		r.skip(1)
+	case 'E':
+		d.inBlock = false
+	case 'c': // what came in blocks is committed
+		xid := r.uint32()
+		r.skip(1)
+		part := d.parts[xid]
+		part.xid = xid
+		n = d.commit(&r, part)
+		delete(d.parts, xid)
+	case 'A': // is aborted, or a subtransaction of it: then what we know of it is a little much
+		if xid, part := r.uint32(), r.uint32(); xid == part {
+			delete(d.parts, xid)
+		}
+	case 'R':
+		d.xid(&r)
+		d.relation(&r)
+	case 'I', 'U':
+		d.xid(&r)
+		if err := d.row(&r); err != nil {
+			return news{}, err
+		}
+	case 'M':
+		d.xid(&r)
+		n.probe = d.message(&r)
+	case 'O', 'Y', 'D', 'T': // origin, type, delete, truncate
+	default:
+		return news{}, fmt.Errorf("%w: kind %q", errMalformed, kind)
+	}
+	if r.short {
+		return news{}, fmt.Errorf("%w: kind %q, %d bytes", errMalformed, message[0], len(message))
+	}
+	return n, nil
+}
+
+// message yields the content of our own probes. That the membership has news is told with the
+// commit, when it can be seen. The messages of others are theirs, of whatever size.
+func (d *decoder) message(r *reader) (probe string) {
+	const transactional = 1
+	flags := r.byte()
+	r.skip(8) // position
+	prefix := r.string()
+	content := r.bytes(int(r.uint32()))
+	switch {
+	case prefix == d.probes:
+		return string(content)
+	case prefix == membershipChannel && flags&transactional != 0:
+		d.change(func(w *written) { w.membership = true })
+	}
+	return ""
+}
+
+// change adds to what the transaction has written that the message belongs to.
+func (d *decoder) change(add func(*written)) {
+	if !d.inBlock {
+		add(&d.whole)
+		return
+	}
+	part := d.parts[d.block]
+	add(&part)
+	d.parts[d.block] = part
+}
+
+// xid skips what begins a message inside of a block. It may be a subtransaction's.
+func (d *decoder) xid(r *reader) {
+	if d.inBlock {
+		r.skip(4)
+	}
+}
+
+// commit: position, end, time.
+func (d *decoder) commit(r *reader, w written) news {
+	r.skip(8)
+	n := news{end: pglogrepl.LSN(r.uint64()), written: w}
+	r.skip(8)
+	return n
+}
+
+// relation describes a table, before its first row and when it was changed.
+func (d *decoder) relation(r *reader) {
+	oid := r.uint32()
+	r.string() // schema
+	r.string() // table
+	r.skip(1)  // replica identity
+	columns := relation{-1, -1, -1}
+	for i := range int(r.uint16()) {
+		r.skip(1) // part of the key
+		switch r.string() {
+		case "id":
+			columns.id = i
+		case "fire_at":
+			columns.fireAt = i
+		case "processed":
+			columns.processed = i
+		}
+		r.skip(8) // type
+		if r.short {
+			return
+		}
+	}
+	d.relations[oid] = columns
+}
+
+// row of an insert or an update: the table, for some updates the old row or its key, and the
+// new row.
+func (d *decoder) row(r *reader) error {
+	columns, known := d.relations[r.uint32()]
+	if !known {
+		return fmt.Errorf("%w: a row of a table that was not described", errMalformed)
+	}
+	which := r.byte()
+	if which == 'K' || which == 'O' {
+		for range r.uint16() {
+			r.value()
+		}
+		which = r.byte()
+	}
+	if which != 'N' {
+		return fmt.Errorf("%w: a row without its new version", errMalformed)
+	}
+	var id, fireAt, processed []byte
+	for i := range int(r.uint16()) {
+		value := r.value()
+		switch i {
+		case columns.id:
+			id = value
+		case columns.fireAt:
+			fireAt = value
+		case columns.processed:
+			processed = value
+		}
+	}
+	if r.short {
+		return nil // decode says so
+	}
+	if len(id) != 8 || len(fireAt) != 8 || len(processed) != 1 {
+		return errors.New("a row comes without id, fire_at and processed in binary: drop the publications of reactor, that it makes them anew")
+	}
+	if processed[0] != 0 {
+		return nil // a claim, mostly our own: nothing to tell
+	}
+	d.change(func(w *written) {
+		w.add(int64(binary.BigEndian.Uint64(id)), fromPostgresTime(int64(binary.BigEndian.Uint64(fireAt))))
+	})
+	return nil
+}
+
+// fromPostgresTime turns microseconds since 2000, the server's own format, into ours. The
+// table allows no infinity, and the arithmetic wraps around for what no timestamp can be.
+func fromPostgresTime(microseconds int64) reactor.DBTime {
+	const from1970To2000 = 946_684_800_000_000
+	return reactor.DBTime(microseconds + from1970To2000)
+}
+
+// reader reads the parts of a message. Once a part is missing it is short, and yields zeros.
+type reader struct {
+	rest  []byte
+	short bool
+}
+
+func (r *reader) bytes(n int) []byte {
+	if n < 0 || n > len(r.rest) {
+		r.short, r.rest = true, nil
+		return nil
+	}
+	part := r.rest[:n]
+	r.rest = r.rest[n:]
+	return part
+}
+
+func (r *reader) skip(n int) { r.bytes(n) }
+
+func (r *reader) byte() byte {
+	if b := r.bytes(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) uint16() uint16 {
+	if b := r.bytes(2); b != nil {
+		return binary.BigEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *reader) uint32() uint32 {
+	if b := r.bytes(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *reader) uint64() uint64 {
+	if b := r.bytes(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+// string ends with a zero byte.
+func (r *reader) string() string {
+	end := bytes.IndexByte(r.rest, 0)
+	text := r.bytes(end)
+	r.skip(1)
+	return string(text)
+}
+
+// value of a column in binary; nil if it is NULL, is text, or was not changed and is not sent
+// for its size. Text can be as long as the number it stands for: it must not be taken for one.
+func (r *reader) value() []byte {
+	switch r.byte() {
+	case 'n', 'u':
+	case 't':
+		r.skip(int(r.uint32()))
+	case 'b':
+		return r.bytes(int(r.uint32()))
+	default:
+		r.short = true
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// What the WAL feed needs of the server, the role and the table, and what to do about it.
+
+// walObstacle says why the WAL cannot be read, in one line with the remedy; nil if it can. err
+// is about the question. The publications are made where they are missing and that is allowed.
+//
+// Most of it is found out by trying, for services that run PostgreSQL for others have rights of
+// their own making. A trial takes a connection, so that its answer stands for a while.
+func (s *Source) walObstacle(ctx context.Context, p provision) (obstacle, err error) {
+	switch {
+	case s.walRuns.Load():
+		return nil, nil
+	case time.Since(s.walTried) < obstacleStands && s.walObstructed != nil:
+		return s.walObstructed, nil
+	}
+	obstacle, err = s.tryWAL(ctx, p)
+	if err == nil {
+		s.walTried, s.walObstructed = time.Now(), obstacle
+	}
+	return obstacle, err
+}
+
+// checkWAL refuses to start without what the WAL feed needs, where nothing else will do.
+func (s *Source) checkWAL(ctx context.Context) error {
+	p, err := s.provision(ctx)
+	if err != nil {
+		return err
+	}
+	obstacle, err := s.tryWAL(ctx, p)
+	switch {
+	case err != nil:
+		return err
+	case obstacle != nil:
+		return fmt.Errorf("--feed wal: %w", obstacle)
+	}
+	if p.triggers {
+		s.log.Info("the table jobs has its triggers, which nobody needs where all instances read the WAL: `reactor migrate feed wal` drops them", "table", s.jobs().name)
+	}
+	return nil
+}
+
+// obstacleStands is how long an obstacle is believed to be there.
+const obstacleStands = 30 * time.Second
+
+func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) {
+	var (
+		level, standbys string
+		free, slots     int
+	)
+	if err := s.aside.row(ctx, walServerSQL, nil, &level, &standbys, &slots, &free); err != nil {
+		return nil, err
+	}
+	if obstacle := walServerObstacle(level, standbys); obstacle != nil {
+		return obstacle, nil
+	}
+	if free <= 0 {
+		return tooFewSlots(slots), nil
+	}
+	conn, err := s.connectWAL(ctx)
+	if err != nil {
+		var pgErr *pgconn.PgError
+		if explained := explainWAL(err); errors.As(err, &pgErr) || errors.Is(explained, errReadOnlyFeed) || strings.Contains(explained.Error(), "--listen-url") {
+			return explained, nil
+		}
+		return nil, explain(err) // it could not be tried
+	}
+	hangUp(conn)
+	if !p.published {
+		return s.makePublications(ctx), nil
+	}
+	return nil, nil
+}
+
+// walServerSQL is what the server has to have, and how many slots there are, and are free.
+const walServerSQL = `
+SELECT current_setting('wal_level'), current_setting('synchronous_standby_names'), current_setting('max_replication_slots')::int,
+       current_setting('max_replication_slots')::int - (SELECT count(*)::int FROM pg_catalog.pg_replication_slots)`
+
+func walServerObstacle(level, standbys string) error {
+	switch {
+	case level != "logical":
+		return fmt.Errorf("wal_level is %s: run ALTER SYSTEM SET wal_level = logical as a superuser, and restart the server", level)
+	case takesAnyStandby(standbys):
+		return fmt.Errorf("synchronous_standby_names is %q, so that the server would take our feed for a standby: commits would be confirmed that no standby has, and wait for us: name the standbys there", standbys)
+	}
+	return nil
+}
+
+// takesAnyStandby reports whether every client of the server's log is a synchronous standby,
+// as a feed is one: it says how far it has got.
+func takesAnyStandby(names string) bool { return strings.Contains(names, "*") }
+
+// hangUp ends a replication connection, and waits until the server has closed it: its slot, and its
+// place among the WAL senders, are free then, for the connection that follows. A server that has
+// just as many as there are instances would refuse that one otherwise.
+func hangUp(conn *pgconn.PgConn) {
+	if conn.IsClosed() {
+		return
+	}
+	_ = conn.Conn().SetDeadline(time.Now().Add(goodbyePatience))
+	conn.Frontend().Send(&pgproto3.Terminate{})
+	err := conn.Frontend().Flush()
+	for err == nil {
+		_, err = conn.ReceiveMessage(context.Background()) // until the deadline
+	}
+	_ = conn.Close(context.Background())
+}
+
+// makePublications yields why it cannot.
+func (s *Source) makePublications(ctx context.Context) error {
+	err := publish(ctx, s.cfg.DatabaseURL)
+	var pgErr *pgconn.PgError
+	switch {
+	case sqlState(err) == pgerrcode.LockNotAvailable:
+		return fmt.Errorf("the table %s is not published, and cannot be for the moment, while somebody changes, vacuums or indexes it: it is tried again", s.jobs().name)
+	case sqlState(err) == pgerrcode.InsufficientPrivilege:
+		return fmt.Errorf("the table %s is not published, and this role may not do that: run `reactor migrate feed wal`, or psql -f sql/publications.sql, as the owner of the database and the table", s.jobs().name)
+	case errors.As(err, &pgErr):
+		text, remedy := pgErr.Message, pgErr.Hint
+		if pgErr.Detail != "" {
+			text += ": " + strings.TrimSuffix(pgErr.Detail, ".")
+		}
+		if remedy == "" {
+			remedy = "put that right, or use the triggers (--feed notify)"
+		}
+		return fmt.Errorf("the table %s cannot be published: %s", s.jobs().name, strings.Join(strings.Fields(text+": "+remedy), " "))
+	case err != nil:
+		return fmt.Errorf("the table %s cannot be published: %w", s.jobs().name, err)
+	}
+	s.log.Info("the table of jobs is published for the WAL feed", "publications", "reactor_jobs_inserted, reactor_jobs_updated")
+	return nil
+}
+
+func tooFewSlots(most int) error {
+	return fmt.Errorf("all %d replication slots of the server are in use, and each instance needs one: raise max_replication_slots and restart the server, or drop slots that nobody uses (SELECT * FROM pg_replication_slots)", most)
+}
+
+// explainWAL turns an error of the replication connection into one line with the remedy.
+func explainWAL(err error) error {
+	var (
+		pgErr      *pgconn.PgError
+		connectErr *pgconn.ConnectError
+	)
+	role := "this role"
+	if errors.As(err, &connectErr) && connectErr.Config != nil {
+		role = "role " + pgx.Identifier{connectErr.Config.User}.Sanitize()
+	}
+	if !errors.As(err, &pgErr) {
+		return explain(err)
+	}
+	switch pgErr.Code {
+	case pgerrcode.InsufficientPrivilege:
+		// By the routine, which is not translated: the right to connect to the database.
+		if pgErr.Routine == "CheckMyDatabase" {
+			break
+		}
+		return fmt.Errorf("%s may not replicate: run ALTER ROLE … REPLICATION as a superuser (managed services: GRANT rds_replication TO …, or as theirs is called)", role)
+	case pgerrcode.TooManyConnections:
+		if strings.Contains(pgErr.Message, "max_wal_senders") {
+			return errors.New("all WAL senders of the server are in use, and each instance needs one: raise max_wal_senders, and restart the server")
+		}
+	case pgerrcode.ConfigurationLimitExceeded:
+		return errors.New("all replication slots of the server are in use, and each instance needs one: raise max_replication_slots and restart the server, or drop slots that nobody uses (SELECT * FROM pg_replication_slots)")
+	case pgerrcode.ObjectNotInPrerequisiteState:
+		if strings.Contains(pgErr.Message, "recovery") {
+			return errReadOnly
+		}
+		if strings.Contains(pgErr.Message, "wal_level") {
+			return errors.New("wal_level is not logical: run ALTER SYSTEM SET wal_level = logical as a superuser, and restart the server")
+		}
+	case pgerrcode.UndefinedObject:
+		return fmt.Errorf("%w (%s): it is published again with the next try, if this role may", errUnpublished, pgErr.Message)
+	case pgerrcode.SyntaxError: // to IDENTIFY_SYSTEM
+		return errors.New("the pooler in between does not carry replication: give the database's own address with --listen-url")
+	case pgerrcode.ProtocolViolation, pgerrcode.InvalidParameterValue, pgerrcode.FeatureNotSupported:
+		if strings.Contains(pgErr.Message, "replication") {
+			return pooledWAL(pgErr.Message)
+		}
+	}
+	return explain(err)
+}
+
+// pooledWAL: of the poolers some refuse replication, and some don't look at what was asked for.
+func pooledWAL(says string) error {
+	return fmt.Errorf("the pooler in between does not carry replication (%s): give the database's own address with --listen-url", says)
+}
+
+// errReadOnlyFeed: the database URL leads to a primary, and the other one does not.
+var errReadOnlyFeed = errors.New("the server that --listen-url leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary")
