@@ -35,6 +35,9 @@ type Config struct {
 	// draws (see surroundings.go); "seed", hostile for a third of the seeds. Defaults to
 	// "seed".
 	Settings string
+	// Feed that the run begins with, "notify" or "wal"; the fault "feed" changes it over.
+	// Defaults to the seed's choice.
+	Feed string
 	// Pooler is the mode of a PgBouncer between the instances and the database,
 	// stack.PoolTransaction or stack.PoolSession; they get a direct connection for LISTEN.
 	// Defaults to none.
@@ -69,6 +72,8 @@ func (c Config) validate() error {
 	switch {
 	case !slices.Contains([]string{"", stack.PoolSession, stack.PoolTransaction}, c.Pooler):
 		return fmt.Errorf("there is no Pooler %q", c.Pooler)
+	case !slices.Contains([]string{"", "notify", "wal"}, c.Feed):
+		return fmt.Errorf("there is no Feed %q", c.Feed)
 	case !slices.Contains([]string{SettingsBySeed, SettingsPlain, SettingsHostile}, c.Settings):
 		return fmt.Errorf("there are no Settings %q", c.Settings)
 	case c.Program == "":
@@ -80,6 +85,9 @@ func (c Config) validate() error {
 	}
 	return nil
 }
+
+// beginsWithWAL reports whether there are no triggers at first.
+func (c Config) beginsWithWAL() bool { return c.Feed == "wal" || c.Feed == "" && c.Seed%2 == 0 }
 
 // has reports whether a fault is in use.
 func (c Config) has(name string) bool { return slices.Contains(c.Faults, name) }

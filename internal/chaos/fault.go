@@ -172,6 +172,10 @@ var faults = []fault{
 			return w.holdTransaction(ctx, hold, "SELECT FROM jobs WHERE NOT processed ORDER BY id DESC LIMIT $1 FOR UPDATE", rows)
 		}}
 	}},
+	{name: "feed", weight: 2, draw: func(d draw) action {
+		to := [...]string{"wal", "notify"}[d.IntN(2)]
+		return action{"changed over to " + to, func(ctx context.Context, w *world) error { return w.changeFeed(ctx, to) }}
+	}, harmless: true},
 	{name: "rows", weight: 2, draw: drawRows, harmless: true},
 	{name: "lockjob", weight: 2, draw: drawLockJob, harmless: true},
 	{name: "table", weight: 1, draw: func(d draw) action {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -75,7 +76,7 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 		return w, err
 	}
 	// Not a superuser: those have connections in reserve.
-	if err := w.exec(ctx, w.postgres.URL(), "CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"); err != nil {
+	if err := w.exec(ctx, w.postgres.URL(), "CREATE ROLE app LOGIN REPLICATION", "CREATE DATABASE app OWNER app"); err != nil {
 		return w, err
 	}
 	if w.front, err = netfault.New(w.postgres.URL()); err != nil {
@@ -118,26 +119,46 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 	return w, nil
 }
 
+// migrate brings the schema up to date, with what the feed needs that the run begins with.
 func (w *world) migrate(ctx context.Context) error {
-	log, err := os.Create(w.cfg.Dir + "/migrate.log")
+	args := []string{"up", "--database-url", w.databaseURL}
+	if w.cfg.beginsWithWAL() {
+		args = append(args, "--without-triggers")
+	}
+	code, err := w.runMigrate(ctx, args...)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("reactor migrate up ended with %d; see migrate.log", code)
+	}
+	return err
+}
+
+// changeFeed has the deployment change over. That it fails, because servers are away, or an
+// instance is, is no finding: both feeds stay then.
+func (w *world) changeFeed(ctx context.Context, to string) error {
+	code, err := w.runMigrate(ctx, "feed", to, "--patience", "10s", "--database-url", w.front.Through(w.databaseURL))
+	if err == nil && code != 0 {
+		w.cfg.Logger.Debug("the deployment has not changed over", "to", to)
+	}
+	return err
+}
+
+func (w *world) runMigrate(ctx context.Context, args ...string) (code int, err error) {
+	log, err := os.OpenFile(w.cfg.Dir+"/migrate.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer log.Close()
 	p, err := stack.StartProcess(stack.ProcessSpec{
-		Path: w.cfg.Program, Args: []string{"migrate", "up", "--database-url", w.databaseURL},
-		Env: os.Environ(), Stdout: log, Stderr: log,
+		Path: w.cfg.Program, Args: append([]string{"migrate"}, args...), Env: os.Environ(), Stdout: log, Stderr: log,
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := p.Wait(ctx); err != nil {
-		return err
+		_ = p.Signal(syscall.SIGKILL)
+		return 0, err
 	}
-	if p.ExitCode() != 0 {
-		return fmt.Errorf("reactor migrate up: %s; see %s", p.Outcome(), log.Name())
-	}
-	return nil
+	return p.ExitCode(), nil
 }
 
 func (w *world) close() error {

@@ -33,6 +33,7 @@ type command struct {
 	Pause     time.Duration    `default:"700ms" help:"Mean time between two faults."`
 	Faults    []string         `placeholder:"NAME,…" help:"Only these. By default: ${everything}. Apart, since they break what the strictest promise rests on: ${apart}."`
 	Settings  string           `enum:"seed,plain,hostile" default:"seed" help:"Settings of the instances' database role: plain, hostile, or hostile for a third of the seeds (seed)."`
+	Feed      string           `enum:",notify,wal" default:"" help:"The feed that a run begins with; the seed's choice if not given."`
 	Pooler    string           `enum:",transaction,session" default:"" help:"A PgBouncer between the instances and the database, in this mode."`
 	Keep      string           `type:"path" placeholder:"DIR" help:"Where the logs of runs are kept; by default those of failed runs, in the temporary folder."`
 	Verbose   bool             `short:"v" help:"Say what is done, as it is done."`
@@ -97,7 +98,7 @@ func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok b
 	begun := time.Now()
 	o, err := chaos.Run(ctx, chaos.Config{
 		Program: c.Program, Seed: seed, Delivery: c.Delivery, Instances: c.Instances, Duration: c.Duration,
-		Rate: c.Rate, Pause: c.Pause, Faults: c.Faults, Settings: c.Settings, Pooler: c.Pooler, Dir: dir, Logger: log,
+		Rate: c.Rate, Pause: c.Pause, Faults: c.Faults, Settings: c.Settings, Feed: c.Feed, Pooler: c.Pooler, Dir: dir, Logger: log,
 	})
 	ok = err == nil && o.Err() == nil
 	if c.Keep == "" && (ok || ctx.Err() != nil) {
@@ -132,6 +133,9 @@ func (c *command) flags() string {
 	}
 	if c.Settings != chaos.SettingsBySeed {
 		fmt.Fprintf(&b, " --settings %s", c.Settings)
+	}
+	if c.Feed != "" {
+		fmt.Fprintf(&b, " --feed %s", c.Feed)
 	}
 	if c.Pooler != "" {
 		fmt.Fprintf(&b, " --pooler %s", c.Pooler)
