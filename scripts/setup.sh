@@ -63,6 +63,7 @@ have_postgres || need postgresql "the database, version 15 or newer"
 have_mosquitto || need mosquitto "the MQTT broker"
 [ "$purpose" = demo ] || have_pgbouncer || need pgbouncer "the pooler between tests and database"
 [ "$purpose" = demo ] || have_ip || need iproute2 "networks of tests whose packets vanish"
+[ "$purpose" = demo ] || have npm || need npm "to fetch a newer PostgreSQL than this system has"
 [ "$purpose" = demo ] || have_c || need "gcc libc6-dev" "for Go's race detector"
 if have apt-get; then
   [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates "to download Go modules"
@@ -133,9 +134,9 @@ if [ ${#missing[@]} -gt 0 ] || ! have go; then
     fi
   elif [ ${#missing[@]} -gt 0 ]; then
     say "this script installs on Debian and Ubuntu only. Elsewhere:"
-    say "  macOS:  brew install go postgresql@16 mosquitto pgbouncer"
-    say "  Fedora: dnf install golang postgresql-server mosquitto pgbouncer iproute gcc"
-    say "  Alpine: apk add go postgresql16 mosquitto pgbouncer iproute2 gcc musl-dev"
+    say "  macOS:  brew install go postgresql@16 mosquitto pgbouncer node"
+    say "  Fedora: dnf install golang postgresql-server mosquitto pgbouncer iproute gcc npm"
+    say "  Alpine: apk add go postgresql16 mosquitto pgbouncer iproute2 gcc musl-dev npm"
     [ "$purpose" = demo ] || exit 1
     say "the demo goes on without: it downloads a PostgreSQL and brings a small broker"
   fi

@@ -5,6 +5,7 @@
 #   scripts/test.sh fuzz    every fuzzer for FUZZ_TIME (as of go test -fuzztime)
 #   scripts/test.sh bench   every benchmark once, so that none rots; figures come from make bench
 #   scripts/test.sh race    all tests with the race detector, on real servers
+#   scripts/test.sh newest  what PostgreSQL versions differ in, on a newer one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -67,13 +68,25 @@ race() {
   go test -race -timeout 10m ./...
 }
 
+newest() {
+  local bin
+  step "the database on a newer PostgreSQL"
+  bin=$(scripts/newest-postgres.sh)
+  # What versions differ in: replication, publications, the catalogs, plans. The rest, which takes
+  # two minutes more: REACTOR_TEST_POSTGRES=$(scripts/newest-postgres.sh) go test ./...
+  REACTOR_TEST_POSTGRES=$bin go test -timeout 5m ./pgsource \
+    -run 'WAL|Feed|Publi|Hints|Identit|Slot|Sender|Right|Partition|Heirs|Planted|Upgrade|Down|Tables|Plans|Claim|Settings|Membership'
+  REACTOR_TEST_POSTGRES=$bin go test -timeout 5m -run 'Feed|WAL' ./reactor
+}
+
 case ${1:-all} in
   all) # one after the other, and no && between them: it would switch set -e off inside
     lint
     fuzz
     bench
+    newest
     race
     ;;
-  lint | fuzz | bench | race) "$1" ;;
-  *) fail "usage: scripts/test.sh [lint|fuzz|bench|race]" ;;
+  lint | fuzz | bench | newest | race) "$1" ;;
+  *) fail "usage: scripts/test.sh [lint|fuzz|bench|newest|race]" ;;
 esac
