@@ -60,7 +60,10 @@ func (s Stats) Health() Health {
 	case s.OldestDue > stuckAfter:
 		minor(fmt.Sprintf("a job has been due for %v; others are being published", late))
 	}
-	if s.LastLoad > loadPatience(s.Loop) && quiet {
+	switch {
+	case s.LastLoad < 0 && s.Shards > 0 && quiet:
+		fatal("the table of jobs has not been read yet")
+	case s.LastLoad > loadPatience(s.Loop) && quiet:
 		fatal("the table of jobs could not be read for %v", s.LastLoad.Round(time.Second))
 	}
 	if !s.FeedUp {

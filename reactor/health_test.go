@@ -33,7 +33,8 @@ func TestHealth(t *testing.T) {
 		"a loop of a minute":    {func(s *Stats) { s.LastLoad, s.Loop = 2*time.Minute, time.Minute }, true, ""},
 		"feed down":             {func(s *Stats) { s.FeedUp = false }, true, "not announced"},
 		"rows in quarantine":    {func(s *Stats) { s.InQuarantine = 3 }, true, "3 jobs cannot be claimed"},
-		"before the first load": {func(s *Stats) { s.LastLoad = -1 }, true, ""},
+		"before the first load": {func(s *Stats) { s.LastLoad = -1 }, false, "not been read yet"},
+		"a log that waits":      {func(s *Stats) { s.Feed.Problem = "the WAL feed waits" }, true, "the WAL feed waits"},
 	} {
 		s := well
 		test.change(&s)
