@@ -39,6 +39,7 @@ type session struct {
 	buffer    []byte              // guarded by mu: encoded and not written; InFlight bounds it
 	large     []largePayload      // guarded by mu: to be written between parts of buffer
 	unwritten []reactor.Slot      // guarded by mu: QoS 0, in buffer
+	releases  []reactor.Slot      // guarded by mu: whose PUBREL is in buffer; once over, those that never left
 	awaited   int                 // guarded by mu: answers that the broker owes us
 	gathering bool                // guarded by mu: the read deadline is that of gather
 	asked     int                 // guarded by mu: requests that were sent
@@ -134,9 +135,17 @@ func (s *session) Release(slots []reactor.Slot) error {
 	for _, slot := range slots {
 		s.buffer = appendPubrel(s.buffer, slot)
 	}
+	s.releases = append(s.releases, slots...)
 	s.awaited += len(slots)
 	s.wakeWriter()
 	return nil
+}
+
+// Unreleased implements reactor.Session.
+func (s *session) Unreleased() []reactor.Slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.releases
 }
 
 // refuses is why nothing more can be sent, or nil. The caller holds mu.

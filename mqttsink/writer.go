@@ -44,10 +44,11 @@ type largePayload struct {
 // to hang up.
 func (s *session) write() error {
 	var (
-		buffer []byte // these three are swapped with those that Publish fills
-		large  []largePayload
-		slots  []reactor.Slot
-		acks   []reactor.Ack
+		buffer   []byte // these four are swapped with those that Publish and Release fill
+		large    []largePayload
+		slots    []reactor.Slot
+		releases []reactor.Slot
+		acks     []reactor.Ack
 	)
 	// Pings are sent whatever else is: at QoS 0 their answers are all that the broker
 	// ever sends. A little more often than every keepAlive, which is the broker's limit.
@@ -57,7 +58,7 @@ func (s *session) write() error {
 		select {
 		case <-s.wake:
 		case <-ping.C:
-			if err := s.send(pingreq); err != nil {
+			if _, err := s.send(pingreq); err != nil {
 				return err
 			}
 			continue
@@ -66,12 +67,17 @@ func (s *session) write() error {
 		buffer, s.buffer = s.buffer, buffer[:0]
 		large, s.large = s.large, large[:0]
 		slots, s.unwritten = s.unwritten, slots[:0]
+		releases, s.releases = s.releases, releases[:0]
 		state := s.state
 		s.mu.Unlock()
 		if state == over {
+			s.keepReleases(releases)
 			return errClosed
 		}
-		if err := s.sendAll(buffer, large); err != nil {
+		if written, err := s.sendAll(buffer, large); err != nil {
+			if written == 0 {
+				s.keepReleases(releases)
+			}
 			return err
 		}
 		clear(large) // let go of the payloads
@@ -91,44 +97,56 @@ func (s *session) write() error {
 	}
 }
 
-// sendAll writes the buffer, and the large payloads where they belong.
-func (s *session) sendAll(buffer []byte, large []largePayload) error {
-	written := 0
+// keepReleases puts back what was not sent.
+func (s *session) keepReleases(slots []reactor.Slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.releases = append(slots, s.releases...)
+}
+
+// sendAll writes the buffer, and the large payloads where they belong. It returns how many
+// bytes were written, as send does.
+func (s *session) sendAll(buffer []byte, large []largePayload) (written int, err error) {
+	from := 0
 	for _, l := range large {
-		if err := s.send(buffer[written:l.after]); err != nil {
-			return err
+		for _, part := range [][]byte{buffer[from:l.after], l.payload} {
+			n, err := s.send(part)
+			if written += n; err != nil {
+				return written, err
+			}
 		}
-		if err := s.send(l.payload); err != nil {
-			return err
-		}
-		written = l.after
+		from = l.after
 	}
-	return s.send(buffer[written:])
+	n, err := s.send(buffer[from:])
+	return written + n, err
 }
 
 // send writes all of b, or ends the session: a broker that does not read would make
-// its lane hang for ever.
-func (s *session) send(b []byte) error {
+// its lane hang for ever. After an error, what is written may be at the broker, and the
+// rest is not.
+func (s *session) send(b []byte) (written int, err error) {
 	for len(b) > 0 {
 		n := min(len(b), writeChunk)
 		if err := s.conn.SetWriteDeadline(time.Now().Add(s.patience)); err != nil {
-			return fmt.Errorf("send: %w", err)
+			return written, fmt.Errorf("send: %w", err)
 		}
-		if _, err := s.conn.Write(b[:n]); err != nil {
+		n, err := s.conn.Write(b[:n])
+		written += n
+		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return fmt.Errorf("the broker has not read what we send for %v", s.patience)
+				return written, fmt.Errorf("the broker has not read what we send for %v", s.patience)
 			}
-			return s.explainIO("send", err)
+			return written, s.explainIO("send", err)
 		}
 		if b = b[n:]; len(b) > 0 {
 			// No ping is sent meanwhile, so nothing is to be expected of the broker, but that
 			// it reads.
 			if err := s.allowSilence(); err != nil {
-				return fmt.Errorf("send: %w", err)
+				return written, fmt.Errorf("send: %w", err)
 			}
 		}
 	}
-	return nil
+	return written, nil
 }
 
 // sayGoodbye sends DISCONNECT and closes our direction. The reader reads on until the
@@ -144,7 +162,7 @@ func (s *session) sayGoodbye() error {
 		s.state = parted // before the broker can have heard it, and hang up
 	}
 	s.mu.Unlock()
-	if err := s.send(goodbye); err != nil {
+	if _, err := s.send(goodbye); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -263,6 +263,13 @@ func (l *lane) attach(s Session) {
 func (l *lane) detach(why error) (fruitful bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.session != nil {
+		for _, s := range l.session.Unreleased() {
+			if fl := l.at(s); fl.state == releasing {
+				fl.releases--
+			}
+		}
+	}
 	l.session = nil
 	fruitful = l.suspicion.answered
 	var unanswered []Slot

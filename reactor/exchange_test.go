@@ -160,6 +160,11 @@ func TestExchangeAtRandom(t *testing.T) {
 				if session == nil {
 					connect()
 				} else if rng.IntN(3) == 0 {
+					for _, p := range session.packets[rng.IntN(len(session.packets)+1):] {
+						if slot, ok := p.(Slot); ok {
+							session.unreleased = append(session.unreleased, slot)
+						}
+					}
 					l.detach(errHangUp)
 					session = nil
 				}

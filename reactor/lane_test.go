@@ -17,8 +17,10 @@ type fakeSession struct {
 	limits Limits
 	sent   []Message
 	freed  []Slot // released
-	bad    string // topic that Check objects to
-	done   chan struct{}
+	// unreleased are those that never left.
+	unreleased []Slot
+	bad        string // topic that Check objects to
+	done       chan struct{}
 }
 
 func newFakeSession(inFlight int) *fakeSession {
@@ -33,6 +35,7 @@ func (s *fakeSession) Check(m Message) error {
 	return nil
 }
 func (s *fakeSession) Publish(msgs []Message) error { s.sent = append(s.sent, msgs...); return nil }
+func (s *fakeSession) Unreleased() []Slot           { return s.unreleased }
 func (s *fakeSession) Release(slots []Slot) error   { s.freed = append(s.freed, slots...); return nil }
 func (s *fakeSession) Done() <-chan struct{}        { return s.done }
 func (s *fakeSession) Err() error                   { return nil }
@@ -197,6 +200,47 @@ func TestLaneSendsAgainAfterALoss(t *testing.T) {
 	l.acks(acksFor(again))
 	if list := l.settleAll(); len(list) != 1 || !list[0].Done {
 		t.Fatalf("settled %+v", list)
+	}
+}
+
+// TestReleaseThatNeverLeft: the broker was killed before it could be told, and may be back
+// without the message. It can still be asked, as the message was not released.
+func TestReleaseThatNeverLeft(t *testing.T) {
+	for _, left := range []bool{false, true} {
+		l := newTestLane(ExactlyOnce)
+		s := newFakeSession(10)
+		l.attach(s)
+		f := l.put(1, 1)
+		l.launch(f, 0, 1)
+		l.acks([]Ack{{Slot: s.take()[0].Slot, Step: Received}})
+		l.settleAll()
+		if len(s.freed) != 1 {
+			t.Fatalf("released %v", s.freed)
+		}
+		if !left {
+			s.unreleased = s.freed
+		}
+		l.detach(errHangUp)
+		s = newFakeSession(10)
+		l.attach(s)
+		sent := s.take()
+		if left {
+			if len(sent) != 0 || len(s.freed) != 1 {
+				t.Fatalf("sent %+v, released %v: it may have been released", sent, s.freed)
+			}
+			continue
+		}
+		if len(sent) != 1 || !sent[0].Dup || len(s.freed) != 0 {
+			t.Fatalf("sent %+v, released %v, want it again", sent, s.freed)
+		}
+		l.acks([]Ack{{Slot: sent[0].Slot, Step: Received}})
+		if len(s.freed) != 1 {
+			t.Fatalf("released %v, after it was received again", s.freed)
+		}
+		l.acks(releasesFor(s.freed))
+		if list := l.settleAll(); len(list) != 1 || !list[0].Done {
+			t.Fatalf("settled %+v", list)
+		}
 	}
 }
 

@@ -130,6 +130,10 @@ type Session interface {
 	// where the broker does not know the slot. Like Publish it does not wait. After an
 	// error, that the session has ended, none of these has been sent.
 	Release(slots []Slot) error
+	// Unreleased returns, once Done is closed, slots whose release was queued and never
+	// sent, for certain. The broker may be killed together with the connection, and be back
+	// with an older state: for these, and no others, it can be asked again.
+	Unreleased() []Slot
 	// Mark leaves a mark in the broker's state of the session, by which a later Connect
 	// recognizes it, and waits until it is there. Nobody may have used the mark before.
 	// ErrCannotMark says that this broker does not allow it, or cannot tell the difference:

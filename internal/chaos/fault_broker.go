@@ -49,9 +49,10 @@ func (w *world) killBroker(ctx context.Context, old bool, lag, down time.Duratio
 
 // saveBroker has the broker save its state, and the ledger know.
 func (w *world) saveBroker(ctx context.Context) error {
+	asked := time.Now() // what is published meanwhile may be in the save, or not
 	if err := w.broker.Save(ctx); err != nil {
 		return err
 	}
-	w.ledger.saved(time.Now())
+	w.ledger.saved(asked)
 	return nil
 }

@@ -70,6 +70,9 @@ func newInstance(w *world, number int) (*instance, error) {
 		}
 		return v
 	})
+	if w.ledger != nil {
+		in.broker.ObserveLost(func(c netfault.Chunk) { w.ledger.missed(number, c) })
+	}
 	return in, nil
 }
 

@@ -246,6 +246,7 @@ func (w *world) forgiveLost(o *Outcome) {
 		f := w.ledger.fateOf(id)
 		fates[f]++
 		if !f.excused() {
+			o.note("job %d: %s", id, w.ledger.history(id))
 			o.Report.Lost.IDs = append(o.Report.Lost.IDs, id)
 			o.Report.Lost.Count++
 		}

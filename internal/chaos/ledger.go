@@ -3,8 +3,10 @@ package chaos
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +28,7 @@ import (
 type ledger struct {
 	mu       sync.Mutex
 	lives    []life                  // guarded by mu; the last one is now
-	saves    []time.Time             // guarded by mu
+	saves    []time.Time             // guarded by mu; when each was asked for
 	streams  map[stream]*assembly    // guarded by mu
 	clients  map[connection]client   // guarded by mu
 	owners   map[int]int             // guarded by mu; by proxy, how many processes there have been
@@ -76,7 +78,21 @@ type release struct {
 	life  int
 	owner owner
 	at    time.Time
+	lost  bool // it went nowhere: its connection had ended, what its sender could not know
 }
+
+func (r release) String() string {
+	text := fmt.Sprintf("published to life %d at %s, released to life %d at %s", r.of.life, clock(r.of.at), r.life, clock(r.at))
+	if r.owner != r.of.owner {
+		text += " by another"
+	}
+	if r.lost {
+		text += ", on the way"
+	}
+	return text
+}
+
+func clock(t time.Time) string { return t.Format("05.000") }
 
 // assembly puts packets together again.
 type assembly struct {
@@ -91,7 +107,8 @@ func newLedger() *ledger {
 	}
 }
 
-// saved notes that the broker has saved its state: the next life begins with it.
+// saved notes that the broker has saved its state, being asked to at that time: the next
+// life begins with it.
 func (l *ledger) saved(at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -133,6 +150,14 @@ func (l *ledger) next() {
 
 // observe takes what one of the proxies lets through.
 func (l *ledger) observe(proxy int, c netfault.Chunk, forwarded int) {
+	c.Data = c.Data[:forwarded]
+	l.take(proxy, c, false)
+}
+
+// missed takes what an instance, or the broker, has sent and a proxy did not let through.
+func (l *ledger) missed(proxy int, c netfault.Chunk) { l.take(proxy, c, true) }
+
+func (l *ledger) take(proxy int, c netfault.Chunk, lost bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	key := stream{connection{proxy, c.Conn}, c.Direction}
@@ -144,7 +169,7 @@ func (l *ledger) observe(proxy int, c netfault.Chunk, forwarded int) {
 	if a.broken {
 		return
 	}
-	a.buf.Write(c.Data[:forwarded])
+	a.buf.Write(c.Data)
 	for {
 		whole := wholePacket(a.buf.Bytes())
 		if whole == 0 {
@@ -155,7 +180,7 @@ func (l *ledger) observe(proxy int, c netfault.Chunk, forwarded int) {
 			a.broken = true
 			return
 		}
-		l.note(key.connection, p)
+		l.note(key.connection, p, lost)
 	}
 }
 
@@ -171,8 +196,19 @@ func wholePacket(data []byte) int {
 	return 1 + n + int(length)
 }
 
-func (l *ledger) note(c connection, p *packets.ControlPacket) {
+// note takes a packet. Of those that were lost only the releases count: who has sent one may
+// not send the message again.
+func (l *ledger) note(c connection, p *packets.ControlPacket, lost bool) {
 	now, life, by := time.Now(), len(l.lives)-1, l.clients[c]
+	switch content := p.Content.(type) {
+	case *packets.Pubrel:
+		if m := l.messages[packet{by.id, content.PacketID}]; m != nil {
+			l.releases[m.job] = append(l.releases[m.job], release{*m, life, by.owner, now, lost})
+		}
+	}
+	if lost {
+		return
+	}
 	switch content := p.Content.(type) {
 	case *packets.Connect:
 		l.clients[c] = client{content.ClientID, owner{c.proxy, l.owners[c.proxy]}}
@@ -183,11 +219,7 @@ func (l *ledger) note(c connection, p *packets.ControlPacket) {
 		case content.QoS == 2:
 			l.messages[packet{by.id, content.PacketID}] = &sent
 		default: // it is passed on at once
-			l.releases[job] = append(l.releases[job], release{sent, life, by.owner, now})
-		}
-	case *packets.Pubrel:
-		if m := l.messages[packet{by.id, content.PacketID}]; m != nil {
-			l.releases[m.job] = append(l.releases[m.job], release{*m, life, by.owner, now})
+			l.releases[job] = append(l.releases[job], release{sent, life, by.owner, now, false})
 		}
 	}
 }
@@ -217,6 +249,9 @@ const (
 	// journal that it had been received. Only who sent it could send it again: to the heir it
 	// may have been released.
 	releasedByAnHeir
+	// releasedUnderWay: to a broker that did not have it any more, by somebody whose first
+	// release, to one that had it, was lost with its connection. It may have been received.
+	releasedUnderWay
 	// releasedAtTheKill: to a broker that had it, and was killed so soon after that the
 	// message may have gone with it.
 	releasedAtTheKill
@@ -228,12 +263,15 @@ func (f fate) String() string {
 	return [...]string{
 		"never released", "released to a broker that did not have it",
 		"released by the journal's word to a broker that did not have it any more",
+		"released on the way to a broker that was killed, and again to one that did not have it any more",
 		"released within a second of the kill", "released to a broker that had it and lived on",
 	}[f]
 }
 
 // excused reports whether the loss is the broker's.
-func (f fate) excused() bool { return f == releasedAtTheKill || f == releasedByAnHeir }
+func (f fate) excused() bool {
+	return f == releasedAtTheKill || f == releasedByAnHeir || f == releasedUnderWay
+}
 
 // fateOf a job. Of several releases the one that excuses its loss most counts: if the kill
 // came between a PUBREL and its answer, repeating it can help nobody.
@@ -242,11 +280,17 @@ func (l *ledger) fateOf(job int64) fate {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	best := neverReleased
+	underWay := false
 	for _, r := range l.releases[job] {
 		on := l.lives[r.life]
 		had := r.of.life == r.life || !r.of.at.After(on.knows)
 		f := swallowed
 		switch {
+		case r.lost:
+			underWay = underWay || had
+			continue
+		case !had && underWay:
+			f = releasedUnderWay
 		case !had && (r.owner != r.of.owner || l.forgotBetween(r.of.at, r.at)):
 			f = releasedByAnHeir
 		case !had:
@@ -257,6 +301,20 @@ func (l *ledger) fateOf(job int64) fate {
 		best = max(best, f)
 	}
 	return best
+}
+
+// history of a job's releases, in lines.
+func (l *ledger) history(job int64) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var lines []string
+	for _, r := range l.releases[job] {
+		lines = append(lines, r.String())
+	}
+	for i, on := range l.lives {
+		lines = append(lines, fmt.Sprintf("life %d knows what was before %s and ended at %s", i, clock(on.knows), clock(on.ended)))
+	}
+	return strings.Join(lines, "; ")
 }
 
 // forgotBetween reports whether the database has lost commits. The caller holds mu.

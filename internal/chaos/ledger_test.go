@@ -33,6 +33,16 @@ func (l *lane) pass(from netfault.Direction, write func(*bytes.Buffer) error) {
 	}
 }
 
+// lost has a release go nowhere.
+func (l *lane) lost(id uint16) {
+	var b bytes.Buffer
+	p := packets.Pubrel{PacketID: id, Properties: &packets.Properties{}}
+	if _, err := p.WriteTo(&b); err != nil {
+		l.t.Fatal(err)
+	}
+	l.ledger.missed(0, netfault.Chunk{Conn: l.conn, Direction: netfault.ToServer, Data: b.Bytes()})
+}
+
 func (l *lane) connect() {
 	l.conn++
 	l.pass(netfault.ToServer, func(b *bytes.Buffer) error {
@@ -77,12 +87,14 @@ func TestLedgerTellsWhoLostAJob(t *testing.T) {
 		in.publish(5, 105) // sent again to the next life
 		in.publish(6, 106) // released just before the kill, and again after it
 		in.release(6)
+		in.publish(7, 110) // released, but not to the broker, before the kill
+		in.lost(7)
 		in.publishAt(1, 8, 108) // at QoS 1, and then comes the kill
 		l.killed(time.Now())
 		l.next()
 		in.connect()
 		in.publish(5, 105)
-		for _, id := range []uint16{1, 2, 5, 6} {
+		for _, id := range []uint16{1, 2, 5, 6, 7} {
 			in.release(id)
 		}
 		in.publishAt(1, 9, 109)
@@ -91,7 +103,7 @@ func TestLedgerTellsWhoLostAJob(t *testing.T) {
 		want := map[int64]fate{
 			101: swallowed, 102: releasedIntoNothing, 103: releasedAtTheKill, 104: neverReleased,
 			105: swallowed, 106: releasedAtTheKill, 107: swallowed,
-			108: releasedAtTheKill, 109: swallowed, 999: neverReleased,
+			110: releasedUnderWay, 108: releasedAtTheKill, 109: swallowed, 999: neverReleased,
 		}
 		for job, f := range want {
 			if got := l.fateOf(job); got != f {

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/job-publisher/reactor/internal/stack"
 )
@@ -38,8 +41,11 @@ func (c *proxyConn) pump(d Direction) {
 				c.end(FaultReset) // the receiver is gone: so are we
 			}
 			offset += int64(n)
-		case c.isDead():
-			c.proxy.update(func() { c.proxy.swallowed[d] += int64(n) })
+		default:
+			if c.isDead() {
+				c.proxy.update(func() { c.proxy.swallowed[d] += int64(n) })
+			}
+			c.lose(d, buf[:n])
 		}
 		if err != nil {
 			c.finish(d, err)
@@ -84,6 +90,9 @@ func (c *proxyConn) forward(d Direction, to *net.TCPConn, data []byte, offset in
 		}
 	}
 	p.mu.Unlock()
+	if allowed < len(data) {
+		c.lose(d, data[allowed:])
+	}
 	if _, err := to.Write(data[:allowed]); err != nil {
 		return false
 	}
@@ -113,6 +122,11 @@ func (c *proxyConn) askHook(d Direction, data []byte, offset int64) (allowed int
 // through, neither does this: of a black hole's end the other side never hears.
 func (c *proxyConn) finish(d Direction, err error) {
 	p := c.proxy
+	if errors.Is(err, os.ErrDeadlineExceeded) { // see end
+		c.drain(d)
+		reset(c.sides[1-d])
+		return
+	}
 	for held := true; held; {
 		p.mu.Lock()
 		changed := p.changed
@@ -163,7 +177,30 @@ func (c *proxyConn) end(fault Fault) {
 			_ = side.CloseWrite()
 			continue
 		}
+		if c.proxy.lost.Load() != nil {
+			_ = side.SetDeadline(time.Unix(1, 0)) // its pump wakes up, drains and resets it
+			continue
+		}
 		reset(side)
+	}
+}
+
+// lose tells who wants to know that bytes went nowhere.
+func (c *proxyConn) lose(d Direction, data []byte) {
+	if observe := c.proxy.lost.Load(); observe != nil {
+		(*observe)(Chunk{Conn: c.number, Direction: d, Data: data})
+	}
+}
+
+// drain reads what a reset would throw away unseen: the kernel has taken it from its
+// sender, for which it is sent.
+func (c *proxyConn) drain(d Direction) {
+	for buf := make([]byte, chunkBytes); ; {
+		n := readWaiting(c.sides[1-d], buf)
+		if n <= 0 {
+			return
+		}
+		c.lose(d, buf[:n])
 	}
 }
 
@@ -177,6 +214,18 @@ func (c *proxyConn) close() {
 	for _, side := range c.sides {
 		_ = side.Close()
 	}
+}
+
+// readWaiting reads what the kernel holds for a connection, without waiting.
+func readWaiting(conn *net.TCPConn, buf []byte) (n int) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	if err := raw.Control(func(fd uintptr) { n, _ = syscall.Read(int(fd), buf) }); err != nil {
+		return 0
+	}
+	return n
 }
 
 // listenAgain listens on addr, or on a port that will be free again when it is

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Direction of bytes through a Proxy.
@@ -74,6 +75,8 @@ type Proxy struct {
 
 	hookMu sync.Mutex // makes hook calls take turns
 	hook   Hook
+
+	lost atomic.Pointer[func(Chunk)] // see ObserveLost
 
 	mu        sync.Mutex // guards what follows
 	target    string     // host:port
@@ -137,6 +140,18 @@ func (p *Proxy) SetHook(hook Hook) {
 	p.hookMu.Lock()
 	defer p.hookMu.Unlock()
 	p.hook = hook
+}
+
+// ObserveLost has observe called with the bytes that went nowhere: a side has sent them, as
+// far as it knows, and the proxy did not pass them on, because the connection had ended, or
+// a fault threw them away. It is called from any goroutine, and may not call the proxy.
+// nil ends it.
+func (p *Proxy) ObserveLost(observe func(Chunk)) {
+	if observe == nil {
+		p.lost.Store(nil)
+		return
+	}
+	p.lost.Store(&observe)
 }
 
 // Cut ends all connections as a peer does that closes: each side gets a FIN after

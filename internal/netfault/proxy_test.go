@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -350,6 +351,53 @@ func TestProxyHookCutsInsideAChunk(t *testing.T) {
 	send(t, server, "AzAlost")
 	if got, err := readToEnd(client); err != nil || got != "AzA" {
 		t.Errorf("client: %q, %v; want AzA and an end", got, err)
+	}
+}
+
+// TestProxyObservesWhatIsLost: what a side has sent and the other will not get, whatever
+// the fault.
+func TestProxyObservesWhatIsLost(t *testing.T) {
+	for name, fault := range map[string]func(p *netfault.Proxy, server *net.TCPConn){
+		"reset": func(p *netfault.Proxy, _ *net.TCPConn) { p.Reset() },
+		"cut":   func(p *netfault.Proxy, _ *net.TCPConn) { p.Cut() },
+		"the server is gone": func(p *netfault.Proxy, server *net.TCPConn) {
+			_ = server.SetLinger(0)
+			server.Close()
+		},
+		"black hole": func(p *netfault.Proxy, _ *net.TCPConn) { p.BlackHole() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy, dial := newPair(t)
+			var mu sync.Mutex
+			var lost []byte
+			all := make(chan struct{})
+			proxy.ObserveLost(func(c netfault.Chunk) {
+				mu.Lock()
+				defer mu.Unlock()
+				if c.Conn != 1 || c.Direction != netfault.ToServer {
+					t.Errorf("connection %d, %v", c.Conn, c.Direction)
+				}
+				if lost = append(lost, c.Data...); len(lost) == 100_000 {
+					close(all)
+				}
+			})
+			client, server := dial()
+			send(t, client, "passed")
+			receive(t, server, "passed")
+			proxy.Stall(netfault.ToServer)
+			send(t, client, strings.Repeat("lost ", 20_000)) // more than a chunk
+			fault(proxy, server)
+			client.CloseWrite()
+			select {
+			case <-all:
+			case <-testContext(t).Done():
+				t.Fatalf("%d bytes were seen", len(lost))
+			}
+			if got := string(lost); got != strings.Repeat("lost ", 20_000) {
+				t.Error("not what was sent, or not in its order")
+			}
+		})
 	}
 }
 
