@@ -34,7 +34,7 @@ func TestConnectExplains(t *testing.T) {
 		"silent":           {scripted(t, nil), "does not answer", false},
 		"mqtt 3.1.1":       {scripted(t, []byte{0x20, 2, 0, 1}), "does not speak MQTT 5", true},
 		"busy":             {scripted(t, connack(t, packets.ConnackServerBusy, nil)), "server busy", false},
-		"only QoS 0":       {scripted(t, connack(t, 0, &packets.Properties{MaximumQOS: &maxQoS})), "--delivery at-most-once", true},
+		"only QoS 0":       {scripted(t, connack(t, 0, &packets.Properties{MaximumQOS: &maxQoS})), "Config.Delivery to AtMostOnce", true},
 		"keeps no session": {scripted(t, connack(t, 0, &packets.Properties{SessionExpiryInterval: &noExpiry})), "let it keep sessions", true},
 		"something else":   {scripted(t, []byte{0xD0, 0}), "does not answer as", false},
 		"client id banned": {scripted(t, connack(t, packets.ConnackInvalidClientID, nil)), "client id", true},
@@ -48,15 +48,15 @@ func TestConnectExplains(t *testing.T) {
 			t.Errorf("%s: refused is not %t: %v", name, test.refused, err)
 		}
 	}
-	right, _ := open(t, ctx, newSink(t, Config{URL: guarded.URL()}), "x", reactor.AtLeastOnce)
+	right, _ := open(t, ctx, newSink(t, Config{URL: guarded.URL()}), "x", 1)
 	if right.Limits().InFlight != 1000 { // mosquitto's, as the test kit sets it
 		t.Errorf("limits are %+v", right.Limits())
 	}
 	generous := &packets.Properties{}
-	for delivery, want := range map[reactor.Delivery]int{reactor.ExactlyOnce: 384, reactor.AtLeastOnce: 1024} {
-		session, _ := open(t, ctx, newSink(t, Config{URL: scripted(t, connack(t, 0, generous))}), "x", delivery)
+	for qos, want := range map[byte]int{2: 384, 1: 1024} {
+		session, _ := open(t, ctx, newSink(t, Config{URL: scripted(t, connack(t, 0, generous))}), "x", qos)
 		if got := session.Limits().InFlight; got != want {
-			t.Errorf("%v: %d in flight where the broker sets no limit, want %d", delivery, got, want)
+			t.Errorf("%v: %d in flight where the broker sets no limit, want %d", qos, got, want)
 		}
 	}
 }
@@ -109,7 +109,7 @@ func TestBrokerDisconnects(t *testing.T) {
 		"hangs up":    {[]byte{}, "closed the connection"},
 		"ack, hangup": {[]byte{0x40, 2, 0, 7}, "closed the connection"},
 	} {
-		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), thenHangUp)}), "x", reactor.AtLeastOnce)
+		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), thenHangUp)}), "x", 1)
 		<-session.Done()
 		if err := session.Err(); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)

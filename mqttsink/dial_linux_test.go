@@ -12,7 +12,6 @@ import (
 
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
 )
 
 // TestBrokersHostIsGone: its system acknowledges nothing any more. That is found out in
@@ -46,7 +45,7 @@ func TestBrokersHostIsGone(t *testing.T) {
 				listener.Close()
 				<-served
 			})
-			session, _ := open(t, ctx, newSink(t, Config{URL: "mqtt://" + listener.Addr().String(), WriteTimeout: 2 * time.Second}), "x", reactor.AtLeastOnce)
+			session, _ := open(t, ctx, newSink(t, Config{URL: "mqtt://" + listener.Addr().String(), WriteTimeout: 2 * time.Second}), "x", 1)
 			if err := <-gone; err != nil {
 				t.Fatal(err)
 			}
@@ -76,7 +75,7 @@ func TestHardenedThroughDial(t *testing.T) {
 		dialled, err = (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, address)
 		return dialled, err
 	}})
-	open(t, ctx, sink, testkit.TopicPrefix(t), reactor.AtLeastOnce)
+	open(t, ctx, sink, testkit.TopicPrefix(t), 1)
 	raw, err := dialled.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)

@@ -27,7 +27,7 @@ func TestExchange(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 	sub := subscribe(t, ctx, broker, prefix, 2)
-	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), prefix, reactor.ExactlyOnce)
+	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), prefix, 2)
 	msgs := messages(prefix+"/x", 2, min(100, session.Limits().InFlight))
 	if err := session.Publish(msgs); err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestExchangeResumes(t *testing.T) {
 	sub := subscribe(t, ctx, broker, prefix, 2)
 	sink := newSink(t, Config{URL: proxy.Through(broker)})
 
-	session, acks := open(t, ctx, sink, prefix, reactor.ExactlyOnce)
+	session, acks := open(t, ctx, sink, prefix, 2)
 	msgs := messages(prefix+"/x", 2, 9)
 	sent, received, released := msgs[:3], msgs[3:6], msgs[6:]
 	if err := session.Publish(append(slices.Clone(received), released...)); err != nil {
@@ -86,7 +86,7 @@ func TestExchangeResumes(t *testing.T) {
 	<-session.Done()
 	proxy.Resume()
 
-	session, acks = open(t, ctx, sink, prefix, reactor.ExactlyOnce)
+	session, acks = open(t, ctx, sink, prefix, 2)
 	if !session.Limits().Resumed {
 		t.Fatal("the broker forgot the session")
 	}
@@ -124,9 +124,9 @@ func TestBrokerWithoutQoS2(t *testing.T) {
 	ctx := testContext(t)
 	one := byte(1)
 	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, &packets.Properties{MaximumQOS: &one}))})
-	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce})
+	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
 	var refused *reactor.ConnectRefusedError
-	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "--delivery at-least-once") {
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "Config.Delivery to AtLeastOnce") {
 		t.Errorf("connecting yields %v, want a refusal that names the flag", err)
 	}
 }
@@ -134,7 +134,7 @@ func TestBrokerWithoutQoS2(t *testing.T) {
 func TestBrokerThatRenamesUs(t *testing.T) {
 	ctx := testContext(t)
 	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, &packets.Properties{AssignedClientID: "other"}))})
-	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce})
+	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
 	var refused *reactor.ConnectRefusedError
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), `"other"`) {
 		t.Errorf("connecting yields %v, want a refusal", err)

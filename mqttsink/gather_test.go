@@ -78,7 +78,7 @@ func testTooFewAnswers(t *testing.T, listener net.Listener, scheme string, clien
 	}()
 	t.Cleanup(func() { listener.Close() })
 
-	session, acks := open(t, ctx, newSink(t, Config{URL: scheme + "://" + listener.Addr().String(), TLS: client}), "x", reactor.AtLeastOnce)
+	session, acks := open(t, ctx, newSink(t, Config{URL: scheme + "://" + listener.Addr().String(), TLS: client}), "x", 1)
 	if err := session.Publish(messages("x", 1, sent)); err != nil {
 		t.Fatal(err)
 	}

@@ -38,11 +38,11 @@ type probe struct {
 // so it does not depend on what a lane has asked for: at QoS 0 it wants no session to be
 // kept, and mosquitto then says that there was none, taking over its connection all the
 // same.
-func (s *Sink) CheckIdentity(ctx context.Context, delivery reactor.Delivery) error {
+func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
 	defer cancel()
 	for range takeovers {
-		err := s.checkIdentity(ctx, delivery)
+		err := s.checkIdentity(ctx, qos)
 		var refused *reactor.ConnectRefusedError
 		switch {
 		case errors.Is(err, errSharedIdentity):
@@ -77,8 +77,8 @@ func refusesID(code byte) bool {
 
 // checkIdentity yields errSharedIdentity where it is certain, and errHungUp where it may
 // be.
-func (s *Sink) checkIdentity(ctx context.Context, delivery reactor.Delivery) error {
-	first, err := s.openProbe(ctx, delivery)
+func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
+	first, err := s.openProbe(ctx, qos)
 	if err != nil {
 		return err
 	}
@@ -86,11 +86,11 @@ func (s *Sink) checkIdentity(ctx context.Context, delivery reactor.Delivery) err
 	stop := context.AfterFunc(ctx, func() { hangUp(first.conn) })
 	defer stop()
 	if first.present {
-		first.leave(s.laneExpiry(delivery)) // it is a lane's
+		first.leave(s.laneExpiry(qos)) // it is a lane's
 		return errSharedIdentity
 	}
 	defer first.leave(0)
-	second, err := s.openProbe(ctx, delivery)
+	second, err := s.openProbe(ctx, qos)
 	if err != nil {
 		return err
 	}
@@ -107,8 +107,8 @@ func (s *Sink) checkIdentity(ctx context.Context, delivery reactor.Delivery) err
 	return err
 }
 
-func (s *Sink) openProbe(ctx context.Context, delivery reactor.Delivery) (*probe, error) {
-	opts := reactor.ConnectOptions{ClientID: reactor.ProbePrefix + rand.Text(), Delivery: delivery}
+func (s *Sink) openProbe(ctx context.Context, qos byte) (*probe, error) {
+	opts := reactor.ConnectOptions{ClientID: reactor.ProbePrefix + rand.Text(), QoS: qos}
 	connect := s.connectPacket(opts)
 	expiry := uint32(probeExpiry / time.Second)
 	connect.Properties.SessionExpiryInterval = &expiry
@@ -124,8 +124,8 @@ func (s *Sink) openProbe(ctx context.Context, delivery reactor.Delivery) (*probe
 }
 
 // laneExpiry is the Session Expiry Interval that a lane asks for.
-func (s *Sink) laneExpiry(delivery reactor.Delivery) time.Duration {
-	if delivery.QoS() == 0 {
+func (s *Sink) laneExpiry(qos byte) time.Duration {
+	if qos == 0 {
 		return 0
 	}
 	return s.cfg.SessionExpiry

@@ -2,6 +2,7 @@ package mqttsink
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,7 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-var deliveries = []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce, reactor.AtMostOnce}
+var allQoS = []byte{2, 1, 0}
 
 // wantShared wants the refusal that names the settings.
 func wantShared(t *testing.T, what string, err error) {
@@ -27,17 +28,17 @@ func wantShared(t *testing.T, what string, err error) {
 // TestIdentityByUserName: mosquitto with use_username_as_clientid, without a lane and with
 // one connected.
 func TestIdentityByUserName(t *testing.T) {
-	for _, delivery := range deliveries {
-		t.Run(delivery.String(), func(t *testing.T) {
+	for _, qos := range allQoS {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
 			broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{
 				Username: "reactor", Password: "sesame", ExtraLines: []string{"use_username_as_clientid true"},
 			})
 			sink := newSink(t, Config{URL: broker.URL()})
-			wantShared(t, "before anything else", sink.CheckIdentity(ctx, delivery))
-			lane, _ := open(t, ctx, sink, "lane", delivery)
-			wantShared(t, "with a lane", sink.CheckIdentity(ctx, delivery))
+			wantShared(t, "before anything else", sink.CheckIdentity(ctx, qos))
+			lane, _ := open(t, ctx, sink, "lane", qos)
+			wantShared(t, "with a lane", sink.CheckIdentity(ctx, qos))
 			<-lane.Done() // the broker closed it
 		})
 	}
@@ -48,7 +49,7 @@ func TestIdentityByUserName(t *testing.T) {
 func TestIdentityOfAnother(t *testing.T) {
 	present := connack(t, 0, nil)
 	present[2] = 1
-	for delivery, want := range map[reactor.Delivery]uint32{reactor.ExactlyOnce: 24 * 60 * 60, reactor.AtMostOnce: 0} {
+	for qos, want := range map[byte]uint32{2: 24 * 60 * 60, 0: 0} {
 		gone := make(chan *packets.Disconnect, 1)
 		broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
 			if d, ok := p.Content.(*packets.Disconnect); ok {
@@ -56,9 +57,9 @@ func TestIdentityOfAnother(t *testing.T) {
 			}
 			return reply{packets: present, hangUp: p.Type == packets.DISCONNECT}
 		})
-		wantShared(t, "a session is there", newSink(t, Config{URL: broker.url}).CheckIdentity(testContext(t), delivery))
+		wantShared(t, "a session is there", newSink(t, Config{URL: broker.url}).CheckIdentity(testContext(t), qos))
 		if e := (<-gone).Properties.SessionExpiryInterval; e == nil || *e != want {
-			t.Errorf("%v: the session is left to be kept for %v", delivery, e)
+			t.Errorf("QoS %d: the session is left to be kept for %v", qos, e)
 		}
 	}
 }
@@ -72,14 +73,14 @@ func TestIdentityByClientID(t *testing.T) {
 	}
 	t.Cleanup(func() { inProcess.Close() })
 	for _, broker := range []stack.Broker{testkit.Broker(t), inProcess} {
-		for _, delivery := range deliveries {
+		for _, qos := range allQoS {
 			sink := newSink(t, Config{URL: broker.URL()})
-			lane, acks := open(t, ctx, sink, testkit.TopicPrefix(t), delivery)
-			if err := sink.CheckIdentity(ctx, delivery); err != nil {
-				t.Errorf("%v: %v", delivery, err)
+			lane, acks := open(t, ctx, sink, testkit.TopicPrefix(t), qos)
+			if err := sink.CheckIdentity(ctx, qos); err != nil {
+				t.Errorf("%v: %v", qos, err)
 			}
-			if err := lane.Publish(messages("x", delivery.QoS(), 1)); err != nil {
-				t.Errorf("%v: the lane was disturbed: %v", delivery, err)
+			if err := lane.Publish(messages("x", qos, 1)); err != nil {
+				t.Errorf("QoS %d: the lane was disturbed: %v", qos, err)
 			}
 			acks.wait(t, ctx, 1)
 		}
@@ -126,7 +127,7 @@ func TestIdentityAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			broker := startFakeBroker(t, test.answer)
-			err := newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).CheckIdentity(testContext(t), reactor.AtMostOnce)
+			err := newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).CheckIdentity(testContext(t), 0)
 			var refused *reactor.ConnectRefusedError
 			switch {
 			case test.shared:

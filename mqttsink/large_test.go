@@ -13,7 +13,7 @@ import (
 func TestLargePayloadsCostNoMemory(t *testing.T) {
 	ctx := testContext(t)
 	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, nil))})
-	session, acks := open(t, ctx, sink, "x", reactor.AtMostOnce)
+	session, acks := open(t, ctx, sink, "x", 0)
 	payload := make([]byte, 64<<20)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -33,7 +33,7 @@ func TestLargeAmongSmall(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 	sub := subscribe(t, ctx, broker, prefix, 1)
-	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), prefix, reactor.AtLeastOnce)
+	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), prefix, 1)
 	sizes := []int{0, largeBytes - 1, largeBytes, 1, largeBytes + 1, largeBytes, 2, 3, writeChunk, writeChunk + 1, 4, 5 * writeChunk}
 	var msgs []reactor.Message
 	for range 5 {

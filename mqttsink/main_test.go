@@ -66,10 +66,10 @@ func newSink(t testing.TB, cfg Config) *Sink {
 }
 
 // open connects and closes at the end of the test.
-func open(t testing.TB, ctx context.Context, s *Sink, clientID string, d reactor.Delivery) (reactor.Session, *collector) {
+func open(t testing.TB, ctx context.Context, s *Sink, clientID string, qos byte) (reactor.Session, *collector) {
 	t.Helper()
 	c := newCollector()
-	session, err := s.Connect(ctx, reactor.ConnectOptions{ClientID: clientID, Delivery: d, Acks: c.take})
+	session, err := s.Connect(ctx, reactor.ConnectOptions{ClientID: clientID, QoS: qos, Acks: c.take})
 	if err != nil {
 		t.Fatal(err)
 	}

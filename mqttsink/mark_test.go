@@ -22,7 +22,7 @@ import (
 func connectMarked(t *testing.T, ctx context.Context, url, clientID, mark string) *session {
 	t.Helper()
 	s, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{
-		ClientID: clientID, Delivery: reactor.ExactlyOnce, Mark: mark, Acks: func([]reactor.Ack) {},
+		ClientID: clientID, QoS: 2, Mark: mark, Acks: func([]reactor.Ack) {},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestMark(t *testing.T) {
 			closed(t, ctx, s)
 			wantLimits(t, "no mark is asked for", connectMarked(t, ctx, url, id, ""), true, true, false)
 
-			fresh, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{ClientID: id, Delivery: reactor.ExactlyOnce, Fresh: true, Mark: "ours"})
+			fresh, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{ClientID: id, QoS: 2, Fresh: true, Mark: "ours"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestMarkSurvivesInterruptions(t *testing.T) {
 				}
 				return netfault.Verdict{}
 			})
-			_, err := throughProxy.Connect(ctx, reactor.ConnectOptions{ClientID: id, Delivery: reactor.ExactlyOnce, Mark: "ours"})
+			_, err := throughProxy.Connect(ctx, reactor.ConnectOptions{ClientID: id, QoS: 2, Mark: "ours"})
 			var refused *reactor.ConnectRefusedError
 			if err == nil || errors.As(err, &refused) || !strings.Contains(err.Error(), "whether the session is ours") {
 				t.Fatalf("cut off when it was %s: %v", name, err)
@@ -180,7 +180,7 @@ func TestMarkAndTheBrokersMemory(t *testing.T) {
 		broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: never})
 		leave(t, ctx, broker.URL(), "x", "old")
 		restart(t, ctx, broker, broker.Stop)
-		fresh, err := newSink(t, Config{URL: broker.URL()}).Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce, Fresh: true})
+		fresh, err := newSink(t, Config{URL: broker.URL()}).Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2, Fresh: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,14 +199,14 @@ func TestMarkAndTheBrokersMemory(t *testing.T) {
 		broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: never})
 		leave(t, ctx, broker.URL(), "x", "ours")
 		restart(t, ctx, broker, broker.Stop)
-		session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", reactor.ExactlyOnce)
+		session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", 2)
 		if err := session.Publish(messages("x", 2, 1)); err != nil {
 			t.Fatal(err)
 		}
 		acks.wait(t, ctx, 1)
 		restart(t, ctx, broker, broker.Kill)
 		wantLimits(t, "a newer save", connectMarked(t, ctx, broker.URL(), "x", "ours"), true, true, true)
-		session, acks = open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", reactor.ExactlyOnce)
+		session, acks = open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", 2)
 		if err := session.Release([]reactor.Slot{1}); err != nil {
 			t.Fatal(err)
 		}
@@ -243,7 +243,7 @@ func TestMarkNotAllowed(t *testing.T) {
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{ExtraLines: []string{
 		"plugin " + dynamicSecurity(t), "plugin_opt_config_file " + rules,
 	}})
-	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", reactor.AtLeastOnce)
+	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", 1)
 	err := session.Mark(ctx, "ours")
 	if !errors.Is(err, reactor.ErrCannotMark) || !strings.Contains(err.Error(), "reactor/session/#") || !strings.Contains(err.Error(), "not authorized") {
 		t.Errorf("marking where it is not allowed: %v", err)
@@ -316,7 +316,7 @@ func TestBrokersThatCannotMark(t *testing.T) {
 				}
 				return reply{}
 			})
-			s, _ := open(t, ctx, newSink(t, Config{URL: broker.url}), "x", reactor.ExactlyOnce)
+			s, _ := open(t, ctx, newSink(t, Config{URL: broker.url}), "x", 2)
 			err := s.Mark(ctx, "ours")
 			if !errors.Is(err, reactor.ErrCannotMark) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v, want one line with %q", err, test.want)
@@ -343,7 +343,7 @@ func TestBrokerThatHangsUpOnMarks(t *testing.T) {
 	sink := newSink(t, Config{URL: broker.url})
 	for try := 1; try <= 2*hangUpsInARow; try++ {
 		for _, id := range []string{"a", "b"} {
-			s, _ := open(t, ctx, sink, id, reactor.ExactlyOnce)
+			s, _ := open(t, ctx, sink, id, 2)
 			if err := s.Mark(ctx, "ours"); err == nil || errors.Is(err, reactor.ErrCannotMark) != (try >= hangUpsInARow) {
 				t.Errorf("%s, try %d: %v", id, try, err)
 			}
@@ -372,7 +372,7 @@ func TestRecognizing(t *testing.T) {
 			}
 			return answer(p)
 		})
-		return newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).Connect(testContext(t), reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce, Mark: "ours"})
+		return newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).Connect(testContext(t), reactor.ConnectOptions{ClientID: "x", QoS: 2, Mark: "ours"})
 	}
 	t.Run("to unsubscribe", func(t *testing.T) {
 		_, err := ask(t, func(p *packets.ControlPacket) reply { return unsuback(p, codeNotAuthorized) })
@@ -414,11 +414,11 @@ func TestStrangersMessages(t *testing.T) {
 	ctx := testContext(t)
 	broker, id := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 	sink := newSink(t, Config{URL: broker})
-	session, acks := open(t, ctx, sink, id, reactor.ExactlyOnce)
+	session, acks := open(t, ctx, sink, id, 2)
 	if err := session.Mark(ctx, "strangers"); err != nil {
 		t.Fatal(err)
 	}
-	stranger, theirs := open(t, ctx, sink, id+"/stranger", reactor.AtLeastOnce)
+	stranger, theirs := open(t, ctx, sink, id+"/stranger", 1)
 	msgs := messages(markFilter("strangers", 1), 1, 20)
 	msgs[7].Payload = make([]byte, 2*maxReceived) // the broker keeps it to itself: CONNECT says so
 	publishAll(t, ctx, stranger, theirs, msgs)
@@ -431,7 +431,7 @@ func TestStrangersMessages(t *testing.T) {
 	fake := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
 		return reply{packets: append(connack(t, 0, nil), encode(&packets.Publish{QoS: 1, PacketID: 1, Topic: "x", Properties: &packets.Properties{}})...)}
 	})
-	s, _ := open(t, ctx, newSink(t, Config{URL: fake.url}), "x", reactor.ExactlyOnce)
+	s, _ := open(t, ctx, newSink(t, Config{URL: fake.url}), "x", 2)
 	<-s.Done()
 	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "unexpected PUBLISH") {
 		t.Errorf("after a message that wants an answer: %v", err)
@@ -450,7 +450,7 @@ func TestLateAnswer(t *testing.T) {
 		}
 		return reply{}
 	})
-	s, _ := open(t, ctx, newSink(t, Config{URL: broker.url}), "x", reactor.ExactlyOnce)
+	s, _ := open(t, ctx, newSink(t, Config{URL: broker.url}), "x", 2)
 	impatient, giveUp := context.WithCancel(ctx)
 	go func() {
 		<-asked

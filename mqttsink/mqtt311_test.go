@@ -49,7 +49,7 @@ func versioned(t *testing.T, serve func(n, version int, conn net.Conn)) string {
 func TestBrokerOfMQTT311(t *testing.T) {
 	ctx := testContext(t)
 	connect := func(url string) error {
-		s, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce})
+		s, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
 		if err == nil {
 			_ = s.Close(ctx)
 		}
@@ -100,13 +100,13 @@ func TestHangUpLater(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn)
 		}
 	})})
-	s, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce})
+	s, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	closed(t, ctx, s)
 	var refused *reactor.ConnectRefusedError
-	if _, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", Delivery: reactor.ExactlyOnce}); err == nil || errors.As(err, &refused) {
+	if _, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2}); err == nil || errors.As(err, &refused) {
 		t.Errorf("connecting yields %v", err)
 	}
 	if n := conns.Load(); n != 2 {

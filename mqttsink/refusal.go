@@ -34,7 +34,7 @@ var remedies = map[byte]string{
 	packets.ConnackBanned:                     "this client is banned: ask the broker's administrator",
 	packets.ConnackBadAuthenticationMethod:    "it wants another authentication method than user and password",
 	packets.ConnackPacketTooLarge:             "it finds the CONNECT packet too large: raise its packet size limit",
-	packets.ConnackQoSNotSupported:            "it does not support the QoS of this delivery: use --delivery at-least-once or at-most-once",
+	packets.ConnackQoSNotSupported:            "it does not support the QoS of this delivery: set reactor.Config.Delivery to AtLeastOnce or AtMostOnce",
 	packets.ConnackUseAnotherServer:           "it wants us to use another server: change the MQTT URL",
 	packets.ConnackServerMoved:                "it has moved: change the MQTT URL",
 }

@@ -3,6 +3,7 @@ package mqttsink
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -27,14 +28,14 @@ func subscribe(t *testing.T, ctx context.Context, url, prefix string, qos byte) 
 }
 
 func TestPublish(t *testing.T) {
-	for _, delivery := range []reactor.Delivery{reactor.AtLeastOnce, reactor.AtMostOnce} {
-		t.Run(delivery.String(), func(t *testing.T) {
+	for _, qos := range []byte{1, 0} {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
 			broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 			sub := subscribe(t, ctx, broker, prefix, 1)
-			session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), delivery)
-			msgs := messages(prefix+"/x", delivery.QoS(), 5000)
+			session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), qos)
+			msgs := messages(prefix+"/x", qos, 5000)
 			for i, ack := range publishAll(t, ctx, session, acks, msgs) {
 				if ack.Slot != msgs[i].Slot || ack.Refused() {
 					t.Fatalf("acknowledgement %d is %+v", i, ack)
@@ -63,7 +64,7 @@ func TestInProcessBroker(t *testing.T) {
 	}
 	t.Cleanup(func() { broker.Close() })
 	sub := subscribe(t, ctx, broker.URL(), "x", 1)
-	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", reactor.AtLeastOnce)
+	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", 1)
 	publishAll(t, ctx, session, acks, messages("x/y", 1, 100))
 	if err := sub.WaitDistinct(ctx, 100); err != nil {
 		t.Fatal(err)
@@ -74,7 +75,7 @@ func TestOddPayloads(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 	sub := subscribe(t, ctx, broker, prefix, 1)
-	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), reactor.AtLeastOnce)
+	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), 1)
 	payloads := [][]byte{nil, {0}, {0xff, 0xfe}, []byte("日本 ü"), bytes.Repeat([]byte("x"), 127), bytes.Repeat([]byte("y"), 16384), bytes.Repeat([]byte("z"), 3<<20)}
 	var msgs []reactor.Message
 	for i, p := range payloads {
@@ -96,7 +97,7 @@ func TestCloseFlushes(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
 	sub := subscribe(t, ctx, broker, prefix, 1)
-	session, _ := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), reactor.AtMostOnce)
+	session, _ := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), 0)
 	msgs := messages(prefix+"/x", 0, 400)
 	if err := session.Publish(msgs); err != nil {
 		t.Fatal(err)
@@ -121,11 +122,11 @@ func TestTakeover(t *testing.T) {
 	ctx := testContext(t)
 	sink := newSink(t, Config{URL: testkit.Broker(t).URL()})
 	prefix := testkit.TopicPrefix(t)
-	first, _ := open(t, ctx, sink, prefix, reactor.AtLeastOnce)
+	first, _ := open(t, ctx, sink, prefix, 1)
 	if first.Limits().Resumed {
 		t.Error("a new session is said to be resumed")
 	}
-	second, acks := open(t, ctx, sink, prefix, reactor.AtLeastOnce)
+	second, acks := open(t, ctx, sink, prefix, 1)
 	<-first.Done()
 	if !second.Limits().Resumed {
 		t.Error("the second session is not resumed")
@@ -136,7 +137,7 @@ func TestTakeover(t *testing.T) {
 func TestBrokerGoesAway(t *testing.T) {
 	ctx := testContext(t)
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
-	session, _ := open(t, ctx, newSink(t, Config{URL: broker.URL()}), t.Name(), reactor.AtLeastOnce)
+	session, _ := open(t, ctx, newSink(t, Config{URL: broker.URL()}), t.Name(), 1)
 	if err := broker.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ func TestSilentBroker(t *testing.T) {
 	ctx := testContext(t)
 	proxy := testkit.NewProxy(t, testkit.Broker(t).URL())
 	sink := newSink(t, Config{URL: proxy.Through(testkit.Broker(t).URL()), KeepAlive: time.Second})
-	session, _ := open(t, ctx, sink, t.Name(), reactor.AtLeastOnce)
+	session, _ := open(t, ctx, sink, t.Name(), 1)
 	proxy.Drop(netfault.ToClient)
 	<-session.Done()
 	if err := session.Err(); err == nil || !strings.Contains(err.Error(), "silent") {
@@ -166,7 +167,7 @@ func TestStalledBroker(t *testing.T) {
 	ctx := testContext(t)
 	proxy := testkit.NewProxy(t, testkit.Broker(t).URL())
 	sink := newSink(t, Config{URL: proxy.Through(testkit.Broker(t).URL()), WriteTimeout: 200 * time.Millisecond})
-	session, _ := open(t, ctx, sink, t.Name(), reactor.AtLeastOnce)
+	session, _ := open(t, ctx, sink, t.Name(), 1)
 	proxy.Stall(netfault.ToServer)
 	big := reactor.Message{Slot: 1, Topic: "x", Payload: make([]byte, 1<<20), QoS: 1}
 	for session.Publish([]reactor.Message{big}) == nil && ctx.Err() == nil {
@@ -185,7 +186,7 @@ func TestStalledBroker(t *testing.T) {
 func TestBrokersLimits(t *testing.T) {
 	ctx := testContext(t)
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{MaxInflight: 20, ExtraLines: []string{"max_packet_size 1000"}})
-	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), t.Name(), reactor.AtLeastOnce)
+	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), t.Name(), 1)
 	limits := session.Limits()
 	if limits.InFlight != 20 || limits.PacketBytes != 1000 {
 		t.Fatalf("limits are %+v", limits)

@@ -78,7 +78,7 @@ func (s *Sink) Connect(ctx context.Context, opts reactor.ConnectOptions) (reacto
 	s.cfg.Logger.Debug("the broker accepted the session", "broker", s.broker.address, "client_id", opts.ClientID,
 		"present", session.limits.Present, "resumed", session.limits.Resumed, "in_flight", terms.limits.InFlight,
 		"packet_bytes", terms.limits.PacketBytes, "keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
-	if opts.Delivery.QoS() == 2 && terms.sessionExpiry < min(shortExpiry, s.cfg.SessionExpiry) {
+	if opts.QoS == 2 && terms.sessionExpiry < min(shortExpiry, s.cfg.SessionExpiry) {
 		s.warned.Do(func() {
 			s.cfg.Logger.Warn("the broker keeps the sessions of clients that are away only for a short time; after a longer outage what was on its way is treated as lost",
 				"session_expiry", terms.sessionExpiry, "asked_for", s.cfg.SessionExpiry)
@@ -144,16 +144,16 @@ type terms struct {
 
 // agree accepts the broker's terms, or refuses to work under them.
 func (s *Sink) agree(connack *packets.Connack, opts reactor.ConnectOptions) (terms, error) {
-	p, delivery := connack.Properties, opts.Delivery
+	p := connack.Properties
 	maxQoS := byte(2)
 	if p.MaximumQOS != nil {
 		maxQoS = *p.MaximumQOS
 	}
-	if maxQoS < delivery.QoS() {
+	if maxQoS < opts.QoS {
 		return terms{}, &reactor.ConnectRefusedError{
 			Broker: s.broker.address, Code: packets.ConnackQoSNotSupported,
-			Reason: fmt.Sprintf("it takes QoS %d at most, and %v needs QoS %d: use --delivery %v",
-				maxQoS, delivery, delivery.QoS(), bestDelivery(maxQoS)),
+			Reason: fmt.Sprintf("it takes QoS %d at most, and this delivery needs QoS %d: set reactor.Config.Delivery to %s",
+				maxQoS, opts.QoS, deliveryFor(maxQoS)),
 		}
 	}
 	if id := p.AssignedClientID; id != "" {
@@ -164,7 +164,7 @@ func (s *Sink) agree(connack *packets.Connack, opts reactor.ConnectOptions) (ter
 	}
 	t := terms{
 		limits: reactor.Limits{
-			InFlight: s.cfg.inFlight(delivery.QoS()), QoS: maxQoS,
+			InFlight: s.cfg.inFlight(opts.QoS), QoS: maxQoS,
 			Present: connack.SessionPresent, Resumed: connack.SessionPresent,
 		},
 		keepAlive: time.Duration(s.cfg.keepAliveSeconds()) * time.Second,
@@ -172,12 +172,12 @@ func (s *Sink) agree(connack *packets.Connack, opts reactor.ConnectOptions) (ter
 	if opts.Fresh && connack.SessionPresent {
 		return terms{}, fmt.Errorf("broker %s: protocol error: it keeps a session that it was asked to discard", s.broker.address)
 	}
-	if delivery.QoS() > 0 {
+	if opts.QoS > 0 {
 		t.sessionExpiry = s.cfg.SessionExpiry.Truncate(time.Second)
 	}
 	if n := p.ReceiveMaximum; n != nil {
 		t.limits.InFlight = min(t.limits.InFlight, int(*n))
-		if delivery.QoS() == 2 {
+		if opts.QoS == 2 {
 			// Half is for whoever resumes the session: it cannot know which of the messages
 			// in doubt the broker holds, and has to send it as many again.
 			t.limits.InFlight = min(t.limits.InFlight, (int(*n)+1)/2)
@@ -199,22 +199,22 @@ func (s *Sink) agree(connack *packets.Connack, opts reactor.ConnectOptions) (ter
 	}
 	if n := p.SessionExpiryInterval; n != nil {
 		t.sessionExpiry = time.Duration(*n) * time.Second
-		if *n == 0 && delivery.QoS() == 2 {
+		if *n == 0 && opts.QoS == 2 {
 			return terms{}, &reactor.ConnectRefusedError{
 				Broker: s.broker.address, Code: packets.ConnackImplementationSpecificError,
-				Reason: fmt.Sprintf("it keeps no session of a client that is away, and %v needs that: let it keep sessions, or use --delivery at-least-once", delivery),
+				Reason: "it keeps no session of a client that is away, and exactly-once needs that: let it keep sessions, or set reactor.Config.Delivery to AtLeastOnce",
 			}
 		}
 	}
 	return t, nil
 }
 
-// bestDelivery is the strongest promise that can be kept with a QoS.
-func bestDelivery(maxQoS byte) reactor.Delivery {
+// deliveryFor names the strongest promise that can be kept with a QoS below 2.
+func deliveryFor(maxQoS byte) string {
 	if maxQoS == 0 {
-		return reactor.AtMostOnce
+		return "AtMostOnce"
 	}
-	return reactor.AtLeastOnce
+	return "AtLeastOnce"
 }
 
 // connectPacket asks for the session as it was left, so that the exchange of a packet
@@ -229,7 +229,7 @@ func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
 		UsernameFlag: s.broker.username != "", Username: s.broker.username,
 		PasswordFlag: s.broker.password != "", Password: []byte(s.broker.password),
 	}
-	if opts.Delivery.QoS() > 0 {
+	if opts.QoS > 0 {
 		expiry := uint32(s.cfg.SessionExpiry / time.Second)
 		connect.Properties.SessionExpiryInterval = &expiry
 	}

@@ -35,7 +35,7 @@ func batches(b *testing.B, db *bench, do func(ids []int64)) {
 
 func BenchmarkClaim(b *testing.B) {
 	db := newBench(b)
-	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: db.lease, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
+	req := reactor.ClaimRequest{QoS: 1, Lease: db.lease, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 	batches(b, db, func(ids []int64) {
 		req.IDs = ids
 		if batch, err := db.Claim(db.ctx, req); err != nil || len(batch.Jobs) != benchBatch {

@@ -87,7 +87,7 @@ const claimByTableAndPlace = `
 // Claim implements reactor.Journal.
 func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
 	slices.Sort(req.IDs)
-	batch := reactor.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.Delivery.QoS(), Jobs: make([]reactor.Job, 0, len(req.IDs))}
+	batch := reactor.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS, Jobs: make([]reactor.Job, 0, len(req.IDs))}
 	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }
 	var err error
 	if req.Briefly {
@@ -169,7 +169,7 @@ var brief = settings{{"lock_timeout", "20ms"}, {"statement_timeout", "1000ms"}}
 func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
 	return []any{
 		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within), smallints(req.Static),
-		uuid(req.Token), req.Delivery.QoS(), int32(req.FirstSlot), int32(req.Reach), int64(req.Bytes),
+		uuid(req.Token), req.QoS, int32(req.FirstSlot), int32(req.Reach), int64(req.Bytes),
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 func (b *bench) claimExactlyOnce(ids []int64) reactor.Batch {
 	b.t.Helper()
 	req := b.request(ids)
-	req.Delivery = reactor.ExactlyOnce
+	req.QoS = 2
 	batch, err := b.Claim(b.ctx, req)
 	if err != nil || len(batch.Jobs) != len(ids) {
 		b.t.Fatalf("claimed %d of %d jobs: %v", len(batch.Jobs), len(ids), err)

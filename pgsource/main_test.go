@@ -263,7 +263,7 @@ func (b *bench) now() reactor.DBTime {
 }
 
 func (b *bench) request(ids []int64) reactor.ClaimRequest {
-	req := reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
+	req := reactor.ClaimRequest{QoS: 1, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 	rand.Read(req.Token[:])
 	return req
 }

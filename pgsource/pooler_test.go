@@ -132,7 +132,7 @@ func TestPooler(t *testing.T) {
 		}
 		wg.Go(func() {
 			for from := 0; from < len(ids); from += 500 {
-				req := reactor.ClaimRequest{Delivery: reactor.ExactlyOnce, Lease: leases[i], IDs: append([]int64(nil), ids[from:from+500]...), FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
+				req := reactor.ClaimRequest{QoS: 2, Lease: leases[i], IDs: append([]int64(nil), ids[from:from+500]...), FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 				req.Token = [16]byte{byte(i), byte(from >> 8), byte(from)}
 				batch, err := s.Claim(b.ctx, req)
 				if err != nil {

@@ -95,7 +95,7 @@ func TestHosts(t *testing.T) {
 	var err error
 	for b.ctx.Err() == nil {
 		var batch reactor.Batch
-		batch, err = b.Claim(b.ctx, reactor.ClaimRequest{Delivery: reactor.AtLeastOnce, Lease: b.lease, IDs: []int64{6, 7}, FirstSlot: 1, Reach: 512, Bytes: 1 << 20, Token: [16]byte{1}})
+		batch, err = b.Claim(b.ctx, reactor.ClaimRequest{QoS: 1, Lease: b.lease, IDs: []int64{6, 7}, FirstSlot: 1, Reach: 512, Bytes: 1 << 20, Token: [16]byte{1}})
 		if err == nil {
 			if len(batch.Jobs) != 2 {
 				t.Errorf("claimed %+v", batch)

@@ -120,7 +120,7 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 		return nil
 	}
 	req := ClaimRequest{
-		Lease: lease, Delivery: c.delivery, IDs: ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
+		Lease: lease, QoS: c.delivery.QoS(), IDs: ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
 		Within:  max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
 		Briefly: briefly,

@@ -13,13 +13,13 @@ type identity struct {
 }
 
 // check is for a lane that has just connected, before it sends anything. The others wait.
-func (i *identity) check(ctx context.Context, sink Sink, delivery Delivery) error {
+func (i *identity) check(ctx context.Context, sink Sink, qos byte) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.checked {
 		return nil
 	}
-	err := sink.CheckIdentity(ctx, delivery)
+	err := sink.CheckIdentity(ctx, qos)
 	i.checked = err == nil
 	return err
 }

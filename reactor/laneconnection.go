@@ -98,7 +98,7 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
 		// A broker that was started anew may have been configured anew. One that does not go
 		// by client ids any more has our sessions still, and will find them when it does.
 		r.incarnation.identity.again()
-		err := r.incarnation.identity.check(ctx, r.incarnation.sink, r.delivery)
+		err := r.incarnation.identity.check(ctx, r.incarnation.sink, r.delivery.QoS())
 		if err == nil {
 			break
 		}
@@ -137,7 +137,7 @@ func (r *laneRunner) watch(ctx context.Context, session Session) (alone, evicted
 	over, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	witness, err := r.incarnation.sink.Connect(over, ConnectOptions{
-		ClientID: ProbePrefix + rand.Text(), Delivery: AtMostOnce, Fresh: true, Acks: func([]Ack) {},
+		ClientID: ProbePrefix + rand.Text(), QoS: 0, Fresh: true, Acks: func([]Ack) {},
 	})
 	if err == nil {
 		defer closeSession(witness)

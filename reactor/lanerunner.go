@@ -101,12 +101,12 @@ func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (Session, e
 	var pause backoff
 	for {
 		session, err := r.incarnation.sink.Connect(hard, ConnectOptions{
-			ClientID: r.clientID, Delivery: r.delivery, Fresh: fresh, Mark: r.leaseNow().Mark, Acks: r.acks,
+			ClientID: r.clientID, QoS: r.delivery.QoS(), Fresh: fresh, Mark: r.leaseNow().Mark, Acks: r.acks,
 		})
 		if err != nil {
 			r.refused++
 		} else {
-			if err = r.incarnation.identity.check(hard, r.incarnation.sink, r.delivery); err != nil {
+			if err = r.incarnation.identity.check(hard, r.incarnation.sink, r.delivery.QoS()); err != nil {
 				closeSession(session)
 			}
 		}

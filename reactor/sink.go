@@ -80,7 +80,7 @@ type Sink interface {
 	// has used, and must not find a session. It returns a *ConnectRefusedError if it does;
 	// anything else is a passing failure. It should be called after a Connect that
 	// succeeded, before anything is sent: such a broker closes that session's connection.
-	CheckIdentity(ctx context.Context, delivery Delivery) error
+	CheckIdentity(ctx context.Context, qos byte) error
 }
 
 // ProbePrefix is what the client ids of connections begin with that are no lane's, and look at the
@@ -90,7 +90,8 @@ const ProbePrefix = "reactor-probe-"
 // ConnectOptions describe the session to open.
 type ConnectOptions struct {
 	ClientID string
-	Delivery Delivery
+	// QoS is the highest that will be published with.
+	QoS byte
 	// Fresh has the broker discard whatever session it keeps for ClientID. Mosquitto 2.0.11
 	// does not save sessions that begin so.
 	Fresh bool

@@ -145,8 +145,9 @@ type Journal interface {
 
 // ClaimRequest asks for a batch of jobs.
 type ClaimRequest struct {
-	Lease    Lease
-	Delivery Delivery
+	Lease Lease
+	// QoS that is promised: it is what a recovery goes by.
+	QoS byte
 	// Token identifies this claim in the journal if its outcome becomes unknown.
 	Token [16]byte
 	IDs   []int64
@@ -181,7 +182,7 @@ type Batch struct {
 	// Reach is how many slots from the lane's first unsettled one on were in use at
 	// most, when the batch was on its way: what lies beyond was never sent.
 	Reach int
-	// QoS that was promised by the claim (see Delivery.QoS).
+	// QoS that was promised by the claim (ClaimRequest.QoS).
 	QoS byte
 	// Settled is how many of Jobs, from the front, the broker is known to have
 	// received; only at QoS 2, after a recovery.

@@ -27,7 +27,7 @@ func openPipe(ctx context.Context, brokerURL, clientID string, delivery reactor.
 	}
 	p := &pipe{}
 	p.moved = sync.NewCond(&p.mu)
-	p.session, err = sink.Connect(ctx, reactor.ConnectOptions{ClientID: clientID, Delivery: delivery, Acks: p.acks})
+	p.session, err = sink.Connect(ctx, reactor.ConnectOptions{ClientID: clientID, QoS: delivery.QoS(), Acks: p.acks})
 	return p, err
 }
 

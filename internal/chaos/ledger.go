@@ -28,7 +28,7 @@ import (
 type ledger struct {
 	mu       sync.Mutex
 	lives    []life                  // guarded by mu; the last one is now
-	saves    []time.Time             // guarded by mu; when each was asked for
+	saves    []time.Time             // guarded by mu; when each was asked for, in any life
 	streams  map[stream]*assembly    // guarded by mu
 	clients  map[connection]client   // guarded by mu
 	owners   map[int]int             // guarded by mu; by proxy, how many processes there have been
@@ -39,7 +39,9 @@ type ledger struct {
 
 // life of a broker.
 type life struct {
-	knows time.Time // the save that it began with: what was published before is known
+	// saved is when its last save was asked for: what had been published to it before is known
+	// to the lives after it.
+	saved time.Time
 	ended time.Time // zero: it lasts
 }
 
@@ -113,6 +115,7 @@ func (l *ledger) saved(at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.saves = append(l.saves, at)
+	l.lives[len(l.lives)-1].saved = at
 }
 
 // started notes that an instance has a new process.
@@ -141,11 +144,7 @@ func (l *ledger) killed(at time.Time) {
 func (l *ledger) next() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var begin life
-	if len(l.saves) > 0 {
-		begin.knows = l.saves[len(l.saves)-1]
-	}
-	l.lives = append(l.lives, begin)
+	l.lives = append(l.lives, life{})
 }
 
 // observe takes what one of the proxies lets through.
@@ -283,7 +282,7 @@ func (l *ledger) fateOf(job int64) fate {
 	underWay := false
 	for _, r := range l.releases[job] {
 		on := l.lives[r.life]
-		had := r.of.life == r.life || !r.of.at.After(on.knows)
+		had := r.of.life == r.life || !r.of.at.After(l.lives[r.of.life].saved)
 		f := swallowed
 		switch {
 		case r.lost:
@@ -312,7 +311,7 @@ func (l *ledger) history(job int64) string {
 		lines = append(lines, r.String())
 	}
 	for i, on := range l.lives {
-		lines = append(lines, fmt.Sprintf("life %d knows what was before %s and ended at %s", i, clock(on.knows), clock(on.ended)))
+		lines = append(lines, fmt.Sprintf("life %d saved at %s, ended at %s", i, clock(on.saved), clock(on.ended)))
 	}
 	return strings.Join(lines, "; ")
 }

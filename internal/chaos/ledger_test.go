@@ -145,6 +145,27 @@ func TestLedgerKnowsHeirs(t *testing.T) {
 	}
 }
 
+// TestLedgerKnowsWhoSaved: a save of a later life does not have what an earlier one has lost.
+func TestLedgerKnowsWhoSaved(t *testing.T) {
+	l := newLedger()
+	in := &lane{t: t, ledger: l, r: rand.New(rand.NewPCG(1, 4))}
+	in.connect()
+	in.publish(1, 1)
+	l.saved(time.Now())
+	in.publish(2, 2)
+	l.killed(time.Now())
+	l.next()
+	l.saved(time.Now())
+	l.killed(time.Now())
+	l.next()
+	in.connect()
+	in.release(1)
+	in.release(2)
+	if one, two := l.fateOf(1), l.fateOf(2); one != swallowed || two != releasedIntoNothing {
+		t.Errorf("%v, %v", one, two)
+	}
+}
+
 // TestLedgerForgetsAStreamWithAHole: after bytes are gone it must not invent packets.
 func TestLedgerForgetsAStreamWithAHole(t *testing.T) {
 	l := newLedger()
