@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The stages of a message on its way to the broker. An op is one message, so that allocs/op
@@ -39,8 +39,8 @@ func BenchmarkSession(b *testing.B) {
 			ctx := testContext(b)
 			// Answers are counted, not kept: keeping them would be what is measured.
 			answers := make(chan int, 1<<16)
-			session, err := newSink(b, Config{URL: testkit.Broker(b).URL()}).Connect(ctx, reactor.ConnectOptions{
-				ClientID: testkit.TopicPrefix(b), QoS: qos, Acks: func(acks []reactor.Ack) { answers <- len(acks) },
+			session, err := newSink(b, Config{URL: testkit.Broker(b).URL()}).Connect(ctx, driver.ConnectOptions{
+				ClientID: testkit.TopicPrefix(b), QoS: qos, Acks: func(acks []driver.Ack) { answers <- len(acks) },
 			})
 			if err != nil {
 				b.Fatal(err)
@@ -56,7 +56,7 @@ func BenchmarkSession(b *testing.B) {
 				}
 			}
 			window := messages(testkit.TopicPrefix(b)+"/x", qos, session.Limits().InFlight)
-			slots := make([]reactor.Slot, len(window))
+			slots := make([]driver.Slot, len(window))
 			for i, m := range window {
 				slots[i] = m.Slot
 			}

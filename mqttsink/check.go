@@ -5,15 +5,15 @@ import (
 	"fmt"
 	"unicode/utf8"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // maxRemainingLength is the largest that MQTT can express [MQTT 5, 1.5.5].
 const maxRemainingLength = 268_435_455
 
-// Check implements reactor.Session. The database refuses most of what is refused
+// Check implements driver.Session. The database refuses most of what is refused
 // here; but constraints can be dropped, and brokers have limits of their own.
-func (s *session) Check(m reactor.Message) error {
+func (s *session) Check(m driver.Message) error {
 	if err := checkTopic(m.Topic); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // FuzzAppendPublish compares our encoder with paho's decoder.
@@ -22,7 +22,7 @@ func FuzzAppendPublish(f *testing.F) {
 			return
 		}
 		qos %= 3
-		m := reactor.Message{Slot: reactor.Slot(slot), JobID: id, Topic: topic, Payload: payload, QoS: qos, Dup: dup}
+		m := driver.Message{Slot: driver.Slot(slot), JobID: id, Topic: topic, Payload: payload, QoS: qos, Dup: dup}
 		encoded := appendPublish([]byte("before"), m)[len("before"):]
 		if len(encoded) != packetLength(m) {
 			t.Fatalf("%d bytes, foretold %d", len(encoded), packetLength(m))
@@ -74,14 +74,14 @@ func FuzzReceive(f *testing.F) {
 				}
 				continue
 			}
-			var want reactor.Ack
+			var want driver.Ack
 			switch p := theirs.Content.(type) {
 			case *packets.Puback:
-				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Completed, Code: p.ReasonCode}
+				want = driver.Ack{Slot: driver.Slot(p.PacketID), Step: driver.Completed, Code: p.ReasonCode}
 			case *packets.Pubrec:
-				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Received, Code: p.ReasonCode}
+				want = driver.Ack{Slot: driver.Slot(p.PacketID), Step: driver.Received, Code: p.ReasonCode}
 			case *packets.Pubcomp:
-				want = reactor.Ack{Slot: reactor.Slot(p.PacketID), Step: reactor.Released, Code: p.ReasonCode}
+				want = driver.Ack{Slot: driver.Slot(p.PacketID), Step: driver.Released, Code: p.ReasonCode}
 			default:
 				if len(s.acks) > before {
 					t.Fatalf("took %s for an acknowledgement", theirs.PacketType())
@@ -99,13 +99,13 @@ func FuzzReceive(f *testing.F) {
 }
 
 func TestHotPathDoesNotAllocate(t *testing.T) {
-	m := reactor.Message{Slot: 9, JobID: 123456789, Topic: "a/b/c", Payload: []byte("payload"), QoS: 1}
+	m := driver.Message{Slot: 9, JobID: 123456789, Topic: "a/b/c", Payload: []byte("payload"), QoS: 1}
 	buf := make([]byte, 0, 1024)
 	if n := testing.AllocsPerRun(1000, func() { buf = appendPublish(buf[:0], m) }); n != 0 {
 		t.Errorf("encoding allocates %v times", n)
 	}
 	const n = 2000
-	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), acks: make([]reactor.Ack, 0, n)}
+	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), acks: make([]driver.Ack, 0, n)}
 	source := bytes.NewReader(bytes.Repeat([]byte{0x40, 2, 0, 1}, n))
 	if allocs := testing.AllocsPerRun(100, func() {
 		_, _ = source.Seek(0, io.SeekStart)
@@ -121,7 +121,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkEncode(b *testing.B) {
-	m := reactor.Message{Slot: 9, JobID: 123456789, Topic: "job/test/topic", Payload: []byte(`{"Job": "12345"}`), QoS: 1}
+	m := driver.Message{Slot: 9, JobID: 123456789, Topic: "job/test/topic", Payload: []byte(`{"Job": "12345"}`), QoS: 1}
 	b.Run("ours", func(b *testing.B) {
 		b.ReportAllocs()
 		var buf []byte

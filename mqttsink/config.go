@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Config says how to reach the broker. The zero value of every field but URL is its
@@ -85,11 +85,11 @@ func (c Config) validate() error {
 		{"SessionExpiry", c.SessionExpiry, time.Second, 1<<32*time.Second - 1},
 	} {
 		if d.value < d.min || d.value > d.max {
-			return &reactor.ConfigError{Field: d.field, Value: d.value, Problem: fmt.Sprintf("must be %v to %v", d.min, d.max)}
+			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: fmt.Sprintf("must be %v to %v", d.min, d.max)}
 		}
 	}
 	if c.InFlight < 0 || c.InFlight > maxUint16 {
-		return &reactor.ConfigError{Field: "InFlight", Value: c.InFlight, Problem: fmt.Sprintf("must be 1 to %d, or 0 for the default", maxUint16)}
+		return &driver.ConfigError{Field: "InFlight", Value: c.InFlight, Problem: fmt.Sprintf("must be 1 to %d, or 0 for the default", maxUint16)}
 	}
 	return nil
 }

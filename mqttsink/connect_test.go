@@ -13,7 +13,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 func TestConnectExplains(t *testing.T) {
@@ -40,8 +40,8 @@ func TestConnectExplains(t *testing.T) {
 		"client id banned": {scripted(t, connack(t, packets.ConnackInvalidClientID, nil)), "client id", true},
 	} {
 		sink := newSink(t, Config{URL: test.url, ConnectTimeout: time.Second})
-		_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", Acks: func([]reactor.Ack) {}})
-		var refused *reactor.ConnectRefusedError
+		_, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2, Acks: func([]driver.Ack) {}})
+		var refused *driver.ConnectRefusedError
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "sesame") {
 			t.Errorf("%s: %v, want one line with %q and no password", name, err, test.want)
 		} else if errors.As(err, &refused) != test.refused {
@@ -114,7 +114,7 @@ func TestBrokerDisconnects(t *testing.T) {
 		if err := session.Err(); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
-		if taken := name == "taken over"; errors.Is(session.Err(), reactor.ErrSessionTakenOver) != taken {
+		if taken := name == "taken over"; errors.Is(session.Err(), driver.ErrSessionTakenOver) != taken {
 			t.Errorf("%s: is a take-over: %t", name, !taken)
 		}
 		if name == "ack, hangup" && acks.wait(t, ctx, 1)[0].Slot != 7 {

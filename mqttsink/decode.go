@@ -9,7 +9,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 const (
@@ -71,7 +71,7 @@ func nextPacket(r *bufio.Reader) ([]byte, error) {
 
 // decodeAck reads a PUBACK, PUBREC or PUBCOMP [MQTT 5, 3.4, 3.5, 3.7], which look the
 // same. Those without properties, nearly all there are, it reads without allocating.
-func decodeAck(packet []byte) (reactor.Ack, error) {
+func decodeAck(packet []byte) (driver.Ack, error) {
 	if ack, ok := plainAck(packet); ok {
 		return ack, nil
 	}
@@ -96,34 +96,34 @@ func decodeAck(packet []byte) (reactor.Ack, error) {
 		id, code = p.PacketID, p.ReasonCode
 	}
 	if err != nil {
-		return reactor.Ack{}, err
+		return driver.Ack{}, err
 	}
-	ack := reactor.Ack{Slot: reactor.Slot(id), Step: step(packet), Code: code}
+	ack := driver.Ack{Slot: driver.Slot(id), Step: step(packet), Code: code}
 	if ack.Refused() {
 		ack.Reason = withDetail(reasonText(code), properties.ReasonString)
 	}
 	return ack, nil
 }
 
-func step(packet []byte) reactor.Step {
+func step(packet []byte) driver.Step {
 	switch packet[0] >> 4 {
 	case packets.PUBREC:
-		return reactor.Received
+		return driver.Received
 	case packets.PUBCOMP:
-		return reactor.Released
+		return driver.Released
 	}
-	return reactor.Completed
+	return driver.Completed
 }
 
 // plainAck knows three forms: the identifier alone, which means success; with a
 // reason code; and with a reason code and no properties. The texts of refusals are
 // left to the codec.
-func plainAck(packet []byte) (ack reactor.Ack, ok bool) {
+func plainAck(packet []byte) (ack driver.Ack, ok bool) {
 	n := len(packet)
 	if n < 4 || n > 6 || int(packet[1]) != n-2 || n == 6 && packet[5] != 0 {
 		return ack, false
 	}
-	ack.Slot, ack.Step = reactor.Slot(binary.BigEndian.Uint16(packet[2:])), step(packet)
+	ack.Slot, ack.Step = driver.Slot(binary.BigEndian.Uint16(packet[2:])), step(packet)
 	if n > 4 {
 		ack.Code = packet[4]
 	}

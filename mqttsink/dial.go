@@ -9,7 +9,7 @@ import (
 	"syscall"
 
 	"github.com/job-publisher/reactor/internal/sockopt"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // dial opens the network connection, TLS included. Its errors are one line each, that
@@ -90,7 +90,7 @@ func (s *Sink) explainSilence(err error) error {
 
 // explainQuestion is for a session that was accepted, and could not be told from another.
 func (s *Sink) explainQuestion(err error) error {
-	var refused *reactor.ConnectRefusedError
+	var refused *driver.ConnectRefusedError
 	switch {
 	case errors.As(err, &refused):
 		return err

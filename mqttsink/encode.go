@@ -6,7 +6,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // jobIDProperty is the user property that carries the job's id, so that consumers can
@@ -24,12 +24,12 @@ const (
 // appendPublish appends a PUBLISH packet [MQTT 5, 3.3] to buf. It allocates nothing
 // but room in buf: this is the hot path. Tests and a fuzzer compare it with paho's
 // codec.
-func appendPublish(buf []byte, m reactor.Message) []byte {
+func appendPublish(buf []byte, m driver.Message) []byte {
 	return append(appendHeader(buf, m), m.Payload...)
 }
 
 // appendHeader appends all of it but the payload.
-func appendHeader(buf []byte, m reactor.Message) []byte {
+func appendHeader(buf []byte, m driver.Message) []byte {
 	var digits [maxJobIDDigits]byte
 	id := strconv.AppendInt(digits[:0], m.JobID, 10)
 	properties := propertiesLength(len(id))
@@ -54,7 +54,7 @@ func appendHeader(buf []byte, m reactor.Message) []byte {
 }
 
 // appendPubrel appends a PUBREL packet [MQTT 5, 3.6] with reason code 0.
-func appendPubrel(buf []byte, slot reactor.Slot) []byte {
+func appendPubrel(buf []byte, slot driver.Slot) []byte {
 	const reserved = 0b0010 // flags that the packet type must have
 	return append(buf, packets.PUBREL<<4|reserved, 2, byte(slot>>8), byte(slot))
 }
@@ -62,7 +62,7 @@ func appendPubrel(buf []byte, slot reactor.Slot) []byte {
 // propertiesLength is that of the one property: identifier, name and value.
 func propertiesLength(idDigits int) int { return 1 + 2 + len(jobIDProperty) + 2 + idDigits }
 
-func remainingLength(m reactor.Message, idDigits int) int {
+func remainingLength(m driver.Message, idDigits int) int {
 	n := 2 + len(m.Topic) + 1 + propertiesLength(idDigits) + len(m.Payload)
 	if m.QoS > 0 {
 		n += 2
@@ -71,7 +71,7 @@ func remainingLength(m reactor.Message, idDigits int) int {
 }
 
 // packetLength is the size of the whole packet.
-func packetLength(m reactor.Message) int {
+func packetLength(m driver.Message) int {
 	digits := len(strconv.AppendInt(make([]byte, 0, maxJobIDDigits), m.JobID, 10))
 	n := remainingLength(m, digits)
 	header := 2

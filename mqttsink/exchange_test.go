@@ -10,13 +10,13 @@ import (
 
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The QoS 2 exchange with a real broker. Who decides when to release is the lane.
 
-func slotsOf(msgs []reactor.Message) []reactor.Slot {
-	slots := make([]reactor.Slot, len(msgs))
+func slotsOf(msgs []driver.Message) []driver.Slot {
+	slots := make([]driver.Slot, len(msgs))
 	for i, m := range msgs {
 		slots[i] = m.Slot
 	}
@@ -33,7 +33,7 @@ func TestExchange(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, ack := range acks.wait(t, ctx, len(msgs)) {
-		if ack.Slot != msgs[i].Slot || ack.Step != reactor.Received || ack.Refused() {
+		if ack.Slot != msgs[i].Slot || ack.Step != driver.Received || ack.Refused() {
 			t.Fatalf("acknowledgement %d is %+v, want received", i, ack)
 		}
 	}
@@ -44,15 +44,15 @@ func TestExchange(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, ack := range acks.wait(t, ctx, 2*len(msgs))[len(msgs):] {
-		if ack.Slot != msgs[i].Slot || ack.Step != reactor.Released {
+		if ack.Slot != msgs[i].Slot || ack.Step != driver.Released {
 			t.Fatalf("acknowledgement %d is %+v, want released", i, ack)
 		}
 	}
 	// Releasing what the broker does not know is answered as well: recovery depends on it.
-	if err := session.Release([]reactor.Slot{4096}); err != nil {
+	if err := session.Release([]driver.Slot{4096}); err != nil {
 		t.Fatal(err)
 	}
-	if last := acks.wait(t, ctx, 2*len(msgs)+1)[2*len(msgs)]; last.Slot != 4096 || last.Step != reactor.Released {
+	if last := acks.wait(t, ctx, 2*len(msgs)+1)[2*len(msgs)]; last.Slot != 4096 || last.Step != driver.Released {
 		t.Fatalf("releasing an unknown slot: %+v", last)
 	}
 	if err := sub.WaitDistinct(ctx, len(msgs)); err != nil {
@@ -124,8 +124,8 @@ func TestBrokerWithoutQoS2(t *testing.T) {
 	ctx := testContext(t)
 	one := byte(1)
 	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, &packets.Properties{MaximumQOS: &one}))})
-	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
-	var refused *reactor.ConnectRefusedError
+	_, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2})
+	var refused *driver.ConnectRefusedError
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "Config.Delivery to AtLeastOnce") {
 		t.Errorf("connecting yields %v, want a refusal that names the flag", err)
 	}
@@ -134,8 +134,8 @@ func TestBrokerWithoutQoS2(t *testing.T) {
 func TestBrokerThatRenamesUs(t *testing.T) {
 	ctx := testContext(t)
 	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, &packets.Properties{AssignedClientID: "other"}))})
-	_, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
-	var refused *reactor.ConnectRefusedError
+	_, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2})
+	var refused *driver.ConnectRefusedError
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), `"other"`) {
 		t.Errorf("connecting yields %v, want a refusal", err)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestAnswersThatAreTooFewToGather: a broker that answers a single one of many messages is
@@ -83,7 +83,7 @@ func testTooFewAnswers(t *testing.T, listener net.Listener, scheme string, clien
 		t.Fatal(err)
 	}
 	for n := 1; n <= 2; n++ {
-		if got := acks.wait(t, ctx, n); len(got) != n || got[n-1].Slot != reactor.Slot(n) {
+		if got := acks.wait(t, ctx, n); len(got) != n || got[n-1].Slot != driver.Slot(n) {
 			t.Fatalf("acknowledgements %+v", got)
 		}
 		heard <- struct{}{}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 const (
@@ -34,7 +34,7 @@ type probe struct {
 	present bool
 }
 
-// CheckIdentity implements reactor.Sink. Two probes with random client ids are up at once,
+// CheckIdentity implements driver.Sink. Two probes with random client ids are up at once,
 // so it does not depend on what a lane has asked for: at QoS 0 it wants no session to be
 // kept, and mosquitto then says that there was none, taking over its connection all the
 // same.
@@ -43,7 +43,7 @@ func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
 	defer cancel()
 	for range takeovers {
 		err := s.checkIdentity(ctx, qos)
-		var refused *reactor.ConnectRefusedError
+		var refused *driver.ConnectRefusedError
 		switch {
 		case errors.Is(err, errSharedIdentity):
 			return s.sharedIdentity()
@@ -60,7 +60,7 @@ func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
 
 // sharedIdentity names what to change.
 func (s *Sink) sharedIdentity() error {
-	return &reactor.ConnectRefusedError{
+	return &driver.ConnectRefusedError{
 		Broker: s.broker.address, Code: packets.ConnackInvalidClientID,
 		Reason: "it tells clients apart by something else than their client id, so all lanes would share one session and lose messages: " +
 			"switch that off (mosquitto: use_username_as_clientid; EMQX: mqtt.use_username_as_clientid, mqtt.peer_cert_as_clientid, mqtt.clientid_override)",
@@ -108,7 +108,7 @@ func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
 }
 
 func (s *Sink) openProbe(ctx context.Context, qos byte) (*probe, error) {
-	opts := reactor.ConnectOptions{ClientID: reactor.ProbePrefix + rand.Text(), QoS: qos}
+	opts := driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), QoS: qos}
 	connect := s.connectPacket(opts)
 	expiry := uint32(probeExpiry / time.Second)
 	connect.Properties.SessionExpiryInterval = &expiry

@@ -11,7 +11,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 var allQoS = []byte{2, 1, 0}
@@ -19,7 +19,7 @@ var allQoS = []byte{2, 1, 0}
 // wantShared wants the refusal that names the settings.
 func wantShared(t *testing.T, what string, err error) {
 	t.Helper()
-	var refused *reactor.ConnectRefusedError
+	var refused *driver.ConnectRefusedError
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "use_username_as_clientid") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("%s: %v, want a refusal that names the setting", what, err)
 	}
@@ -128,7 +128,7 @@ func TestIdentityAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			broker := startFakeBroker(t, test.answer)
 			err := newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).CheckIdentity(testContext(t), 0)
-			var refused *reactor.ConnectRefusedError
+			var refused *driver.ConnectRefusedError
 			switch {
 			case test.shared:
 				wantShared(t, "checking", err)

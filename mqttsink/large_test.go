@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestLargePayloadsCostNoMemory: what is large is written from where it is.
@@ -17,7 +17,7 @@ func TestLargePayloadsCostNoMemory(t *testing.T) {
 	payload := make([]byte, 64<<20)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if err := session.Publish([]reactor.Message{{Slot: 1, JobID: 1, Topic: "x", Payload: payload}}); err != nil {
+	if err := session.Publish([]driver.Message{{Slot: 1, JobID: 1, Topic: "x", Payload: payload}}); err != nil {
 		t.Fatal(err)
 	}
 	acks.wait(t, ctx, 1)
@@ -35,12 +35,12 @@ func TestLargeAmongSmall(t *testing.T) {
 	sub := subscribe(t, ctx, broker, prefix, 1)
 	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), prefix, 1)
 	sizes := []int{0, largeBytes - 1, largeBytes, 1, largeBytes + 1, largeBytes, 2, 3, writeChunk, writeChunk + 1, 4, 5 * writeChunk}
-	var msgs []reactor.Message
+	var msgs []driver.Message
 	for range 5 {
 		for _, size := range sizes {
 			i := len(msgs) + 1
-			msgs = append(msgs, reactor.Message{
-				Slot: reactor.Slot(i), JobID: int64(i), Topic: prefix + "/x", QoS: 1, Payload: bytes.Repeat([]byte{byte(i)}, size),
+			msgs = append(msgs, driver.Message{
+				Slot: driver.Slot(i), JobID: int64(i), Topic: prefix + "/x", QoS: 1, Payload: bytes.Repeat([]byte{byte(i)}, size),
 			})
 		}
 	}

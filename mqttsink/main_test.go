@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 func TestMain(m *testing.M) { testkit.Main(m) }
@@ -15,13 +15,13 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 // collector receives acknowledgements.
 type collector struct {
 	mu   sync.Mutex
-	acks []reactor.Ack
+	acks []driver.Ack
 	news chan struct{}
 }
 
 func newCollector() *collector { return &collector{news: make(chan struct{}, 1)} }
 
-func (c *collector) take(acks []reactor.Ack) {
+func (c *collector) take(acks []driver.Ack) {
 	c.mu.Lock()
 	c.acks = append(c.acks, acks...)
 	c.mu.Unlock()
@@ -32,11 +32,11 @@ func (c *collector) take(acks []reactor.Ack) {
 }
 
 // wait returns the acknowledgements when there are n.
-func (c *collector) wait(t testing.TB, ctx context.Context, n int) []reactor.Ack {
+func (c *collector) wait(t testing.TB, ctx context.Context, n int) []driver.Ack {
 	t.Helper()
 	for {
 		c.mu.Lock()
-		acks := append([]reactor.Ack(nil), c.acks...)
+		acks := append([]driver.Ack(nil), c.acks...)
 		c.mu.Unlock()
 		if len(acks) >= n {
 			return acks
@@ -66,10 +66,10 @@ func newSink(t testing.TB, cfg Config) *Sink {
 }
 
 // open connects and closes at the end of the test.
-func open(t testing.TB, ctx context.Context, s *Sink, clientID string, qos byte) (reactor.Session, *collector) {
+func open(t testing.TB, ctx context.Context, s *Sink, clientID string, qos byte) (driver.Session, *collector) {
 	t.Helper()
 	c := newCollector()
-	session, err := s.Connect(ctx, reactor.ConnectOptions{ClientID: clientID, QoS: qos, Acks: c.take})
+	session, err := s.Connect(ctx, driver.ConnectOptions{ClientID: clientID, QoS: qos, Acks: c.take})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func open(t testing.TB, ctx context.Context, s *Sink, clientID string, qos byte)
 }
 
 // publishAll keeps to the session's limit, as the contract asks.
-func publishAll(t testing.TB, ctx context.Context, s reactor.Session, c *collector, msgs []reactor.Message) []reactor.Ack {
+func publishAll(t testing.TB, ctx context.Context, s driver.Session, c *collector, msgs []driver.Message) []driver.Ack {
 	t.Helper()
 	limit := s.Limits().InFlight
 	sent := 0
@@ -97,11 +97,11 @@ func publishAll(t testing.TB, ctx context.Context, s reactor.Session, c *collect
 	return c.wait(t, ctx, len(msgs))
 }
 
-func messages(topic string, qos byte, n int) []reactor.Message {
-	msgs := make([]reactor.Message, n)
+func messages(topic string, qos byte, n int) []driver.Message {
+	msgs := make([]driver.Message, n)
 	for i := range msgs {
-		msgs[i] = reactor.Message{
-			Slot: reactor.Slot(i%reactor.LaneSlots + 1), JobID: int64(i + 1), Topic: topic, Payload: []byte("payload"), QoS: qos,
+		msgs[i] = driver.Message{
+			Slot: driver.Slot(i%driver.LaneSlots + 1), JobID: int64(i + 1), Topic: topic, Payload: []byte("payload"), QoS: qos,
 		}
 	}
 	return msgs

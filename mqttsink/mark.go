@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Session Present says that there is a session, not that it is ours: a broker that lost it
@@ -43,7 +43,7 @@ func markFilter(mark string, copy int) string {
 	return markTopics + mark + "/" + strconv.Itoa(copy)
 }
 
-// Mark implements reactor.Session. Before it believes a broker, it has it answer both ways:
+// Mark implements driver.Session. Before it believes a broker, it has it answer both ways:
 // for a subscription that never was (HiveMQ CE calls that a success, too: its
 // UnsubscribeHandler does not look), and for one that it has just granted.
 //
@@ -59,10 +59,10 @@ func (s *session) Mark(ctx context.Context, mark string) error {
 	}
 	err := s.leaveMark(ctx, mark)
 	switch {
-	case err == nil || errors.Is(err, reactor.ErrCannotMark):
+	case err == nil || errors.Is(err, driver.ErrCannotMark):
 		s.evictions.forget(s.clientID)
 	case ctx.Err() == nil && s.refusesByHangingUp():
-		return fmt.Errorf("%w: it ends the connection when we subscribe (%w): %s", reactor.ErrCannotMark, err, allowMarks)
+		return fmt.Errorf("%w: it ends the connection when we subscribe (%w): %s", driver.ErrCannotMark, err, allowMarks)
 	}
 	return err
 }
@@ -76,9 +76,9 @@ func (s *session) leaveMark(ctx context.Context, mark string) error {
 	switch codes[0] {
 	case codeNoSubscription:
 	case codeSuccess:
-		return fmt.Errorf("%w: it takes what was never subscribed for a subscription", reactor.ErrCannotMark)
+		return fmt.Errorf("%w: it takes what was never subscribed for a subscription", driver.ErrCannotMark)
 	default:
-		return fmt.Errorf("%w: it refuses to unsubscribe (%s): %s", reactor.ErrCannotMark, reasonText(codes[0]), allowMarks)
+		return fmt.Errorf("%w: it refuses to unsubscribe (%s): %s", driver.ErrCannotMark, reasonText(codes[0]), allowMarks)
 	}
 	filters := []string{probe}
 	for i := range markCopies {
@@ -88,13 +88,13 @@ func (s *session) leaveMark(ctx context.Context, mark string) error {
 		return err
 	}
 	if i := slices.IndexFunc(codes, refused); i >= 0 {
-		return s.undo(ctx, filters, fmt.Errorf("%w: it refuses to subscribe (%s): %s", reactor.ErrCannotMark, reasonText(codes[i]), allowMarks))
+		return s.undo(ctx, filters, fmt.Errorf("%w: it refuses to subscribe (%s): %s", driver.ErrCannotMark, reasonText(codes[i]), allowMarks))
 	}
 	if codes, err = s.unsubscribe(ctx, probe); err != nil {
 		return err
 	}
 	if codes[0] != codeSuccess {
-		return s.undo(ctx, filters, fmt.Errorf("%w: it does not find what it has granted (%s)", reactor.ErrCannotMark, reasonText(codes[0])))
+		return s.undo(ctx, filters, fmt.Errorf("%w: it does not find what it has granted (%s)", driver.ErrCannotMark, reasonText(codes[0])))
 	}
 	return nil
 }
@@ -125,7 +125,7 @@ func (s *session) recognize(ctx context.Context, mark string) (found, whole bool
 		default:
 			// It allowed it once, and it has to be known: whatever we took this session for,
 			// we might be wrong. Nothing is destroyed.
-			return false, false, &reactor.ConnectRefusedError{
+			return false, false, &driver.ConnectRefusedError{
 				Broker: s.broker, Code: codes[0],
 				Reason: "it refuses to unsubscribe (" + reasonText(codes[0]) + "), which tells whether the session is ours: " + allowMarks,
 			}
@@ -142,7 +142,7 @@ func refused(code byte) bool { return code >= 0x80 }
 
 // refusesByHangingUp reports whether the session was ended because it subscribed.
 func (s *session) refusesByHangingUp() bool {
-	var d *reactor.DisconnectedError
+	var d *driver.DisconnectedError
 	err := s.Err()
 	switch {
 	case errors.As(err, &d):

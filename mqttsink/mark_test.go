@@ -15,14 +15,14 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // connectMarked connects as the owner of a lane does that left a mark.
 func connectMarked(t *testing.T, ctx context.Context, url, clientID, mark string) *session {
 	t.Helper()
-	s, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{
-		ClientID: clientID, QoS: 2, Mark: mark, Acks: func([]reactor.Ack) {},
+	s, err := newSink(t, Config{URL: url}).Connect(ctx, driver.ConnectOptions{
+		ClientID: clientID, QoS: 2, Mark: mark, Acks: func([]driver.Ack) {},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -41,14 +41,14 @@ func leave(t *testing.T, ctx context.Context, url, clientID, mark string) {
 	closed(t, ctx, s)
 }
 
-func closed(t *testing.T, ctx context.Context, s reactor.Session) {
+func closed(t *testing.T, ctx context.Context, s driver.Session) {
 	t.Helper()
 	if err := s.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func wantLimits(t *testing.T, when string, s reactor.Session, present, resumed, marked bool) {
+func wantLimits(t *testing.T, when string, s driver.Session, present, resumed, marked bool) {
 	t.Helper()
 	if l := s.Limits(); l.Present != present || l.Resumed != resumed || l.Marked != marked {
 		t.Errorf("%s: present %t, resumed %t, marked %t", when, l.Present, l.Resumed, l.Marked)
@@ -78,7 +78,7 @@ func TestMark(t *testing.T) {
 			closed(t, ctx, s)
 			wantLimits(t, "no mark is asked for", connectMarked(t, ctx, url, id, ""), true, true, false)
 
-			fresh, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{ClientID: id, QoS: 2, Fresh: true, Mark: "ours"})
+			fresh, err := newSink(t, Config{URL: url}).Connect(ctx, driver.ConnectOptions{ClientID: id, QoS: 2, Fresh: true, Mark: "ours"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,8 +119,8 @@ func TestMarkSurvivesInterruptions(t *testing.T) {
 				}
 				return netfault.Verdict{}
 			})
-			_, err := throughProxy.Connect(ctx, reactor.ConnectOptions{ClientID: id, QoS: 2, Mark: "ours"})
-			var refused *reactor.ConnectRefusedError
+			_, err := throughProxy.Connect(ctx, driver.ConnectOptions{ClientID: id, QoS: 2, Mark: "ours"})
+			var refused *driver.ConnectRefusedError
 			if err == nil || errors.As(err, &refused) || !strings.Contains(err.Error(), "whether the session is ours") {
 				t.Fatalf("cut off when it was %s: %v", name, err)
 			}
@@ -180,7 +180,7 @@ func TestMarkAndTheBrokersMemory(t *testing.T) {
 		broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: never})
 		leave(t, ctx, broker.URL(), "x", "old")
 		restart(t, ctx, broker, broker.Stop)
-		fresh, err := newSink(t, Config{URL: broker.URL()}).Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2, Fresh: true})
+		fresh, err := newSink(t, Config{URL: broker.URL()}).Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2, Fresh: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -207,10 +207,10 @@ func TestMarkAndTheBrokersMemory(t *testing.T) {
 		restart(t, ctx, broker, broker.Kill)
 		wantLimits(t, "a newer save", connectMarked(t, ctx, broker.URL(), "x", "ours"), true, true, true)
 		session, acks = open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", 2)
-		if err := session.Release([]reactor.Slot{1}); err != nil {
+		if err := session.Release([]driver.Slot{1}); err != nil {
 			t.Fatal(err)
 		}
-		if a := acks.wait(t, ctx, 1)[0]; a.Step != reactor.Released || a.Refused() {
+		if a := acks.wait(t, ctx, 1)[0]; a.Step != driver.Released || a.Refused() {
 			t.Errorf("the release of a message that it has lost: %+v; mosquitto 2.0 calls it a success", a)
 		}
 	})
@@ -245,7 +245,7 @@ func TestMarkNotAllowed(t *testing.T) {
 	}})
 	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", 1)
 	err := session.Mark(ctx, "ours")
-	if !errors.Is(err, reactor.ErrCannotMark) || !strings.Contains(err.Error(), "reactor/session/#") || !strings.Contains(err.Error(), "not authorized") {
+	if !errors.Is(err, driver.ErrCannotMark) || !strings.Contains(err.Error(), "reactor/session/#") || !strings.Contains(err.Error(), "not authorized") {
 		t.Errorf("marking where it is not allowed: %v", err)
 	}
 	publishAll(t, ctx, session, acks, messages("x", 1, 10))
@@ -318,7 +318,7 @@ func TestBrokersThatCannotMark(t *testing.T) {
 			})
 			s, _ := open(t, ctx, newSink(t, Config{URL: broker.url}), "x", 2)
 			err := s.Mark(ctx, "ours")
-			if !errors.Is(err, reactor.ErrCannotMark) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			if !errors.Is(err, driver.ErrCannotMark) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v, want one line with %q", err, test.want)
 			}
 			if n := kept.count(); n > 0 && !test.ends {
@@ -344,7 +344,7 @@ func TestBrokerThatHangsUpOnMarks(t *testing.T) {
 	for try := 1; try <= 2*hangUpsInARow; try++ {
 		for _, id := range []string{"a", "b"} {
 			s, _ := open(t, ctx, sink, id, 2)
-			if err := s.Mark(ctx, "ours"); err == nil || errors.Is(err, reactor.ErrCannotMark) != (try >= hangUpsInARow) {
+			if err := s.Mark(ctx, "ours"); err == nil || errors.Is(err, driver.ErrCannotMark) != (try >= hangUpsInARow) {
 				t.Errorf("%s, try %d: %v", id, try, err)
 			}
 		}
@@ -355,7 +355,7 @@ func TestMarksThatNobodyMayUse(t *testing.T) {
 	ctx := testContext(t)
 	s := connectMarked(t, ctx, testkit.Broker(t).URL(), testkit.TopicPrefix(t), "")
 	for _, mark := range []string{"", "a/#", "+", "\x00"} {
-		if err := s.Mark(ctx, mark); err == nil || errors.Is(err, reactor.ErrCannotMark) {
+		if err := s.Mark(ctx, mark); err == nil || errors.Is(err, driver.ErrCannotMark) {
 			t.Errorf("mark %q: %v", mark, err)
 		}
 	}
@@ -365,18 +365,18 @@ func TestMarksThatNobodyMayUse(t *testing.T) {
 func TestRecognizing(t *testing.T) {
 	present := connack(t, 0, nil)
 	present[2] = 1
-	ask := func(t *testing.T, answer func(p *packets.ControlPacket) reply) (reactor.Session, error) {
+	ask := func(t *testing.T, answer func(p *packets.ControlPacket) reply) (driver.Session, error) {
 		broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
 			if p.Type == packets.CONNECT {
 				return reply{packets: present}
 			}
 			return answer(p)
 		})
-		return newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).Connect(testContext(t), reactor.ConnectOptions{ClientID: "x", QoS: 2, Mark: "ours"})
+		return newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).Connect(testContext(t), driver.ConnectOptions{ClientID: "x", QoS: 2, Mark: "ours"})
 	}
 	t.Run("to unsubscribe", func(t *testing.T) {
 		_, err := ask(t, func(p *packets.ControlPacket) reply { return unsuback(p, codeNotAuthorized) })
-		var refused *reactor.ConnectRefusedError
+		var refused *driver.ConnectRefusedError
 		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "reactor/session/#") {
 			t.Errorf("connecting yields %v, want a refusal with the remedy", err)
 		}

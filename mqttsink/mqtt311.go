@@ -9,7 +9,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // openOldBroker finds out whether a broker hangs up because it does not know MQTT 5, by
@@ -22,7 +22,7 @@ func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why 
 	}
 	conn, reader, connack, err := s.open(ctx, connect)
 	if errors.Is(err, errNoAnswer) {
-		err = &reactor.ConnectRefusedError{
+		err = &driver.ConnectRefusedError{
 			Broker: s.broker.address, Code: packets.ConnackUnsupportedProtocolVersion,
 			Reason: "it speaks MQTT 3.1.1, and hangs up at MQTT 5: switch MQTT 5 on for its listener, or use a broker that speaks it, e.g. mosquitto 2",
 		}
@@ -40,7 +40,7 @@ func (s *Sink) speaksMQTT311(ctx context.Context) bool {
 	defer hangUp(conn)
 	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
 	defer stop()
-	clientID := reactor.ProbePrefix + rand.Text()
+	clientID := driver.ProbePrefix + rand.Text()
 	packet := []byte{packets.CONNECT << 4, byte(12 + len(clientID)), 0, 4, 'M', 'Q', 'T', 'T', 4}
 	const cleanSession, keepAliveSeconds = 1 << 1, 30
 	packet = append(packet, cleanSession, 0, keepAliveSeconds, 0, byte(len(clientID)))

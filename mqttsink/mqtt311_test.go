@@ -11,7 +11,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // versioned is a server that lets a function deal with each connection, by its number and
@@ -49,7 +49,7 @@ func versioned(t *testing.T, serve func(n, version int, conn net.Conn)) string {
 func TestBrokerOfMQTT311(t *testing.T) {
 	ctx := testContext(t)
 	connect := func(url string) error {
-		s, err := newSink(t, Config{URL: url}).Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
+		s, err := newSink(t, Config{URL: url}).Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2})
 		if err == nil {
 			_ = s.Close(ctx)
 		}
@@ -63,7 +63,7 @@ func TestBrokerOfMQTT311(t *testing.T) {
 				_, _ = conn.Write(answer)
 			}
 		}))
-		var refused *reactor.ConnectRefusedError
+		var refused *driver.ConnectRefusedError
 		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "MQTT 3.1.1") || conns.Load() != 3 {
 			t.Errorf("one that %s: %v, after %d connections", name, err, conns.Load())
 		}
@@ -100,13 +100,13 @@ func TestHangUpLater(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn)
 		}
 	})})
-	s, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2})
+	s, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	closed(t, ctx, s)
-	var refused *reactor.ConnectRefusedError
-	if _, err := sink.Connect(ctx, reactor.ConnectOptions{ClientID: "x", QoS: 2}); err == nil || errors.As(err, &refused) {
+	var refused *driver.ConnectRefusedError
+	if _, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2}); err == nil || errors.As(err, &refused) {
 		t.Errorf("connecting yields %v", err)
 	}
 	if n := conns.Load(); n != 2 {

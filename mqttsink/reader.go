@@ -10,7 +10,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // errHungUp ends a session whose broker closed the connection without a word.
@@ -141,7 +141,7 @@ func (s *session) allowSilence() error {
 // disconnected is the error of a DISCONNECT from the broker.
 func disconnected(p *packets.Disconnect) error {
 	if p.ReasonCode == packets.DisconnectSessionTakenOver {
-		return reactor.ErrSessionTakenOver
+		return driver.ErrSessionTakenOver
 	}
-	return &reactor.DisconnectedError{Code: p.ReasonCode, Reason: withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString)}
+	return &driver.DisconnectedError{Code: p.ReasonCode, Reason: withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString)}
 }

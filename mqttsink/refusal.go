@@ -7,7 +7,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // refusal turns the CONNACK of a broker that does not want us into an error: a refusal
@@ -18,7 +18,7 @@ func (s *Sink) refusal(connack *packets.Connack) error {
 		said = strings.TrimSpace(said + " server " + server)
 	}
 	if remedy, permanent := remedies[code]; permanent {
-		return &reactor.ConnectRefusedError{Broker: s.broker.address, Code: code, Reason: withDetail(remedy, said)}
+		return &driver.ConnectRefusedError{Broker: s.broker.address, Code: code, Reason: withDetail(remedy, said)}
 	}
 	return fmt.Errorf("broker %s does not accept connections at present: %s", s.broker.address, withDetail(reasonText(code), said))
 }

@@ -8,12 +8,12 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // firstRequest is the packet identifier of a session's first SUBSCRIBE or UNSUBSCRIBE.
 // They share their identifiers with PUBLISH [MQTT 5, 2.2.1], whose are those of the slots.
-const firstRequest = reactor.LaneSlots + 1
+const firstRequest = driver.LaneSlots + 1
 
 // request is a SUBSCRIBE or UNSUBSCRIBE that waits for its answer.
 type request struct {

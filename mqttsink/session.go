@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/sockopt"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// session implements reactor.Session.
+// session implements driver.Session.
 //
 //	         Close            DISCONNECT sent         the broker hangs up
 //	running ───────► closing ────────────────► parted ───────────────────► over
@@ -23,14 +23,14 @@ type session struct {
 	broker    string // as errors show it
 	clientID  string
 	evictions *evictions
-	limits    reactor.Limits // written before Connect returns
+	limits    driver.Limits // written before Connect returns
 	keepAlive time.Duration
 	patience  time.Duration // with a broker that does not read, or not hang up
-	report    func([]reactor.Ack)
+	report    func([]driver.Ack)
 
 	reader   *bufio.Reader    // owned by read
 	lowWater sockopt.LowWater // owned by read
-	acks     []reactor.Ack    // owned by read: taken and not yet reported
+	acks     []driver.Ack     // owned by read: taken and not yet reported
 
 	wake chan struct{} // one slot: there is something to write
 	done chan struct{} // closed when both goroutines have ended
@@ -38,8 +38,8 @@ type session struct {
 	mu        sync.Mutex
 	buffer    []byte              // guarded by mu: encoded and not written; InFlight bounds it
 	large     []largePayload      // guarded by mu: to be written between parts of buffer
-	unwritten []reactor.Slot      // guarded by mu: QoS 0, in buffer
-	releases  []reactor.Slot      // guarded by mu: whose PUBREL is in buffer; once over, those that never left
+	unwritten []driver.Slot       // guarded by mu: QoS 0, in buffer
+	releases  []driver.Slot       // guarded by mu: whose PUBREL is in buffer; once over, those that never left
 	awaited   int                 // guarded by mu: answers that the broker owes us
 	gathering bool                // guarded by mu: the read deadline is that of gather
 	asked     int                 // guarded by mu: requests that were sent
@@ -49,7 +49,7 @@ type session struct {
 	err       error               // guarded by mu: the first one
 }
 
-var _ reactor.Session = (*session)(nil)
+var _ driver.Session = (*session)(nil)
 
 type sessionState uint8
 
@@ -66,7 +66,7 @@ const (
 // errClosed is how a session ends that ends well.
 var errClosed = errors.New("the session is closed")
 
-func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts reactor.ConnectOptions, agreed terms) *session {
+func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
 	session := &session{
 		conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), report: opts.Acks,
 		broker: s.broker.address, clientID: opts.ClientID, evictions: &s.evictions,
@@ -88,21 +88,21 @@ func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts reactor.Conn
 	return session
 }
 
-// Limits implements reactor.Session.
-func (s *session) Limits() reactor.Limits { return s.limits }
+// Limits implements driver.Session.
+func (s *session) Limits() driver.Limits { return s.limits }
 
-// Done implements reactor.Session.
+// Done implements driver.Session.
 func (s *session) Done() <-chan struct{} { return s.done }
 
-// Err implements reactor.Session.
+// Err implements driver.Session.
 func (s *session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// Publish implements reactor.Session.
-func (s *session) Publish(msgs []reactor.Message) error {
+// Publish implements driver.Session.
+func (s *session) Publish(msgs []driver.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refuses(); err != nil {
@@ -125,8 +125,8 @@ func (s *session) Publish(msgs []reactor.Message) error {
 	return nil
 }
 
-// Release implements reactor.Session.
-func (s *session) Release(slots []reactor.Slot) error {
+// Release implements driver.Session.
+func (s *session) Release(slots []driver.Slot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refuses(); err != nil {
@@ -141,8 +141,8 @@ func (s *session) Release(slots []reactor.Slot) error {
 	return nil
 }
 
-// Unreleased implements reactor.Session.
-func (s *session) Unreleased() []reactor.Slot {
+// Unreleased implements driver.Session.
+func (s *session) Unreleased() []driver.Slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.releases
@@ -156,11 +156,11 @@ func (s *session) refuses() error {
 	return s.err
 }
 
-// Close implements reactor.Session. It returns nil if everything accepted before was
+// Close implements driver.Session. It returns nil if everything accepted before was
 // sent and the broker hung up after our goodbye, however many ask; else why not.
 func (s *session) Close(ctx context.Context) error { return s.part(ctx, false) }
 
-// Discard implements reactor.Session. What Close says of its result holds here as well.
+// Discard implements driver.Session. What Close says of its result holds here as well.
 func (s *session) Discard(ctx context.Context) error { return s.part(ctx, true) }
 
 func (s *session) part(ctx context.Context, forget bool) error {

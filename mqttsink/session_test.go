@@ -12,7 +12,7 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 func subscribe(t *testing.T, ctx context.Context, url, prefix string, qos byte) *check.Subscriber {
@@ -77,9 +77,9 @@ func TestOddPayloads(t *testing.T) {
 	sub := subscribe(t, ctx, broker, prefix, 1)
 	session, acks := open(t, ctx, newSink(t, Config{URL: broker}), t.Name(), 1)
 	payloads := [][]byte{nil, {0}, {0xff, 0xfe}, []byte("日本 ü"), bytes.Repeat([]byte("x"), 127), bytes.Repeat([]byte("y"), 16384), bytes.Repeat([]byte("z"), 3<<20)}
-	var msgs []reactor.Message
+	var msgs []driver.Message
 	for i, p := range payloads {
-		msgs = append(msgs, reactor.Message{Slot: reactor.Slot(i + 1), JobID: 1<<62 + int64(i), Topic: prefix + "/ü/日本", Payload: p, QoS: 1})
+		msgs = append(msgs, driver.Message{Slot: driver.Slot(i + 1), JobID: 1<<62 + int64(i), Topic: prefix + "/ü/日本", Payload: p, QoS: 1})
 	}
 	publishAll(t, ctx, session, acks, msgs)
 	if err := sub.WaitDistinct(ctx, len(msgs)); err != nil {
@@ -169,8 +169,8 @@ func TestStalledBroker(t *testing.T) {
 	sink := newSink(t, Config{URL: proxy.Through(testkit.Broker(t).URL()), WriteTimeout: 200 * time.Millisecond})
 	session, _ := open(t, ctx, sink, t.Name(), 1)
 	proxy.Stall(netfault.ToServer)
-	big := reactor.Message{Slot: 1, Topic: "x", Payload: make([]byte, 1<<20), QoS: 1}
-	for session.Publish([]reactor.Message{big}) == nil && ctx.Err() == nil {
+	big := driver.Message{Slot: 1, Topic: "x", Payload: make([]byte, 1<<20), QoS: 1}
+	for session.Publish([]driver.Message{big}) == nil && ctx.Err() == nil {
 		big.Slot++
 		if big.Slot == 64 {
 			break
@@ -191,12 +191,12 @@ func TestBrokersLimits(t *testing.T) {
 	if limits.InFlight != 20 || limits.PacketBytes != 1000 {
 		t.Fatalf("limits are %+v", limits)
 	}
-	exact := reactor.Message{Slot: 1, JobID: 1, Topic: "x", QoS: 1}
+	exact := driver.Message{Slot: 1, JobID: 1, Topic: "x", QoS: 1}
 	exact.Payload = make([]byte, 1000-packetLength(exact)-1) // the length of the length grows by one
 	if err := session.Check(exact); err != nil {
 		t.Errorf("a packet of the allowed size: %v", err)
 	}
-	publishAll(t, ctx, session, acks, []reactor.Message{exact})
+	publishAll(t, ctx, session, acks, []driver.Message{exact})
 	exact.Payload = append(exact.Payload, 0)
 	if err := session.Check(exact); err == nil {
 		t.Error("a packet of one byte too many is allowed")

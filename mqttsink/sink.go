@@ -14,7 +14,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Sink connects lanes to one broker. Its methods may be called from any goroutine.
@@ -30,7 +30,7 @@ type Sink struct {
 // shortExpiry is a session expiry that an ordinary outage may exceed.
 const shortExpiry = 10 * time.Minute
 
-var _ reactor.Sink = (*Sink)(nil)
+var _ driver.Sink = (*Sink)(nil)
 
 // New checks the configuration. It does not connect.
 func New(cfg Config) (*Sink, error) {
@@ -48,8 +48,8 @@ func New(cfg Config) (*Sink, error) {
 // errPatience is why Connect gives up when it is not its caller who does.
 var errPatience = errors.New("connect timeout")
 
-// Connect implements reactor.Sink.
-func (s *Sink) Connect(ctx context.Context, opts reactor.ConnectOptions) (reactor.Session, error) {
+// Connect implements driver.Sink.
+func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
 	defer cancel()
 	conn, reader, connack, err := s.open(ctx, s.connectPacket(opts))
@@ -137,33 +137,33 @@ func (s *Sink) handshake(conn io.Writer, reader *bufio.Reader, connect *packets.
 
 // terms are what a CONNACK and our own configuration come to together.
 type terms struct {
-	limits        reactor.Limits
+	limits        driver.Limits
 	keepAlive     time.Duration
 	sessionExpiry time.Duration // after the connection, how long the broker keeps its state
 }
 
 // agree accepts the broker's terms, or refuses to work under them.
-func (s *Sink) agree(connack *packets.Connack, opts reactor.ConnectOptions) (terms, error) {
+func (s *Sink) agree(connack *packets.Connack, opts driver.ConnectOptions) (terms, error) {
 	p := connack.Properties
 	maxQoS := byte(2)
 	if p.MaximumQOS != nil {
 		maxQoS = *p.MaximumQOS
 	}
 	if maxQoS < opts.QoS {
-		return terms{}, &reactor.ConnectRefusedError{
+		return terms{}, &driver.ConnectRefusedError{
 			Broker: s.broker.address, Code: packets.ConnackQoSNotSupported,
 			Reason: fmt.Sprintf("it takes QoS %d at most, and this delivery needs QoS %d: set reactor.Config.Delivery to %s",
 				maxQoS, opts.QoS, deliveryFor(maxQoS)),
 		}
 	}
 	if id := p.AssignedClientID; id != "" {
-		return terms{}, &reactor.ConnectRefusedError{
+		return terms{}, &driver.ConnectRefusedError{
 			Broker: s.broker.address, Code: packets.ConnackInvalidClientID,
 			Reason: "it replaces our client id by " + strconv.Quote(id) + ", and sessions could not be resumed: let it allow client ids of ours (reactor-…)",
 		}
 	}
 	t := terms{
-		limits: reactor.Limits{
+		limits: driver.Limits{
 			InFlight: s.cfg.inFlight(opts.QoS), QoS: maxQoS,
 			Present: connack.SessionPresent, Resumed: connack.SessionPresent,
 		},
@@ -200,7 +200,7 @@ func (s *Sink) agree(connack *packets.Connack, opts reactor.ConnectOptions) (ter
 	if n := p.SessionExpiryInterval; n != nil {
 		t.sessionExpiry = time.Duration(*n) * time.Second
 		if *n == 0 && opts.QoS == 2 {
-			return terms{}, &reactor.ConnectRefusedError{
+			return terms{}, &driver.ConnectRefusedError{
 				Broker: s.broker.address, Code: packets.ConnackImplementationSpecificError,
 				Reason: "it keeps no session of a client that is away, and exactly-once needs that: let it keep sessions, or set reactor.Config.Delivery to AtLeastOnce",
 			}
@@ -221,7 +221,7 @@ func deliveryFor(maxQoS byte) string {
 // identifier can be resumed, even by a lane that sends nothing but QoS 0 of its own: its
 // last owner may have promised more. The session is to outlive the connection where
 // something may have to be resumed after it. Fresh begins anew instead.
-func (s *Sink) connectPacket(opts reactor.ConnectOptions) *packets.Connect {
+func (s *Sink) connectPacket(opts driver.ConnectOptions) *packets.Connect {
 	ours := uint32(maxReceived)
 	connect := &packets.Connect{
 		ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: opts.ClientID, CleanStart: opts.Fresh,

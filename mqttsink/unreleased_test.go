@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // brokenConn is a connection whose writes fail after some bytes.
@@ -29,10 +29,10 @@ func (c *brokenConn) Write(b []byte) (int, error) {
 
 // TestUnreleased: what never left is told; what may have left is not.
 func TestUnreleased(t *testing.T) {
-	slots := []reactor.Slot{5, 6, 7}
+	slots := []driver.Slot{5, 6, 7}
 	for name, test := range map[string]struct {
 		takes int
-		want  []reactor.Slot
+		want  []driver.Slot
 	}{
 		"nothing was written":    {0, slots},
 		"something was written":  {1, nil},
@@ -42,7 +42,7 @@ func TestUnreleased(t *testing.T) {
 			near, far := net.Pipe()
 			conn := &brokenConn{near, test.takes, make(chan struct{})}
 			sink := newSink(t, Config{URL: "mqtt://127.0.0.1:1"})
-			s := sink.newSession(conn, bufio.NewReader(conn), reactor.ConnectOptions{Acks: func([]reactor.Ack) {}}, terms{keepAlive: time.Minute})
+			s := sink.newSession(conn, bufio.NewReader(conn), driver.ConnectOptions{Acks: func([]driver.Ack) {}}, terms{keepAlive: time.Minute})
 			if err := s.Release(slots); err != nil {
 				t.Fatal(err)
 			}

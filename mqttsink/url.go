@@ -9,7 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // broker is where to connect to, and as whom.
@@ -24,7 +24,7 @@ type broker struct {
 // can turn up as any part of it.
 var errURL = badURL("is not one of a broker: write mqtt://user:password@host:1883, with special characters in user and password %-encoded")
 
-func badURL(problem string) error { return &reactor.ConfigError{Field: "URL", Problem: problem} }
+func badURL(problem string) error { return &driver.ConfigError{Field: "URL", Problem: problem} }
 
 // parseBroker reads the URL, and what overrides parts of it.
 func parseBroker(c Config) (broker, error) {
@@ -65,12 +65,12 @@ func parseBroker(c Config) (broker, error) {
 	}
 	switch {
 	case len(b.username) > maxUint16:
-		return broker{}, &reactor.ConfigError{Field: "Username", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)}
+		return broker{}, &driver.ConfigError{Field: "Username", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)}
 	case !utf8.ValidString(b.username) || strings.ContainsFunc(b.username, unicode.IsControl):
 		// A broker hangs up on it, and what that would be taken for is something else.
-		return broker{}, &reactor.ConfigError{Field: "Username", Problem: "has a control character in it, or is not UTF-8: MQTT allows neither"}
+		return broker{}, &driver.ConfigError{Field: "Username", Problem: "has a control character in it, or is not UTF-8: MQTT allows neither"}
 	case len(b.password) > maxUint16:
-		return broker{}, &reactor.ConfigError{Field: "Password", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)}
+		return broker{}, &driver.ConfigError{Field: "Password", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)}
 	}
 	return b, nil
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 var (
@@ -46,9 +46,9 @@ func (s *session) write() error {
 	var (
 		buffer   []byte // these four are swapped with those that Publish and Release fill
 		large    []largePayload
-		slots    []reactor.Slot
-		releases []reactor.Slot
-		acks     []reactor.Ack
+		slots    []driver.Slot
+		releases []driver.Slot
+		acks     []driver.Ack
 	)
 	// Pings are sent whatever else is: at QoS 0 their answers are all that the broker
 	// ever sends. A little more often than every keepAlive, which is the broker's limit.
@@ -84,7 +84,7 @@ func (s *session) write() error {
 		if len(slots) > 0 {
 			acks = acks[:0]
 			for _, slot := range slots {
-				acks = append(acks, reactor.Ack{Slot: slot})
+				acks = append(acks, driver.Ack{Slot: slot})
 			}
 			s.report(acks)
 		}
@@ -98,7 +98,7 @@ func (s *session) write() error {
 }
 
 // keepReleases puts back what was not sent.
-func (s *session) keepReleases(slots []reactor.Slot) {
+func (s *session) keepReleases(slots []driver.Slot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.releases = append(slots, s.releases...)

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The stages of a job in the database, on a real server. An op is one job throughout, so
@@ -35,7 +35,7 @@ func batches(b *testing.B, db *bench, do func(ids []int64)) {
 
 func BenchmarkClaim(b *testing.B) {
 	db := newBench(b)
-	req := reactor.ClaimRequest{QoS: 1, Lease: db.lease, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
+	req := driver.ClaimRequest{QoS: 1, Lease: db.lease, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 	batches(b, db, func(ids []int64) {
 		req.IDs = ids
 		if batch, err := db.Claim(db.ctx, req); err != nil || len(batch.Jobs) != benchBatch {
@@ -52,11 +52,11 @@ func BenchmarkLoad(b *testing.B) {
 	until := db.now().Add(time.Minute)
 	b.ReportAllocs()
 	b.ResetTimer()
-	var cursors []reactor.Cursor
+	var cursors []driver.Cursor
 	for done := 0; done < b.N; {
 		if len(cursors) == 0 {
-			for _, shard := range reactor.AllShards.List() {
-				cursors = append(cursors, reactor.CursorAt(shard, reactor.DistantPast))
+			for _, shard := range driver.AllShards.List() {
+				cursors = append(cursors, driver.CursorAt(shard, driver.DistantPast))
 			}
 		}
 		jobs, rest, err := db.LoadWindow(db.ctx, cursors, until, 4096)
@@ -71,11 +71,11 @@ func BenchmarkLoad(b *testing.B) {
 // BenchmarkSettle has whole batches leave the journal, two at a time.
 func BenchmarkSettle(b *testing.B) {
 	db := newBench(b)
-	var open []reactor.Settlement
+	var open []driver.Settlement
 	batches(b, db, func(ids []int64) {
 		b.StopTimer()
 		batch := db.claim(ids)
-		open = append(open, reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Settled: benchBatch, Done: true, Jobs: benchBatch, Kept: benchBatch})
+		open = append(open, driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Settled: benchBatch, Done: true, Jobs: benchBatch, Kept: benchBatch})
 		b.StartTimer()
 		if len(open) == 2 {
 			if _, err := db.Settle(db.ctx, open); err != nil {
@@ -91,7 +91,7 @@ func BenchmarkMark(b *testing.B) {
 	const step = 64
 	db := newBench(b)
 	batch := db.claim(db.insert(benchBatch, "-1 s"))
-	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Jobs: benchBatch, Kept: benchBatch}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Jobs: benchBatch, Kept: benchBatch}
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; done += step {
@@ -101,7 +101,7 @@ func BenchmarkMark(b *testing.B) {
 			db.exec("UPDATE reactor.in_flight SET settled = 0")
 			b.StartTimer()
 		}
-		if held, err := db.Settle(db.ctx, []reactor.Settlement{st}); err != nil || !held[0].Held {
+		if held, err := db.Settle(db.ctx, []driver.Settlement{st}); err != nil || !held[0].Held {
 			b.Fatal(held, err)
 		}
 	}

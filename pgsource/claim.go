@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // claimSQL takes jobs and journals them in one statement, one round trip and one
@@ -84,10 +84,10 @@ const claimByTableAndPlace = `
      WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11 AND nth = 1
     RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
 
-// Claim implements reactor.Journal.
-func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, error) {
+// Claim implements driver.Journal.
+func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {
 	slices.Sort(req.IDs)
-	batch := reactor.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS, Jobs: make([]reactor.Job, 0, len(req.IDs))}
+	batch := driver.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS, Jobs: make([]driver.Job, 0, len(req.IDs))}
 	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }
 	var err error
 	if req.Briefly {
@@ -101,7 +101,7 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 		err = s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), read)
 	}
 	if err != nil {
-		return reactor.Batch{}, claimOutcome(s.failed("claim batch", err))
+		return driver.Batch{}, claimOutcome(s.failed("claim batch", err))
 	}
 	if len(batch.Jobs) > 0 {
 		return batch, nil
@@ -118,7 +118,7 @@ func (s *Source) Claim(ctx context.Context, req reactor.ClaimRequest) (reactor.B
 // a claim has not found may have been locked a moment ago, or too young for its snapshot. So
 // the row is locked first, and changed by a statement that begins after that. It is never
 // committed: whenever we die, nothing has happened.
-func (s *Source) swallowed(ctx context.Context, req reactor.ClaimRequest) error {
+func (s *Source) swallowed(ctx context.Context, req driver.ClaimRequest) error {
 	args := []any{req.IDs, interval(req.Within), smallints(req.Static), req.Lease.Owner}
 	var waiting bool
 	if err := s.hot.row(ctx, s.jobs().waiting, args, &waiting); err != nil || !waiting {
@@ -140,12 +140,12 @@ func (s *Source) swallowed(ctx context.Context, req reactor.ClaimRequest) error 
 	})
 	switch {
 	case errors.Is(err, errSwallowed):
-		return &reactor.JobError{Reason: err.Error(), Err: err}
+		return &driver.JobError{Reason: err.Error(), Err: err}
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
 	}
 	if aboutJob(err) {
-		return &reactor.JobError{Reason: statementText(err), Err: err}
+		return &driver.JobError{Reason: statementText(err), Err: err}
 	}
 	return s.failed("look for jobs that were not claimed", err) // nothing was claimed, that is certain
 }
@@ -166,7 +166,7 @@ const (
 // and short for what it waits for.
 var brief = settings{{"lock_timeout", "20ms"}, {"statement_timeout", "1000ms"}}
 
-func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
+func (s *Source) claimArgs(req driver.ClaimRequest) []any {
 	return []any{
 		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within), smallints(req.Static),
 		uuid(req.Token), req.QoS, int32(req.FirstSlot), int32(req.Reach), int64(req.Bytes),
@@ -174,7 +174,7 @@ func (s *Source) claimArgs(req reactor.ClaimRequest) []any {
 }
 
 // checkLease returns the database's time, or ErrLeaseLost.
-func (s *Source) checkLease(ctx context.Context, lease reactor.Lease) (reactor.DBTime, error) {
+func (s *Source) checkLease(ctx context.Context, lease driver.Lease) (driver.DBTime, error) {
 	var (
 		now  dbTime
 		held bool
@@ -182,26 +182,26 @@ func (s *Source) checkLease(ctx context.Context, lease reactor.Lease) (reactor.D
 	err := s.hot.row(ctx, "SELECT clock_timestamp(), EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3)",
 		[]any{lease.Lane, lease.Owner, lease.Epoch}, &now, &held)
 	if err == nil && !held {
-		return now.DBTime, reactor.ErrLeaseLost
+		return now.DBTime, driver.ErrLeaseLost
 	}
 	return now.DBTime, s.failed("check lease", err)
 }
 
-// ResolveClaim implements reactor.Journal.
+// ResolveClaim implements driver.Journal.
 //
 // The backend that runs the claim may still be at it. Raising the epoch waits for
 // that claim's lock on the lane and makes any later commit of it impossible; only
 // then does the journal tell the truth. If we die before the commit, the lane is
 // recovered with its old epoch; if after, with the new one: the same batches.
-func (s *Source) ResolveClaim(ctx context.Context, req reactor.ClaimRequest) (reactor.Batch, reactor.Lease, bool, error) {
-	batch, lease := reactor.Batch{}, req.Lease
+func (s *Source) ResolveClaim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, driver.Lease, bool, error) {
+	batch, lease := driver.Batch{}, req.Lease
 	ok := false
 	err := s.hot.tx(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
 			UPDATE reactor.lanes SET epoch = epoch + 1 WHERE lane = $1 AND owner = $2 AND epoch >= $3 RETURNING epoch`,
 			lease.Lane, lease.Owner, lease.Epoch).Scan(&lease.Epoch)
 		if err == pgx.ErrNoRows {
-			return reactor.ErrLeaseLost
+			return driver.ErrLeaseLost
 		}
 		if err != nil {
 			return err
@@ -213,7 +213,7 @@ func (s *Source) ResolveClaim(ctx context.Context, req reactor.ClaimRequest) (re
 		return err
 	})
 	if err != nil {
-		return reactor.Batch{}, req.Lease, false, s.failed("resolve claim", err)
+		return driver.Batch{}, req.Lease, false, s.failed("resolve claim", err)
 	}
 	return batch, lease, ok, nil
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestClaimReadsWhatWasInserted, byte for byte, in every way of pgx to send a statement,
@@ -51,7 +51,7 @@ func TestClaimReadsWhatWasInserted(t *testing.T) {
 					t.Errorf("job %d fires at %v, after the one before at %v", i, job.FireAt, batch.Jobs[i-1].FireAt)
 				}
 			}
-			if at := batch.Jobs[0].FireAt; at > before || at < before-reactor.DBTime(10_000_000) {
+			if at := batch.Jobs[0].FireAt; at > before || at < before-driver.DBTime(10_000_000) {
 				t.Errorf("fire_at is %v, it was inserted before %v", at.Time(), before.Time())
 			}
 		})

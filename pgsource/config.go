@@ -9,7 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Config says how to use the database. The zero value of every field but
@@ -96,26 +96,26 @@ func (c Config) validate() error {
 	for _, u := range []struct{ field, url string }{{"DatabaseURL", c.DatabaseURL}, {"ListenURL", c.ListenURL}} {
 		cfg, err := parseURL(u.url)
 		if err != nil {
-			return &reactor.ConfigError{Field: u.field, Problem: err.Error()}
+			return &driver.ConfigError{Field: u.field, Problem: err.Error()}
 		}
 		// These two send parameters without knowing their types, and get text back.
 		if mode := cfg.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
-			return &reactor.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
+			return &driver.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
 		}
 	}
 	if c.Feed > FeedPoll {
-		return &reactor.ConfigError{Field: "Feed", Value: c.Feed, Problem: "which does not exist"}
+		return &driver.ConfigError{Field: "Feed", Value: c.Feed, Problem: "which does not exist"}
 	}
 	if c.MaxFeedWAL < 16<<20 {
-		return &reactor.ConfigError{Field: "MaxFeedWAL", Value: c.MaxFeedWAL, Problem: "must be 16 MiB at least, the size of a file of the log"}
+		return &driver.ConfigError{Field: "MaxFeedWAL", Value: c.MaxFeedWAL, Problem: "must be 16 MiB at least, the size of a file of the log"}
 	}
 	if len(c.Deployment) > 40 || strings.ContainsFunc(c.Deployment, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r == '-' || r == '_')
 	}) {
-		return &reactor.ConfigError{Field: "Deployment", Value: c.Deployment, Problem: "must be letters, digits, - and _, 40 at most"}
+		return &driver.ConfigError{Field: "Deployment", Value: c.Deployment, Problem: "must be letters, digits, - and _, 40 at most"}
 	}
 	if c.MaxConns < 2 || c.MaxConns > maxConns {
-		return &reactor.ConfigError{Field: "MaxConns", Value: c.MaxConns, Problem: fmt.Sprintf("must be 2 to %d", maxConns)}
+		return &driver.ConfigError{Field: "MaxConns", Value: c.MaxConns, Problem: fmt.Sprintf("must be 2 to %d", maxConns)}
 	}
 	for _, d := range []struct {
 		field string
@@ -128,14 +128,14 @@ func (c Config) validate() error {
 		{"RetryBackoff", c.RetryBackoff},
 	} {
 		if d.value < time.Millisecond || d.value > 24*time.Hour {
-			return &reactor.ConfigError{Field: d.field, Value: d.value, Problem: "must be 1ms to 24h"}
+			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: "must be 1ms to 24h"}
 		}
 	}
 	if c.TTL < 3*c.Heartbeat {
-		return &reactor.ConfigError{Field: "TTL", Value: c.TTL, Problem: fmt.Sprintf("must be at least 3 heartbeats of %v", c.Heartbeat)}
+		return &driver.ConfigError{Field: "TTL", Value: c.TTL, Problem: fmt.Sprintf("must be at least 3 heartbeats of %v", c.Heartbeat)}
 	}
 	if c.RetryAttempts < 1 || c.RetryAttempts > 1000 {
-		return &reactor.ConfigError{Field: "RetryAttempts", Value: c.RetryAttempts, Problem: "must be 1 to 1000"}
+		return &driver.ConfigError{Field: "RetryAttempts", Value: c.RetryAttempts, Problem: "must be 1 to 1000"}
 	}
 	return nil
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 func TestConfigBounds(t *testing.T) {
@@ -35,7 +35,7 @@ func TestConfigBounds(t *testing.T) {
 	} {
 		for _, c := range configs {
 			_, err := New(c)
-			var bad *reactor.ConfigError
+			var bad *driver.ConfigError
 			if !errors.As(err, &bad) || bad.Field != field || strings.Contains(err.Error(), "sesame") {
 				t.Errorf("%+v: the error is %v, want one about %s", c, err, field)
 			}

@@ -10,12 +10,12 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // claimOutcome classifies the error of a statement that commits by itself. A
 // COMMIT has three outcomes: nil is done, a plain error is certainly not done, and
-// *reactor.UnknownError is either. A plain error that is about a row is a *reactor.JobError.
+// *driver.UnknownError is either. A plain error that is about a row is a *driver.JobError.
 func claimOutcome(err error) error {
 	var (
 		pgErr      *pgconn.PgError
@@ -27,13 +27,13 @@ func claimOutcome(err error) error {
 	case pgconn.SafeToRetry(err), errors.As(err, &connectErr):
 		return err // it was never sent
 	case aboutJob(err):
-		return &reactor.JobError{Reason: statementText(err), Waited: waited(err), Err: err}
+		return &driver.JobError{Reason: statementText(err), Waited: waited(err), Err: err}
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
 		return err // the server rolled back and says so
 	}
 	// The connection ended, or the server ended it (FATAL: that can happen after the
 	// commit became durable, before we were told).
-	return &reactor.UnknownError{Err: err}
+	return &driver.UnknownError{Err: err}
 }
 
 // aboutJob reports whether a statement failed because of some row in it: a constraint that

@@ -3,11 +3,11 @@ package pgsource_test
 import (
 	"testing"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // claimExactlyOnce claims at QoS 2.
-func (b *bench) claimExactlyOnce(ids []int64) reactor.Batch {
+func (b *bench) claimExactlyOnce(ids []int64) driver.Batch {
 	b.t.Helper()
 	req := b.request(ids)
 	req.QoS = 2
@@ -19,9 +19,9 @@ func (b *bench) claimExactlyOnce(ids []int64) reactor.Batch {
 }
 
 // mark settles and reports whether the lane was still ours.
-func (b *bench) mark(st reactor.Settlement) bool {
+func (b *bench) mark(st driver.Settlement) bool {
 	b.t.Helper()
-	held, err := b.Settle(b.ctx, []reactor.Settlement{st})
+	held, err := b.Settle(b.ctx, []driver.Settlement{st})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func (b *bench) mark(st reactor.Settlement) bool {
 }
 
 // recoverOne returns the lane's only batch.
-func (b *bench) recoverOne() reactor.Batch {
+func (b *bench) recoverOne() driver.Batch {
 	b.t.Helper()
 	batches, err := b.Recover(b.ctx, b.lease)
 	if err != nil || len(batches) != 1 {
@@ -43,7 +43,7 @@ func (b *bench) recoverOne() reactor.Batch {
 func TestMarks(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(10, "0"))
-	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
 	for range 2 {
 		if !b.mark(st) {
 			t.Fatal("a mark of our own lane is said to be another's")
@@ -70,11 +70,11 @@ func TestMarkAfterTakeover(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
 	b.exec("UPDATE reactor.lanes SET owner = owner + 1, epoch = epoch + 1 WHERE lane = $1", b.lease.Lane)
-	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
 	if b.mark(st) {
 		t.Error("a mark in another's lane is said to be held")
 	}
-	st.Failures = []reactor.Failure{{JobID: batch.Jobs[0].ID, Code: 0x97, Reason: "quota exceeded"}}
+	st.Failures = []driver.Failure{{JobID: batch.Jobs[0].ID, Code: 0x97, Reason: "quota exceeded"}}
 	if b.mark(st) {
 		t.Error("a failure in another's lane is said to be held")
 	}
@@ -95,7 +95,7 @@ func TestMarkAfterTakeover(t *testing.T) {
 func TestReopen(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
-	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
 	b.mark(st)
 	for range 2 {
 		if err := b.Reopen(b.ctx, b.lease, 7, ""); err != nil {
@@ -117,9 +117,9 @@ func TestFailedJobsLeaveTheBatch(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(3, "0")
 	batch := b.claimExactlyOnce(ids)
-	st := reactor.Settlement{
+	st := driver.Settlement{
 		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2,
-		Failures: []reactor.Failure{{JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
+		Failures: []driver.Failure{{JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
 	}
 	for range 2 {
 		if !b.mark(st) {

@@ -5,18 +5,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestExtremeInstants: every timestamp that a row can have is read as what it is, by the
 // claim, by the journal and by a load.
 func TestExtremeInstants(t *testing.T) {
 	b := newBench(t)
-	at := func(year int, month time.Month, day, hour int) reactor.DBTime {
-		return reactor.DBTimeOf(time.Date(year, month, day, hour, 0, 0, 0, time.UTC))
+	at := func(year int, month time.Month, day, hour int) driver.DBTime {
+		return driver.DBTimeOf(time.Date(year, month, day, hour, 0, 0, 0, time.UTC))
 	}
 	first := at(-4713, 11, 24, 0)
-	want := map[string]reactor.Job{
+	want := map[string]driver.Job{
 		"never":         {FireAt: at(1970, 1, 1, 0)},
 		"epoch":         {FireAt: at(1969, 12, 31, 0), ExpiresAt: 0, Expires: true},
 		"last":          {FireAt: at(2000, 1, 1, 0), ExpiresAt: math.MaxInt64, Expires: true},
@@ -39,7 +39,7 @@ func TestExtremeInstants(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ids []int64
-	due := map[int64]reactor.DBTime{}
+	due := map[int64]driver.DBTime{}
 	for _, p := range pending {
 		ids = append(ids, p.ID)
 		due[p.ID] = p.DueAt
@@ -52,7 +52,7 @@ func TestExtremeInstants(t *testing.T) {
 	if err != nil || len(recovered) != 1 {
 		t.Fatalf("recovered %+v, %v", recovered, err)
 	}
-	for by, batch := range map[string]reactor.Batch{"claim": claimed, "journal": recovered[0]} {
+	for by, batch := range map[string]driver.Batch{"claim": claimed, "journal": recovered[0]} {
 		if len(batch.Jobs) != len(want) {
 			t.Errorf("%s: %d jobs, want %d", by, len(batch.Jobs), len(want))
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Feed is how an instance hears of new jobs. Whatever it is, what it says decides nothing:
@@ -54,8 +54,8 @@ func (f *Feed) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Listen implements reactor.Feed.
-func (s *Source) Listen(ctx context.Context, on func(reactor.Hint)) error {
+// Listen implements driver.Feed.
+func (s *Source) Listen(ctx context.Context, on func(driver.Hint)) error {
 	defer s.feed.reset()
 	if s.cfg.Feed == FeedAuto {
 		return s.listenAuto(ctx, on)
@@ -65,10 +65,10 @@ func (s *Source) Listen(ctx context.Context, on func(reactor.Hint)) error {
 }
 
 // listenTo listens to one feed, until ctx ends or the feed breaks.
-func (s *Source) listenTo(ctx context.Context, feed Feed, on func(reactor.Hint)) error {
+func (s *Source) listenTo(ctx context.Context, feed Feed, on func(driver.Hint)) error {
 	defer s.feed.left(feed)
-	stands := func(h reactor.Hint) {
-		if h.Kind == reactor.HintConnected {
+	stands := func(h driver.Hint) {
+		if h.Kind == driver.HintConnected {
 			s.feed.stands(feed)
 		}
 		on(h)
@@ -77,7 +77,7 @@ func (s *Source) listenTo(ctx context.Context, feed Feed, on func(reactor.Hint))
 	case FeedWAL:
 		return s.listenWAL(ctx, stands)
 	case FeedPoll:
-		stands(reactor.Hint{Kind: reactor.HintConnected})
+		stands(driver.Hint{Kind: driver.HintConnected})
 		<-ctx.Done()
 		return ctx.Err()
 	default:
@@ -88,7 +88,7 @@ func (s *Source) listenTo(ctx context.Context, feed Feed, on func(reactor.Hint))
 // listenAuto listens to what the deployment has, and follows when that changes: what it has
 // begun with is left when the other stands. Whoever changes the deployment over tells the
 // membership (feedswitch.go); what somebody does by hand is noticed within a minute.
-func (s *Source) listenAuto(ctx context.Context, on func(reactor.Hint)) error {
+func (s *Source) listenAuto(ctx context.Context, on func(driver.Hint)) error {
 	chosen, why, err := s.choose(ctx)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ type autoFeed struct {
 	lost    ratelog.Limiter
 
 	one sync.Mutex // on is called by one at a time
-	on  func(reactor.Hint)
+	on  func(driver.Hint)
 }
 
 // running is a feed that was started.
@@ -206,11 +206,11 @@ func (a *autoFeed) start(ctx context.Context, feed Feed) {
 }
 
 // tell passes a hint on. The membership has news of the feeds as well.
-func (a *autoFeed) tell(h reactor.Hint) {
+func (a *autoFeed) tell(h driver.Hint) {
 	a.one.Lock()
 	defer a.one.Unlock()
 	a.on(h)
-	if h.Kind != reactor.HintJobs {
+	if h.Kind != driver.HintJobs {
 		a.lookAgain()
 	}
 }
@@ -232,7 +232,7 @@ func names(feeds []Feed) string {
 }
 
 // noChoice is when an instance looks that has no choice.
-var noChoice = reactor.DBTimeOf(time.Date(9999, time.January, 1, 0, 0, 0, 0, time.UTC))
+var noChoice = driver.DBTimeOf(time.Date(9999, time.January, 1, 0, 0, 0, 0, time.UTC))
 
 // choose says what to listen to, and why. Once something has been chosen, triggers that are
 // gone are no reason to turn to the WAL: somebody may have disabled them for a moment, and the
@@ -276,15 +276,15 @@ func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err erro
 // feedStatus is what is known of the feeds at the moment.
 type feedStatus struct {
 	mu    sync.Mutex
-	state reactor.FeedState // guarded by mu; but for Kind
-	stood []Feed            // guarded by mu: those that stand, in order
-	lacks error             // guarded by mu: what the deployment lacks, whatever stands
+	state driver.FeedState // guarded by mu; but for Kind
+	stood []Feed           // guarded by mu: those that stand, in order
+	lacks error            // guarded by mu: what the deployment lacks, whatever stands
 	// chose is when what the table has was looked at, for what is listened to now. Guarded by mu.
-	chose reactor.DBTime
+	chose driver.DBTime
 }
 
-// FeedState implements reactor.Feed.
-func (s *Source) FeedState() reactor.FeedState {
+// FeedState implements driver.Feed.
+func (s *Source) FeedState() driver.FeedState {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
 	state := s.feed.state
@@ -308,17 +308,17 @@ func (f *feedStatus) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stood, f.chose = nil, 0
-	f.state = reactor.FeedState{}
+	f.state = driver.FeedState{}
 }
 
-func (f *feedStatus) choseAt(at reactor.DBTime) {
+func (f *feedStatus) choseAt(at driver.DBTime) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.chose = at
 }
 
 // report is what a heartbeat says: all of one moment.
-func (s *Source) report() (kind, problem string, chose reactor.DBTime) {
+func (s *Source) report() (kind, problem string, chose driver.DBTime) {
 	state := s.FeedState()
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()

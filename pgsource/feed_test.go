@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // feeds are those that announce something.
@@ -20,12 +20,12 @@ func overFeeds(t *testing.T, test func(t *testing.T, b *bench, feed pgsource.Fee
 
 // nextJobs is the next hint about jobs of which at least one is due within a minute: the WAL
 // feed tells of all the others, too.
-func nextJobs(b *bench, hints <-chan reactor.Hint) reactor.Hint {
+func nextJobs(b *bench, hints <-chan driver.Hint) driver.Hint {
 	b.t.Helper()
 	for {
 		select {
 		case h := <-hints:
-			if h.Kind == reactor.HintJobs && time.Duration(h.Earliest-b.now())*time.Microsecond < time.Minute {
+			if h.Kind == driver.HintJobs && time.Duration(h.Earliest-b.now())*time.Microsecond < time.Minute {
 				return h
 			}
 		case <-b.ctx.Done():
@@ -51,7 +51,7 @@ func TestFeedHints(t *testing.T) {
 		if due := time.Duration(h.Earliest-b.now()) * time.Microsecond; due < time.Second || due > 6*time.Second {
 			t.Errorf("the earliest is due in %v", due)
 		}
-		if feed == pgsource.FeedWAL && h.Shards != ^reactor.ShardSet(0) {
+		if feed == pgsource.FeedWAL && h.Shards != ^driver.ShardSet(0) {
 			t.Errorf("20,000 rows are of the shards %v", h.Shards.List())
 		}
 		// A cancellation: silence, then
@@ -61,7 +61,7 @@ func TestFeedHints(t *testing.T) {
 		b.exec("UPDATE jobs SET fire_at = now() WHERE id = $1", ids[2])
 		if h := nextJobs(b, hints); h.MinID != ids[2] || h.MaxID != ids[2] {
 			t.Fatalf("a rescheduled job: %+v, want %d", h, ids[2])
-		} else if shard := b.count("SELECT shard FROM jobs WHERE id = $1", ids[2]); h.Shards != 0 && h.Shards != reactor.ShardSet(0).With(uint8(shard)) {
+		} else if shard := b.count("SELECT shard FROM jobs WHERE id = $1", ids[2]); h.Shards != 0 && h.Shards != driver.ShardSet(0).With(uint8(shard)) {
 			t.Errorf("a job of shard %d: %v", shard, h.Shards.List())
 		}
 		b.exec("UPDATE jobs SET processed = false WHERE id = $1", ids[0])
@@ -83,7 +83,7 @@ func TestFeedMembership(t *testing.T) {
 		for {
 			select {
 			case h := <-hints:
-				if h.Kind == reactor.HintMembership {
+				if h.Kind == driver.HintMembership {
 					return
 				}
 			case <-b.ctx.Done():

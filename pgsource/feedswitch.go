@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 	schema "github.com/job-publisher/reactor/sql"
 )
 
@@ -41,7 +41,7 @@ type FeedSwitch struct {
 // the old feed in place: the error names it.
 func (w FeedSwitch) Run(ctx context.Context) error {
 	if w.To != FeedWAL && w.To != FeedNotify {
-		return &reactor.ConfigError{Field: "To", Value: w.To, Problem: "must be wal or notify"}
+		return &driver.ConfigError{Field: "To", Value: w.To, Problem: "must be wal or notify"}
 	}
 	setDefault(&w.Patience, time.Minute)
 	if w.Tell == nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 func TestClaimJournalsWhatItTakes(t *testing.T) {
@@ -36,7 +36,7 @@ func TestClaimJournalsWhatItTakes(t *testing.T) {
 	if again := b.claim(ids); len(again.Jobs) != 0 {
 		t.Errorf("claimed twice: %+v", again)
 	}
-	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 10, Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 10, Done: true})
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
 		t.Errorf("%d batches are left after settling", n)
 	}
@@ -64,7 +64,7 @@ func TestClaimLooksAgain(t *testing.T) {
 	if err := tx.Commit(b.ctx); err != nil {
 		t.Fatal(err)
 	}
-	pending, err := b.LoadIDs(b.ctx, reactor.AllShards, ids, b.now().Add(time.Minute))
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now().Add(time.Minute))
 	if err != nil || len(pending) != 1 || pending[0].ID != ids[3] {
 		t.Fatalf("looking again found %+v, %v, want the unlocked %d", pending, err, ids[3])
 	}
@@ -78,12 +78,12 @@ func TestClaimIsFenced(t *testing.T) {
 	ids := b.insert(3, "0")
 	stale := b.request(ids)
 	stale.Lease.Epoch--
-	if _, err := b.Claim(b.ctx, stale); !errors.Is(err, reactor.ErrLeaseLost) {
+	if _, err := b.Claim(b.ctx, stale); !errors.Is(err, driver.ErrLeaseLost) {
 		t.Errorf("an old epoch claimed: %v", err)
 	}
 	stranger := b.request(ids)
 	stranger.Lease.Owner++
-	if _, err := b.Claim(b.ctx, stranger); !errors.Is(err, reactor.ErrLeaseLost) {
+	if _, err := b.Claim(b.ctx, stranger); !errors.Is(err, driver.ErrLeaseLost) {
 		t.Errorf("a stranger claimed: %v", err)
 	}
 	// Without shards, there is nothing to claim; with a static share, the share counts.
@@ -92,7 +92,7 @@ func TestClaimIsFenced(t *testing.T) {
 		t.Errorf("claimed %d jobs of shards that are not ours", len(batch.Jobs))
 	}
 	static := b.request(ids)
-	static.Static = reactor.AllShards
+	static.Static = driver.AllShards
 	if batch, err := b.Claim(b.ctx, static); err != nil || len(batch.Jobs) != 3 {
 		t.Errorf("a static share claimed %d jobs: %v", len(batch.Jobs), err)
 	}
@@ -102,7 +102,7 @@ func TestSettleInParts(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(10, "0")
 	batch := b.claim(ids)
-	part := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
+	part := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
 	b.settle(part)
 	b.settle(part)
 	recovered, err := b.Recover(b.ctx, b.lease)
@@ -113,9 +113,9 @@ func TestSettleInParts(t *testing.T) {
 		t.Errorf("recovered with slot %d, QoS %d", recovered[0].FirstSlot, recovered[0].QoS)
 	}
 	// The last two of the six were never sent: they go back. One was refused.
-	back := reactor.Settlement{
+	back := driver.Settlement{
 		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 6, Kept: 4, Settled: 4, Done: true,
-		Failures: []reactor.Failure{{JobID: ids[5], Code: 0x87, Reason: "not authorized"}},
+		Failures: []driver.Failure{{JobID: ids[5], Code: 0x87, Reason: "not authorized"}},
 	}
 	b.settle(back)
 	b.settle(back)
@@ -135,11 +135,11 @@ func TestRefusedJobsEndAsFailed(t *testing.T) {
 	id := b.insert(1, "0")
 	for attempt := 1; attempt <= 2; attempt++ {
 		batch := b.claim(id)
-		b.settle(reactor.Settlement{
+		b.settle(driver.Settlement{
 			BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 1, Kept: 1, Settled: 1, Done: true,
-			Failures: []reactor.Failure{{JobID: id[0], Code: 0x87, Reason: "not authorized"}},
+			Failures: []driver.Failure{{JobID: id[0], Code: 0x87, Reason: "not authorized"}},
 		})
-		pending, err := b.LoadIDs(b.ctx, reactor.AllShards, id, b.now().Add(time.Minute))
+		pending, err := b.LoadIDs(b.ctx, driver.AllShards, id, b.now().Add(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -212,7 +212,7 @@ func TestUnknownOutcome(t *testing.T) {
 			})
 			_, err := s.Claim(b.ctx, req)
 			proxy.SetHook(nil)
-			var unknown *reactor.UnknownError
+			var unknown *driver.UnknownError
 			if !errors.As(err, &unknown) {
 				t.Fatalf("the claim says %v, want an unknown outcome", err)
 			}
@@ -227,7 +227,7 @@ func TestUnknownOutcome(t *testing.T) {
 			if ok != (direction == netfault.ToClient) {
 				t.Errorf("resolved to %t", ok)
 			}
-			if _, err := s.Claim(b.ctx, req); !errors.Is(err, reactor.ErrLeaseLost) {
+			if _, err := s.Claim(b.ctx, req); !errors.Is(err, driver.ErrLeaseLost) {
 				t.Errorf("a claim with the old epoch: %v", err)
 			}
 		})
@@ -242,15 +242,15 @@ func TestGivenUpIsToldAgain(t *testing.T) {
 			b := newBench(t)
 			ids := b.insert(3, "0")
 			batch := b.claimExactlyOnce(ids)
-			st := reactor.Settlement{
+			st := driver.Settlement{
 				BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2, Done: done,
-				Failures: []reactor.Failure{
+				Failures: []driver.Failure{
 					{JobID: ids[0], Code: 0x97, Reason: "to be tried again"},
 					{JobID: ids[1], Code: 0x87, Reason: "not authorized", Final: true},
 				},
 			}
 			for try := range 2 {
-				outcomes, err := b.Settle(b.ctx, []reactor.Settlement{st})
+				outcomes, err := b.Settle(b.ctx, []driver.Settlement{st})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -260,7 +260,7 @@ func TestGivenUpIsToldAgain(t *testing.T) {
 			}
 			// Another claim's settlement gives up nothing of this one.
 			st.Token[0]++
-			outcomes, err := b.Settle(b.ctx, []reactor.Settlement{st})
+			outcomes, err := b.Settle(b.ctx, []driver.Settlement{st})
 			if err != nil || len(outcomes[0].GivenUp) != 0 {
 				t.Errorf("given up are %+v, %v", outcomes[0].GivenUp, err)
 			}

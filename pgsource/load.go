@@ -5,7 +5,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Loading reads what nobody has claimed yet. It locks nothing and decides
@@ -54,10 +54,10 @@ SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, octet_length(topic) +
   FROM {jobs} AS job
  WHERE coalesce(NOT processed, false) AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
 
-// LoadWindow implements reactor.Loader.
-func (s *Source) LoadWindow(ctx context.Context, cursors []reactor.Cursor, until reactor.DBTime, limit int) ([]reactor.Pending, []reactor.Cursor, error) {
+// LoadWindow implements driver.Loader.
+func (s *Source) LoadWindow(ctx context.Context, cursors []driver.Cursor, until driver.DBTime, limit int) ([]driver.Pending, []driver.Cursor, error) {
 	// With fewer rows to read than shards, the shards take turns.
-	now, later := cursors, []reactor.Cursor(nil)
+	now, later := cursors, []driver.Cursor(nil)
 	if len(cursors) > limit {
 		now, later = cursors[:limit], cursors[limit:]
 	}
@@ -77,7 +77,7 @@ func (s *Source) LoadWindow(ctx context.Context, cursors []reactor.Cursor, until
 	if err != nil {
 		return nil, nil, s.failed("load window", err)
 	}
-	var rest []reactor.Cursor
+	var rest []driver.Cursor
 	rest = append(rest, later...)
 	for _, l := range last {
 		if l.rows == perShard { // there may be more
@@ -87,8 +87,8 @@ func (s *Source) LoadWindow(ctx context.Context, cursors []reactor.Cursor, until
 	return jobs, rest, nil
 }
 
-// LoadRange implements reactor.Loader.
-func (s *Source) LoadRange(ctx context.Context, shards reactor.ShardSet, minID, maxID int64, until reactor.DBTime) ([]reactor.Pending, error) {
+// LoadRange implements driver.Loader.
+func (s *Source) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, until driver.DBTime) ([]driver.Pending, error) {
 	if shards == 0 {
 		return nil, nil
 	}
@@ -96,8 +96,8 @@ func (s *Source) LoadRange(ctx context.Context, shards reactor.ShardSet, minID, 
 	return jobs, s.failed("load range", err)
 }
 
-// LoadIDs implements reactor.Loader.
-func (s *Source) LoadIDs(ctx context.Context, shards reactor.ShardSet, ids []int64, until reactor.DBTime) ([]reactor.Pending, error) {
+// LoadIDs implements driver.Loader.
+func (s *Source) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, until driver.DBTime) ([]driver.Pending, error) {
 	if shards == 0 || len(ids) == 0 {
 		return nil, nil
 	}
@@ -107,15 +107,15 @@ func (s *Source) LoadIDs(ctx context.Context, shards reactor.ShardSet, ids []int
 
 // lastOf is where a shard's rows ended, and how many there were.
 type lastOf struct {
-	reactor.Cursor
+	driver.Cursor
 	rows int
 }
 
-func (s *Source) load(ctx context.Context, sql string, args ...any) ([]reactor.Pending, []lastOf, error) {
+func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pending, []lastOf, error) {
 	var (
-		jobs       []reactor.Pending
-		places     [reactor.Shards]lastOf
-		job        reactor.Pending
+		jobs       []driver.Pending
+		places     [driver.Shards]lastOf
+		job        driver.Pending
 		shard      int16
 		fire, next dbTime
 	)
@@ -132,7 +132,7 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]reactor.P
 			job.Shard, job.DueAt = uint8(shard), next.DBTime
 			jobs = append(jobs, job)
 			place := &places[job.Shard]
-			place.Cursor = reactor.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
+			place.Cursor = driver.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
 			place.rows++
 			return nil
 		})

@@ -4,13 +4,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-func cursors(from reactor.DBTime) []reactor.Cursor {
-	var list []reactor.Cursor
-	for _, shard := range reactor.AllShards.List() {
-		list = append(list, reactor.CursorAt(shard, from))
+func cursors(from driver.DBTime) []driver.Cursor {
+	var list []driver.Cursor
+	for _, shard := range driver.AllShards.List() {
+		list = append(list, driver.CursorAt(shard, from))
 	}
 	return list
 }
@@ -26,12 +26,12 @@ func TestLoadWindowPages(t *testing.T) {
 	for _, limit := range []int{1, 7, 64, 100, 5000} {
 		seen := map[int64]bool{}
 		pages := 0
-		last := [reactor.Shards]reactor.DBTime{}
+		last := [driver.Shards]driver.DBTime{}
 		for i := range last {
-			last[i] = reactor.DistantPast
+			last[i] = driver.DistantPast
 		}
-		for rest := cursors(reactor.DistantPast); len(rest) > 0; pages++ {
-			var jobs []reactor.Pending
+		for rest := cursors(driver.DistantPast); len(rest) > 0; pages++ {
+			var jobs []driver.Pending
 			var err error
 			if jobs, rest, err = b.LoadWindow(b.ctx, rest, until, limit); err != nil {
 				t.Fatal(err)
@@ -60,7 +60,7 @@ func TestLoadKeepsToShardsAndTime(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(200, "0")
 	late := b.insert(10, "1 hour")
-	half := reactor.StaticShards(2, 1)
+	half := driver.StaticShards(2, 1)
 	until := b.now().Add(time.Minute)
 	jobs, err := b.LoadRange(b.ctx, half, ids[0], late[9], until)
 	if err != nil {

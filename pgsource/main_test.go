@@ -16,7 +16,7 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 func TestMain(m *testing.M) {
@@ -33,8 +33,8 @@ type bench struct {
 	ctx    context.Context
 	url    string
 	conn   *pgx.Conn // the application's and the examiner's
-	member reactor.Member
-	lease  reactor.Lease
+	member driver.Member
+	lease  driver.Lease
 }
 
 func newBench(t testing.TB) *bench {
@@ -119,29 +119,29 @@ func with(t testing.TB, database, key, value string) string {
 }
 
 // refuse settles a batch of which all jobs were refused by the broker.
-func (b *bench) refuse(batch reactor.Batch) {
+func (b *bench) refuse(batch driver.Batch) {
 	b.t.Helper()
-	st := reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true}
 	for _, job := range batch.Jobs {
-		st.Failures = append(st.Failures, reactor.Failure{JobID: job.ID, Code: 0x87, Reason: "not authorized"})
+		st.Failures = append(st.Failures, driver.Failure{JobID: job.ID, Code: 0x87, Reason: "not authorized"})
 	}
 	b.settle(st)
 }
 
 // published settles a batch.
-func (b *bench) published(batch reactor.Batch) {
+func (b *bench) published(batch driver.Batch) {
 	b.t.Helper()
-	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true})
 }
 
 // unsent hands a whole batch back.
-func (b *bench) unsent(batch reactor.Batch) {
+func (b *bench) unsent(batch driver.Batch) {
 	b.t.Helper()
-	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Done: true})
 }
 
 // idsOf are the ids of a batch's jobs, ascending.
-func idsOf(batch reactor.Batch) []int64 {
+func idsOf(batch driver.Batch) []int64 {
 	ids := make([]int64, 0, len(batch.Jobs))
 	for _, job := range batch.Jobs {
 		ids = append(ids, job.ID)
@@ -201,9 +201,9 @@ func connect(t testing.TB, ctx context.Context, url string) *pgx.Conn {
 }
 
 // join makes a member that wants one lane, and takes everything that is free.
-func (b *bench) join(s *pgsource.Source) (reactor.Member, reactor.Lease) {
+func (b *bench) join(s *pgsource.Source) (driver.Member, driver.Lease) {
 	b.t.Helper()
-	m, err := s.Join(b.ctx, reactor.JoinOptions{Lanes: 1})
+	m, err := s.Join(b.ctx, driver.JoinOptions{Lanes: 1})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func (b *bench) count(sql string, args ...any) int {
 }
 
 // now is the database's time.
-func (b *bench) now() reactor.DBTime {
+func (b *bench) now() driver.DBTime {
 	b.t.Helper()
 	now, err := b.Now(b.ctx)
 	if err != nil {
@@ -262,13 +262,13 @@ func (b *bench) now() reactor.DBTime {
 	return now
 }
 
-func (b *bench) request(ids []int64) reactor.ClaimRequest {
-	req := reactor.ClaimRequest{QoS: 1, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
+func (b *bench) request(ids []int64) driver.ClaimRequest {
+	req := driver.ClaimRequest{QoS: 1, Lease: b.lease, IDs: ids, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 	rand.Read(req.Token[:])
 	return req
 }
 
-func (b *bench) claim(ids []int64) reactor.Batch {
+func (b *bench) claim(ids []int64) driver.Batch {
 	b.t.Helper()
 	batch, err := b.Claim(b.ctx, b.request(ids))
 	if err != nil {
@@ -277,9 +277,9 @@ func (b *bench) claim(ids []int64) reactor.Batch {
 	return batch
 }
 
-func (b *bench) settle(st reactor.Settlement) {
+func (b *bench) settle(st driver.Settlement) {
 	b.t.Helper()
-	if _, err := b.Settle(b.ctx, []reactor.Settlement{st}); err != nil {
+	if _, err := b.Settle(b.ctx, []driver.Settlement{st}); err != nil {
 		b.t.Fatal(err)
 	}
 }

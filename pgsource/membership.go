@@ -9,7 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Membership without a leader: every instance beats, and whoever's beat sees that
@@ -48,8 +48,8 @@ type member struct {
 	wantLanes int
 }
 
-// Join implements reactor.Source.
-func (s *Source) Join(ctx context.Context, opts reactor.JoinOptions) (reactor.Member, error) {
+// Join implements driver.Source.
+func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Member, error) {
 	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes}
 	// Through the pool whose commits are durable: a crash of Postgres must not make
 	// it look as if we had been deposed.
@@ -61,10 +61,10 @@ func (s *Source) Join(ctx context.Context, opts reactor.JoinOptions) (reactor.Me
 	return m, nil
 }
 
-// TTL implements reactor.Member.
+// TTL implements driver.Member.
 func (m *member) TTL() time.Duration { return m.cfg.TTL }
 
-// WantLanes implements reactor.Member.
+// WantLanes implements driver.Member.
 func (m *member) WantLanes(n int) { m.wantLanes = n }
 
 // beatSQL renews the heartbeat and returns the whole, small, membership. A beat that
@@ -110,15 +110,15 @@ SELECT EXISTS (SELECT FROM beat),
        ARRAY(SELECT epoch FROM lanes ORDER BY lane), ARRAY(SELECT mark FROM lanes ORDER BY lane),
        ARRAY(SELECT journaled FROM lanes ORDER BY lane)`
 
-// Beat implements reactor.Member.
-func (m *member) Beat(ctx context.Context) (reactor.Holding, error) {
+// Beat implements driver.Member.
+func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
 	v, err := m.look(ctx, m.control.row)
 	if err != nil {
-		return reactor.Holding{}, err
+		return driver.Holding{}, err
 	}
 	if c := plan(v, m.id, m.wantLanes); !c.empty() {
 		if v, err = m.rebalance(ctx, v); err != nil {
-			return reactor.Holding{}, err
+			return driver.Holding{}, err
 		}
 	}
 	m.tend(ctx)
@@ -147,13 +147,13 @@ func (m *member) look(ctx context.Context, row rowReader) (view, error) {
 		return v, m.failed("heartbeat", err)
 	}
 	if !known { // no row of ours was there to update
-		return v, reactor.ErrDeposed
+		return v, driver.ErrDeposed
 	}
 	for i, id := range ids {
 		v.instances = append(v.instances, instance{id: id, lapsed: lapsed[i], dynamic: dynamic[i]})
 	}
-	if len(shardOwners) != reactor.Shards {
-		return v, fmt.Errorf("reactor.shards has %d rows instead of %d: run sql/schema.sql again", len(shardOwners), reactor.Shards)
+	if len(shardOwners) != driver.Shards {
+		return v, fmt.Errorf("reactor.shards has %d rows instead of %d: run sql/schema.sql again", len(shardOwners), driver.Shards)
 	}
 	copy(v.owners[:], shardOwners)
 	for i, lane := range lanes {
@@ -193,7 +193,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		v, err = m.look(ctx, row)
 		return err
 	})
-	if err == nil || errors.Is(err, reactor.ErrDeposed) {
+	if err == nil || errors.Is(err, driver.ErrDeposed) {
 		return v, err
 	}
 	return v, m.failed("rebalance", err)
@@ -279,8 +279,8 @@ func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
 	return err
 }
 
-func (m *member) holding(v view) reactor.Holding {
-	var h reactor.Holding
+func (m *member) holding(v view) driver.Holding {
+	var h driver.Holding
 	for shard, owner := range v.owners {
 		if owner == m.id {
 			h.Shards = h.Shards.With(uint8(shard))
@@ -288,7 +288,7 @@ func (m *member) holding(v view) reactor.Holding {
 	}
 	for _, l := range v.lanes {
 		if l.owner == m.id {
-			h.Leases = append(h.Leases, reactor.Lease{
+			h.Leases = append(h.Leases, driver.Lease{
 				Lane: l.lane, Owner: m.id, Epoch: l.epoch,
 				ClientID: fmt.Sprint(m.clientIDPrefix, l.lane), Mark: l.mark,
 			})
@@ -297,7 +297,7 @@ func (m *member) holding(v view) reactor.Holding {
 	return h
 }
 
-// ReleaseShards implements reactor.Member. As a static instance from here on, we
+// ReleaseShards implements driver.Member. As a static instance from here on, we
 // get none back.
 func (m *member) ReleaseShards(ctx context.Context) error {
 	return m.failed("release shards", m.quit(ctx, `
@@ -306,12 +306,12 @@ func (m *member) ReleaseShards(ctx context.Context) error {
 		SELECT pg_notify($2, ''), pg_logical_emit_message(true, $2, '')`))
 }
 
-// ReleaseLane implements reactor.Member.
-func (m *member) ReleaseLane(ctx context.Context, lease reactor.Lease) error {
+// ReleaseLane implements driver.Member.
+func (m *member) ReleaseLane(ctx context.Context, lease driver.Lease) error {
 	return m.failed("release lane", m.control.exec(ctx, "UPDATE reactor.lanes SET owner = NULL WHERE lane = $1 AND owner = $2", lease.Lane, m.id))
 }
 
-// Leave implements reactor.Member.
+// Leave implements driver.Member.
 func (m *member) Leave(ctx context.Context) error {
 	return m.failed("leave", m.quit(ctx, `
 		WITH gone AS (DELETE FROM reactor.instances WHERE id = $1),

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // quick lets memberships lapse fast enough for a test.
@@ -15,7 +15,7 @@ func quick(url, name string) pgsource.Config {
 	return pgsource.Config{DatabaseURL: url, Name: name, Heartbeat: 20 * time.Millisecond, TTL: 600 * time.Millisecond}
 }
 
-func beat(t *testing.T, ctx context.Context, m reactor.Member) reactor.Holding {
+func beat(t *testing.T, ctx context.Context, m driver.Member) driver.Holding {
 	t.Helper()
 	h, err := m.Beat(ctx)
 	if err != nil {
@@ -26,7 +26,7 @@ func beat(t *testing.T, ctx context.Context, m reactor.Member) reactor.Holding {
 
 func TestSharesFollowTheMembers(t *testing.T) {
 	b := newBench(t)
-	if h := beat(t, b.ctx, b.member); h.Shards != reactor.AllShards {
+	if h := beat(t, b.ctx, b.member); h.Shards != driver.AllShards {
 		t.Fatalf("alone, an instance owns %d shards", h.Shards.Len())
 	}
 	second, _ := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "second"}))
@@ -43,13 +43,13 @@ func TestSharesFollowTheMembers(t *testing.T) {
 	if h := beat(t, b.ctx, second); h.Shards != 0 {
 		t.Errorf("released shards came back: %d", h.Shards.Len())
 	}
-	if h := beat(t, b.ctx, b.member); h.Shards != reactor.AllShards {
+	if h := beat(t, b.ctx, b.member); h.Shards != driver.AllShards {
 		t.Errorf("after the release the other owns %d shards", h.Shards.Len())
 	}
 	if err := second.Leave(b.ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := second.Beat(b.ctx); !errors.Is(err, reactor.ErrDeposed) {
+	if _, err := second.Beat(b.ctx); !errors.Is(err, driver.ErrDeposed) {
 		t.Errorf("a beat after leaving: %v", err)
 	}
 	// The lane that was left is used again: client ids are stable and few.
@@ -75,8 +75,8 @@ func TestTakeOver(t *testing.T) {
 
 	begun := time.Now() // and from then on, or later, the heir counts how long it has been there
 	heir, _ := b.join(open(t, b.ctx, quick(b.url, "heir")))
-	var h reactor.Holding
-	for h.Shards != reactor.AllShards || len(h.Leases) < 2 {
+	var h driver.Holding
+	for h.Shards != driver.AllShards || len(h.Leases) < 2 {
 		if h = beat(t, b.ctx, heir); b.ctx.Err() != nil {
 			t.Fatalf("the heir has %d shards and %d lanes", h.Shards.Len(), len(h.Leases))
 		}
@@ -84,7 +84,7 @@ func TestTakeOver(t *testing.T) {
 	if took := time.Since(begun); took < 500*time.Millisecond {
 		t.Errorf("took over after %v: it cannot know that soon", took)
 	}
-	var adopted reactor.Lease
+	var adopted driver.Lease
 	for _, l := range h.Leases {
 		if l.Lane == deadLease.Lane {
 			adopted = l
@@ -95,17 +95,17 @@ func TestTakeOver(t *testing.T) {
 	}
 	// Its connections were cut off, so it hears of that first.
 	var err error
-	for err = nil; !errors.Is(err, reactor.ErrDeposed); _, err = deadMember.Beat(b.ctx) {
+	for err = nil; !errors.Is(err, driver.ErrDeposed); _, err = deadMember.Beat(b.ctx) {
 		if b.ctx.Err() != nil {
 			t.Fatalf("the deposed one's beat: %v", err)
 		}
 	}
 	stale := b.request(b.insert(1, "0"))
-	if _, err := b.Claim(b.ctx, stale); !errors.Is(err, reactor.ErrLeaseLost) {
+	if _, err := b.Claim(b.ctx, stale); !errors.Is(err, driver.ErrLeaseLost) {
 		t.Errorf("the deposed one's claim: %v", err)
 	}
 	// Neither may it settle what is the heir's now.
-	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: deadLease, Jobs: 4, Kept: 4, Settled: 4, Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: deadLease, Jobs: 4, Kept: 4, Settled: 4, Done: true})
 	recovered, err := b.Recover(b.ctx, adopted)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 4 {
 		t.Errorf("the heir recovered %+v, %v", recovered, err)
@@ -136,7 +136,7 @@ func TestGoneSessionLapsesSooner(t *testing.T) {
 		t.Fatalf("took %d shards from a late instance with a living session", h.Shards.Len()-32)
 	}
 	killed.Close()
-	for h := (reactor.Holding{}); h.Shards != reactor.AllShards; h = beat(t, b.ctx, heir) {
+	for h := (driver.Holding{}); h.Shards != driver.AllShards; h = beat(t, b.ctx, heir) {
 		if b.ctx.Err() != nil {
 			t.Fatal("an instance whose session is gone keeps its shards")
 		}
@@ -157,7 +157,7 @@ func TestClockSetBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // what the first moves, the others see with their next
-		for _, m := range []reactor.Member{living, other, dead} {
+		for _, m := range []driver.Member{living, other, dead} {
 			beat(t, b.ctx, m)
 		}
 	}
@@ -167,7 +167,7 @@ func TestClockSetBack(t *testing.T) {
 	if h1.Shards.Len() > 22 || h2.Shards.Len() > 22 {
 		t.Fatalf("deposed at once: they own %d and %d shards", h1.Shards.Len(), h2.Shards.Len())
 	}
-	for h1.Shards|h2.Shards != reactor.AllShards {
+	for h1.Shards|h2.Shards != driver.AllShards {
 		if h1, h2 = beat(t, b.ctx, living), beat(t, b.ctx, other); b.ctx.Err() != nil {
 			t.Fatal("a dead instance keeps its shards because the clock was set back")
 		}
@@ -177,7 +177,7 @@ func TestClockSetBack(t *testing.T) {
 	}
 	// Its connections were cut off, so it hears of that first.
 	var err error
-	for err = nil; !errors.Is(err, reactor.ErrDeposed); _, err = dead.Beat(b.ctx) {
+	for err = nil; !errors.Is(err, driver.ErrDeposed); _, err = dead.Beat(b.ctx) {
 		if b.ctx.Err() != nil {
 			t.Fatalf("the deposed one's beat: %v", err)
 		}

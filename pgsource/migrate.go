@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 	schema "github.com/job-publisher/reactor/sql"
 )
 
@@ -304,7 +304,7 @@ func appliedVersions(ctx context.Context, tx pgx.Tx) (map[int64]time.Time, error
 func withConnection(ctx context.Context, databaseURL string, look bool, do func(*pgx.Conn) error) error {
 	cfg, err := parseURL(strings.TrimSpace(databaseURL))
 	if err != nil {
-		return &reactor.ConfigError{Field: "DatabaseURL", Problem: err.Error()}
+		return &driver.ConfigError{Field: "DatabaseURL", Problem: err.Error()}
 	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialPatience

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 // A half-open connection, or one that a pooler has detached from its LISTEN, looks
 // just like a quiet one. So we notify ourselves through another connection, and end
 // with an error when that does not arrive.
-func (s *Source) listenNotify(ctx context.Context, on func(reactor.Hint)) error {
+func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 	conn, err := s.connectListener(ctx)
 	if err != nil {
 		return fmt.Errorf("listen: %w", explain(err))
@@ -47,7 +47,7 @@ func (s *Source) listenNotify(ctx context.Context, on func(reactor.Hint)) error 
 		}
 	}
 	s.watchTable(ctx)
-	on(reactor.Hint{Kind: reactor.HintConnected})
+	on(driver.Hint{Kind: driver.HintConnected})
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.probe(ctx, probeChannel) })
@@ -99,7 +99,7 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 // nothing: if another version of the triggers has sent it, the sweep of each loop finds what
 // it was about. Sweeping at once was tried: junk then made every instance read everything,
 // and write a line, as often as somebody liked.
-func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(reactor.Hint)) error {
+func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hint)) error {
 	var junk ratelog.Limiter
 	for {
 		silence, cancel := context.WithTimeout(ctx, probesMissed*s.cfg.FeedCheck)
@@ -124,27 +124,27 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(reactor.Hi
 			}
 			on(hint)
 		case membershipChannel:
-			on(reactor.Hint{Kind: reactor.HintMembership})
+			on(driver.Hint{Kind: driver.HintMembership})
 		}
 	}
 }
 
 // parseHint reads "min_id max_id earliest".
-func parseHint(payload string) (reactor.Hint, error) {
-	hint := reactor.Hint{Kind: reactor.HintJobs}
+func parseHint(payload string) (driver.Hint, error) {
+	hint := driver.Hint{Kind: driver.HintJobs}
 	fields := strings.Split(payload, " ")
 	if len(fields) != 3 {
-		return reactor.Hint{}, errMalformedHint
+		return driver.Hint{}, errMalformedHint
 	}
 	for i, field := range []*int64{&hint.MinID, &hint.MaxID, (*int64)(&hint.Earliest)} {
 		n, err := strconv.ParseInt(fields[i], 10, 64)
 		if err != nil {
-			return reactor.Hint{}, errMalformedHint
+			return driver.Hint{}, errMalformedHint
 		}
 		*field = n
 	}
 	if hint.MinID > hint.MaxID {
-		return reactor.Hint{}, errMalformedHint
+		return driver.Hint{}, errMalformedHint
 	}
 	return hint, nil
 }

@@ -11,18 +11,18 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // listen collects hints until the test ends.
-func listen(t testing.TB, ctx context.Context, s *pgsource.Source) (<-chan reactor.Hint, <-chan error) {
+func listen(t testing.TB, ctx context.Context, s *pgsource.Source) (<-chan driver.Hint, <-chan error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
-	hints, ended := make(chan reactor.Hint, 1000), make(chan error, 1)
+	hints, ended := make(chan driver.Hint, 1000), make(chan error, 1)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ended <- s.Listen(ctx, func(h reactor.Hint) { hints <- h })
+		ended <- s.Listen(ctx, func(h driver.Hint) { hints <- h })
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -30,7 +30,7 @@ func listen(t testing.TB, ctx context.Context, s *pgsource.Source) (<-chan react
 	})
 	select {
 	case h := <-hints:
-		if h.Kind != reactor.HintConnected {
+		if h.Kind != driver.HintConnected {
 			t.Fatalf("the first hint is %+v", h)
 		}
 	case err := <-ended:
@@ -45,7 +45,7 @@ func TestNotifyHints(t *testing.T) {
 
 	b.insert(1, "1 hour") // beyond the notify horizon: silence, then
 	ids := b.insert(20000, "5 seconds")
-	if h := <-hints; h.Kind != reactor.HintJobs || h.MinID != ids[0] || h.MaxID != ids[len(ids)-1] {
+	if h := <-hints; h.Kind != driver.HintJobs || h.MinID != ids[0] || h.MaxID != ids[len(ids)-1] {
 		t.Fatalf("20,000 rows: %+v, want one hint for %d … %d", h, ids[0], ids[len(ids)-1])
 	} else if due := time.Duration(h.Earliest-b.now()) * time.Microsecond; due < time.Second || due > 6*time.Second {
 		t.Errorf("the earliest is due in %v", due)
@@ -57,7 +57,7 @@ func TestNotifyHints(t *testing.T) {
 		t.Fatalf("a rescheduled job: %+v, want %d", h, ids[2])
 	}
 	b.exec("NOTIFY reactor_membership")
-	if h := <-hints; h.Kind != reactor.HintMembership {
+	if h := <-hints; h.Kind != driver.HintMembership {
 		t.Fatalf("membership: %+v", h)
 	}
 }
@@ -81,7 +81,7 @@ func TestJunk(t *testing.T) {
 		repeat('x', 7000) || n, 'what ' || n, '', n::text, '1 ' || n, '1 2 3 ' || n, n + 1 || ' 1 0', '1 2 99999999999999999999' || n,
 		'1  2 ' || n, '1 2 3x' || n]) junk`)
 	b.exec("NOTIFY reactor_membership") // arrives after all of it
-	if h := <-hints; h.Kind != reactor.HintMembership {
+	if h := <-hints; h.Kind != driver.HintMembership {
 		t.Errorf("junk made the hint %+v", h)
 	}
 	if n := log.lines.Load() - before; n != 1 {

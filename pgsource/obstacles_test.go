@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // What stands in the way of single rows, and of the whole table.
@@ -66,7 +66,7 @@ func TestOneBadRow(t *testing.T) {
 			for len(rest) > 1 {
 				tries++
 				_, err := b.Claim(b.ctx, b.request(rest[:len(rest)/2]))
-				var about *reactor.JobError
+				var about *driver.JobError
 				switch {
 				case errors.As(err, &about):
 					rest = rest[:len(rest)/2]
@@ -76,7 +76,7 @@ func TestOneBadRow(t *testing.T) {
 					rest = rest[len(rest)/2:]
 				}
 			}
-			var about *reactor.JobError
+			var about *driver.JobError
 			if err := b.claimError(rest); !errors.As(err, &about) || rest[0] != ids[299] || tries != 9 {
 				t.Fatalf("after %d tries %v is left, %v; want %d", tries, rest, err, ids[299])
 			}
@@ -87,7 +87,7 @@ func TestOneBadRow(t *testing.T) {
 				t.Error("the bad row is marked")
 			}
 			for range 2 {
-				if err := b.Quarantine(b.ctx, []reactor.BadJob{{ID: rest[0], Why: about}}); err != nil {
+				if err := b.Quarantine(b.ctx, []driver.BadJob{{ID: rest[0], Why: about}}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -131,7 +131,7 @@ func testSwallowedChange(t *testing.T, when string) {
 	if batch := b.claim(ids); len(batch.Jobs) != 3 {
 		t.Fatalf("claimed %+v", batch)
 	}
-	var about *reactor.JobError
+	var about *driver.JobError
 	if err := b.claimError(ids); !errors.As(err, &about) || !strings.Contains(about.Reason, "silently") {
 		t.Errorf("the claim says %v", err)
 	}
@@ -163,7 +163,7 @@ func TestDamagedValue(t *testing.T) {
 		EXECUTE format('SELECT array_agg(ctid) FROM %s', toast) INTO pieces;
 		PERFORM heap_force_kill(toast, pieces);
 	END $$`)
-	var about *reactor.JobError
+	var about *driver.JobError
 	if err := b.claimError(ids); !errors.As(err, &about) {
 		t.Errorf("the claim says %v", err)
 	}
@@ -202,7 +202,7 @@ func TestNotAboutARow(t *testing.T) {
 				}
 			}
 			_, err := s.Claim(b.ctx, b.request(ids))
-			var about *reactor.JobError
+			var about *driver.JobError
 			if err == nil || errors.As(err, &about) {
 				t.Errorf("the claim says %v, want an error that is not about a row", err)
 			}
@@ -214,7 +214,7 @@ func TestNotAboutARow(t *testing.T) {
 func TestSQLSTATEsOfAll(t *testing.T) {
 	for _, code := range []string{"0A000", "40001", "40P01", "53000", "53100", "53200", "53300", "55P03", "57014", "57P01", "58030", "42P01", "42501", "42703", "25006", "25P02", "08006"} {
 		err := &pgconn.PgError{SeverityUnlocalized: "ERROR", Code: code, Where: `while updating tuple (0,1) in relation "jobs"`, Routine: "ProcessInterrupts"}
-		var about *reactor.JobError
+		var about *driver.JobError
 		if errors.As(pgsource.ClaimOutcome(err), &about) {
 			t.Errorf("%s counts as being about a row", code)
 		}
@@ -243,10 +243,10 @@ func TestRowLockedWhileItFails(t *testing.T) {
 	if _, err := tx.Exec(b.ctx, "SELECT FROM jobs WHERE id = $1 FOR UPDATE", ids[0]); err != nil {
 		t.Fatal(err)
 	}
-	settlements := []reactor.Settlement{
+	settlements := []driver.Settlement{
 		{
 			BatchID: held.ID, Token: held.Token, Lease: b.lease, Jobs: 2, Kept: 2, Settled: 2, Done: true,
-			Failures: []reactor.Failure{{JobID: ids[0], Code: 0x87, Reason: "not authorized"}, {JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
+			Failures: []driver.Failure{{JobID: ids[0], Code: 0x87, Reason: "not authorized"}, {JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
 		},
 		{BatchID: other.ID, Token: other.Token, Lease: b.lease, Jobs: 1, Kept: 1, Settled: 1, Done: true},
 	}
@@ -318,7 +318,7 @@ func testRowThatRefusesToReturn(t *testing.T, why, reason string) {
 	b.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN IF OLD.topic = 't/5' AND NOT NEW.processed THEN ` + why + `; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()`)
-	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 8, Kept: 3, Settled: 3, Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 8, Kept: 3, Settled: 3, Done: true})
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
 		t.Errorf("%d batches are left", n)
 	}
@@ -471,7 +471,7 @@ func TestBriefClaim(t *testing.T) {
 	req.Briefly = true
 	begun := time.Now()
 	_, err := b.Claim(b.ctx, req)
-	var about *reactor.JobError
+	var about *driver.JobError
 	if !errors.As(err, &about) || !about.Waited {
 		t.Errorf("the claim says %v", err)
 	}

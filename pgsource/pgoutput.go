@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // decoder reads what the server's plugin pgoutput sends [PostgreSQL documentation, Logical
@@ -36,8 +36,8 @@ type written struct {
 	xid          uint32 // the transaction's
 	rows         int
 	minID, maxID int64
-	earliest     reactor.DBTime
-	shards       reactor.ShardSet
+	earliest     driver.DBTime
+	shards       driver.ShardSet
 	membership   bool // it says that shards or lanes changed hands
 }
 
@@ -45,7 +45,7 @@ type written struct {
 func (w *written) concerns() bool { return w.rows > 0 || w.membership }
 
 // add notes a row.
-func (w *written) add(id int64, fireAt reactor.DBTime) {
+func (w *written) add(id int64, fireAt driver.DBTime) {
 	if w.rows == 0 {
 		w.minID, w.maxID, w.earliest = id, id, fireAt
 	}
@@ -55,8 +55,8 @@ func (w *written) add(id int64, fireAt reactor.DBTime) {
 }
 
 // hint is what the loader is told of it.
-func (w *written) hint() reactor.Hint {
-	return reactor.Hint{Kind: reactor.HintJobs, MinID: w.minID, MaxID: w.maxID, Earliest: w.earliest, Shards: w.shards}
+func (w *written) hint() driver.Hint {
+	return driver.Hint{Kind: driver.HintJobs, MinID: w.minID, MaxID: w.maxID, Earliest: w.earliest, Shards: w.shards}
 }
 
 // news is what a message comes to: nothing, for most.
@@ -248,9 +248,9 @@ func (d *decoder) row(r *reader) error {
 
 // fromPostgresTime turns microseconds since 2000, the server's own format, into ours. The
 // table allows no infinity, and the arithmetic wraps around for what no timestamp can be.
-func fromPostgresTime(microseconds int64) reactor.DBTime {
+func fromPostgresTime(microseconds int64) driver.DBTime {
 	const from1970To2000 = 946_684_800_000_000
-	return reactor.DBTime(microseconds + from1970To2000)
+	return driver.DBTime(microseconds + from1970To2000)
 }
 
 // reader reads the parts of a message. Once a part is missing it is short, and yields zeros.

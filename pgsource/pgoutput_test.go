@@ -13,7 +13,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The messages are built here as the plugin writes them [replication/logical/proto.c].
@@ -75,13 +75,13 @@ func inBinary(v any) []byte     { return message('b', uint32(binary.Size(v)), v)
 // job is a row, as far as it matters.
 type job struct {
 	id        int64
-	fireAt    reactor.DBTime
+	fireAt    driver.DBTime
 	processed bool
 }
 
 var (
-	y2000 = reactor.DBTimeOf(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) // PostgreSQL's own epoch
-	noon  = reactor.DBTimeOf(time.Date(2031, 7, 8, 12, 0, 0, 0, time.UTC))
+	y2000 = driver.DBTimeOf(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) // PostgreSQL's own epoch
+	noon  = driver.DBTimeOf(time.Date(2031, 7, 8, 12, 0, 0, 0, time.UTC))
 )
 
 func due(id int64, after time.Duration) job { return job{id, noon.Add(after), false} }
@@ -268,7 +268,7 @@ func TestDecodedHint(t *testing.T) {
 	if err != nil || len(got) != 1 {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	want := reactor.Hint{Kind: reactor.HintJobs, MinID: -1, MaxID: 1, Earliest: noon.Add(time.Minute), Shards: reactor.ShardSet(0).With(6).With(10)}
+	want := driver.Hint{Kind: driver.HintJobs, MinID: -1, MaxID: 1, Earliest: noon.Add(time.Minute), Shards: driver.ShardSet(0).With(6).With(10)}
 	if hint := got[0].written.hint(); hint != want {
 		t.Errorf("%+v, want %+v", hint, want)
 	}

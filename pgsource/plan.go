@@ -4,14 +4,14 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // view is what the membership tables say at one moment.
 type view struct {
 	instances []instance
 	// owners of the shards; 0 is nobody.
-	owners [reactor.Shards]int64
+	owners [driver.Shards]int64
 	lanes  []laneRow
 }
 
@@ -92,7 +92,7 @@ func rank(l laneRow) int {
 }
 
 // distribute returns the shards that need another owner.
-func distribute(owners [reactor.Shards]int64, living map[int64]int) map[uint8]int64 {
+func distribute(owners [driver.Shards]int64, living map[int64]int) map[uint8]int64 {
 	if len(living) == 0 {
 		return nil
 	}
@@ -111,8 +111,8 @@ func distribute(owners [reactor.Shards]int64, living map[int64]int) map[uint8]in
 	})
 	room := map[int64]int{} // how many more an instance should own; negative: too many
 	for i, id := range ids {
-		share := reactor.Shards / len(ids)
-		if i < reactor.Shards%len(ids) {
+		share := driver.Shards / len(ids)
+		if i < driver.Shards%len(ids) {
 			share++
 		}
 		room[id] = share - living[id]

@@ -4,7 +4,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestPlanDistributesFairly joins and removes instances at random and checks, after
@@ -52,7 +52,7 @@ func applyTo(v view, c changes) view {
 	return v
 }
 
-func checkShares(t *testing.T, seed uint64, v view, before [reactor.Shards]int64) {
+func checkShares(t *testing.T, seed uint64, v view, before [driver.Shards]int64) {
 	t.Helper()
 	share := map[int64]int{}
 	for _, in := range v.instances {
@@ -73,7 +73,7 @@ func checkShares(t *testing.T, seed uint64, v view, before [reactor.Shards]int64
 			kept[owner]++
 		}
 	}
-	low := reactor.Shards / len(share)
+	low := driver.Shards / len(share)
 	for id, n := range share {
 		if n < low || n > low+1 {
 			t.Fatalf("seed %d: instance %d owns %d shards of a fair %d", seed, id, n, low)

@@ -17,7 +17,7 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // pooled is a migrated database of a server of its own, with a pooler before it; the bench's
@@ -89,7 +89,7 @@ func TestPooler(t *testing.T) {
 		t.Errorf("after the migration strangers see %v", difference(before, after))
 	}
 
-	sources, members, leases := make([]*pgsource.Source, instances), make([]reactor.Member, instances), make([]reactor.Lease, instances)
+	sources, members, leases := make([]*pgsource.Source, instances), make([]driver.Member, instances), make([]driver.Lease, instances)
 	for i := range sources {
 		wg.Go(func() {
 			s, err := pgsource.New(pgsource.Config{DatabaseURL: pooler.URL(), MaxConns: 2, Logger: testkit.Logger(t)})
@@ -103,7 +103,7 @@ func TestPooler(t *testing.T) {
 			}
 			sources[i] = s
 			t.Cleanup(s.Close)
-			if members[i], err = s.Join(b.ctx, reactor.JoinOptions{Lanes: 1}); err != nil {
+			if members[i], err = s.Join(b.ctx, driver.JoinOptions{Lanes: 1}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -132,7 +132,7 @@ func TestPooler(t *testing.T) {
 		}
 		wg.Go(func() {
 			for from := 0; from < len(ids); from += 500 {
-				req := reactor.ClaimRequest{QoS: 2, Lease: leases[i], IDs: append([]int64(nil), ids[from:from+500]...), FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
+				req := driver.ClaimRequest{QoS: 2, Lease: leases[i], IDs: append([]int64(nil), ids[from:from+500]...), FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
 				req.Token = [16]byte{byte(i), byte(from >> 8), byte(from)}
 				batch, err := s.Claim(b.ctx, req)
 				if err != nil {
@@ -145,7 +145,7 @@ func TestPooler(t *testing.T) {
 				}
 				mu.Unlock()
 				if n := len(batch.Jobs); n > 0 {
-					held, err := s.Settle(b.ctx, []reactor.Settlement{{BatchID: batch.ID, Token: batch.Token, Lease: leases[i], Jobs: n, Kept: n, Settled: n / 2}})
+					held, err := s.Settle(b.ctx, []driver.Settlement{{BatchID: batch.ID, Token: batch.Token, Lease: leases[i], Jobs: n, Kept: n, Settled: n / 2}})
 					if err != nil || !held[0].Held {
 						t.Errorf("settle: %+v, %v", held, err)
 					}
@@ -289,7 +289,7 @@ func TestErrorBehindAPooler(t *testing.T) {
 		return pid
 	}
 	before := pid()
-	var about *reactor.JobError
+	var about *driver.JobError
 	if _, err := b.Claim(b.ctx, b.request(ids)); !errors.As(err, &about) {
 		t.Fatalf("the claim says %v", err)
 	}
@@ -336,25 +336,25 @@ func TestFeedBehindAPooler(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{})
 	b.migrateUp(b.url)
 	b.start(pooler.URL())
-	err := b.Listen(b.ctx, func(reactor.Hint) { t.Error("a hint came through the pooler") })
+	err := b.Listen(b.ctx, func(driver.Hint) { t.Error("a hint came through the pooler") })
 	if err == nil || !strings.Contains(err.Error(), "--listen-url") {
 		t.Errorf("without a direct connection the feed says %v", err)
 	}
 	other := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, ListenURL: pooler.URL()})
-	if err := other.Listen(b.ctx, func(reactor.Hint) {}); err == nil || !strings.Contains(err.Error(), "--listen-url") {
+	if err := other.Listen(b.ctx, func(driver.Hint) {}); err == nil || !strings.Contains(err.Error(), "--listen-url") {
 		t.Errorf("with a pooler for LISTEN alone the feed says %v", err)
 	}
 	direct := open(t, b.ctx, pgsource.Config{DatabaseURL: pooler.URL(), ListenURL: b.url})
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
-	connected, hints := make(chan struct{}), make(chan reactor.Hint, 1)
+	connected, hints := make(chan struct{}), make(chan driver.Hint, 1)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- direct.Listen(ctx, func(h reactor.Hint) {
+		ended <- direct.Listen(ctx, func(h driver.Hint) {
 			switch h.Kind {
-			case reactor.HintConnected:
+			case driver.HintConnected:
 				close(connected)
-			case reactor.HintJobs:
+			case driver.HintJobs:
 				hints <- h
 			}
 		})
@@ -409,7 +409,7 @@ func TestUnknownOutcomeBehindAPooler(t *testing.T) {
 			})
 			_, err := b.Claim(b.ctx, req)
 			proxy.SetHook(nil)
-			var unknown *reactor.UnknownError
+			var unknown *driver.UnknownError
 			if !errors.As(err, &unknown) {
 				t.Fatalf("the claim says %v, want an unknown outcome", err)
 			}
@@ -429,7 +429,7 @@ func TestHeartbeatsBehindAPooler(t *testing.T) {
 	b.migrateUp(b.url)
 	b.start(pooler.URL())
 	direct := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url})
-	judge, err := direct.Join(b.ctx, reactor.JoinOptions{Lanes: 1})
+	judge, err := direct.Join(b.ctx, driver.JoinOptions{Lanes: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -460,7 +460,7 @@ func (b *bench) eventuallyBeats() {
 	b.t.Helper()
 	var err error
 	for range 50 {
-		if _, err = b.member.Beat(b.ctx); err == nil || errors.Is(err, reactor.ErrDeposed) {
+		if _, err = b.member.Beat(b.ctx); err == nil || errors.Is(err, driver.ErrDeposed) {
 			break
 		}
 	}

@@ -7,16 +7,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 	schema "github.com/job-publisher/reactor/sql"
 )
 
 // provision is what the deployment has to tell us of new jobs.
 type provision struct {
-	triggers  bool           // both of them, enabled
-	published bool           // all of the table is in the publications, as it must be
-	tree      bool           // the table has partitions or heirs
-	at        reactor.DBTime // before it was looked at
+	triggers  bool          // both of them, enabled
+	published bool          // all of the table is in the publications, as it must be
+	tree      bool          // the table has partitions or heirs
+	at        driver.DBTime // before it was looked at
 }
 
 // treeSQL and publishedSQL tell whether all of the table is published as sql/publications.sql

@@ -9,7 +9,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestReadOnlyWhileRunning: a primary that was deposed keeps its sessions. They are of no use.
@@ -29,7 +29,7 @@ func TestReadOnlyWhileRunning(t *testing.T) {
 	}
 	for range 10 {
 		_, err := b.Claim(b.ctx, b.request(ids))
-		var unknown *reactor.UnknownError
+		var unknown *driver.UnknownError
 		if err == nil || errors.As(err, &unknown) {
 			t.Fatalf("a claim on a read-only server says %v", err)
 		}
@@ -94,8 +94,8 @@ func TestHosts(t *testing.T) {
 	after := examine(t, standby.URL())
 	var err error
 	for b.ctx.Err() == nil {
-		var batch reactor.Batch
-		batch, err = b.Claim(b.ctx, reactor.ClaimRequest{QoS: 1, Lease: b.lease, IDs: []int64{6, 7}, FirstSlot: 1, Reach: 512, Bytes: 1 << 20, Token: [16]byte{1}})
+		var batch driver.Batch
+		batch, err = b.Claim(b.ctx, driver.ClaimRequest{QoS: 1, Lease: b.lease, IDs: []int64{6, 7}, FirstSlot: 1, Reach: 512, Bytes: 1 << 20, Token: [16]byte{1}})
 		if err == nil {
 			if len(batch.Jobs) != 2 {
 				t.Errorf("claimed %+v", batch)

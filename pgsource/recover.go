@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // leaseSQL keeps the lane from being taken over until the transaction ends. The epoch may
@@ -22,8 +22,8 @@ const leaseSQL = "SELECT EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND o
 // new mark yet, and nothing was sent: the next owner begins another one.
 const reopenSQL = "UPDATE reactor.in_flight SET settled = 0, round = $2 WHERE lane = $1 AND qos = 2"
 
-// Reopen implements reactor.Journal.
-func (s *Source) Reopen(ctx context.Context, lease reactor.Lease, round int64, mark string) error {
+// Reopen implements driver.Journal.
+func (s *Source) Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error {
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, reopenSQL, lease.Lane, round)
 		if err == nil {
@@ -36,9 +36,9 @@ func (s *Source) Reopen(ctx context.Context, lease reactor.Lease, round int64, m
 
 const markSQL = "UPDATE reactor.lanes SET mark = nullif($2, '') WHERE lane = $1"
 
-// Mark implements reactor.Journal. The session carries the old mark and the new one: whichever
+// Mark implements driver.Journal. The session carries the old mark and the new one: whichever
 // this leaves behind when we die, the next owner knows the session by it.
-func (s *Source) Mark(ctx context.Context, lease reactor.Lease, mark string) error {
+func (s *Source) Mark(ctx context.Context, lease driver.Lease, mark string) error {
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, markSQL, lease.Lane, mark)
 		return err
@@ -47,7 +47,7 @@ func (s *Source) Mark(ctx context.Context, lease reactor.Lease, mark string) err
 }
 
 // leased runs a transaction that commits only while the lane is ours.
-func (s *Source) leased(ctx context.Context, lease reactor.Lease, do func(pgx.Tx) error) error {
+func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx) error) error {
 	return s.work.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, s.atLeisure.localSQL()); err != nil {
 			return err
@@ -58,24 +58,24 @@ func (s *Source) leased(ctx context.Context, lease reactor.Lease, do func(pgx.Tx
 		case err != nil:
 			return err
 		case !held:
-			return reactor.ErrLeaseLost
+			return driver.ErrLeaseLost
 		}
 		return do(tx)
 	})
 }
 
-// Recover implements reactor.Journal. Dying before the commit leaves the journal
+// Recover implements driver.Journal. Dying before the commit leaves the journal
 // as it was; dying after it leaves the same batches, without their settled parts,
 // for the next recovery.
-func (s *Source) Recover(ctx context.Context, lease reactor.Lease) ([]reactor.Batch, error) {
-	var batches []reactor.Batch
+func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error) {
+	var batches []driver.Batch
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		// Counting from the front again lets Settlement speak of Batch.Jobs.
 		if _, err := tx.Exec(ctx, `
 			UPDATE reactor.in_flight
 			   SET job_ids = job_ids[settled + 1:], first_slot = (first_slot - 1 + settled) % $2 + 1, settled = 0
 			 WHERE lane = $1 AND settled > 0 AND qos < 2`,
-			lease.Lane, reactor.LaneSlots); err != nil {
+			lease.Lane, driver.LaneSlots); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, "DELETE FROM reactor.in_flight WHERE lane = $1 AND job_ids = '{}'", lease.Lane); err != nil {
@@ -108,26 +108,26 @@ const readJournalSQL = `
 
 // readJournal returns the lane's batches, or the one with the token. A job whose
 // row is not there any more keeps its place, without a topic.
-func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]reactor.Batch, error) {
-	rows, err := tx.Query(ctx, s.jobs().journal, lane, token, reactor.LaneSlots)
+func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]driver.Batch, error) {
+	rows, err := tx.Query(ctx, s.jobs().journal, lane, token, driver.LaneSlots)
 	if err != nil {
 		return nil, err
 	}
 	var (
-		batches        []reactor.Batch
+		batches        []driver.Batch
 		id, round      int64
 		signed         pgtype.UUID
 		settled, reach int
 		qos            int16
 		firstSlot      int32
-		job            reactor.Job
+		job            driver.Job
 		fire           dbTime
 		expires        nullTime
 	)
 	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &fire, &expires}, func() error {
 		if n := len(batches); n == 0 || batches[n-1].ID != id {
-			batches = append(batches, reactor.Batch{
-				ID: id, Token: signed.Bytes, Round: round, Settled: settled, QoS: byte(qos), FirstSlot: reactor.Slot(firstSlot), Reach: reach,
+			batches = append(batches, driver.Batch{
+				ID: id, Token: signed.Bytes, Round: round, Settled: settled, QoS: byte(qos), FirstSlot: driver.Slot(firstSlot), Reach: reach,
 			})
 		}
 		job.FireAt, job.ExpiresAt, job.Expires = fire.DBTime, expires.DBTime, expires.valid

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The way of jobs back to the table: what a stop has not sent, and what the broker refused
@@ -199,10 +199,10 @@ DELETE FROM reactor.retries WHERE job_id IN (
      LIMIT $1) RETURNING job_id)
 SELECT count(*) FROM purged`
 
-// Quarantine implements reactor.Journal. The row stays unprocessed, for it is just that
+// Quarantine implements driver.Journal. The row stays unprocessed, for it is just that
 // which cannot be changed; once somebody has changed what is in the way, its next claim
 // succeeds and takes it out of the failed jobs again.
-func (s *Source) Quarantine(ctx context.Context, jobs []reactor.BadJob) error {
+func (s *Source) Quarantine(ctx context.Context, jobs []driver.BadJob) error {
 	ids, reasons := make([]int64, len(jobs)), make([]string, len(jobs))
 	for i, job := range jobs {
 		ids[i], reasons[i] = job.ID, job.Why.Reason

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestLockedRowsHoldNobodyUp: an application holds a lock on the row of a job that was
@@ -23,9 +23,9 @@ func TestLockedRowsHoldNobodyUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	b.settle(reactor.Settlement{
+	b.settle(driver.Settlement{
 		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 4, Kept: 3, Settled: 3, Done: true,
-		Failures: []reactor.Failure{{JobID: ids[1], Code: 0x87, Reason: "not authorized"}, {JobID: ids[2], Code: 0x87, Reason: "not authorized"}},
+		Failures: []driver.Failure{{JobID: ids[1], Code: 0x87, Reason: "not authorized"}, {JobID: ids[2], Code: 0x87, Reason: "not authorized"}},
 	})
 	if took := time.Since(begun); took > time.Second {
 		t.Errorf("the settlement took %v", took)
@@ -53,7 +53,7 @@ func TestRowsThatRefuse(t *testing.T) {
 	b.exec(`CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (old.processed AND NOT new.processed AND new.topic = 't/2') EXECUTE FUNCTION refuse()`)
 	ids := b.insert(3, "0")
 	batch := b.claim(ids)
-	b.settle(reactor.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 0, Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 0, Done: true})
 	b.eventually("the one is recorded as failed, and the others are back", `
 		SELECT (SELECT count(*) FROM jobs WHERE NOT processed) = 2
 		   AND EXISTS (SELECT FROM reactor.failed_jobs WHERE job_id = $1 AND reason LIKE '%never again%')`, ids[1])
@@ -66,11 +66,11 @@ func TestRowsThatCannotBeClaimed(t *testing.T) {
 	ids := b.insert(3, "0")
 	b.exec("ALTER TABLE jobs ADD CONSTRAINT spoiled CHECK (topic <> 't/2') NOT VALID")
 	_, err := b.Claim(b.ctx, b.request(ids))
-	about, ok := err.(*reactor.JobError)
+	about, ok := err.(*driver.JobError)
 	if !ok || about.Reason == "" {
 		t.Fatalf("the claim says %v, want a *JobError", err)
 	}
-	if err := b.Quarantine(b.ctx, []reactor.BadJob{{ID: ids[1], Why: about}}); err != nil {
+	if err := b.Quarantine(b.ctx, []driver.BadJob{{ID: ids[1], Why: about}}); err != nil {
 		t.Fatal(err)
 	}
 	if batch := b.claim([]int64{ids[0], ids[2]}); len(batch.Jobs) != 2 {
@@ -90,7 +90,7 @@ func TestRowsThatCannotBeClaimed(t *testing.T) {
 	defer b.exec("ROLLBACK")
 	if _, err := b.Claim(b.ctx, b.request(ids)); err == nil {
 		t.Error("claimed from a locked table")
-	} else if _, ok := err.(*reactor.JobError); ok {
+	} else if _, ok := err.(*driver.JobError); ok {
 		t.Errorf("a lock is taken for a fault of a row: %v", err)
 	}
 }

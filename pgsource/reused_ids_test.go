@@ -6,13 +6,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestReusedIDs: after TRUNCATE … RESTART IDENTITY a new row has the id of a claimed one.
 // It is not what was claimed, and what was counted for the other is not its own.
 func TestReusedIDs(t *testing.T) {
-	for name, claim := range map[string]func(*bench, []int64) reactor.Batch{
+	for name, claim := range map[string]func(*bench, []int64) driver.Batch{
 		"at least once": (*bench).claim,
 		"exactly once":  (*bench).claimExactlyOnce,
 	} {
@@ -80,7 +80,7 @@ func TestRetriesOfAReusedID(t *testing.T) {
 	b.exec("TRUNCATE jobs RESTART IDENTITY")
 	b.insert(1, "-1 second")
 
-	pending, err := b.LoadIDs(b.ctx, reactor.AllShards, ids, b.now().Add(24*time.Hour))
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now().Add(24*time.Hour))
 	if err != nil || len(pending) != 1 || pending[0].DueAt > b.now() {
 		t.Errorf("loaded %+v, %v: the new row waits for the old one's next try", pending, err)
 	}
@@ -127,7 +127,7 @@ func TestAnyID(t *testing.T) {
 	ids := []int64{math.MinInt64, -1, 0, 1, math.MaxInt64}
 	b.exec("INSERT INTO jobs (id, topic, fire_at) SELECT id, 't', now() - interval '1 second' FROM unnest($1::bigint[]) AS id", ids)
 
-	pending, err := b.LoadRange(b.ctx, reactor.AllShards, math.MinInt64, math.MaxInt64, b.now())
+	pending, err := b.LoadRange(b.ctx, driver.AllShards, math.MinInt64, math.MaxInt64, b.now())
 	if err != nil || len(pending) != len(ids) {
 		t.Fatalf("loaded %+v, %v", pending, err)
 	}
@@ -137,9 +137,9 @@ func TestAnyID(t *testing.T) {
 	}
 	// One after the other fails and leaves a place.
 	for i, job := range batch.Jobs {
-		st := reactor.Settlement{
+		st := driver.Settlement{
 			BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(ids), Kept: len(ids), Settled: i + 1,
-			Failures: []reactor.Failure{{JobID: job.ID, Code: 0x87, Reason: "not authorized"}},
+			Failures: []driver.Failure{{JobID: job.ID, Code: 0x87, Reason: "not authorized"}},
 		}
 		if !b.mark(st) {
 			t.Fatal("not held")

@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // claimReader reads the rows of a claim: (batch, id, topic, payload, fire_at, expires_at,
@@ -35,7 +35,7 @@ const (
 
 var claimReaders = sync.Pool{New: func() any { return new(claimReader) }}
 
-func readClaim(rows pgx.Rows, batch *reactor.Batch) error {
+func readClaim(rows pgx.Rows, batch *driver.Batch) error {
 	r := claimReaders.Get().(*claimReader)
 	r.topics, r.payloads, r.ends = r.topics[:0], r.payloads[:0], r.ends[:0]
 	err := r.read(rows, batch)
@@ -45,14 +45,14 @@ func readClaim(rows pgx.Rows, batch *reactor.Batch) error {
 	return err
 }
 
-func (r *claimReader) read(rows pgx.Rows, batch *reactor.Batch) error {
+func (r *claimReader) read(rows pgx.Rows, batch *driver.Batch) error {
 	defer rows.Close()
 	for rows.Next() {
 		// In PostgreSQL's binary format, where it was received: integers are big-endian, a
 		// timestamptz is the microseconds since 2000, and a text is a text. pgx asks for it
 		// in every mode that New lets pass.
 		v := rows.RawValues()
-		job := reactor.Job{ID: binaryInt(v[1]), FireAt: binaryTime(v[4])}
+		job := driver.Job{ID: binaryInt(v[1]), FireAt: binaryTime(v[4])}
 		if v[5] != nil {
 			job.ExpiresAt, job.Expires = binaryTime(v[5]), true
 		}
@@ -81,11 +81,11 @@ func (r *claimReader) read(rows pgx.Rows, batch *reactor.Batch) error {
 func binaryInt(v []byte) int64 { return int64(binary.BigEndian.Uint64(v)) }
 
 // postgresEpoch is 2000-01-01, where PostgreSQL counts from.
-const postgresEpoch reactor.DBTime = 946_684_800_000_000
+const postgresEpoch driver.DBTime = 946_684_800_000_000
 
-// binaryTime saturates, as reactor.DBTimeOf does. Infinity is the largest integer, and stays
+// binaryTime saturates, as driver.DBTimeOf does. Infinity is the largest integer, and stays
 // it; -infinity, the smallest, becomes an instant before all others.
-func binaryTime(v []byte) reactor.DBTime {
+func binaryTime(v []byte) driver.DBTime {
 	since2000 := binaryInt(v)
-	return postgresEpoch + reactor.DBTime(min(since2000, math.MaxInt64-int64(postgresEpoch)))
+	return postgresEpoch + driver.DBTime(min(since2000, math.MaxInt64-int64(postgresEpoch)))
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestSettingsOfTheRole: each of these, as a role's default, has broken something.
@@ -92,11 +92,11 @@ func TestSettingsOfTheRole(t *testing.T) {
 func (b *bench) wholePath() {
 	b.t.Helper()
 	ids := b.insert(5, "-1 second")
-	pending, err := b.LoadIDs(b.ctx, reactor.AllShards, ids, b.now())
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now())
 	if err != nil || len(pending) != 5 {
 		b.t.Fatalf("loaded %+v, %v", pending, err)
 	}
-	if window, _, err := b.LoadWindow(b.ctx, cursors(reactor.DistantPast), b.now(), 1000); err != nil || len(window) != 5 {
+	if window, _, err := b.LoadWindow(b.ctx, cursors(driver.DistantPast), b.now(), 1000); err != nil || len(window) != 5 {
 		b.t.Fatalf("the window has %+v, %v", window, err)
 	}
 	req := b.request(ids)
@@ -116,14 +116,14 @@ func (b *bench) wholePath() {
 		b.t.Fatalf("recovered %+v", got)
 	}
 	// One is refused, one is unsent, the others are published.
-	b.settle(reactor.Settlement{
+	b.settle(driver.Settlement{
 		BatchID: batch.ID, Token: batch.Token, Lease: lease, Jobs: 5, Kept: 4, Settled: 4, Done: true,
-		Failures: []reactor.Failure{{JobID: batch.Jobs[0].ID, Code: 0x87, Reason: "not authorized"}},
+		Failures: []driver.Failure{{JobID: batch.Jobs[0].ID, Code: 0x87, Reason: "not authorized"}},
 	})
 	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed"); n != 2 {
 		b.t.Errorf("%d jobs are back, want 2", n)
 	}
-	if err := b.Quarantine(b.ctx, []reactor.BadJob{{ID: batch.Jobs[0].ID, Why: &reactor.JobError{Reason: "a reason"}}}); err != nil {
+	if err := b.Quarantine(b.ctx, []driver.BadJob{{ID: batch.Jobs[0].ID, Why: &driver.JobError{Reason: "a reason"}}}); err != nil {
 		b.t.Fatal(err)
 	}
 	if _, err := b.member.Beat(b.ctx); err != nil {
@@ -268,12 +268,12 @@ func TestUnknownOutcomeUnderRepeatableRead(t *testing.T) {
 				return netfault.Verdict{Forward: len(c.Data)}
 			})
 			_, err = b.Claim(b.ctx, req)
-			var unknown *reactor.UnknownError
+			var unknown *driver.UnknownError
 			if !errors.As(err, &unknown) {
 				t.Fatalf("the claim says %v, want an unknown outcome", err)
 			}
 			type resolution struct {
-				batch reactor.Batch
+				batch driver.Batch
 				ok    bool
 				err   error
 			}

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // settleSQL removes finished batches from the journal and moves the others'
@@ -41,13 +41,13 @@ UPDATE reactor.in_flight f SET settled = p.settled
  WHERE f.batch = ANY ($5) AND f.batch = p.batch AND f.token = p.token AND f.round = p.round AND l.lane = f.lane AND l.owner = p.owner AND f.settled <= p.settled
 RETURNING f.token`
 
-// Settle implements reactor.Journal.
+// Settle implements driver.Journal.
 //
 // No row of jobs is touched by the transaction: an application may have locked it, or
 // somebody's trigger may refuse the change, and neither may hold up the settlement of
 // others. What goes back to the table is noted in reactor.retries, and then given back
 // (returns.go). If we die in between, any instance finds the note and does it.
-func (s *Source) Settle(ctx context.Context, settlements []reactor.Settlement) ([]reactor.Settled, error) {
+func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Settled, error) {
 	var (
 		plain   plainSettlements
 		special []int // of settlements
@@ -60,7 +60,7 @@ func (s *Source) Settle(ctx context.Context, settlements []reactor.Settlement) (
 		}
 	}
 	var (
-		outcomes = make([]reactor.Settled, len(settlements))
+		outcomes = make([]driver.Settled, len(settlements))
 		known    map[[16]byte]bool // marked
 		back     []int64
 	)
@@ -111,7 +111,7 @@ type settlementColumns struct {
 	settled             []int32
 }
 
-func (p *plainSettlements) add(st reactor.Settlement) {
+func (p *plainSettlements) add(st driver.Settlement) {
 	c := &p.part
 	if st.Done {
 		c = &p.done
@@ -143,7 +143,7 @@ func (p *plainSettlements) read(rows pgx.Rows) (map[[16]byte]bool, error) {
 //
 // Unlike settleSQL it locks the lane: a job that goes back to the table must not be
 // recovered as well, so a take-over has to come before this, and prevent it, or after.
-func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settlement) (outcome reactor.Settled, back []int64, err error) {
+func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlement) (outcome driver.Settled, back []int64, err error) {
 	var (
 		settled int
 		ids     []*int64
@@ -193,7 +193,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settle
 	}
 	// A job that failed is no longer this batch's, and must not be recovered with it.
 	for i, id := range ids {
-		if id != nil && slices.ContainsFunc(st.Failures, func(f reactor.Failure) bool { return f.JobID == *id }) {
+		if id != nil && slices.ContainsFunc(st.Failures, func(f driver.Failure) bool { return f.JobID == *id }) {
 			ids[i] = nil
 		}
 	}
@@ -204,7 +204,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st reactor.Settle
 
 // givenUpBefore finds out which jobs an earlier try of a settlement has given up, whose answer
 // was lost: nobody has been told of those.
-func givenUpBefore(ctx context.Context, tx pgx.Tx, st reactor.Settlement) (givenUp []reactor.Failure, err error) {
+func givenUpBefore(ctx context.Context, tx pgx.Tx, st driver.Settlement) (givenUp []driver.Failure, err error) {
 	if len(st.Failures) == 0 {
 		return nil, nil
 	}
@@ -246,7 +246,7 @@ func noteUnsent(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, ids []int64) 
 // recordFailures counts the attempts of jobs that were not published. Those with
 // attempts left are to go back to the table with a pause before the next; the others end
 // in failed_jobs with their reason. Attempts of another row that had the id don't count.
-func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, failures []reactor.Failure) (again, ended []int64, err error) {
+func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, failures []driver.Failure) (again, ended []int64, err error) {
 	if len(failures) == 0 {
 		return nil, nil, nil
 	}

@@ -3,13 +3,13 @@ package pgsource
 import (
 	"math/bits"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // shardOf is the column shard of a row with this id. The WAL feed computes it: before
 // version 18, PostgreSQL does not publish generated columns. hashint8 has to be stable over
 // versions and machines, as it says where a row of a hash partition lies.
-func shardOf(id int64) uint8 { return uint8(hashint8(id) % reactor.Shards) }
+func shardOf(id int64) uint8 { return uint8(hashint8(id) % driver.Shards) }
 
 // hashint8 is PostgreSQL's function of that name [access/hash/hashfunc.c].
 func hashint8(value int64) uint32 {

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // changeSQL changes what a claim changes.
@@ -36,12 +36,12 @@ const (
 	siftPatience = time.Second
 )
 
-// Sift implements reactor.Journal: it tries each row in a subtransaction of its own, many in one
+// Sift implements driver.Journal: it tries each row in a subtransaction of its own, many in one
 // round trip, and takes everything back. Halving takes a dozen statements for each bad row, with a
 // commit for each half that is good; where one row in ten is bad, that was 600 jobs a second.
 //
 // If we die before the end, nothing has happened.
-func (s *Source) Sift(ctx context.Context, ids []int64) ([]reactor.BadJob, error) {
+func (s *Source) Sift(ctx context.Context, ids []int64) ([]driver.BadJob, error) {
 	if s.pooled || s.jobs().tree {
 		return nil, nil // no named statements there; no place names a row there
 	}
@@ -56,7 +56,7 @@ func (s *Source) Sift(ctx context.Context, ids []int64) ([]reactor.BadJob, error
 	return bad, s.failed("sift jobs", silence(ctx, err))
 }
 
-func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (bad []reactor.BadJob, err error) {
+func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (bad []driver.BadJob, err error) {
 	p := conn.StartPipeline(ctx)
 	defer func() {
 		if closeErr := p.Close(); err == nil {
@@ -97,7 +97,7 @@ func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (b
 }
 
 // siftSome tries some rows in one round trip, and adds those that are bad.
-func siftSome(p *pgconn.Pipeline, ids []int64, bad []reactor.BadJob) ([]reactor.BadJob, error) {
+func siftSome(p *pgconn.Pipeline, ids []int64, bad []driver.BadJob) ([]driver.BadJob, error) {
 	var token [16]byte
 	formats := []int16{pgtype.BinaryFormatCode, pgtype.BinaryFormatCode}
 	for _, id := range ids {
@@ -115,11 +115,11 @@ func siftSome(p *pgconn.Pipeline, ids []int64, bad []reactor.BadJob) ([]reactor.
 		rows, err := untilSync(p)
 		switch {
 		case aboutJob(err):
-			bad = append(bad, reactor.BadJob{ID: id, Why: &reactor.JobError{Reason: statementText(err), Waited: waited(err), Err: err}})
+			bad = append(bad, driver.BadJob{ID: id, Why: &driver.JobError{Reason: statementText(err), Waited: waited(err), Err: err}})
 		case err != nil:
 			return nil, err
 		case rows == 1: // locked, and not changed
-			bad = append(bad, reactor.BadJob{ID: id, Why: &reactor.JobError{Reason: errSwallowed.Error(), Err: errSwallowed}})
+			bad = append(bad, driver.BadJob{ID: id, Why: &driver.JobError{Reason: errSwallowed.Error(), Err: errSwallowed}})
 		}
 		if _, err := untilSync(p); err != nil {
 			return nil, err

@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Source is the jobs table of one database.
@@ -68,7 +68,7 @@ type Source struct {
 // jobs is the table, with its statements.
 func (s *Source) jobs() *table { return s.table.Load() }
 
-var _ reactor.Source = (*Source)(nil)
+var _ driver.Source = (*Source)(nil)
 
 const (
 	// hotPatience is how long a claim or a settlement may take. Everybody's due jobs wait
@@ -185,7 +185,7 @@ func (s *Source) Close() {
 }
 
 // Now reads the database's clock.
-func (s *Source) Now(ctx context.Context) (reactor.DBTime, error) {
+func (s *Source) Now(ctx context.Context) (driver.DBTime, error) {
 	var now dbTime
 	err := s.hot.row(ctx, "SELECT clock_timestamp()", nil, &now)
 	return now.DBTime, s.failed("read the clock", err)
@@ -196,7 +196,7 @@ func (s *Source) Now(ctx context.Context) (reactor.DBTime, error) {
 // error is not reported: the real ones will say the same.
 func (s *Source) warm(ctx context.Context, conn *pgx.Conn) {
 	const noLane = -1
-	if rows, err := conn.Query(ctx, s.jobs().claim, s.claimArgs(reactor.ClaimRequest{Lease: reactor.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
+	if rows, err := conn.Query(ctx, s.jobs().claim, s.claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
 		rows.Close()
 	}
 	if rows, err := conn.Query(ctx, settleSQL, new(plainSettlements).args()...); err == nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/testkit"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // A table of jobs in parts: rows have equal places (ctid) in several of them.
@@ -83,7 +83,7 @@ func (b *bench) exact(ids []int64) {
 			b.t.Errorf("%s: %d jobs are processed, want %d", doing, before-n, processed)
 		}
 	}
-	pending, err := b.LoadIDs(b.ctx, reactor.AllShards, ids, b.now())
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now())
 	if err != nil || len(pending) != len(ids) {
 		b.t.Fatalf("loaded %+v, %v, want %v", pending, err, ids)
 	}
@@ -108,9 +108,9 @@ func (b *bench) exact(ids []int64) {
 	// The last is unsent, the one before it is refused.
 	n := len(ids)
 	refused := batch.Jobs[n-2].ID
-	b.settle(reactor.Settlement{
+	b.settle(driver.Settlement{
 		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: n, Kept: n - 1, Settled: n - 1, Done: true,
-		Failures: []reactor.Failure{{JobID: refused, Code: 0x87, Reason: "not authorized"}},
+		Failures: []driver.Failure{{JobID: refused, Code: 0x87, Reason: "not authorized"}},
 	})
 	expect("settle", n-2)
 	again := b.claim([]int64{refused, batch.Jobs[n-1].ID})
@@ -169,8 +169,8 @@ func (b *bench) listenOnce() {
 	ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)
 	defer cancel()
 	connected := false
-	_ = b.Listen(ctx, func(h reactor.Hint) {
-		if h.Kind == reactor.HintConnected {
+	_ = b.Listen(ctx, func(h driver.Hint) {
+		if h.Kind == driver.HintConnected {
 			connected = true
 			cancel()
 		}

@@ -6,18 +6,18 @@ import (
 
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // uuid is a claim's token.
 func uuid(token [16]byte) pgtype.UUID { return pgtype.UUID{Bytes: token, Valid: true} }
 
-// dbTime reads and writes reactor.DBTime as timestamptz. NULL reads as 0; where a column
+// dbTime reads and writes driver.DBTime as timestamptz. NULL reads as 0; where a column
 // may be null and 0 is an instant like others, read a nullTime.
-type dbTime struct{ reactor.DBTime }
+type dbTime struct{ driver.DBTime }
 
 // earliestTimestamp is the smallest finite timestamptz, 4714-11-24 BC.
-const earliestTimestamp reactor.DBTime = -210866803200000000
+const earliestTimestamp driver.DBTime = -210866803200000000
 
 // ScanTimestamptz implements pgtype.TimestamptzScanner.
 func (t *dbTime) ScanTimestamptz(v pgtype.Timestamptz) error {
@@ -30,7 +30,7 @@ func (t *dbTime) ScanTimestamptz(v pgtype.Timestamptz) error {
 
 // nullTime reads a timestamptz that may be null.
 type nullTime struct {
-	reactor.DBTime
+	driver.DBTime
 	valid bool
 }
 
@@ -45,14 +45,14 @@ func (t *nullTime) ScanTimestamptz(v pgtype.Timestamptz) error {
 
 // instant converts. The infinities, which a table that is not ours may hold, are the
 // first and the last instant.
-func instant(v pgtype.Timestamptz) reactor.DBTime {
+func instant(v pgtype.Timestamptz) driver.DBTime {
 	switch v.InfinityModifier {
 	case pgtype.Infinity:
 		return math.MaxInt64
 	case pgtype.NegativeInfinity:
 		return math.MinInt64
 	}
-	return reactor.DBTimeOf(v.Time)
+	return driver.DBTimeOf(v.Time)
 }
 
 // TimestamptzValue implements pgtype.TimestamptzValuer. What lies before all that
@@ -66,7 +66,7 @@ func (t dbTime) TimestamptzValue() (pgtype.Timestamptz, error) {
 
 // smallints is a set of shards as a query parameter; nil, an SQL NULL, if the set
 // is empty.
-func smallints(set reactor.ShardSet) []int16 {
+func smallints(set driver.ShardSet) []int16 {
 	if set == 0 {
 		return nil
 	}

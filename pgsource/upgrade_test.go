@@ -8,7 +8,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // What versions 1 and 2 were.
@@ -85,13 +85,13 @@ func TestUpgrade(t *testing.T) {
 	for _, job := range batch.Jobs {
 		topics = append(topics, job.Topic)
 	}
-	if !slices.Equal(topics, []string{"on its way", "", "on its way", "refused", "unsent", ""}) || batch.Reach != reactor.LaneSlots {
+	if !slices.Equal(topics, []string{"on its way", "", "on its way", "refused", "unsent", ""}) || batch.Reach != driver.LaneSlots {
 		t.Fatalf("recovered %q with a reach of %d", topics, batch.Reach)
 	}
 	// The third is refused, the last two are handed back: no row has been signed.
-	b.settle(reactor.Settlement{
+	b.settle(driver.Settlement{
 		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 6, Kept: 4, Settled: 4, Done: true,
-		Failures: []reactor.Failure{{JobID: 3, Code: 0x87, Reason: "not authorized"}},
+		Failures: []driver.Failure{{JobID: 3, Code: 0x87, Reason: "not authorized"}},
 	})
 	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed AND id IN (3, 4)"); n != 2 {
 		t.Errorf("%d of 2 jobs are back", n)
@@ -103,7 +103,7 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("%d batches are left", n)
 	}
 	// What waits for its next try waits on, and its tries are counted on.
-	pending, err := b.LoadIDs(b.ctx, reactor.AllShards, []int64{5}, b.now().Add(24*time.Hour))
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, []int64{5}, b.now().Add(24*time.Hour))
 	if err != nil || len(pending) != 1 || pending[0].DueAt < b.now().Add(50*time.Minute) {
 		t.Errorf("loaded %+v, %v", pending, err)
 	}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/job-publisher/reactor/internal/sockopt"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The WAL feed is a client of logical replication. The server decodes its log for it and sends
@@ -36,7 +36,7 @@ import (
 //	watch     ends the connection when nothing arrives any more
 type walFeed struct {
 	*Source
-	on   func(reactor.Hint)
+	on   func(driver.Hint)
 	conn *pgconn.PgConn
 	slot string
 
@@ -74,7 +74,7 @@ const (
 )
 
 // listenWAL listens until ctx ends or the connection does.
-func (s *Source) listenWAL(ctx context.Context, on func(reactor.Hint)) error {
+func (s *Source) listenWAL(ctx context.Context, on func(driver.Hint)) error {
 	s.walRuns.Store(true)
 	defer s.walRuns.Store(false)
 	p, err := s.provision(ctx)
@@ -105,7 +105,7 @@ func (s *Source) listenWAL(ctx context.Context, on func(reactor.Hint)) error {
 		}
 		f.heard.Store(int64(time.Since(f.began)))
 		f.creating.Store(false)
-		on(reactor.Hint{Kind: reactor.HintConnected})
+		on(driver.Hint{Kind: driver.HintConnected})
 		group.Go(func() error { return f.report(ctx) })
 		group.Go(func() error { return f.watch(ctx) })
 		group.Go(func() error { return f.announce(ctx) })
@@ -264,7 +264,7 @@ func (f *walFeed) take(ctx context.Context, d *decoder, data []byte) error {
 		case n.end != 0:
 			f.advance(n.end)
 			if n.written.concerns() {
-				return f.commits.put(ctx, n.written, reactor.DBTimeOf(x.ServerTime))
+				return f.commits.put(ctx, n.written, driver.DBTimeOf(x.ServerTime))
 			}
 		}
 	}

@@ -13,12 +13,12 @@ import (
 
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 	schema "github.com/job-publisher/reactor/sql"
 )
 
 // onWAL is a bench without triggers, and the hints of a source that reads the WAL.
-func onWAL(t *testing.T, url string, change func(*pgsource.Config)) (b *bench, s *pgsource.Source, hints <-chan reactor.Hint, ended <-chan error) {
+func onWAL(t *testing.T, url string, change func(*pgsource.Config)) (b *bench, s *pgsource.Source, hints <-chan driver.Hint, ended <-chan error) {
 	t.Helper()
 	b = examine(t, url)
 	b.exec(schema.TriggersDown)
@@ -38,14 +38,14 @@ func (b *bench) noSlots() {
 }
 
 // next is the next hint.
-func next(b *bench, hints <-chan reactor.Hint) reactor.Hint {
+func next(b *bench, hints <-chan driver.Hint) driver.Hint {
 	b.t.Helper()
 	select {
 	case h := <-hints:
 		return h
 	case <-b.ctx.Done():
 		b.t.Fatal("no hint comes")
-		return reactor.Hint{}
+		return driver.Hint{}
 	}
 }
 
@@ -171,7 +171,7 @@ func TestWALWaitsUntilItCanBeSeen(t *testing.T) {
 	if h := next(b, hints); h.MinID != 1001 {
 		t.Fatalf("the hint %+v, want one for 1001", h)
 	}
-	if rows, err := s.LoadIDs(b.ctx, ^reactor.ShardSet(0), []int64{1001}, 1<<62); err != nil || len(rows) != 1 {
+	if rows, err := s.LoadIDs(b.ctx, ^driver.ShardSet(0), []int64{1001}, 1<<62); err != nil || len(rows) != 1 {
 		t.Errorf("the row that was told of cannot be read: %v, %v", rows, err)
 	}
 	if err := <-hidden; err != nil {
@@ -237,9 +237,9 @@ func TestWALSlotWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Feed: pgsource.FeedWAL, FeedCheck: 200 * time.Millisecond, Logger: testkit.Logger(t)})
-	hints, ended := make(chan reactor.Hint, 10), make(chan error, 1)
+	hints, ended := make(chan driver.Hint, 10), make(chan error, 1)
 	ctx, cancel := context.WithCancel(b.ctx)
-	go func() { ended <- s.Listen(ctx, func(h reactor.Hint) { hints <- h }) }()
+	go func() { ended <- s.Listen(ctx, func(h driver.Hint) { hints <- h }) }()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !strings.Contains(s.FeedState().Problem, "waits for the end of transactions") {
@@ -254,7 +254,7 @@ func TestWALSlotWaits(t *testing.T) {
 	if err := tx.Commit(b.ctx); err != nil {
 		t.Fatal(err)
 	}
-	if h := next(b, hints); h.Kind != reactor.HintConnected {
+	if h := next(b, hints); h.Kind != driver.HintConnected {
 		t.Errorf("the hint %+v", h)
 	}
 	if got := s.FeedState(); got.Problem != "" || got.Kind != "wal" {
@@ -380,7 +380,7 @@ func TestWALFeedOfProcessKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Println("open")
-		_ = s.Listen(t.Context(), func(reactor.Hint) { fmt.Println("stands") })
+		_ = s.Listen(t.Context(), func(driver.Hint) { fmt.Println("stands") })
 		return
 	}
 	t.Parallel()

@@ -12,7 +12,7 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 	schema "github.com/job-publisher/reactor/sql"
 )
 
@@ -51,7 +51,7 @@ func (b *bench) refusesWAL(url, want string) {
 }
 
 // readsWAL begins to read the WAL, as the bench's source.
-func (b *bench) readsWAL(cfg pgsource.Config) (<-chan reactor.Hint, <-chan error) {
+func (b *bench) readsWAL(cfg pgsource.Config) (<-chan driver.Hint, <-chan error) {
 	b.t.Helper()
 	b.Source = open(b.t, b.ctx, cfg)
 	hints, ended := listen(b.t, b.ctx, b.Source)
@@ -62,12 +62,12 @@ func (b *bench) readsWAL(cfg pgsource.Config) (<-chan reactor.Hint, <-chan error
 }
 
 // announced waits for the hint of a job.
-func (b *bench) announced(hints <-chan reactor.Hint, id int64) {
+func (b *bench) announced(hints <-chan driver.Hint, id int64) {
 	b.t.Helper()
 	for {
 		select {
 		case h := <-hints:
-			if h.Kind == reactor.HintJobs && h.MinID <= id && id <= h.MaxID {
+			if h.Kind == driver.HintJobs && h.MinID <= id && id <= h.MaxID {
 				return
 			}
 		case <-b.ctx.Done():
@@ -78,7 +78,7 @@ func (b *bench) announced(hints <-chan reactor.Hint, id int64) {
 
 // announces inserts a job into a table and expects it to be announced where it is due soon; then
 // it changes it where it is, and has it fall due.
-func (b *bench) announces(hints <-chan reactor.Hint, table string, id int64, fireAt string) {
+func (b *bench) announces(hints <-chan driver.Hint, table string, id int64, fireAt string) {
 	b.t.Helper()
 	b.exec("INSERT INTO "+table+" (id, topic, fire_at) VALUES ($1, 't', $2::timestamptz)", id, fireAt)
 	if b.count("SELECT (fire_at < now() + interval '1 minute')::int FROM jobs WHERE id = $1", id) == 1 {
@@ -108,7 +108,7 @@ func (b *bench) ends(ended <-chan error) string {
 func (b *bench) failsToListen(s *pgsource.Source) string {
 	b.t.Helper()
 	ended := make(chan error, 1)
-	ended <- s.Listen(b.ctx, func(h reactor.Hint) { b.t.Errorf("a feed that should not begin says %+v", h) })
+	ended <- s.Listen(b.ctx, func(h driver.Hint) { b.t.Errorf("a feed that should not begin says %+v", h) })
 	return b.ends(ended)
 }
 
@@ -216,7 +216,7 @@ func TestNoSenderIsFree(t *testing.T) {
 		s := open(t, b.ctx, wal(b.url))
 		for range 5 {
 			ctx, cancel := context.WithCancel(b.ctx)
-			if err := s.Listen(ctx, func(reactor.Hint) { cancel() }); !errors.Is(err, context.Canceled) {
+			if err := s.Listen(ctx, func(driver.Hint) { cancel() }); !errors.Is(err, context.Canceled) {
 				t.Fatal(err)
 			}
 			cancel()

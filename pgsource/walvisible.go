@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // A commit is in the log before others can see it: a moment before, or, where commits wait for a
@@ -49,7 +49,7 @@ const (
 func (c *commits) init() { c.some, c.taken = make(chan struct{}, 1), make(chan struct{}, 1) }
 
 // put adds a commit that was sent at a time, and waits for room.
-func (c *commits) put(ctx context.Context, w written, sent reactor.DBTime) error {
+func (c *commits) put(ctx context.Context, w written, sent driver.DBTime) error {
 	for {
 		c.mu.Lock()
 		if waiting := len(c.near) + len(c.far) + c.held; waiting < mostCommits {
@@ -131,7 +131,7 @@ func (f *walFeed) announce(ctx context.Context) error {
 					return false
 				}
 				if w.membership {
-					f.on(reactor.Hint{Kind: reactor.HintMembership})
+					f.on(driver.Hint{Kind: driver.HintMembership})
 				}
 				if w.rows > 0 && w.earliest.Sub(at) < notifyHorizon {
 					f.on(w.hint())
@@ -167,7 +167,7 @@ func (s snapshot) shows(xid uint32) bool {
 }
 
 // snapshot takes one, and tells the time after it.
-func (f *walFeed) snapshot(ctx context.Context) (s snapshot, at reactor.DBTime, err error) {
+func (f *walFeed) snapshot(ctx context.Context) (s snapshot, at driver.DBTime, err error) {
 	var (
 		text string
 		then dbTime

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // announced is what is to be read by id: new rows that hints have named, and ids to look at
@@ -22,7 +24,7 @@ type announced struct {
 // idRange is what hints have named and nobody has read yet.
 type idRange struct {
 	min, max int64
-	earliest DBTime
+	earliest driver.DBTime
 }
 
 // recheck holds ids that a claim did not get, to be read when the pause is over: a
@@ -62,7 +64,7 @@ func (r idRange) union(o idRange) idRange {
 // than a page, or there are too many, nothing is remembered, and the window has to be read
 // from the due time that is returned instead: in order of fire_at, what is urgent comes first,
 // and ids far apart have everybody's rows between them.
-func (a *announced) add(r idRange, page int) (from DBTime, rewind bool) {
+func (a *announced) add(r idRange, page int) (from driver.DBTime, rewind bool) {
 	if r.rows() > int64(page) {
 		return r.earliest, true
 	}

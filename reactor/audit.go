@@ -1,6 +1,10 @@
 package reactor
 
-import "context"
+import (
+	"context"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
 
 // A failover that loses the last commits brings batches back into the journal that have
 // long been settled. Nobody knows them: the lane has forgotten them and goes on taking
@@ -66,7 +70,7 @@ func (l *lane) trust() {
 }
 
 // unknown returns the tokens of batches that are not the lane's.
-func (l *lane) unknown(journal []Batch) map[[16]byte]bool {
+func (l *lane) unknown(journal []driver.Batch) map[[16]byte]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := map[[16]byte]bool{l.claiming: true}

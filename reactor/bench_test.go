@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/job-publisher/reactor/internal/alarm"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The stages of a job in memory, without the database and the broker. An op is one job, so
@@ -12,23 +14,23 @@ import (
 // instantSession takes everything and remembers only how much.
 type instantSession struct {
 	fakeSession
-	acks []Ack
+	acks []driver.Ack
 }
 
-func (s *instantSession) Publish(msgs []Message) error {
-	step := Completed
+func (s *instantSession) Publish(msgs []driver.Message) error {
+	step := driver.Completed
 	if msgs[0].QoS == 2 {
-		step = Received
+		step = driver.Received
 	}
 	for _, m := range msgs {
-		s.acks = append(s.acks, Ack{Slot: m.Slot, Step: step})
+		s.acks = append(s.acks, driver.Ack{Slot: m.Slot, Step: step})
 	}
 	return nil
 }
 
-func (s *instantSession) Release(slots []Slot) error {
+func (s *instantSession) Release(slots []driver.Slot) error {
 	for _, slot := range slots {
-		s.acks = append(s.acks, Ack{Slot: slot, Step: Released})
+		s.acks = append(s.acks, driver.Ack{Slot: slot, Step: driver.Released})
 	}
 	return nil
 }
@@ -41,9 +43,9 @@ func BenchmarkLane(b *testing.B) {
 			l := newTestLane(delivery)
 			s := &instantSession{fakeSession: *newFakeSession(512)}
 			l.attach(s)
-			batch := Batch{QoS: delivery.QoS(), Jobs: make([]Job, rows)}
+			batch := driver.Batch{QoS: delivery.QoS(), Jobs: make([]driver.Job, rows)}
 			for i := range batch.Jobs {
-				batch.Jobs[i] = Job{ID: int64(i + 1), Topic: "topic", Payload: []byte("payload")}
+				batch.Jobs[i] = driver.Job{ID: int64(i + 1), Topic: "topic", Payload: []byte("payload")}
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -77,13 +79,13 @@ func BenchmarkDispatch(b *testing.B) {
 	defer wake.Close()
 	d := &dispatcher{clock: newClock(), lead: newLead(), stats: &counters{}, rows: maxClaim, capacity: 1 << 18, wake: wake}
 	d.reset()
-	rows := make([]Pending, page)
+	rows := make([]driver.Pending, page)
 	id := int64(0)
 	load := func() {
 		now := d.clock.Now()
 		for i := range rows {
 			id++
-			rows[i] = Pending{ID: id, DueAt: now, Bytes: 50}
+			rows[i] = driver.Pending{ID: id, DueAt: now, Bytes: 50}
 		}
 		d.add(rows)
 	}

@@ -107,6 +107,8 @@ func TestBrokerKilledBetweenReceiptAndRelease(t *testing.T) {
 				t.Fatal(err)
 			}
 			if markedBefore {
+				// What is released before is under way, and may be lost with the broker.
+				w.until("the instance has noticed", func() bool { return in.Stats().LanesUp == 0 })
 				unlock()
 				w.eventually("the journal says that all are received",
 					"SELECT count(*) > 0 AND bool_and(settled = cardinality(job_ids)) FROM reactor.in_flight")

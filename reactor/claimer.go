@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // claimer makes the claims of one lane, one at a time.
 type claimer struct {
 	lane     *lane
 	pad      *launchpad
-	source   Journal
+	source   driver.Journal
 	clock    *clock
 	lead     *lead
 	log      *slog.Logger
@@ -25,7 +27,7 @@ type claimer struct {
 	finished chan<- []int64
 	again    func([]int64) // has ids looked at again
 	delivery Delivery
-	static   ShardSet
+	static   driver.ShardSet
 	rows     int
 	failures ratelog.Limiter
 
@@ -73,7 +75,7 @@ func (c *claimer) run(soft, hard context.Context) error {
 		case err == nil:
 			pause.reset()
 			c.failures.OK(c.log, "claiming again")
-		case errors.Is(err, ErrLeaseLost) || hard.Err() != nil:
+		case errors.Is(err, driver.ErrLeaseLost) || hard.Err() != nil:
 			return err
 		default:
 			c.failures.Fail(c.log, slog.LevelWarn, "cannot claim; trying again", "jobs", len(batch.ids), "err", err)
@@ -110,7 +112,7 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 // the whole statement fail. So that it does not hold up the others for longer than a few
 // statements, the source sifts the batch, or it is halved until that job is alone. Where it was waiting that failed,
 // for a lock that a trigger needs, or for a trigger that sleeps, the halves wait briefly.
-func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly bool) error {
+func (c *claimer) claim(ctx context.Context, ids []int64, latest driver.DBTime, briefly bool) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -119,7 +121,7 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 		c.again(ids)
 		return nil
 	}
-	req := ClaimRequest{
+	req := driver.ClaimRequest{
 		Lease: lease, QoS: c.delivery.QoS(), IDs: ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
 		Within:  max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
@@ -134,8 +136,8 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 		c.clock.confirm(batch.At, begun, begun+took)
 	}
 	var (
-		unknown *UnknownError
-		about   *JobError
+		unknown *driver.UnknownError
+		about   *driver.JobError
 	)
 	switch {
 	case errors.As(err, &unknown):
@@ -145,7 +147,7 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 			return c.ended(ctx, ids, latest, briefly, unknown)
 		}
 	case errors.As(err, &about) && len(ids) == 1:
-		c.setAside(ctx, []BadJob{{ids[0], about}})
+		c.setAside(ctx, []driver.BadJob{{ID: ids[0], Why: about}})
 		return nil
 	case errors.As(err, &about):
 		briefly = briefly || about.Waited
@@ -171,13 +173,13 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest DBTime, briefly
 // ended follows up on a claim that did not happen, as its session has ended. Mostly that is an
 // outage, which is over by now. But it may have been a row that makes the server end it: then
 // the others are to get through.
-func (c *claimer) ended(ctx context.Context, ids []int64, latest DBTime, briefly bool, why *UnknownError) error {
+func (c *claimer) ended(ctx context.Context, ids []int64, latest driver.DBTime, briefly bool, why *driver.UnknownError) error {
 	if len(ids) > 1 {
 		return c.halves(ctx, ids, latest, briefly)
 	}
 	switch out, counts := c.quarantine.strike(ids[0]); {
 	case out:
-		c.setAside(ctx, []BadJob{{ids[0], &JobError{Reason: "the session ends each time: " + why.Err.Error(), Costly: true}}})
+		c.setAside(ctx, []driver.BadJob{{ID: ids[0], Why: &driver.JobError{Reason: "the session ends each time: " + why.Err.Error(), Costly: true}}})
 		return nil
 	case counts:
 		c.again(ids)
@@ -188,7 +190,7 @@ func (c *claimer) ended(ctx context.Context, ids []int64, latest DBTime, briefly
 }
 
 // halves claims the first half of some jobs, and then the other.
-func (c *claimer) halves(ctx context.Context, ids []int64, latest DBTime, briefly bool) error {
+func (c *claimer) halves(ctx context.Context, ids []int64, latest driver.DBTime, briefly bool) error {
 	half := len(ids) / 2
 	if err := c.claim(ctx, ids[:half:half], latest, briefly); err != nil {
 		c.again(ids[half:])
@@ -216,12 +218,12 @@ func (c *claimer) sift(ctx context.Context, ids []int64) []int64 {
 	}
 	c.setAside(ctx, bad)
 	return slices.DeleteFunc(slices.Clone(ids), func(id int64) bool {
-		return slices.ContainsFunc(bad, func(job BadJob) bool { return job.ID == id })
+		return slices.ContainsFunc(bad, func(job driver.BadJob) bool { return job.ID == id })
 	})
 }
 
 // setAside puts jobs into quarantine that cannot be claimed, and records why.
-func (c *claimer) setAside(ctx context.Context, bad []BadJob) {
+func (c *claimer) setAside(ctx context.Context, bad []driver.BadJob) {
 	for i, job := range bad {
 		why := *job.Why
 		why.Reason = "cannot be claimed: " + why.Reason
@@ -238,7 +240,7 @@ func (c *claimer) setAside(ctx context.Context, bad []BadJob) {
 
 // resolve finds out whether a claim was committed, for as long as it takes: until
 // then its jobs are neither ours nor anybody's.
-func (c *claimer) resolve(ctx context.Context, req ClaimRequest, why error) (batch Batch, happened bool, err error) {
+func (c *claimer) resolve(ctx context.Context, req driver.ClaimRequest, why error) (batch driver.Batch, happened bool, err error) {
 	c.stats.unknown.Add(1)
 	c.failures.Fail(c.log, slog.LevelWarn, "a claim's outcome is unknown; asking the journal", "err", why)
 	var pause backoff
@@ -248,18 +250,18 @@ func (c *claimer) resolve(ctx context.Context, req ClaimRequest, why error) (bat
 		case err == nil:
 			c.lane.relet(lease)
 			return batch, ok, nil
-		case errors.Is(err, ErrLeaseLost):
-			return Batch{}, false, err
+		case errors.Is(err, driver.ErrLeaseLost):
+			return driver.Batch{}, false, err
 		}
 		c.failures.Fail(c.log, slog.LevelWarn, "cannot ask the journal; trying again", "err", err)
 		if !pause.sleep(ctx) {
-			return Batch{}, false, ctx.Err()
+			return driver.Batch{}, false, ctx.Err()
 		}
 	}
 }
 
 // without returns the ids that no job has.
-func without(ids []int64, jobs []Job) []int64 {
+func without(ids []int64, jobs []driver.Job) []int64 {
 	if len(ids) == len(jobs) {
 		return nil
 	}

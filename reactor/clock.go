@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/alarm"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // clock knows the database's time. It never runs ahead of it: every reading D of
@@ -70,13 +72,13 @@ func newClock() *clock {
 func (c *clock) local() time.Duration { return time.Since(c.start) }
 
 // Now is the database's time, or a little less.
-func (c *clock) Now() DBTime { return c.at(c.local()) }
+func (c *clock) Now() driver.DBTime { return c.at(c.local()) }
 
 // at is the database's time at a local instant since the latest estimate, less what
 // may have drifted meanwhile.
-func (c *clock) at(local time.Duration) DBTime {
+func (c *clock) at(local time.Duration) driver.DBTime {
 	e := c.latest.Load()
-	return DBTime((local + e.offset - drifted(local-e.at)) / time.Microsecond)
+	return driver.DBTime((local + e.offset - drifted(local-e.at)) / time.Microsecond)
 }
 
 // drifted is how far two clocks may drift apart within d.
@@ -87,7 +89,7 @@ func (c *clock) bound() time.Duration { return c.latest.Load().bound }
 
 // observe adds the reading d, requested at the local instant sent and received at
 // received. Postgres cuts its clock off to whole microseconds.
-func (c *clock) observe(d DBTime, sent, received time.Duration) {
+func (c *clock) observe(d driver.DBTime, sent, received time.Duration) {
 	exact := time.Duration(d) * time.Microsecond
 	r := reading{at: received, low: exact - received, high: exact + time.Microsecond - sent}
 
@@ -118,7 +120,7 @@ func (c *clock) observe(d DBTime, sent, received time.Duration) {
 
 // confirm takes a reading that comes along with something else, like a claim. It may have
 // taken long, and says little about the offset then, but enough to see a step.
-func (c *clock) confirm(d DBTime, sent, received time.Duration) {
+func (c *clock) confirm(d driver.DBTime, sent, received time.Duration) {
 	exact := time.Duration(d) * time.Microsecond
 	e := c.latest.Load()
 	slack := drifted(received-e.at) + time.Microsecond
@@ -150,7 +152,7 @@ func (c *clock) bounds(now time.Duration) (low, high time.Duration) {
 }
 
 // read takes n readings.
-func (c *clock) read(ctx context.Context, source Source, n int) error {
+func (c *clock) read(ctx context.Context, source driver.Source, n int) error {
 	for range n {
 		sent := c.local()
 		d, err := source.Now(ctx)
@@ -164,7 +166,7 @@ func (c *clock) read(ctx context.Context, source Source, n int) error {
 
 // run keeps the offset up to date. That a reading fails is for others to report:
 // the offset stays, and drifts by microseconds a second.
-func (c *clock) run(ctx context.Context, source Source, answered *moment) {
+func (c *clock) run(ctx context.Context, source driver.Source, answered *moment) {
 	set := alarm.WatchClock()
 	defer set.Close()
 	for {

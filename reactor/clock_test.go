@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestClockIsNeverAhead simulates readings with all kinds of delays, between clocks
@@ -23,7 +25,7 @@ func TestClockIsNeverAhead(t *testing.T) {
 			sent := now
 			there := time.Duration(rng.ExpFloat64() * float64(50*time.Microsecond))
 			back := time.Duration(rng.ExpFloat64() * float64(50*time.Microsecond))
-			c.observe(DBTime(database(sent+there)/time.Microsecond), sent, sent+there+back)
+			c.observe(driver.DBTime(database(sent+there)/time.Microsecond), sent, sent+there+back)
 			now = sent + there + back
 			for range 5 {
 				now += time.Duration(rng.Int64N(int64(400 * time.Millisecond)))
@@ -40,7 +42,7 @@ func TestClockIsNeverAhead(t *testing.T) {
 
 func TestClockFollowsSteps(t *testing.T) {
 	c := newClock()
-	observe := func(at time.Duration, database DBTime) {
+	observe := func(at time.Duration, database driver.DBTime) {
 		c.observe(database, at, at+100*time.Microsecond)
 	}
 	observe(time.Second, 1_000_000_000)
@@ -68,7 +70,7 @@ func TestClockFollowsSteps(t *testing.T) {
 // TestClockConfirms: what a slow claim says of the time is no reading, but enough to see
 // a step, either way, and whoever sleeps is woken by it.
 func TestClockConfirms(t *testing.T) {
-	for _, step := range []DBTime{-10_000_000, 10_000_000} {
+	for _, step := range []driver.DBTime{-10_000_000, 10_000_000} {
 		c := newClock()
 		c.observe(1_000_000_000, time.Second, time.Second+100*time.Microsecond)
 		before, moved := *c.latest.Load(), c.step()

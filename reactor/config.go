@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Config says how an instance works. The zero value of every field is its default.
@@ -88,39 +90,39 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	switch {
 	case c.Delivery > AtMostOnce:
-		return &ConfigError{"Delivery", c.Delivery, "which does not exist"}
+		return &ConfigError{Field: "Delivery", Value: c.Delivery, Problem: "which does not exist"}
 	case c.OnSessionLoss > Fail:
-		return &ConfigError{"OnSessionLoss", c.OnSessionLoss, "which does not exist"}
+		return &ConfigError{Field: "OnSessionLoss", Value: c.OnSessionLoss, Problem: "which does not exist"}
 	case c.JobsPerRead < 1 || c.JobsPerRead > 1<<20:
-		return &ConfigError{"JobsPerRead", c.JobsPerRead, "must be 1 to 1048576"}
+		return &ConfigError{Field: "JobsPerRead", Value: c.JobsPerRead, Problem: "must be 1 to 1048576"}
 	case c.LoopFrequency < time.Millisecond || c.LoopFrequency > longest:
-		return &ConfigError{"LoopFrequency", c.LoopFrequency, "must be 1ms to 24h"}
-	case c.ConsumerCount < 0 || c.ConsumerCount > Shards:
-		return &ConfigError{"ConsumerCount", c.ConsumerCount, fmt.Sprintf("must be 1 to %d, or 0 for sharing dynamically", Shards)}
+		return &ConfigError{Field: "LoopFrequency", Value: c.LoopFrequency, Problem: "must be 1ms to 24h"}
+	case c.ConsumerCount < 0 || c.ConsumerCount > driver.Shards:
+		return &ConfigError{Field: "ConsumerCount", Value: c.ConsumerCount, Problem: fmt.Sprintf("must be 1 to %d, or 0 for sharing dynamically", driver.Shards)}
 	case c.ConsumerCount == 0 && c.ConsumerIndex != 0:
-		return &ConfigError{"ConsumerIndex", c.ConsumerIndex, "and ConsumerCount is not set: set both, or neither for sharing dynamically"}
+		return &ConfigError{Field: "ConsumerIndex", Value: c.ConsumerIndex, Problem: "and ConsumerCount is not set: set both, or neither for sharing dynamically"}
 	case c.ConsumerCount > 0 && (c.ConsumerIndex < 0 || c.ConsumerIndex >= c.ConsumerCount):
-		return &ConfigError{"ConsumerIndex", c.ConsumerIndex, fmt.Sprintf("must be 0 to %d with a ConsumerCount of %d", c.ConsumerCount-1, c.ConsumerCount)}
+		return &ConfigError{Field: "ConsumerIndex", Value: c.ConsumerIndex, Problem: fmt.Sprintf("must be 0 to %d with a ConsumerCount of %d", c.ConsumerCount-1, c.ConsumerCount)}
 	case c.MaxReads < 0:
-		return &ConfigError{"MaxReads", c.MaxReads, "must not be negative"}
+		return &ConfigError{Field: "MaxReads", Value: c.MaxReads, Problem: "must not be negative"}
 	case c.Lanes < 1 || c.Lanes > 64:
-		return &ConfigError{"Lanes", c.Lanes, "must be 1 to 64"}
+		return &ConfigError{Field: "Lanes", Value: c.Lanes, Problem: "must be 1 to 64"}
 	case c.Horizon < time.Second || c.Horizon > notifyHorizon:
-		return &ConfigError{"Horizon", c.Horizon, fmt.Sprintf("must be 1s to %v", notifyHorizon)}
+		return &ConfigError{Field: "Horizon", Value: c.Horizon, Problem: fmt.Sprintf("must be 1s to %v", notifyHorizon)}
 	case c.MaxPending < 1024 || c.MaxPending > 100_000_000:
-		return &ConfigError{"MaxPending", c.MaxPending, "must be 1024 to 100000000"}
+		return &ConfigError{Field: "MaxPending", Value: c.MaxPending, Problem: "must be 1024 to 100000000"}
 	case c.Grace < 0 || c.Grace > longest:
-		return &ConfigError{"Grace", c.Grace, "must be 0s to 24h"}
+		return &ConfigError{Field: "Grace", Value: c.Grace, Problem: "must be 0s to 24h"}
 	}
 	return nil
 }
 
 // share is the fixed share of shards, or the empty set.
-func (c Config) share() ShardSet {
+func (c Config) share() driver.ShardSet {
 	if c.ConsumerCount == 0 {
 		return 0
 	}
-	return StaticShards(c.ConsumerCount, c.ConsumerIndex)
+	return driver.StaticShards(c.ConsumerCount, c.ConsumerIndex)
 }
 
 // claimRows is how many jobs one claim takes at most.

@@ -5,6 +5,8 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 func TestConfigBounds(t *testing.T) {
@@ -32,7 +34,7 @@ func TestConfigBounds(t *testing.T) {
 	} {
 		for _, c := range configs {
 			err := c.withDefaults().validate()
-			var bad *ConfigError
+			var bad *driver.ConfigError
 			if !errors.As(err, &bad) || bad.Field != field || bad.Value == nil || bad.Problem == "" {
 				t.Errorf("%+v: the error is %v, want one about %s", c, err, field)
 			}

@@ -6,11 +6,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // brief is a session that nothing is sent over, and that ends after a while.
 type brief struct {
-	Session
+	driver.Session
 	done chan struct{}
 }
 
@@ -25,12 +27,12 @@ func (s *brief) Close(context.Context) error { return nil }
 
 // briefSink connects witnesses alone.
 type briefSink struct {
-	Sink
+	driver.Sink
 	witness *brief
 	err     error
 }
 
-func (s briefSink) Connect(context.Context, ConnectOptions) (Session, error) {
+func (s briefSink) Connect(context.Context, driver.ConnectOptions) (driver.Session, error) {
 	return s.witness, s.err
 }
 
@@ -53,7 +55,7 @@ func TestWatch(t *testing.T) {
 		"each ends in its time":   {session: time.Second, witness: 2 * time.Second, acquitted: true, took: 2 * time.Second},
 		"witness ends first":      {session: time.Second, witness: time.Millisecond, acquitted: true, took: time.Second},
 		"no witness":              {session: time.Second, err: errors.New("connection refused"), acquitted: true, took: time.Second},
-		"strangers refused":       {session: time.Second, err: &ConnectRefusedError{}, evicted: true, took: time.Second},
+		"strangers refused":       {session: time.Second, err: &driver.ConnectRefusedError{}, evicted: true, took: time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/job-publisher/reactor/internal/alarm"
 	"github.com/job-publisher/reactor/timerwheel"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // dispatcher owns the wheel: it takes what the loader reads, waits until jobs fall
@@ -23,17 +25,17 @@ type dispatcher struct {
 	clock    *clock
 	lead     *lead
 	stats    *counters
-	loaded   <-chan []Pending
+	loaded   <-chan []driver.Pending
 	due      chan<- due
-	finished <-chan []int64 // ids whose claim has ended
-	roomy    signal         // set when there is room for the loader again
-	rebuilt  func()         // asks the loader for everything, after a rebuild
-	evicted  func([]Cursor) // tells the loader where to read again, one place a shard
-	rows     int            // limit of a batch
-	capacity int            // limit of the wheel
-	late     atomic.Bool    // a full batch is on offer, and long due
-	oldest   atomic.Int64   // see oldestDue: nothingDue less that, 0 if there is none
-	latest   atomic.Int64   // see latestDue
+	finished <-chan []int64        // ids whose claim has ended
+	roomy    signal                // set when there is room for the loader again
+	rebuilt  func()                // asks the loader for everything, after a rebuild
+	evicted  func([]driver.Cursor) // tells the loader where to read again, one place a shard
+	rows     int                   // limit of a batch
+	capacity int                   // limit of the wheel
+	late     atomic.Bool           // a full batch is on offer, and long due
+	oldest   atomic.Int64          // see oldestDue: nothingDue less that, 0 if there is none
+	latest   atomic.Int64          // see latestDue
 
 	// Owned by run.
 	wheel *timerwheel.Wheel[scheduled]
@@ -57,12 +59,12 @@ type scheduled struct {
 type due struct {
 	ids      []int64
 	bytes    int
-	earliest DBTime // the first of their due times
-	latest   DBTime // the last of their due times
+	earliest driver.DBTime // the first of their due times
+	latest   driver.DBTime // the last of their due times
 }
 
 // take adds a job to the batch.
-func (b *due) take(job scheduled, at DBTime) {
+func (b *due) take(job scheduled, at driver.DBTime) {
 	if len(b.ids) == 0 {
 		b.earliest, b.latest = at, at
 	}
@@ -94,13 +96,13 @@ func (d *dispatcher) behind() bool { return d.late.Load() }
 // oldestDue is when the earliest job in memory was due, or will be, that nobody has claimed
 // or is about to claim; nothingDue if there is none. If nothing is due yet it is not exact, but
 // lies in the future. It may be called by anyone.
-func (d *dispatcher) oldestDue() DBTime {
-	return nothingDue - DBTime(d.oldest.Load()) // wraps, and comes back
+func (d *dispatcher) oldestDue() driver.DBTime {
+	return nothingDue - driver.DBTime(d.oldest.Load()) // wraps, and comes back
 }
 
 // latestDue bounds what is in memory: nothing is due later. It may be too late by far, as it
 // falls only when something is evicted or nothing is left. It may be called by anyone.
-func (d *dispatcher) latestDue() DBTime { return DBTime(d.latest.Load()) }
+func (d *dispatcher) latestDue() driver.DBTime { return driver.DBTime(d.latest.Load()) }
 
 // run works until ctx ends. If drain is closed, nothing more will be loaded, and
 // run returns when everything has been handed out.
@@ -157,14 +159,14 @@ func (d *dispatcher) reset() {
 		d.known[id] = noHandle
 	}
 	d.stats.pending.Store(int64(len(d.next.ids)))
-	d.latest.Store(int64(DistantPast))
+	d.latest.Store(int64(driver.DistantPast))
 }
 
 // add schedules loaded jobs. One that is known already may have been rescheduled.
-func (d *dispatcher) add(rows []Pending) {
+func (d *dispatcher) add(rows []driver.Pending) {
 	if d.wheel.Len() == 0 {
 		d.largest = 0
-		d.latest.Store(int64(DistantPast))
+		d.latest.Store(int64(driver.DistantPast))
 	}
 	for _, job := range rows {
 		handle, known := d.known[job.ID]
@@ -192,20 +194,20 @@ func (d *dispatcher) add(rows []Pending) {
 // evict makes room by the n jobs that are due last. They are in the table still, and each
 // shard is read again from the earliest of its own.
 func (d *dispatcher) evict(n int) {
-	var places [Shards]Cursor
-	var shards ShardSet
+	var places [driver.Shards]driver.Cursor
+	var shards driver.ShardSet
 	latest := nothingDue
 	d.wheel.EvictLatest(n, func(job scheduled, at int64) {
 		delete(d.known, job.id)
-		place := cursorBefore(job.shard, DBTime(at), job.id)
-		if !shards.Has(job.shard) || place.before(places[job.shard]) {
+		place := cursorBefore(job.shard, driver.DBTime(at), job.id)
+		if !shards.Has(job.shard) || place.Before(places[job.shard]) {
 			places[job.shard] = place
 		}
 		shards = shards.With(job.shard)
-		latest = min(latest, DBTime(at))
+		latest = min(latest, driver.DBTime(at))
 	})
 	d.latest.Store(int64(latest))
-	list := make([]Cursor, 0, shards.Len())
+	list := make([]driver.Cursor, 0, shards.Len())
 	for _, shard := range shards.List() {
 		list = append(list, places[shard])
 	}
@@ -238,7 +240,7 @@ func (d *dispatcher) collect() {
 		if at, ok := d.wheel.Next(); !ok || at > max(int64(now.Add(lead)), d.wheel.Now()) {
 			d.late.Store(false)
 			if ok {
-				d.wake.Set(DBTime(at).Add(-lead).Sub(now))
+				d.wake.Set(driver.DBTime(at).Add(-lead).Sub(now))
 			}
 			return
 		}
@@ -247,7 +249,7 @@ func (d *dispatcher) collect() {
 	// under a steady load one claim then follows the other, instead of one a job.
 	until := int64(now.Add(2 * lead))
 	take := func(job scheduled, at int64) {
-		d.next.take(job, DBTime(at))
+		d.next.take(job, driver.DBTime(at))
 		d.known[job.id] = noHandle
 	}
 	for len(d.next.ids) < d.rows && d.next.bytes < maxClaimBytes {
@@ -258,7 +260,7 @@ func (d *dispatcher) collect() {
 	d.late.Store(len(d.next.ids) >= d.rows && d.next.latest < now.Add(-lateBatch))
 	if len(d.next.ids) < d.rows {
 		if at, ok := d.wheel.Next(); ok {
-			d.wake.Set(DBTime(at).Add(-2 * lead).Sub(now))
+			d.wake.Set(driver.DBTime(at).Add(-2 * lead).Sub(now))
 		}
 	}
 }
@@ -278,7 +280,7 @@ func (d *dispatcher) report() {
 	if len(d.next.ids) > 0 {
 		oldest = d.next.earliest
 	} else if at, ok := d.wheel.Next(); ok {
-		oldest = DBTime(at)
+		oldest = driver.DBTime(at)
 	}
 	d.oldest.Store(int64(nothingDue - oldest))
 }

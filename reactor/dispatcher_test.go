@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/alarm"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // testDispatcher is a dispatcher whose steps the test takes itself.
 type testDispatcher struct {
 	*dispatcher
-	gone []Cursor // evicted
+	gone []driver.Cursor // evicted
 }
 
 func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
@@ -23,7 +25,7 @@ func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
 	}
 	t.Cleanup(func() { wake.Close() })
 	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), stats: &counters{}, rows: maxClaim, capacity: capacity, wake: wake}}
-	d.evicted = func(places []Cursor) { d.gone = append(d.gone, places...) }
+	d.evicted = func(places []driver.Cursor) { d.gone = append(d.gone, places...) }
 	d.reset()
 	return d
 }
@@ -49,9 +51,9 @@ func TestClaimBytes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newTestDispatcher(t, 1<<18)
 			now := d.clock.Now()
-			rows := make([]Pending, 2000)
+			rows := make([]driver.Pending, 2000)
 			for i := range rows {
-				rows[i] = Pending{ID: int64(i), DueAt: now, Bytes: size(i)}
+				rows[i] = driver.Pending{ID: int64(i), DueAt: now, Bytes: size(i)}
 			}
 			d.add(rows)
 			taken := 0
@@ -87,9 +89,9 @@ func TestEviction(t *testing.T) {
 	d := newTestDispatcher(t, capacity)
 	r := rand.New(rand.NewPCG(7, 7))
 	now := d.clock.Now()
-	var all []Pending
+	var all []driver.Pending
 	for id := range int64(10 * capacity) {
-		all = append(all, Pending{ID: id, Shard: uint8(r.IntN(Shards)), DueAt: now.Add(time.Minute + time.Duration(r.Int64N(int64(30*time.Second))))})
+		all = append(all, driver.Pending{ID: id, Shard: uint8(r.IntN(driver.Shards)), DueAt: now.Add(time.Minute + time.Duration(r.Int64N(int64(30*time.Second))))})
 	}
 	for page := range slices.Chunk(all, 300) {
 		d.add(page)
@@ -100,8 +102,8 @@ func TestEviction(t *testing.T) {
 	slices.SortFunc(all, inOrder)
 	for i, job := range all {
 		_, known := d.known[job.ID]
-		covered := slices.ContainsFunc(d.gone, func(c Cursor) bool {
-			return c.Shard == job.Shard && c.before(Cursor{AfterAt: job.DueAt, AfterID: job.ID})
+		covered := slices.ContainsFunc(d.gone, func(c driver.Cursor) bool {
+			return c.Shard == job.Shard && c.Before(driver.Cursor{AfterAt: job.DueAt, AfterID: job.ID})
 		})
 		switch {
 		case !known && !covered:
@@ -114,8 +116,8 @@ func TestEviction(t *testing.T) {
 		t.Errorf("something is due at %v before anything was looked at", oldest)
 	}
 	// An urgent job finds room, and what was evicted is known as new when it comes again.
-	urgent := Pending{ID: -1, DueAt: now}
-	d.add([]Pending{urgent})
+	urgent := driver.Pending{ID: -1, DueAt: now}
+	d.add([]driver.Pending{urgent})
 	d.collect()
 	if batch := d.handOver(); !slices.Equal(batch.ids, []int64{-1}) || batch.earliest != now || batch.latest != now {
 		t.Errorf("handed out %+v", batch)
@@ -136,7 +138,7 @@ func TestOldestDue(t *testing.T) {
 	}
 	now := d.clock.Now()
 	for i, offset := range []time.Duration{-time.Second, -time.Minute, time.Hour} {
-		d.add([]Pending{{ID: int64(i), DueAt: now.Add(offset)}})
+		d.add([]driver.Pending{{ID: int64(i), DueAt: now.Add(offset)}})
 	}
 	d.collect()
 	if at := d.oldestDue(); at != now.Add(-time.Minute) {

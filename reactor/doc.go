@@ -1,8 +1,8 @@
 // Package reactor publishes the jobs of a Source to a Sink, each at its fire_at on
 // the database's clock: never early, never twice, never lost.
 //
-// It is the domain. It knows nothing of Postgres or MQTT but what the interfaces in
-// source.go and sink.go say, and pgsource and mqttsink, which implement those, know
+// It is the domain. It knows nothing of Postgres or MQTT but what the interfaces of package
+// driver say, and pgsource and mqttsink, which implement those, know
 // nothing of each other.
 //
 // # The road of a job

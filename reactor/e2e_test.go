@@ -11,6 +11,7 @@ import (
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The main job, end to end: rows inserted by plain SQL into a real PostgreSQL are
@@ -299,7 +300,7 @@ func TestBrokerRestarts(t *testing.T) {
 				t.Fatal(err)
 			}
 			report := check.Judge(expected, w.subscriber.Received(), check.Config{})
-			if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 || report.Duplicated.Count > reactor.LaneSlots {
+			if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 || report.Duplicated.Count > driver.LaneSlots {
 				t.Error(report.Err())
 			}
 			t.Logf("%d of %d jobs twice", report.Duplicated.Count, len(expected))
@@ -325,14 +326,14 @@ func TestBackpressure(t *testing.T) {
 	w.insert(20000, 0, 0)
 	full := time.NewTicker(5 * time.Millisecond)
 	defer full.Stop()
-	for s := in.Stats(); s.InFlight < reactor.LaneSlots-512 || s.Pending < 1024; s = in.Stats() {
+	for s := in.Stats(); s.InFlight < driver.LaneSlots-512 || s.Pending < 1024; s = in.Stats() {
 		select {
 		case <-full.C:
 		case <-w.ctx.Done():
 			t.Fatalf("not under pressure: %+v", s)
 		}
 	}
-	if s := in.Stats(); s.InFlight > reactor.LaneSlots || s.Pending > 2048+512 {
+	if s := in.Stats(); s.InFlight > driver.LaneSlots || s.Pending > 2048+512 {
 		t.Errorf("more in memory than allowed: %d in flight, %d pending", s.InFlight, s.Pending)
 	}
 	proxy.Resume(netfault.ToServer)

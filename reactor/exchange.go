@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The exchange of a lane with the broker: sending, the answers, and what becomes of
@@ -37,16 +39,16 @@ func (l *lane) pump() {
 			continue
 		}
 		if at := fl.job.ExpiresAt; fl.job.Expires && at < now && !fl.attempted {
-			l.endAndSettle(s, &Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
+			l.endAndSettle(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
 			continue
 		}
-		if !again && !fl.attempted && distance(base, s) >= fl.flying.reach {
+		if !again && !fl.attempted && s.Minus(base) >= fl.flying.reach {
 			l.beyond = append(l.beyond, s) // what is nearer goes first, whatever its turn
 			continue
 		}
-		m := Message{Slot: s, JobID: fl.job.ID, Topic: fl.job.Topic, Payload: fl.job.Payload, QoS: fl.flying.qos, Dup: fl.dup}
+		m := driver.Message{Slot: s, JobID: fl.job.ID, Topic: fl.job.Topic, Payload: fl.job.Payload, QoS: fl.flying.qos, Dup: fl.dup}
 		if err := l.session.Check(m); err != nil && !again {
-			l.endAndSettle(s, &Failure{Reason: err.Error(), Final: true})
+			l.endAndSettle(s, &driver.Failure{Reason: err.Error(), Final: true})
 			continue
 		}
 		if !again {
@@ -80,12 +82,12 @@ const wideWindow = 128
 const codeInUse = 0x91
 
 // acks takes the broker's answers; the session calls it.
-func (l *lane) acks(acks []Ack) {
+func (l *lane) acks(acks []driver.Ack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.again, l.took, l.late, l.answeredAt = l.again[:0], l.took[:0], l.late[:0], l.clock.local()
 	for _, a := range acks {
-		if a.Slot < 1 || a.Slot > LaneSlots {
+		if a.Slot < 1 || a.Slot > driver.LaneSlots {
 			continue
 		}
 		l.answered(a)
@@ -105,23 +107,23 @@ func (l *lane) acks(acks []Ack) {
 }
 
 // answered takes one answer. Those that fit no message are not ours, or come twice.
-func (l *lane) answered(a Ack) {
+func (l *lane) answered(a driver.Ack) {
 	fl := l.at(a.Slot)
 	switch {
-	case fl.state == releasing && a.Step == Released:
+	case fl.state == releasing && a.Step == driver.Released:
 		l.wire--
 		l.suspicion.answered = true
-		if a.Code == CodeUnknownSlot && fl.releases == 1 {
+		if a.Code == driver.CodeUnknownSlot && fl.releases == 1 {
 			// It had it, and has forgotten it before it was told to.
 			l.forgotten(a.Slot)
 			return
 		}
 		// Whatever the code: the broker has nothing under this slot any more.
 		l.endAndSettle(a.Slot, nil)
-	case a.Step == Released:
-	case fl.state == received && fl.unsure && a.Step == Received:
+	case a.Step == driver.Released:
+	case fl.state == received && fl.unsure && a.Step == driver.Received:
 		l.answeredAgain(a, fl)
-	case fl.state != sent || fl.flying.qos == 2 != (a.Step == Received):
+	case fl.state != sent || fl.flying.qos == 2 != (a.Step == driver.Received):
 	case fl.flying.qos == 2 && (!a.Refused() || a.Code == codeInUse && fl.dup):
 		// If we die before the journal knows, the message is sent again, in the same slot,
 		// and the broker answers the same.
@@ -139,7 +141,7 @@ func (l *lane) answered(a Ack) {
 		l.wire--
 		l.suspicion.answers()
 		l.stats.refused.Add(1)
-		l.endAndSettle(a.Slot, &Failure{Code: a.Code, Reason: a.Reason})
+		l.endAndSettle(a.Slot, &driver.Failure{Code: a.Code, Reason: a.Reason})
 	default:
 		l.wire--
 		l.accepted(fl)
@@ -149,7 +151,7 @@ func (l *lane) answered(a Ack) {
 
 // answeredAgain takes the answer to a message that was received over an earlier
 // connection, and sent again to make sure.
-func (l *lane) answeredAgain(a Ack, fl *flight) {
+func (l *lane) answeredAgain(a driver.Ack, fl *flight) {
 	l.suspicion.answers()
 	switch {
 	case !a.Refused() || a.Code == codeInUse:
@@ -164,15 +166,15 @@ func (l *lane) answeredAgain(a Ack, fl *flight) {
 	default: // it has forgotten it, and does not want it any more
 		l.wire--
 		l.stats.refused.Add(1)
-		l.endAndSettle(a.Slot, &Failure{Code: a.Code, Reason: a.Reason})
+		l.endAndSettle(a.Slot, &driver.Failure{Code: a.Code, Reason: a.Reason})
 	}
 }
 
 // forgotten deals with a message that the broker had received, and did not know any more
 // when it was to be released. A broker that passes messages on at PUBREL has lost it.
-func (l *lane) forgotten(s Slot) {
+func (l *lane) forgotten(s driver.Slot) {
 	l.stats.outcomesUnknown.Add(1)
-	failure := Failure{Code: CodeUnknownSlot, Reason: "outcome unknown: the broker forgot the message between receiving and releasing it"}
+	failure := driver.Failure{Code: driver.CodeUnknownSlot, Reason: "outcome unknown: the broker forgot the message between receiving and releasing it"}
 	if l.onLoss == Fail {
 		failure.Final, failure.Reason = true, failure.Reason+", and --on-session-loss is fail"
 	}
@@ -189,7 +191,7 @@ func (l *lane) accepted(fl *flight) {
 }
 
 // slowDown takes note that the broker is over quota.
-func (l *lane) slowDown(a Ack) {
+func (l *lane) slowDown(a driver.Ack) {
 	l.stats.throttled.Add(1)
 	if rest := l.pace.over(time.Now(), l.wire); rest > 0 {
 		l.overQuota.Fail(l.log, slog.LevelWarn, "the broker is over quota; sending slower", "client_id", l.clientID, "reason", a.Reason)
@@ -197,13 +199,13 @@ func (l *lane) slowDown(a Ack) {
 	}
 }
 
-func (l *lane) endAndSettle(s Slot, failure *Failure) {
+func (l *lane) endAndSettle(s driver.Slot, failure *driver.Failure) {
 	l.end(s, failure)
 	l.report(l.at(s).flying)
 }
 
 // end concludes the message in a slot: published, or failed.
-func (l *lane) end(s Slot, failure *Failure) {
+func (l *lane) end(s driver.Slot, failure *driver.Failure) {
 	fl := l.at(s)
 	f := fl.flying
 	if failure != nil {
@@ -215,7 +217,7 @@ func (l *lane) end(s Slot, failure *Failure) {
 }
 
 // fails notes that the message in a slot is not published.
-func (l *lane) fails(s Slot, failure Failure) {
+func (l *lane) fails(s driver.Slot, failure driver.Failure) {
 	fl := l.at(s)
 	f, i := fl.flying, fl.flying.place(s)
 	failure.JobID, failure.Topic = fl.job.ID, fl.job.Topic
@@ -229,12 +231,12 @@ func (l *lane) fails(s Slot, failure Failure) {
 // with an older state, gets it. Released before that it would be released into nothing.
 // Where PUBREL may have been sent already nothing can be asked: to send again could
 // publish twice.
-func (l *lane) attach(s Session) {
+func (l *lane) attach(s driver.Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.session, l.limits = s, s.Limits()
 	l.wire, l.freed = 0, l.freed[:0]
-	var unsure []Slot
+	var unsure []driver.Slot
 	for _, f := range l.batches {
 		for i := range f.kept {
 			s := f.slot(i)
@@ -272,7 +274,7 @@ func (l *lane) detach(why error) (fruitful bool) {
 	}
 	l.session = nil
 	fruitful = l.suspicion.answered
-	var unanswered []Slot
+	var unanswered []driver.Slot
 	asked := 0 // what was sent to make sure of it
 	for _, f := range l.batches {
 		for i := range f.kept {
@@ -285,7 +287,7 @@ func (l *lane) detach(why error) (fruitful bool) {
 				continue
 			}
 			if f.qos == 0 {
-				l.endAndSettle(s, &Failure{Reason: "outcome unknown: the connection was lost while it was being sent, and at-most-once does not try again", Final: true})
+				l.endAndSettle(s, &driver.Failure{Reason: "outcome unknown: the connection was lost while it was being sent, and at-most-once does not try again", Final: true})
 				continue
 			}
 			fl.state, fl.dup = ready, true
@@ -293,10 +295,10 @@ func (l *lane) detach(why error) (fruitful bool) {
 		}
 	}
 	l.wire = 0
-	l.queue = slices.DeleteFunc(l.queue, func(s Slot) bool { return l.at(s).state == received }) // attach finds them
+	l.queue = slices.DeleteFunc(l.queue, func(s driver.Slot) bool { return l.at(s).state == received }) // attach finds them
 	if cause := l.suspicion.ends(why, len(unanswered)+asked); cause != 0 {
 		l.condemn(cause, why)
-		unanswered = slices.DeleteFunc(unanswered, func(s Slot) bool { return s == cause })
+		unanswered = slices.DeleteFunc(unanswered, func(s driver.Slot) bool { return s == cause })
 	}
 	if tooMany(why) && len(unanswered) > 1 {
 		// The broker holds other slots than those we began with. Which, it does not say.
@@ -309,6 +311,6 @@ func (l *lane) detach(why error) (fruitful bool) {
 // tooMany reports whether a session ended because the broker held more messages than its
 // Receive Maximum. Where that is 1, a recovery may begin with another one than it holds.
 func tooMany(why error) bool {
-	var d *DisconnectedError
+	var d *driver.DisconnectedError
 	return errors.As(why, &d) && d.Code == 0x93
 }

@@ -6,13 +6,15 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // exchangeBroker is a broker by the book [MQTT 5, 4.3.3]: it stores a QoS 2 message
 // under its slot, and passes it on and forgets it when it is released.
 type exchangeBroker struct {
 	t         *testing.T
-	stored    map[Slot]int64
+	stored    map[driver.Slot]int64
 	delivered map[int64]int
 }
 
@@ -22,18 +24,18 @@ const receiveMaximum = 20
 type exchangeSession struct {
 	fakeSession
 	broker  *exchangeBroker
-	packets []any // Message or Slot (released), not yet at the broker
-	answers []Ack // not yet at the lane
+	packets []any        // Message or Slot (released), not yet at the broker
+	answers []driver.Ack // not yet at the lane
 }
 
-func (s *exchangeSession) Publish(msgs []Message) error {
+func (s *exchangeSession) Publish(msgs []driver.Message) error {
 	for _, m := range msgs {
 		s.packets = append(s.packets, m)
 	}
 	return nil
 }
 
-func (s *exchangeSession) Release(slots []Slot) error {
+func (s *exchangeSession) Release(slots []driver.Slot) error {
 	for _, slot := range slots {
 		s.packets = append(s.packets, slot)
 	}
@@ -45,7 +47,7 @@ func (s *exchangeSession) arrive(n int) {
 	b := s.broker
 	for _, p := range s.packets[:n] {
 		switch p := p.(type) {
-		case Message:
+		case driver.Message:
 			if job, used := b.stored[p.Slot]; used && (job != p.JobID || !p.Dup) {
 				b.t.Fatalf("job %d (dup %t) uses slot %d, which the broker keeps for job %d", p.JobID, p.Dup, p.Slot, job)
 			}
@@ -53,8 +55,8 @@ func (s *exchangeSession) arrive(n int) {
 			if len(b.stored) > receiveMaximum {
 				b.t.Fatalf("%d messages at a broker with a Receive Maximum of %d", len(b.stored), receiveMaximum)
 			}
-			s.answers = append(s.answers, Ack{Slot: p.Slot, Step: Received})
-		case Slot:
+			s.answers = append(s.answers, driver.Ack{Slot: p.Slot, Step: driver.Received})
+		case driver.Slot:
 			code := byte(0)
 			if job, used := b.stored[p]; used {
 				b.delivered[job]++
@@ -62,17 +64,17 @@ func (s *exchangeSession) arrive(n int) {
 			} else {
 				code = 0x92 // packet identifier not found
 			}
-			s.answers = append(s.answers, Ack{Slot: p, Step: Released, Code: code})
+			s.answers = append(s.answers, driver.Ack{Slot: p, Step: driver.Released, Code: code})
 		}
 	}
 	s.packets = slices.Clone(s.packets[n:])
 }
 
 // exchangeJournal is what is committed.
-type exchangeJournal struct{ batches []Batch }
+type exchangeJournal struct{ batches []driver.Batch }
 
-func (j *exchangeJournal) commit(s Settlement) {
-	at := slices.IndexFunc(j.batches, func(b Batch) bool { return b.ID == s.BatchID && b.Round == s.Round })
+func (j *exchangeJournal) commit(s driver.Settlement) {
+	at := slices.IndexFunc(j.batches, func(b driver.Batch) bool { return b.ID == s.BatchID && b.Round == s.Round })
 	switch {
 	case at < 0:
 	case s.Done:
@@ -88,7 +90,7 @@ func (j *exchangeJournal) commit(s Settlement) {
 func TestExchangeAtRandom(t *testing.T) {
 	for seed := range uint64(600) {
 		rng := rand.New(rand.NewPCG(seed, 3))
-		broker := &exchangeBroker{t: t, stored: map[Slot]int64{}, delivered: map[int64]int{}}
+		broker := &exchangeBroker{t: t, stored: map[driver.Slot]int64{}, delivered: map[int64]int{}}
 		journal := &exchangeJournal{}
 		var (
 			l       = newTestLane(ExactlyOnce)
@@ -131,10 +133,10 @@ func TestExchangeAtRandom(t *testing.T) {
 				n := 1 + rng.IntN(30)
 				if _, first, reach, ok := l.room(n); ok {
 					next++
-					b := Batch{ID: next, FirstSlot: first, Reach: reach, QoS: 2}
+					b := driver.Batch{ID: next, FirstSlot: first, Reach: reach, QoS: 2}
 					for range n {
 						jobs++
-						b.Jobs = append(b.Jobs, Job{ID: int64(jobs), Topic: "t"})
+						b.Jobs = append(b.Jobs, driver.Job{ID: int64(jobs), Topic: "t"})
 					}
 					journal.batches = append(journal.batches, b)
 					pads = append(pads, &padded{flying: l.admit(b)})
@@ -161,7 +163,7 @@ func TestExchangeAtRandom(t *testing.T) {
 					connect()
 				} else if rng.IntN(3) == 0 {
 					for _, p := range session.packets[rng.IntN(len(session.packets)+1):] {
-						if slot, ok := p.(Slot); ok {
+						if slot, ok := p.(driver.Slot); ok {
 							session.unreleased = append(session.unreleased, slot)
 						}
 					}
@@ -206,7 +208,7 @@ func TestSessionLost(t *testing.T) {
 			f := l.put(1, 5)
 			l.launch(f, 0, 5)
 			sent := s.take() // three, two are queued
-			l.acks([]Ack{{Slot: sent[0].Slot, Step: Received}, {Slot: sent[1].Slot, Step: Received}})
+			l.acks([]driver.Ack{{Slot: sent[0].Slot, Step: driver.Received}, {Slot: sent[1].Slot, Step: driver.Received}})
 			list := l.settleAll()
 			if len(list) != 1 || list[0].Settled != 2 || len(s.freed) != 2 {
 				t.Fatalf("settled %+v, released %v", list, s.freed)
@@ -220,9 +222,9 @@ func TestSessionLost(t *testing.T) {
 			if len(sent) != want || sent[0].Dup || len(s.freed) != 0 {
 				t.Fatalf("sent %+v, released %v; want %d new messages", sent, s.freed, want)
 			}
-			var acks []Ack
+			var acks []driver.Ack
 			for _, m := range sent {
-				acks = append(acks, Ack{Slot: m.Slot, Step: Received})
+				acks = append(acks, driver.Ack{Slot: m.Slot, Step: driver.Received})
 			}
 			l.acks(acks)
 			list = l.settleAll()
@@ -249,7 +251,7 @@ func TestLostLaneReleasesNothing(t *testing.T) {
 	l.attach(s)
 	f := l.put(1, 1)
 	l.launch(f, 0, 1)
-	l.acks([]Ack{{Slot: s.take()[0].Slot, Step: Received}})
+	l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
 	l.settled(l.settlement(f), f, false)
 	if len(s.freed) > 0 {
 		t.Error("released a message whose receipt was not committed")

@@ -1,6 +1,10 @@
 package reactor
 
-import "time"
+import (
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
 
 // flight is the state of one slot of a lane.
 //
@@ -19,7 +23,7 @@ import "time"
 // broker that loses its session sends received and releasing back to ready, or to
 // ended as failed (SessionLossPolicy).
 type flight struct {
-	job    Job
+	job    driver.Job
 	flying *flying
 	sentAt time.Duration // of clock.local
 	state  flightState
@@ -59,7 +63,7 @@ type flying struct {
 	batch, round int64
 	token        [16]byte
 	qos          byte
-	first        Slot
+	first        driver.Slot
 	// reach is how far from the lane's first unsettled slot a message of this batch is sent:
 	// what lies beyond was never sent, the recovery concludes.
 	reach int
@@ -84,17 +88,17 @@ type placedFailure struct {
 	// late tells that the journal may say already that the broker has received it. It is
 	// recorded with the end of the batch then, for there is no progress to tell it by before.
 	late bool
-	Failure
+	driver.Failure
 }
 
 // ripe reports whether a settlement up to a place says this failure.
 func (p placedFailure) ripe(settled int, done bool) bool { return p.i < settled && (!p.late || done) }
 
 // slot is that of the batch's i-th job.
-func (f *flying) slot(i int) Slot { return slotAfter(f.first, i) }
+func (f *flying) slot(i int) driver.Slot { return f.first.Plus(i) }
 
 // place is the inverse of slot.
-func (f *flying) place(s Slot) int { return (int(s) - int(f.first) + LaneSlots) % LaneSlots }
+func (f *flying) place(s driver.Slot) int { return s.Minus(f.first) }
 
 // done reports whether every job that stays claimed has ended.
 func (f *flying) done() bool { return f.ended == f.kept }

@@ -3,6 +3,8 @@ package reactor
 import (
 	"context"
 	"sync"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // identity finds out, once, whether the broker knows clients by their client ids. Where it
@@ -13,7 +15,7 @@ type identity struct {
 }
 
 // check is for a lane that has just connected, before it sends anything. The others wait.
-func (i *identity) check(ctx context.Context, sink Sink, qos byte) error {
+func (i *identity) check(ctx context.Context, sink driver.Sink, qos byte) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.checked {

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // incarnation is one membership of an instance, from Join to Leave. An instance that
@@ -21,7 +23,7 @@ import (
 // on the wire is awaited. When that is done, or the grace is over, hard ends.
 type incarnation struct {
 	*Reactor
-	member   Member
+	member   driver.Member
 	loader   *loader
 	due      chan due
 	finished chan []int64
@@ -42,7 +44,7 @@ type incarnation struct {
 }
 
 // runIncarnation works until ctx ends, the reads are used up, or the membership ends.
-func (r *Reactor) runIncarnation(ctx context.Context, member Member) error {
+func (r *Reactor) runIncarnation(ctx context.Context, member driver.Member) error {
 	in := &incarnation{
 		Reactor: r, member: member,
 		due: make(chan due), finished: make(chan []int64, r.cfg.Lanes),
@@ -72,7 +74,7 @@ func (in *incarnation) run(ctx context.Context) error {
 		stop()
 	}()
 
-	loaded := make(chan []Pending)
+	loaded := make(chan []driver.Pending)
 	drain := make(chan struct{})
 	dispatcher := &dispatcher{
 		clock: in.clock, lead: in.lead, stats: &in.stats,
@@ -123,7 +125,7 @@ func (in *incarnation) run(ctx context.Context) error {
 	})
 	err := group.Wait()
 	cancelHard()
-	if errors.Is(err, ErrDeposed) {
+	if errors.Is(err, driver.ErrDeposed) {
 		return err
 	}
 	leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -140,12 +142,12 @@ func (in *incarnation) follow(ctx context.Context) {
 	var pause backoff
 	others := hearsay{beatNow: in.beatNow}
 	for {
-		err := in.source.Listen(ctx, func(h Hint) {
+		err := in.source.Listen(ctx, func(h driver.Hint) {
 			switch h.Kind {
-			case HintMembership:
+			case driver.HintMembership:
 				others.heard()
 				return
-			case HintConnected:
+			case driver.HintConnected:
 				in.stats.feedUp.Store(true)
 				pause.reset()
 				failures.OK(in.log, "the feed of new jobs works again")

@@ -3,6 +3,8 @@ package reactor
 import (
 	"slices"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The way of a lane's batches out of the journal, and what the broker may be told then.
@@ -60,11 +62,11 @@ func (l *lane) marksPressing() bool {
 }
 
 // settlement describes the batch's present state for the journal.
-func (l *lane) settlement(f *flying) Settlement {
+func (l *lane) settlement(f *flying) driver.Settlement {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f.landed = false
-	s := Settlement{
+	s := driver.Settlement{
 		BatchID: f.batch, Round: f.round, Token: f.token, Lease: l.lease,
 		Jobs: f.journalled, Kept: f.kept, Done: f.done(),
 	}
@@ -86,7 +88,7 @@ func (l *lane) settlement(f *flying) Settlement {
 //
 // If we die before the release, the journal says what the broker has received, and the
 // recovery releases it.
-func (l *lane) settled(s Settlement, f *flying, held bool) {
+func (l *lane) settled(s driver.Settlement, f *flying, held bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !held {
@@ -133,7 +135,7 @@ func (l *lane) releaseFrom(f *flying, end int) {
 }
 
 // release releases one message that the journal knows as received. The caller holds mu.
-func (l *lane) release(s Slot) {
+func (l *lane) release(s driver.Slot) {
 	l.at(s).state = releasing
 	l.freed = append(l.freed[:0], s)
 	l.sendReleases()

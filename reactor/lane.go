@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // lane is the state of one way to the broker: which messages are claimed for it,
@@ -38,23 +40,23 @@ type lane struct {
 	capacity signal
 
 	mu         sync.Mutex
-	lease      Lease
-	session    Session // nil while there is none
-	limits     Limits
-	slots      [LaneSlots]flight
-	head       Slot            // the next to be taken
-	batches    []*flying       // oldest first; their slots are consecutive on the ring
-	queue      []Slot          // ready to be sent, in order
-	bytes      int             // of the payloads that have not ended
-	wire       int             // slots that are taken at the broker
-	out        []Message       // reused by pump
-	beyond     []Slot          // reused by pump for what lies beyond its reach
-	blocked    bool            // there was some
-	freed      []Slot          // reused for releases
-	again      []Slot          // reused for what the broker wants again
-	answeredAt time.Duration   // when the answers came that are being taken, of clock.local
-	took       []time.Duration // reused for how long the accepted ones took
-	late       []time.Duration // reused for how late they were
+	lease      driver.Lease
+	session    driver.Session // nil while there is none
+	limits     driver.Limits
+	slots      [driver.LaneSlots]flight
+	head       driver.Slot      // the next to be taken
+	batches    []*flying        // oldest first; their slots are consecutive on the ring
+	queue      []driver.Slot    // ready to be sent, in order
+	bytes      int              // of the payloads that have not ended
+	wire       int              // slots that are taken at the broker
+	out        []driver.Message // reused by pump
+	beyond     []driver.Slot    // reused by pump for what lies beyond its reach
+	blocked    bool             // there was some
+	freed      []driver.Slot    // reused for releases
+	again      []driver.Slot    // reused for what the broker wants again
+	answeredAt time.Duration    // when the answers came that are being taken, of clock.local
+	took       []time.Duration  // reused for how long the accepted ones took
+	late       []time.Duration  // reused for how late they were
 	pace       pace
 	suspicion  suspicion
 	overQuota  ratelog.Limiter
@@ -69,23 +71,23 @@ type lane struct {
 // maxLaneBytes bounds the payloads of a lane, give or take a claim's.
 const maxLaneBytes = 32 << 20
 
-func (l *lane) at(s Slot) *flight { return &l.slots[s-1] }
+func (l *lane) at(s driver.Slot) *flight { return &l.slots[s-1] }
 
 // freeSlots is how many more jobs can be taken. The caller holds mu.
 func (l *lane) freeSlots() int {
 	if len(l.batches) == 0 {
-		return LaneSlots
+		return driver.LaneSlots
 	}
-	used := (int(l.head) - int(l.batches[0].first) + LaneSlots) % LaneSlots
+	used := (int(l.head) - int(l.batches[0].first) + driver.LaneSlots) % driver.LaneSlots
 	if used == 0 {
 		return 0
 	}
-	return LaneSlots - used
+	return driver.LaneSlots - used
 }
 
 // room reports whether a claim of n jobs can be made: there are slots, and somebody
 // to send to. first is where its slots begin, reach how far they are used.
-func (l *lane) room(n int) (lease Lease, first Slot, reach int, ok bool) {
+func (l *lane) room(n int) (lease driver.Lease, first driver.Slot, reach int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lease, l.head, l.reach(), !l.closing && !l.doubted && l.session != nil && l.leased() &&
@@ -93,15 +95,15 @@ func (l *lane) room(n int) (lease Lease, first Slot, reach int, ok bool) {
 }
 
 // admit takes a claimed batch in.
-func (l *lane) admit(b Batch) *flying {
+func (l *lane) admit(b driver.Batch) *flying {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.take(b)
 }
 
-func (l *lane) take(b Batch) *flying {
+func (l *lane) take(b driver.Batch) *flying {
 	f := &flying{
-		batch: b.ID, round: b.Round, token: b.Token, qos: b.QoS, first: b.FirstSlot, reach: cmp.Or(b.Reach, LaneSlots),
+		batch: b.ID, round: b.Round, token: b.Token, qos: b.QoS, first: b.FirstSlot, reach: cmp.Or(b.Reach, driver.LaneSlots),
 		jobs: len(b.Jobs), kept: len(b.Jobs), journalled: len(b.Jobs), marked: b.Settled,
 	}
 	l.batches = append(l.batches, f)
@@ -137,7 +139,7 @@ func (l *lane) launch(f *flying, from, to int) {
 // forget lets go of a payload.
 func (l *lane) forget(fl *flight) {
 	l.bytes -= len(fl.job.Payload)
-	fl.job = Job{ID: fl.job.ID}
+	fl.job = driver.Job{ID: fl.job.ID}
 }
 
 // resume sends again after the lease was in doubt.
@@ -206,14 +208,14 @@ func (l *lane) leaveBy(abandon func()) {
 }
 
 // relet replaces the lease after its epoch was raised by ourselves.
-func (l *lane) relet(lease Lease) {
+func (l *lane) relet(lease driver.Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lease.Epoch = lease.Epoch
 }
 
 // leaseNow is the lease as it stands.
-func (l *lane) leaseNow() Lease {
+func (l *lane) leaseNow() driver.Lease {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lease
@@ -235,14 +237,14 @@ const leastReach = 128
 // it has ended, and another goes out meanwhile. The caller holds mu.
 func (l *lane) reach() int {
 	if l.delivery.QoS() == 2 {
-		return min(max(l.limits.InFlight, leastReach), LaneSlots)
+		return min(max(l.limits.InFlight, leastReach), driver.LaneSlots)
 	}
-	return min(max(2*l.limits.InFlight, 2*maxClaim), LaneSlots)
+	return min(max(2*l.limits.InFlight, 2*maxClaim), driver.LaneSlots)
 }
 
 // base is the lane's first slot of which the journal does not say that the broker has it.
 // The caller holds mu.
-func (l *lane) base() Slot {
+func (l *lane) base() driver.Slot {
 	for _, f := range l.batches {
 		if !f.settled && f.marked < f.journalled {
 			return f.slot(f.marked)
@@ -250,6 +252,3 @@ func (l *lane) base() Slot {
 	}
 	return l.head
 }
-
-// distance is how many slots s lies after from, on the ring.
-func distance(from, s Slot) int { return (int(s) - int(from) + LaneSlots) % LaneSlots }

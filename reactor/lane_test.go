@@ -9,36 +9,44 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // fakeSession is a broker that acknowledges when it is told to. The lane has no
 // I/O of its own; real connections are tested in mqttsink and end to end.
 type fakeSession struct {
-	limits Limits
-	sent   []Message
-	freed  []Slot // released
+	limits driver.Limits
+	sent   []driver.Message
+	freed  []driver.Slot // released
 	// unreleased are those that never left.
-	unreleased []Slot
+	unreleased []driver.Slot
 	bad        string // topic that Check objects to
 	done       chan struct{}
 }
 
 func newFakeSession(inFlight int) *fakeSession {
-	return &fakeSession{limits: Limits{InFlight: inFlight, QoS: 2}, done: make(chan struct{})}
+	return &fakeSession{limits: driver.Limits{InFlight: inFlight, QoS: 2}, done: make(chan struct{})}
 }
 
-func (s *fakeSession) Limits() Limits { return s.limits }
-func (s *fakeSession) Check(m Message) error {
+func (s *fakeSession) Limits() driver.Limits { return s.limits }
+func (s *fakeSession) Check(m driver.Message) error {
 	if m.Topic == s.bad {
 		return errors.New("bad topic")
 	}
 	return nil
 }
-func (s *fakeSession) Publish(msgs []Message) error { s.sent = append(s.sent, msgs...); return nil }
-func (s *fakeSession) Unreleased() []Slot           { return s.unreleased }
-func (s *fakeSession) Release(slots []Slot) error   { s.freed = append(s.freed, slots...); return nil }
-func (s *fakeSession) Done() <-chan struct{}        { return s.done }
-func (s *fakeSession) Err() error                   { return nil }
+func (s *fakeSession) Publish(msgs []driver.Message) error {
+	s.sent = append(s.sent, msgs...)
+	return nil
+}
+func (s *fakeSession) Unreleased() []driver.Slot { return s.unreleased }
+func (s *fakeSession) Release(slots []driver.Slot) error {
+	s.freed = append(s.freed, slots...)
+	return nil
+}
+func (s *fakeSession) Done() <-chan struct{} { return s.done }
+func (s *fakeSession) Err() error            { return nil }
 func (s *fakeSession) Mark(context.Context, string) error {
 	return nil
 }
@@ -46,7 +54,7 @@ func (s *fakeSession) Close(context.Context) error   { return nil }
 func (s *fakeSession) Discard(context.Context) error { return nil }
 
 // take returns what was sent since the last call.
-func (s *fakeSession) take() []Message {
+func (s *fakeSession) take() []driver.Message {
 	sent := s.sent
 	s.sent = nil
 	return sent
@@ -79,8 +87,8 @@ func newTestLane(delivery Delivery) *testLane {
 }
 
 // settleAll settles what has landed, as the settler does.
-func (t *testLane) settleAll() []Settlement {
-	var list []Settlement
+func (t *testLane) settleAll() []driver.Settlement {
+	var list []driver.Settlement
 	landed := t.landed
 	t.landed = nil
 	for _, f := range landed {
@@ -93,26 +101,26 @@ func (t *testLane) settleAll() []Settlement {
 
 func (t *testLane) put(id int64, n int) *flying {
 	_, first, reach, _ := t.room(n)
-	b := Batch{ID: id, FirstSlot: first, Reach: reach, QoS: t.delivery.QoS()}
+	b := driver.Batch{ID: id, FirstSlot: first, Reach: reach, QoS: t.delivery.QoS()}
 	for i := range n {
-		b.Jobs = append(b.Jobs, Job{ID: id*1000 + int64(i), Topic: "t", Payload: []byte("payload")})
+		b.Jobs = append(b.Jobs, driver.Job{ID: id*1000 + int64(i), Topic: "t", Payload: []byte("payload")})
 	}
 	return t.admit(b)
 }
 
 // releasesFor are the answers to the releases of slots.
-func releasesFor(slots []Slot) []Ack {
-	var acks []Ack
+func releasesFor(slots []driver.Slot) []driver.Ack {
+	var acks []driver.Ack
 	for _, s := range slots {
-		acks = append(acks, Ack{Slot: s, Step: Released})
+		acks = append(acks, driver.Ack{Slot: s, Step: driver.Released})
 	}
 	return acks
 }
 
-func acksFor(msgs []Message) []Ack {
-	var acks []Ack
+func acksFor(msgs []driver.Message) []driver.Ack {
+	var acks []driver.Ack
 	for _, m := range msgs {
-		acks = append(acks, Ack{Slot: m.Slot})
+		acks = append(acks, driver.Ack{Slot: m.Slot})
 	}
 	return acks
 }
@@ -135,7 +143,7 @@ func TestLaneKeepsToTheBrokersLimit(t *testing.T) {
 	if list := l.settleAll(); len(list) != 1 || !list[0].Done || list[0].Settled != 10 {
 		t.Fatalf("settled %+v", list)
 	}
-	if !l.idle() || l.freeSlots() != LaneSlots {
+	if !l.idle() || l.freeSlots() != driver.LaneSlots {
 		t.Fatalf("%d slots are free after all has ended", l.freeSlots())
 	}
 }
@@ -212,7 +220,7 @@ func TestReleaseThatNeverLeft(t *testing.T) {
 		l.attach(s)
 		f := l.put(1, 1)
 		l.launch(f, 0, 1)
-		l.acks([]Ack{{Slot: s.take()[0].Slot, Step: Received}})
+		l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
 		l.settleAll()
 		if len(s.freed) != 1 {
 			t.Fatalf("released %v", s.freed)
@@ -233,7 +241,7 @@ func TestReleaseThatNeverLeft(t *testing.T) {
 		if len(sent) != 1 || !sent[0].Dup || len(s.freed) != 0 {
 			t.Fatalf("sent %+v, released %v, want it again", sent, s.freed)
 		}
-		l.acks([]Ack{{Slot: sent[0].Slot, Step: Received}})
+		l.acks([]driver.Ack{{Slot: sent[0].Slot, Step: driver.Received}})
 		if len(s.freed) != 1 {
 			t.Fatalf("released %v, after it was received again", s.freed)
 		}
@@ -267,14 +275,14 @@ func TestAtMostOnceNeverSendsAgain(t *testing.T) {
 
 func TestLaneRecovers(t *testing.T) {
 	l := newTestLane(AtLeastOnce)
-	l.recovered([]Batch{
-		{ID: 1, FirstSlot: LaneSlots, QoS: 1, Jobs: []Job{{ID: 1, Topic: "a"}, {ID: 2}, {ID: 3, Topic: "b"}}},
-		{ID: 2, FirstSlot: 3, QoS: 0, Jobs: []Job{{ID: 4, Topic: "c"}}},
+	l.recovered([]driver.Batch{
+		{ID: 1, FirstSlot: driver.LaneSlots, QoS: 1, Jobs: []driver.Job{{ID: 1, Topic: "a"}, {ID: 2}, {ID: 3, Topic: "b"}}},
+		{ID: 2, FirstSlot: 3, QoS: 0, Jobs: []driver.Job{{ID: 4, Topic: "c"}}},
 	}, false)
 	s := newFakeSession(10)
 	l.attach(s)
 	sent := s.take()
-	if len(sent) != 2 || sent[0].Slot != LaneSlots || sent[1].Slot != 2 || !sent[0].Dup {
+	if len(sent) != 2 || sent[0].Slot != driver.LaneSlots || sent[1].Slot != 2 || !sent[0].Dup {
 		t.Fatalf("sent %+v, want jobs 1 and 3 again in their slots", sent)
 	}
 	l.acks(acksFor(sent))
@@ -298,7 +306,7 @@ func TestLaneRefusals(t *testing.T) {
 	s.bad = "bad"
 	l.attach(s)
 	past := l.clock.Now().Add(-time.Second)
-	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{
+	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{
 		{ID: 1, Topic: "t"}, {ID: 2, Topic: "bad"}, {ID: 3, Topic: "t"}, {ID: 4, Topic: "t", ExpiresAt: past, Expires: true},
 	}}
 	f := l.admit(b)
@@ -307,7 +315,7 @@ func TestLaneRefusals(t *testing.T) {
 	if len(sent) != 2 {
 		t.Fatalf("sent %+v", sent)
 	}
-	l.acks([]Ack{{Slot: sent[0].Slot, Code: 0x87, Reason: "no"}, {Slot: sent[1].Slot, Code: 0x10}})
+	l.acks([]driver.Ack{{Slot: sent[0].Slot, Code: 0x87, Reason: "no"}, {Slot: sent[1].Slot, Code: 0x10}})
 	list := l.settleAll()
 	if len(list) != 1 || !list[0].Done || len(list[0].Failures) != 3 {
 		t.Fatalf("settled %+v", list)
@@ -325,13 +333,13 @@ func TestExpiryIsAnInstant(t *testing.T) {
 	l := newTestLane(AtLeastOnce)
 	s := newFakeSession(10)
 	l.attach(s)
-	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{
+	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{
 		{ID: 1, Topic: "t"},
 		{ID: 2, Topic: "t", ExpiresAt: 0, Expires: true},
 		{ID: 3, Topic: "t", ExpiresAt: math.MaxInt64, Expires: true},
 		{ID: 4, Topic: "t", ExpiresAt: math.MinInt64, Expires: true},
 	}}
-	l.clock.observe(DBTimeOf(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)), 0, 1)
+	l.clock.observe(driver.DBTimeOf(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)), 0, 1)
 	l.launch(l.admit(b), 0, 4)
 	if sent := s.take(); len(sent) != 2 || sent[0].JobID != 1 || sent[1].JobID != 3 {
 		t.Errorf("sent %+v, want the jobs 1 and 3", sent)
@@ -395,7 +403,7 @@ func TestLaneAtRandom(t *testing.T) {
 		l := newTestLane(AtLeastOnce)
 		var (
 			session *fakeSession
-			wire    []Message // sent over this session and not answered
+			wire    []driver.Message // sent over this session and not answered
 			pads    []*padded
 			next    int64
 			settled = map[int64]int{}
@@ -413,7 +421,7 @@ func TestLaneAtRandom(t *testing.T) {
 				return
 			}
 			wire = append(wire, session.take()...)
-			seen := map[Slot]bool{}
+			seen := map[driver.Slot]bool{}
 			for _, m := range wire {
 				if seen[m.Slot] {
 					t.Fatalf("seed %d: slot %d carries two messages", seed, m.Slot)
@@ -491,7 +499,7 @@ func TestLaneBoundsMemory(t *testing.T) {
 	l := newTestLane(AtLeastOnce)
 	s := newFakeSession(10)
 	l.attach(s)
-	b := Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []Job{{ID: 1, Topic: "t", Payload: make([]byte, maxLaneBytes)}}}
+	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{{ID: 1, Topic: "t", Payload: make([]byte, maxLaneBytes)}}}
 	f := l.admit(b)
 	if _, _, _, ok := l.room(1); ok {
 		t.Fatal("there is room beside a payload of the whole limit")

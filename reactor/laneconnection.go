@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // steadySession is how long a session lasts that is not one of a row of failures.
@@ -13,7 +15,7 @@ const steadySession = 10 * time.Second
 
 // keepConnected replaces the session whenever it ends, until ctx ends; then it closes
 // it properly.
-func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
+func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Session) {
 	var pause backoff
 	for {
 		begun := time.Now()
@@ -47,7 +49,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 		if !r.incarnation.confirmLease(ctx, r.lane) {
 			return
 		}
-		takenOver := errors.Is(why, ErrSessionTakenOver) || evicted
+		takenOver := errors.Is(why, driver.ErrSessionTakenOver) || evicted
 		if takenOver && !r.leaveAlone(ctx) {
 			return
 		}
@@ -62,10 +64,10 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session Session) {
 //
 // A session without our mark may be that of somebody who has taken it over, or one of an older
 // save of the broker's, unless it could be reached all the while.
-func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
+func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) driver.Session {
 	var (
 		pause   backoff
-		session Session
+		session driver.Session
 		before  = r.refused
 	)
 	for lost := false; ; {
@@ -129,15 +131,15 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) Session {
 //
 // A witness under a client id that nobody uses tells a take-over from a connection that
 // ends as all do: where the network, or the broker, comes and goes, it does not last either.
-func (r *laneRunner) watch(ctx context.Context, session Session) (alone, evicted bool) {
+func (r *laneRunner) watch(ctx context.Context, session driver.Session) (alone, evicted bool) {
 	d := r.contest.watch(time.Now())
 	if d == 0 {
 		return true, false
 	}
 	over, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	witness, err := r.incarnation.sink.Connect(over, ConnectOptions{
-		ClientID: ProbePrefix + rand.Text(), QoS: 0, Fresh: true, Acks: func([]Ack) {},
+	witness, err := r.incarnation.sink.Connect(over, driver.ConnectOptions{
+		ClientID: driver.ProbePrefix + rand.Text(), QoS: 0, Fresh: true, Acks: func([]driver.Ack) {},
 	})
 	if err == nil {
 		defer closeSession(witness)
@@ -160,7 +162,7 @@ func (r *laneRunner) watch(ctx context.Context, session Session) (alone, evicted
 		case <-over.Done():
 			return false, ctx.Err() == nil
 		}
-	} else if refused := (*ConnectRefusedError)(nil); errors.As(err, &refused) {
+	} else if refused := (*driver.ConnectRefusedError)(nil); errors.As(err, &refused) {
 		return false, ctx.Err() == nil // not every broker lets strangers in; then we cannot tell
 	}
 	r.contest.acquit(time.Now())

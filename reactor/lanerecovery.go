@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // recover takes over what the journal holds of this lane, and returns the session to go on
@@ -14,7 +16,7 @@ import (
 // At QoS 2 it is the one that the journal speaks of, as long as something depends on it;
 // else a new one. What a broker may keep of messages that the journal has no trace of, as
 // after a failover that lost some commits, would swallow new ones in the same slots.
-func (r *laneRunner) recover(hard context.Context, session Session) (Session, error) {
+func (r *laneRunner) recover(hard context.Context, session driver.Session) (driver.Session, error) {
 	batches, err := r.readJournal(hard)
 	if err != nil {
 		closeSession(session)
@@ -57,7 +59,7 @@ func (r *laneRunner) recover(hard context.Context, session Session) (Session, er
 		r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", r.leaseNow().Lane, "jobs", jobs)
 	}
 	for _, w := range r.recovered(batches, lost) {
-		r.pad.put(w.flying, w.i, []Job{w.job})
+		r.pad.put(w.flying, w.i, []driver.Job{w.job})
 		r.latest = max(r.latest, w.job.FireAt)
 	}
 	return session, nil
@@ -81,19 +83,19 @@ func (r *laneRunner) park() bool {
 
 // superseded tells batches apart whose slots a later one has taken. Their deletion was
 // committed before that, and a failover has brought them back: they have ended.
-func superseded(batches []Batch) (live, ended []Batch) {
-	taken := map[Slot]bool{}
+func superseded(batches []driver.Batch) (live, ended []driver.Batch) {
+	taken := map[driver.Slot]bool{}
 	for i := len(batches) - 1; i >= 0; i-- {
 		b, again := batches[i], false
 		for place := range b.Jobs {
-			again = again || taken[slotAfter(b.FirstSlot, place)]
+			again = again || taken[b.FirstSlot.Plus(place)]
 		}
 		if again {
 			ended = append(ended, b)
 			continue
 		}
 		for place := range b.Jobs {
-			taken[slotAfter(b.FirstSlot, place)] = true
+			taken[b.FirstSlot.Plus(place)] = true
 		}
 		live = append(live, b)
 	}
@@ -102,11 +104,11 @@ func superseded(batches []Batch) (live, ended []Batch) {
 }
 
 // settleEnded takes batches out of the journal that have ended before.
-func (r *laneRunner) settleEnded(hard context.Context, ended []Batch) error {
-	settlements := make([]Settlement, 0, len(ended))
+func (r *laneRunner) settleEnded(hard context.Context, ended []driver.Batch) error {
+	settlements := make([]driver.Settlement, 0, len(ended))
 	for _, b := range ended {
 		n := len(b.Jobs)
-		settlements = append(settlements, Settlement{
+		settlements = append(settlements, driver.Settlement{
 			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.leaseNow(), Jobs: n, Kept: n, Settled: n, Done: true,
 		})
 	}
@@ -125,7 +127,7 @@ func (r *laneRunner) settleEnded(hard context.Context, ended []Batch) error {
 	return nil
 }
 
-func anyQoS2(batches []Batch) bool {
+func anyQoS2(batches []driver.Batch) bool {
 	for _, b := range batches {
 		if b.QoS == 2 {
 			return true
@@ -135,12 +137,12 @@ func anyQoS2(batches []Batch) bool {
 }
 
 // readJournal returns what is unsettled.
-func (r *laneRunner) readJournal(hard context.Context) ([]Batch, error) {
+func (r *laneRunner) readJournal(hard context.Context) ([]driver.Batch, error) {
 	var pause backoff
 	for {
 		lease := r.leaseNow()
 		batches, err := r.incarnation.source.Recover(hard, lease)
-		if err == nil || errors.Is(err, ErrLeaseLost) || hard.Err() != nil {
+		if err == nil || errors.Is(err, driver.ErrLeaseLost) || hard.Err() != nil {
 			return batches, err
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot recover; trying again", "lane", lease.Lane, "err", err)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/job-publisher/reactor/internal/alarm"
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // laneRunner works one leased lane: connects it, recovers what its last owner left,
@@ -30,9 +32,9 @@ type laneRunner struct {
 	contest     contest
 	look        signal // at the journal, see audit
 	failures    ratelog.Limiter
-	refused     int         // connections that could not be made; of the goroutine that connects
-	latest      DBTime      // when the last of the recovered jobs is due that are not yet
-	parked      atomic.Bool // see park
+	refused     int           // connections that could not be made; of the goroutine that connects
+	latest      driver.DBTime // when the last of the recovered jobs is due that are not yet
+	parked      atomic.Bool   // see park
 }
 
 // run works until the lane is wound up (soft) or given up at once (hard). An error is
@@ -80,7 +82,7 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	if !r.park() && r.claimer != nil {
 		err = r.claimer.run(soft, hard)
 	}
-	if errors.Is(err, ErrLeaseLost) {
+	if errors.Is(err, driver.ErrLeaseLost) {
 		abandon() // what is under way belongs to the new owner
 	}
 	r.handBack()
@@ -97,10 +99,10 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 // connect opens a session and confirms the lease, for as long as it takes. The first
 // connection of all is different: it tells a misconfigured broker from one that is
 // away, and its error ends the instance.
-func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (Session, error) {
+func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (driver.Session, error) {
 	var pause backoff
 	for {
-		session, err := r.incarnation.sink.Connect(hard, ConnectOptions{
+		session, err := r.incarnation.sink.Connect(hard, driver.ConnectOptions{
 			ClientID: r.clientID, QoS: r.delivery.QoS(), Fresh: fresh, Mark: r.leaseNow().Mark, Acks: r.acks,
 		})
 		if err != nil {

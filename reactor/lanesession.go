@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // beginSession begins a session that the journal is about from then on, in place of what the
@@ -20,7 +22,7 @@ import (
 //
 // A session that the broker has made just now is kept, unless there is no mark to tell it
 // from the one that it replaces: should it outlive us, it would be taken for that one.
-func (r *laneRunner) beginSession(hard context.Context, session Session, exposed bool, reopen func(mark string) error) (Session, error) {
+func (r *laneRunner) beginSession(hard context.Context, session driver.Session, exposed bool, reopen func(mark string) error) (driver.Session, error) {
 	if session.Limits().Present || exposed && r.leaseNow().Mark == "" {
 		discardSession(session)
 		session = nil
@@ -39,7 +41,7 @@ func (r *laneRunner) beginSession(hard context.Context, session Session, exposed
 	for {
 		if session == nil {
 			if session = r.connectEmpty(hard); session == nil {
-				return nil, ErrLeaseLost // or hard has ended
+				return nil, driver.ErrLeaseLost // or hard has ended
 			}
 		}
 		if mark == "" {
@@ -53,7 +55,7 @@ func (r *laneRunner) beginSession(hard context.Context, session Session, exposed
 			closeSession(session)
 			return nil, hard.Err()
 		}
-		if errors.Is(err, ErrCannotMark) {
+		if errors.Is(err, driver.ErrCannotMark) {
 			r.incarnation.unmarked.Do(func() {
 				r.log.Warn("sessions cannot be marked at this broker: should it lose one while an instance dies, messages on their way may be lost", "err", err)
 			})
@@ -81,7 +83,7 @@ func (r *laneRunner) beginSession(hard context.Context, session Session, exposed
 // connectEmpty connects to a session in which nothing is. Clean Start would do that in one go,
 // but Mosquitto 2.0.11 does not save sessions that began with it; so one that is there all
 // the same is discarded, and where the broker does not care for that, begun clean and left.
-func (r *laneRunner) connectEmpty(hard context.Context) Session {
+func (r *laneRunner) connectEmpty(hard context.Context) driver.Session {
 	for try := range 3 {
 		session, _ := r.connect(hard, hard, false) // it has no error to report: the first connection has been made
 		if session == nil || !session.Limits().Present {
@@ -105,13 +107,13 @@ func (r *laneRunner) connectEmpty(hard context.Context) Session {
 // renewMark gives a session that we know a whole mark again, where it has lost a part of
 // it, or never had one. The mark comes first, and the note of it second: the session is good,
 // and both the old mark and the new one may say so.
-func (r *laneRunner) renewMark(hard context.Context, session Session) error {
+func (r *laneRunner) renewMark(hard context.Context, session driver.Session) error {
 	if session.Limits().Marked {
 		return nil
 	}
 	mark := rand.Text()
 	if err := r.leaveMark(hard, session, mark); err != nil {
-		if !errors.Is(err, ErrCannotMark) {
+		if !errors.Is(err, driver.ErrCannotMark) {
 			return nil // the session has ended, or next time will do
 		}
 		mark = ""
@@ -122,7 +124,7 @@ func (r *laneRunner) renewMark(hard context.Context, session Session) error {
 // markPatience is how long a broker may take to leave a mark.
 const markPatience = 10 * time.Second
 
-func (r *laneRunner) leaveMark(ctx context.Context, session Session, mark string) error {
+func (r *laneRunner) leaveMark(ctx context.Context, session driver.Session, mark string) error {
 	ctx, cancel := context.WithTimeout(ctx, markPatience)
 	defer cancel()
 	return session.Mark(ctx, mark)
@@ -137,7 +139,7 @@ func (r *laneRunner) note(hard context.Context, mark string, reopen func(string)
 			r.marked(mark)
 			return nil
 		}
-		if errors.Is(err, ErrLeaseLost) || hard.Err() != nil {
+		if errors.Is(err, driver.ErrLeaseLost) || hard.Err() != nil {
 			return err
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot note that a session begins; trying again", "client_id", r.clientID, "err", err)
@@ -148,10 +150,10 @@ func (r *laneRunner) note(hard context.Context, mark string, reopen func(string)
 }
 
 // closeSession says goodbye, and insists after a second.
-func closeSession(s Session) { goodbye(s.Close) }
+func closeSession(s driver.Session) { goodbye(s.Close) }
 
 // discardSession says goodbye for good.
-func discardSession(s Session) { goodbye(s.Discard) }
+func discardSession(s driver.Session) { goodbye(s.Discard) }
 
 func goodbye(say func(context.Context) error) {
 	// Whoever gives a session up may have been told to end.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/alarm"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // launchpad is where the claimed jobs of a lane wait their last milliseconds, each
@@ -28,9 +30,9 @@ type launchpad struct {
 // waitingBatch is a row of jobs of a batch that have not been launched.
 type waitingBatch struct {
 	*flying
-	first int   // place in the batch of the first of the jobs
-	jobs  []Job // shared with nobody; their fire_at is what counts
-	next  int   // the first that was not launched
+	first int          // place in the batch of the first of the jobs
+	jobs  []driver.Job // shared with nobody; their fire_at is what counts
+	next  int          // the first that was not launched
 }
 
 type waiting []*waitingBatch
@@ -50,7 +52,7 @@ func (w *waiting) Pop() any {
 }
 
 // put adds jobs of a batch, in order of fire_at, of which the first is at a place.
-func (p *launchpad) put(f *flying, first int, jobs []Job) {
+func (p *launchpad) put(f *flying, first int, jobs []driver.Job) {
 	p.mu.Lock()
 	heap.Push(&p.queue, &waitingBatch{flying: f, first: first, jobs: jobs})
 	p.mu.Unlock()

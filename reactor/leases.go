@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // beat keeps the membership alive and follows what it gives us: shards go to the
@@ -43,7 +45,7 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 			in.startLanes(soft, hard, holding, running, &ours, group, lanes, ended)
 			in.endLanes(holding, running, &ours)
 			in.renewed(begun, holding, running)
-		case errors.Is(err, ErrDeposed):
+		case errors.Is(err, driver.ErrDeposed):
 			return err
 		case hard.Err() != nil:
 			return nil // the beat was cut off by the end of the grace, or by whatever failed
@@ -102,11 +104,11 @@ func (in *incarnation) laneEnded(ctx context.Context, l *runningLane, running ma
 	in.release(ctx, l.lane)
 }
 
-func (in *incarnation) beatOnce(ctx context.Context) (Holding, error) {
+func (in *incarnation) beatOnce(ctx context.Context) (driver.Holding, error) {
 	// An instance whose heartbeats arrive and whose claims don't must not keep its share.
 	if age := in.progress.answered.age(); age > mutePatience*in.member.TTL() {
 		in.clock.doubt.set() // ask at once: after an outage everything waits for this
-		return Holding{}, fmt.Errorf("the database has answered nothing but heartbeats for %v; the others may take over", age.Round(time.Second))
+		return driver.Holding{}, fmt.Errorf("the database has answered nothing but heartbeats for %v; the others may take over", age.Round(time.Second))
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())
 	defer cancel()
@@ -117,7 +119,7 @@ func (in *incarnation) beatOnce(ctx context.Context) (Holding, error) {
 // connections of its claims before it stops renewing its leases.
 const mutePatience = 3
 
-func (in *incarnation) shards(h Holding) ShardSet {
+func (in *incarnation) shards(h driver.Holding) driver.ShardSet {
 	if static := in.cfg.share(); static != 0 {
 		return static
 	}
@@ -164,7 +166,7 @@ func parkedLanes(running map[int32]*runningLane, ours *int) int {
 }
 
 // startLanes runs the lanes we did not have.
-func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running map[int32]*runningLane, ours *int, group *errgroup.Group, lanes *sync.WaitGroup, ended chan<- *runningLane) {
+func (in *incarnation) startLanes(soft, hard context.Context, h driver.Holding, running map[int32]*runningLane, ours *int, group *errgroup.Group, lanes *sync.WaitGroup, ended chan<- *runningLane) {
 	for _, lease := range h.Leases {
 		if running[lease.Lane] != nil || soft.Err() != nil {
 			continue
@@ -201,7 +203,7 @@ func (in *incarnation) startLanes(soft, hard context.Context, h Holding, running
 }
 
 // endLanes abandons the lanes that are no longer ours.
-func (in *incarnation) endLanes(h Holding, running map[int32]*runningLane, ours *int) {
+func (in *incarnation) endLanes(h driver.Holding, running map[int32]*runningLane, ours *int) {
 	held := map[int32]bool{}
 	for _, lease := range h.Leases {
 		held[lease.Lane] = true
@@ -220,7 +222,7 @@ func (in *incarnation) endLanes(h Holding, running map[int32]*runningLane, ours 
 
 // renewed notes that the leases are ours for another while, counted from before the
 // beat was sent.
-func (in *incarnation) renewed(begun time.Duration, h Holding, running map[int32]*runningLane) {
+func (in *incarnation) renewed(begun time.Duration, h driver.Holding, running map[int32]*runningLane) {
 	wasLeased := in.leased()
 	in.leaseUntil.Store(int64(begun + in.member.TTL()))
 	in.mu.Lock()
@@ -279,7 +281,7 @@ func (in *incarnation) release(ctx context.Context, l *lane) {
 	}
 }
 
-func (in *incarnation) newLane(lease Lease, claims bool) *laneRunner {
+func (in *incarnation) newLane(lease driver.Lease, claims bool) *laneRunner {
 	l := &lane{
 		clientID: lease.ClientID, delivery: in.cfg.Delivery, log: in.log, stats: &in.stats, progress: &in.progress,
 		leased: in.leased, clock: in.clock, settle: in.settler.add, hurry: in.settler.wake.set, onLoss: in.cfg.OnSessionLoss,

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // loader brings the near future of the owned shards from the table to the
@@ -25,11 +27,11 @@ import (
 //
 // What is read twice is harmless: the wheel knows its jobs, and the claim is exact.
 type loader struct {
-	source Loader
+	source driver.Loader
 	clock  *clock
 	log    *slog.Logger
 	stats  *counters
-	out    chan<- []Pending
+	out    chan<- []driver.Pending
 	memory memory
 	// aside reports whether a job is set aside, as its row cannot be claimed.
 	aside    func(id int64) bool
@@ -58,16 +60,16 @@ type loader struct {
 // memory is what the loader fills: the dispatcher, with its wheel. All methods may be
 // called from any goroutine.
 type memory interface {
-	room() int         // how many more jobs it takes
-	behind() bool      // there is more overdue in it than can be claimed
-	oldestDue() DBTime // when the earliest job in it was due; nothingDue if it is empty
-	latestDue() DBTime // nothing in it is due later
+	room() int                // how many more jobs it takes
+	behind() bool             // there is more overdue in it than can be claimed
+	oldestDue() driver.DBTime // when the earliest job in it was due; nothingDue if it is empty
+	latestDue() driver.DBTime // nothing in it is due later
 }
 
 // feedPatience is how long the first scan waits for the feed.
 const feedPatience = time.Second
 
-func newLoader(cfg Config, source Loader, clock *clock, stats *counters, out chan<- []Pending, memory memory) *loader {
+func newLoader(cfg Config, source driver.Loader, clock *clock, stats *counters, out chan<- []driver.Pending, memory memory) *loader {
 	return &loader{
 		source: source, clock: clock, log: cfg.Logger, stats: stats, out: out, memory: memory,
 		capacity: cfg.MaxPending, loop: cfg.LoopFrequency, horizon: cfg.Horizon,
@@ -78,14 +80,14 @@ func newLoader(cfg Config, source Loader, clock *clock, stats *counters, out cha
 }
 
 // hint takes news from the feed.
-func (l *loader) hint(h Hint) {
+func (l *loader) hint(h driver.Hint) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch h.Kind {
-	case HintConnected:
+	case driver.HintConnected:
 		l.feedUp, l.sweepNow = true, true
 		l.scanWake.set()
-	case HintJobs:
+	case driver.HintJobs:
 		// Rows of others' shards are theirs to read. A shard that comes to us later is read anew.
 		if h.Shards == 0 || h.Shards&l.window.front.set != 0 {
 			l.announce(idRange{h.MinID, h.MaxID, h.Earliest})
@@ -116,7 +118,7 @@ func (l *loader) feedLost() {
 }
 
 // own sets the shards to load. New ones are read at once.
-func (l *loader) own(shards ShardSet) {
+func (l *loader) own(shards driver.ShardSet) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.begun.IsZero() && shards != 0 {
@@ -138,7 +140,7 @@ func (l *loader) rescan() {
 
 // evicted notes that memory has no room for jobs behind these places, one a shard. They are
 // read again when there is.
-func (l *loader) evicted(places []Cursor) {
+func (l *loader) evicted(places []driver.Cursor) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, place := range places {
@@ -168,7 +170,7 @@ func (l *loader) run(ctx context.Context) (finished bool) {
 
 // repeat reads until ctx ends or the reads are used up. What could not be read has to be
 // put back by read.
-func (l *loader) repeat(ctx context.Context, kind string, read func(context.Context) (rows []Pending, worked bool, err error), wait func(context.Context) bool) {
+func (l *loader) repeat(ctx context.Context, kind string, read func(context.Context) (rows []driver.Pending, worked bool, err error), wait func(context.Context) bool) {
 	var pause backoff
 	var failures ratelog.Limiter
 	for {
@@ -198,20 +200,20 @@ func (l *loader) repeat(ctx context.Context, kind string, read func(context.Cont
 }
 
 // notWaiting leaves out what is to be looked at again later.
-func (l *loader) notWaiting(rows []Pending) []Pending {
+func (l *loader) notWaiting(rows []driver.Pending) []driver.Pending {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.announced.waiting) == 0 {
 		return rows
 	}
-	return slices.DeleteFunc(rows, func(job Pending) bool { return l.announced.waits(job.ID) })
+	return slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.announced.waits(job.ID) })
 }
 
 // deliver hands rows to the dispatcher. Only then the read counts.
-func (l *loader) deliver(ctx context.Context, rows []Pending) bool {
+func (l *loader) deliver(ctx context.Context, rows []driver.Pending) bool {
 	l.stats.loaded.touch()
 	if l.aside != nil {
-		rows = slices.DeleteFunc(rows, func(job Pending) bool { return l.aside(job.ID) })
+		rows = slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.aside(job.ID) })
 	}
 	if len(rows) > 0 {
 		slices.SortFunc(rows, inOrder)
@@ -234,7 +236,7 @@ func (l *loader) deliver(ctx context.Context, rows []Pending) bool {
 // read come shard by shard. In a backlog, what is loaded together is claimed together, and
 // rows that were inserted together lie together: claims that each took some rows of
 // every page would share the pages with the claims of the other lanes.
-func inOrder(a, b Pending) int {
+func inOrder(a, b driver.Pending) int {
 	return cmp.Or(cmp.Compare(a.DueAt, b.DueAt), cmp.Compare(a.ID, b.ID))
 }
 
@@ -252,7 +254,7 @@ func (l *loader) giveBack() {
 }
 
 // readIDs reads once by id, if there is something to read.
-func (l *loader) readIDs(ctx context.Context) (rows []Pending, worked bool, err error) {
+func (l *loader) readIDs(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
 	l.mu.Lock()
 	var r idsRead
 	if l.mayRead() {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // What the loader promises, in its simulation: a job that was announced is there at its time,
@@ -24,15 +26,15 @@ const (
 // is announced meanwhile.
 func TestHintsDoNotStarveTheScan(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.own(StaticShards(2, 0))
+		s.own(driver.StaticShards(2, 0))
 		time.Sleep(simLoop)
 		orphans := s.ids(10_000)
 		died := s.sinceStart()
 		s.insert(false, orphans, in(-time.Second))
-		orphans = slices.DeleteFunc(orphans, func(id int64) bool { return !StaticShards(2, 1).Has(s.rows[id].Shard) })
+		orphans = slices.DeleteFunc(orphans, func(id int64) bool { return !driver.StaticShards(2, 1).Has(s.rows[id].Shard) })
 		time.Sleep(2 * simLoop)
 		tookOver := s.sinceStart()
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		var urgent []int64
 		for range 10_000 { // faster than single reads are answered
 			ids := s.ids(1)
@@ -52,7 +54,7 @@ func TestBulkHintsDoNotReplaceTheSweep(t *testing.T) {
 	for name, dueIn := range map[string]time.Duration{"beyond the window": 45 * time.Second, "in the window": 15 * time.Second, "past": -15 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, Config{JobsPerRead: 400}, func(s *sim) {
-				s.own(AllShards)
+				s.own(driver.AllShards)
 				var bulk, silent []int64
 				for i := range 60 {
 					ids := s.ids(500)
@@ -75,7 +77,7 @@ func TestBulkHintsDoNotReplaceTheSweep(t *testing.T) {
 // TestSmallHintsDoNotReplaceTheSweep: the same with a thousand small hints a second.
 func TestSmallHintsDoNotReplaceTheSweep(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		var announced, silent []int64
 		for i := range 10_000 {
 			ids := s.ids(1)
@@ -98,7 +100,7 @@ func TestSmallHintsDoNotReplaceTheSweep(t *testing.T) {
 // read as a range, nor are two that have everybody's rows between them.
 func TestFarApartIDs(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(simLoop)
 		others := s.ids(2000)
 		s.insert(false, others, in(time.Minute))
@@ -136,7 +138,7 @@ func TestFarApartIDs(t *testing.T) {
 // TestRandomIDs: a producer with random ids of 64 bits, one row or two a statement.
 func TestRandomIDs(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		r := rand.New(rand.NewPCG(1, 2))
 		var all, silent []int64
 		for i := range 4000 {
@@ -163,7 +165,7 @@ func TestRandomIDs(t *testing.T) {
 // long they have been due.
 func TestLateCommits(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		r := rand.New(rand.NewPCG(3, 4))
 		var all []int64
 		for range 400 {
@@ -183,7 +185,7 @@ func TestLateCommits(t *testing.T) {
 func TestSlowDeepReads(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.deadEntries = 60 * time.Millisecond
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(20 * time.Second) // the first reads find out
 		warm := s.sinceStart()
 		var urgent, silent, forgotten []int64
@@ -202,7 +204,7 @@ func TestSlowDeepReads(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		s.punctual("announced", urgent, onTime)
 		s.punctual("not announced", silent, aLoop+2*deepBudget)
-		s.punctual("not announced, long overdue", forgotten, Shards*60*time.Millisecond*(1+deepRest)*11/10+aLoop)
+		s.punctual("not announced, long overdue", forgotten, driver.Shards*60*time.Millisecond*(1+deepRest)*11/10+aLoop)
 		busy := time.Duration(0)
 		for _, r := range s.readsSince(warm) {
 			if r.took > 2*deepBudget {
@@ -225,11 +227,11 @@ func TestForgedHints(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, Config{}, func(s *sim) {
 				s.deadEntries = deadEntries
-				s.own(AllShards)
+				s.own(driver.AllShards)
 				time.Sleep(20 * time.Second)
 				var urgent, silent []int64
 				for i := range 10_000 {
-					s.loader.hint(Hint{Kind: HintJobs, MinID: math.MinInt64, MaxID: math.MaxInt64, Earliest: math.MinInt64})
+					s.loader.hint(driver.Hint{Kind: driver.HintJobs, MinID: math.MinInt64, MaxID: math.MaxInt64, Earliest: math.MinInt64})
 					ids := s.ids(1)
 					s.insert(true, ids, in(0))
 					urgent = append(urgent, ids...)
@@ -254,7 +256,7 @@ func TestFullMemory(t *testing.T) {
 	simulate(t, Config{MaxPending: 1024}, func(s *sim) {
 		later := s.ids(5000)
 		s.insert(false, later, spread(5000, 15*time.Second, 25*time.Second))
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(3 * time.Second)
 		if room := s.room(); room > 1024/4 {
 			t.Fatalf("memory is not full: room for %d", room)
@@ -283,7 +285,7 @@ func TestBulkIntoFullMemory(t *testing.T) {
 	simulate(t, Config{MaxPending: 1024, JobsPerRead: 512}, func(s *sim) {
 		later := s.ids(3000)
 		s.insert(true, later, spread(3000, 15*time.Second, 25*time.Second))
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(3 * time.Second)
 		bulk := s.ids(2000)
 		s.insert(true, bulk, spread(2000, 500*time.Millisecond, 3*time.Second))
@@ -298,7 +300,7 @@ func TestMaxPendingBelowJobsPerRead(t *testing.T) {
 	simulate(t, Config{MaxPending: 1024, JobsPerRead: 1 << 20}, func(s *sim) {
 		overdue := s.ids(6000)
 		s.insert(false, overdue, in(-time.Hour))
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(time.Second)
 		s.worst(overdue)
 	})
@@ -315,7 +317,7 @@ func TestNothingIsClaimed(t *testing.T) {
 				s.stuck = true
 				all := s.ids(5000)
 				s.insert(false, all, dueIn)
-				s.own(AllShards)
+				s.own(driver.AllShards)
 				time.Sleep(simLoop)
 				begun := s.sinceStart()
 				for range 2000 { // jobs due now, for 20 s, most of which do not fit
@@ -348,7 +350,7 @@ func TestNothingIsClaimed(t *testing.T) {
 // TestReadsFail: nothing is forgotten, and everything is there soon after.
 func TestReadsFail(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(simLoop)
 		s.mu.Lock()
 		s.failing = true
@@ -374,7 +376,7 @@ func TestReadsFail(t *testing.T) {
 // again and again, and new ones are read in between.
 func TestLockedRowsDoNotStarveHints(t *testing.T) {
 	simulate(t, Config{JobsPerRead: 64}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(simLoop)
 		locked := s.ids(10_000)
 		for part := range slices.Chunk(locked, 64) {
@@ -396,12 +398,12 @@ func TestLockedRowsDoNotStarveHints(t *testing.T) {
 // TestReconnect: when the feed is back, what was missed is found at once, not a loop later.
 func TestReconnect(t *testing.T) {
 	simulate(t, Config{LoopFrequency: 30 * time.Second}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		time.Sleep(5 * time.Second)
 		s.loader.feedLost()
 		ids := s.ids(100)
 		s.insert(false, ids, spread(100, -time.Minute, time.Minute))
-		s.loader.hint(Hint{Kind: HintConnected})
+		s.loader.hint(driver.Hint{Kind: driver.HintConnected})
 		time.Sleep(2 * time.Minute)
 		s.punctual("missed", ids, onTime)
 	})
@@ -411,7 +413,7 @@ func TestReconnect(t *testing.T) {
 func TestMaxReadsIsExact(t *testing.T) {
 	for _, reads := range []int{1, 2, 7} {
 		simulate(t, Config{MaxReads: reads, JobsPerRead: 64}, func(s *sim) {
-			s.own(AllShards)
+			s.own(driver.AllShards)
 			for range 30 {
 				s.insert(true, s.ids(10), in(0))
 				time.Sleep(10 * time.Millisecond)
@@ -434,7 +436,7 @@ func TestEverythingIsFound(t *testing.T) {
 	for seed := range uint64(8) {
 		simulate(t, Config{MaxPending: 1024, JobsPerRead: 200}, func(s *sim) {
 			r := rand.New(rand.NewPCG(seed, 0))
-			s.own(AllShards)
+			s.own(driver.AllShards)
 			var announced, silent []int64
 			for range 300 {
 				n := 1 + r.IntN(1<<r.IntN(9))
@@ -452,10 +454,10 @@ func TestEverythingIsFound(t *testing.T) {
 					s.loader.lookAgain(ids)
 				case 3:
 					s.loader.feedLost()
-					s.loader.hint(Hint{Kind: HintConnected})
+					s.loader.hint(driver.Hint{Kind: driver.HintConnected})
 				case 4: // what is evicted for no reason, and jobs with it
 					s.mu.Lock()
-					var gone []Cursor
+					var gone []driver.Cursor
 					for _, p := range s.pending {
 						if r.IntN(3) == 0 {
 							delete(s.pending, p.ID)
@@ -543,7 +545,7 @@ func TestManyAtOnce(t *testing.T) {
 // TestSweepsLeaveLockedRowsAlone: a sweep does not bring what is to be looked at later.
 func TestSweepsLeaveLockedRowsAlone(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.own(AllShards)
+		s.own(driver.AllShards)
 		s.loader.lookAgain(s.ids(200_000)) // of rows that are not there: the others' turn is later
 		ids := s.ids(1000)
 		s.loader.lookAgain(slices.Clone(ids))

@@ -10,6 +10,7 @@ import (
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // waitFull waits until memory has taken what it takes of jobs that are due later.
@@ -71,7 +72,7 @@ type rangeSource struct {
 	widest atomic.Uint64
 }
 
-func (s *rangeSource) LoadRange(ctx context.Context, shards reactor.ShardSet, minID, maxID int64, until reactor.DBTime) ([]reactor.Pending, error) {
+func (s *rangeSource) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, until driver.DBTime) ([]driver.Pending, error) {
 	s.widest.Store(max(s.widest.Load(), uint64(maxID)-uint64(minID)))
 	return s.Source.LoadRange(ctx, shards, minID, maxID, until)
 }

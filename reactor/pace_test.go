@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestOverQuota: a broker that is over quota gets fewer messages, more slowly, and in the
@@ -23,9 +25,9 @@ func TestOverQuota(t *testing.T) {
 			if time.Since(begun) > time.Second {
 				most = max(most, len(batch))
 			}
-			var acks []Ack
+			var acks []driver.Ack
 			for _, m := range batch {
-				a := Ack{Slot: m.Slot, Code: codeQuota}
+				a := driver.Ack{Slot: m.Slot, Code: codeQuota}
 				if accepted < int(time.Since(begun).Seconds()*perSecond) {
 					a.Code = 0
 					accepted++

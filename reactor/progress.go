@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // progress is what tells that an instance does what it is there for: when each of the
@@ -21,11 +23,11 @@ type progress struct {
 type stage interface {
 	// oldestDue is when the first of the jobs was due, or is, that are here and not
 	// published; nothingDue if there is none. It may be called from any goroutine.
-	oldestDue() DBTime
+	oldestDue() driver.DBTime
 }
 
 // nothingDue is later than everything.
-const nothingDue DBTime = math.MaxInt64
+const nothingDue driver.DBTime = math.MaxInt64
 
 // enter adds a stage.
 func (p *progress) enter(s stage) {
@@ -45,7 +47,7 @@ func (p *progress) leave(s stage) {
 }
 
 // oldestDue is that of all stages.
-func (p *progress) oldestDue() DBTime {
+func (p *progress) oldestDue() driver.DBTime {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	oldest := nothingDue
@@ -74,10 +76,10 @@ func (m *moment) age() time.Duration {
 }
 
 // oldestDue implements stage: the batch that is being claimed.
-func (c *claimer) oldestDue() DBTime { return DBTime(c.inHand.Load()) }
+func (c *claimer) oldestDue() driver.DBTime { return driver.DBTime(c.inHand.Load()) }
 
 // oldestDue implements stage: what is claimed, and not yet accepted by the broker.
-func (l *lane) oldestDue() DBTime {
+func (l *lane) oldestDue() driver.DBTime {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	oldest := nothingDue

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // quarantine remembers the jobs that could not be claimed because of their own rows. They
@@ -143,7 +145,7 @@ func (q *quarantine) waits() bool {
 }
 
 // add sets a job aside, and reports whether it was not before.
-func (q *quarantine) add(id int64, why *JobError, now time.Time) (fresh bool) {
+func (q *quarantine) add(id int64, why *driver.JobError, now time.Time) (fresh bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.jobs == nil {

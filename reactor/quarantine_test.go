@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestQuarantineProbes: however many jobs one cause holds up, one is tried for all of them, and
@@ -13,7 +15,7 @@ func TestQuarantineProbes(t *testing.T) {
 	now := time.Now()
 	const jobs = 10_000
 	for id := range int64(jobs) {
-		q.add(id, &JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
+		q.add(id, &driver.JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
 	}
 	tries := 0
 	for range 100 { // sweeps
@@ -24,7 +26,7 @@ func TestQuarantineProbes(t *testing.T) {
 				if _, alone := q.split([]int64{id}); len(alone) != 1 {
 					t.Fatal("a job that is let through is not tried alone")
 				}
-				q.add(id, &JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
+				q.add(id, &driver.JobError{Reason: "job " + strconv.FormatInt(id, 10) + " violates"}, now)
 			}
 		}
 	}
@@ -62,7 +64,7 @@ func TestQuarantineProbes(t *testing.T) {
 func TestQuarantineOfManyCauses(t *testing.T) {
 	var q quarantine
 	now := time.Now()
-	reason := func(id int64) *JobError { return &JobError{Reason: string(rune(0x4e00 + id))} }
+	reason := func(id int64) *driver.JobError { return &driver.JobError{Reason: string(rune(0x4e00 + id))} }
 	for id := range int64(5000) {
 		q.add(id, reason(id), now)
 	}

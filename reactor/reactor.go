@@ -9,13 +9,15 @@ import (
 	"sync/atomic"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Reactor is one instance: it publishes its share of a Source's jobs to a Sink.
 type Reactor struct {
 	cfg    Config
-	source Source
-	sink   Sink
+	source driver.Source
+	sink   driver.Sink
 	log    *slog.Logger
 	clock  *clock
 	lead   *lead
@@ -34,7 +36,7 @@ type Reactor struct {
 }
 
 // New checks the configuration. Nothing runs and nothing connects before Run.
-func New(source Source, sink Sink, cfg Config) (*Reactor, error) {
+func New(source driver.Source, sink driver.Sink, cfg Config) (*Reactor, error) {
 	if source == nil || sink == nil {
 		return nil, errors.New("reactor: a source and a sink are needed")
 	}
@@ -78,7 +80,7 @@ func (r *Reactor) run(ctx context.Context) error {
 	}
 	for {
 		err := r.runIncarnation(ctx, member)
-		if !errors.Is(err, ErrDeposed) {
+		if !errors.Is(err, driver.ErrDeposed) {
 			return err
 		}
 		r.log.Warn("the other instances took over while this one did not answer; joining again")
@@ -88,13 +90,13 @@ func (r *Reactor) run(ctx context.Context) error {
 	}
 }
 
-func (r *Reactor) join(ctx context.Context) (Member, error) {
-	return r.source.Join(ctx, JoinOptions{Static: r.cfg.share(), Lanes: r.cfg.Lanes})
+func (r *Reactor) join(ctx context.Context) (driver.Member, error) {
+	return r.source.Join(ctx, driver.JoinOptions{Static: r.cfg.share(), Lanes: r.cfg.Lanes})
 }
 
 // joinAgain repeats until it succeeds, or ctx ends: whatever made the others give us up
 // may last, and they have cut off our connections.
-func (r *Reactor) joinAgain(ctx context.Context) Member {
+func (r *Reactor) joinAgain(ctx context.Context) driver.Member {
 	var failures ratelog.Limiter
 	var pause backoff
 	for {

@@ -3,17 +3,19 @@ package reactor
 import (
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestRecoveryWaitsForItsTime: a failover can lead to a server whose clock is behind. What
 // the dead owner had sent or was about to send is due in the future then; nothing is sent
 // or released before, and all of it after.
 func TestRecoveryWaitsForItsTime(t *testing.T) {
-	fireAt := DBTimeOf(time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC))
-	jobs := func(first int64, n int) []Job {
-		var list []Job
+	fireAt := driver.DBTimeOf(time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC))
+	jobs := func(first int64, n int) []driver.Job {
+		var list []driver.Job
 		for i := range n {
-			list = append(list, Job{ID: first + int64(i), Topic: "t", FireAt: fireAt.Add(time.Duration(i) * time.Millisecond)})
+			list = append(list, driver.Job{ID: first + int64(i), Topic: "t", FireAt: fireAt.Add(time.Duration(i) * time.Millisecond)})
 		}
 		return list
 	}
@@ -32,7 +34,7 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newTestLane(tt.delivery)
 			l.clock.observe(fireAt.Add(-time.Hour), 0, 1)
-			early := l.recovered([]Batch{{ID: 1, FirstSlot: 4090, Reach: tt.reach, QoS: tt.delivery.QoS(), Settled: tt.settled, Jobs: jobs(1, 10)}}, tt.lost)
+			early := l.recovered([]driver.Batch{{ID: 1, FirstSlot: 4090, Reach: tt.reach, QoS: tt.delivery.QoS(), Settled: tt.settled, Jobs: jobs(1, 10)}}, tt.lost)
 			if len(early) != 10 {
 				t.Fatalf("%d of 10 jobs wait for their time", len(early))
 			}
@@ -53,17 +55,17 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 			// What lies beyond the reach follows when the first have been answered.
 			sent, dups, released := 0, 0, 0
 			for progress := true; progress; {
-				var acks []Ack
+				var acks []driver.Ack
 				for _, m := range s.take() {
 					sent++
 					if m.Dup {
 						dups++
 					}
-					step := Completed
+					step := driver.Completed
 					if tt.delivery.QoS() == 2 {
-						step = Received
+						step = driver.Received
 					}
-					acks = append(acks, Ack{Slot: m.Slot, Step: step})
+					acks = append(acks, driver.Ack{Slot: m.Slot, Step: step})
 				}
 				acks = append(acks, releasesFor(s.freed)...)
 				released += len(s.freed)
@@ -97,9 +99,9 @@ func TestForgottenAtRelease(t *testing.T) {
 			l.attach(s)
 			f := l.put(1, 3)
 			l.launch(f, 0, 3)
-			var acks []Ack
+			var acks []driver.Ack
 			for _, m := range s.take() {
-				acks = append(acks, Ack{Slot: m.Slot, Step: Received})
+				acks = append(acks, driver.Ack{Slot: m.Slot, Step: driver.Received})
 			}
 			l.acks(acks)
 			l.settleAll()
@@ -107,19 +109,19 @@ func TestForgottenAtRelease(t *testing.T) {
 				t.Fatalf("released %v", s.freed)
 			}
 			first, second, third := s.freed[0], s.freed[1], s.freed[2]
-			l.acks([]Ack{{Slot: first, Step: Released}, {Slot: second, Step: Released, Code: CodeUnknownSlot}})
+			l.acks([]driver.Ack{{Slot: first, Step: driver.Released}, {Slot: second, Step: driver.Released, Code: driver.CodeUnknownSlot}})
 			l.detach(errHangUp)
 			s = newFakeSession(10)
 			l.attach(s)
 			if sent := s.take(); len(sent) > 0 || len(s.freed) != 1 || s.freed[0] != third {
 				t.Fatalf("sent %v, released %v, want the third to be released again", sent, s.freed)
 			}
-			l.acks([]Ack{{Slot: third, Step: Released, Code: CodeUnknownSlot}})
+			l.acks([]driver.Ack{{Slot: third, Step: driver.Released, Code: driver.CodeUnknownSlot}})
 			list := l.settleAll()
 			if len(list) != 1 || !list[0].Done || len(list[0].Failures) != 1 {
 				t.Fatalf("settled %+v, want one failure", list)
 			}
-			if failure := list[0].Failures[0]; failure.JobID != 1001 || failure.Code != CodeUnknownSlot || failure.Final != (policy == Fail) {
+			if failure := list[0].Failures[0]; failure.JobID != 1001 || failure.Code != driver.CodeUnknownSlot || failure.Final != (policy == Fail) {
 				t.Errorf("failure %+v: by %s", failure, policy)
 			}
 			if n := l.stats.outcomesUnknown.Load(); n != 1 {

@@ -3,6 +3,8 @@ package reactor
 import (
 	"context"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // scanner is the state of the goroutine that scans. There are six kinds of pages to read,
@@ -28,19 +30,19 @@ const (
 
 func (k scanKind) deep() bool { return k >= deepFront }
 
-func newScanner() scanner { return scanner{deep: deepPace{shards: Shards}} }
+func newScanner() scanner { return scanner{deep: deepPace{shards: driver.Shards}} }
 
 // pageRead is one read of LoadWindow.
 type pageRead struct {
-	cursors []Cursor
-	until   DBTime
+	cursors []driver.Cursor
+	until   driver.DBTime
 	limit   int
 	deep    bool
-	done    func(rest []Cursor, failed bool) // the caller holds mu
+	done    func(rest []driver.Cursor, failed bool) // the caller holds mu
 }
 
 // scan reads a page of whatever's turn it is.
-func (l *loader) scan(ctx context.Context) (rows []Pending, worked bool, err error) {
+func (l *loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
 	p, ok := l.nextPage()
 	if !ok {
 		return nil, false, nil
@@ -99,7 +101,7 @@ func (l *loader) ahead() time.Duration { return min(3*l.loop, l.horizon/2) }
 
 // frontPage is the next page of the window: of shards that are in the past, or of the
 // others. The caller holds mu.
-func (l *loader) frontPage(now DBTime, kind scanKind) pageRead {
+func (l *loader) frontPage(now driver.DBTime, kind scanKind) pageRead {
 	limit, until := l.allowance()
 	cursors := l.choose(l.window.unread(until), now, kind, limit)
 	if len(cursors) == 0 {
@@ -107,12 +109,12 @@ func (l *loader) frontPage(now DBTime, kind scanKind) pageRead {
 	}
 	return pageRead{
 		cursors: cursors, until: l.window.beginFront(until), limit: limit, deep: kind.deep(),
-		done: func(rest []Cursor, failed bool) { l.window.finishFront(cursors, rest, failed) },
+		done: func(rest []driver.Cursor, failed bool) { l.window.finishFront(cursors, rest, failed) },
 	}
 }
 
 // patchPage is the next page of what is to be read once more. The caller holds mu.
-func (l *loader) patchPage(now DBTime, kind scanKind) pageRead {
+func (l *loader) patchPage(now driver.DBTime, kind scanKind) pageRead {
 	limit, until := l.allowance()
 	cursors := l.choose(l.window.unpatched(until), now, kind, limit)
 	if len(cursors) == 0 {
@@ -120,13 +122,13 @@ func (l *loader) patchPage(now DBTime, kind scanKind) pageRead {
 	}
 	return pageRead{
 		cursors: cursors, until: l.window.beginPatch(until), limit: limit, deep: kind.deep(),
-		done: func(rest []Cursor, failed bool) { l.window.finishPatch(cursors, rest, failed) },
+		done: func(rest []driver.Cursor, failed bool) { l.window.finishPatch(cursors, rest, failed) },
 	}
 }
 
 // choose returns those of the places that are for this kind of page, the earliest first. The
 // caller holds mu.
-func (l *loader) choose(places []Cursor, now DBTime, kind scanKind, limit int) (chosen []Cursor) {
+func (l *loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind, limit int) (chosen []driver.Cursor) {
 	past, deep := l.past(now), &l.scanner.deep
 	// LoadWindow gives each shard its share of the limit: fewer rows than shards are for the
 	// shards that are furthest behind.
@@ -147,7 +149,7 @@ func (l *loader) choose(places []Cursor, now DBTime, kind scanKind, limit int) (
 // An eighth of memory is kept free of them, for what hints and the sweep find: it is more
 // urgent. When memory is full, reading goes on once a quarter is free; or, at once, where
 // there may be something that is due before the latest in memory, which makes room for it.
-func (l *loader) allowance() (limit int, until DBTime) {
+func (l *loader) allowance() (limit int, until driver.DBTime) {
 	room, reserve := l.memory.room(), l.capacity/8
 	switch {
 	case room >= roomyAgain(l.capacity):

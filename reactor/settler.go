@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // settler tells the journal what has ended. One settlement is under way at a time;
 // what ends meanwhile goes together into the next.
 type settler struct {
-	source   Journal
+	source   driver.Journal
 	log      *slog.Logger
 	stats    *counters
 	wake     signal
@@ -99,13 +101,13 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	settlements := make([]Settlement, len(batches))
+	settlements := make([]driver.Settlement, len(batches))
 	for i, b := range batches {
 		settlements[i] = b.lane.settlement(b.flying)
 	}
 	var (
 		pause    backoff
-		outcomes []Settled
+		outcomes []driver.Settled
 		err      error
 	)
 	for {
@@ -134,7 +136,7 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 }
 
 // count takes note of what was not published, and says what will never be.
-func (s *settler) count(st Settlement, outcome Settled) {
+func (s *settler) count(st driver.Settlement, outcome driver.Settled) {
 	s.stats.retried.Add(int64(len(st.Failures) - len(outcome.GivenUp)))
 	s.stats.failed.Add(int64(len(outcome.GivenUp)))
 	for _, f := range outcome.GivenUp {

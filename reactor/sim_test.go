@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // sim is the loader in a bubble of synthetic time, between a table and a memory that are as
@@ -23,11 +25,11 @@ type sim struct {
 	stats  counters
 
 	mu       sync.Mutex
-	rows     map[int64]*simRow       // guarded by mu: unprocessed
-	pending  map[int64]Pending       // guarded by mu: in memory
-	next     DBTime                  // guarded by mu: nothing in memory is due before
-	reads    []simRead               // guarded by mu
-	late     map[int64]time.Duration // guarded by mu: of what was claimed
+	rows     map[int64]*simRow        // guarded by mu: unprocessed
+	pending  map[int64]driver.Pending // guarded by mu: in memory
+	next     driver.DBTime            // guarded by mu: nothing in memory is due before
+	reads    []simRead                // guarded by mu
+	late     map[int64]time.Duration  // guarded by mu: of what was claimed
 	capacity int
 	stuck    bool // guarded by mu: nothing is claimed
 	failing  bool // guarded by mu: reads fail
@@ -37,8 +39,8 @@ type sim struct {
 }
 
 type simRow struct {
-	Pending
-	committed DBTime
+	driver.Pending
+	committed driver.DBTime
 }
 
 type simRead struct {
@@ -61,10 +63,10 @@ func simulate(t *testing.T, cfg Config, test func(s *sim)) {
 			t.Fatal(err)
 		}
 		s := &sim{
-			t: t, clock: newClock(), rows: map[int64]*simRow{}, pending: map[int64]Pending{},
+			t: t, clock: newClock(), rows: map[int64]*simRow{}, pending: map[int64]driver.Pending{},
 			late: map[int64]time.Duration{}, capacity: cfg.MaxPending, nextID: 1,
 		}
-		loaded := make(chan []Pending)
+		loaded := make(chan []driver.Pending)
 		s.loader = newLoader(cfg, s, s.clock, &s.stats, loaded, s)
 		ctx, cancel := context.WithCancel(context.Background())
 		var group sync.WaitGroup
@@ -72,13 +74,13 @@ func simulate(t *testing.T, cfg Config, test func(s *sim)) {
 		group.Go(func() { s.keep(ctx, loaded) })
 		defer group.Wait()
 		defer cancel()
-		s.loader.hint(Hint{Kind: HintConnected})
+		s.loader.hint(driver.Hint{Kind: driver.HintConnected})
 		test(s)
 	})
 }
 
 // own gives the loader shards.
-func (s *sim) own(shards ShardSet) { s.loader.own(shards) }
+func (s *sim) own(shards driver.ShardSet) { s.loader.own(shards) }
 
 func (s *sim) sinceStart() time.Duration { return s.clock.local() }
 
@@ -86,11 +88,11 @@ func (s *sim) sinceStart() time.Duration { return s.clock.local() }
 // them if told to.
 func (s *sim) insert(announced bool, ids []int64, dueIn func(i int) time.Duration) {
 	now := s.clock.Now()
-	h := Hint{Kind: HintJobs, MinID: slices.Min(ids), MaxID: slices.Max(ids), Earliest: math.MaxInt64}
+	h := driver.Hint{Kind: driver.HintJobs, MinID: slices.Min(ids), MaxID: slices.Max(ids), Earliest: math.MaxInt64}
 	s.mu.Lock()
 	for i, id := range ids {
 		due := now.Add(dueIn(i))
-		s.rows[id] = &simRow{Pending{ID: id, DueAt: due, Bytes: 10, Shard: uint8(uint64(id) * 0x9E3779B97F4A7C15 >> 58)}, now}
+		s.rows[id] = &simRow{driver.Pending{ID: id, DueAt: due, Bytes: 10, Shard: uint8(uint64(id) * 0x9E3779B97F4A7C15 >> 58)}, now}
 		h.Earliest = min(h.Earliest, due)
 	}
 	s.mu.Unlock()
@@ -116,7 +118,7 @@ func spread(n int, from, to time.Duration) func(int) time.Duration {
 }
 
 // keep is the memory: it takes what is loaded, and claims what is due.
-func (s *sim) keep(ctx context.Context, loaded <-chan []Pending) {
+func (s *sim) keep(ctx context.Context, loaded <-chan []driver.Pending) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -131,7 +133,7 @@ func (s *sim) keep(ctx context.Context, loaded <-chan []Pending) {
 	}
 }
 
-func (s *sim) keepRows(rows []Pending) {
+func (s *sim) keepRows(rows []driver.Pending) {
 	s.mu.Lock()
 	for _, row := range rows {
 		if s.rows[row.ID] != nil {
@@ -139,9 +141,9 @@ func (s *sim) keepRows(rows []Pending) {
 			s.next = min(s.next, row.DueAt)
 		}
 	}
-	var gone []Cursor
+	var gone []driver.Cursor
 	if over := len(s.pending) - s.capacity; over > 0 {
-		all := make([]Pending, 0, len(s.pending))
+		all := make([]driver.Pending, 0, len(s.pending))
 		for _, p := range s.pending {
 			all = append(all, p)
 		}
@@ -245,7 +247,7 @@ func (s *sim) behind() bool {
 	return overdue >= min(maxClaim, s.loader.page)
 }
 
-func (s *sim) oldestDue() DBTime {
+func (s *sim) oldestDue() driver.DBTime {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	oldest := nothingDue
@@ -255,10 +257,10 @@ func (s *sim) oldestDue() DBTime {
 	return oldest
 }
 
-func (s *sim) latestDue() DBTime {
+func (s *sim) latestDue() driver.DBTime {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	latest := DistantPast
+	latest := driver.DistantPast
 	for _, p := range s.pending {
 		latest = max(latest, p.DueAt)
 	}
@@ -267,23 +269,23 @@ func (s *sim) latestDue() DBTime {
 
 // LoadWindow implements Loader: the snapshot is that of the beginning, and the answer takes
 // its time.
-func (s *sim) LoadWindow(ctx context.Context, cursors []Cursor, until DBTime, limit int) ([]Pending, []Cursor, error) {
-	now, later := cursors, []Cursor(nil)
+func (s *sim) LoadWindow(ctx context.Context, cursors []driver.Cursor, until driver.DBTime, limit int) ([]driver.Pending, []driver.Cursor, error) {
+	now, later := cursors, []driver.Cursor(nil)
 	if len(cursors) > limit {
 		now, later = cursors[:limit], cursors[limit:]
 	}
 	perShard := limit / len(now)
 	rest := slices.Clone(later)
 	took := time.Duration(0)
-	var found []Pending
+	var found []driver.Pending
 	s.mu.Lock()
-	var behind [Shards][]Pending
-	from := map[uint8]Cursor{}
+	var behind [driver.Shards][]driver.Pending
+	from := map[uint8]driver.Cursor{}
 	for _, c := range now {
 		from[c.Shard] = c
 	}
 	for _, row := range s.rows {
-		if c, ok := from[row.Shard]; ok && row.DueAt < until && c.before(Cursor{AfterAt: row.DueAt, AfterID: row.ID}) {
+		if c, ok := from[row.Shard]; ok && row.DueAt < until && c.Before(driver.Cursor{AfterAt: row.DueAt, AfterID: row.ID}) {
 			behind[row.Shard] = append(behind[row.Shard], row.Pending)
 		}
 	}
@@ -293,7 +295,7 @@ func (s *sim) LoadWindow(ctx context.Context, cursors []Cursor, until DBTime, li
 		if len(list) >= perShard {
 			list = list[:perShard]
 			last := list[perShard-1]
-			rest = append(rest, Cursor{c.Shard, last.DueAt, last.ID})
+			rest = append(rest, driver.Cursor{Shard: c.Shard, AfterAt: last.DueAt, AfterID: last.ID})
 		}
 		found = append(found, list...)
 		if c.AfterAt < s.clock.Now().Add(-sweepBack*simLoop-time.Second) {
@@ -304,8 +306,8 @@ func (s *sim) LoadWindow(ctx context.Context, cursors []Cursor, until DBTime, li
 	return found, rest, s.answer(ctx, simRead{kind: "window", shards: len(now), rows: len(found), took: took})
 }
 
-func (s *sim) LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64, until DBTime) ([]Pending, error) {
-	var found []Pending
+func (s *sim) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, until driver.DBTime) ([]driver.Pending, error) {
+	var found []driver.Pending
 	s.mu.Lock()
 	for id, row := range s.rows {
 		if id >= minID && id <= maxID && shards.Has(row.Shard) && row.DueAt < until {
@@ -316,8 +318,8 @@ func (s *sim) LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64
 	return found, s.answer(ctx, simRead{kind: "range", rows: len(found), span: uint64(maxID) - uint64(minID)})
 }
 
-func (s *sim) LoadIDs(ctx context.Context, shards ShardSet, ids []int64, until DBTime) ([]Pending, error) {
-	var found []Pending
+func (s *sim) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, until driver.DBTime) ([]driver.Pending, error) {
+	var found []driver.Pending
 	s.mu.Lock()
 	for _, id := range ids {
 		if row := s.rows[id]; row != nil && shards.Has(row.Shard) && row.DueAt < until {

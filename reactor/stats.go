@@ -3,6 +3,8 @@ package reactor
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Stats is a snapshot of what an instance has done and holds. Counters count from
@@ -48,7 +50,7 @@ type Stats struct {
 	// FeedUp tells whether new jobs are announced; if not, the sweep finds them. Feed says
 	// how, and FeedLosses counts how often that was lost.
 	FeedUp     bool
-	Feed       FeedState
+	Feed       driver.FeedState
 	FeedLosses int64
 	// Loop is the time between two sweeps of the table (Config.LoopFrequency).
 	Loop time.Duration

@@ -1,5 +1,9 @@
 package reactor
 
+import (
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
 // What a lane takes over from the journal, and what it does when the broker has
 // forgotten the session that the journal speaks of.
 
@@ -7,7 +11,7 @@ package reactor
 type waitingJob struct {
 	flying *flying
 	i      int
-	job    Job
+	job    driver.Job
 }
 
 // recovered takes in what an earlier owner of the lane left in the journal, oldest first.
@@ -18,7 +22,7 @@ type waitingJob struct {
 // What may have reached the broker are the first slots that are not settled, as far as the
 // owner's reach. They are sent again as duplicates; the others as what they are, new: a
 // broker may drop a duplicate of a message that it has never seen.
-func (l *lane) recovered(batches []Batch, lost bool) (early []waitingJob) {
+func (l *lane) recovered(batches []driver.Batch, lost bool) (early []waitingJob) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, b := range batches {
@@ -31,11 +35,11 @@ func (l *lane) recovered(batches []Batch, lost bool) (early []waitingJob) {
 			fl := l.at(s)
 			marked := f.qos == 2 && i < f.marked
 			waits := fl.job.FireAt > now && fl.job.Topic != ""
-			switch doubt := marked || distance(base, s) < f.reach; {
+			switch doubt := marked || s.Minus(base) < f.reach; {
 			case !doubt:
 			case f.qos == 0:
 				// Promised at most once; and it may have been once already.
-				l.end(s, &Failure{Reason: "outcome unknown: the instance that claimed it stopped before it was settled, and at-most-once does not try again", Final: true})
+				l.end(s, &driver.Failure{Reason: "outcome unknown: the instance that claimed it stopped before it was settled, and at-most-once does not try again", Final: true})
 			case f.qos == 2 && lost:
 				l.outcomeUnknown(s)
 			case marked, f.qos == 2 && fl.job.Topic == "":
@@ -67,7 +71,7 @@ func (l *lane) recovered(batches []Batch, lost bool) (early []waitingJob) {
 
 // outcomeUnknown deals with a message that the broker may have passed on or lost,
 // together with its session: it becomes one to be sent for the first time, or ends.
-func (l *lane) outcomeUnknown(s Slot) (again bool) {
+func (l *lane) outcomeUnknown(s driver.Slot) (again bool) {
 	fl := l.at(s)
 	if fl.job.Topic == "" { // its row gone, or the place of one that failed
 		l.end(s, nil)
@@ -75,7 +79,7 @@ func (l *lane) outcomeUnknown(s Slot) (again bool) {
 	}
 	l.stats.outcomesUnknown.Add(1)
 	if l.onLoss == Fail {
-		l.end(s, &Failure{Reason: "outcome unknown: the broker lost its session state while the message was on its way, and --on-session-loss is fail", Final: true})
+		l.end(s, &driver.Failure{Reason: "outcome unknown: the broker lost its session state while the message was on its way, and --on-session-loss is fail", Final: true})
 		return false
 	}
 	fl.state, fl.attempted, fl.dup, fl.unsure, fl.releases = held, true, false, false, 0
@@ -87,7 +91,7 @@ func (l *lane) outcomeUnknown(s Slot) (again bool) {
 func (l *lane) lose(round int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var again, rest []Slot
+	var again, rest []driver.Slot
 	for _, s := range l.queue {
 		if fl := l.at(s); fl.flying.qos != 2 || !fl.attempted {
 			rest = append(rest, s)

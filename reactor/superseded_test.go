@@ -1,12 +1,16 @@
 package reactor
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
 
 // TestSupersededBatches: a batch whose slots a later one uses had left the journal before.
 func TestSupersededBatches(t *testing.T) {
-	jobs := func(n int) []Job { return make([]Job, n) }
-	live, ended := superseded([]Batch{
-		{ID: 1, FirstSlot: LaneSlots - 1, Jobs: jobs(4)}, // up to slot 2
+	jobs := func(n int) []driver.Job { return make([]driver.Job, n) }
+	live, ended := superseded([]driver.Batch{
+		{ID: 1, FirstSlot: driver.LaneSlots - 1, Jobs: jobs(4)}, // up to slot 2
 		{ID: 2, FirstSlot: 10, Jobs: jobs(3)},
 		{ID: 3, FirstSlot: 2, Jobs: jobs(8)}, // slots 2 to 9
 		{ID: 4, FirstSlot: 20, Jobs: jobs(1)},

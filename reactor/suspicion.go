@@ -3,6 +3,8 @@ package reactor
 import (
 	"errors"
 	"fmt"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // suspicion finds the message that makes the broker hang up. What a broker objects to it
@@ -16,12 +18,12 @@ import (
 //	   └── all that were in flight have been answered ──────────┘    ▼
 //	                                                      a strike; after some: failed
 type suspicion struct {
-	answered  bool // the broker has answered something over this session
-	fruitless int  // sessions in a row that ended without an answer to what was sent
-	careful   int  // messages still to be sent alone
-	suspect   Slot // the one that is, or was, sent alone
-	alone     bool // it is in flight
-	strikes   int  // sessions that ended with it
+	answered  bool        // the broker has answered something over this session
+	fruitless int         // sessions in a row that ended without an answer to what was sent
+	careful   int         // messages still to be sent alone
+	suspect   driver.Slot // the one that is, or was, sent alone
+	alone     bool        // it is in flight
+	strikes   int         // sessions that ended with it
 }
 
 const (
@@ -35,9 +37,9 @@ const (
 // strikesFor is how many sessions have to end for this reason before their one message is
 // held to be the cause; 0: it can't be.
 func strikesFor(why error) int {
-	var d *DisconnectedError
+	var d *driver.DisconnectedError
 	switch {
-	case errors.Is(why, ErrSessionTakenOver):
+	case errors.Is(why, driver.ErrSessionTakenOver):
 		return 0
 	case !errors.As(why, &d):
 		return strikesSilent
@@ -53,7 +55,7 @@ func strikesFor(why error) int {
 func (s *suspicion) maySend() bool { return s.careful == 0 || !s.alone }
 
 // sends takes note that a message is sent.
-func (s *suspicion) sends(slot Slot) {
+func (s *suspicion) sends(slot driver.Slot) {
 	if s.careful == 0 {
 		return
 	}
@@ -74,7 +76,7 @@ func (s *suspicion) answers() {
 
 // ends takes note of the end of a session with some messages unanswered. It returns the
 // slot of the message that is the cause, or 0.
-func (s *suspicion) ends(why error, unanswered int) Slot {
+func (s *suspicion) ends(why error, unanswered int) driver.Slot {
 	needed := strikesFor(why)
 	answered, alone := s.answered, s.alone
 	s.answered, s.alone = false, false
@@ -103,10 +105,10 @@ func (s *suspicion) ends(why error, unanswered int) Slot {
 //
 // At QoS 2 the broker may have stored it all the same: its slot has to be released before
 // another message can use it, and as ever not before the journal knows (C4).
-func (l *lane) condemn(s Slot, why error) {
+func (l *lane) condemn(s driver.Slot, why error) {
 	fl := l.at(s)
-	failure := Failure{Final: true, Reason: fmt.Sprintf("the broker ends the connection whenever it is sent this message: %v", why)}
-	var d *DisconnectedError
+	failure := driver.Failure{Final: true, Reason: fmt.Sprintf("the broker ends the connection whenever it is sent this message: %v", why)}
+	var d *driver.DisconnectedError
 	if errors.As(why, &d) {
 		failure.Code = d.Code
 	}

@@ -3,6 +3,8 @@ package reactor
 import (
 	"errors"
 	"testing"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestPoison: one message makes the broker hang up. All others are published, each as
@@ -17,15 +19,15 @@ func TestPoison(t *testing.T) {
 	}{
 		{"silent, QoS 2", ExactlyOnce, silent, 16},
 		{"silent, QoS 1", AtLeastOnce, silent, 16},
-		{"with a reason, QoS 2", ExactlyOnce, &DisconnectedError{Code: 0x81, Reason: "malformed packet"}, 6},
-		{"with a reason, QoS 1", AtLeastOnce, &DisconnectedError{Code: 0x90, Reason: "topic name invalid"}, 6},
+		{"with a reason, QoS 2", ExactlyOnce, &driver.DisconnectedError{Code: 0x81, Reason: "malformed packet"}, 6},
+		{"with a reason, QoS 1", AtLeastOnce, &driver.DisconnectedError{Code: 0x90, Reason: "topic name invalid"}, 6},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l := newTestLane(test.delivery)
 			f := l.put(1, 40)
 			poison := f.slot(17)
 			l.launch(f, 0, 40)
-			var failures []Failure
+			var failures []driver.Failure
 			published := map[int64]bool{}
 			sessions := 0
 			for !l.idle() {
@@ -33,9 +35,9 @@ func TestPoison(t *testing.T) {
 				s := newFakeSession(10)
 				l.attach(s)
 				for why := error(nil); why == nil && !l.idle(); {
-					var acks []Ack
+					var acks []driver.Ack
 					for _, slot := range s.freed {
-						acks = append(acks, Ack{Slot: slot, Step: Released})
+						acks = append(acks, driver.Ack{Slot: slot, Step: driver.Released})
 					}
 					s.freed = nil
 					for _, m := range s.take() {
@@ -44,11 +46,11 @@ func TestPoison(t *testing.T) {
 							break
 						}
 						published[m.JobID] = true
-						step := Completed
+						step := driver.Completed
 						if m.QoS == 2 {
-							step = Received
+							step = driver.Received
 						}
-						acks = append(acks, Ack{Slot: m.Slot, Step: step})
+						acks = append(acks, driver.Ack{Slot: m.Slot, Step: step})
 					}
 					l.acks(acks)
 					for _, settlement := range l.settleAll() {
@@ -79,7 +81,7 @@ func TestPoison(t *testing.T) {
 // TestOutagesCondemnNobody: sessions that end for other reasons don't speak against what
 // happened to be on its way.
 func TestOutagesCondemnNobody(t *testing.T) {
-	for _, why := range []error{ErrSessionTakenOver, &DisconnectedError{Code: 0x8B}, &DisconnectedError{Code: 0x97}} {
+	for _, why := range []error{driver.ErrSessionTakenOver, &driver.DisconnectedError{Code: 0x8B}, &driver.DisconnectedError{Code: 0x97}} {
 		l := newTestLane(ExactlyOnce)
 		f := l.put(1, 1)
 		l.launch(f, 0, 1)

@@ -2,6 +2,8 @@ package reactor
 
 import (
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // sweep is the safety net: it reads again what should long be in memory, and finds what was
@@ -27,11 +29,11 @@ import (
 //
 // What has not been read for the first time is the window's to read; the sweep ends there.
 type sweep struct {
-	next  time.Time // of the next round
-	last  time.Time // round that was not left out
-	near  []Cursor  // of this round
-	deep  []Cursor  // of this rotation, which may take several rounds
-	whole bool      // deep includes what is near
+	next  time.Time       // of the next round
+	last  time.Time       // round that was not left out
+	near  []driver.Cursor // of this round
+	deep  []driver.Cursor // of this rotation, which may take several rounds
+	whole bool            // deep includes what is near
 }
 
 const (
@@ -44,7 +46,7 @@ const (
 )
 
 // past is where the deep past ends.
-func (l *loader) past(now DBTime) DBTime {
+func (l *loader) past(now driver.DBTime) driver.DBTime {
 	return now.Add(-max(sweepBack*l.loop, leastSweepBack))
 }
 
@@ -55,7 +57,7 @@ func (s *scanner) unfinished() bool {
 }
 
 // planSweep begins a round when it is time. The caller holds mu.
-func (l *loader) planSweep(now DBTime) {
+func (l *loader) planSweep(now driver.DBTime) {
 	s, t := &l.scanner.sweep, time.Now()
 	switch {
 	case l.sweepNow:
@@ -77,20 +79,20 @@ func (l *loader) planSweep(now DBTime) {
 		s.near = cursorsAt(shards, l.past(now))
 	}
 	if s.whole || len(s.deep) == 0 {
-		s.deep = cursorsAt(shards, DistantPast)
+		s.deep = cursorsAt(shards, driver.DistantPast)
 	}
 }
 
-func cursorsAt(shards ShardSet, from DBTime) []Cursor {
-	list := make([]Cursor, 0, shards.Len())
+func cursorsAt(shards driver.ShardSet, from driver.DBTime) []driver.Cursor {
+	list := make([]driver.Cursor, 0, shards.Len())
 	for _, shard := range shards.List() {
-		list = append(list, CursorAt(shard, from))
+		list = append(list, driver.CursorAt(shard, from))
 	}
 	return list
 }
 
 // sweepPage is the next page of the round, or of the rotation. The caller holds mu.
-func (l *loader) sweepPage(now DBTime, kind scanKind) pageRead {
+func (l *loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 	s := &l.scanner.sweep
 	until := l.sweepUntil(now, kind)
 	list := &s.near
@@ -100,7 +102,7 @@ func (l *loader) sweepPage(now DBTime, kind scanKind) pageRead {
 		}
 		list = &s.deep
 	}
-	var cursors []Cursor
+	var cursors []driver.Cursor
 	for len(*list) > 0 && (kind == nearSweep || len(cursors) < l.scanner.deep.shards) {
 		c := (*list)[0]
 		*list = (*list)[1:]
@@ -114,7 +116,7 @@ func (l *loader) sweepPage(now DBTime, kind scanKind) pageRead {
 	}
 	return pageRead{
 		cursors: cursors, until: until, limit: l.page, deep: kind.deep(),
-		done: func(rest []Cursor, failed bool) {
+		done: func(rest []driver.Cursor, failed bool) {
 			if failed {
 				rest = cursors
 			}
@@ -125,7 +127,7 @@ func (l *loader) sweepPage(now DBTime, kind scanKind) pageRead {
 
 // sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, what is
 // due after the oldest in memory is left out: that is known, and a lot.
-func (l *loader) sweepUntil(now DBTime, kind scanKind) DBTime {
+func (l *loader) sweepUntil(now driver.DBTime, kind scanKind) driver.DBTime {
 	until := now.Add(2 * l.loop)
 	if kind == deepSweep && !l.scanner.sweep.whole {
 		until = l.past(now)
@@ -161,7 +163,7 @@ func (p *deepPace) observe(took time.Duration, shards, rows, page int) {
 	case took > budget:
 		p.shards = max(1, int(time.Duration(shards)*budget/took))
 	case took < deepBudget/4 && shards == p.shards:
-		p.shards = min(Shards, 2*shards)
+		p.shards = min(driver.Shards, 2*shards)
 	}
 	if rows < page/8 {
 		p.restUntil = time.Now().Add(min(deepRest*took, longestRest))

@@ -1,9 +1,10 @@
 package reactor
 
 import (
-	"cmp"
 	"math"
 	"slices"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // window is how far each owned shard has been read: its front, a place in the order of
@@ -17,43 +18,36 @@ import (
 //
 // It is a pure structure; the loader guards it.
 type window struct {
-	front  places   // of the owned shards
-	fresh  ShardSet // never read since we own them
-	target DBTime
+	front  places          // of the owned shards
+	fresh  driver.ShardSet // never read since we own them
+	target driver.DBTime
 	patch  places // of the shards to be read once more
 }
 
 // places are one for each shard of a set.
 type places struct {
-	set ShardSet
-	at  [Shards]Cursor
+	set driver.ShardSet
+	at  [driver.Shards]driver.Cursor
 	// While a page is being read, a place that goes back is noted here as well: the page
 	// may have passed it with a snapshot from before.
 	reading bool
-	until   DBTime
-	lowest  [Shards]Cursor
+	until   driver.DBTime
+	lowest  [driver.Shards]driver.Cursor
 }
 
 // lastPlace is behind every job.
-var lastPlace = Cursor{AfterAt: math.MaxInt64, AfterID: math.MaxInt64}
-
-// before is the order of places in one shard.
-func (c Cursor) before(o Cursor) bool { return c.compare(o) < 0 }
-
-func (c Cursor) compare(o Cursor) int {
-	return cmp.Or(cmp.Compare(c.AfterAt, o.AfterAt), cmp.Compare(c.AfterID, o.AfterID))
-}
+var lastPlace = driver.Cursor{AfterAt: math.MaxInt64, AfterID: math.MaxInt64}
 
 // cursorBefore is the place from which a job is read again.
-func cursorBefore(shard uint8, at DBTime, id int64) Cursor {
+func cursorBefore(shard uint8, at driver.DBTime, id int64) driver.Cursor {
 	if id == math.MinInt64 {
-		return CursorAt(shard, at)
+		return driver.CursorAt(shard, at)
 	}
-	return Cursor{Shard: shard, AfterAt: at, AfterID: id - 1}
+	return driver.Cursor{Shard: shard, AfterAt: at, AfterID: id - 1}
 }
 
 // own sets the shards. Gained ones are to be read from the beginning of time.
-func (w *window) own(shards ShardSet) (gained ShardSet) {
+func (w *window) own(shards driver.ShardSet) (gained driver.ShardSet) {
 	gained = shards.Minus(w.front.set)
 	w.front.set = shards
 	w.fresh &= shards
@@ -63,37 +57,37 @@ func (w *window) own(shards ShardSet) (gained ShardSet) {
 }
 
 // restart has owned shards read from the beginning of time.
-func (w *window) restart(shards ShardSet) {
+func (w *window) restart(shards driver.ShardSet) {
 	for _, shard := range shards.List() {
-		w.front.goBack(CursorAt(shard, DistantPast))
+		w.front.goBack(driver.CursorAt(shard, driver.DistantPast))
 	}
 	w.fresh |= shards
 	w.patch.set = w.patch.set.Minus(shards)
 }
 
 // evicted has a shard read again from a place on.
-func (w *window) evicted(place Cursor) {
+func (w *window) evicted(place driver.Cursor) {
 	if w.front.set.Has(place.Shard) {
 		w.front.goBack(place)
 	}
 }
 
 // rewind has what all shards have been read of read once more, from a due time on.
-func (w *window) rewind(from DBTime) {
+func (w *window) rewind(from driver.DBTime) {
 	for _, shard := range w.front.set.List() {
 		if !w.patch.set.Has(shard) {
 			w.patch.set = w.patch.set.With(shard)
 			w.patch.at[shard] = lastPlace
 		}
-		w.patch.goBack(CursorAt(shard, max(from, DistantPast)))
+		w.patch.goBack(driver.CursorAt(shard, max(from, driver.DistantPast)))
 	}
 }
 
 // end is the due time from which on nobody has read anything: what is due later, the fronts
 // get to in their turn, with a snapshot of its own. A page that is being read may pass any
 // place up to where it is to end.
-func (w *window) end() DBTime {
-	end := DistantPast
+func (w *window) end() driver.DBTime {
+	end := driver.DistantPast
 	if w.front.reading {
 		end = w.front.until
 	}
@@ -106,7 +100,7 @@ func (w *window) end() DBTime {
 // swept is the due time up to which a sweep finds nothing that is still to be read for the
 // first time, by a front or by a patch. Shards that are fresh don't count, nor do patches of
 // the deep past: they may take long, and the sweep must not wait for them.
-func (w *window) swept(past DBTime) DBTime {
+func (w *window) swept(past driver.DBTime) driver.DBTime {
 	until := lastPlace.AfterAt
 	for _, shard := range w.front.set.Minus(w.fresh).List() {
 		until = min(until, after(w.front.at[shard]))
@@ -118,7 +112,7 @@ func (w *window) swept(past DBTime) DBTime {
 }
 
 // after is the first due time that lies behind a place for certain.
-func after(c Cursor) DBTime {
+func after(c driver.Cursor) driver.DBTime {
 	if c.AfterAt == math.MaxInt64 {
 		return c.AfterAt
 	}
@@ -127,16 +121,16 @@ func after(c Cursor) DBTime {
 
 // unread returns the fronts from which there is something to read that is due before until,
 // the earliest first.
-func (w *window) unread(until DBTime) []Cursor {
+func (w *window) unread(until driver.DBTime) []driver.Cursor {
 	return w.front.before(min(until, w.target))
 }
 
 // unpatched returns the places from which there is something to read once more that is due
 // before until, the earliest first. A patch that has come to the front is done: what lies
 // behind is the front's to read. No page of the front may be under way.
-func (w *window) unpatched(until DBTime) []Cursor {
+func (w *window) unpatched(until driver.DBTime) []driver.Cursor {
 	for _, shard := range w.patch.set.List() {
-		if !w.patch.at[shard].before(w.front.at[shard]) {
+		if !w.patch.at[shard].Before(w.front.at[shard]) {
 			w.patch.set = w.patch.set.Minus(1 << shard)
 		}
 	}
@@ -145,46 +139,50 @@ func (w *window) unpatched(until DBTime) []Cursor {
 
 // beginFront notes that a page of the fronts is being read, up to the target or an earlier due
 // time, and beginPatch one of the patches. They return where it is to end.
-func (w *window) beginFront(until DBTime) DBTime { return w.front.begin(min(until, w.target)) }
-func (w *window) beginPatch(until DBTime) DBTime { return w.patch.begin(min(until, w.end())) }
+func (w *window) beginFront(until driver.DBTime) driver.DBTime {
+	return w.front.begin(min(until, w.target))
+}
+func (w *window) beginPatch(until driver.DBTime) driver.DBTime {
+	return w.patch.begin(min(until, w.end()))
+}
 
 // finishFront moves the fronts on to where the page has ended.
-func (w *window) finishFront(read, rest []Cursor, failed bool) {
+func (w *window) finishFront(read, rest []driver.Cursor, failed bool) {
 	for _, shard := range w.front.finish(read, rest, failed).List() {
-		if w.front.at[shard].AfterAt >= DistantPast {
+		if w.front.at[shard].AfterAt >= driver.DistantPast {
 			w.fresh = w.fresh.Minus(1 << shard)
 		}
 	}
 }
 
 // finishPatch moves the patches on to where the page has ended.
-func (w *window) finishPatch(read, rest []Cursor, failed bool) {
+func (w *window) finishPatch(read, rest []driver.Cursor, failed bool) {
 	w.patch.finish(read, rest, failed)
 }
 
 // goBack moves a shard's place back, if it is further.
-func (p *places) goBack(to Cursor) {
-	if place := &p.at[to.Shard]; to.before(*place) {
+func (p *places) goBack(to driver.Cursor) {
+	if place := &p.at[to.Shard]; to.Before(*place) {
 		*place = to
 	}
-	if low := &p.lowest[to.Shard]; p.reading && to.before(*low) {
+	if low := &p.lowest[to.Shard]; p.reading && to.Before(*low) {
 		*low = to
 	}
 }
 
 // before returns the places behind which something may be due before until.
-func (p *places) before(until DBTime) []Cursor {
-	var list []Cursor
+func (p *places) before(until driver.DBTime) []driver.Cursor {
+	var list []driver.Cursor
 	for _, shard := range p.set.List() {
 		if after(p.at[shard]) < until {
 			list = append(list, p.at[shard])
 		}
 	}
-	slices.SortStableFunc(list, Cursor.compare)
+	slices.SortStableFunc(list, driver.Cursor.Compare)
 	return list
 }
 
-func (p *places) begin(until DBTime) DBTime {
+func (p *places) begin(until driver.DBTime) driver.DBTime {
 	p.reading, p.until = true, until
 	for i := range p.lowest {
 		p.lowest[i] = lastPlace
@@ -194,14 +192,14 @@ func (p *places) begin(until DBTime) DBTime {
 
 // finish moves the places on to where the page has ended: to its rest, or, where a shard is
 // exhausted, to its end, and returns which have moved. If the read has failed, nothing moves.
-func (p *places) finish(read, rest []Cursor, failed bool) (moved ShardSet) {
+func (p *places) finish(read, rest []driver.Cursor, failed bool) (moved driver.ShardSet) {
 	p.reading = false
 	if failed {
 		return 0
 	}
-	var ends [Shards]Cursor
+	var ends [driver.Shards]driver.Cursor
 	for _, c := range read {
-		ends[c.Shard] = CursorAt(c.Shard, p.until)
+		ends[c.Shard] = driver.CursorAt(c.Shard, p.until)
 	}
 	for _, c := range rest {
 		ends[c.Shard] = c
@@ -211,7 +209,7 @@ func (p *places) finish(read, rest []Cursor, failed bool) (moved ShardSet) {
 			continue
 		}
 		p.at[c.Shard] = ends[c.Shard]
-		if low := p.lowest[c.Shard]; low.before(ends[c.Shard]) {
+		if low := p.lowest[c.Shard]; low.Before(ends[c.Shard]) {
 			p.at[c.Shard] = low
 		}
 		if p.at[c.Shard] != c { // with a limit below the number of shards, not all had their turn

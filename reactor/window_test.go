@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // TestWindowPassesNothing drives a window at random, and keeps book of what each shard has
@@ -13,7 +15,7 @@ import (
 // still unread afterwards.
 func TestWindowPassesNothing(t *testing.T) {
 	const shards, span, id = 4, 100, 1000
-	row := func(at int) Cursor { return Cursor{AfterAt: DBTime(at), AfterID: id} }
+	row := func(at int) driver.Cursor { return driver.Cursor{AfterAt: driver.DBTime(at), AfterID: id} }
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var w window
@@ -29,7 +31,7 @@ func TestWindowPassesNothing(t *testing.T) {
 		// A page of the front, and one of the patches, which may be under way at once here.
 		type page struct {
 			*places
-			read     []Cursor
+			read     []driver.Cursor
 			snapshot [shards][span]bool // was dirty when it began
 		}
 		pages := []*page{{places: &w.front}, {places: &w.patch}}
@@ -43,15 +45,15 @@ func TestWindowPassesNothing(t *testing.T) {
 			switch at := r.IntN(span); r.IntN(7) {
 			case 0:
 				// A hint is about rows that are there already, and may be anywhere behind.
-				w.rewind(DBTime(at))
+				w.rewind(driver.DBTime(at))
 				for s := range dirty {
-					if after(w.front.at[s]) > DBTime(at) || w.front.reading {
+					if after(w.front.at[s]) > driver.DBTime(at) || w.front.reading {
 						soil(s, at+r.IntN(span-at))
 					}
 				}
 			case 1:
 				s := r.IntN(shards)
-				if c := cursorBefore(uint8(s), DBTime(at), id); c.before(w.front.at[s]) || w.front.reading {
+				if c := cursorBefore(uint8(s), driver.DBTime(at), id); c.Before(w.front.at[s]) || w.front.reading {
 					w.evicted(c)
 					soil(s, at)
 				}
@@ -64,12 +66,12 @@ func TestWindowPassesNothing(t *testing.T) {
 				}
 			case 3:
 				if !w.front.reading {
-					w.target = min(span, w.target+DBTime(r.IntN(3)))
+					w.target = min(span, w.target+driver.DBTime(r.IntN(3)))
 				}
 			default:
 				p := pages[r.IntN(2)]
 				if !p.reading {
-					until := DBTime(r.IntN(2 * span))
+					until := driver.DBTime(r.IntN(2 * span))
 					if p == pages[0] {
 						p.read = w.unread(until)
 						w.beginFront(until)
@@ -82,21 +84,21 @@ func TestWindowPassesNothing(t *testing.T) {
 					break
 				}
 				failed := r.IntN(4) == 0
-				var rest []Cursor
+				var rest []driver.Cursor
 				for _, c := range p.read {
-					to := CursorAt(c.Shard, p.until)
-					if to.before(c) {
+					to := driver.CursorAt(c.Shard, p.until)
+					if to.Before(c) {
 						to = c
 					}
 					if first := max(c.AfterAt+1, 0); r.IntN(2) == 0 && first < p.until {
 						to = row(int(first) + r.IntN(int(p.until-first)))
 						to.Shard = c.Shard
 					}
-					if to != CursorAt(c.Shard, p.until) {
+					if to != driver.CursorAt(c.Shard, p.until) {
 						rest = append(rest, to)
 					}
 					for i := range span {
-						if !failed && c.before(row(i)) && !to.before(row(i)) && p.snapshot[c.Shard][i] {
+						if !failed && c.Before(row(i)) && !to.Before(row(i)) && p.snapshot[c.Shard][i] {
 							dirty[c.Shard][i] = false
 							for _, other := range pages {
 								other.snapshot[c.Shard][i] = false
@@ -112,7 +114,7 @@ func TestWindowPassesNothing(t *testing.T) {
 			}
 			for s := range dirty {
 				for at, is := range dirty[s] {
-					if is && !w.front.at[s].before(row(at)) && !(w.patch.set.Has(uint8(s)) && w.patch.at[s].before(row(at))) {
+					if is && !w.front.at[s].Before(row(at)) && !(w.patch.set.Has(uint8(s)) && w.patch.at[s].Before(row(at))) {
 						t.Fatalf("seed %d: shard %d: %d was not read, and will not be: front %v, patch %v", seed, s, at, w.front.at[s], w.patch.at[s])
 					}
 				}
@@ -124,7 +126,7 @@ func TestWindowPassesNothing(t *testing.T) {
 // TestWindowEnd: what a page under way may pass is not beyond the end.
 func TestWindowEnd(t *testing.T) {
 	var w window
-	if w.end() != DistantPast {
+	if w.end() != driver.DistantPast {
 		t.Errorf("the end of nothing is %d", w.end())
 	}
 	w.own(0b11)
@@ -134,7 +136,7 @@ func TestWindowEnd(t *testing.T) {
 	if w.end() != 100 {
 		t.Errorf("while a page is read the end is %d", w.end())
 	}
-	w.finishFront(page, []Cursor{{0, 20, 5}}, false)
+	w.finishFront(page, []driver.Cursor{{Shard: 0, AfterAt: 20, AfterID: 5}}, false)
 	if w.end() != 100 || w.swept(0) != 21 || w.fresh != 0 {
 		t.Errorf("%d … %d, fresh %b", w.swept(0), w.end(), w.fresh)
 	}
@@ -173,7 +175,7 @@ func TestAnnouncedRanges(t *testing.T) {
 	var a announced
 	const page = 100
 	for i := range int64(50) {
-		if _, rewind := a.add(idRange{i, i, DBTime(i)}, page); rewind {
+		if _, rewind := a.add(idRange{i, i, driver.DBTime(i)}, page); rewind {
 			t.Fatal("single ids are not for the window")
 		}
 	}
@@ -194,7 +196,7 @@ func TestAnnouncedRanges(t *testing.T) {
 		t.Error("something is left")
 	}
 	for i := range int64(maxRanges) {
-		a.add(idRange{i << 40, i << 40, DBTime(1000 - i)}, page)
+		a.add(idRange{i << 40, i << 40, driver.DBTime(1000 - i)}, page)
 	}
 	if from, rewind := a.add(idRange{-1 << 40, -1 << 40, 9999}, page); !rewind || from != 1000-maxRanges+1 || len(a.ranges) != 0 {
 		t.Errorf("too many: from %d, %t, %d left", from, rewind, len(a.ranges))

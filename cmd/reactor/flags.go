@@ -9,7 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The libraries' configurations and the flags say the same in two languages.
@@ -37,7 +37,7 @@ func given[T ~int | ~int64](value T) T {
 
 // inFlags says a configuration error in terms of the flags, as they were given.
 func inFlags(err error, flags []*kong.Flag, env *environment) error {
-	var bad *reactor.ConfigError
+	var bad *driver.ConfigError
 	if !errors.As(err, &bad) {
 		return err
 	}

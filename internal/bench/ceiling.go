@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The ceiling is what a backlog could be drained at by somebody with nothing else to do:
@@ -70,7 +70,7 @@ func inBatches[T any](list []T) <-chan []T {
 // bareBatch is a claimed batch of the ceiling.
 type bareBatch struct {
 	id       int64
-	messages []reactor.Message
+	messages []driver.Message
 }
 
 func (b Bare) drainLane(ctx context.Context, lane int, batches <-chan []int64) error {
@@ -142,9 +142,9 @@ func claimBare(ctx context.Context, conn *pgx.Conn, ids []int64, lane int, qos b
 		return bareBatch{}, err
 	}
 	var b bareBatch
-	var m reactor.Message
+	var m driver.Message
 	_, err = pgx.ForEachRow(rows, []any{&b.id, &m.JobID, &m.Topic, &m.Payload}, func() error {
-		m.Slot, m.QoS = reactor.Slot(len(b.messages)+1), qos
+		m.Slot, m.QoS = driver.Slot(len(b.messages)+1), qos
 		b.messages = append(b.messages, m)
 		m.Payload = nil // the next row gets memory of its own
 		return nil

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The two halves of the ceiling, each by itself: the bare claim, without a broker, and the
@@ -45,15 +45,15 @@ func (b Bare) claimAll(ctx context.Context) (perSecond float64, err error) {
 
 // drainBroker publishes what is in the table, which it only reads, and returns.
 func (b Bare) drainBroker(ctx context.Context) error {
-	var messages []reactor.Message
+	var messages []driver.Message
 	if err := b.withConn(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, "SELECT id, topic, payload FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
 		if err != nil {
 			return err
 		}
-		m := reactor.Message{QoS: b.Delivery.QoS()}
+		m := driver.Message{QoS: b.Delivery.QoS()}
 		_, err = pgx.ForEachRow(rows, []any{&m.JobID, &m.Topic, &m.Payload}, func() error {
-			m.Slot = reactor.Slot(len(messages)%ceilingBatch + 1)
+			m.Slot = driver.Slot(len(messages)%ceilingBatch + 1)
 			messages = append(messages, m)
 			m.Payload = nil // the next row gets memory of its own
 			return nil

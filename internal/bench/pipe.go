@@ -7,11 +7,12 @@ import (
 
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // pipe publishes without a scheduler: a bare connection on which the caller waits.
 type pipe struct {
-	session reactor.Session
+	session driver.Session
 
 	mu        sync.Mutex
 	moved     *sync.Cond // on mu
@@ -27,18 +28,18 @@ func openPipe(ctx context.Context, brokerURL, clientID string, delivery reactor.
 	}
 	p := &pipe{}
 	p.moved = sync.NewCond(&p.mu)
-	p.session, err = sink.Connect(ctx, reactor.ConnectOptions{ClientID: clientID, QoS: delivery.QoS(), Acks: p.acks})
+	p.session, err = sink.Connect(ctx, driver.ConnectOptions{ClientID: clientID, QoS: delivery.QoS(), Acks: p.acks})
 	return p, err
 }
 
-func (p *pipe) acks(acks []reactor.Ack) {
+func (p *pipe) acks(acks []driver.Ack) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range acks {
 		if a.Refused() {
 			p.refused++
 		}
-		if a.Step == reactor.Received {
+		if a.Step == driver.Received {
 			p.received++
 		} else {
 			p.completed++
@@ -49,7 +50,7 @@ func (p *pipe) acks(acks []reactor.Ack) {
 
 // send publishes as many at once as the broker takes, and waits until it has answered
 // them all: at QoS 2 with PUBREC.
-func (p *pipe) send(ctx context.Context, msgs []reactor.Message) error {
+func (p *pipe) send(ctx context.Context, msgs []driver.Message) error {
 	window := p.session.Limits().InFlight
 	for len(msgs) > 0 {
 		n := min(window, len(msgs))
@@ -66,8 +67,8 @@ func (p *pipe) send(ctx context.Context, msgs []reactor.Message) error {
 }
 
 // release sends the PUBRELs and waits for the PUBCOMPs.
-func (p *pipe) release(ctx context.Context, msgs []reactor.Message) error {
-	slots := make([]reactor.Slot, len(msgs))
+func (p *pipe) release(ctx context.Context, msgs []driver.Message) error {
+	slots := make([]driver.Slot, len(msgs))
 	for i, m := range msgs {
 		slots[i] = m.Slot
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // The poller is the design that reactor replaces: read some rows that are due, publish
@@ -49,12 +50,12 @@ func (b Bare) pollOnce(ctx context.Context, conn *pgx.Conn, p *pipe) error {
 			return err
 		}
 		var (
-			msgs []reactor.Message
+			msgs []driver.Message
 			ids  []int64
-			m    reactor.Message
+			m    driver.Message
 		)
 		if _, err := pgx.ForEachRow(rows, []any{&m.JobID, &m.Topic, &m.Payload}, func() error {
-			m.Slot, m.QoS = reactor.Slot(len(msgs)%reactor.LaneSlots+1), 1
+			m.Slot, m.QoS = driver.Slot(len(msgs)%driver.LaneSlots+1), 1
 			msgs, ids = append(msgs, m), append(ids, m.JobID)
 			m.Payload = nil
 			return nil

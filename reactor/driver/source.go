@@ -1,6 +1,7 @@
-package reactor
+package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -99,6 +100,14 @@ type Cursor struct {
 // CursorAt is the cursor before every job of the shard due at or after from.
 func CursorAt(shard uint8, from DBTime) Cursor {
 	return Cursor{Shard: shard, AfterAt: from.Add(-time.Microsecond), AfterID: 1<<63 - 1}
+}
+
+// Before is the order of places in one shard.
+func (c Cursor) Before(o Cursor) bool { return c.Compare(o) < 0 }
+
+// Compare is negative where c is before o, and 0 where it is the same place.
+func (c Cursor) Compare(o Cursor) int {
+	return cmp.Or(cmp.Compare(c.AfterAt, o.AfterAt), cmp.Compare(c.AfterID, o.AfterID))
 }
 
 // Journal is the durable record of what is between the table and the broker.

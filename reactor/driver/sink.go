@@ -1,4 +1,4 @@
-package reactor
+package driver
 
 import (
 	"context"
@@ -17,8 +17,11 @@ type Slot uint16
 // instance with another number could not recover the batch.
 const LaneSlots = 4096
 
-// slotAfter returns the slot n places after s on the ring of LaneSlots.
-func slotAfter(s Slot, n int) Slot { return Slot((int(s)-1+n)%LaneSlots) + 1 }
+// Plus returns the slot n places after s, on the ring of LaneSlots.
+func (s Slot) Plus(n int) Slot { return Slot((int(s)-1+n)%LaneSlots) + 1 }
+
+// Minus returns how many places s lies after t, on the ring of LaneSlots.
+func (s Slot) Minus(t Slot) int { return (int(s) - int(t) + LaneSlots) % LaneSlots }
 
 // Message is one publication, as a Session sends it.
 type Message struct {
