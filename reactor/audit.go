@@ -73,15 +73,9 @@ func (l *lane) trust() {
 func (l *lane) unknown(journal []driver.Batch) map[[16]byte]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := map[[16]byte]bool{l.claiming: true}
-	for _, f := range l.batches {
-		if !f.settled {
-			known[f.token] = true
-		}
-	}
 	unknown := map[[16]byte]bool{}
 	for _, b := range journal {
-		if !known[b.Token] {
+		if b.Token != l.claiming && !l.machine.Knows(b.Token) {
 			unknown[b.Token] = true
 		}
 	}

@@ -53,14 +53,14 @@ func BenchmarkLane(b *testing.B) {
 				_, batch.FirstSlot, batch.Reach, _ = l.room(rows)
 				f := l.admit(batch)
 				l.launch(f, 0, rows)
-				for !f.settled {
+				for !l.idle() {
 					acks := s.acks
 					s.acks = s.acks[len(s.acks):]
 					l.acks(acks)
-					for _, f := range l.landed {
-						l.settled(l.settlement(f), f, true)
+					for _, b := range l.news {
+						l.settled(l.settlement(b), b, true)
 					}
-					l.landed = l.landed[:0]
+					l.news = l.news[:0]
 				}
 				s.acks = s.acks[:0]
 			}

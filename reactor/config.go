@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
 )
 
 // Config says how an instance works. The zero value of every field is its default.
@@ -63,7 +64,7 @@ const notifyHorizon = time.Minute
 
 // maxClaim bounds the jobs of one claim: beyond it, larger batches save little and
 // cost lateness.
-const maxClaim = 512
+const maxClaim = handoff.MaxClaim
 
 // maxClaimBytes bounds the payload memory of one claim; a single larger job passes.
 const maxClaimBytes = 8 << 20

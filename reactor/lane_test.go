@@ -4,21 +4,20 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
-	"math/rand/v2"
-	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
 )
 
-// fakeSession is a broker that acknowledges when it is told to. The lane has no
-// I/O of its own; real connections are tested in mqttsink and end to end.
+// fakeSession gathers what is sent. Real connections are tested in mqttsink and end to end.
 type fakeSession struct {
 	limits driver.Limits
 	sent   []driver.Message
 	freed  []driver.Slot // released
+	ended  bool          // nothing more is taken
 	// unreleased are those that never left.
 	unreleased []driver.Slot
 	bad        string // topic that Check objects to
@@ -37,11 +36,17 @@ func (s *fakeSession) Check(m driver.Message) error {
 	return nil
 }
 func (s *fakeSession) Publish(msgs []driver.Message) error {
+	if s.ended {
+		return errHangUp
+	}
 	s.sent = append(s.sent, msgs...)
 	return nil
 }
 func (s *fakeSession) Unreleased() []driver.Slot { return s.unreleased }
 func (s *fakeSession) Release(slots []driver.Slot) error {
+	if s.ended {
+		return errHangUp
+	}
 	s.freed = append(s.freed, slots...)
 	return nil
 }
@@ -60,18 +65,12 @@ func (s *fakeSession) take() []driver.Message {
 	return sent
 }
 
-// padded is a batch of which a part has been launched.
-type padded struct {
-	*flying
-	next int // the first that has not
-}
-
 var errHangUp = errors.New("hung up")
 
 // testLane is a lane that settles into a list.
 type testLane struct {
 	*lane
-	landed []*flying
+	news   []*handoff.Batch
 	leased bool
 }
 
@@ -79,27 +78,27 @@ func newTestLane(delivery Delivery) *testLane {
 	t := &testLane{leased: true}
 	t.lane = &lane{
 		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(),
-		settle:   func(_ *lane, f *flying, _ time.Duration) { t.landed = append(t.landed, f) },
+		settle:   func(_ *lane, b *handoff.Batch, _ time.Duration) { t.news = append(t.news, b) },
 		hurry:    func() {},
-		capacity: newSignal(), head: 1, log: slog.New(slog.DiscardHandler),
+		capacity: newSignal(), machine: newMachine(delivery, Republish), log: slog.New(slog.DiscardHandler),
 	}
 	return t
 }
 
-// settleAll settles what has landed, as the settler does.
+// settleAll settles all news, as the settler does.
 func (t *testLane) settleAll() []driver.Settlement {
 	var list []driver.Settlement
-	landed := t.landed
-	t.landed = nil
-	for _, f := range landed {
-		s := t.settlement(f)
-		t.settled(s, f, true)
+	news := t.news
+	t.news = nil
+	for _, b := range news {
+		s := t.settlement(b)
+		t.settled(s, b, true)
 		list = append(list, s)
 	}
 	return list
 }
 
-func (t *testLane) put(id int64, n int) *flying {
+func (t *testLane) put(id int64, n int) *handoff.Batch {
 	_, first, reach, _ := t.room(n)
 	b := driver.Batch{ID: id, FirstSlot: first, Reach: reach, QoS: t.delivery.QoS()}
 	for i := range n {
@@ -108,279 +107,14 @@ func (t *testLane) put(id int64, n int) *flying {
 	return t.admit(b)
 }
 
-// releasesFor are the answers to the releases of slots.
-func releasesFor(slots []driver.Slot) []driver.Ack {
-	var acks []driver.Ack
-	for _, s := range slots {
-		acks = append(acks, driver.Ack{Slot: s, Step: driver.Released})
-	}
-	return acks
-}
-
-func acksFor(msgs []driver.Message) []driver.Ack {
-	var acks []driver.Ack
-	for _, m := range msgs {
-		acks = append(acks, driver.Ack{Slot: m.Slot})
-	}
-	return acks
-}
-
-func TestLaneKeepsToTheBrokersLimit(t *testing.T) {
-	l := newTestLane(AtLeastOnce)
-	s := newFakeSession(3)
-	l.attach(s)
-	f := l.put(1, 10)
-	l.launch(f, 0, 10)
-	total := 0
-	for total < 10 {
-		sent := s.take()
-		if len(sent) > 3 || len(sent) == 0 {
-			t.Fatalf("%d messages on the wire with a limit of 3", len(sent))
-		}
-		total += len(sent)
-		l.acks(acksFor(sent))
-	}
-	if list := l.settleAll(); len(list) != 1 || !list[0].Done || list[0].Settled != 10 {
-		t.Fatalf("settled %+v", list)
-	}
-	if !l.idle() || l.freeSlots() != driver.LaneSlots {
-		t.Fatalf("%d slots are free after all has ended", l.freeSlots())
-	}
-}
-
-// TestWindowsAreFilled: a narrow window message by message, a wide one by quarters.
-func TestWindowsAreFilled(t *testing.T) {
-	for _, tt := range []struct{ window, answers, sent int }{
-		{1, 1, 1},
-		{20, 1, 1},
-		{wideWindow - 1, 1, 1},
-		{wideWindow, 1, 0},
-		{wideWindow, wideWindow/4 - 1, 0},
-		{wideWindow, wideWindow / 4, wideWindow / 4},
-	} {
-		l := newTestLane(AtLeastOnce)
-		s := newFakeSession(tt.window)
-		l.attach(s)
-		l.launch(l.put(1, 500), 0, 500)
-		first := s.take()
-		if len(first) != tt.window {
-			t.Fatalf("%d messages in a window of %d", len(first), tt.window)
-		}
-		l.acks(acksFor(first[:tt.answers]))
-		if n := len(s.take()); n != tt.sent {
-			t.Errorf("window %d: after %d answers %d messages were sent, want %d", tt.window, tt.answers, n, tt.sent)
-		}
-	}
-	// What is left at the end does not wait for a quarter.
-	l := newTestLane(AtLeastOnce)
-	s := newFakeSession(wideWindow)
-	l.attach(s)
-	l.launch(l.put(1, wideWindow+1), 0, wideWindow+1)
-	l.acks(acksFor(s.take()[:1]))
-	if n := len(s.take()); n != 1 {
-		t.Errorf("the last message was not sent: %d", n)
-	}
-}
-
-func TestLaneSendsAgainAfterALoss(t *testing.T) {
-	l := newTestLane(AtLeastOnce)
-	first := newFakeSession(4)
-	l.attach(first)
-	f := l.put(1, 6)
-	l.launch(f, 0, 6)
-	sent := first.take()
-	l.acks(acksFor(sent[:1]))
-	sent = append(sent, first.take()...)
-	l.detach(errHangUp)
-	l.acks(acksFor(sent[1:2])) // too late: that connection is gone
-
-	second := newFakeSession(10)
-	l.attach(second)
-	again := second.take()
-	if len(again) != 5 {
-		t.Fatalf("sent %d messages over the new session, want 5", len(again))
-	}
-	for i, m := range again {
-		if m.JobID != 1000+int64(i)+1 || m.Dup != (i < 4) {
-			t.Errorf("message %d is %+v", i, m)
-		}
-	}
-	l.acks(acksFor(again))
-	if list := l.settleAll(); len(list) != 1 || !list[0].Done {
-		t.Fatalf("settled %+v", list)
-	}
-}
-
-// TestReleaseThatNeverLeft: the broker was killed before it could be told, and may be back
-// without the message. It can still be asked, as the message was not released.
-func TestReleaseThatNeverLeft(t *testing.T) {
-	for _, left := range []bool{false, true} {
-		l := newTestLane(ExactlyOnce)
-		s := newFakeSession(10)
-		l.attach(s)
-		f := l.put(1, 1)
-		l.launch(f, 0, 1)
-		l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
-		l.settleAll()
-		if len(s.freed) != 1 {
-			t.Fatalf("released %v", s.freed)
-		}
-		if !left {
-			s.unreleased = s.freed
-		}
-		l.detach(errHangUp)
-		s = newFakeSession(10)
-		l.attach(s)
-		sent := s.take()
-		if left {
-			if len(sent) != 0 || len(s.freed) != 1 {
-				t.Fatalf("sent %+v, released %v: it may have been released", sent, s.freed)
-			}
-			continue
-		}
-		if len(sent) != 1 || !sent[0].Dup || len(s.freed) != 0 {
-			t.Fatalf("sent %+v, released %v, want it again", sent, s.freed)
-		}
-		l.acks([]driver.Ack{{Slot: sent[0].Slot, Step: driver.Received}})
-		if len(s.freed) != 1 {
-			t.Fatalf("released %v, after it was received again", s.freed)
-		}
-		l.acks(releasesFor(s.freed))
-		if list := l.settleAll(); len(list) != 1 || !list[0].Done {
-			t.Fatalf("settled %+v", list)
-		}
-	}
-}
-
-func TestAtMostOnceNeverSendsAgain(t *testing.T) {
-	l := newTestLane(AtMostOnce)
-	s := newFakeSession(2)
-	l.attach(s)
-	f := l.put(1, 4)
-	l.launch(f, 0, 4)
-	s.take()
-	l.detach(errHangUp)
-	s = newFakeSession(2)
-	l.attach(s)
-	sent := s.take()
-	if len(sent) != 2 || sent[0].JobID != 1002 {
-		t.Fatalf("sent %+v, want only the two that never were", sent)
-	}
-	l.acks(acksFor(sent))
-	list := l.settleAll()
-	if len(list) != 1 || len(list[0].Failures) != 2 || !list[0].Failures[0].Final {
-		t.Fatalf("settled %+v, want two with an unknown outcome", list)
-	}
-}
-
-func TestLaneRecovers(t *testing.T) {
-	l := newTestLane(AtLeastOnce)
-	l.recovered([]driver.Batch{
-		{ID: 1, FirstSlot: driver.LaneSlots, QoS: 1, Jobs: []driver.Job{{ID: 1, Topic: "a"}, {ID: 2}, {ID: 3, Topic: "b"}}},
-		{ID: 2, FirstSlot: 3, QoS: 0, Jobs: []driver.Job{{ID: 4, Topic: "c"}}},
-	}, false)
-	s := newFakeSession(10)
-	l.attach(s)
-	sent := s.take()
-	if len(sent) != 2 || sent[0].Slot != driver.LaneSlots || sent[1].Slot != 2 || !sent[0].Dup {
-		t.Fatalf("sent %+v, want jobs 1 and 3 again in their slots", sent)
-	}
-	l.acks(acksFor(sent))
-	list := l.settleAll()
-	if len(list) != 2 {
-		t.Fatalf("settled %+v", list)
-	}
-	for _, st := range list {
-		if !st.Done || (st.BatchID == 2) != (len(st.Failures) == 1) {
-			t.Errorf("settled %+v", st)
-		}
-	}
-	if _, first, _, _ := l.room(1); first != 4 {
-		t.Errorf("the next claim begins at slot %d, want 4", first)
-	}
-}
-
-func TestLaneRefusals(t *testing.T) {
-	l := newTestLane(AtLeastOnce)
-	s := newFakeSession(10)
-	s.bad = "bad"
-	l.attach(s)
-	past := l.clock.Now().Add(-time.Second)
-	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{
-		{ID: 1, Topic: "t"}, {ID: 2, Topic: "bad"}, {ID: 3, Topic: "t"}, {ID: 4, Topic: "t", ExpiresAt: past, Expires: true},
-	}}
-	f := l.admit(b)
-	l.launch(f, 0, 4)
-	sent := s.take()
-	if len(sent) != 2 {
-		t.Fatalf("sent %+v", sent)
-	}
-	l.acks([]driver.Ack{{Slot: sent[0].Slot, Code: 0x87, Reason: "no"}, {Slot: sent[1].Slot, Code: 0x10}})
-	list := l.settleAll()
-	if len(list) != 1 || !list[0].Done || len(list[0].Failures) != 3 {
-		t.Fatalf("settled %+v", list)
-	}
-	for _, failure := range list[0].Failures {
-		if final := failure.JobID != 1; failure.Final != final {
-			t.Errorf("failure %+v", failure)
-		}
-	}
-}
-
-// TestExpiryIsAnInstant: 1970 is one like others, and what lies beyond all that fits has
-// not passed.
-func TestExpiryIsAnInstant(t *testing.T) {
-	l := newTestLane(AtLeastOnce)
-	s := newFakeSession(10)
-	l.attach(s)
-	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{
-		{ID: 1, Topic: "t"},
-		{ID: 2, Topic: "t", ExpiresAt: 0, Expires: true},
-		{ID: 3, Topic: "t", ExpiresAt: math.MaxInt64, Expires: true},
-		{ID: 4, Topic: "t", ExpiresAt: math.MinInt64, Expires: true},
-	}}
-	l.clock.observe(driver.DBTimeOf(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)), 0, 1)
-	l.launch(l.admit(b), 0, 4)
-	if sent := s.take(); len(sent) != 2 || sent[0].JobID != 1 || sent[1].JobID != 3 {
-		t.Errorf("sent %+v, want the jobs 1 and 3", sent)
-	}
-}
-
-func TestHandBackKeepsWhatWasSent(t *testing.T) {
-	l := newTestLane(AtLeastOnce)
-	s := newFakeSession(2)
-	l.attach(s)
-	f := l.put(1, 6)
-	waiting := l.put(2, 3)
-	l.launch(f, 0, 4) // two on the wire, two queued, two held
-	l.handBack()
-	if f.kept != 2 || waiting.kept != 0 {
-		t.Fatalf("kept %d of the first and %d of the second batch, want 2 and 0", f.kept, waiting.kept)
-	}
-	list := l.settleAll()
-	if len(list) != 2 || list[0].Done || list[0].Kept != 2 || !list[1].Done {
-		t.Fatalf("settled %+v", list)
-	}
-	l.acks(acksFor(s.take()))
-	if sent := s.take(); len(sent) != 0 {
-		t.Fatalf("sent %+v after the hand-back", sent)
-	}
-	if list := l.settleAll(); len(list) != 1 || !list[0].Done || list[0].Kept != 2 {
-		t.Fatalf("settled %+v", list)
-	}
-	if !l.idle() || l.bytes != 0 {
-		t.Fatal("not idle after everything was settled")
-	}
-}
-
 // TestLaneHoldsWithoutLease: while others may have taken the lane, nothing is sent.
 func TestLaneHoldsWithoutLease(t *testing.T) {
 	l := newTestLane(AtLeastOnce)
 	s := newFakeSession(10)
 	l.attach(s)
 	l.leased = false
-	f := l.put(1, 2)
-	l.launch(f, 0, 2)
+	b := l.put(1, 2)
+	l.launch(b, 0, 2)
 	if sent := s.take(); len(sent) != 0 {
 		t.Fatalf("sent %d messages without a lease", len(sent))
 	}
@@ -392,122 +126,82 @@ func TestLaneHoldsWithoutLease(t *testing.T) {
 	if sent := s.take(); len(sent) != 2 {
 		t.Fatalf("sent %d messages after the lease was renewed", len(sent))
 	}
-}
-
-// TestLaneAtRandom drives a lane with every kind of event in any order, and checks
-// that each job ends exactly once, that slots are never shared, and that nothing
-// remains.
-func TestLaneAtRandom(t *testing.T) {
-	for seed := range uint64(300) {
-		rng := rand.New(rand.NewPCG(seed, 2))
-		l := newTestLane(AtLeastOnce)
-		var (
-			session *fakeSession
-			wire    []driver.Message // sent over this session and not answered
-			pads    []*padded
-			next    int64
-			settled = map[int64]int{}
-			claimed int
-		)
-		record := func() {
-			for _, st := range l.settleAll() {
-				if st.Done {
-					settled[st.BatchID] += st.Settled
-				}
-			}
-		}
-		pull := func() {
-			if session == nil {
-				return
-			}
-			wire = append(wire, session.take()...)
-			seen := map[driver.Slot]bool{}
-			for _, m := range wire {
-				if seen[m.Slot] {
-					t.Fatalf("seed %d: slot %d carries two messages", seed, m.Slot)
-				}
-				seen[m.Slot] = true
-			}
-			if len(wire) > session.limits.InFlight {
-				t.Fatalf("seed %d: %d in flight, limit %d", seed, len(wire), session.limits.InFlight)
-			}
-		}
-		answer := func(n int) {
-			l.acks(acksFor(wire[:n]))
-			wire = slices.Clone(wire[n:])
-			pull()
-		}
-		launch := func(f *padded, n int) {
-			from := f.next
-			f.next += n
-			l.launch(f.flying, from, f.next)
-		}
-		for range 200 {
-			switch rng.IntN(6) {
-			case 0:
-				if session == nil {
-					session = newFakeSession(1 + rng.IntN(50))
-					l.attach(session)
-				} else if rng.IntN(4) == 0 {
-					session, wire = nil, nil
-					l.detach(errHangUp)
-				}
-			case 1:
-				n := 1 + rng.IntN(600)
-				if _, _, _, ok := l.room(n); ok {
-					next++
-					claimed += n
-					pads = append(pads, &padded{flying: l.put(next, n)})
-				}
-			case 2:
-				if len(pads) > 0 {
-					f := pads[rng.IntN(len(pads))]
-					launch(f, rng.IntN(f.jobs-f.next+1))
-				}
-			case 3, 4:
-				if len(wire) > 0 {
-					answer(1 + rng.IntN(len(wire)))
-				}
-			case 5:
-				record()
-			}
-			pull()
-		}
-		if session == nil {
-			session = newFakeSession(100)
-			l.attach(session)
-		}
-		for _, f := range pads {
-			launch(f, f.jobs-f.next)
-		}
-		for pull(); len(wire) > 0 || len(l.landed) > 0; pull() {
-			answer(len(wire))
-			record() // what lies beyond the reach waits for it
-		}
-		total := 0
-		for _, n := range settled {
-			total += n
-		}
-		if total != claimed || len(settled) != len(pads) || !l.idle() || l.wire != 0 || l.bytes != 0 {
-			t.Fatalf("seed %d: claimed %d jobs in %d batches, settled %d in %d, idle %t", seed, claimed, len(pads), total, len(settled), l.idle())
-		}
+	l.doubt()
+	if _, _, _, ok := l.room(1); ok {
+		t.Fatal("there is room for claims while the journal is in doubt")
+	}
+	l.trust()
+	if _, _, _, ok := l.room(1); !ok {
+		t.Fatal("there is no room")
 	}
 }
 
-// TestLaneBoundsMemory: large payloads fill a lane before its slots do.
-func TestLaneBoundsMemory(t *testing.T) {
-	l := newTestLane(AtLeastOnce)
+// TestReleasesThatNeverLeft: neither those that an ended session refuses, nor those that it
+// had queued, count as sent. Their messages are sent again.
+func TestReleasesThatNeverLeft(t *testing.T) {
+	l := newTestLane(ExactlyOnce)
 	s := newFakeSession(10)
 	l.attach(s)
-	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{{ID: 1, Topic: "t", Payload: make([]byte, maxLaneBytes)}}}
-	f := l.admit(b)
-	if _, _, _, ok := l.room(1); ok {
-		t.Fatal("there is room beside a payload of the whole limit")
+	b := l.put(1, 3)
+	l.launch(b, 0, 3)
+	var received []driver.Ack
+	for _, m := range s.take() {
+		received = append(received, driver.Ack{Slot: m.Slot, Step: driver.Received})
 	}
-	l.launch(f, 0, 1)
-	l.acks(acksFor(s.take()))
-	l.settleAll()
-	if _, _, _, ok := l.room(1); !ok {
-		t.Fatal("there is no room after it has ended")
+	l.acks(received[:2])
+	l.settleAll() // releases two
+	l.acks(received[2:])
+	s.ended = true
+	l.settleAll() // and a third, in vain
+	s.unreleased = s.freed[1:]
+	if !l.detach(errHangUp) {
+		t.Error("a session that has got answers counts as fruitless")
 	}
+	s = newFakeSession(10)
+	l.attach(s)
+	sent := s.take()
+	if len(s.freed) != 1 || s.freed[0] != received[0].Slot || len(sent) != 2 || sent[0].Slot != received[1].Slot || sent[1].Slot != received[2].Slot {
+		t.Errorf("sent %+v again, released %v again", sent, s.freed)
+	}
+	if st := l.stats; st.published.Load() != 3 || st.inFlight.Load() != 3 {
+		t.Errorf("%d published, %d in flight", st.published.Load(), st.inFlight.Load())
+	}
+}
+
+// TestLostLaneEndsItsRunner: what the journal could not be told belongs to the new owner.
+func TestLostLaneEndsItsRunner(t *testing.T) {
+	l := newTestLane(ExactlyOnce)
+	ctx, cancel := context.WithCancel(t.Context())
+	l.leaveBy(cancel)
+	s := newFakeSession(3)
+	l.attach(s)
+	b := l.put(1, 1)
+	l.launch(b, 0, 1)
+	l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
+	l.settled(l.settlement(b), b, false)
+	if len(s.freed) > 0 {
+		t.Error("released a message whose receipt was not committed")
+	}
+	if _, _, _, ok := l.room(1); ok || ctx.Err() == nil {
+		t.Error("the lane goes on")
+	}
+}
+
+// TestLaneRests: the lane wakes itself up after the rest that an over-quota broker gets.
+func TestLaneRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLane(AtLeastOnce)
+		s := newFakeSession(10)
+		l.attach(s)
+		l.launch(l.put(1, 1), 0, 1)
+		l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Code: driver.CodeQuotaExceeded, Reason: "slow down"}})
+		if sent := s.take(); len(sent) > 0 || l.stats.throttled.Load() != 1 {
+			t.Fatalf("sent %+v at once", sent)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if sent := s.take(); len(sent) != 1 {
+			t.Errorf("sent %+v after the rest", sent)
+		}
+	})
 }

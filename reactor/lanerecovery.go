@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
 )
 
 // recover takes over what the journal holds of this lane, and returns the session to go on
@@ -22,7 +22,7 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 		closeSession(session)
 		return nil, err
 	}
-	batches, ended := superseded(batches)
+	batches, ended := handoff.Superseded(batches)
 	if err := r.settleEnded(hard, ended); err != nil {
 		closeSession(session)
 		return nil, err
@@ -59,8 +59,8 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 		r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", r.leaseNow().Lane, "jobs", jobs)
 	}
 	for _, w := range r.recovered(batches, lost) {
-		r.pad.put(w.flying, w.i, []driver.Job{w.job})
-		r.latest = max(r.latest, w.job.FireAt)
+		r.pad.put(w.Batch, w.Place, []driver.Job{w.Job})
+		r.latest = max(r.latest, w.Job.FireAt)
 	}
 	return session, nil
 }
@@ -79,28 +79,6 @@ func (r *laneRunner) park() bool {
 	r.parked.Store(true)
 	r.incarnation.beatNow.set()
 	return true
-}
-
-// superseded tells batches apart whose slots a later one has taken. Their deletion was
-// committed before that, and a failover has brought them back: they have ended.
-func superseded(batches []driver.Batch) (live, ended []driver.Batch) {
-	taken := map[driver.Slot]bool{}
-	for i := len(batches) - 1; i >= 0; i-- {
-		b, again := batches[i], false
-		for place := range b.Jobs {
-			again = again || taken[b.FirstSlot.Plus(place)]
-		}
-		if again {
-			ended = append(ended, b)
-			continue
-		}
-		for place := range b.Jobs {
-			taken[b.FirstSlot.Plus(place)] = true
-		}
-		live = append(live, b)
-	}
-	slices.Reverse(live)
-	return live, ended
 }
 
 // settleEnded takes batches out of the journal that have ended before.

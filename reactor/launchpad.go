@@ -9,6 +9,7 @@ import (
 	"github.com/job-publisher/reactor/internal/alarm"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
 )
 
 // launchpad is where the claimed jobs of a lane wait their last milliseconds, each
@@ -29,7 +30,7 @@ type launchpad struct {
 
 // waitingBatch is a row of jobs of a batch that have not been launched.
 type waitingBatch struct {
-	*flying
+	batch *handoff.Batch
 	first int          // place in the batch of the first of the jobs
 	jobs  []driver.Job // shared with nobody; their fire_at is what counts
 	next  int          // the first that was not launched
@@ -52,9 +53,9 @@ func (w *waiting) Pop() any {
 }
 
 // put adds jobs of a batch, in order of fire_at, of which the first is at a place.
-func (p *launchpad) put(f *flying, first int, jobs []driver.Job) {
+func (p *launchpad) put(b *handoff.Batch, first int, jobs []driver.Job) {
 	p.mu.Lock()
-	heap.Push(&p.queue, &waitingBatch{flying: f, first: first, jobs: jobs})
+	heap.Push(&p.queue, &waitingBatch{batch: b, first: first, jobs: jobs})
 	p.mu.Unlock()
 	p.news.set()
 }
@@ -90,7 +91,7 @@ func (p *launchpad) fire() {
 			p.wake.Set(b.jobs[b.next].FireAt.Sub(now))
 			return
 		}
-		p.lane.launch(b.flying, b.first+from, b.first+b.next)
+		p.lane.launch(b.batch, b.first+from, b.first+b.next)
 		p.late = p.late[:0]
 		for _, job := range b.jobs[from:b.next] {
 			p.late = append(p.late, now.Sub(job.FireAt))

@@ -285,7 +285,7 @@ func (in *incarnation) newLane(lease driver.Lease, claims bool) *laneRunner {
 	l := &lane{
 		clientID: lease.ClientID, delivery: in.cfg.Delivery, log: in.log, stats: &in.stats, progress: &in.progress,
 		leased: in.leased, clock: in.clock, settle: in.settler.add, hurry: in.settler.wake.set, onLoss: in.cfg.OnSessionLoss,
-		capacity: newSignal(), lease: lease, head: 1,
+		capacity: newSignal(), lease: lease, machine: newMachine(in.cfg.Delivery, in.cfg.OnSessionLoss),
 	}
 	r := &laneRunner{lane: l, incarnation: in, look: newSignal(), pad: &launchpad{lane: l, clock: in.clock, stats: &in.stats, news: newSignal()}}
 	if claims {

@@ -77,18 +77,3 @@ func (m *moment) age() time.Duration {
 
 // oldestDue implements stage: the batch that is being claimed.
 func (c *claimer) oldestDue() driver.DBTime { return driver.DBTime(c.inHand.Load()) }
-
-// oldestDue implements stage: what is claimed, and not yet accepted by the broker.
-func (l *lane) oldestDue() driver.DBTime {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	oldest := nothingDue
-	for _, f := range l.batches {
-		for i := range f.kept {
-			if fl := l.at(f.slot(i)); fl.state >= held && fl.state <= sent && fl.job.Topic != "" {
-				oldest = min(oldest, fl.job.FireAt)
-			}
-		}
-	}
-	return oldest
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/job-publisher/reactor/internal/ratelog"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
 )
 
 // settler tells the journal what has ended. One settlement is under way at a time;
@@ -35,15 +36,15 @@ type settler struct {
 
 // landed is a batch with news for the journal.
 type landed struct {
-	lane   *lane
-	flying *flying
+	lane  *lane
+	batch *handoff.Batch
 }
 
 // add takes a batch, to be settled within a while; it does not block.
-func (s *settler) add(l *lane, f *flying, within time.Duration) {
+func (s *settler) add(l *lane, b *handoff.Batch, within time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pending = append(s.pending, landed{l, f})
+	s.pending = append(s.pending, landed{l, b})
 	if within == 0 {
 		s.wake.set()
 		return
@@ -103,7 +104,7 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 	defer s.turn.Unlock()
 	settlements := make([]driver.Settlement, len(batches))
 	for i, b := range batches {
-		settlements[i] = b.lane.settlement(b.flying)
+		settlements[i] = b.lane.settlement(b.batch)
 	}
 	var (
 		pause    backoff
@@ -129,7 +130,7 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 	s.failures.OK(s.log, "settling again")
 	for i, b := range batches {
 		s.count(settlements[i], outcomes[i])
-		b.lane.settled(settlements[i], b.flying, outcomes[i].Held)
+		b.lane.settled(settlements[i], b.batch, outcomes[i].Held)
 	}
 	s.quiet.set()
 	return true

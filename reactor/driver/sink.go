@@ -60,10 +60,6 @@ const (
 	Released
 )
 
-// CodeUnknownSlot is a broker's answer to the release of a slot that it does not know
-// (MQTT: packet identifier not found). Not every broker says so.
-const CodeUnknownSlot = 0x92
-
 // Refused reports whether the broker refused the message.
 func (a Ack) Refused() bool { return a.Code >= 0x80 }
 

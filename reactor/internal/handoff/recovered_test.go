@@ -1,4 +1,4 @@
-package reactor
+package handoff
 
 import (
 	"testing"
@@ -20,29 +20,29 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 		return list
 	}
 	for name, tt := range map[string]struct {
-		delivery       Delivery
+		qos            byte
 		settled, reach int
 		lost           bool
 		dups           int
 	}{
-		"received and marked":            {ExactlyOnce, 3, 4, false, 4},
-		"sent, not marked":               {ExactlyOnce, 0, 4, false, 4},
-		"its session lost":               {ExactlyOnce, 3, 4, true, 0},
-		"in doubt at QoS 1":              {AtLeastOnce, 0, 10, false, 10},
-		"without a bound, as by version": {AtLeastOnce, 0, 0, false, 10},
+		"received and marked":            {2, 3, 4, false, 4},
+		"sent, not marked":               {2, 0, 4, false, 4},
+		"its session lost":               {2, 3, 4, true, 0},
+		"in doubt at QoS 1":              {1, 0, 10, false, 10},
+		"without a bound, as by version": {1, 0, 0, false, 10},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newTestLane(tt.delivery)
-			l.clock.observe(fireAt.Add(-time.Hour), 0, 1)
-			early := l.recovered([]driver.Batch{{ID: 1, FirstSlot: 4090, Reach: tt.reach, QoS: tt.delivery.QoS(), Settled: tt.settled, Jobs: jobs(1, 10)}}, tt.lost)
+			l := newRig(tt.qos)
+			l.now.Database = fireAt.Add(-time.Hour)
+			early := l.recovered([]driver.Batch{{ID: 1, FirstSlot: 4090, Reach: tt.reach, QoS: tt.qos, Settled: tt.settled, Jobs: jobs(1, 10)}}, tt.lost)
 			if len(early) != 10 {
 				t.Fatalf("%d of 10 jobs wait for their time", len(early))
 			}
-			s := newFakeSession(100)
+			s := newFakeConnection(100)
 			l.attach(s)
 			l.settleAll()
 			l.detach(errHangUp) // and another connection changes nothing
-			s = newFakeSession(100)
+			s = newFakeConnection(100)
 			l.attach(s)
 			l.settleAll()
 			if sent := s.take(); len(sent) > 0 || len(s.freed) > 0 {
@@ -50,7 +50,7 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 			}
 			// As the launch pad does, job by job.
 			for _, w := range early {
-				l.launch(w.flying, w.i, w.i+1)
+				l.launch(w.Batch, w.Place, w.Place+1)
 			}
 			// What lies beyond the reach follows when the first have been answered.
 			sent, dups, released := 0, 0, 0
@@ -62,7 +62,7 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 						dups++
 					}
 					step := driver.Completed
-					if tt.delivery.QoS() == 2 {
+					if tt.qos == 2 {
 						step = driver.Received
 					}
 					acks = append(acks, driver.Ack{Slot: m.Slot, Step: step})
@@ -77,10 +77,10 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 			if want := 10 - tt.settled; !tt.lost && sent != want || tt.lost && sent != 10 || dups != tt.dups {
 				t.Errorf("sent %d, %d as duplicates, want %d, %d", sent, dups, want, tt.dups)
 			}
-			if tt.delivery.QoS() == 2 && released != 10 {
+			if tt.qos == 2 && released != 10 {
 				t.Errorf("released %d of 10", released)
 			}
-			if !l.idle() {
+			if !l.m.Idle() {
 				t.Error("not idle in the end")
 			}
 		})
@@ -91,11 +91,11 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 // first time, that it does not know it, has lost it (0x92). After a second PUBREL the answer
 // is what has to be expected.
 func TestForgottenAtRelease(t *testing.T) {
-	for _, policy := range []SessionLossPolicy{Republish, Fail} {
-		t.Run(policy.String(), func(t *testing.T) {
-			l := newTestLane(ExactlyOnce)
-			l.onLoss = policy
-			s := newFakeSession(10)
+	for name, fail := range map[string]bool{"sent again": false, "fails": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newRig(2)
+			l.m.cfg.FailLost = fail
+			s := newFakeConnection(10)
 			l.attach(s)
 			f := l.put(1, 3)
 			l.launch(f, 0, 3)
@@ -111,7 +111,7 @@ func TestForgottenAtRelease(t *testing.T) {
 			first, second, third := s.freed[0], s.freed[1], s.freed[2]
 			l.acks([]driver.Ack{{Slot: first, Step: driver.Released}, {Slot: second, Step: driver.Released, Code: driver.CodeUnknownSlot}})
 			l.detach(errHangUp)
-			s = newFakeSession(10)
+			s = newFakeConnection(10)
 			l.attach(s)
 			if sent := s.take(); len(sent) > 0 || len(s.freed) != 1 || s.freed[0] != third {
 				t.Fatalf("sent %v, released %v, want the third to be released again", sent, s.freed)
@@ -121,10 +121,10 @@ func TestForgottenAtRelease(t *testing.T) {
 			if len(list) != 1 || !list[0].Done || len(list[0].Failures) != 1 {
 				t.Fatalf("settled %+v, want one failure", list)
 			}
-			if failure := list[0].Failures[0]; failure.JobID != 1001 || failure.Code != driver.CodeUnknownSlot || failure.Final != (policy == Fail) {
-				t.Errorf("failure %+v: by %s", failure, policy)
+			if failure := list[0].Failures[0]; failure.JobID != 1001 || failure.Code != driver.CodeUnknownSlot || failure.Final != fail {
+				t.Errorf("failure %+v: %s", failure, name)
 			}
-			if n := l.stats.outcomesUnknown.Load(); n != 1 {
+			if n := l.outcomesUnknown; n != 1 {
 				t.Errorf("%d outcomes are counted as unknown, want 1", n)
 			}
 		})

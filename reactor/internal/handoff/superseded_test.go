@@ -1,4 +1,4 @@
-package reactor
+package handoff
 
 import (
 	"testing"
@@ -9,7 +9,7 @@ import (
 // TestSupersededBatches: a batch whose slots a later one uses had left the journal before.
 func TestSupersededBatches(t *testing.T) {
 	jobs := func(n int) []driver.Job { return make([]driver.Job, n) }
-	live, ended := superseded([]driver.Batch{
+	live, ended := Superseded([]driver.Batch{
 		{ID: 1, FirstSlot: driver.LaneSlots - 1, Jobs: jobs(4)}, // up to slot 2
 		{ID: 2, FirstSlot: 10, Jobs: jobs(3)},
 		{ID: 3, FirstSlot: 2, Jobs: jobs(8)}, // slots 2 to 9

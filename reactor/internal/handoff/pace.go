@@ -1,4 +1,4 @@
-package reactor
+package handoff
 
 import "time"
 
@@ -9,16 +9,15 @@ import "time"
 // Each time, sending rests for a while, longer as it repeats itself, and goes on with half
 // as many messages in flight; every accepted one raises that again by one.
 type pace struct {
-	window int       // 0: as many as the broker allows at all
-	rest   time.Time // nothing is sent before
-	pause  backoff
+	window int           // 0: as many as the broker allows at all
+	rest   time.Duration // local instant: nothing is sent before
+	next   time.Duration // how long the next rest takes
 }
 
-// codeQuota is the broker's answer when it is over quota.
-const codeQuota = 0x97
-
-// maxRest bounds how long sending rests.
-const maxRest = 5 * time.Second
+const (
+	minRest = 50 * time.Millisecond
+	maxRest = 5 * time.Second
+)
 
 // limit is how many messages may be in flight.
 func (p *pace) limit(allowed int) int {
@@ -28,18 +27,18 @@ func (p *pace) limit(allowed int) int {
 	return allowed
 }
 
-func (p *pace) resting(now time.Time) bool { return now.Before(p.rest) }
+func (p *pace) resting(now time.Duration) bool { return now < p.rest }
 
 // over takes note of a refusal while n messages were in flight, and returns how long to
 // rest; 0 if it is resting already.
-func (p *pace) over(now time.Time, n int) time.Duration {
+func (p *pace) over(now time.Duration, n int) time.Duration {
 	if p.resting(now) {
 		return 0 // the others that were in flight with the first
 	}
 	p.window = max(1, n/2)
-	p.pause.most = maxRest
-	d := p.pause.take()
-	p.rest = now.Add(d)
+	d := max(p.next, minRest)
+	p.next = min(2*d, maxRest)
+	p.rest = now + d
 	return d
 }
 
@@ -48,7 +47,7 @@ func (p *pace) accepted(allowed int) {
 	if p.window == 0 {
 		return
 	}
-	p.pause.reset()
+	p.next = 0
 	if p.window++; p.window >= allowed {
 		p.window = 0
 	}

@@ -1,4 +1,4 @@
-package reactor
+package handoff
 
 import (
 	"errors"
@@ -13,28 +13,28 @@ func TestPoison(t *testing.T) {
 	silent := errors.New("connection reset by peer")
 	for _, test := range []struct {
 		name     string
-		delivery Delivery
+		qos      byte
 		why      error
 		sessions int // at most
 	}{
-		{"silent, QoS 2", ExactlyOnce, silent, 16},
-		{"silent, QoS 1", AtLeastOnce, silent, 16},
-		{"with a reason, QoS 2", ExactlyOnce, &driver.DisconnectedError{Code: 0x81, Reason: "malformed packet"}, 6},
-		{"with a reason, QoS 1", AtLeastOnce, &driver.DisconnectedError{Code: 0x90, Reason: "topic name invalid"}, 6},
+		{"silent, QoS 2", 2, silent, 16},
+		{"silent, QoS 1", 1, silent, 16},
+		{"with a reason, QoS 2", 2, &driver.DisconnectedError{Code: 0x81, Reason: "malformed packet"}, 6},
+		{"with a reason, QoS 1", 1, &driver.DisconnectedError{Code: 0x90, Reason: "topic name invalid"}, 6},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l := newTestLane(test.delivery)
+			l := newRig(test.qos)
 			f := l.put(1, 40)
 			poison := f.slot(17)
 			l.launch(f, 0, 40)
 			var failures []driver.Failure
 			published := map[int64]bool{}
 			sessions := 0
-			for !l.idle() {
+			for !l.m.Idle() {
 				sessions++
-				s := newFakeSession(10)
+				s := newFakeConnection(10)
 				l.attach(s)
-				for why := error(nil); why == nil && !l.idle(); {
+				for why := error(nil); why == nil && !l.m.Idle(); {
 					var acks []driver.Ack
 					for _, slot := range s.freed {
 						acks = append(acks, driver.Ack{Slot: slot, Step: driver.Released})
@@ -82,11 +82,11 @@ func TestPoison(t *testing.T) {
 // happened to be on its way.
 func TestOutagesCondemnNobody(t *testing.T) {
 	for _, why := range []error{driver.ErrSessionTakenOver, &driver.DisconnectedError{Code: 0x8B}, &driver.DisconnectedError{Code: 0x97}} {
-		l := newTestLane(ExactlyOnce)
+		l := newRig(2)
 		f := l.put(1, 1)
 		l.launch(f, 0, 1)
 		for range 100 {
-			s := newFakeSession(10)
+			s := newFakeConnection(10)
 			l.attach(s)
 			if len(s.take()) != 1 {
 				t.Fatalf("%v: the message is not sent any more", why)

@@ -1,0 +1,118 @@
+package handoff
+
+import (
+	"slices"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// Acks takes the broker's answers, in its order.
+func (m *Machine) Acks(now Now, acks []driver.Ack) *Effects {
+	m.begin()
+	m.resend = m.resend[:0]
+	for _, a := range acks {
+		if a.Slot < 1 || int(a.Slot) > int(m.ring) {
+			continue
+		}
+		m.answered(now, a)
+	}
+	if len(m.resend) > 0 {
+		m.queue = slices.Insert(m.queue, 0, m.resend...)
+	}
+	m.effects.Hurry = m.full() && m.releasesPressing()
+	m.send(now)
+	return &m.effects
+}
+
+// answered takes one answer. Those that fit no message are not ours, or come twice.
+func (m *Machine) answered(now Now, a driver.Ack) {
+	msg := m.at(a.Slot)
+	switch {
+	case msg.state == releasing && a.Step == driver.Released:
+		m.inFlight--
+		m.poison.answered = true
+		if a.Code == driver.CodeUnknownSlot && msg.releases == 1 {
+			// It had it, and has forgotten it before it was told to.
+			m.forgotten(a.Slot)
+			return
+		}
+		// Whatever the code: the broker has nothing under this slot any more.
+		m.endAndAnnounce(a.Slot, nil)
+	case a.Step == driver.Released:
+	case msg.state == received && msg.unsure && a.Step == driver.Received:
+		m.answeredAgain(now, a, msg)
+	case msg.state != sent || msg.batch.qos == 2 != (a.Step == driver.Received):
+	case msg.batch.qos == 2 && (!a.Refused() || a.Code == driver.CodeInUse && msg.dup):
+		// If we die before the journal knows, the message is sent again, in the same slot,
+		// and the broker answers the same.
+		msg.state = received
+		m.accepted(now, msg)
+		m.announce(msg.batch)
+	case a.Code == driver.CodeQuotaExceeded:
+		// The exchange is over, and the broker has kept nothing of it.
+		m.inFlight--
+		msg.state, msg.attempted, msg.dup = queued, false, false
+		m.resend = append(m.resend, a.Slot)
+		m.poison.answers()
+		m.slowDown(now, a)
+	case a.Refused():
+		m.inFlight--
+		m.poison.answers()
+		m.effects.Refused++
+		m.endAndAnnounce(a.Slot, &driver.Failure{Code: a.Code, Reason: a.Reason})
+	default:
+		m.inFlight--
+		m.accepted(now, msg)
+		m.endAndAnnounce(a.Slot, nil)
+	}
+}
+
+// answeredAgain takes the answer to a message that was received over an earlier
+// connection, and sent again to make sure.
+func (m *Machine) answeredAgain(now Now, a driver.Ack, msg *message) {
+	m.poison.answers()
+	switch {
+	case !a.Refused() || a.Code == driver.CodeInUse:
+		msg.unsure = false
+		if b := msg.batch; b.place(a.Slot) < b.recorded.concluded {
+			m.release(a.Slot)
+		}
+	case a.Code == driver.CodeQuotaExceeded:
+		m.inFlight--
+		m.resend = append(m.resend, a.Slot)
+		m.slowDown(now, a)
+	default: // it has forgotten it, and does not want it any more
+		m.inFlight--
+		m.effects.Refused++
+		m.endAndAnnounce(a.Slot, &driver.Failure{Code: a.Code, Reason: a.Reason})
+	}
+}
+
+// forgotten deals with a message that the broker had received, and did not know any more
+// when it was to be released. A broker that passes messages on at PUBREL has lost it.
+func (m *Machine) forgotten(s driver.Slot) {
+	m.effects.OutcomesUnknown++
+	f := driver.Failure{Code: driver.CodeUnknownSlot, Reason: "outcome unknown: the broker forgot the message between receiving and releasing it"}
+	if m.cfg.FailLost {
+		f.Final, f.Reason = true, f.Reason+", and such jobs are set to fail"
+	}
+	m.endAndAnnounce(s, &f)
+}
+
+// accepted takes note that the broker has accepted a message.
+func (m *Machine) accepted(now Now, msg *message) {
+	e := &m.effects
+	e.Published++
+	e.Took = append(e.Took, now.Local-msg.sentAt)
+	e.Late = append(e.Late, now.Database.Sub(msg.job.FireAt))
+	m.pace.accepted(m.connection.Limits.InFlight)
+	m.poison.answers()
+}
+
+// slowDown takes note that the broker is over quota.
+func (m *Machine) slowDown(now Now, a driver.Ack) {
+	m.effects.Throttled++
+	if rest := m.pace.over(now.Local, m.inFlight); rest > 0 {
+		m.effects.Wake, m.effects.OverQuota = rest, a.Reason
+	}
+}

@@ -1,0 +1,152 @@
+package handoff
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// Connect begins to send over a connection: first what has to be released, to make room.
+//
+// What was received over an earlier connection, and never released, is sent again in the
+// same slot: a broker that has it answers as before, and one that was killed, and is back
+// with an older state, gets it. Released before that it would be released into nothing.
+// Where PUBREL may have been sent already nothing can be asked: to send the message again
+// could publish it twice.
+func (m *Machine) Connect(now Now, c Connection) *Effects {
+	m.begin()
+	m.connection, m.connected, m.inFlight = c, true, 0
+	var unsure []driver.Slot
+	for _, b := range m.batches {
+		for i := range b.kept {
+			s := b.slot(i)
+			msg := m.at(s)
+			switch {
+			case msg.state == releasing && (msg.releases > 0 || msg.job.Topic == ""):
+				m.release(s)
+				m.inFlight++
+			case msg.state == releasing || msg.state == received && msg.releases == 0 && msg.job.Topic != "":
+				msg.state, msg.unsure, msg.dup = received, true, true
+				unsure = append(unsure, s)
+			case msg.state == received:
+				m.inFlight++
+			}
+		}
+	}
+	m.queue = append(unsure, m.queue...)
+	m.send(now)
+	m.effects.Capacity = true
+	return &m.effects
+}
+
+// Fruitful reports whether the broker has answered anything over this connection.
+func (m *Machine) Fruitful() bool { return m.poison.answered }
+
+// Disconnect ends the connection, for a reason. unreleased are slots that were in
+// Effects.Release, and of which it is certain that PUBREL was never sent. What the broker has
+// not answered is sent again over the next connection, before everything else and in the
+// same order.
+func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
+	m.begin()
+	for _, s := range unreleased {
+		if msg := m.at(s); msg.state == releasing && msg.releases > 0 {
+			msg.releases--
+		}
+	}
+	m.connected = false
+	var unanswered []driver.Slot
+	asked := 0 // what was sent to make sure of it
+	for _, b := range m.batches {
+		for i := range b.kept {
+			s := b.slot(i)
+			msg := m.at(s)
+			if msg.unsure {
+				asked++
+			}
+			if msg.state != sent {
+				continue
+			}
+			if b.qos == 0 {
+				m.endAndAnnounce(s, &driver.Failure{Reason: "outcome unknown: the connection was lost while it was being sent, and at-most-once does not try again", Final: true})
+				continue
+			}
+			msg.state, msg.dup = queued, true
+			unanswered = append(unanswered, s)
+		}
+	}
+	m.inFlight = 0
+	m.queue = slices.DeleteFunc(m.queue, func(s driver.Slot) bool { return m.at(s).state == received }) // Connect finds them
+	if cause := m.poison.ends(why, len(unanswered)+asked); cause != 0 {
+		m.giveUp(cause, why)
+		unanswered = slices.DeleteFunc(unanswered, func(s driver.Slot) bool { return s == cause })
+	}
+	if tooMany(why) && len(unanswered) > 1 {
+		// The broker holds other slots than those that we began with. It does not say which.
+		unanswered = append(unanswered[1:], unanswered[0])
+	}
+	m.queue = append(unanswered, m.queue...)
+	return &m.effects
+}
+
+// tooMany reports whether a connection ended because the broker held more messages than its
+// Receive Maximum. Where that is 1, a recovery may begin with another one than it holds.
+func tooMany(why error) bool {
+	var d *driver.DisconnectedError
+	return errors.As(why, &d) && d.Code == driver.CodeReceiveMaximumExceeded
+}
+
+// SessionLost deals with a broker that has lost our session. The journal has been told, by
+// beginning this round, that what it says of the QoS 2 batches is void.
+func (m *Machine) SessionLost(round int64) *Effects {
+	m.begin()
+	var again, rest []driver.Slot
+	for _, s := range m.queue {
+		if msg := m.at(s); msg.batch.qos != 2 || !msg.attempted {
+			rest = append(rest, s)
+		}
+	}
+	for _, b := range m.batches {
+		if b.qos != 2 || b.gone {
+			continue
+		}
+		b.round, b.recorded.concluded, b.concluded = round, 0, 0
+		for i := range b.failures {
+			b.failures[i].withEnd = false
+		}
+		for i := range b.kept {
+			switch msg := m.at(b.slot(i)); {
+			case !msg.attempted || msg.state == ended:
+			case msg.state == held: // recovered before its time: it is still to be launched
+				msg.dup = false
+			case m.outcomeUnknown(b.slot(i)):
+				msg.state = queued
+				again = append(again, b.slot(i))
+			}
+		}
+	}
+	m.queue = append(again, rest...)
+	for _, b := range m.batches {
+		if !b.gone {
+			m.announce(b)
+		}
+	}
+	return &m.effects
+}
+
+// outcomeUnknown deals with a message that the broker may have passed on, or have lost
+// together with its session: it is to be sent for the first time, or ends.
+func (m *Machine) outcomeUnknown(s driver.Slot) (again bool) {
+	msg := m.at(s)
+	if msg.job.Topic == "" { // its row is gone, or it is the place of one that failed
+		m.end(s, nil)
+		return false
+	}
+	m.effects.OutcomesUnknown++
+	if m.cfg.FailLost {
+		m.end(s, &driver.Failure{Reason: "outcome unknown: the broker lost its session state while the message was on its way, and such jobs are set to fail", Final: true})
+		return false
+	}
+	msg.state, msg.attempted, msg.dup, msg.unsure, msg.releases = held, true, false, false, 0
+	return true
+}

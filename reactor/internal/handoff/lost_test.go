@@ -1,0 +1,69 @@
+package handoff
+
+import (
+	"testing"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// TestSessionLost: by policy, what was on its way is sent again or fails; what the
+// broker never had is not touched.
+func TestSessionLost(t *testing.T) {
+	for name, want := range map[string]int{"sent again": 5, "fails": 2} {
+		t.Run(name, func(t *testing.T) {
+			l := newRig(2)
+			l.m.cfg.FailLost = want == 2
+			s := newFakeConnection(3)
+			l.attach(s)
+			f := l.put(1, 5)
+			l.launch(f, 0, 5)
+			sent := s.take() // three, two are queued
+			l.acks([]driver.Ack{{Slot: sent[0].Slot, Step: driver.Received}, {Slot: sent[1].Slot, Step: driver.Received}})
+			list := l.settleAll()
+			if len(list) != 1 || list[0].Settled != 2 || len(s.freed) != 2 {
+				t.Fatalf("settled %+v, released %v", list, s.freed)
+			}
+			l.detach(errHangUp)
+			l.carryOut(l.m.SessionLost(7))
+			s = newFakeConnection(10)
+			l.attach(s)
+			sent = s.take()
+			if len(sent) != want || sent[0].Dup || len(s.freed) != 0 {
+				t.Fatalf("sent %+v, released %v; want %d new messages", sent, s.freed, want)
+			}
+			var acks []driver.Ack
+			for _, m := range sent {
+				acks = append(acks, driver.Ack{Slot: m.Slot, Step: driver.Received})
+			}
+			l.acks(acks)
+			list = l.settleAll()
+			if len(list) != 1 || list[0].Round != 7 || list[0].Settled != 5 || len(list[0].Failures) != 5-want {
+				t.Fatalf("settled %+v", list)
+			}
+			l.acks(releasesFor(s.freed))
+			if list = l.settleAll(); len(list) != 1 || !list[0].Done || !l.m.Idle() {
+				t.Fatalf("settled %+v, idle %t", list, l.m.Idle())
+			}
+			if n := l.outcomesUnknown; n != 3 {
+				t.Errorf("%d outcomes are counted as unknown, want 3", n)
+			}
+		})
+	}
+}
+
+// TestLostLaneReleasesNothing: what the journal could not be told belongs to the new owner.
+func TestLostLaneReleasesNothing(t *testing.T) {
+	l := newRig(2)
+	s := newFakeConnection(3)
+	l.attach(s)
+	f := l.put(1, 1)
+	l.launch(f, 0, 1)
+	l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
+	l.settled(l.m.Settlement(f), f, false)
+	if len(s.freed) > 0 {
+		t.Error("released a message whose receipt was not committed")
+	}
+	if _, _, ok := l.m.Room(1); ok || !l.notOurs {
+		t.Error("the lane goes on")
+	}
+}

@@ -1,0 +1,285 @@
+package handoff
+
+import (
+	"cmp"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// Config is constant for a lane.
+type Config struct {
+	// QoS of the claims that are made for the lane. Batches of an earlier owner may have
+	// another one.
+	QoS byte
+	// FailLost tells that a message whose outcome is unknown, because the broker has lost it
+	// with its session, fails. Otherwise it is sent again.
+	FailLost bool
+	// Slots is the size of the ring. 0 means driver.LaneSlots, and is the only value for a
+	// lane that others may recover.
+	Slots int
+}
+
+// Now is the present, as the caller sees it.
+type Now struct {
+	// Local is a monotonic instant. Only differences count.
+	Local time.Duration
+	// Database is the time on the database's clock.
+	Database driver.DBTime
+	// Leased tells whether the lane's lease holds for certain. Nothing is sent without it.
+	Leased bool
+}
+
+// Machine is the state of one lane. It outlives the connections that it is sent over.
+//
+// The slots form a ring. Claims take them at the head; a batch that is gone from the
+// journal gives its slots back at the tail. The number of slots bounds the memory of a lane,
+// and makes a broker that is slow, or away, stop the claims.
+type Machine struct {
+	cfg        Config
+	ring       ring
+	messages   []message // by slot - 1
+	head       driver.Slot
+	batches    []*Batch      // oldest first; their slots are consecutive on the ring
+	queue      []driver.Slot // to be sent, in order
+	bytes      int           // of the payloads of messages that have not ended
+	connection Connection
+	connected  bool
+	inFlight   int  // slots that are taken at the broker over this connection
+	blocked    bool // messages in the queue lie beyond their reach
+	closing    bool // nothing more is admitted
+	pace       pace
+	poison     poison
+	effects    Effects
+	resend     []driver.Slot // reused by Acks
+	beyond     []driver.Slot // reused by send
+}
+
+// Connection is what a lane may send over, once the lease was confirmed.
+type Connection struct {
+	Limits driver.Limits
+	// Check returns why a message can never be sent over the connection, or nil. It does no
+	// I/O.
+	Check func(driver.Message) error
+}
+
+// MaxBytes bounds the payloads of a lane, but for the last claim's.
+const MaxBytes = 32 << 20
+
+// New returns a lane without batches and without a connection.
+func New(cfg Config) *Machine {
+	cfg.Slots = cmp.Or(cfg.Slots, driver.LaneSlots)
+	return &Machine{cfg: cfg, ring: ring(cfg.Slots), messages: make([]message, cfg.Slots), head: 1}
+}
+
+// Effects are what the caller has to do after an event, in the order of the fields. The
+// slices belong to the machine, and are valid until its next event.
+type Effects struct {
+	// Release is to be given to Session.Release, Publish to Session.Publish. Where one of
+	// them reports that the session has ended, nothing is to be done before Disconnect.
+	Release []driver.Slot
+	Publish []driver.Message
+	// News are batches of which the journal should hear. See Machine.Settlement.
+	News []News
+	// Hurry asks to settle at once what has waited for company.
+	Hurry bool
+	// Capacity tells that there may be room for a claim.
+	Capacity bool
+	// Wake asks for Resume after this time, or later; 0: no.
+	Wake time.Duration
+	// NotOurs tells that the lane has another owner.
+	NotOurs bool
+
+	// What follows is for statistics and the log.
+
+	// InFlight is by how many more jobs are claimed and not gone.
+	InFlight int
+	// Published messages were accepted by the broker, Refused ones were not, Throttled ones
+	// were over its quota. Returned jobs go back to the table. The outcome of OutcomesUnknown
+	// messages is unknown, as the broker has lost them.
+	Published, Refused, Throttled, Returned, OutcomesUnknown int
+	// Took is how long the published ones took, from PUBLISH to the answer, and Late is how
+	// late they were then.
+	Took, Late []time.Duration
+	// GivenUp is the job of a message that was given up because the broker ends the connection
+	// whenever it is sent, for GivenUpCause; nil: none was.
+	GivenUp      int64
+	GivenUpCause error
+	// OverQuota is what the broker said when it began to be over quota; "": it did not.
+	OverQuota string
+}
+
+// News is a batch of which the journal should hear within some time.
+type News struct {
+	Batch  *Batch
+	Within time.Duration
+}
+
+// begin clears the effects of the event before.
+func (m *Machine) begin() *Effects {
+	e := &m.effects
+	clear(e.Publish) // let go of the payloads
+	clear(e.News)
+	m.effects = Effects{
+		Release: e.Release[:0], Publish: e.Publish[:0], News: e.News[:0], Took: e.Took[:0], Late: e.Late[:0],
+	}
+	return &m.effects
+}
+
+// Room returns the slots for a claim of n jobs: the first one, and how far beyond the
+// first slot in doubt the batch's messages will be sent (Batch.Reach). ok tells that there is
+// room, and a connection.
+func (m *Machine) Room(n int) (first driver.Slot, reach int, ok bool) {
+	return m.head, m.reach(), !m.closing && m.connected && m.freeSlots() >= n && m.bytes < MaxBytes
+}
+
+func (m *Machine) freeSlots() int {
+	if len(m.batches) == 0 {
+		return int(m.ring)
+	}
+	used := m.ring.minus(m.head, m.batches[0].first)
+	if used == 0 {
+		return 0
+	}
+	return int(m.ring) - used
+}
+
+// Admit takes in what a claim for the lane has committed, in the slots that Room named.
+// Nothing is sent before Launch.
+func (m *Machine) Admit(b driver.Batch) (*Batch, *Effects) {
+	m.begin()
+	return m.admit(b), &m.effects
+}
+
+func (m *Machine) admit(claimed driver.Batch) *Batch {
+	n := len(claimed.Jobs)
+	b := &Batch{
+		id: claimed.ID, round: claimed.Round, token: claimed.Token, qos: claimed.QoS, ring: m.ring,
+		first: claimed.FirstSlot, reach: cmp.Or(claimed.Reach, int(m.ring)), jobs: n, kept: n,
+	}
+	b.recorded.kept, b.recorded.concluded = n, claimed.Settled
+	m.batches = append(m.batches, b)
+	for i, job := range claimed.Jobs {
+		*m.at(b.slot(i)) = message{job: job, batch: b, state: held}
+		m.bytes += len(job.Payload)
+	}
+	m.head = b.slot(n)
+	m.effects.InFlight += n
+	return b
+}
+
+// Launch sends the batch's jobs from … to-1: their time has come.
+func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
+	m.begin()
+	if b.gone {
+		return &m.effects
+	}
+	for i := from; i < to && i < b.kept; i++ {
+		s := b.slot(i)
+		switch msg := m.at(s); msg.state {
+		case held:
+			msg.state = queued
+			m.queue = append(m.queue, s)
+		case received: // recovered before its time, and recorded
+			m.release(s)
+		}
+	}
+	m.send(now)
+	return &m.effects
+}
+
+// Resume sends again, after the lease was in doubt or the pace asked for a rest.
+func (m *Machine) Resume(now Now) *Effects {
+	m.begin()
+	m.send(now)
+	m.effects.Capacity = true
+	return &m.effects
+}
+
+// HandBack gives back what was claimed and never sent: nobody but the table knows of it.
+// Jobs are sent in the order of their batch, so it is the end of each batch. Nothing is
+// admitted from here on.
+func (m *Machine) HandBack() *Effects {
+	m.begin()
+	m.closing = true
+	for _, b := range m.batches {
+		kept := b.kept
+		for kept > 0 {
+			msg := m.at(b.slot(kept - 1))
+			if msg.attempted || msg.state == ended {
+				break
+			}
+			msg.state = free
+			m.forget(msg)
+			kept--
+		}
+		if kept < b.kept {
+			m.effects.Returned += b.kept - kept
+			b.kept = kept
+			m.announce(b)
+		}
+	}
+	queue := m.queue[:0]
+	for _, s := range m.queue {
+		if m.at(s).state == queued {
+			queue = append(queue, s)
+		}
+	}
+	m.queue = queue
+	return &m.effects
+}
+
+// Drop gives up what is left. It is in the journal, for the lane's next owner.
+func (m *Machine) Drop() *Effects {
+	m.begin()
+	m.closing = true
+	for _, b := range m.batches {
+		m.effects.InFlight -= b.jobs
+	}
+	m.batches, m.queue = nil, nil
+	return &m.effects
+}
+
+// Idle reports whether no batch is left.
+func (m *Machine) Idle() bool { return len(m.batches) == 0 }
+
+// Exposed reports whether a batch depends on what the broker remembers of its slots.
+func (m *Machine) Exposed() bool {
+	for _, b := range m.batches {
+		if b.qos == 2 && !b.gone {
+			return true
+		}
+	}
+	return false
+}
+
+// Knows reports whether the batch with a token is here, and not gone from the journal.
+func (m *Machine) Knows(token [16]byte) bool {
+	for _, b := range m.batches {
+		if b.token == token && !b.gone {
+			return true
+		}
+	}
+	return false
+}
+
+// OldestDue is when the first of the jobs is due that the broker has not accepted.
+func (m *Machine) OldestDue() (at driver.DBTime, ok bool) {
+	for _, b := range m.batches {
+		for i := range b.kept {
+			msg := m.at(b.slot(i))
+			if msg.state >= held && msg.state <= sent && msg.job.Topic != "" && (!ok || msg.job.FireAt < at) {
+				at, ok = msg.job.FireAt, true
+			}
+		}
+	}
+	return at, ok
+}
+
+func (m *Machine) at(s driver.Slot) *message { return &m.messages[s-1] }
+
+// forget lets go of a payload.
+func (m *Machine) forget(msg *message) {
+	m.bytes -= len(msg.job.Payload)
+	msg.job = driver.Job{ID: msg.job.ID}
+}

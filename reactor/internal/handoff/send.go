@@ -1,0 +1,137 @@
+package handoff
+
+import (
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+const (
+	// wideWindow is the width of a window from which on it is filled by quarters when it is
+	// nearly full, and its news wait for company: one by one, each message costs us and the
+	// broker a write, a read and a wake-up. A narrow one is filled as soon as there is room.
+	// It has no quarter worth waiting for, and a broker that does not send small packets before
+	// the last one is acknowledged (Nagle's algorithm, Mosquitto's default) would wait for our
+	// next message as we wait for its next answer: up to 40 ms each time.
+	wideWindow = 128
+	// leastReach keeps a narrow window from making what is due wait for what is not: the jobs
+	// of a claim, which fall due within milliseconds, may lie in between.
+	leastReach = 128
+	// MaxClaim is the most jobs of a claim.
+	MaxClaim = 512
+)
+
+// reach is how far from the first slot in doubt messages are sent. At QoS 2 what the broker
+// has received is recorded as soon as can be. At QoS 1 a batch is settled when all of it
+// has ended, and another one is sent meanwhile.
+func (m *Machine) reach() int {
+	inFlight := m.connection.Limits.InFlight
+	if m.cfg.QoS == 2 {
+		return min(max(inFlight, leastReach), int(m.ring))
+	}
+	return min(max(2*inFlight, 2*MaxClaim), int(m.ring))
+}
+
+// base is the first slot in doubt: the first of which the journal does not say that the
+// broker has it.
+func (m *Machine) base() driver.Slot {
+	for _, b := range m.batches {
+		if !b.gone && b.recorded.concluded < b.recorded.kept {
+			return b.slot(b.recorded.concluded)
+		}
+	}
+	return m.head
+}
+
+// send publishes what is queued, as far as the broker's limit goes.
+//
+// If we die before a message is sent, the journal has the job, and its recovery publishes
+// it. If we die after, the recovery publishes it again: at QoS 2 in the same slot, by
+// which the broker knows it; at QoS 1 it may arrive twice. At QoS 0 the recovery publishes
+// nothing.
+func (m *Machine) send(now Now) {
+	if !m.connected || !now.Leased || m.pace.resting(now.Local) {
+		return
+	}
+	limit := m.pace.limit(m.connection.Limits.InFlight)
+	if limit >= wideWindow && limit-m.inFlight < min(len(m.queue), limit/4) {
+		return // Acks fills it
+	}
+	n, base := 0, m.base()
+	m.beyond = m.beyond[:0]
+	for n < len(m.queue) && m.inFlight < limit && m.poison.maySend() {
+		s := m.queue[n]
+		n++
+		msg := m.at(s)
+		again := msg.state == received // and unsure
+		if msg.job.Topic == "" {       // deleted since it was claimed: cancelled
+			m.endAndAnnounce(s, nil)
+			continue
+		}
+		if at := msg.job.ExpiresAt; msg.job.Expires && at < now.Database && !msg.attempted {
+			m.endAndAnnounce(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
+			continue
+		}
+		if !again && !msg.attempted && m.ring.minus(s, base) >= msg.batch.reach {
+			m.beyond = append(m.beyond, s) // what is nearer goes first, whatever its turn
+			continue
+		}
+		packet := driver.Message{Slot: s, JobID: msg.job.ID, Topic: msg.job.Topic, Payload: msg.job.Payload, QoS: msg.batch.qos, Dup: msg.dup}
+		if err := m.check(packet); err != nil && !again {
+			m.endAndAnnounce(s, &driver.Failure{Reason: err.Error(), Final: true})
+			continue
+		}
+		if !again {
+			msg.state = sent
+		}
+		msg.attempted, msg.sentAt = true, now.Local
+		m.inFlight++
+		m.poison.sends(s)
+		m.effects.Publish = append(m.effects.Publish, packet)
+	}
+	m.blocked = len(m.beyond) > 0
+	rest := append(m.queue[:0], m.beyond...)
+	m.queue = append(rest, m.queue[n:]...)
+}
+
+func (m *Machine) check(packet driver.Message) error {
+	if m.connection.Check == nil {
+		return nil
+	}
+	return m.connection.Check(packet)
+}
+
+// release has PUBREL sent for a message that the journal knows as received. Without a
+// connection, Connect goes on.
+func (m *Machine) release(s driver.Slot) {
+	msg := m.at(s)
+	msg.state = releasing
+	if m.connected {
+		msg.releases++
+		m.effects.Release = append(m.effects.Release, s)
+	}
+}
+
+func (m *Machine) endAndAnnounce(s driver.Slot, f *driver.Failure) {
+	m.end(s, f)
+	m.announce(m.at(s).batch)
+}
+
+// end concludes the message in a slot: published, or failed.
+func (m *Machine) end(s driver.Slot, f *driver.Failure) {
+	msg := m.at(s)
+	if f != nil {
+		m.fail(s, *f)
+	}
+	msg.state = ended
+	m.forget(msg)
+	msg.batch.ended++
+}
+
+// fail notes that the message in a slot is not published.
+func (m *Machine) fail(s driver.Slot, f driver.Failure) {
+	msg := m.at(s)
+	b, place := msg.batch, msg.batch.place(s)
+	f.JobID, f.Topic = msg.job.ID, msg.job.Topic
+	b.failures = append(b.failures, failure{place, b.qos == 2 && place < b.concluded, f})
+}
