@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -170,4 +171,20 @@ func connack(t *testing.T, code byte, properties *packets.Properties) []byte {
 		t.Fatal(err)
 	}
 	return []byte(b.String())
+}
+
+// TestErrorsKeepTheirCause: what is said in our words can still be asked for the system's error.
+func TestErrorsKeepTheirCause(t *testing.T) {
+	for name, test := range map[string]struct {
+		url   string
+		cause error
+	}{
+		"refused": {"mqtt://127.0.0.1:1", syscall.ECONNREFUSED},
+		"silent":  {scripted(t, nil), errPatience},
+	} {
+		_, err := newSink(t, Config{URL: test.url, ConnectTimeout: 100 * time.Millisecond}).Connect(testContext(t), driver.ConnectOptions{ClientID: "x", QoS: 1, Acks: func([]driver.Ack) {}})
+		if !errors.Is(err, test.cause) {
+			t.Errorf("%s: %v is not %v", name, err, test.cause)
+		}
+	}
 }

@@ -58,17 +58,32 @@ func plain(conn net.Conn) net.Conn {
 	return conn
 }
 
+// explainedError says in one line what is wrong and what to check. It unwraps to the error that it
+// stands for, so that a program can ask for that with errors.As and errors.Is.
+type explainedError struct {
+	text  string
+	cause error
+}
+
+func (e *explainedError) Error() string { return e.text }
+func (e *explainedError) Unwrap() error { return e.cause }
+
+// explained puts a text in the place of an error's own.
+func explained(cause error, format string, args ...any) error {
+	return &explainedError{fmt.Sprintf(format, args...), cause}
+}
+
 func (s *Sink) explainDial(ctx context.Context, err error) error {
 	var dnsErr *net.DNSError
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("broker %s: connection refused: is the broker running, and the MQTT URL right?", s.broker.address)
+		return explained(err, "broker %s: connection refused: is the broker running, and the MQTT URL right?", s.broker.address)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("broker %s: %w", s.broker.address, ctx.Err())
 	case ctx.Err() != nil:
-		return fmt.Errorf("broker %s does not answer: check host, port and firewall", s.broker.address)
+		return explained(err, "broker %s does not answer: check host, port and firewall", s.broker.address)
 	case errors.As(err, &dnsErr):
-		return fmt.Errorf("broker %s: cannot find the host: check the MQTT URL", s.broker.address)
+		return explained(err, "broker %s: cannot find the host: check the MQTT URL", s.broker.address)
 	}
 	return fmt.Errorf("broker %s: %w", s.broker.address, err)
 }
@@ -78,7 +93,7 @@ func (s *Sink) explainTimeout(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, errPatience) {
 		return fmt.Errorf("broker %s: %w", s.broker.address, cause)
 	}
-	return fmt.Errorf("broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
+	return explained(context.Cause(ctx), "broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
 }
 
 // errNoAnswer is a connection that ended in the midst of the handshake.
@@ -95,7 +110,7 @@ func (s *Sink) explainQuestion(err error) error {
 	case errors.As(err, &refused):
 		return err
 	case errors.Is(err, errPatience):
-		return fmt.Errorf("broker %s accepts the session and does not say within %v whether it is ours", s.broker.address, s.cfg.ConnectTimeout)
+		return explained(err, "broker %s accepts the session and does not say within %v whether it is ours", s.broker.address, s.cfg.ConnectTimeout)
 	}
 	return fmt.Errorf("broker %s: finding out whether the session is ours: %w", s.broker.address, err)
 }

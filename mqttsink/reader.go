@@ -100,7 +100,7 @@ func (s *session) awaitMore() error {
 	s.lowWater.AckNow()
 	_, err := s.reader.Peek(s.reader.Buffered() + 1)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.silence())
+		return explained(err, "the broker has been silent for %v, not even answering a ping", s.silence())
 	}
 	return s.received(err)
 }
@@ -118,7 +118,7 @@ func (s *session) received(err error) error {
 // explainIO says what the system has found out by itself (package sockopt).
 func (s *session) explainIO(what string, err error) error {
 	if errors.Is(err, syscall.ETIMEDOUT) {
-		return fmt.Errorf("the broker, or the network to it, has acknowledged nothing for %v", s.patience)
+		return explained(err, "the broker, or the network to it, has acknowledged nothing for %v", s.patience)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

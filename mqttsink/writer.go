@@ -134,7 +134,7 @@ func (s *session) send(b []byte) (written int, err error) {
 		written += n
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return written, fmt.Errorf("the broker has not read what we send for %v", s.patience)
+				return written, explained(err, "the broker has not read what we send for %v", s.patience)
 			}
 			return written, s.explainIO("send", err)
 		}

@@ -44,7 +44,7 @@ func checkConnections(ctx context.Context, db querier, want int) error {
 	if err != nil {
 		return fmt.Errorf("read the limits of connections: %w", err)
 	}
-	const lower = "lower --database-connections, or "
+	const lower = "lower pgsource.Config.MaxConns, or "
 	for _, limit := range []struct {
 		allowed        int
 		whose, instead string

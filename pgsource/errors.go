@@ -91,16 +91,25 @@ func statementText(err error) string {
 	return text
 }
 
-// connectionError is a statement that could not be sent for want of a connection. It
-// reads as one line, and unwraps to what pgx said.
-type connectionError struct {
-	doing     string
-	explained error
-	cause     error
+// explainedError says in one line what is wrong and what to do about it. It unwraps to the error
+// of pgx that it stands for, so that a program can ask for a *pgconn.PgError with errors.As.
+type explainedError struct {
+	text  string
+	cause error
 }
 
-func (e *connectionError) Error() string { return e.doing + ": " + e.explained.Error() }
-func (e *connectionError) Unwrap() error { return e.cause }
+func (e *explainedError) Error() string { return e.text }
+func (e *explainedError) Unwrap() error { return e.cause }
+
+// explained puts a text in the place of an error's own.
+func explained(cause error, format string, args ...any) error {
+	return &explainedError{fmt.Sprintf(format, args...), cause}
+}
+
+// explainReadOnly is errReadOnly with its cause.
+func explainReadOnly(err error) error {
+	return explained(errors.Join(errReadOnly, err), "%v", errReadOnly)
+}
 
 // connectionLost reports whether the error is about the connection and not
 // about the statement.
@@ -129,25 +138,27 @@ func explain(err error) error {
 		pgErr  *pgconn.PgError
 		dnsErr *net.DNSError
 		netErr net.Error
+		done   *explainedError
 	)
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.As(err, &done):
 		return err
 	case errors.Is(err, errReadOnly):
-		return errReadOnly // of all the hosts that were tried
+		return explainReadOnly(err) // without the list of all the hosts that were tried
 	case errors.As(err, &pgErr):
-		return explainServer(where, pgErr, connectErr)
+		return explainServer(where, err, pgErr, connectErr != nil)
 	case errors.As(err, &dnsErr):
-		return fmt.Errorf("cannot find %s: %s: check the host in the database URL", where, dnsErr.Err)
+		return explained(err, "cannot find %s: %s: check the host in the database URL", where, dnsErr.Err)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return fmt.Errorf("%s does not answer: check host, port and firewall, or, if it is a pooler, whether its pool has room", where)
+		return explained(err, "%s does not answer: check host, port and firewall, or, if it is a pooler, whether its pool has room", where)
 	case connectErr != nil:
-		return fmt.Errorf("cannot connect to %s: %s: is PostgreSQL running there, and the database URL right?", where, lastLine(connectErr.Unwrap()))
+		return explained(err, "cannot connect to %s: %s: is PostgreSQL running there, and the database URL right?", where, lastLine(connectErr.Unwrap()))
 	}
 	return err
 }
 
-func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.ConnectError) error {
+// explainServer is explain for what the server itself says. connecting: to a first connection.
+func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bool) error {
 	remedy := ""
 	switch pgErr.Code {
 	case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
@@ -156,17 +167,17 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		remedy = "create the database, or correct its name in the database URL"
 	case pgerrcode.InsufficientPrivilege:
 		remedy = "as the owner of the database run GRANT USAGE ON SCHEMA reactor, GRANT SELECT, UPDATE ON jobs and GRANT ALL ON ALL TABLES IN SCHEMA reactor TO this role, after `reactor migrate up` if that was not done yet"
-		if connectErr != nil {
+		if connecting {
 			remedy = "grant this role CONNECT on the database"
 		}
 	case pgerrcode.TooManyConnections:
-		remedy = "raise max_connections, or lower --database-connections"
+		remedy = "raise max_connections, or lower pgsource.Config.MaxConns"
 	case pgerrcode.CannotConnectNow:
 		remedy = "the server is starting up or shutting down: try again in a moment"
 	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedColumn:
 		remedy = "the schema is not this version's: run `reactor migrate up`"
 	case pgerrcode.ReadOnlySQLTransaction:
-		return errReadOnly
+		return explainReadOnly(err)
 	case pgerrcode.ProtocolViolation:
 		// PgBouncer has no other code than this one for whatever it has to say.
 		switch {
@@ -180,9 +191,9 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		remedy = pgErr.Hint // where it is our own schema that speaks
 	}
 	if remedy == "" {
-		return fmt.Errorf("%s says: %s (SQLSTATE %s)", where, pgErr.Message, pgErr.Code)
+		return explained(err, "%s says: %s (SQLSTATE %s)", where, pgErr.Message, pgErr.Code)
 	}
-	return fmt.Errorf("%s says: %s: %s", where, pgErr.Message, remedy)
+	return explained(err, "%s says: %s: %s", where, pgErr.Message, remedy)
 }
 
 // lastLine is the end of an error that lists every address it tried.

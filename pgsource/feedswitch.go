@@ -37,7 +37,7 @@ type FeedSwitch struct {
 // That it stands is not enough: an instance may be about to leave it, after an earlier change.
 //
 // If we die between two steps the deployment has both, and works; running it again, in either
-// direction, finishes it. An instance that cannot follow, or was told not to (--feed), keeps
+// direction, finishes it. An instance that cannot follow, or was told not to (Config.Feed), keeps
 // the old feed in place: the error names it.
 func (w FeedSwitch) Run(ctx context.Context) error {
 	if w.To != FeedWAL && w.To != FeedNotify {

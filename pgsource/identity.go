@@ -102,9 +102,9 @@ func refuseRenaming(ctx context.Context, tx pgx.Tx, name, want string) error {
 	}
 	switch {
 	case alive > 0:
-		return fmt.Errorf("the deployment is called %s, and %d instances run under that name: stop all of them before one is started as %s (--deployment)", name, alive, want)
+		return fmt.Errorf("the deployment is called %s, and %d instances run under that name: stop all of them before you start one as %s (pgsource.Config.Deployment)", name, alive, want)
 	case journalled > 0:
-		return fmt.Errorf("the deployment is called %s, and messages are on their way under that name: run an instance as %s once more and stop it cleanly, then start all as %s (--deployment)", name, name, want)
+		return fmt.Errorf("the deployment is called %s, and messages are on their way under that name: run an instance as %s once more and stop it cleanly, then start all as %s (pgsource.Config.Deployment)", name, name, want)
 	}
 	return nil
 }

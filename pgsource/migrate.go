@@ -75,7 +75,7 @@ func MigrateUp(ctx context.Context, databaseURL string) ([]string, error) {
 			return nil
 		})
 		if sqlState(err) == pgerrcode.InsufficientPrivilege {
-			return fmt.Errorf("the schema lacks %s, and this role may not change it (%s): run `reactor migrate up` as the owner of the database", describe(pending), statementText(err))
+			return explained(err, "the schema lacks %s, and this role may not change it (%s): run `reactor migrate up` as the owner of the database", describe(pending), statementText(err))
 		}
 		return err
 	})

@@ -74,7 +74,7 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // errPooledListener: what we LISTEN to there is told to whoever has the session then.
-var errPooledListener = errors.New("the connection for LISTEN leads through a pooler, which does not carry notifications: give the database's own address with --listen-url")
+var errPooledListener = errors.New("the connection for LISTEN leads through a pooler, which does not carry notifications: give the database's own address as pgsource.Config.ListenURL")
 
 // probe sends us a notification every now and then.
 func (s *Source) probe(ctx context.Context, channel string) error {
@@ -110,7 +110,7 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hin
 		case err != nil && ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil && silent:
-			return errors.New("no notification arrives, not even our own: is there a pooler in transaction mode? Give a direct connection for LISTEN (--listen-url)")
+			return errors.New("no notification arrives, not even our own: is there a pooler in transaction mode? Give the database's own address as pgsource.Config.ListenURL")
 		case err != nil:
 			return fmt.Errorf("listen: %w", err)
 		}

@@ -337,11 +337,11 @@ func TestFeedBehindAPooler(t *testing.T) {
 	b.migrateUp(b.url)
 	b.start(pooler.URL())
 	err := b.Listen(b.ctx, func(driver.Hint) { t.Error("a hint came through the pooler") })
-	if err == nil || !strings.Contains(err.Error(), "--listen-url") {
+	if err == nil || !strings.Contains(err.Error(), "pgsource.Config.ListenURL") {
 		t.Errorf("without a direct connection the feed says %v", err)
 	}
 	other := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, ListenURL: pooler.URL()})
-	if err := other.Listen(b.ctx, func(driver.Hint) {}); err == nil || !strings.Contains(err.Error(), "--listen-url") {
+	if err := other.Listen(b.ctx, func(driver.Hint) {}); err == nil || !strings.Contains(err.Error(), "pgsource.Config.ListenURL") {
 		t.Errorf("with a pooler for LISTEN alone the feed says %v", err)
 	}
 	direct := open(t, b.ctx, pgsource.Config{DatabaseURL: pooler.URL(), ListenURL: b.url})

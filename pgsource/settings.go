@@ -199,7 +199,7 @@ var errReadOnly = errors.New("the database is read-only (a standby, or default_t
 func explainSetting(err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && strings.Contains(pgErr.Message, "session_replication_role") {
-		return errors.New("session_replication_role is replica for this role or database, which switches triggers off, and only a superuser can change that: run ALTER ROLE … RESET session_replication_role and ALTER DATABASE … RESET session_replication_role")
+		return explained(err, "session_replication_role is replica for this role or database, which switches triggers off, and only a superuser can change that: run ALTER ROLE … RESET session_replication_role and ALTER DATABASE … RESET session_replication_role")
 	}
 	return err
 }

@@ -109,7 +109,7 @@ func (s *Source) Open(ctx context.Context) (err error) {
 		if err != nil {
 			s.Close()
 			if s.pooled && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-				err = fmt.Errorf("the pooler gives us no connection to the database: in session mode its pool must hold the %d of each instance, and those of everybody else: enlarge it, or use transaction mode", s.cfg.MaxConns+besides-1)
+				err = explained(err, "the pooler gives us no connection to the database: in session mode its pool must hold the %d of each instance, and those of everybody else: enlarge it, or use transaction mode", s.cfg.MaxConns+besides-1)
 				return
 			}
 			err = explain(err)
@@ -213,7 +213,7 @@ func (s *Source) failed(doing string, err error) error {
 	var connectErr *pgconn.ConnectError
 	switch {
 	case errors.As(err, &connectErr), errors.Is(err, errReadOnly):
-		return &connectionError{doing, explain(err), err}
+		return fmt.Errorf("%s: %w", doing, explain(err))
 	case connectionLost(err):
 		s.reset()
 	case sqlState(err) == pgerrcode.UndefinedTable:

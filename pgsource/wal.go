@@ -142,7 +142,7 @@ func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
 	if _, err := pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		_ = conn.Close(ctx)
 		if sqlState(err) == pgerrcode.SyntaxError {
-			return nil, pooledWAL("it gives us an ordinary session")
+			return nil, pooledWAL("it gives us an ordinary session", err)
 		}
 		return nil, err
 	}

@@ -210,7 +210,7 @@ func TestWALConnectionSilent(t *testing.T) {
 	}
 }
 
-// TestWALOfAnotherDatabase: --listen-url leads elsewhere. All looks well there.
+// TestWALOfAnotherDatabase: Config.ListenURL leads to another database, in which everything looks well.
 func TestWALOfAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	other := examine(t, testkit.NewDatabase(t))
@@ -218,7 +218,7 @@ func TestWALOfAnotherDatabase(t *testing.T) {
 	b, _, _, ended := onWAL(t, testkit.NewDatabase(t), func(cfg *pgsource.Config) {
 		cfg.ListenURL, cfg.FeedCheck = other.url, 100*time.Millisecond
 	})
-	if text := b.ends(ended); !strings.Contains(text, "--listen-url leads to another database") {
+	if text := b.ends(ended); !strings.Contains(text, "pgsource.Config.ListenURL leads to another database") {
 		t.Errorf("the feed ended with %q", text)
 	}
 }
@@ -323,7 +323,7 @@ func TestWALGuard(t *testing.T) {
 	if _, err := writer.Exec(b.ctx, "CREATE TABLE filler (n int); INSERT INTO filler SELECT generate_series(1, 500000)"); err != nil {
 		t.Fatal(err)
 	}
-	if text := b.ends(ended); !strings.Contains(text, "--max-feed-wal") {
+	if text := b.ends(ended); !strings.Contains(text, "pgsource.Config.MaxFeedWAL") {
 		t.Errorf("the feed ended with %q", text)
 	}
 	if got := s.FeedState(); got.Kind != "" {

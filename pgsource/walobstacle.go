@@ -45,7 +45,7 @@ func (s *Source) checkWAL(ctx context.Context) error {
 	case err != nil:
 		return err
 	case obstacle != nil:
-		return fmt.Errorf("--feed wal: %w", obstacle)
+		return fmt.Errorf("pgsource.Config.Feed is FeedWAL: %w", obstacle)
 	}
 	if p.triggers {
 		s.log.Info("the table jobs has its triggers, which nobody needs where all instances read the WAL: `reactor migrate feed wal` drops them", "table", s.jobs().name)
@@ -73,8 +73,8 @@ func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) 
 	conn, err := s.connectWAL(ctx)
 	if err != nil {
 		var pgErr *pgconn.PgError
-		if explained := explainWAL(err); errors.As(err, &pgErr) || errors.Is(explained, errReadOnlyFeed) || strings.Contains(explained.Error(), "--listen-url") {
-			return explained, nil
+		if why := explainWAL(err); errors.As(err, &pgErr) || errors.Is(why, errReadOnlyFeed) || errors.Is(why, errPooledWAL) {
+			return why, nil
 		}
 		return nil, explain(err) // it could not be tried
 	}
@@ -126,18 +126,19 @@ func (s *Source) makePublications(ctx context.Context) error {
 	var pgErr *pgconn.PgError
 	switch {
 	case sqlState(err) == pgerrcode.LockNotAvailable:
-		return fmt.Errorf("the table %s is not published, and cannot be for the moment, while somebody changes, vacuums or indexes it: it is tried again", s.jobs().name)
+		return explained(err, "the table %s is not published, and cannot be for the moment, while somebody changes, vacuums or indexes it: it is tried again", s.jobs().name)
 	case sqlState(err) == pgerrcode.InsufficientPrivilege:
-		return fmt.Errorf("the table %s is not published, and this role may not do that: run `reactor migrate feed wal`, or psql -f sql/publications.sql, as the owner of the database and the table", s.jobs().name)
+		return explained(err, "the table %s is not published, and this role may not do that: run `reactor migrate feed wal`, or psql -f sql/publications.sql, as the owner of the database and the table", s.jobs().name)
 	case errors.As(err, &pgErr):
 		text, remedy := pgErr.Message, pgErr.Hint
 		if pgErr.Detail != "" {
 			text += ": " + strings.TrimSuffix(pgErr.Detail, ".")
 		}
 		if remedy == "" {
-			remedy = "put that right, or use the triggers (--feed notify)"
+			remedy = "put that right"
 		}
-		return fmt.Errorf("the table %s cannot be published: %s", s.jobs().name, strings.Join(strings.Fields(text+": "+remedy), " "))
+		return explained(err, "the table %s cannot be published: %s, or use the triggers (set pgsource.Config.Feed to FeedNotify)",
+			s.jobs().name, strings.Join(strings.Fields(text+": "+remedy), " "))
 	case err != nil:
 		return fmt.Errorf("the table %s cannot be published: %w", s.jobs().name, err)
 	}
@@ -154,7 +155,11 @@ func explainWAL(err error) error {
 	var (
 		pgErr      *pgconn.PgError
 		connectErr *pgconn.ConnectError
+		done       *explainedError
 	)
+	if errors.As(err, &done) {
+		return err
+	}
 	role := "this role"
 	if errors.As(err, &connectErr) && connectErr.Config != nil {
 		role = "role " + pgx.Identifier{connectErr.Config.User}.Sanitize()
@@ -168,36 +173,40 @@ func explainWAL(err error) error {
 		if pgErr.Routine == "CheckMyDatabase" {
 			break
 		}
-		return fmt.Errorf("%s may not replicate: run ALTER ROLE … REPLICATION as a superuser (managed services: GRANT rds_replication TO …, or as theirs is called)", role)
+		return explained(err, "%s may not replicate: run ALTER ROLE … REPLICATION as a superuser (managed services: GRANT rds_replication TO …, or as theirs is called)", role)
 	case pgerrcode.TooManyConnections:
 		if strings.Contains(pgErr.Message, "max_wal_senders") {
-			return errors.New("all WAL senders of the server are in use, and each instance needs one: raise max_wal_senders, and restart the server")
+			return explained(err, "all WAL senders of the server are in use, and each instance needs one: raise max_wal_senders, and restart the server")
 		}
 	case pgerrcode.ConfigurationLimitExceeded:
-		return errors.New("all replication slots of the server are in use, and each instance needs one: raise max_replication_slots and restart the server, or drop slots that nobody uses (SELECT * FROM pg_replication_slots)")
+		return explained(err, "all replication slots of the server are in use, and each instance needs one: raise max_replication_slots and restart the server, or drop slots that nobody uses (SELECT * FROM pg_replication_slots)")
 	case pgerrcode.ObjectNotInPrerequisiteState:
 		if strings.Contains(pgErr.Message, "recovery") {
-			return errReadOnly
+			return explainReadOnly(err)
 		}
 		if strings.Contains(pgErr.Message, "wal_level") {
-			return errors.New("wal_level is not logical: run ALTER SYSTEM SET wal_level = logical as a superuser, and restart the server")
+			return explained(err, "wal_level is not logical: run ALTER SYSTEM SET wal_level = logical as a superuser, and restart the server")
 		}
 	case pgerrcode.UndefinedObject:
-		return fmt.Errorf("%w (%s): it is published again with the next try, if this role may", errUnpublished, pgErr.Message)
+		return explained(errors.Join(errUnpublished, err), "%v (%s): it is published again with the next try, if this role may", errUnpublished, pgErr.Message)
 	case pgerrcode.SyntaxError: // to IDENTIFY_SYSTEM
-		return errors.New("the pooler in between does not carry replication: give the database's own address with --listen-url")
+		return explained(errors.Join(errPooledWAL, err), "%v: give the database's own address as pgsource.Config.ListenURL", errPooledWAL)
 	case pgerrcode.ProtocolViolation, pgerrcode.InvalidParameterValue, pgerrcode.FeatureNotSupported:
 		if strings.Contains(pgErr.Message, "replication") {
-			return pooledWAL(pgErr.Message)
+			return pooledWAL(pgErr.Message, err)
 		}
 	}
 	return explain(err)
 }
 
-// pooledWAL: of the poolers some refuse replication, and some don't look at what was asked for.
-func pooledWAL(says string) error {
-	return fmt.Errorf("the pooler in between does not carry replication (%s): give the database's own address with --listen-url", says)
+// errPooledWAL: the feed's connection leads through a pooler.
+var errPooledWAL = errors.New("the pooler in between does not carry replication")
+
+// pooledWAL adds what shows that there is a pooler: some poolers refuse a replication connection,
+// and some ignore that one was asked for. cause is the refusal; nil if there was none.
+func pooledWAL(says string, cause error) error {
+	return explained(errors.Join(errPooledWAL, cause), "%v (%s): give the database's own address as pgsource.Config.ListenURL", errPooledWAL, says)
 }
 
 // errReadOnlyFeed: the database URL leads to a primary, and the other one does not.
-var errReadOnlyFeed = errors.New("the server that --listen-url leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary")
+var errReadOnlyFeed = errors.New("the server that pgsource.Config.ListenURL leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary")

@@ -37,8 +37,8 @@ func wal(url string) pgsource.Config {
 // finds no triggers, listens to notifications.
 func (b *bench) refusesWAL(url, want string) {
 	b.t.Helper()
-	if why := b.refused(wal(url)); why != "--feed wal: "+want {
-		b.t.Errorf("it refuses with\n%s, want\n--feed wal: %s", why, want)
+	if why := b.refused(wal(url)); why != "pgsource.Config.Feed is FeedWAL: "+want {
+		b.t.Errorf("it refuses with\n%s, want\npgsource.Config.Feed is FeedWAL: %s", why, want)
 	}
 	b.exec(schema.TriggersDown)
 	s := open(b.t, b.ctx, pgsource.Config{DatabaseURL: url, MaxConns: 2})
@@ -146,7 +146,7 @@ func TestAnyStandby(t *testing.T) {
 	if why := b.ends(ended); why != "WAL feed: "+want {
 		t.Error(why)
 	}
-	if why := b.refused(wal(b.url)); why != "--feed wal: "+want {
+	if why := b.refused(wal(b.url)); why != "pgsource.Config.Feed is FeedWAL: "+want {
 		t.Error(why)
 	}
 	if err := (pgsource.FeedSwitch{DatabaseURL: b.url, To: pgsource.FeedWAL}).Run(b.ctx); err == nil || err.Error() != want {
@@ -173,7 +173,7 @@ func TestNoRightToReplicate(t *testing.T) {
 	b.exec(`DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$`)
 	cfg := wal(b.url)
 	cfg.ListenURL = otherURL
-	if why := b.refused(cfg); !strings.HasPrefix(why, "--feed wal: ") || !strings.HasSuffix(why, "grant this role CONNECT on the database") {
+	if why := b.refused(cfg); !strings.HasPrefix(why, "pgsource.Config.Feed is FeedWAL: ") || !strings.HasSuffix(why, "grant this role CONNECT on the database") {
 		t.Errorf("%s: %s", other, why)
 	}
 }
@@ -192,7 +192,7 @@ func TestNoSlotIsFree(t *testing.T) {
 	}
 	b.exec("SELECT pg_drop_replication_slot('of_a_standby')")
 	b.readsWAL(wal(b.url))
-	if why := b.refused(wal(b.url)); why != "--feed wal: "+tooFewSlots {
+	if why := b.refused(wal(b.url)); why != "pgsource.Config.Feed is FeedWAL: "+tooFewSlots {
 		t.Errorf("a second instance refuses with %s", why)
 	}
 }
@@ -366,14 +366,14 @@ func TestReplicaIdentities(t *testing.T) {
 func TestTablesThatCannotBePublished(t *testing.T) {
 	const noIdentity = `the table public.jobs has no replica identity: if it were published, every UPDATE of it would fail: `
 	for name, c := range map[string]struct{ sql, want string }{
-		"no identity":      {"ALTER TABLE jobs REPLICA IDENTITY NOTHING", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (--feed notify)"},
-		"an index dropped": {"CREATE UNIQUE INDEX i ON jobs (topic, id); ALTER TABLE jobs REPLICA IDENTITY USING INDEX i; DROP INDEX i", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (--feed notify)"},
+		"no identity":      {"ALTER TABLE jobs REPLICA IDENTITY NOTHING", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (set pgsource.Config.Feed to FeedNotify)"},
+		"an index dropped": {"CREATE UNIQUE INDEX i ON jobs (topic, id); ALTER TABLE jobs REPLICA IDENTITY USING INDEX i; DROP INDEX i", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (set pgsource.Config.Feed to FeedNotify)"},
 		"a key that is checked late": {
 			"ALTER TABLE jobs DROP CONSTRAINT jobs_pkey; ALTER TABLE jobs ADD PRIMARY KEY (id) DEFERRABLE",
-			noIdentity + "its primary key is DEFERRABLE: make that NOT DEFERRABLE, or use the triggers (--feed notify)",
+			noIdentity + "its primary key is DEFERRABLE: make that NOT DEFERRABLE, or use the triggers (set pgsource.Config.Feed to FeedNotify)",
 		},
-		"no key":   {"ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", noIdentity + "give it a primary key: ALTER TABLE public.jobs ADD PRIMARY KEY (id), or use the triggers (--feed notify)"},
-		"unlogged": {"ALTER TABLE jobs SET UNLOGGED", `cannot add relation "jobs" to publication: This operation is not supported for unlogged tables: put that right, or use the triggers (--feed notify)`},
+		"no key":   {"ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", noIdentity + "give it a primary key: ALTER TABLE public.jobs ADD PRIMARY KEY (id), or use the triggers (set pgsource.Config.Feed to FeedNotify)"},
+		"unlogged": {"ALTER TABLE jobs SET UNLOGGED", `cannot add relation "jobs" to publication: This operation is not supported for unlogged tables: put that right, or use the triggers (set pgsource.Config.Feed to FeedNotify)`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := examine(t, testkit.NewDatabase(t))
@@ -390,7 +390,7 @@ func TestFeedURLOfAStandby(t *testing.T) {
 	b.migrateUp(b.url)
 	cfg := wal(b.url)
 	cfg.ListenURL = testkit.Standby(t, primary).URL()
-	if why := b.refused(cfg); why != "--feed wal: the server that --listen-url leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary" {
+	if why := b.refused(cfg); why != "pgsource.Config.Feed is FeedWAL: the server that pgsource.Config.ListenURL leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary" {
 		t.Error(why)
 	}
 	// Nor can one listen there.
@@ -418,12 +418,12 @@ func TestWALBehindAPooler(t *testing.T) {
 				direct := wal(b.url)
 				direct.ListenURL = pooler.URL()
 				for _, cfg := range []pgsource.Config{direct, wal(pooler.URL())} {
-					want := "the pooler in between does not carry replication (" + says + "): give the database's own address with --listen-url"
-					if why := b.refused(cfg); why != "--feed wal: "+want {
+					want := "the pooler in between does not carry replication (" + says + "): give the database's own address as pgsource.Config.ListenURL"
+					if why := b.refused(cfg); why != "pgsource.Config.Feed is FeedWAL: "+want {
 						t.Error(why)
 					}
 					cfg.Feed = pgsource.FeedAuto
-					if why := b.failsToListen(open(t, b.ctx, cfg)); !strings.Contains(why, "give the database's own address with --listen-url") {
+					if why := b.failsToListen(open(t, b.ctx, cfg)); !strings.Contains(why, "give the database's own address as pgsource.Config.ListenURL") {
 						t.Error(why)
 					}
 				}

@@ -60,8 +60,7 @@ BEGIN
                 USING HINT = (SELECT CASE
                     WHEN count(*) = 0 THEN format('give it a primary key: ALTER TABLE %s ADD PRIMARY KEY (id)', part.nameless)
                     WHEN bool_or(indimmediate) THEN format('give it one: ALTER TABLE %s REPLICA IDENTITY DEFAULT', part.nameless)
-                    ELSE 'its primary key is DEFERRABLE: make that NOT DEFERRABLE' END FROM pg_index WHERE indrelid = part.nameless AND indisprimary)
-                    || ', or use the triggers (--feed notify)';
+                    ELSE 'its primary key is DEFERRABLE: make that NOT DEFERRABLE' END FROM pg_index WHERE indrelid = part.nameless AND indisprimary);
         END IF;
         updated  := updated || format(', ONLY %s%s', part.name, CASE WHEN part.whole THEN '' ELSE format(' (%s)', part.columns) END);
         inserted := inserted || format(', ONLY %s%s WHERE (NOT processed)', part.name, CASE WHEN part.whole THEN '' ELSE format(' (%s)', part.columns) END);
