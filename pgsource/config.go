@@ -47,11 +47,12 @@ type Config struct {
 	// settlements are given up after 5 s at the latest. Defaults to 10 s. This and all
 	// other durations are 1 ms to 24 h.
 	StatementTimeout time.Duration
-	// Heartbeat is the time between two signs of life. Defaults to 1 s.
+	// Heartbeat has no effect and is going to be removed: an instance beats about every third of
+	// TTL, and when another instance announces a change of the membership.
 	Heartbeat time.Duration
-	// TTL is how old the last sign of life of an instance may be before the
-	// others take its shards and lanes. Shorter takes over faster, longer forgives
-	// longer stalls. At least 3 heartbeats. Defaults to 3 s.
+	// TTL is how old the last heartbeat of an instance may be before the others take its shards
+	// and lanes. A shorter TTL takes over faster; a longer one tolerates longer stalls. An
+	// instance beats about every third of it. 100 ms to 24 h. Defaults to 3 s.
 	TTL time.Duration
 	// FeedCheck is the time between two probes of the feed; three unanswered ones mean
 	// that it is dead. Defaults to 5 s.
@@ -80,7 +81,6 @@ func (c Config) withDefaults() Config {
 	}
 	setDefault(&c.MaxConns, 6)
 	setDefault(&c.StatementTimeout, 10*time.Second)
-	setDefault(&c.Heartbeat, time.Second)
 	setDefault(&c.TTL, 3*time.Second)
 	setDefault(&c.FeedCheck, 5*time.Second)
 	setDefault(&c.MaxFeedWAL, 4<<30)
@@ -118,21 +118,17 @@ func (c Config) validate() error {
 		return &driver.ConfigError{Field: "MaxConns", Value: c.MaxConns, Problem: fmt.Sprintf("must be 2 to %d", maxConns)}
 	}
 	for _, d := range []struct {
-		field string
-		value time.Duration
+		field      string
+		value, min time.Duration
 	}{
-		{"StatementTimeout", c.StatementTimeout},
-		{"Heartbeat", c.Heartbeat},
-		{"TTL", c.TTL},
-		{"FeedCheck", c.FeedCheck},
-		{"RetryBackoff", c.RetryBackoff},
+		{"StatementTimeout", c.StatementTimeout, time.Millisecond},
+		{"TTL", c.TTL, 100 * time.Millisecond},
+		{"FeedCheck", c.FeedCheck, time.Millisecond},
+		{"RetryBackoff", c.RetryBackoff, time.Millisecond},
 	} {
-		if d.value < time.Millisecond || d.value > 24*time.Hour {
-			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: "must be 1ms to 24h"}
+		if d.value < d.min || d.value > 24*time.Hour {
+			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: fmt.Sprintf("must be %v to 24h", d.min)}
 		}
-	}
-	if c.TTL < 3*c.Heartbeat {
-		return &driver.ConfigError{Field: "TTL", Value: c.TTL, Problem: fmt.Sprintf("must be at least 3 heartbeats of %v", c.Heartbeat)}
 	}
 	if c.RetryAttempts < 1 || c.RetryAttempts > 1000 {
 		return &driver.ConfigError{Field: "RetryAttempts", Value: c.RetryAttempts, Problem: "must be 1 to 1000"}

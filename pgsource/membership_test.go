@@ -12,7 +12,7 @@ import (
 
 // quick lets memberships lapse fast enough for a test.
 func quick(url, name string) pgsource.Config {
-	return pgsource.Config{DatabaseURL: url, Name: name, Heartbeat: 20 * time.Millisecond, TTL: 600 * time.Millisecond}
+	return pgsource.Config{DatabaseURL: url, Name: name, TTL: 600 * time.Millisecond}
 }
 
 func beat(t *testing.T, ctx context.Context, m driver.Member) driver.Holding {

@@ -59,7 +59,7 @@
 //
 // # Costs
 //
-// Schedule, Cancel, Get, Deadline, Len and Next are O(1). An entry costs one move for each
+// Schedule, Cancel, Deadline, Len and Next are O(1). An entry costs one move for each
 // level it goes down, and one expiration. Linux' timers save those moves by expiring far
 // timers inexactly, which pays where most timers are cancelled before they are due. Here all
 // of them fire, and are to fire on time.

@@ -81,15 +81,6 @@ func (w *Wheel[T]) Cancel(h Handle) (value T, ok bool) {
 	return w.drop(w.lists.block(p.block()), p.position()).value, true
 }
 
-// Get returns the value of an entry, or false if the handle is stale.
-func (w *Wheel[T]) Get(h Handle) (value T, ok bool) {
-	p, ok := w.entries.find(h)
-	if !ok {
-		return value, false
-	}
-	return w.lists.item(p).value, true
-}
-
 // Deadline returns the deadline with which an entry was scheduled, not rounded, or false if
 // the handle is stale.
 func (w *Wheel[T]) Deadline(h Handle) (deadline int64, ok bool) {
