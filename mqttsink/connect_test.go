@@ -110,7 +110,7 @@ func TestBrokerDisconnects(t *testing.T) {
 		"hangs up":    {[]byte{}, "closed the connection"},
 		"ack, hangup": {[]byte{0x40, 2, 0, 7}, "closed the connection"},
 	} {
-		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), thenHangUp)}), "x", 1)
+		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), thenClose)}), "x", 1)
 		<-session.Done()
 		if err := session.Err(); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
@@ -126,7 +126,7 @@ func TestBrokerDisconnects(t *testing.T) {
 
 type scriptOption bool
 
-const thenHangUp scriptOption = true
+const thenClose scriptOption = true
 
 // scripted is a server for what no real broker does: it reads the CONNECT, answers
 // with the bytes, and stays silent or hangs up.
@@ -180,7 +180,7 @@ func TestErrorsKeepTheirCause(t *testing.T) {
 		cause error
 	}{
 		"refused": {"mqtt://127.0.0.1:1", syscall.ECONNREFUSED},
-		"silent":  {scripted(t, nil), errPatience},
+		"silent":  {scripted(t, nil), errConnectTimeout},
 	} {
 		_, err := newSink(t, Config{URL: test.url, ConnectTimeout: 100 * time.Millisecond}).Connect(testContext(t), driver.ConnectOptions{ClientID: "x", QoS: 1, Acks: func([]driver.Ack) {}})
 		if !errors.Is(err, test.cause) {

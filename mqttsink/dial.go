@@ -48,7 +48,7 @@ func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 
 // hangUp closes a connection at once. A tls.Conn's own Close says goodbye first, and
 // waits up to five seconds for somebody to take it.
-func hangUp(conn net.Conn) { plain(conn).Close() }
+func closeNow(conn net.Conn) { plain(conn).Close() }
 
 // plain is the connection below TLS.
 func plain(conn net.Conn) net.Conn {
@@ -90,7 +90,7 @@ func (s *Sink) explainDial(ctx context.Context, err error) error {
 
 // explainTimeout is for a handshake that the context ended.
 func (s *Sink) explainTimeout(ctx context.Context) error {
-	if cause := context.Cause(ctx); !errors.Is(cause, errPatience) {
+	if cause := context.Cause(ctx); !errors.Is(cause, errConnectTimeout) {
 		return fmt.Errorf("broker %s: %w", s.broker.address, cause)
 	}
 	return explained(context.Cause(ctx), "broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
@@ -99,17 +99,17 @@ func (s *Sink) explainTimeout(ctx context.Context) error {
 // errNoAnswer is a connection that ended in the midst of the handshake.
 var errNoAnswer = errors.New("hangs up without an answer")
 
-func (s *Sink) explainSilence(err error) error {
+func (s *Sink) explainNoAnswer(err error) error {
 	return fmt.Errorf("broker %s %w (%w): check the port, whether it expects TLS (mqtts://), and whether it speaks MQTT 5", s.broker.address, errNoAnswer, err)
 }
 
 // explainQuestion is for a session that was accepted, and could not be told from another.
-func (s *Sink) explainQuestion(err error) error {
+func (s *Sink) explainMarkCheck(err error) error {
 	var refused *driver.ConnectRefusedError
 	switch {
 	case errors.As(err, &refused):
 		return err
-	case errors.Is(err, errPatience):
+	case errors.Is(err, errConnectTimeout):
 		return explained(err, "broker %s accepts the session and does not say within %v whether it is ours", s.broker.address, s.cfg.ConnectTimeout)
 	}
 	return fmt.Errorf("broker %s: finding out whether the session is ours: %w", s.broker.address, err)

@@ -26,7 +26,7 @@ type fakeBroker struct {
 // connection.
 type reply struct {
 	packets  []byte
-	hangUp   bool
+	closeNow   bool
 	hangUpOn int
 }
 
@@ -80,13 +80,13 @@ func (b *fakeBroker) serve(n int, conn net.Conn, accept []byte) {
 			b.hangUpOn(r.hangUpOn)
 		}
 		switch {
-		case r.packets != nil || r.hangUp:
+		case r.packets != nil || r.closeNow:
 		case p.Type == packets.CONNECT:
 			r.packets = accept
 		case p.Type == packets.PINGREQ:
 			r.packets = []byte{packets.PINGRESP << 4, 0}
 		}
-		if _, err := conn.Write(r.packets); err != nil || r.hangUp {
+		if _, err := conn.Write(r.packets); err != nil || r.closeNow {
 			return
 		}
 	}

@@ -20,15 +20,15 @@ const (
 func (s *session) answered(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.awaited = max(0, s.awaited-n) // a broker may answer what nobody asked
+	s.unanswered = max(0, s.unanswered-n) // a broker may answer what nobody asked
 }
 
 // gather reports whether the next read is to wait for several answers, and arranges it.
 func (s *session) gather() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.awaited < gatherFrom || s.state >= parted {
-		s.takeWhatIsThere()
+	if s.unanswered < gatherFrom || s.state >= disconnecting {
+		s.resetLowWater()
 		return false
 	}
 	s.gathering = s.lowWater.Set(gatherBytes) && s.conn.SetReadDeadline(time.Now().Add(gatherFor)) == nil
@@ -36,14 +36,14 @@ func (s *session) gather() bool {
 }
 
 // giveUpGathering is for a broker that is slow, or has answered all that it will.
-func (s *session) giveUpGathering() {
+func (s *session) stopGathering() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.takeWhatIsThere()
+	s.resetLowWater()
 }
 
 // takeWhatIsThere lets the next read wait for a single byte. The caller holds mu.
-func (s *session) takeWhatIsThere() {
+func (s *session) resetLowWater() {
 	s.gathering = false
 	s.lowWater.Set(1)
 }

@@ -39,7 +39,7 @@ type probe struct {
 // kept, and mosquitto then says that there was none, taking over its connection all the
 // same.
 func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
 	for range takeovers {
 		err := s.checkIdentity(ctx, qos)
@@ -51,7 +51,7 @@ func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
 			// It lets our lanes in and this one not: it does look at client ids.
 			s.cfg.Logger.Debug("the broker lets nobody in with a client id it does not know", "broker", s.broker.address, "err", err)
 			return nil
-		case !errors.Is(err, errHungUp):
+		case !errors.Is(err, errClosedByBroker):
 			return err
 		}
 	}
@@ -82,8 +82,8 @@ func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
 	if err != nil {
 		return err
 	}
-	defer hangUp(first.conn)
-	stop := context.AfterFunc(ctx, func() { hangUp(first.conn) })
+	defer closeNow(first.conn)
+	stop := context.AfterFunc(ctx, func() { closeNow(first.conn) })
 	defer stop()
 	if first.present {
 		first.leave(s.laneExpiry(qos)) // it is a lane's
@@ -94,7 +94,7 @@ func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
 	if err != nil {
 		return err
 	}
-	defer hangUp(second.conn)
+	defer closeNow(second.conn)
 	defer second.leave(0)
 	if second.present {
 		return errSharedIdentity
@@ -116,8 +116,8 @@ func (s *Sink) openProbe(ctx context.Context, qos byte) (*probe, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.agree(connack, opts); err != nil {
-		hangUp(conn)
+	if _, err := s.negotiate(connack, opts); err != nil {
+		closeNow(conn)
 		return nil, err
 	}
 	return &probe{conn: conn, reader: reader, present: connack.SessionPresent}, nil
@@ -134,12 +134,12 @@ func (s *Sink) laneExpiry(qos byte) time.Duration {
 // ping reports whether the connection is still the session's.
 func (p *probe) ping() error {
 	if _, err := p.conn.Write(pingreq); err != nil {
-		return errHungUp
+		return errClosedByBroker
 	}
 	for {
 		packet, err := nextPacket(p.reader)
 		if err != nil {
-			return errHungUp
+			return errClosedByBroker
 		}
 		switch packet[0] >> 4 {
 		case packets.PINGRESP:

@@ -55,7 +55,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			if d, ok := p.Content.(*packets.Disconnect); ok {
 				gone <- d
 			}
-			return reply{packets: present, hangUp: p.Type == packets.DISCONNECT}
+			return reply{packets: present, closeNow: p.Type == packets.DISCONNECT}
 		})
 		wantShared(t, "a session is there", newSink(t, Config{URL: broker.url}).CheckIdentity(testContext(t), qos))
 		if e := (<-gone).Properties.SessionExpiryInterval; e == nil || *e != want {
@@ -96,7 +96,7 @@ func TestIdentityAnswers(t *testing.T) {
 		"it keeps them apart": {func(int, *packets.ControlPacket) reply { return reply{} }, false, true},
 		"it keeps no sessions, and says that the first was taken over": {func(conn int, p *packets.ControlPacket) reply {
 			if p.Type == packets.PINGREQ {
-				return reply{packets: []byte{packets.DISCONNECT << 4, 1, packets.DisconnectSessionTakenOver}, hangUp: true}
+				return reply{packets: []byte{packets.DISCONNECT << 4, 1, packets.DisconnectSessionTakenOver}, closeNow: true}
 			}
 			return reply{}
 		}, true, false},

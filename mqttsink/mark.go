@@ -60,8 +60,8 @@ func (s *session) Mark(ctx context.Context, mark string) error {
 	err := s.leaveMark(ctx, mark)
 	switch {
 	case err == nil || errors.Is(err, driver.ErrCannotMark):
-		s.evictions.forget(s.clientID)
-	case ctx.Err() == nil && s.refusesByHangingUp():
+		s.closeCounts.forget(s.clientID)
+	case ctx.Err() == nil && s.refusesByClosing():
 		return fmt.Errorf("%w: it ends the connection when we subscribe (%w): %s", driver.ErrCannotMark, err, allowMarks)
 	}
 	return err
@@ -141,7 +141,7 @@ func (s *session) recognize(ctx context.Context, mark string) (found, whole bool
 func refused(code byte) bool { return code >= 0x80 }
 
 // refusesByHangingUp reports whether the session was ended because it subscribed.
-func (s *session) refusesByHangingUp() bool {
+func (s *session) refusesByClosing() bool {
 	var d *driver.DisconnectedError
 	err := s.Err()
 	switch {
@@ -150,8 +150,8 @@ func (s *session) refusesByHangingUp() bool {
 		case 0x81, 0x82, 0x83, codeNotAuthorized, 0x8F, 0xA1, 0xA2: // those that blame a packet of this kind
 			return true
 		}
-	case errors.Is(err, errHungUp) || errors.Is(err, syscall.ECONNRESET):
-		return s.evictions.count(s.clientID) >= hangUpsInARow
+	case errors.Is(err, errClosedByBroker) || errors.Is(err, syscall.ECONNRESET):
+		return s.closeCounts.count(s.clientID) >= closesInARow
 	}
 	return false
 }

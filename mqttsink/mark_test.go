@@ -267,7 +267,7 @@ func dynamicSecurity(t *testing.T) string {
 // TestBrokersThatCannotMark: all that a broker may answer to the questions.
 func TestBrokersThatCannotMark(t *testing.T) {
 	disconnect := func(code byte) reply {
-		return reply{packets: []byte{packets.DISCONNECT << 4, 1, code}, hangUp: true}
+		return reply{packets: []byte{packets.DISCONNECT << 4, 1, code}, closeNow: true}
 	}
 	for name, test := range map[string]struct {
 		answer func(kept *subscriptions, p *packets.ControlPacket) reply
@@ -338,13 +338,13 @@ func TestBrokersThatCannotMark(t *testing.T) {
 func TestBrokerThatHangsUpOnMarks(t *testing.T) {
 	ctx := testContext(t)
 	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
-		return reply{hangUp: p.Type == packets.UNSUBSCRIBE}
+		return reply{closeNow: p.Type == packets.UNSUBSCRIBE}
 	})
 	sink := newSink(t, Config{URL: broker.url})
-	for try := 1; try <= 2*hangUpsInARow; try++ {
+	for try := 1; try <= 2*closesInARow; try++ {
 		for _, id := range []string{"a", "b"} {
 			s, _ := open(t, ctx, sink, id, 2)
-			if err := s.Mark(ctx, "ours"); err == nil || errors.Is(err, driver.ErrCannotMark) != (try >= hangUpsInARow) {
+			if err := s.Mark(ctx, "ours"); err == nil || errors.Is(err, driver.ErrCannotMark) != (try >= closesInARow) {
 				t.Errorf("%s, try %d: %v", id, try, err)
 			}
 		}

@@ -37,8 +37,8 @@ func (s *Sink) speaksMQTT311(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	defer hangUp(conn)
-	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
+	defer closeNow(conn)
+	stop := context.AfterFunc(ctx, func() { closeNow(conn) })
 	defer stop()
 	clientID := driver.ProbePrefix + rand.Text()
 	packet := []byte{packets.CONNECT << 4, byte(12 + len(clientID)), 0, 4, 'M', 'Q', 'T', 'T', 4}

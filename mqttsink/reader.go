@@ -14,7 +14,7 @@ import (
 )
 
 // errHungUp ends a session whose broker closed the connection without a word.
-var errHungUp = errors.New("the broker closed the connection")
+var errClosedByBroker = errors.New("the broker closed the connection")
 
 // read hands on what the broker answers, until the connection ends; it returns why.
 // Acknowledgements that arrived together are reported together, and none waits for
@@ -92,7 +92,7 @@ func (s *session) awaitMore() error {
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return s.received(err)
 		}
-		s.giveUpGathering()
+		s.stopGathering()
 	}
 	if err := s.allowSilence(); err != nil {
 		return fmt.Errorf("receive: %w", err)
@@ -110,7 +110,7 @@ func (s *session) received(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, io.EOF):
-		return errHungUp
+		return errClosedByBroker
 	}
 	return s.explainIO("receive", err)
 }
@@ -118,7 +118,7 @@ func (s *session) received(err error) error {
 // explainIO says what the system has found out by itself (package sockopt).
 func (s *session) explainIO(what string, err error) error {
 	if errors.Is(err, syscall.ETIMEDOUT) {
-		return explained(err, "the broker, or the network to it, has acknowledged nothing for %v", s.patience)
+		return explained(err, "the broker, or the network to it, has acknowledged nothing for %v", s.writeTimeout)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
@@ -132,7 +132,7 @@ func (s *session) silence() time.Duration { return s.keepAlive + s.keepAlive/2 }
 func (s *session) allowSilence() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state >= parted || s.gathering {
+	if s.state >= disconnecting || s.gathering {
 		return nil
 	}
 	return s.conn.SetReadDeadline(time.Now().Add(s.silence()))

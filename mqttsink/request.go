@@ -48,7 +48,7 @@ func (s *session) unsubscribe(ctx context.Context, filters ...string) ([]byte, e
 func (s *session) ask(ctx context.Context, kind byte, n int, packet func(id uint16) packets.Packet) ([]byte, error) {
 	r := &request{kind: kind, codes: make(chan []byte, 1)}
 	s.mu.Lock()
-	if err := s.refuses(); err != nil {
+	if err := s.sendError(); err != nil {
 		s.mu.Unlock()
 		return nil, err
 	}

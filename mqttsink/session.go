@@ -22,10 +22,10 @@ type session struct {
 	conn      net.Conn
 	broker    string // as errors show it
 	clientID  string
-	evictions *evictions
+	closeCounts *closeCounts
 	limits    driver.Limits // written before Connect returns
 	keepAlive time.Duration
-	patience  time.Duration // with a broker that does not read, or not hang up
+	writeTimeout  time.Duration // with a broker that does not read, or not hang up
 	report    func([]driver.Ack)
 
 	reader   *bufio.Reader    // owned by read
@@ -40,12 +40,12 @@ type session struct {
 	large     []largePayload      // guarded by mu: to be written between parts of buffer
 	unwritten []driver.Slot       // guarded by mu: QoS 0, in buffer
 	releases  []driver.Slot       // guarded by mu: whose PUBREL is in buffer; once over, those that never left
-	awaited   int                 // guarded by mu: answers that the broker owes us
+	unanswered   int                 // guarded by mu: answers that the broker owes us
 	gathering bool                // guarded by mu: the read deadline is that of gather
 	asked     int                 // guarded by mu: requests that were sent
 	requests  map[uint16]*request // guarded by mu: those that wait, by packet identifier
 	state     sessionState        // guarded by mu
-	forget    bool                // guarded by mu: the goodbye ends the broker's session, too
+	discard    bool                // guarded by mu: the goodbye ends the broker's session, too
 	err       error               // guarded by mu: the first one
 }
 
@@ -58,9 +58,9 @@ const (
 	// closing: nothing more is accepted; the rest and DISCONNECT are written.
 	closing
 	// parted: both are on their way, it is the broker's turn to close the connection.
-	parted
+	disconnecting
 	// over: the connection is closed.
-	over
+	ended
 )
 
 // errClosed is how a session ends that ends well.
@@ -69,8 +69,8 @@ var errClosed = errors.New("the session is closed")
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
 	session := &session{
 		conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), report: opts.Acks,
-		broker: s.broker.address, clientID: opts.ClientID, evictions: &s.evictions,
-		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: s.cfg.WriteTimeout,
+		broker: s.broker.address, clientID: opts.ClientID, closeCounts: &s.closeCounts,
+		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: s.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	written := make(chan struct{})
@@ -105,7 +105,7 @@ func (s *session) Err() error {
 func (s *session) Publish(msgs []driver.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.refuses(); err != nil {
+	if err := s.sendError(); err != nil {
 		return err
 	}
 	for i := range msgs {
@@ -118,7 +118,7 @@ func (s *session) Publish(msgs []driver.Message) error {
 		if msgs[i].QoS == 0 {
 			s.unwritten = append(s.unwritten, msgs[i].Slot)
 		} else {
-			s.awaited++
+			s.unanswered++
 		}
 	}
 	s.wakeWriter()
@@ -129,14 +129,14 @@ func (s *session) Publish(msgs []driver.Message) error {
 func (s *session) Release(slots []driver.Slot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.refuses(); err != nil {
+	if err := s.sendError(); err != nil {
 		return err
 	}
 	for _, slot := range slots {
 		s.buffer = appendPubrel(s.buffer, slot)
 	}
 	s.releases = append(s.releases, slots...)
-	s.awaited += len(slots)
+	s.unanswered += len(slots)
 	s.wakeWriter()
 	return nil
 }
@@ -149,7 +149,7 @@ func (s *session) Unreleased() []driver.Slot {
 }
 
 // refuses is why nothing more can be sent, or nil. The caller holds mu.
-func (s *session) refuses() error {
+func (s *session) sendError() error {
 	if s.err == nil && s.state != running {
 		return errClosed
 	}
@@ -158,14 +158,14 @@ func (s *session) refuses() error {
 
 // Close implements driver.Session. It returns nil if everything accepted before was
 // sent and the broker hung up after our goodbye, however many ask; else why not.
-func (s *session) Close(ctx context.Context) error { return s.part(ctx, false) }
+func (s *session) Close(ctx context.Context) error { return s.disconnect(ctx, false) }
 
 // Discard implements driver.Session. What Close says of its result holds here as well.
-func (s *session) Discard(ctx context.Context) error { return s.part(ctx, true) }
+func (s *session) Discard(ctx context.Context) error { return s.disconnect(ctx, true) }
 
-func (s *session) part(ctx context.Context, forget bool) error {
+func (s *session) disconnect(ctx context.Context, discard bool) error {
 	s.mu.Lock()
-	s.forget = s.forget || forget
+	s.discard = s.discard || discard
 	if s.state == running {
 		s.state = closing
 		s.wakeWriter()
@@ -186,15 +186,15 @@ func (s *session) part(ctx context.Context, forget bool) error {
 // end closes the connection; the first reason counts.
 func (s *session) end(err error) {
 	s.mu.Lock()
-	if s.state == parted && errors.Is(err, errHungUp) {
+	if s.state == disconnecting && errors.Is(err, errClosedByBroker) {
 		err = errClosed // as it should be
 	}
 	if s.err == nil {
 		s.err = err
 	}
-	s.state = over
+	s.state = ended
 	s.mu.Unlock()
-	hangUp(s.conn) // ends a read and a write
+	closeNow(s.conn) // ends a read and a write
 	s.wakeWriter()
 }
 

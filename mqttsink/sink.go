@@ -23,7 +23,7 @@ type Sink struct {
 	broker broker
 	warned sync.Once // of a short session expiry
 
-	evictions evictions
+	closeCounts closeCounts
 	accepted  atomic.Bool // a session, once: it is an MQTT 5 broker
 }
 
@@ -46,11 +46,11 @@ func New(cfg Config) (*Sink, error) {
 }
 
 // errPatience is why Connect gives up when it is not its caller who does.
-var errPatience = errors.New("connect timeout")
+var errConnectTimeout = errors.New("connect timeout")
 
 // Connect implements driver.Sink.
 func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
 	conn, reader, connack, err := s.open(ctx, s.connectPacket(opts))
 	if errors.Is(err, errNoAnswer) && !s.accepted.Load() {
@@ -60,9 +60,9 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 		return nil, err
 	}
 	s.accepted.Store(true)
-	terms, err := s.agree(connack, opts)
+	terms, err := s.negotiate(connack, opts)
 	if err != nil {
-		hangUp(conn)
+		closeNow(conn)
 		return nil, err
 	}
 	session := s.newSession(conn, reader, opts, terms)
@@ -71,7 +71,7 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 		if err != nil {
 			session.end(errClosed)
 			<-session.done
-			return nil, s.explainQuestion(err)
+			return nil, s.explainMarkCheck(err)
 		}
 		session.limits.Resumed, session.limits.Marked = found, whole
 	}
@@ -94,14 +94,14 @@ func (s *Sink) open(ctx context.Context, connect *packets.Connect) (net.Conn, *b
 		return nil, nil, nil, err
 	}
 	// The handshake ends with the context, too: closing the connection ends a read.
-	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
+	stop := context.AfterFunc(ctx, func() { closeNow(conn) })
 	reader := bufio.NewReaderSize(conn, readBuffer)
 	connack, err := s.handshake(conn, reader, connect)
 	if !stop() {
 		err = s.explainTimeout(ctx)
 	}
 	if err != nil {
-		hangUp(conn)
+		closeNow(conn)
 		return nil, nil, nil, err
 	}
 	return conn, reader, connack, nil
@@ -110,20 +110,20 @@ func (s *Sink) open(ctx context.Context, connect *packets.Connect) (net.Conn, *b
 // handshake sends CONNECT and reads a CONNACK that accepts it.
 func (s *Sink) handshake(conn io.Writer, reader *bufio.Reader, connect *packets.Connect) (*packets.Connack, error) {
 	if _, err := connect.WriteTo(conn); err != nil {
-		return nil, s.explainSilence(err)
+		return nil, s.explainNoAnswer(err)
 	}
 	// Look before reading: a server of another protocol may never send as many bytes as
 	// its first two seem to announce.
 	head, err := reader.Peek(2)
 	if err != nil {
-		return nil, s.explainSilence(err)
+		return nil, s.explainNoAnswer(err)
 	}
 	if head[0] != packets.CONNACK<<4 {
 		return nil, fmt.Errorf("broker %s does not answer as an MQTT broker does: check the port, and whether it expects TLS (mqtts://)", s.broker.address)
 	}
 	packet, err := nextPacket(reader)
 	if err != nil {
-		return nil, s.explainSilence(err)
+		return nil, s.explainNoAnswer(err)
 	}
 	connack, err := decodeConnack(packet)
 	if err != nil {
@@ -143,7 +143,7 @@ type terms struct {
 }
 
 // agree accepts the broker's terms, or refuses to work under them.
-func (s *Sink) agree(connack *packets.Connack, opts driver.ConnectOptions) (terms, error) {
+func (s *Sink) negotiate(connack *packets.Connack, opts driver.ConnectOptions) (terms, error) {
 	p := connack.Properties
 	maxQoS := byte(2)
 	if p.MaximumQOS != nil {

@@ -70,7 +70,7 @@ func (s *session) write() error {
 		releases, s.releases = s.releases, releases[:0]
 		state := s.state
 		s.mu.Unlock()
-		if state == over {
+		if state == ended {
 			s.keepReleases(releases)
 			return errClosed
 		}
@@ -92,7 +92,7 @@ func (s *session) write() error {
 			buffer = nil
 		}
 		if state == closing {
-			return s.sayGoodbye()
+			return s.sendDisconnect()
 		}
 	}
 }
@@ -127,14 +127,14 @@ func (s *session) sendAll(buffer []byte, large []largePayload) (written int, err
 func (s *session) send(b []byte) (written int, err error) {
 	for len(b) > 0 {
 		n := min(len(b), writeChunk)
-		if err := s.conn.SetWriteDeadline(time.Now().Add(s.patience)); err != nil {
+		if err := s.conn.SetWriteDeadline(time.Now().Add(s.writeTimeout)); err != nil {
 			return written, fmt.Errorf("send: %w", err)
 		}
 		n, err := s.conn.Write(b[:n])
 		written += n
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return written, explained(err, "the broker has not read what we send for %v", s.patience)
+				return written, explained(err, "the broker has not read what we send for %v", s.writeTimeout)
 			}
 			return written, s.explainIO("send", err)
 		}
@@ -152,21 +152,21 @@ func (s *session) send(b []byte) (written int, err error) {
 // sayGoodbye sends DISCONNECT and closes our direction. The reader reads on until the
 // broker closes the other: closing a socket with unread bytes resets the connection,
 // and that may take the last packets down with it.
-func (s *session) sayGoodbye() error {
-	goodbye := disconnect
+func (s *session) sendDisconnect() error {
+	packet := disconnect
 	s.mu.Lock()
-	if s.forget {
-		goodbye = disconnectForGood
+	if s.discard {
+		packet = disconnectForGood
 	}
 	if s.state == closing {
-		s.state = parted // before the broker can have heard it, and hang up
+		s.state = disconnecting // before the broker can have heard it, and hang up
 	}
 	s.mu.Unlock()
-	if _, err := s.send(goodbye); err != nil {
+	if _, err := s.send(packet); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	err := s.conn.SetReadDeadline(time.Now().Add(s.patience))
+	err := s.conn.SetReadDeadline(time.Now().Add(s.writeTimeout))
 	s.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("close: %w", err)

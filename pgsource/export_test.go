@@ -36,7 +36,7 @@ func (s *Source) Settings(t *testing.T, ctx context.Context) map[string]map[stri
 			return err
 		}
 	}
-	for kind, db := range map[string]*database{"work": s.work, "hot": s.hot, "control": s.control, "aside": s.aside} {
+	for kind, db := range map[string]*database{"work": s.work, "hot": s.hot, "control": s.control, "background": s.background} {
 		if err := db.rows(ctx, sql, []any{names}, read(kind)); err != nil {
 			t.Fatal(err)
 		}

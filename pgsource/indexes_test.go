@@ -55,7 +55,7 @@ func TestPlansGoByIndex(t *testing.T) {
 				"journal": jobs.journal, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
 			} {
 				for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
-					plan := explain1(t, ctx, s, sql, mode)
+					plan := planOf(t, ctx, s, sql, mode)
 					tables := []string{" on jobs", " on heir"}
 					if name != "journal" { // is read by a recovery alone
 						tables = append(tables, " on in_flight")
@@ -88,7 +88,7 @@ func readsAll(plan string, tables []string) string {
 }
 
 // explain1 is the plan of a statement on a connection as it is used.
-func explain1(t *testing.T, ctx context.Context, s *Source, sql, mode string) (plan string) {
+func planOf(t *testing.T, ctx context.Context, s *Source, sql, mode string) (plan string) {
 	t.Helper()
 	values := map[string]string{
 		"bigint": "7", "bigint[]": "'{6,8,10}'", "integer": "1", "smallint": "1", "smallint[]": "'{1,2}'", "integer[]": "'{1,2}'",

@@ -73,7 +73,7 @@ func TestSettingsOfTheRole(t *testing.T) {
 						t.Errorf("%s: %s is %q, want %q", kind, name, values[name], want)
 					}
 				}
-				asynchronous := strings.HasPrefix(kind, "control") || strings.HasPrefix(kind, "aside")
+				asynchronous := strings.HasPrefix(kind, "control") || strings.HasPrefix(kind, "background")
 				if got := values["synchronous_commit"]; got != "on" && !(asynchronous && got == "off") {
 					t.Errorf("%s: synchronous_commit is %s", kind, got)
 				}

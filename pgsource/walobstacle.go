@@ -13,18 +13,20 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// What the WAL feed needs of the server, the role and the table, and what to do about it.
+// This file determines what the WAL feed needs of the server, the role and the table, and says what
+// to do where something is missing.
 
-// walObstacle says why the WAL cannot be read, in one line with the remedy; nil if it can. err
-// is about the question. The publications are made where they are missing and that is allowed.
+// walObstacle returns the reason why the WAL cannot be read, in one line with the remedy; nil if it
+// can be read. err means that the question could not be answered. Missing publications are created
+// if the role may do that.
 //
-// Most of it is found out by trying, for services that run PostgreSQL for others have rights of
-// their own making. A trial takes a connection, so that its answer stands for a while.
+// Most of it is found out by trying, because managed PostgreSQL services have rights of their own.
+// A trial takes a connection, so its answer is kept for a while.
 func (s *Source) walObstacle(ctx context.Context, p provision) (obstacle, err error) {
 	switch {
 	case s.walRuns.Load():
 		return nil, nil
-	case time.Since(s.walTried) < obstacleStands && s.walObstructed != nil:
+	case time.Since(s.walTried) < obstacleKept && s.walObstructed != nil:
 		return s.walObstructed, nil
 	}
 	obstacle, err = s.tryWAL(ctx, p)
@@ -34,7 +36,7 @@ func (s *Source) walObstacle(ctx context.Context, p provision) (obstacle, err er
 	return obstacle, err
 }
 
-// checkWAL refuses to start without what the WAL feed needs, where nothing else will do.
+// checkWAL makes Open fail where Config.Feed is FeedWAL and the WAL cannot be read.
 func (s *Source) checkWAL(ctx context.Context) error {
 	p, err := s.provision(ctx)
 	if err != nil {
@@ -53,15 +55,15 @@ func (s *Source) checkWAL(ctx context.Context) error {
 	return nil
 }
 
-// obstacleStands is how long an obstacle is believed to be there.
-const obstacleStands = 30 * time.Second
+// obstacleKept is how long the answer of a failed trial is kept.
+const obstacleKept = 30 * time.Second
 
 func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) {
 	var (
 		level, standbys string
 		free, slots     int
 	)
-	if err := s.aside.row(ctx, walServerSQL, nil, &level, &standbys, &slots, &free); err != nil {
+	if err := s.background.row(ctx, walServerSQL, nil, &level, &standbys, &slots, &free); err != nil {
 		return nil, err
 	}
 	if obstacle := walServerObstacle(level, standbys); obstacle != nil {
@@ -76,16 +78,17 @@ func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) 
 		if why := explainWAL(err); errors.As(err, &pgErr) || errors.Is(why, errReadOnlyFeed) || errors.Is(why, errPooledWAL) {
 			return why, nil
 		}
-		return nil, explain(err) // it could not be tried
+		return nil, explain(err) // the trial could not be made
 	}
-	hangUp(conn)
+	closeReplication(conn)
 	if !p.published {
 		return s.makePublications(ctx), nil
 	}
 	return nil, nil
 }
 
-// walServerSQL is what the server has to have, and how many slots there are, and are free.
+// walServerSQL reads the settings that the server must have, the number of replication slots, and
+// how many of them are free.
 const walServerSQL = `
 SELECT current_setting('wal_level'), current_setting('synchronous_standby_names'), current_setting('max_replication_slots')::int,
        current_setting('max_replication_slots')::int - (SELECT count(*)::int FROM pg_catalog.pg_replication_slots)`
@@ -100,18 +103,18 @@ func walServerObstacle(level, standbys string) error {
 	return nil
 }
 
-// takesAnyStandby reports whether every client of the server's log is a synchronous standby,
-// as a feed is one: it says how far it has got.
+// takesAnyStandby reports whether every client of the server's log counts as a synchronous standby.
+// A feed would count as one, because it reports its position.
 func takesAnyStandby(names string) bool { return strings.Contains(names, "*") }
 
-// hangUp ends a replication connection, and waits until the server has closed it: its slot, and its
-// place among the WAL senders, are free then, for the connection that follows. A server that has
-// just as many as there are instances would refuse that one otherwise.
-func hangUp(conn *pgconn.PgConn) {
+// closeReplication ends a replication connection and waits until the server has closed it. Then its
+// slot and its WAL sender are free for the next connection. Without waiting, a server with just as
+// many slots as instances would refuse that one.
+func closeReplication(conn *pgconn.PgConn) {
 	if conn.IsClosed() {
 		return
 	}
-	_ = conn.Conn().SetDeadline(time.Now().Add(goodbyePatience))
+	_ = conn.Conn().SetDeadline(time.Now().Add(closeTimeout))
 	conn.Frontend().Send(&pgproto3.Terminate{})
 	err := conn.Frontend().Flush()
 	for err == nil {
@@ -120,7 +123,7 @@ func hangUp(conn *pgconn.PgConn) {
 	_ = conn.Close(context.Background())
 }
 
-// makePublications yields why it cannot.
+// makePublications creates the publications, or returns why it cannot.
 func (s *Source) makePublications(ctx context.Context) error {
 	err := publish(ctx, s.cfg.DatabaseURL)
 	var pgErr *pgconn.PgError
@@ -169,7 +172,8 @@ func explainWAL(err error) error {
 	}
 	switch pgErr.Code {
 	case pgerrcode.InsufficientPrivilege:
-		// By the routine, which is not translated: the right to connect to the database.
+		// Recognize the missing right to connect to the database by the name of the server's
+		// routine, which is never translated.
 		if pgErr.Routine == "CheckMyDatabase" {
 			break
 		}
@@ -208,5 +212,5 @@ func pooledWAL(says string, cause error) error {
 	return explained(errors.Join(errPooledWAL, cause), "%v (%s): give the database's own address as pgsource.Config.ListenURL", errPooledWAL, says)
 }
 
-// errReadOnlyFeed: the database URL leads to a primary, and the other one does not.
+// errReadOnlyFeed: the database URL leads to a primary, and the URL of the feed does not.
 var errReadOnlyFeed = errors.New("the server that pgsource.Config.ListenURL leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary")

@@ -12,7 +12,7 @@ import "time"
 // Alarm is a timer that is set again and again. Set and C belong to one goroutine.
 type Alarm struct {
 	c chan struct{}
-	clockwork
+	osTimer
 }
 
 // New returns an alarm that is not set. Close it when done.
@@ -31,14 +31,14 @@ func (a *Alarm) C() <-chan struct{} { return a.c }
 // Set replaces the moment: d from now, at once if d is not positive.
 func (a *Alarm) Set(d time.Duration) {
 	if d <= 0 {
-		a.ring()
+		a.wake()
 		return
 	}
 	a.set(d)
 }
 
 // ring wakes the goroutine; one wake-up that was not consumed yet is enough.
-func (a *Alarm) ring() {
+func (a *Alarm) wake() {
 	select {
 	case a.c <- struct{}{}:
 	default:

@@ -9,7 +9,7 @@ import (
 )
 
 // clockwork is a timerfd and the goroutine that reads it.
-type clockwork struct {
+type osTimer struct {
 	fd   int
 	file *os.File
 	done chan struct{}
@@ -29,7 +29,7 @@ func (a *Alarm) start() error {
 			if _, err := a.file.Read(expirations[:]); err != nil {
 				return // closed
 			}
-			a.ring()
+			a.wake()
 		}
 	}()
 	return nil

@@ -5,10 +5,10 @@ package alarm
 import "time"
 
 // clockwork is the runtime's own timer.
-type clockwork struct{ timer *time.Timer }
+type osTimer struct{ timer *time.Timer }
 
 func (a *Alarm) start() error {
-	a.timer = time.AfterFunc(time.Hour, a.ring)
+	a.timer = time.AfterFunc(time.Hour, a.wake)
 	a.timer.Stop()
 	return nil
 }

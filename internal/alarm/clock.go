@@ -4,7 +4,7 @@ package alarm
 // time daemon makes them, are none. Only Linux tells; elsewhere C stays silent.
 type ClockWatch struct {
 	c chan struct{}
-	clockwatch
+	osClockWatch
 }
 
 // WatchClock begins to watch. Close it when done.

@@ -10,7 +10,7 @@ import (
 
 // clockwatch is a timerfd on the wall clock that never goes off, but whose reads are
 // cancelled when the clock is set [timerfd_create(2), TFD_TIMER_CANCEL_ON_SET].
-type clockwatch struct {
+type osClockWatch struct {
 	file *os.File // nil: the kernel does not offer it
 	done chan struct{}
 }

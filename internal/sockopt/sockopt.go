@@ -13,7 +13,7 @@ import (
 const (
 	// minPatience is no less than a connection needs to send something again: Linux waits
 	// for 200 ms at least before it does so first.
-	minPatience = time.Second
+	minTimeout = time.Second
 	// probes is how often an idle peer is asked, in the second half of patience.
 	probes = 3
 )
@@ -28,19 +28,19 @@ const (
 // answers then, and yet takes nothing.
 //
 // What is no TCP connection is left alone.
-func Harden(conn net.Conn, patience time.Duration) error {
+func Harden(conn net.Conn, timeout time.Duration) error {
 	tcp := below(conn)
 	if tcp == nil {
 		return nil
 	}
-	patience = max(patience, minPatience)
-	interval := max(time.Second, (patience / (2 * probes)).Round(time.Second))
-	idle := max(time.Second, (patience - probes*interval).Truncate(time.Second))
+	timeout = max(timeout, minTimeout)
+	interval := max(time.Second, (timeout / (2 * probes)).Round(time.Second))
+	idle := max(time.Second, (timeout - probes*interval).Truncate(time.Second))
 	err := tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: probes})
 	if err != nil {
 		return err
 	}
-	return limitUnacknowledged(tcp, patience)
+	return limitUnacknowledged(tcp, timeout)
 }
 
 // below finds the TCP connection under TLS and other wrappers.

@@ -5,16 +5,16 @@ import "sync"
 // hangUpsInARow is how many connections of a client id a broker has to close without a
 // word, each while it was asked to subscribe, until that is taken for its answer. One or
 // two are a network's, or a broker's that is being restarted.
-const hangUpsInARow = 3
+const closesInARow = 3
 
 // evictions counts them.
-type evictions struct {
+type closeCounts struct {
 	mu   sync.Mutex
 	byID map[string]int // guarded by mu
 }
 
 // count adds one and returns how many there have been in a row.
-func (e *evictions) count(clientID string) int {
+func (e *closeCounts) count(clientID string) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.byID == nil {
@@ -24,7 +24,7 @@ func (e *evictions) count(clientID string) int {
 	return e.byID[clientID]
 }
 
-func (e *evictions) forget(clientID string) {
+func (e *closeCounts) forget(clientID string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.byID, clientID)
