@@ -2,18 +2,18 @@ package mqttsink
 
 import "sync"
 
-// hangUpsInARow is how many connections of a client id a broker has to close without a
-// word, each while it was asked to subscribe, until that is taken for its answer. One or
-// two are a network's, or a broker's that is being restarted.
+// closesInARow is how many connections of a client id a broker has to close without a DISCONNECT,
+// each while it was asked to subscribe, before that counts as a refusal. One or two may be caused
+// by the network, or by a restart of the broker.
 const closesInARow = 3
 
-// evictions counts them.
+// closeCounts counts, for each client id, how many connections in a row the broker has closed.
 type closeCounts struct {
 	mu   sync.Mutex
 	byID map[string]int // guarded by mu
 }
 
-// count adds one and returns how many there have been in a row.
+// count adds one for a client id, and returns how many there have been in a row.
 func (e *closeCounts) count(clientID string) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()

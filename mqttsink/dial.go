@@ -12,15 +12,14 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// dial opens the network connection, TLS included. Its errors are one line each, that
-// says what to check.
+// dial opens the network connection, including TLS. Each error is one line that says what to check.
 func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := s.cfg.Dial(ctx, "tcp", s.broker.address)
 	if err != nil {
 		return nil, s.explainDial(ctx, err)
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetNoDelay(true) // Go's default, and what a millisecond rests on
+		_ = tcp.SetNoDelay(true) // Go's default, set explicitly: without it messages would be late by milliseconds
 	}
 	if err := sockopt.Harden(conn, s.cfg.WriteTimeout); err != nil {
 		s.cfg.Logger.Debug("cannot shorten the system's patience with a dead connection", "broker", s.broker.address, "err", err)
@@ -46,11 +45,11 @@ func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 	return secure, nil
 }
 
-// hangUp closes a connection at once. A tls.Conn's own Close says goodbye first, and
-// waits up to five seconds for somebody to take it.
+// closeNow closes a connection at once. The Close of a tls.Conn first sends an alert, and waits up
+// to five seconds for that write.
 func closeNow(conn net.Conn) { plain(conn).Close() }
 
-// plain is the connection below TLS.
+// plain returns the connection below TLS.
 func plain(conn net.Conn) net.Conn {
 	if secure, ok := conn.(*tls.Conn); ok {
 		return secure.NetConn()
@@ -88,7 +87,7 @@ func (s *Sink) explainDial(ctx context.Context, err error) error {
 	return fmt.Errorf("broker %s: %w", s.broker.address, err)
 }
 
-// explainTimeout is for a handshake that the context ended.
+// explainTimeout explains a handshake that the context ended.
 func (s *Sink) explainTimeout(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, errConnectTimeout) {
 		return fmt.Errorf("broker %s: %w", s.broker.address, cause)
@@ -96,14 +95,14 @@ func (s *Sink) explainTimeout(ctx context.Context) error {
 	return explained(context.Cause(ctx), "broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
 }
 
-// errNoAnswer is a connection that ended in the midst of the handshake.
+// errNoAnswer: the connection ended during the handshake.
 var errNoAnswer = errors.New("hangs up without an answer")
 
 func (s *Sink) explainNoAnswer(err error) error {
 	return fmt.Errorf("broker %s %w (%w): check the port, whether it expects TLS (mqtts://), and whether it speaks MQTT 5", s.broker.address, errNoAnswer, err)
 }
 
-// explainQuestion is for a session that was accepted, and could not be told from another.
+// explainMarkCheck explains why a session was accepted and could not be checked for its mark.
 func (s *Sink) explainMarkCheck(err error) error {
 	var refused *driver.ConnectRefusedError
 	switch {

@@ -26,7 +26,7 @@ type fakeBroker struct {
 // connection.
 type reply struct {
 	packets  []byte
-	closeNow   bool
+	closeNow bool
 	hangUpOn int
 }
 

@@ -12,10 +12,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// openOldBroker finds out whether a broker hangs up because it does not know MQTT 5, by
-// asking it in MQTT 3.1.1. Before that is believed it has to hang up once more: it may
-// just have come up in between. If it did not, that is the connection. why is the error of
-// the first one.
+// openOldBroker finds out whether a broker closes the connection because it does not know MQTT 5,
+// by connecting with MQTT 3.1.1. If that is answered, it tries MQTT 5 once more, because the broker
+// may just have started in between: a connection that succeeds is returned. why is the error of the
+// first attempt.
 func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why error) (net.Conn, *bufio.Reader, *packets.Connack, error) {
 	if !s.speaksMQTT311(ctx) {
 		return nil, nil, nil, why
@@ -31,7 +31,7 @@ func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why 
 }
 
 // speaksMQTT311 reports whether a CONNECT of MQTT 3.1.1 is answered by a CONNACK. A refusal
-// will do, so no password is sent.
+// suffices, so no password is sent.
 func (s *Sink) speaksMQTT311(ctx context.Context) bool {
 	conn, err := s.dial(ctx)
 	if err != nil {

@@ -14,39 +14,39 @@ import (
 
 // session implements driver.Session.
 //
-//	         Close            DISCONNECT sent         the broker hangs up
-//	running ───────► closing ────────────────► parted ───────────────────► over
-//	   │                │                         │                          ▲
-//	   └────────────────┴─────────────────────────┴── anything goes wrong ───┘
+//	         Close            DISCONNECT written           the broker closes
+//	running ───────► closing ───────────────────► disconnecting ─────────► ended
+//	   │                │                               │                    ▲
+//	   └────────────────┴──────────── any error ────────┴────────────────────┘
 type session struct {
-	conn      net.Conn
-	broker    string // as errors show it
-	clientID  string
-	closeCounts *closeCounts
-	limits    driver.Limits // written before Connect returns
-	keepAlive time.Duration
-	writeTimeout  time.Duration // with a broker that does not read, or not hang up
-	report    func([]driver.Ack)
+	conn         net.Conn
+	broker       string // host:port, for errors
+	clientID     string
+	closeCounts  *closeCounts
+	limits       driver.Limits // written before Connect returns
+	keepAlive    time.Duration
+	writeTimeout time.Duration // Config.WriteTimeout
+	report       func([]driver.Ack)
 
 	reader   *bufio.Reader    // owned by read
 	lowWater sockopt.LowWater // owned by read
-	acks     []driver.Ack     // owned by read: taken and not yet reported
+	acks     []driver.Ack     // owned by read: read and not yet reported
 
-	wake chan struct{} // one slot: there is something to write
+	wake chan struct{} // one slot: there is something to write, or the session has ended
 	done chan struct{} // closed when both goroutines have ended
 
-	mu        sync.Mutex
-	buffer    []byte              // guarded by mu: encoded and not written; InFlight bounds it
-	large     []largePayload      // guarded by mu: to be written between parts of buffer
-	unwritten []driver.Slot       // guarded by mu: QoS 0, in buffer
-	releases  []driver.Slot       // guarded by mu: whose PUBREL is in buffer; once over, those that never left
-	unanswered   int                 // guarded by mu: answers that the broker owes us
-	gathering bool                // guarded by mu: the read deadline is that of gather
-	asked     int                 // guarded by mu: requests that were sent
-	requests  map[uint16]*request // guarded by mu: those that wait, by packet identifier
-	state     sessionState        // guarded by mu
-	discard    bool                // guarded by mu: the goodbye ends the broker's session, too
-	err       error               // guarded by mu: the first one
+	mu         sync.Mutex
+	buffer     []byte              // guarded by mu: encoded and not yet written; InFlight bounds it
+	large      []largePayload      // guarded by mu: payloads to be written between parts of buffer
+	unwritten  []driver.Slot       // guarded by mu: slots of the QoS 0 messages in buffer
+	releases   []driver.Slot       // guarded by mu: slots whose PUBREL is in buffer; after the end, those whose PUBREL was never sent
+	unanswered int                 // guarded by mu: how many answers the broker still has to send
+	gathering  bool                // guarded by mu: the read deadline is that of gather
+	asked      int                 // guarded by mu: how many requests were sent
+	requests   map[uint16]*request // guarded by mu: requests that wait for an answer, by packet identifier
+	state      sessionState        // guarded by mu
+	discard    bool                // guarded by mu: our DISCONNECT ends the broker's session as well
+	err        error               // guarded by mu: the first error
 }
 
 var _ driver.Session = (*session)(nil)
@@ -55,15 +55,15 @@ type sessionState uint8
 
 const (
 	running sessionState = iota
-	// closing: nothing more is accepted; the rest and DISCONNECT are written.
+	// closing: nothing more is accepted; the writer sends the rest and DISCONNECT.
 	closing
-	// parted: both are on their way, it is the broker's turn to close the connection.
+	// disconnecting: the writer sends DISCONNECT last; then the broker has to close the connection.
 	disconnecting
-	// over: the connection is closed.
+	// ended: the connection is closed.
 	ended
 )
 
-// errClosed is how a session ends that ends well.
+// errClosed is the end of a session that was closed without an error.
 var errClosed = errors.New("the session is closed")
 
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
@@ -148,7 +148,7 @@ func (s *session) Unreleased() []driver.Slot {
 	return s.releases
 }
 
-// refuses is why nothing more can be sent, or nil. The caller holds mu.
+// sendError returns why nothing more can be sent, or nil. The caller holds mu.
 func (s *session) sendError() error {
 	if s.err == nil && s.state != running {
 		return errClosed
@@ -156,11 +156,11 @@ func (s *session) sendError() error {
 	return s.err
 }
 
-// Close implements driver.Session. It returns nil if everything accepted before was
-// sent and the broker hung up after our goodbye, however many ask; else why not.
+// Close implements driver.Session. It returns nil to every caller if everything accepted before was
+// sent and the broker closed the connection after our DISCONNECT; otherwise the reason.
 func (s *session) Close(ctx context.Context) error { return s.disconnect(ctx, false) }
 
-// Discard implements driver.Session. What Close says of its result holds here as well.
+// Discard implements driver.Session. Its result is that of Close.
 func (s *session) Discard(ctx context.Context) error { return s.disconnect(ctx, true) }
 
 func (s *session) disconnect(ctx context.Context, discard bool) error {
@@ -183,11 +183,11 @@ func (s *session) disconnect(ctx context.Context, discard bool) error {
 	return nil
 }
 
-// end closes the connection; the first reason counts.
+// end closes the connection. Only the first error is kept.
 func (s *session) end(err error) {
 	s.mu.Lock()
 	if s.state == disconnecting && errors.Is(err, errClosedByBroker) {
-		err = errClosed // as it should be
+		err = errClosed // the regular end
 	}
 	if s.err == nil {
 		s.err = err
