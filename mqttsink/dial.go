@@ -22,7 +22,7 @@ func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 		_ = tcp.SetNoDelay(true) // Go's default, set explicitly: without it messages would be late by milliseconds
 	}
 	if err := sockopt.Harden(conn, s.cfg.WriteTimeout); err != nil {
-		s.cfg.Logger.Debug("cannot shorten the system's patience with a dead connection", "broker", s.broker.address, "err", err)
+		s.cfg.Logger.Debug("cannot set the limits for a dead connection", "broker", s.broker.address, "err", err)
 	}
 	if !s.broker.secure {
 		return conn, nil
@@ -96,7 +96,7 @@ func (s *Sink) explainTimeout(ctx context.Context) error {
 }
 
 // errNoAnswer: the connection ended during the handshake.
-var errNoAnswer = errors.New("hangs up without an answer")
+var errNoAnswer = errors.New("closes the connection without an answer")
 
 func (s *Sink) explainNoAnswer(err error) error {
 	return fmt.Errorf("broker %s %w (%w): check the port, whether it expects TLS (mqtts://), and whether it speaks MQTT 5", s.broker.address, errNoAnswer, err)

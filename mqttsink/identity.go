@@ -160,6 +160,6 @@ func (p *probe) ping() error {
 // leave sends DISCONNECT with a session expiry. It does not matter whether it arrives: the session
 // of a probe expires soon.
 func (p *probe) leave(expiry time.Duration) {
-	goodbye := append([]byte(nil), disconnectForGood[:5]...)
-	_, _ = p.conn.Write(binary.BigEndian.AppendUint32(goodbye, uint32(expiry/time.Second)))
+	packet := append([]byte(nil), disconnectForGood[:5]...)
+	_, _ = p.conn.Write(binary.BigEndian.AppendUint32(packet, uint32(expiry/time.Second)))
 }

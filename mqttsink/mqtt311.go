@@ -24,7 +24,7 @@ func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why 
 	if errors.Is(err, errNoAnswer) {
 		err = &driver.ConnectRefusedError{
 			Broker: s.broker.address, Code: packets.ConnackUnsupportedProtocolVersion,
-			Reason: "it speaks MQTT 3.1.1, and hangs up at MQTT 5: switch MQTT 5 on for its listener, or use a broker that speaks it, e.g. mosquitto 2",
+			Reason: "it speaks MQTT 3.1.1, and closes the connection at MQTT 5: switch MQTT 5 on for its listener, or use a broker that speaks it, e.g. mosquitto 2",
 		}
 	}
 	return conn, reader, connack, err

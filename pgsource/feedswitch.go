@@ -172,7 +172,7 @@ func (w FeedSwitch) givenUp(missing *laggingInstances) error {
 	if w.To == FeedNotify {
 		back = FeedWAL
 	}
-	return fmt.Errorf("not all instances hear of new jobs by %s (%s), so that what they hear by now stays as well: put that right and run this again, or take it back with `reactor migrate feed %s`", w.To, missing, back)
+	return fmt.Errorf("not all instances use the feed %s (%s), so the old feed stays as well: correct that and run this again, or change back with `reactor migrate feed %s`", w.To, missing, back)
 }
 
 // requireNewFeed makes sure that every living instance uses the new feed. It blocks instances that

@@ -75,11 +75,11 @@ func (f *walFeed) probe(ctx context.Context) error {
 		case obstacle != nil:
 			return fmt.Errorf("WAL feed: %w", obstacle)
 		case kept > f.cfg.MaxFeedWAL:
-			return fmt.Errorf("WAL feed: the server keeps %d MiB of its log for it, more than pgsource.Config.MaxFeedWAL allows: it is begun anew, and the sweep finds new jobs meanwhile%s", kept>>20, whyKept(creating, oldest))
+			return fmt.Errorf("WAL feed: the server keeps %d MiB of its log for it, more than pgsource.Config.MaxFeedWAL allows: it starts again, and the sweep finds new jobs meanwhile%s", kept>>20, whyKept(creating, oldest))
 		case !published:
 			return fmt.Errorf("WAL feed: %w", errUnpublished)
 		case f.probes.overtaken(f.seen.Load(), time.Now().Add(-f.cfg.FeedCheck)):
-			return errors.New("WAL feed: what we send through the log does not arrive, and what comes after it does: pgsource.Config.ListenURL leads to another database")
+			return errors.New("WAL feed: our messages through the log do not arrive, and later ones of others do: pgsource.Config.ListenURL leads to another database")
 		case creating:
 			text := fmt.Sprintf("the WAL feed waits for the end of transactions that were open before it (the oldest: %s); the sweep finds new jobs", oldest)
 			f.feed.problem(errors.New(text))

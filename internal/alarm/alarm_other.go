@@ -4,7 +4,7 @@ package alarm
 
 import "time"
 
-// clockwork is the runtime's own timer.
+// osTimer is the runtime's own timer.
 type osTimer struct{ timer *time.Timer }
 
 func (a *Alarm) start() error {
@@ -15,5 +15,5 @@ func (a *Alarm) start() error {
 
 func (a *Alarm) set(d time.Duration) { a.timer.Reset(d) }
 
-// Close releases the timer. Set must not be called any more.
+// Close releases the timer. Set must not be called after it.
 func (a *Alarm) Close() { a.timer.Stop() }

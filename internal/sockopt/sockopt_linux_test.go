@@ -33,8 +33,8 @@ func connected(t *testing.T) (client net.Conn, server *net.TCPConn) {
 	return client, accepted.(*net.TCPConn)
 }
 
-// TestHarden: a host that is gone is found out soon, whether something was sent to it or
-// not, and under TLS as well. One that answers is left alone, however idle it is.
+// TestHarden: a host that is gone is noticed soon, whether something was sent to it or not, and
+// under TLS as well. A connection to a host that answers stays open, however idle it is.
 func TestHarden(t *testing.T) {
 	const timeout = 2 * time.Second
 	for name, test := range map[string]struct{ gone, busy, wrapped bool }{
