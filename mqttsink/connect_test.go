@@ -95,7 +95,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestBrokerDisconnects: every way a broker has to end a session.
+// TestBrokerDisconnects: every way in which a broker can end a session.
 func TestBrokerDisconnects(t *testing.T) {
 	ctx := testContext(t)
 	for name, test := range map[string]struct {
@@ -128,8 +128,8 @@ type scriptOption bool
 
 const thenClose scriptOption = true
 
-// scripted is a server for what no real broker does: it reads the CONNECT, answers
-// with the bytes, and stays silent or hangs up.
+// scripted is a server for behaviour that no real broker shows: it reads the CONNECT, answers with
+// the bytes, and then sends nothing more, or closes the connection.
 func scripted(t *testing.T, answer []byte, options ...scriptOption) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -173,7 +173,7 @@ func connack(t *testing.T, code byte, properties *packets.Properties) []byte {
 	return []byte(b.String())
 }
 
-// TestErrorsKeepTheirCause: what is said in our words can still be asked for the system's error.
+// TestErrorsKeepTheirCause: an error with a text of ours still unwraps to the error of the system.
 func TestErrorsKeepTheirCause(t *testing.T) {
 	for name, test := range map[string]struct {
 		url   string

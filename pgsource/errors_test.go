@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// TestErrorsKeepTheirCause: what is said in our words can still be asked for pgx's error.
+// TestErrorsKeepTheirCause: an error with a text of ours still unwraps to the error of pgx.
 func TestErrorsKeepTheirCause(t *testing.T) {
 	cause := func(code, message string) error {
 		return fmt.Errorf("query: %w", &pgconn.PgError{SeverityUnlocalized: "ERROR", Code: code, Message: message})

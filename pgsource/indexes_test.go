@@ -12,8 +12,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// TestPlansGoByIndex: each statement that reads jobs, in both variants, as it is planned for
-// its parameters and for any.
+// TestPlansGoByIndex: each statement that reads jobs uses an index, in both variants, with a plan
+// for its parameters and with a generic plan.
 func TestPlansGoByIndex(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -87,7 +87,7 @@ func readsAll(plan string, tables []string) string {
 	return ""
 }
 
-// explain1 is the plan of a statement on a connection as it is used.
+// planOf returns the plan of a statement on a connection with our settings.
 func planOf(t *testing.T, ctx context.Context, s *Source, sql, mode string) (plan string) {
 	t.Helper()
 	values := map[string]string{
@@ -124,8 +124,8 @@ func planOf(t *testing.T, ctx context.Context, s *Source, sql, mode string) (pla
 	return plan
 }
 
-// TestDeadNotesAreNotWalked: whether there are retries is asked by each claim. Where an old
-// snapshot keeps a million that were deleted, the question would take a second.
+// TestDeadNotesAreNotWalked: each claim checks whether there are retries. If an old snapshot keeps
+// a million deleted rows of them, that check would take a second.
 func TestDeadNotesAreNotWalked(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// oracle is the wheel as dumb as can be: a slice, searched for everything, that does its
-// arithmetic in big numbers. What it shares with the wheel is only the order it promises:
-// ascending by turn, and by the order of scheduling within a turn.
+// oracle is the simplest possible implementation: a slice that is searched for everything, with
+// arithmetic in big numbers. It shares with the wheel only the promised order: ascending by turn,
+// and by the order of scheduling within a turn.
 type oracle struct {
 	start, resolution int64
 	now               int64
@@ -185,8 +185,8 @@ func (m *model) advance(now int64, limit int) (more bool) {
 	return more
 }
 
-// evict takes the n latest away and compares them, as a set, with what the oracle says: the
-// last when ordered by tick, and by the order of scheduling within a tick.
+// evict evicts the n latest entries and compares them, as a set, with the oracle's: the last n when
+// ordered by tick, and by the order of scheduling within a tick.
 func (m *model) evict(n int) {
 	m.t.Helper()
 	order := slices.Clone(m.oracle.entries)
@@ -262,7 +262,7 @@ func (m *model) drain() {
 	}
 }
 
-// checkInvariants verifies what doc.go promises of the structure, by looking at all of it.
+// checkInvariants checks the invariants of doc.go on the whole structure.
 func checkInvariants[T any](t testing.TB, w *Wheel[T]) {
 	t.Helper()
 	live := 0
