@@ -32,7 +32,8 @@ import (
 //	receive   reads and decodes, and hands commits to
 //	announce  which waits until they are visible, and gives the hints (walvisible.go)
 //	report    reports our position to the server each second, and asks for the server's
-//	probe     sends a message to ourselves through the log, and limits what the server keeps (walretention.go)
+//	probe     sends a message to ourselves through the log, and limits what the server keeps of it
+//	          (walretention.go)
 //	watch     ends the connection when nothing arrives any more
 type walFeed struct {
 	*Source

@@ -213,7 +213,8 @@ func TestWALConnectionSilent(t *testing.T) {
 	}
 }
 
-// TestWALOfAnotherDatabase: Config.ListenURL leads to another database, in which everything looks well.
+// TestWALOfAnotherDatabase: Config.ListenURL leads to another database, in which everything looks
+// well.
 func TestWALOfAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	other := examine(t, testkit.NewDatabase(t))

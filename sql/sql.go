@@ -5,18 +5,18 @@
 //
 //	psql -1 -f sql/schema.sql -f sql/triggers.sql
 //
-// Each text that creates something can be run again: it changes only what is missing or outdated. The
-// texts find the table of jobs by the search path of the role on the first run, and by what
+// Each text that creates something can be run again: it changes only what is missing or outdated.
+// The texts find the table of jobs by the search path of the role on the first run, and by what
 // reactor.deployment records afterwards.
 //
-// The package only holds texts. It does not execute them, and knows nothing of locks, of the record of
-// applied versions or of running instances: pgsource.MigrateUp, MigrateDown and FeedSwitch do.
+// The package only holds texts. It does not execute them, and knows nothing of locks, of the record
+// of applied versions or of running instances: pgsource.MigrateUp, MigrateDown and FeedSwitch do.
 package sql
 
 import _ "embed" // the files below
 
-// Migration is one version of the schema. A released version is never changed: a change of the schema
-// is a new version.
+// Migration is one version of the schema. A released version is never changed: a change of the
+// schema is a new version.
 type Migration struct {
 	// Version is the number of the version: 1 and up, without gaps.
 	Version int64

@@ -24,8 +24,8 @@
 //   - No entry expires early: a deadline rounds up to a tick.
 //   - Entries expire in ascending order of their ticks, and those of one tick in the order in which
 //     they were scheduled.
-//   - Any int64 is a valid deadline, and costs the same.
-//   - An Advance with a limit takes a bounded time, however many entries are due.
+//   - Every int64 is a valid deadline.
+//   - An Advance with a limit does a bounded amount of work, however many entries are due.
 //   - A Handle that is no longer valid is recognized; it never names another entry (but see Handle).
 //
 // # What it does not promise
@@ -66,8 +66,8 @@
 //
 //  1. An entry in a slot has a tick after position, and its slot follows from the two alone.
 //     Thus entries of one tick share a slot, in the order of scheduling, wherever they are.
-//  2. Every slot that the position has passed, or that contains it, is empty. Therefore the first bit of the
-//     lowest level with a bit is the earliest slot, and no bit needs to be masked off.
+//  2. Every slot that the position has passed, or that contains it, is empty. Therefore the first
+//     bit of the lowest level with a bit is the earliest slot, and no bit needs to be masked off.
 //  3. A bit of occupancy is set if and only if its slot has an entry.
 //  4. An opened slot is emptied before the next is opened, however many calls that takes.
 //     Entries that are scheduled into its span meanwhile are appended behind them.
