@@ -11,8 +11,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The stages of a message on its way to the broker. An op is one message, so that allocs/op
-// shows what it costs beside itself. BenchmarkEncode is with the codec's tests.
+// The stages of a message on its way to the broker. An op is one message, so that allocs/op shows
+// its cost. BenchmarkEncode is with the codec's tests.
 
 // BenchmarkAnswers reads PUBACKs that arrive together.
 func BenchmarkAnswers(b *testing.B) {
@@ -37,7 +37,8 @@ func BenchmarkSession(b *testing.B) {
 	for _, qos := range []byte{0, 1, 2} {
 		b.Run(fmt.Sprint("QoS ", qos), func(b *testing.B) {
 			ctx := testContext(b)
-			// Answers are counted, not kept: keeping them would be what is measured.
+			// Answers are counted and not kept, because keeping them would dominate the
+			// measurement.
 			answers := make(chan int, 1<<16)
 			session, err := newSink(b, Config{URL: testkit.Broker(b).URL()}).Connect(ctx, driver.ConnectOptions{
 				ClientID: testkit.TopicPrefix(b), QoS: qos, Acks: func(acks []driver.Ack) { answers <- len(acks) },

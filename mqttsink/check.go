@@ -11,8 +11,8 @@ import (
 // maxRemainingLength is the largest that MQTT can express [MQTT 5, 1.5.5].
 const maxRemainingLength = 268_435_455
 
-// Check implements driver.Session. The database refuses most of what is refused
-// here; but constraints can be dropped, and brokers have limits of their own.
+// Check implements driver.Session. The database refuses most of these messages, but its constraints
+// can be dropped, and brokers have limits of their own.
 func (s *session) Check(m driver.Message) error {
 	if err := checkTopic(m.Topic); err != nil {
 		return err
@@ -30,8 +30,8 @@ func (s *session) Check(m driver.Message) error {
 	return nil
 }
 
-// checkTopic refuses what MQTT forbids, and what it lets a broker close the
-// connection on [MQTT 5, 1.5.4 and 4.7].
+// checkTopic refuses what MQTT forbids, and what it lets a broker close the connection for [MQTT 5,
+// 1.5.4 and 4.7].
 func checkTopic(topic string) error {
 	switch {
 	case topic == "":

@@ -40,8 +40,8 @@ func FuzzAppendPublish(f *testing.F) {
 	})
 }
 
-// FuzzReceive compares what we make of an acknowledgement with what paho's codec does,
-// and makes sure that no input makes the reader panic.
+// FuzzReceive compares our decoding of an acknowledgement with that of paho's codec, and makes sure
+// that no input makes the reader panic.
 func FuzzReceive(f *testing.F) {
 	f.Add([]byte{0x40, 2, 0, 1, 0x40, 3, 0, 2, 0x10})
 	f.Add([]byte{0x40, 3, 0, 2, 0x87})

@@ -12,49 +12,51 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Config says how to reach the broker. The zero value of every field but URL is its
-// default.
+// Config says how to reach the broker. The zero value of every field but URL means its default. New
+// refuses a value out of range with a *driver.ConfigError that names the field.
 type Config struct {
-	// URL of the broker: mqtt://host:1883 (or tcp://), with TLS mqtts://host:8883 (or
-	// ssl://). It may carry a user and a password, %-encoded. White space around it, like
-	// the end of the line in a file, is no part of it. There is no default; those of the
-	// port are 1883 and 8883.
+	// URL of the broker: mqtt://host:1883 (or tcp://), with TLS mqtts://host:8883 (or ssl://,
+	// tls://). It may contain a user and a password, %-encoded. White space around it, such as the
+	// end of a line from a file, is ignored. It has no default. The port defaults to 1883, and with
+	// TLS to 8883.
 	URL string
-	// Username and Password override those of the URL. Default to them.
+	// Username and Password override those of the URL. They default to those.
 	Username, Password string
-	// TLS is used with mqtts URLs. Defaults to the system's certificate authorities, the
-	// URL's host as the server's name, and TLS 1.2 at least.
+	// TLS is the configuration for mqtts URLs. Defaults to the system's certificate authorities,
+	// the URL's host as the server name, and at least TLS 1.2.
 	TLS *tls.Config
-	// KeepAlive is how long the broker may be silent before something is wrong: it is
-	// probed a little more often, and given up after half as much again without any
-	// sign of life. In whole seconds, rounded up. Shorter notices a dead connection
-	// sooner, and wakes idle machines more often. The broker may shorten it. Defaults to
-	// 10 s.
+	// KeepAlive is how long the broker may send nothing before it is asked for a sign of life. It
+	// is pinged a little more often, and the session ends after one and a half times as long
+	// without any packet. Whole seconds, rounded up. A shorter value notices a dead connection
+	// sooner, and wakes idle machines more often. The broker may shorten it. 1 s to 65,535 s.
+	// Defaults to 10 s.
 	KeepAlive time.Duration
-	// ConnectTimeout bounds connecting, the broker's acceptance included. Defaults to
-	// 10 s.
+	// ConnectTimeout bounds connecting, including the broker's answer. 1 ms to 1 h. Defaults to 10
+	// s.
 	ConnectTimeout time.Duration
-	// WriteTimeout is how long the broker may refuse to read before the session ends,
-	// and how long it may take to hang up after our goodbye. It is per piece of what is
-	// written (writeChunk), so that a slow line is not taken for a dead one. It is also how
-	// long nothing may be acknowledged by the broker's host, of what was sent or of the
-	// probes of an idle connection (package sockopt): a host that is gone is given up then,
-	// not after KeepAlive. Defaults to 6 s.
+	// WriteTimeout is how long the broker may read nothing before the session ends, and how long it
+	// may take to close the connection after our DISCONNECT. It applies to each piece of what is
+	// written (writeChunk), so that a slow line does not count as a dead one. It is also how long
+	// the broker's host may acknowledge nothing of what was sent, or of the probes of an idle
+	// connection (package sockopt): a host that is gone is noticed after that time, and not after
+	// KeepAlive. 1 ms to 1 h. Defaults to 6 s.
 	WriteTimeout time.Duration
-	// SessionExpiry is how long the broker keeps the state of a lane that is not
-	// connected; it may choose less. Longer lets a lane resume after a longer outage,
-	// and costs the broker memory for lanes that never return. In whole seconds.
+	// SessionExpiry is how long the broker keeps the state of a lane that is not connected; the
+	// broker may choose a shorter time. A longer value lets a lane resume after a longer outage,
+	// and costs the broker memory for lanes that never return. Whole seconds. 1 s to 2³²-1 s.
 	// Defaults to 24 h.
 	SessionExpiry time.Duration
-	// InFlight bounds the unacknowledged messages of a lane, if the broker's Receive
-	// Maximum does not do so first. More hides a longer round trip, and a broker that has
-	// to wait for its turn on a busy machine; fewer are to be sent again after a lost
-	// connection. Defaults to 1024, and at QoS 2, of which brokers keep lists, to 384.
+	// InFlight bounds the unacknowledged messages of a lane, unless the broker's Receive Maximum is
+	// lower. A larger value hides a longer round trip, and delays of a broker on a busy machine;
+	// with a smaller one fewer messages are sent again after a lost connection. 1 to 65,535.
+	// Defaults to 1024, and at QoS 2 to 384, because brokers keep lists of those messages.
 	InFlight int
-	// Dial opens the network connection, for tests and proxies. Defaults to net.Dialer's.
+	// Dial opens the network connection, for example through a proxy. Defaults to that of a
+	// net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Logger gets what was agreed with the broker, at debug level. Errors are returned,
-	// not logged. Defaults to discarding.
+	// Logger receives what was agreed with the broker, at debug level, and a warning if the broker
+	// keeps sessions for a short time only. Errors are returned, not logged. Defaults to
+	// discarding.
 	Logger *slog.Logger
 }
 
@@ -94,7 +96,7 @@ func (c Config) validate() error {
 	return nil
 }
 
-// inFlight is InFlight for a QoS.
+// inFlight is Config.InFlight, or its default for a QoS.
 func (c Config) inFlight(qos byte) int {
 	switch {
 	case c.InFlight > 0:
@@ -105,7 +107,7 @@ func (c Config) inFlight(qos byte) int {
 	return 1024
 }
 
-// keepAliveSeconds is KeepAlive as MQTT counts it.
+// keepAliveSeconds is Config.KeepAlive in the unit of MQTT.
 func (c Config) keepAliveSeconds() uint16 {
 	return uint16((c.KeepAlive + time.Second - 1) / time.Second)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -94,7 +95,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestBrokerDisconnects: every way a broker has to end a session.
+// TestBrokerDisconnects: every way in which a broker can end a session.
 func TestBrokerDisconnects(t *testing.T) {
 	ctx := testContext(t)
 	for name, test := range map[string]struct {
@@ -109,7 +110,7 @@ func TestBrokerDisconnects(t *testing.T) {
 		"hangs up":    {[]byte{}, "closed the connection"},
 		"ack, hangup": {[]byte{0x40, 2, 0, 7}, "closed the connection"},
 	} {
-		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), thenHangUp)}), "x", 1)
+		session, acks := open(t, ctx, newSink(t, Config{URL: scripted(t, append(connack(t, 0, nil), test.bytes...), thenClose)}), "x", 1)
 		<-session.Done()
 		if err := session.Err(); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
@@ -125,10 +126,10 @@ func TestBrokerDisconnects(t *testing.T) {
 
 type scriptOption bool
 
-const thenHangUp scriptOption = true
+const thenClose scriptOption = true
 
-// scripted is a server for what no real broker does: it reads the CONNECT, answers
-// with the bytes, and stays silent or hangs up.
+// scripted is a server for behaviour that no real broker shows: it reads the CONNECT, answers with
+// the bytes, and then sends nothing more, or closes the connection.
 func scripted(t *testing.T, answer []byte, options ...scriptOption) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -170,4 +171,20 @@ func connack(t *testing.T, code byte, properties *packets.Properties) []byte {
 		t.Fatal(err)
 	}
 	return []byte(b.String())
+}
+
+// TestErrorsKeepTheirCause: an error with a text of ours still unwraps to the error of the system.
+func TestErrorsKeepTheirCause(t *testing.T) {
+	for name, test := range map[string]struct {
+		url   string
+		cause error
+	}{
+		"refused": {"mqtt://127.0.0.1:1", syscall.ECONNREFUSED},
+		"silent":  {scripted(t, nil), errConnectTimeout},
+	} {
+		_, err := newSink(t, Config{URL: test.url, ConnectTimeout: 100 * time.Millisecond}).Connect(testContext(t), driver.ConnectOptions{ClientID: "x", QoS: 1, Acks: func([]driver.Ack) {}})
+		if !errors.Is(err, test.cause) {
+			t.Errorf("%s: %v is not %v", name, err, test.cause)
+		}
+	}
 }

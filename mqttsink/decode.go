@@ -15,19 +15,18 @@ import (
 const (
 	maxUint16 = 65535
 
-	// readBuffer takes some thousand acknowledgements at once.
+	// readBuffer, in bytes, holds several thousand acknowledgements.
 	readBuffer = 32 << 10
-	// maxReceived is the largest packet we take; CONNECT says so. What a broker sends to
-	// a publisher has tens of bytes. It is what lets a packet be looked at where it was
-	// read, and what keeps a hostile length from being believed: the codec would
-	// allocate it.
+	// maxReceived is the largest packet, in bytes, that we accept; CONNECT announces it. What a
+	// broker sends to a publisher has tens of bytes. The limit lets a packet be decoded in the read
+	// buffer, and keeps us from trusting a false length: the codec would allocate that much memory.
 	maxReceived = readBuffer
 )
 
 var errMalformed = errors.New("protocol error: the broker sent a malformed packet")
 
-// splitPacket cuts the first packet off b. Where b ends in the midst of it, packet is
-// nil and rest all of b.
+// splitPacket returns the first packet of b, and the rest. If b does not hold the whole packet,
+// packet is nil and rest is b.
 func splitPacket(b []byte) (packet, rest []byte, err error) {
 	const lengthBytes = 4 // of a variable byte integer, at most [MQTT 5, 1.5.5]
 	if len(b) < 2 {
@@ -50,8 +49,8 @@ func splitPacket(b []byte) (packet, rest []byte, err error) {
 	return b[:size], b[size:], nil
 }
 
-// nextPacket blocks until a whole packet is in the reader's buffer, and takes it. It is
-// valid until the next read.
+// nextPacket blocks until a whole packet is in the reader's buffer, and returns it. It is valid
+// until the next read.
 func nextPacket(r *bufio.Reader) ([]byte, error) {
 	for {
 		buffered, _ := r.Peek(r.Buffered())
@@ -69,8 +68,8 @@ func nextPacket(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// decodeAck reads a PUBACK, PUBREC or PUBCOMP [MQTT 5, 3.4, 3.5, 3.7], which look the
-// same. Those without properties, nearly all there are, it reads without allocating.
+// decodeAck decodes a PUBACK, PUBREC or PUBCOMP [MQTT 5, 3.4, 3.5, 3.7], which have the same form.
+// Those without properties, which are nearly all, it decodes without allocating.
 func decodeAck(packet []byte) (driver.Ack, error) {
 	if ack, ok := plainAck(packet); ok {
 		return ack, nil
@@ -115,9 +114,8 @@ func step(packet []byte) driver.Step {
 	return driver.Completed
 }
 
-// plainAck knows three forms: the identifier alone, which means success; with a
-// reason code; and with a reason code and no properties. The texts of refusals are
-// left to the codec.
+// plainAck decodes three forms: the identifier alone, which means success; with a reason code; and
+// with a reason code and no properties. Refusals are left to the codec, which reads their texts.
 func plainAck(packet []byte) (ack driver.Ack, ok bool) {
 	n := len(packet)
 	if n < 4 || n > 6 || int(packet[1]) != n-2 || n == 6 && packet[5] != 0 {
@@ -130,17 +128,17 @@ func plainAck(packet []byte) (ack driver.Ack, ok bool) {
 	return ack, !ack.Refused()
 }
 
-// decodeDisconnect reads a DISCONNECT [MQTT 5, 3.14].
+// decodeDisconnect decodes a DISCONNECT [MQTT 5, 3.14].
 func decodeDisconnect(packet []byte) (*packets.Disconnect, error) {
 	p := &packets.Disconnect{Properties: &packets.Properties{}}
-	if len(packet) == 2 { // short for reason code 0; the codec takes it for cut off
+	if len(packet) == 2 { // the short form of reason code 0, which the codec takes for an incomplete packet
 		return p, nil
 	}
 	return p, unpack(p, packet)
 }
 
-// decodeConnack reads a CONNACK [MQTT 5, 3.2], and those of MQTT 3.1.1, which have no
-// properties and reason codes of their own.
+// decodeConnack decodes a CONNACK [MQTT 5, 3.2]. A CONNACK of MQTT 3.1.1 has no properties, and
+// other reason codes.
 func decodeConnack(packet []byte) (*packets.Connack, error) {
 	p := &packets.Connack{Properties: &packets.Properties{}}
 	if len(packet) != 4 || packet[1] != 2 {
@@ -148,13 +146,13 @@ func decodeConnack(packet []byte) (*packets.Connack, error) {
 	}
 	p.ReasonCode = packet[3]
 	if p.ReasonCode < 0x80 {
-		// Whatever else is wrong in its eyes, it does not speak MQTT 5.
+		// Whatever the reason was, the broker does not speak MQTT 5.
 		p.ReasonCode = packets.ConnackUnsupportedProtocolVersion
 	}
 	return p, nil
 }
 
-// unpack has the codec read what follows the packet's fixed header.
+// unpack lets the codec decode what follows the fixed header.
 func unpack(p packets.Packet, packet []byte) error {
 	_, n := binary.Uvarint(packet[1:])
 	if err := p.Unpack(bytes.NewBuffer(packet[1+n:])); err != nil {

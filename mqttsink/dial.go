@@ -12,18 +12,17 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// dial opens the network connection, TLS included. Its errors are one line each, that
-// says what to check.
+// dial opens the network connection, including TLS. Each error is one line that says what to check.
 func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := s.cfg.Dial(ctx, "tcp", s.broker.address)
 	if err != nil {
 		return nil, s.explainDial(ctx, err)
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetNoDelay(true) // Go's default, and what a millisecond rests on
+		_ = tcp.SetNoDelay(true) // Go's default, set explicitly: without it messages would be late by milliseconds
 	}
 	if err := sockopt.Harden(conn, s.cfg.WriteTimeout); err != nil {
-		s.cfg.Logger.Debug("cannot shorten the system's patience with a dead connection", "broker", s.broker.address, "err", err)
+		s.cfg.Logger.Debug("cannot set the limits for a dead connection", "broker", s.broker.address, "err", err)
 	}
 	if !s.broker.secure {
 		return conn, nil
@@ -46,11 +45,11 @@ func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
 	return secure, nil
 }
 
-// hangUp closes a connection at once. A tls.Conn's own Close says goodbye first, and
-// waits up to five seconds for somebody to take it.
-func hangUp(conn net.Conn) { plain(conn).Close() }
+// closeNow closes a connection at once. The Close of a tls.Conn first sends an alert, and waits up
+// to five seconds for that write.
+func closeNow(conn net.Conn) { plain(conn).Close() }
 
-// plain is the connection below TLS.
+// plain returns the connection below TLS.
 func plain(conn net.Conn) net.Conn {
 	if secure, ok := conn.(*tls.Conn); ok {
 		return secure.NetConn()
@@ -58,44 +57,59 @@ func plain(conn net.Conn) net.Conn {
 	return conn
 }
 
+// explainedError says in one line what is wrong and what to check. It unwraps to the error that it
+// stands for, so that a program can ask for that with errors.As and errors.Is.
+type explainedError struct {
+	text  string
+	cause error
+}
+
+func (e *explainedError) Error() string { return e.text }
+func (e *explainedError) Unwrap() error { return e.cause }
+
+// explained puts a text in the place of an error's own.
+func explained(cause error, format string, args ...any) error {
+	return &explainedError{fmt.Sprintf(format, args...), cause}
+}
+
 func (s *Sink) explainDial(ctx context.Context, err error) error {
 	var dnsErr *net.DNSError
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("broker %s: connection refused: is the broker running, and the MQTT URL right?", s.broker.address)
+		return explained(err, "broker %s: connection refused: is the broker running, and the MQTT URL right?", s.broker.address)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("broker %s: %w", s.broker.address, ctx.Err())
 	case ctx.Err() != nil:
-		return fmt.Errorf("broker %s does not answer: check host, port and firewall", s.broker.address)
+		return explained(err, "broker %s does not answer: check host, port and firewall", s.broker.address)
 	case errors.As(err, &dnsErr):
-		return fmt.Errorf("broker %s: cannot find the host: check the MQTT URL", s.broker.address)
+		return explained(err, "broker %s: cannot find the host: check the MQTT URL", s.broker.address)
 	}
 	return fmt.Errorf("broker %s: %w", s.broker.address, err)
 }
 
-// explainTimeout is for a handshake that the context ended.
+// explainTimeout explains a handshake that the context ended.
 func (s *Sink) explainTimeout(ctx context.Context) error {
-	if cause := context.Cause(ctx); !errors.Is(cause, errPatience) {
+	if cause := context.Cause(ctx); !errors.Is(cause, errConnectTimeout) {
 		return fmt.Errorf("broker %s: %w", s.broker.address, cause)
 	}
-	return fmt.Errorf("broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
+	return explained(context.Cause(ctx), "broker %s accepts the connection and does not answer within %v: is it an MQTT broker?", s.broker.address, s.cfg.ConnectTimeout)
 }
 
-// errNoAnswer is a connection that ended in the midst of the handshake.
-var errNoAnswer = errors.New("hangs up without an answer")
+// errNoAnswer: the connection ended during the handshake.
+var errNoAnswer = errors.New("closes the connection without an answer")
 
-func (s *Sink) explainSilence(err error) error {
+func (s *Sink) explainNoAnswer(err error) error {
 	return fmt.Errorf("broker %s %w (%w): check the port, whether it expects TLS (mqtts://), and whether it speaks MQTT 5", s.broker.address, errNoAnswer, err)
 }
 
-// explainQuestion is for a session that was accepted, and could not be told from another.
-func (s *Sink) explainQuestion(err error) error {
+// explainMarkCheck explains why a session was accepted and could not be checked for its mark.
+func (s *Sink) explainMarkCheck(err error) error {
 	var refused *driver.ConnectRefusedError
 	switch {
 	case errors.As(err, &refused):
 		return err
-	case errors.Is(err, errPatience):
-		return fmt.Errorf("broker %s accepts the session and does not say within %v whether it is ours", s.broker.address, s.cfg.ConnectTimeout)
+	case errors.Is(err, errConnectTimeout):
+		return explained(err, "broker %s accepts the session and does not say within %v whether it is ours", s.broker.address, s.cfg.ConnectTimeout)
 	}
 	return fmt.Errorf("broker %s: finding out whether the session is ours: %w", s.broker.address, err)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// TestBrokersHostIsGone: its system acknowledges nothing any more. That is found out in
-// WriteTimeout, long before its silence tells (KeepAlive), whether something was sent or not.
+// TestBrokersHostIsGone: the broker's system acknowledges nothing any more. That is noticed after
+// WriteTimeout, long before KeepAlive, whether something was sent or not.
 func TestBrokersHostIsGone(t *testing.T) {
 	for name, busy := range map[string]bool{"idle": false, "busy": true} {
 		t.Run(name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestBrokersHostIsGone(t *testing.T) {
 	}
 }
 
-// TestHardenedThroughDial: connections of Config.Dial are no exception.
+// TestHardenedThroughDial: connections of Config.Dial get the same options.
 func TestHardenedThroughDial(t *testing.T) {
 	ctx := testContext(t)
 	var dialled net.Conn

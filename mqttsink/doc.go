@@ -1,46 +1,70 @@
-// Package mqttsink sends reactor's messages to an MQTT 5 broker.
+// Package mqttsink implements reactor's Sink on MQTT: it sends messages to a broker that speaks
+// MQTT 5, and reports the broker's answers.
 //
-// It uses paho.golang's packet codec under a session of its own, not paho's client:
-// what must survive a crash is reactor's and in Postgres, the client's session store
-// would be a second truth beside it; and a goroutine, a channel and a context per
-// message are what a pipeline of tens of thousands a second cannot afford
-// (docs/adr/0003-mqtt.md).
+// # Use
+//
+// New checks a Config and does not connect. The Sink that it returns goes to reactor.New, which
+// connects its lanes:
+//
+//	sink, err := mqttsink.New(mqttsink.Config{URL: "mqtt://user:password@localhost:1883"})
+//	r, err := reactor.New(source, sink, reactor.Config{})
+//
+// The user needs the right to publish to the jobs' topics, and to subscribe to reactor/session/#.
+//
+// # Sessions
 //
 // A Session is one network connection with two goroutines:
 //
-//	Publish ──encode──► buffer ──writer──► socket        coalesced: one write for all
-//	                                                     that came during the last
-//	Acks ◄──────────── reader ◄── bufio ◄── socket       one call for all that one read
-//	                                                     brought
+//	Publish ──encode──► buffer ──writer──► socket        one write for all messages that
+//	                                                     arrived during the last write
+//	Acks ◄──────────── reader ◄── bufio ◄── socket       one call for all answers of one read
 //
-// While many answers are on their way they are left to gather before they are read
-// (gather.go): then nobody waits for a single one, and each by itself costs more than all
-// the rest of its message.
+// While many answers are outstanding, reads wait for several of them (gather.go): then nobody waits
+// for a single answer, and handling each by itself costs more than everything else for its message.
 //
-// It remembers no message. What is unacknowledged when the connection ends belongs to
-// the lane, which sends it again over the next one. So does the exchange at QoS 2: the
-// session reports PUBREC and PUBCOMP as steps of a message, and sends PUBREL when it is
-// told to (Release), never by itself.
+// It requests the broker's session as it was left (Clean Start 0), and that the broker keeps it
+// while nobody is connected (Session Expiry): the packet identifiers that the broker remembers in
+// it let the broker recognize a repeated message. A session that exists is not necessarily ours. A
+// mark in it shows that it is (mark.go), if the broker reports whether a subscription exists and
+// allows us one. And a client id of our own does not give us a session of our own at a broker that
+// identifies clients otherwise (identity.go).
 //
-// It asks for the broker's session as it was left (Clean Start 0) and for it to be kept
-// while nobody is connected (Session Expiry), for the packet identifiers that the broker
-// remembers in it are what makes a repeated message recognizable. That a session is there
-// does not say that it is ours: a mark in it does (mark.go), where the broker can tell
-// whether a subscription exists and lets us have one. Nor does a client id of our own make
-// a session ours alone, at a broker that identifies clients otherwise (identity.go).
+// # Promises
 //
-// How a dead connection is noticed:
+//   - Messages are sent in the order of the calls of Publish; answers are reported in the order in
+//     which the broker sent them.
+//   - Each message ends in one of three ways: Check refuses it before it is sent; the broker
+//     answers it, perhaps with a reason code that refuses it; or the session ends first, and the
+//     outcome is unknown.
+//   - A message costs no goroutine, no channel and no allocation of its own.
+//   - No error contains the URL or a password.
 //
-//	the broker's host is gone       its system acknowledges nothing for WriteTimeout
-//	the broker reads nothing        for WriteTimeout, when its buffers and ours are full
-//	the broker does nothing at all  it is silent for one and a half KeepAlive, pings included
+// # What it does not promise
 //
-// The last limit is the longest, and is no shorter while answers are due. A broker that is
-// stopped, or saves its state, answers neither a ping nor a CONNECT: another connection
-// would get nothing done, and what is on its way would have to be sent again. Whoever
-// wants to know sooner that nothing gets done looks at the age of what is unanswered, which
-// the lane knows.
+// A Session remembers no message. What is unacknowledged when the connection ends belongs to the
+// lane, which sends it again over its next session. The same holds for the exchange at QoS 2: the
+// session reports PUBREC and PUBCOMP as steps of a message, and sends PUBREL only when it is told
+// to (Release). It does not reconnect, and it subscribes to nothing but its own marks.
 //
-// How a message can end: refused by Check, before it is sent; acknowledged, with a
-// reason code that may be a refusal; or unknown, when the session ends first.
+// # Broken connections
+//
+// A broken connection is noticed after a time that depends on its cause:
+//
+//	the broker's host is gone         WriteTimeout: its system acknowledges nothing
+//	the broker reads nothing          WriteTimeout, once its buffers and ours are full
+//	the broker does nothing at all    one and a half KeepAlive, in which it answers no ping
+//
+// The last limit is the longest, and is not shortened while answers are outstanding. A broker that
+// is stopped, or saves its state, answers neither a ping nor a CONNECT: another connection would
+// achieve nothing, and every unacknowledged message would have to be sent again. The lane knows how
+// old its oldest unanswered message is, for whoever wants to know sooner that nothing is being
+// published.
+//
+// # Why not paho's client
+//
+// The package uses paho.golang's packet codec, with a session of its own. The state that must
+// survive a crash is reactor's, and is in Postgres; a session store of the client would be a second
+// record of it, which could disagree. And the client uses a goroutine, a channel and a context for
+// each message, which is too expensive at tens of thousands of messages a second
+// (docs/adr/0003-mqtt.md).
 package mqttsink

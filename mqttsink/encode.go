@@ -9,8 +9,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// jobIDProperty is the user property that carries the job's id, so that consumers can
-// de-duplicate on their side.
+// jobIDProperty is the user property that carries the job's id, so that consumers can remove
+// duplicates.
 const jobIDProperty = "job-id"
 
 const (
@@ -21,14 +21,13 @@ const (
 	maxJobIDDigits            = 20
 )
 
-// appendPublish appends a PUBLISH packet [MQTT 5, 3.3] to buf. It allocates nothing
-// but room in buf: this is the hot path. Tests and a fuzzer compare it with paho's
-// codec.
+// appendPublish appends a PUBLISH packet [MQTT 5, 3.3] to buf. It is on the hot path and allocates
+// only when buf has to grow. Tests and a fuzzer compare it with paho's codec.
 func appendPublish(buf []byte, m driver.Message) []byte {
 	return append(appendHeader(buf, m), m.Payload...)
 }
 
-// appendHeader appends all of it but the payload.
+// appendHeader appends the packet without its payload.
 func appendHeader(buf []byte, m driver.Message) []byte {
 	var digits [maxJobIDDigits]byte
 	id := strconv.AppendInt(digits[:0], m.JobID, 10)
@@ -59,7 +58,7 @@ func appendPubrel(buf []byte, slot driver.Slot) []byte {
 	return append(buf, packets.PUBREL<<4|reserved, 2, byte(slot>>8), byte(slot))
 }
 
-// propertiesLength is that of the one property: identifier, name and value.
+// propertiesLength is the length of the one property: identifier, name and value.
 func propertiesLength(idDigits int) int { return 1 + 2 + len(jobIDProperty) + 2 + idDigits }
 
 func remainingLength(m driver.Message, idDigits int) int {
@@ -70,7 +69,7 @@ func remainingLength(m driver.Message, idDigits int) int {
 	return n
 }
 
-// packetLength is the size of the whole packet.
+// packetLength is the length of the whole packet in bytes.
 func packetLength(m driver.Message) int {
 	digits := len(strconv.AppendInt(make([]byte, 0, maxJobIDDigits), m.JobID, 10))
 	n := remainingLength(m, digits)

@@ -13,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The QoS 2 exchange with a real broker. Who decides when to release is the lane.
+// The QoS 2 exchange with a real broker. The lane decides when to release; here the tests do.
 
 func slotsOf(msgs []driver.Message) []driver.Slot {
 	slots := make([]driver.Slot, len(msgs))
@@ -48,7 +48,8 @@ func TestExchange(t *testing.T) {
 			t.Fatalf("acknowledgement %d is %+v, want released", i, ack)
 		}
 	}
-	// Releasing what the broker does not know is answered as well: recovery depends on it.
+	// A release of a slot that the broker does not know is answered as well: recovery depends on
+	// it.
 	if err := session.Release([]driver.Slot{4096}); err != nil {
 		t.Fatal(err)
 	}
@@ -60,8 +61,8 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestExchangeResumes: the connection is lost at each step; what follows over the next
-// one, as a lane would have it, delivers each message once.
+// TestExchangeResumes: the connection is lost at each step. When the exchange goes on over the next
+// connection, as a lane does it, each message is delivered once.
 func TestExchangeResumes(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
@@ -102,7 +103,7 @@ func TestExchangeResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	acks.wait(t, ctx, len(again)+len(msgs))
-	// Another message behind them all: what would come twice has come before it.
+	// Publish another message last: a repetition would have arrived before it.
 	last := messages(prefix+"/last", 2, 1)
 	last[0].JobID = 1000
 	if err := session.Publish(last); err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/eclipse/paho.golang/packets"
 )
 
-// fakeBroker answers each packet as a test wants it, for what no real broker does when it
-// is asked to.
+// fakeBroker answers each packet as a test wants, for behaviour that no real broker shows on
+// demand.
 type fakeBroker struct {
 	url    string
 	answer func(conn int, p *packets.ControlPacket) reply
@@ -22,16 +22,16 @@ type fakeBroker struct {
 	bye   []*packets.Disconnect // guarded by mu
 }
 
-// reply is what the broker sends, and whether it hangs up then, or before on another
-// connection.
+// reply is what the broker sends, and whether it then closes the connection, or first closes
+// another one.
 type reply struct {
 	packets  []byte
-	hangUp   bool
+	closeNow bool
 	hangUpOn int
 }
 
-// startFakeBroker starts one; conn counts its connections from 1. It accepts a CONNECT
-// that the answer has no packets for.
+// startFakeBroker starts a fakeBroker. conn counts its connections from 1. It accepts a CONNECT for
+// which answer returns no packets.
 func startFakeBroker(t *testing.T, answer func(conn int, p *packets.ControlPacket) reply) *fakeBroker {
 	t.Helper()
 	listener := listen(t)
@@ -80,26 +80,26 @@ func (b *fakeBroker) serve(n int, conn net.Conn, accept []byte) {
 			b.hangUpOn(r.hangUpOn)
 		}
 		switch {
-		case r.packets != nil || r.hangUp:
+		case r.packets != nil || r.closeNow:
 		case p.Type == packets.CONNECT:
 			r.packets = accept
 		case p.Type == packets.PINGREQ:
 			r.packets = []byte{packets.PINGRESP << 4, 0}
 		}
-		if _, err := conn.Write(r.packets); err != nil || r.hangUp {
+		if _, err := conn.Write(r.packets); err != nil || r.closeNow {
 			return
 		}
 	}
 }
 
-// hangUpOn ends a connection from outside.
+// hangUpOn closes a connection from outside of its goroutine.
 func (b *fakeBroker) hangUpOn(conn int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.conns[conn-1].Close()
 }
 
-// goodbyes are the DISCONNECTs.
+// goodbyes returns the DISCONNECTs that were received.
 func (b *fakeBroker) goodbyes() []*packets.Disconnect {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +112,7 @@ func encode(p packets.Packet) []byte {
 	return []byte(b.String())
 }
 
-// suback grants or refuses, a code for each filter.
+// suback answers a SUBSCRIBE with a code for each filter.
 func suback(p *packets.ControlPacket, codes ...byte) reply {
 	return reply{packets: encode(&packets.Suback{PacketID: p.PacketID(), Properties: &packets.Properties{}, Reasons: codes})}
 }
@@ -121,7 +121,7 @@ func unsuback(p *packets.ControlPacket, codes ...byte) reply {
 	return reply{packets: encode(&packets.Unsuback{PacketID: p.PacketID(), Properties: &packets.Properties{}, Reasons: codes})}
 }
 
-// subscriptions is a broker that keeps them, for all its clients together.
+// subscriptions is a broker that keeps subscriptions, for all its clients together.
 type subscriptions struct {
 	mu      sync.Mutex
 	filters map[string]bool

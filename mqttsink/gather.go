@@ -2,48 +2,49 @@ package mqttsink
 
 import "time"
 
-// A broker answers each message by itself, with four bytes. To be woken for each of them
-// costs us and the kernel more than all the rest of a message, and as it makes us send the
-// next ones by themselves too, it costs the broker as much again. While many answers are
-// on their way nobody waits for a single one: the kernel is asked to wake us when some
-// have come (SO_RCVLOWAT), and for a few milliseconds at most, in case that they don't.
+// A broker answers each message separately, with four bytes. Waking up for each answer costs us and
+// the kernel more than everything else for the message. It also makes us send the next messages one
+// by one, which costs the broker as much again. While many answers are outstanding, nobody waits
+// for a single one. So we let the kernel wake us only when several have arrived (SO_RCVLOWAT), or
+// after a few milliseconds, in case they do not arrive.
 const (
-	// gatherFrom is how many answers must be on their way.
+	// gatherFrom is how many answers must be outstanding before reads wait for several.
 	gatherFrom = 128
-	// gatherBytes is how much to wait for: half of them at their shortest.
+	// gatherBytes is how many bytes such a read waits for: half of the answers in their shortest
+	// form.
 	gatherBytes = gatherFrom / 2 * 4
-	// gatherFor is how long.
+	// gatherFor is how long such a read waits at most.
 	gatherFor = 5 * time.Millisecond
 )
 
-// answered takes note of n answers.
+// answered counts n answers.
 func (s *session) answered(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.awaited = max(0, s.awaited-n) // a broker may answer what nobody asked
+	s.unanswered = max(0, s.unanswered-n) // a broker may send answers without a request
 }
 
-// gather reports whether the next read is to wait for several answers, and arranges it.
+// gather prepares the next read to wait for several answers, and reports whether it will.
 func (s *session) gather() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.awaited < gatherFrom || s.state >= parted {
-		s.takeWhatIsThere()
+	if s.unanswered < gatherFrom || s.state >= disconnecting {
+		s.resetLowWater()
 		return false
 	}
 	s.gathering = s.lowWater.Set(gatherBytes) && s.conn.SetReadDeadline(time.Now().Add(gatherFor)) == nil
 	return s.gathering
 }
 
-// giveUpGathering is for a broker that is slow, or has answered all that it will.
-func (s *session) giveUpGathering() {
+// stopGathering is for a broker that is slow, or has sent all its answers.
+func (s *session) stopGathering() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.takeWhatIsThere()
+	s.resetLowWater()
 }
 
-// takeWhatIsThere lets the next read wait for a single byte. The caller holds mu.
-func (s *session) takeWhatIsThere() {
+// resetLowWater lets the next read return as soon as there is one byte. The caller holds mu.
+func (s *session) resetLowWater() {
 	s.gathering = false
 	s.lowWater.Set(1)
 }

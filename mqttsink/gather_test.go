@@ -13,14 +13,15 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestAnswersThatAreTooFewToGather: a broker that answers a single one of many messages is
-// heard nevertheless, as is one that hangs up with a few.
+// TestAnswersThatAreTooFewToGather: the single answer of a broker that answers only one of many
+// messages is reported nevertheless, and so are a few answers before the broker closes the
+// connection.
 func TestAnswersThatAreTooFewToGather(t *testing.T) {
 	t.Run("plain", func(t *testing.T) {
 		testTooFewAnswers(t, listen(t), "mqtt", nil)
 	})
-	// There the bytes that wake us are not those of the answers, and a deadline may end a read
-	// in the midst of a record.
+	// With TLS the bytes on the socket are not those of the answers, and a deadline may end a read
+	// in the middle of a record.
 	t.Run("TLS", func(t *testing.T) {
 		certified := httptest.NewTLSServer(nil) // for its certificate
 		certified.Close()

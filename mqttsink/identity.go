@@ -16,30 +16,30 @@ import (
 )
 
 const (
-	// probeExpiry is when a broker forgets a probe that was killed.
+	// probeExpiry is when the broker may discard the session of a probe that was killed.
 	probeExpiry = time.Minute
-	// takeovers is how many probes in a row a broker has to hang up on without a word when
-	// the next one comes. Some do not say that it was taken over (mosquitto before 2.1),
-	// and one connection may have ended for any reason.
+	// takeovers is how many times in a row a broker has to close the first probe without a
+	// DISCONNECT when the second one connects. Some brokers do not report a take-over (mosquitto
+	// before 2.1), and a single connection may have ended for any reason.
 	takeovers = 3
 )
 
-// errSharedIdentity: a client id that nobody has used is somebody's.
+// errSharedIdentity: a client id that nobody has used has a session.
 var errSharedIdentity = errors.New("shared identity")
 
-// probe is a connection that finds out how the broker tells clients apart.
+// probe is a connection that finds out how the broker identifies clients.
 type probe struct {
 	conn    net.Conn
 	reader  *bufio.Reader
 	present bool
 }
 
-// CheckIdentity implements driver.Sink. Two probes with random client ids are up at once,
-// so it does not depend on what a lane has asked for: at QoS 0 it wants no session to be
-// kept, and mosquitto then says that there was none, taking over its connection all the
-// same.
+// CheckIdentity implements driver.Sink. Two probes with random client ids are connected at once, so
+// the result does not depend on what a lane has requested: at QoS 0 a lane wants no session to be
+// kept, and mosquitto then reports that there was none, although it has taken over the lane's
+// connection.
 func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
 	for range takeovers {
 		err := s.checkIdentity(ctx, qos)
@@ -48,17 +48,17 @@ func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
 		case errors.Is(err, errSharedIdentity):
 			return s.sharedIdentity()
 		case errors.As(err, &refused) && refusesID(refused.Code):
-			// It lets our lanes in and this one not: it does look at client ids.
+			// It accepts our lanes and not this client id, so it does look at client ids.
 			s.cfg.Logger.Debug("the broker lets nobody in with a client id it does not know", "broker", s.broker.address, "err", err)
 			return nil
-		case !errors.Is(err, errHungUp):
+		case !errors.Is(err, errClosedByBroker):
 			return err
 		}
 	}
 	return s.sharedIdentity()
 }
 
-// sharedIdentity names what to change.
+// sharedIdentity says what to change in the broker.
 func (s *Sink) sharedIdentity() error {
 	return &driver.ConnectRefusedError{
 		Broker: s.broker.address, Code: packets.ConnackInvalidClientID,
@@ -75,18 +75,18 @@ func refusesID(code byte) bool {
 	return false
 }
 
-// checkIdentity yields errSharedIdentity where it is certain, and errHungUp where it may
-// be.
+// checkIdentity returns errSharedIdentity if it is certain that clients share an identity, and
+// errClosedByBroker if it is possible.
 func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
 	first, err := s.openProbe(ctx, qos)
 	if err != nil {
 		return err
 	}
-	defer hangUp(first.conn)
-	stop := context.AfterFunc(ctx, func() { hangUp(first.conn) })
+	defer closeNow(first.conn)
+	stop := context.AfterFunc(ctx, func() { closeNow(first.conn) })
 	defer stop()
 	if first.present {
-		first.leave(s.laneExpiry(qos)) // it is a lane's
+		first.leave(s.laneExpiry(qos)) // the session is a lane's, so restore its expiry
 		return errSharedIdentity
 	}
 	defer first.leave(0)
@@ -94,12 +94,12 @@ func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
 	if err != nil {
 		return err
 	}
-	defer hangUp(second.conn)
+	defer closeNow(second.conn)
 	defer second.leave(0)
 	if second.present {
 		return errSharedIdentity
 	}
-	// A broker that keeps no sessions says nothing, and ends the first connection.
+	// A broker that keeps no sessions reports no session, and ends the first connection.
 	err = first.ping()
 	if ctx.Err() != nil {
 		return s.explainTimeout(ctx)
@@ -116,14 +116,14 @@ func (s *Sink) openProbe(ctx context.Context, qos byte) (*probe, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.agree(connack, opts); err != nil {
-		hangUp(conn)
+	if _, err := s.negotiate(connack, opts); err != nil {
+		closeNow(conn)
 		return nil, err
 	}
 	return &probe{conn: conn, reader: reader, present: connack.SessionPresent}, nil
 }
 
-// laneExpiry is the Session Expiry Interval that a lane asks for.
+// laneExpiry is the Session Expiry Interval that a lane requests.
 func (s *Sink) laneExpiry(qos byte) time.Duration {
 	if qos == 0 {
 		return 0
@@ -131,15 +131,15 @@ func (s *Sink) laneExpiry(qos byte) time.Duration {
 	return s.cfg.SessionExpiry
 }
 
-// ping reports whether the connection is still the session's.
+// ping returns nil if the connection is still the session's.
 func (p *probe) ping() error {
 	if _, err := p.conn.Write(pingreq); err != nil {
-		return errHungUp
+		return errClosedByBroker
 	}
 	for {
 		packet, err := nextPacket(p.reader)
 		if err != nil {
-			return errHungUp
+			return errClosedByBroker
 		}
 		switch packet[0] >> 4 {
 		case packets.PINGRESP:
@@ -157,9 +157,9 @@ func (p *probe) ping() error {
 	}
 }
 
-// leave says goodbye, and how long the session is to be kept. It does not matter whether
-// anybody hears it: a probe's is forgotten soon.
+// leave sends DISCONNECT with a session expiry. It does not matter whether it arrives: the session
+// of a probe expires soon.
 func (p *probe) leave(expiry time.Duration) {
-	goodbye := append([]byte(nil), disconnectForGood[:5]...)
-	_, _ = p.conn.Write(binary.BigEndian.AppendUint32(goodbye, uint32(expiry/time.Second)))
+	packet := append([]byte(nil), disconnectForGood[:5]...)
+	_, _ = p.conn.Write(binary.BigEndian.AppendUint32(packet, uint32(expiry/time.Second)))
 }

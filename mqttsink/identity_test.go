@@ -16,7 +16,7 @@ import (
 
 var allQoS = []byte{2, 1, 0}
 
-// wantShared wants the refusal that names the settings.
+// wantShared checks that the refusal names the settings.
 func wantShared(t *testing.T, what string, err error) {
 	t.Helper()
 	var refused *driver.ConnectRefusedError
@@ -25,8 +25,8 @@ func wantShared(t *testing.T, what string, err error) {
 	}
 }
 
-// TestIdentityByUserName: mosquitto with use_username_as_clientid, without a lane and with
-// one connected.
+// TestIdentityByUserName: mosquitto with use_username_as_clientid, with and without a connected
+// lane.
 func TestIdentityByUserName(t *testing.T) {
 	for _, qos := range allQoS {
 		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
@@ -44,8 +44,8 @@ func TestIdentityByUserName(t *testing.T) {
 	}
 }
 
-// TestIdentityOfAnother: what the session of somebody else holds, most likely a lane's, is
-// not thrown away by asking: a probe that finds it leaves it to be kept as long as a lane's.
+// TestIdentityOfAnother: the check does not discard the session of another client, most likely of a
+// lane: a probe that finds it leaves it with the expiry of a lane.
 func TestIdentityOfAnother(t *testing.T) {
 	present := connack(t, 0, nil)
 	present[2] = 1
@@ -55,7 +55,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			if d, ok := p.Content.(*packets.Disconnect); ok {
 				gone <- d
 			}
-			return reply{packets: present, hangUp: p.Type == packets.DISCONNECT}
+			return reply{packets: present, closeNow: p.Type == packets.DISCONNECT}
 		})
 		wantShared(t, "a session is there", newSink(t, Config{URL: broker.url}).CheckIdentity(testContext(t), qos))
 		if e := (<-gone).Properties.SessionExpiryInterval; e == nil || *e != want {
@@ -64,7 +64,7 @@ func TestIdentityOfAnother(t *testing.T) {
 	}
 }
 
-// TestIdentityByClientID: brokers as they should be.
+// TestIdentityByClientID: brokers that identify clients by their client ids.
 func TestIdentityByClientID(t *testing.T) {
 	ctx := testContext(t)
 	inProcess, err := stack.StartInProcessBroker(0, testkit.Logger(t))
@@ -87,7 +87,7 @@ func TestIdentityByClientID(t *testing.T) {
 	}
 }
 
-// TestIdentityAnswers: what else a broker may do with the two probes.
+// TestIdentityAnswers: other answers that a broker may give to the two probes.
 func TestIdentityAnswers(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer         func(conn int, p *packets.ControlPacket) reply
@@ -96,7 +96,7 @@ func TestIdentityAnswers(t *testing.T) {
 		"it keeps them apart": {func(int, *packets.ControlPacket) reply { return reply{} }, false, true},
 		"it keeps no sessions, and says that the first was taken over": {func(conn int, p *packets.ControlPacket) reply {
 			if p.Type == packets.PINGREQ {
-				return reply{packets: []byte{packets.DISCONNECT << 4, 1, packets.DisconnectSessionTakenOver}, hangUp: true}
+				return reply{packets: []byte{packets.DISCONNECT << 4, 1, packets.DisconnectSessionTakenOver}, closeNow: true}
 			}
 			return reply{}
 		}, true, false},

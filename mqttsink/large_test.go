@@ -9,7 +9,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestLargePayloadsCostNoMemory: what is large is written from where it is.
+// TestLargePayloadsCostNoMemory: a large payload is written without a copy.
 func TestLargePayloadsCostNoMemory(t *testing.T) {
 	ctx := testContext(t)
 	sink := newSink(t, Config{URL: scripted(t, connack(t, 0, nil))})
@@ -27,8 +27,8 @@ func TestLargePayloadsCostNoMemory(t *testing.T) {
 	}
 }
 
-// TestLargeAmongSmall: they arrive whole and in order, around the size from which on they
-// are not copied, and in whatever company.
+// TestLargeAmongSmall: payloads of sizes around largeBytes arrive whole and in order, in every
+// mixture with others.
 func TestLargeAmongSmall(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)

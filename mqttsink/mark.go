@@ -11,21 +11,21 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Session Present says that there is a session, not that it is ours: a broker that lost it
-// may have made another one for a connection that failed, or have restored one from a save
-// of long ago. A mark tells. It is a few private subscriptions, which MQTT keeps as part of
-// the session [MQTT 5, 4.1]: UNSUBSCRIBE is answered by 0x00 if there was one, and by 0x11
-// if not [MQTT 5, 3.11.3]. Nobody publishes to their topics.
+// Session Present says that there is a session, not that it is ours: a broker that lost our session
+// may have made another one for a connection that failed, or may have restored an old state from
+// its disk. A mark tells them apart. It is a few private subscriptions, which MQTT keeps as a part
+// of the session [MQTT 5, 4.1]: UNSUBSCRIBE is answered with 0x00 if the subscription existed, and
+// with 0x11 if not [MQTT 5, 3.11.3]. Nobody publishes to their topics.
 //
-// The question destroys what it asks for, and whoever asks may be killed before he can put
-// it back. So a mark is markCopies subscriptions, asked for one at a time until one is
-// found, and then all of those put back. Only as many interruptions as that in a row,
-// without one success in between, make our own session look like another one: that costs a
-// repetition, never a loss.
+// The question removes the subscription that it asks about, and we may be killed before we can
+// restore it. So a mark has markCopies subscriptions. We ask about one at a time until one is
+// found, and then restore all that we asked about. Our own session looks like another one only
+// after that many interruptions in a row without one success in between; this costs a repetition,
+// never a loss.
 //
-// What a mark cannot tell: a save that is older than the newest messages and younger than
-// the mark. After a kill -9 Mosquitto restores such a one. The lane sends again what it has
-// not released, whatever the mark says.
+// A mark does not show whether the restored state is older than the newest messages, if it is
+// younger than the mark. Mosquitto restores such a state after a kill -9. The lane sends again what
+// it has not released, whatever the mark says.
 const (
 	markTopics = "reactor/session/"
 	markCopies = 4
@@ -43,13 +43,13 @@ func markFilter(mark string, copy int) string {
 	return markTopics + mark + "/" + strconv.Itoa(copy)
 }
 
-// Mark implements driver.Session. Before it believes a broker, it has it answer both ways:
-// for a subscription that never was (HiveMQ CE calls that a success, too: its
-// UnsubscribeHandler does not look), and for one that it has just granted.
+// Mark implements driver.Session. Before it trusts a broker, it makes the broker give both answers:
+// for a subscription that never existed (HiveMQ CE answers with success: its UnsubscribeHandler
+// does not check), and for one that it has just granted.
 //
-// A broker that ends the connection rather than refuse, because it does not allow to
-// subscribe, yields ErrCannotMark as well: at once if it says so, else the third time in a
-// row that it does it to a client id.
+// Some brokers end the connection instead of refusing a subscription. Mark then returns
+// ErrCannotMark as well: at once if the broker gives that reason, otherwise the third time in a row
+// for the same client id.
 func (s *session) Mark(ctx context.Context, mark string) error {
 	if mark == "" {
 		return errors.New("the mark is empty")
@@ -60,8 +60,8 @@ func (s *session) Mark(ctx context.Context, mark string) error {
 	err := s.leaveMark(ctx, mark)
 	switch {
 	case err == nil || errors.Is(err, driver.ErrCannotMark):
-		s.evictions.forget(s.clientID)
-	case ctx.Err() == nil && s.refusesByHangingUp():
+		s.closeCounts.forget(s.clientID)
+	case ctx.Err() == nil && s.refusesByClosing():
 		return fmt.Errorf("%w: it ends the connection when we subscribe (%w): %s", driver.ErrCannotMark, err, allowMarks)
 	}
 	return err
@@ -99,7 +99,7 @@ func (s *session) leaveMark(ctx context.Context, mark string) error {
 	return nil
 }
 
-// undo takes a mark away that is not to be relied on, for a reason that it returns.
+// undo removes an incomplete mark, and returns why.
 func (s *session) undo(ctx context.Context, filters []string, why error) error {
 	if _, err := s.unsubscribe(ctx, filters...); err != nil {
 		return err
@@ -107,8 +107,8 @@ func (s *session) undo(ctx context.Context, filters []string, why error) error {
 	return why
 }
 
-// recognize finds out whether the session carries a mark. whole tells that nothing of it is
-// missing after the question.
+// recognize finds out whether the session carries a mark. whole means that after the question no
+// subscription of the mark is missing.
 func (s *session) recognize(ctx context.Context, mark string) (found, whole bool, err error) {
 	var asked []string
 	for i := range markCopies {
@@ -123,8 +123,8 @@ func (s *session) recognize(ctx context.Context, mark string) (found, whole bool
 			continue
 		case codeSuccess:
 		default:
-			// It allowed it once, and it has to be known: whatever we took this session for,
-			// we might be wrong. Nothing is destroyed.
+			// The broker once allowed it, and without an answer we do not know whether this session
+			// is ours. Nothing was removed.
 			return false, false, &driver.ConnectRefusedError{
 				Broker: s.broker, Code: codes[0],
 				Reason: "it refuses to unsubscribe (" + reasonText(codes[0]) + "), which tells whether the session is ours: " + allowMarks,
@@ -140,18 +140,18 @@ func (s *session) recognize(ctx context.Context, mark string) (found, whole bool
 
 func refused(code byte) bool { return code >= 0x80 }
 
-// refusesByHangingUp reports whether the session was ended because it subscribed.
-func (s *session) refusesByHangingUp() bool {
+// refusesByClosing reports whether the broker ended the session because it subscribed.
+func (s *session) refusesByClosing() bool {
 	var d *driver.DisconnectedError
 	err := s.Err()
 	switch {
 	case errors.As(err, &d):
 		switch d.Code {
-		case 0x81, 0x82, 0x83, codeNotAuthorized, 0x8F, 0xA1, 0xA2: // those that blame a packet of this kind
+		case 0x81, 0x82, 0x83, codeNotAuthorized, 0x8F, 0xA1, 0xA2: // codes that a SUBSCRIBE may cause
 			return true
 		}
-	case errors.Is(err, errHungUp) || errors.Is(err, syscall.ECONNRESET):
-		return s.evictions.count(s.clientID) >= hangUpsInARow
+	case errors.Is(err, errClosedByBroker) || errors.Is(err, syscall.ECONNRESET):
+		return s.closeCounts.count(s.clientID) >= closesInARow
 	}
 	return false
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// connectMarked connects as the owner of a lane does that left a mark.
+// connectMarked connects as the owner of a lane that has left a mark.
 func connectMarked(t *testing.T, ctx context.Context, url, clientID, mark string) *session {
 	t.Helper()
 	s, err := newSink(t, Config{URL: url}).Connect(ctx, driver.ConnectOptions{
@@ -97,9 +97,9 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// TestMarkSurvivesInterruptions: whoever asks for the mark is cut off after the broker has
-// taken a copy of it away, or put it back, three times in a row; the fourth finds it
-// nevertheless, and puts it back whole.
+// TestMarkSurvivesInterruptions: three times in a row the connection is cut after the broker has
+// removed a subscription of the mark, or restored it; the fourth connection finds the mark
+// nevertheless, and restores it completely.
 func TestMarkSurvivesInterruptions(t *testing.T) {
 	ctx := testContext(t)
 	broker, id := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
@@ -141,7 +141,8 @@ func TestMarkSurvivesInterruptions(t *testing.T) {
 	}
 }
 
-// TestMarkOfAnUsedUpSession: with every copy gone the session is not taken for ours.
+// TestMarkOfAnUsedUpSession: if all subscriptions of the mark are gone, the session does not count
+// as ours.
 func TestMarkOfAnUsedUpSession(t *testing.T) {
 	ctx := testContext(t)
 	broker, id := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
@@ -156,8 +157,8 @@ func TestMarkOfAnUsedUpSession(t *testing.T) {
 	wantLimits(t, "used up", connectMarked(t, ctx, broker, id, "ours"), true, false, false)
 }
 
-// TestMarkAndTheBrokersMemory: what each way of restarting a broker does to a session, and
-// what the mark makes of it.
+// TestMarkAndTheBrokersMemory: what each way of restarting a broker does to a session, and what the
+// mark shows.
 func TestMarkAndTheBrokersMemory(t *testing.T) {
 	const never = 24 * time.Hour
 	t.Run("lost, and made anew by somebody", func(t *testing.T) {
@@ -193,7 +194,7 @@ func TestMarkAndTheBrokersMemory(t *testing.T) {
 		closed(t, ctx, s)
 		wantLimits(t, "the old mark", connectMarked(t, ctx, broker.URL(), "x", "old"), true, true, true)
 	})
-	// Not what one would wish, but what is: the lane must not rely on Resumed for this.
+	// This is a limit of marks: the lane must not rely on Resumed here.
 	t.Run("restored from after the mark, without the newest messages", func(t *testing.T) {
 		ctx := testContext(t)
 		broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: never})
@@ -226,8 +227,8 @@ func restart(t *testing.T, ctx context.Context, broker *stack.Mosquitto, end fun
 	}
 }
 
-// TestMarkNotAllowed: mosquitto with a rule that lets nobody subscribe. The lane can go on
-// over the same session.
+// TestMarkNotAllowed: mosquitto with a rule that forbids subscriptions. The lane can go on over the
+// same session.
 func TestMarkNotAllowed(t *testing.T) {
 	ctx := testContext(t)
 	rules := filepath.Join(t.TempDir(), "rules.json")
@@ -251,8 +252,8 @@ func TestMarkNotAllowed(t *testing.T) {
 	publishAll(t, ctx, session, acks, messages("x", 1, 10))
 }
 
-// dynamicSecurity finds mosquitto's plugin for such rules. Its acl_file has none about
-// subscribing.
+// dynamicSecurity finds mosquitto's plugin for such rules. Its acl_file cannot forbid
+// subscriptions.
 func dynamicSecurity(t *testing.T) string {
 	t.Helper()
 	for _, pattern := range []string{"/usr/lib/*/mosquitto_dynamic_security.so", "/usr/lib/mosquitto_dynamic_security.so", "/opt/homebrew/lib/mosquitto_dynamic_security.so"} {
@@ -264,10 +265,10 @@ func dynamicSecurity(t *testing.T) string {
 	return ""
 }
 
-// TestBrokersThatCannotMark: all that a broker may answer to the questions.
+// TestBrokersThatCannotMark: all answers that a broker may give to the questions.
 func TestBrokersThatCannotMark(t *testing.T) {
 	disconnect := func(code byte) reply {
-		return reply{packets: []byte{packets.DISCONNECT << 4, 1, code}, hangUp: true}
+		return reply{packets: []byte{packets.DISCONNECT << 4, 1, code}, closeNow: true}
 	}
 	for name, test := range map[string]struct {
 		answer func(kept *subscriptions, p *packets.ControlPacket) reply
@@ -333,18 +334,18 @@ func TestBrokersThatCannotMark(t *testing.T) {
 	}
 }
 
-// TestBrokerThatHangsUpOnMarks: without a word it may have been the network, so only the
-// third time in a row is an answer.
+// TestBrokerThatHangsUpOnMarks: a connection that ends without a DISCONNECT may have been ended by
+// the network, so only the third one in a row counts as an answer.
 func TestBrokerThatHangsUpOnMarks(t *testing.T) {
 	ctx := testContext(t)
 	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
-		return reply{hangUp: p.Type == packets.UNSUBSCRIBE}
+		return reply{closeNow: p.Type == packets.UNSUBSCRIBE}
 	})
 	sink := newSink(t, Config{URL: broker.url})
-	for try := 1; try <= 2*hangUpsInARow; try++ {
+	for try := 1; try <= 2*closesInARow; try++ {
 		for _, id := range []string{"a", "b"} {
 			s, _ := open(t, ctx, sink, id, 2)
-			if err := s.Mark(ctx, "ours"); err == nil || errors.Is(err, driver.ErrCannotMark) != (try >= hangUpsInARow) {
+			if err := s.Mark(ctx, "ours"); err == nil || errors.Is(err, driver.ErrCannotMark) != (try >= closesInARow) {
 				t.Errorf("%s, try %d: %v", id, try, err)
 			}
 		}
@@ -361,7 +362,7 @@ func TestMarksThatNobodyMayUse(t *testing.T) {
 	}
 }
 
-// TestRecognizing: what a broker may have come to refuse since the mark was left.
+// TestRecognizing: a broker may have begun to refuse something since the mark was left.
 func TestRecognizing(t *testing.T) {
 	present := connack(t, 0, nil)
 	present[2] = 1
@@ -408,8 +409,8 @@ func TestRecognizing(t *testing.T) {
 	})
 }
 
-// TestStrangersMessages: anybody may publish to a mark's topic. It costs nothing but the
-// reading; an answer is due only to what a lane never subscribes to.
+// TestStrangersMessages: any client may publish to the topic of a mark. That costs only the
+// reading; an answer is necessary only for a QoS that a lane never subscribes with.
 func TestStrangersMessages(t *testing.T) {
 	ctx := testContext(t)
 	broker, id := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
@@ -438,7 +439,7 @@ func TestStrangersMessages(t *testing.T) {
 	}
 }
 
-// TestLateAnswer: nobody waits any more for the answer of a broker that is slow.
+// TestLateAnswer: an answer that arrives after its request has been given up is ignored.
 func TestLateAnswer(t *testing.T) {
 	ctx := testContext(t)
 	asked, late := make(chan struct{}), make(chan struct{})

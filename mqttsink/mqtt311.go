@@ -12,10 +12,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// openOldBroker finds out whether a broker hangs up because it does not know MQTT 5, by
-// asking it in MQTT 3.1.1. Before that is believed it has to hang up once more: it may
-// just have come up in between. If it did not, that is the connection. why is the error of
-// the first one.
+// openOldBroker finds out whether a broker closes the connection because it does not know MQTT 5,
+// by connecting with MQTT 3.1.1. If that is answered, it tries MQTT 5 once more, because the broker
+// may just have started in between: a connection that succeeds is returned. why is the error of the
+// first attempt.
 func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why error) (net.Conn, *bufio.Reader, *packets.Connack, error) {
 	if !s.speaksMQTT311(ctx) {
 		return nil, nil, nil, why
@@ -24,21 +24,21 @@ func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why 
 	if errors.Is(err, errNoAnswer) {
 		err = &driver.ConnectRefusedError{
 			Broker: s.broker.address, Code: packets.ConnackUnsupportedProtocolVersion,
-			Reason: "it speaks MQTT 3.1.1, and hangs up at MQTT 5: switch MQTT 5 on for its listener, or use a broker that speaks it, e.g. mosquitto 2",
+			Reason: "it speaks MQTT 3.1.1, and closes the connection at MQTT 5: switch MQTT 5 on for its listener, or use a broker that speaks it, e.g. mosquitto 2",
 		}
 	}
 	return conn, reader, connack, err
 }
 
 // speaksMQTT311 reports whether a CONNECT of MQTT 3.1.1 is answered by a CONNACK. A refusal
-// will do, so no password is sent.
+// suffices, so no password is sent.
 func (s *Sink) speaksMQTT311(ctx context.Context) bool {
 	conn, err := s.dial(ctx)
 	if err != nil {
 		return false
 	}
-	defer hangUp(conn)
-	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
+	defer closeNow(conn)
+	stop := context.AfterFunc(ctx, func() { closeNow(conn) })
 	defer stop()
 	clientID := driver.ProbePrefix + rand.Text()
 	packet := []byte{packets.CONNECT << 4, byte(12 + len(clientID)), 0, 4, 'M', 'Q', 'T', 'T', 4}

@@ -14,8 +14,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// versioned is a server that lets a function deal with each connection, by its number and
-// the protocol version of its CONNECT.
+// versioned is a server that calls a function for each connection, with its number and the protocol
+// version of its CONNECT.
 func versioned(t *testing.T, serve func(n, version int, conn net.Conn)) string {
 	t.Helper()
 	listener := listen(t)
@@ -45,7 +45,7 @@ func versioned(t *testing.T, serve func(n, version int, conn net.Conn)) string {
 	return "mqtt://" + listener.Addr().String()
 }
 
-// TestBrokerOfMQTT311: one that hangs up at MQTT 5 is asked in MQTT 3.1.1.
+// TestBrokerOfMQTT311: a broker that closes the connection at MQTT 5 is tried with MQTT 3.1.1.
 func TestBrokerOfMQTT311(t *testing.T) {
 	ctx := testContext(t)
 	connect := func(url string) error {
@@ -68,12 +68,12 @@ func TestBrokerOfMQTT311(t *testing.T) {
 			t.Errorf("one that %s: %v, after %d connections", name, err, conns.Load())
 		}
 	}
-	// What hangs up on everybody may be anything.
+	// A server that closes every connection may be anything.
 	err := connect(versioned(t, func(int, int, net.Conn) {}))
 	if err == nil || !strings.Contains(err.Error(), "TLS") || !strings.Contains(err.Error(), "MQTT 5") {
 		t.Errorf("one that hangs up on everybody: %v, want both possibilities", err)
 	}
-	// One that was being started.
+	// A broker that was still starting.
 	accept := connack(t, 0, nil)
 	err = connect(versioned(t, func(n, version int, conn net.Conn) {
 		switch {
@@ -89,7 +89,7 @@ func TestBrokerOfMQTT311(t *testing.T) {
 	}
 }
 
-// TestHangUpLater: a broker that has accepted us once is not asked for its version.
+// TestHangUpLater: a broker that has accepted a session before is not tried with MQTT 3.1.1.
 func TestHangUpLater(t *testing.T) {
 	ctx := testContext(t)
 	accept := connack(t, 0, nil)

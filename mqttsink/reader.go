@@ -13,18 +13,18 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// errHungUp ends a session whose broker closed the connection without a word.
-var errHungUp = errors.New("the broker closed the connection")
+// errClosedByBroker: the broker closed the connection without a DISCONNECT.
+var errClosedByBroker = errors.New("the broker closed the connection")
 
-// read hands on what the broker answers, until the connection ends; it returns why.
-// Acknowledgements that arrived together are reported together, and none waits for
-// another packet of which only a part has arrived.
+// read reports what the broker answers, until the connection ends; it returns the reason.
+// Acknowledgements that arrive together are reported together, and none waits for the rest of
+// another packet.
 func (s *session) read() error {
 	for {
 		err := s.takeBuffered()
 		if len(s.acks) > 0 {
 			s.answered(len(s.acks))
-			s.report(s.acks) // they count, whatever came after them
+			s.report(s.acks) // they are valid even if an error followed
 			s.acks = s.acks[:0]
 		}
 		if err != nil {
@@ -36,7 +36,7 @@ func (s *session) read() error {
 	}
 }
 
-// takeBuffered takes all whole packets that have been read.
+// takeBuffered handles all whole packets in the buffer.
 func (s *session) takeBuffered() error {
 	buffered, _ := s.reader.Peek(s.reader.Buffered())
 	rest := buffered
@@ -56,7 +56,7 @@ func (s *session) takeBuffered() error {
 	}
 }
 
-// take is where every packet from the broker goes.
+// take handles one packet from the broker.
 func (s *session) take(packet []byte) error {
 	switch packet[0] >> 4 {
 	case packets.PUBACK, packets.PUBREC, packets.PUBCOMP:
@@ -69,10 +69,10 @@ func (s *session) take(packet []byte) error {
 	case packets.SUBACK, packets.UNSUBACK:
 		return s.answerRequest(packet)
 	case packets.PINGRESP:
-		return nil // that it came is enough
+		return nil // its arrival has moved the read deadline
 	case packets.PUBLISH:
 		if packet[0]&publishQoS == 0 {
-			return nil // somebody found the topic of a mark; no answer is due
+			return nil // somebody published to the topic of a mark; QoS 0 needs no answer
 		}
 	case packets.DISCONNECT:
 		p, err := decodeDisconnect(packet)
@@ -84,15 +84,15 @@ func (s *session) take(packet []byte) error {
 	return fmt.Errorf("protocol error: the broker sent an unexpected %s", packetName(packet))
 }
 
-// awaitMore blocks until there is a byte more than is buffered. A packet that is not
-// whole is shorter than the buffer, so there is room for one.
+// awaitMore blocks until there is at least one byte more than is buffered. An incomplete packet is
+// shorter than the buffer, so there is room for that byte.
 func (s *session) awaitMore() error {
 	if s.gather() {
 		_, err := s.reader.Peek(s.reader.Buffered() + 1)
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return s.received(err)
 		}
-		s.giveUpGathering()
+		s.stopGathering()
 	}
 	if err := s.allowSilence(); err != nil {
 		return fmt.Errorf("receive: %w", err)
@@ -100,7 +100,7 @@ func (s *session) awaitMore() error {
 	s.lowWater.AckNow()
 	_, err := s.reader.Peek(s.reader.Buffered() + 1)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the broker has been silent for %v, not even answering a ping", s.silence())
+		return explained(err, "the broker has been silent for %v, not even answering a ping", s.silence())
 	}
 	return s.received(err)
 }
@@ -110,35 +110,35 @@ func (s *session) received(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, io.EOF):
-		return errHungUp
+		return errClosedByBroker
 	}
 	return s.explainIO("receive", err)
 }
 
-// explainIO says what the system has found out by itself (package sockopt).
+// explainIO explains a timeout that the operating system has detected (package sockopt).
 func (s *session) explainIO(what string, err error) error {
 	if errors.Is(err, syscall.ETIMEDOUT) {
-		return fmt.Errorf("the broker, or the network to it, has acknowledged nothing for %v", s.patience)
+		return explained(err, "the broker, or the network to it, has acknowledged nothing for %v", s.writeTimeout)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// silence is how long the broker may send nothing. It answers a PINGREQ more often
-// than every keepAlive.
+// silence is how long the broker may send nothing. It has to answer a PINGREQ more often than every
+// keepAlive.
 func (s *session) silence() time.Duration { return s.keepAlive + s.keepAlive/2 }
 
-// allowSilence starts that time anew. After our goodbye there is another one, and while
-// answers gather a shorter one, which the writer must not put off.
+// allowSilence restarts the read deadline. After our DISCONNECT another deadline holds, and while
+// answers are gathered a shorter one, which the writer must not move.
 func (s *session) allowSilence() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state >= parted || s.gathering {
+	if s.state >= disconnecting || s.gathering {
 		return nil
 	}
 	return s.conn.SetReadDeadline(time.Now().Add(s.silence()))
 }
 
-// disconnected is the error of a DISCONNECT from the broker.
+// disconnected returns the error for a DISCONNECT from the broker.
 func disconnected(p *packets.Disconnect) error {
 	if p.ReasonCode == packets.DisconnectSessionTakenOver {
 		return driver.ErrSessionTakenOver

@@ -10,8 +10,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// refusal turns the CONNACK of a broker that does not want us into an error: a refusal
-// that somebody has to do something about, or a passing one.
+// refusal turns a CONNACK that refuses the connection into an error: a *driver.ConnectRefusedError
+// if somebody has to change something, and otherwise a temporary failure.
 func (s *Sink) refusal(connack *packets.Connack) error {
 	code, said := connack.ReasonCode, connack.Properties.ReasonString
 	if server := connack.Properties.ServerReference; server != "" {
@@ -23,7 +23,7 @@ func (s *Sink) refusal(connack *packets.Connack) error {
 	return fmt.Errorf("broker %s does not accept connections at present: %s", s.broker.address, withDetail(reasonText(code), said))
 }
 
-// remedies are the permanent refusals and what to do about them.
+// remedies say what to do about the permanent refusals.
 var remedies = map[byte]string{
 	packets.ConnackMalformedPacket:            "it does not understand MQTT 5: use a broker that does, e.g. mosquitto 2",
 	packets.ConnackProtocolError:              "it does not understand MQTT 5: use a broker that does, e.g. mosquitto 2",
@@ -47,8 +47,8 @@ func reasonText(code byte) string {
 	return fmt.Sprintf("reason code 0x%02X", code)
 }
 
-// withDetail adds what the broker says about it. It ends up in logs and in the table of
-// failed jobs: one line, of a bounded length, and text that Postgres can store.
+// withDetail adds what the broker says about it. The text goes to logs and to the table of failed
+// jobs: it is one line, of a bounded length, and text that Postgres can store.
 func withDetail(text, said string) string {
 	const maxRunes = 200
 	said = strings.Map(func(r rune) rune {

@@ -11,18 +11,18 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// firstRequest is the packet identifier of a session's first SUBSCRIBE or UNSUBSCRIBE.
-// They share their identifiers with PUBLISH [MQTT 5, 2.2.1], whose are those of the slots.
+// firstRequest is the packet identifier of a session's first SUBSCRIBE or UNSUBSCRIBE. Those share
+// the identifiers with PUBLISH [MQTT 5, 2.2.1], which uses the numbers of the slots.
 const firstRequest = driver.LaneSlots + 1
 
 // request is a SUBSCRIBE or UNSUBSCRIBE that waits for its answer.
 type request struct {
-	kind  byte        // of packet that answers it
+	kind  byte        // the type of the packet that answers it
 	codes chan []byte // one slot
 }
 
-// subscribe asks for messages at QoS 0, and for none that are retained: what is wanted is
-// the subscription, not what it brings. It returns a reason code for each filter.
+// subscribe requests QoS 0 and no retained messages, because we want the subscription and not its
+// messages. It returns a reason code for each filter.
 func (s *session) subscribe(ctx context.Context, filters ...string) ([]byte, error) {
 	p := &packets.Subscribe{Properties: &packets.Properties{}}
 	for _, f := range filters {
@@ -34,7 +34,8 @@ func (s *session) subscribe(ctx context.Context, filters ...string) ([]byte, err
 	})
 }
 
-// unsubscribe ends subscriptions. Of each filter the reason code says whether there was one.
+// unsubscribe ends subscriptions. It returns a reason code for each filter, which says whether it
+// existed.
 func (s *session) unsubscribe(ctx context.Context, filters ...string) ([]byte, error) {
 	p := &packets.Unsubscribe{Topics: filters, Properties: &packets.Properties{}}
 	return s.ask(ctx, packets.UNSUBACK, len(filters), func(id uint16) packets.Packet {
@@ -43,12 +44,12 @@ func (s *session) unsubscribe(ctx context.Context, filters ...string) ([]byte, e
 	})
 }
 
-// ask sends a request and waits for its answer, of n reason codes. Where ctx or the session
-// ends first, the broker may have done as it was asked.
+// ask sends a request and waits for its answer, of n reason codes. If ctx or the session ends
+// first, the broker may or may not have carried out the request.
 func (s *session) ask(ctx context.Context, kind byte, n int, packet func(id uint16) packets.Packet) ([]byte, error) {
 	r := &request{kind: kind, codes: make(chan []byte, 1)}
 	s.mu.Lock()
-	if err := s.refuses(); err != nil {
+	if err := s.sendError(); err != nil {
 		s.mu.Unlock()
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func (s *session) ask(ctx context.Context, kind byte, n int, packet func(id uint
 	}
 	s.requests[id] = r
 	var encoded bytes.Buffer
-	_, _ = packet(id).WriteTo(&encoded) // a buffer takes everything
+	_, _ = packet(id).WriteTo(&encoded) // writing to a bytes.Buffer does not fail
 	s.buffer = append(s.buffer, encoded.Bytes()...)
 	s.wakeWriter()
 	s.mu.Unlock()
@@ -81,8 +82,8 @@ func (s *session) ask(ctx context.Context, kind byte, n int, packet func(id uint
 	}
 }
 
-// answerRequest takes a SUBACK or UNSUBACK to whoever waits for it. One that nobody waits
-// for has come too late.
+// answerRequest passes a SUBACK or UNSUBACK to the request that waits for it. Without such a
+// request the answer comes too late, and is ignored.
 func (s *session) answerRequest(packet []byte) error {
 	var (
 		id    uint16
@@ -106,7 +107,7 @@ func (s *session) answerRequest(packet []byte) error {
 	defer s.mu.Unlock()
 	if r := s.requests[id]; r != nil && r.kind == kind {
 		delete(s.requests, id)
-		r.codes <- slices.Clone(codes) // they are in the reader's buffer
+		r.codes <- slices.Clone(codes) // codes lies in the read buffer
 	}
 	return nil
 }

@@ -14,39 +14,39 @@ import (
 
 // session implements driver.Session.
 //
-//	         Close            DISCONNECT sent         the broker hangs up
-//	running ───────► closing ────────────────► parted ───────────────────► over
-//	   │                │                         │                          ▲
-//	   └────────────────┴─────────────────────────┴── anything goes wrong ───┘
+//	         Close            DISCONNECT written           the broker closes
+//	running ───────► closing ───────────────────► disconnecting ─────────► ended
+//	   │                │                               │                    ▲
+//	   └────────────────┴──────────── any error ────────┴────────────────────┘
 type session struct {
-	conn      net.Conn
-	broker    string // as errors show it
-	clientID  string
-	evictions *evictions
-	limits    driver.Limits // written before Connect returns
-	keepAlive time.Duration
-	patience  time.Duration // with a broker that does not read, or not hang up
-	report    func([]driver.Ack)
+	conn         net.Conn
+	broker       string // host:port, for errors
+	clientID     string
+	closeCounts  *closeCounts
+	limits       driver.Limits // written before Connect returns
+	keepAlive    time.Duration
+	writeTimeout time.Duration // Config.WriteTimeout
+	report       func([]driver.Ack)
 
 	reader   *bufio.Reader    // owned by read
 	lowWater sockopt.LowWater // owned by read
-	acks     []driver.Ack     // owned by read: taken and not yet reported
+	acks     []driver.Ack     // owned by read: read and not yet reported
 
-	wake chan struct{} // one slot: there is something to write
+	wake chan struct{} // one slot: there is something to write, or the session has ended
 	done chan struct{} // closed when both goroutines have ended
 
-	mu        sync.Mutex
-	buffer    []byte              // guarded by mu: encoded and not written; InFlight bounds it
-	large     []largePayload      // guarded by mu: to be written between parts of buffer
-	unwritten []driver.Slot       // guarded by mu: QoS 0, in buffer
-	releases  []driver.Slot       // guarded by mu: whose PUBREL is in buffer; once over, those that never left
-	awaited   int                 // guarded by mu: answers that the broker owes us
-	gathering bool                // guarded by mu: the read deadline is that of gather
-	asked     int                 // guarded by mu: requests that were sent
-	requests  map[uint16]*request // guarded by mu: those that wait, by packet identifier
-	state     sessionState        // guarded by mu
-	forget    bool                // guarded by mu: the goodbye ends the broker's session, too
-	err       error               // guarded by mu: the first one
+	mu         sync.Mutex
+	buffer     []byte              // guarded by mu: encoded and not yet written; InFlight bounds it
+	large      []largePayload      // guarded by mu: payloads to be written between parts of buffer
+	unwritten  []driver.Slot       // guarded by mu: slots of the QoS 0 messages in buffer
+	releases   []driver.Slot       // guarded by mu: slots whose PUBREL is in buffer; after the end, those whose PUBREL was never sent
+	unanswered int                 // guarded by mu: how many answers the broker still has to send
+	gathering  bool                // guarded by mu: the read deadline is that of gather
+	asked      int                 // guarded by mu: how many requests were sent
+	requests   map[uint16]*request // guarded by mu: requests that wait for an answer, by packet identifier
+	state      sessionState        // guarded by mu
+	discard    bool                // guarded by mu: our DISCONNECT ends the broker's session as well
+	err        error               // guarded by mu: the first error
 }
 
 var _ driver.Session = (*session)(nil)
@@ -55,22 +55,22 @@ type sessionState uint8
 
 const (
 	running sessionState = iota
-	// closing: nothing more is accepted; the rest and DISCONNECT are written.
+	// closing: nothing more is accepted; the writer sends the rest and DISCONNECT.
 	closing
-	// parted: both are on their way, it is the broker's turn to close the connection.
-	parted
-	// over: the connection is closed.
-	over
+	// disconnecting: the writer sends DISCONNECT last; then the broker has to close the connection.
+	disconnecting
+	// ended: the connection is closed.
+	ended
 )
 
-// errClosed is how a session ends that ends well.
+// errClosed is the end of a session that was closed without an error.
 var errClosed = errors.New("the session is closed")
 
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
 	session := &session{
 		conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), report: opts.Acks,
-		broker: s.broker.address, clientID: opts.ClientID, evictions: &s.evictions,
-		limits: agreed.limits, keepAlive: agreed.keepAlive, patience: s.cfg.WriteTimeout,
+		broker: s.broker.address, clientID: opts.ClientID, closeCounts: &s.closeCounts,
+		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: s.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	written := make(chan struct{})
@@ -105,7 +105,7 @@ func (s *session) Err() error {
 func (s *session) Publish(msgs []driver.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.refuses(); err != nil {
+	if err := s.sendError(); err != nil {
 		return err
 	}
 	for i := range msgs {
@@ -118,7 +118,7 @@ func (s *session) Publish(msgs []driver.Message) error {
 		if msgs[i].QoS == 0 {
 			s.unwritten = append(s.unwritten, msgs[i].Slot)
 		} else {
-			s.awaited++
+			s.unanswered++
 		}
 	}
 	s.wakeWriter()
@@ -129,14 +129,14 @@ func (s *session) Publish(msgs []driver.Message) error {
 func (s *session) Release(slots []driver.Slot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.refuses(); err != nil {
+	if err := s.sendError(); err != nil {
 		return err
 	}
 	for _, slot := range slots {
 		s.buffer = appendPubrel(s.buffer, slot)
 	}
 	s.releases = append(s.releases, slots...)
-	s.awaited += len(slots)
+	s.unanswered += len(slots)
 	s.wakeWriter()
 	return nil
 }
@@ -148,24 +148,24 @@ func (s *session) Unreleased() []driver.Slot {
 	return s.releases
 }
 
-// refuses is why nothing more can be sent, or nil. The caller holds mu.
-func (s *session) refuses() error {
+// sendError returns why nothing more can be sent, or nil. The caller holds mu.
+func (s *session) sendError() error {
 	if s.err == nil && s.state != running {
 		return errClosed
 	}
 	return s.err
 }
 
-// Close implements driver.Session. It returns nil if everything accepted before was
-// sent and the broker hung up after our goodbye, however many ask; else why not.
-func (s *session) Close(ctx context.Context) error { return s.part(ctx, false) }
+// Close implements driver.Session. It returns nil to every caller if everything accepted before was
+// sent and the broker closed the connection after our DISCONNECT; otherwise the reason.
+func (s *session) Close(ctx context.Context) error { return s.disconnect(ctx, false) }
 
-// Discard implements driver.Session. What Close says of its result holds here as well.
-func (s *session) Discard(ctx context.Context) error { return s.part(ctx, true) }
+// Discard implements driver.Session. Its result is that of Close.
+func (s *session) Discard(ctx context.Context) error { return s.disconnect(ctx, true) }
 
-func (s *session) part(ctx context.Context, forget bool) error {
+func (s *session) disconnect(ctx context.Context, discard bool) error {
 	s.mu.Lock()
-	s.forget = s.forget || forget
+	s.discard = s.discard || discard
 	if s.state == running {
 		s.state = closing
 		s.wakeWriter()
@@ -183,18 +183,18 @@ func (s *session) part(ctx context.Context, forget bool) error {
 	return nil
 }
 
-// end closes the connection; the first reason counts.
+// end closes the connection. Only the first error is kept.
 func (s *session) end(err error) {
 	s.mu.Lock()
-	if s.state == parted && errors.Is(err, errHungUp) {
-		err = errClosed // as it should be
+	if s.state == disconnecting && errors.Is(err, errClosedByBroker) {
+		err = errClosed // the regular end
 	}
 	if s.err == nil {
 		s.err = err
 	}
-	s.state = over
+	s.state = ended
 	s.mu.Unlock()
-	hangUp(s.conn) // ends a read and a write
+	closeNow(s.conn) // ends a read and a write
 	s.wakeWriter()
 }
 

@@ -92,7 +92,7 @@ func TestOddPayloads(t *testing.T) {
 	}
 }
 
-// TestCloseFlushes: what was accepted before Close reaches the broker.
+// TestCloseFlushes: all messages accepted before Close reach the broker.
 func TestCloseFlushes(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
@@ -147,7 +147,7 @@ func TestBrokerGoesAway(t *testing.T) {
 	}
 }
 
-// TestSilentBroker: a connection that is open and dead is noticed by its silence.
+// TestSilentBroker: a connection that is open and dead is noticed because nothing arrives.
 func TestSilentBroker(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -161,7 +161,7 @@ func TestSilentBroker(t *testing.T) {
 	}
 }
 
-// TestStalledBroker: a broker that does not read fills the buffers, and is given up.
+// TestStalledBroker: the session ends if the broker does not read and all buffers are full.
 func TestStalledBroker(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

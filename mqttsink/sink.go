@@ -17,22 +17,24 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Sink connects lanes to one broker. Its methods may be called from any goroutine.
+// Sink connects lanes to one broker. It implements driver.Sink. Its methods may be called from any
+// goroutine.
 type Sink struct {
 	cfg    Config
 	broker broker
-	warned sync.Once // of a short session expiry
+	warned sync.Once // a short session expiry was logged
 
-	evictions evictions
-	accepted  atomic.Bool // a session, once: it is an MQTT 5 broker
+	closeCounts closeCounts
+	accepted    atomic.Bool // the broker has accepted a session, so it speaks MQTT 5
 }
 
-// shortExpiry is a session expiry that an ordinary outage may exceed.
+// shortExpiry is a session expiry that is shorter than an ordinary outage may be.
 const shortExpiry = 10 * time.Minute
 
 var _ driver.Sink = (*Sink)(nil)
 
-// New checks the configuration. It does not connect.
+// New checks the configuration; a field that cannot be used is a *driver.ConfigError. It does not
+// connect.
 func New(cfg Config) (*Sink, error) {
 	cfg = cfg.withDefaults()
 	b, err := parseBroker(cfg)
@@ -45,12 +47,15 @@ func New(cfg Config) (*Sink, error) {
 	return &Sink{cfg: cfg, broker: b}, nil
 }
 
-// errPatience is why Connect gives up when it is not its caller who does.
-var errPatience = errors.New("connect timeout")
+// errConnectTimeout is the cause of a context that ended because of Config.ConnectTimeout, and not
+// because of the caller.
+var errConnectTimeout = errors.New("connect timeout")
 
-// Connect implements driver.Sink.
+// Connect implements driver.Sink. Its errors are one line that says what to check, and unwrap to
+// their cause. If the broker closes the connection without an answer, and has not accepted a
+// session before, Connect finds out whether the broker speaks MQTT 3.1.1 only (mqtt311.go).
 func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
 	conn, reader, connack, err := s.open(ctx, s.connectPacket(opts))
 	if errors.Is(err, errNoAnswer) && !s.accepted.Load() {
@@ -60,9 +65,9 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 		return nil, err
 	}
 	s.accepted.Store(true)
-	terms, err := s.agree(connack, opts)
+	terms, err := s.negotiate(connack, opts)
 	if err != nil {
-		hangUp(conn)
+		closeNow(conn)
 		return nil, err
 	}
 	session := s.newSession(conn, reader, opts, terms)
@@ -71,7 +76,7 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 		if err != nil {
 			session.end(errClosed)
 			<-session.done
-			return nil, s.explainQuestion(err)
+			return nil, s.explainMarkCheck(err)
 		}
 		session.limits.Resumed, session.limits.Marked = found, whole
 	}
@@ -93,15 +98,15 @@ func (s *Sink) open(ctx context.Context, connect *packets.Connect) (net.Conn, *b
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	// The handshake ends with the context, too: closing the connection ends a read.
-	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
+	// The context ends the handshake as well: closing the connection ends a read.
+	stop := context.AfterFunc(ctx, func() { closeNow(conn) })
 	reader := bufio.NewReaderSize(conn, readBuffer)
 	connack, err := s.handshake(conn, reader, connect)
 	if !stop() {
 		err = s.explainTimeout(ctx)
 	}
 	if err != nil {
-		hangUp(conn)
+		closeNow(conn)
 		return nil, nil, nil, err
 	}
 	return conn, reader, connack, nil
@@ -110,20 +115,20 @@ func (s *Sink) open(ctx context.Context, connect *packets.Connect) (net.Conn, *b
 // handshake sends CONNECT and reads a CONNACK that accepts it.
 func (s *Sink) handshake(conn io.Writer, reader *bufio.Reader, connect *packets.Connect) (*packets.Connack, error) {
 	if _, err := connect.WriteTo(conn); err != nil {
-		return nil, s.explainSilence(err)
+		return nil, s.explainNoAnswer(err)
 	}
-	// Look before reading: a server of another protocol may never send as many bytes as
-	// its first two seem to announce.
+	// Look at the first two bytes before reading a packet: a server of another protocol may never
+	// send as many bytes as those seem to announce.
 	head, err := reader.Peek(2)
 	if err != nil {
-		return nil, s.explainSilence(err)
+		return nil, s.explainNoAnswer(err)
 	}
 	if head[0] != packets.CONNACK<<4 {
 		return nil, fmt.Errorf("broker %s does not answer as an MQTT broker does: check the port, and whether it expects TLS (mqtts://)", s.broker.address)
 	}
 	packet, err := nextPacket(reader)
 	if err != nil {
-		return nil, s.explainSilence(err)
+		return nil, s.explainNoAnswer(err)
 	}
 	connack, err := decodeConnack(packet)
 	if err != nil {
@@ -135,15 +140,15 @@ func (s *Sink) handshake(conn io.Writer, reader *bufio.Reader, connect *packets.
 	return connack, nil
 }
 
-// terms are what a CONNACK and our own configuration come to together.
+// terms combine what a CONNACK says with our own configuration.
 type terms struct {
 	limits        driver.Limits
 	keepAlive     time.Duration
-	sessionExpiry time.Duration // after the connection, how long the broker keeps its state
+	sessionExpiry time.Duration // how long the broker keeps the session after the connection has ended
 }
 
-// agree accepts the broker's terms, or refuses to work under them.
-func (s *Sink) agree(connack *packets.Connack, opts driver.ConnectOptions) (terms, error) {
+// negotiate derives the terms from a CONNACK, or returns why we cannot work under them.
+func (s *Sink) negotiate(connack *packets.Connack, opts driver.ConnectOptions) (terms, error) {
 	p := connack.Properties
 	maxQoS := byte(2)
 	if p.MaximumQOS != nil {
@@ -178,7 +183,7 @@ func (s *Sink) agree(connack *packets.Connack, opts driver.ConnectOptions) (term
 	if n := p.ReceiveMaximum; n != nil {
 		t.limits.InFlight = min(t.limits.InFlight, int(*n))
 		if opts.QoS == 2 {
-			// Half is for whoever resumes the session: it cannot know which of the messages
+			// Use half. The next owner that resumes the session does not know which of the messages
 			// in doubt the broker holds, and has to send it as many again.
 			t.limits.InFlight = min(t.limits.InFlight, (int(*n)+1)/2)
 		}
@@ -192,8 +197,8 @@ func (s *Sink) agree(connack *packets.Connack, opts driver.ConnectOptions) (term
 	if t.limits.InFlight == 0 {
 		return terms{}, fmt.Errorf("broker %s: protocol error: a Receive Maximum of 0 in CONNACK", s.broker.address)
 	}
-	// A broker that wants to hear from us less often may hear from us more often. 0
-	// means that it does not care; we still want to know whether it is there.
+	// Server Keep Alive is the longest pause that the broker allows, so we may send more often.
+	// With 0 the broker sets no limit; we still want to know whether it is there.
 	if n := p.ServerKeepAlive; n != nil && *n > 0 {
 		t.keepAlive = min(t.keepAlive, time.Duration(*n)*time.Second)
 	}
@@ -209,7 +214,7 @@ func (s *Sink) agree(connack *packets.Connack, opts driver.ConnectOptions) (term
 	return t, nil
 }
 
-// deliveryFor names the strongest promise that can be kept with a QoS below 2.
+// deliveryFor names the reactor.Delivery with the strongest promise that a QoS below 2 can keep.
 func deliveryFor(maxQoS byte) string {
 	if maxQoS == 0 {
 		return "AtMostOnce"
@@ -217,10 +222,10 @@ func deliveryFor(maxQoS byte) string {
 	return "AtLeastOnce"
 }
 
-// connectPacket asks for the session as it was left, so that the exchange of a packet
-// identifier can be resumed, even by a lane that sends nothing but QoS 0 of its own: its
-// last owner may have promised more. The session is to outlive the connection where
-// something may have to be resumed after it. Fresh begins anew instead.
+// connectPacket requests the session as it was left, so that the exchange of a packet identifier
+// can be resumed, even by a lane that itself sends only QoS 0: its last owner may have used a
+// higher QoS. The session is to outlive the connection where something may have to be resumed
+// later. Fresh requests a new session instead.
 func (s *Sink) connectPacket(opts driver.ConnectOptions) *packets.Connect {
 	ours := uint32(maxReceived)
 	connect := &packets.Connect{

@@ -27,7 +27,8 @@ func (c *brokenConn) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestUnreleased: what never left is told; what may have left is not.
+// TestUnreleased: Unreleased returns releases that were certainly not sent, and none that may have
+// been.
 func TestUnreleased(t *testing.T) {
 	slots := []driver.Slot{5, 6, 7}
 	for name, test := range map[string]struct {

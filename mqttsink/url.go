@@ -12,21 +12,21 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// broker is where to connect to, and as whom.
+// broker is the address and the credentials of the broker.
 type broker struct {
-	address            string // host:port, as errors show it
+	address            string // host:port, also for errors
 	host               string
 	secure             bool
-	username, password string // "" is none: an empty one lets nobody in
+	username, password string // "": none, because no broker accepts an empty one
 }
 
-// errURL never repeats the URL: it may hold a password, and one that is not encoded
-// can turn up as any part of it.
+// errURL does not contain the URL, which may hold a password: a password that is not encoded can be
+// read as any part of the URL.
 var errURL = badURL("is not one of a broker: write mqtt://user:password@host:1883, with special characters in user and password %-encoded")
 
 func badURL(problem string) error { return &driver.ConfigError{Field: "URL", Problem: problem} }
 
-// parseBroker reads the URL, and what overrides parts of it.
+// parseBroker reads the URL, and the fields that override parts of it.
 func parseBroker(c Config) (broker, error) {
 	if strings.TrimSpace(c.URL) == "" {
 		return broker{}, badURL("is empty: give one such as mqtt://user:password@host:1883")
@@ -67,7 +67,7 @@ func parseBroker(c Config) (broker, error) {
 	case len(b.username) > maxUint16:
 		return broker{}, &driver.ConfigError{Field: "Username", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.username), maxUint16)}
 	case !utf8.ValidString(b.username) || strings.ContainsFunc(b.username, unicode.IsControl):
-		// A broker hangs up on it, and what that would be taken for is something else.
+		// A broker closes the connection because of it, which would look like another cause.
 		return broker{}, &driver.ConfigError{Field: "Username", Problem: "has a control character in it, or is not UTF-8: MQTT allows neither"}
 	case len(b.password) > maxUint16:
 		return broker{}, &driver.ConfigError{Field: "Password", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)}

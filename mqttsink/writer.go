@@ -19,39 +19,38 @@ var (
 )
 
 const (
-	// writeChunk is what the broker has WriteTimeout for. Larger saves system calls;
-	// smaller tells a slow line from a dead one: 512 messages of a megabyte may well
-	// take longer than the timeout, and a session that ended for it would have to send
-	// them all again, for ever.
+	// writeChunk is how many bytes the broker has to read within WriteTimeout. A larger value saves
+	// system calls. A smaller one tells a slow line from a dead one: 512 messages of a megabyte may
+	// take longer than the timeout, and a session that ended because of that would send all of them
+	// again, for ever.
 	writeChunk = 128 << 10
-	// maxKeptBuffer is the largest write buffer that is used again.
+	// maxKeptBuffer is the largest write buffer, in bytes, that is used again.
 	maxKeptBuffer = 1 << 20
-	// largeBytes is from where on a payload is not copied, but written from where it is.
-	// Below, a copy costs less than a write of its own; above, it would be memory that the
-	// buffer, growing, takes several times.
+	// largeBytes is the length from which on a payload is not copied into the buffer, but written
+	// from where it is. Below it a copy costs less than a separate write; above it the copy would
+	// need memory several times, because the buffer grows.
 	largeBytes = 64 << 10
 )
 
-// largePayload is to be written after so many bytes of the buffer.
+// largePayload is a payload to be written after so many bytes of the buffer.
 type largePayload struct {
 	after   int
 	payload []byte
 }
 
-// write sends what Publish encodes. While one write is under way the next is
-// gathered, so that a busy session makes few large writes and an idle one has no
-// delay. It returns nil after a clean goodbye; the reader then waits for the broker
-// to hang up.
+// write sends what Publish and Release encode. While one write runs, the messages for the next
+// collect: a busy session makes few large writes, and an idle one adds no delay. It returns nil
+// after DISCONNECT was sent; the reader then waits until the broker closes the connection.
 func (s *session) write() error {
 	var (
-		buffer   []byte // these four are swapped with those that Publish and Release fill
+		buffer   []byte // these four are swapped with the fields that Publish and Release fill
 		large    []largePayload
 		slots    []driver.Slot
 		releases []driver.Slot
 		acks     []driver.Ack
 	)
-	// Pings are sent whatever else is: at QoS 0 their answers are all that the broker
-	// ever sends. A little more often than every keepAlive, which is the broker's limit.
+	// Pings are sent whatever else is sent: at QoS 0 their answers are all that the broker ever
+	// sends. They are sent a little more often than every keepAlive, which is the broker's limit.
 	ping := time.NewTicker(s.keepAlive * 3 / 4)
 	defer ping.Stop()
 	for {
@@ -70,7 +69,7 @@ func (s *session) write() error {
 		releases, s.releases = s.releases, releases[:0]
 		state := s.state
 		s.mu.Unlock()
-		if state == over {
+		if state == ended {
 			s.keepReleases(releases)
 			return errClosed
 		}
@@ -80,7 +79,7 @@ func (s *session) write() error {
 			}
 			return err
 		}
-		clear(large) // let go of the payloads
+		clear(large) // so that the payloads can be freed
 		if len(slots) > 0 {
 			acks = acks[:0]
 			for _, slot := range slots {
@@ -92,20 +91,20 @@ func (s *session) write() error {
 			buffer = nil
 		}
 		if state == closing {
-			return s.sayGoodbye()
+			return s.sendDisconnect()
 		}
 	}
 }
 
-// keepReleases puts back what was not sent.
+// keepReleases puts back the releases that were not sent.
 func (s *session) keepReleases(slots []driver.Slot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.releases = append(slots, s.releases...)
 }
 
-// sendAll writes the buffer, and the large payloads where they belong. It returns how many
-// bytes were written, as send does.
+// sendAll writes the buffer, with the large payloads at their positions. It returns how many bytes
+// were written, like send.
 func (s *session) sendAll(buffer []byte, large []largePayload) (written int, err error) {
 	from := 0
 	for _, l := range large {
@@ -121,26 +120,26 @@ func (s *session) sendAll(buffer []byte, large []largePayload) (written int, err
 	return written + n, err
 }
 
-// send writes all of b, or ends the session: a broker that does not read would make
-// its lane hang for ever. After an error, what is written may be at the broker, and the
-// rest is not.
+// send writes all of b. It gives up after WriteTimeout, because a broker that does not read would
+// block its lane for ever. After an error the written bytes may have reached the broker; the rest
+// certainly has not.
 func (s *session) send(b []byte) (written int, err error) {
 	for len(b) > 0 {
 		n := min(len(b), writeChunk)
-		if err := s.conn.SetWriteDeadline(time.Now().Add(s.patience)); err != nil {
+		if err := s.conn.SetWriteDeadline(time.Now().Add(s.writeTimeout)); err != nil {
 			return written, fmt.Errorf("send: %w", err)
 		}
 		n, err := s.conn.Write(b[:n])
 		written += n
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return written, fmt.Errorf("the broker has not read what we send for %v", s.patience)
+				return written, explained(err, "the broker has not read what we send for %v", s.writeTimeout)
 			}
 			return written, s.explainIO("send", err)
 		}
 		if b = b[n:]; len(b) > 0 {
-			// No ping is sent meanwhile, so nothing is to be expected of the broker, but that
-			// it reads.
+			// While this write lasts no ping is sent, so the broker need not send anything; it only
+			// has to read.
 			if err := s.allowSilence(); err != nil {
 				return written, fmt.Errorf("send: %w", err)
 			}
@@ -149,24 +148,24 @@ func (s *session) send(b []byte) (written int, err error) {
 	return written, nil
 }
 
-// sayGoodbye sends DISCONNECT and closes our direction. The reader reads on until the
-// broker closes the other: closing a socket with unread bytes resets the connection,
-// and that may take the last packets down with it.
-func (s *session) sayGoodbye() error {
-	goodbye := disconnect
+// sendDisconnect sends DISCONNECT and closes our direction of the connection. The reader goes on
+// until the broker closes the other direction: closing a socket with unread bytes resets the
+// connection, and then the last packets may be lost.
+func (s *session) sendDisconnect() error {
+	packet := disconnect
 	s.mu.Lock()
-	if s.forget {
-		goodbye = disconnectForGood
+	if s.discard {
+		packet = disconnectForGood
 	}
 	if s.state == closing {
-		s.state = parted // before the broker can have heard it, and hang up
+		s.state = disconnecting // before the broker can receive it and close the connection
 	}
 	s.mu.Unlock()
-	if _, err := s.send(goodbye); err != nil {
+	if _, err := s.send(packet); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	err := s.conn.SetReadDeadline(time.Now().Add(s.patience))
+	err := s.conn.SetReadDeadline(time.Now().Add(s.writeTimeout))
 	s.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("close: %w", err)

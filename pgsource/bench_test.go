@@ -7,15 +7,15 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The stages of a job in the database, on a real server. An op is one job throughout, so
-// that allocs/op shows what a job costs beside its message: a share of its batch's.
+// The stages of a job in the database, on a real server. An op is one job throughout, so that
+// allocs/op shows the cost of a job besides its message: its share of the batch.
 const (
 	benchBatch = 512
 	benchJobs  = 40 * benchBatch
 )
 
-// batches calls do for b.N jobs, a batch at a time; fresh puts jobs into the table, off the
-// clock, as often as they are used up.
+// batches calls do for b.N jobs, a batch at a time. fresh inserts jobs with the timer stopped,
+// whenever none are left.
 func batches(b *testing.B, db *bench, do func(ids []int64)) {
 	b.ReportAllocs()
 	var ids []int64
@@ -44,7 +44,7 @@ func BenchmarkClaim(b *testing.B) {
 	})
 }
 
-// BenchmarkLoad reads the window, as at a start with a backlog.
+// BenchmarkLoad reads the loading window, as an instance does at its start with a backlog.
 func BenchmarkLoad(b *testing.B) {
 	db := newBench(b)
 	db.insert(benchJobs, "-1 s")
@@ -68,7 +68,7 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// BenchmarkSettle has whole batches leave the journal, two at a time.
+// BenchmarkSettle settles whole batches, two at a time.
 func BenchmarkSettle(b *testing.B) {
 	db := newBench(b)
 	var open []driver.Settlement
@@ -86,7 +86,7 @@ func BenchmarkSettle(b *testing.B) {
 	})
 }
 
-// BenchmarkMark moves the settled mark of a batch at QoS 2 forward by 64 jobs.
+// BenchmarkMark updates the progress of a batch at QoS 2 by 64 jobs.
 func BenchmarkMark(b *testing.B) {
 	const step = 64
 	db := newBench(b)

@@ -5,20 +5,19 @@ import (
 	"time"
 )
 
-// chores are what has to be done now and then, and what nobody waits for. Each beat starts
-// them where their time has come; they run beside it, on a connection of their own, so
-// that nothing that takes long, or waits for a lock on the table jobs, makes an instance
-// look dead.
+// Chores are periodic work that nothing waits for. Each beat starts the chores that are due. They
+// run beside the beat, on a connection of their own, so that an instance does not look dead because
+// a chore takes long or waits for a lock on the table jobs.
 
 const (
-	// purgeInterval is the time between two purges of retries, and two looks at the table.
+	// purgeInterval is the time between two purges of retries, and between two checks of the table.
 	purgeInterval = time.Minute
-	// choresPatience bounds one round.
-	choresPatience = 30 * time.Second
+	// choresTimeout bounds one round of chores.
+	choresTimeout = 30 * time.Second
 )
 
-// tend starts a round, unless one is under way.
-func (s *Source) tend(ctx context.Context) {
+// startChores starts a round of chores if any is due and no round is running.
+func (s *Source) startChores(ctx context.Context) {
 	now := time.Now()
 	if !s.tending.CompareAndSwap(false, true) {
 		return
@@ -30,7 +29,7 @@ func (s *Source) tend(ctx context.Context) {
 		s.tending.Store(false)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), choresPatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), choresTimeout)
 	s.chores.Go(func() {
 		defer s.tending.Store(false)
 		defer cancel()
@@ -43,7 +42,7 @@ func (s *Source) tend(ctx context.Context) {
 		}
 		if purge || look {
 			s.watchTable(ctx)
-			s.lookAgain()
+			s.requestFeedCheck()
 		}
 		if purge {
 			s.nextPurge = now.Add(purgeInterval)

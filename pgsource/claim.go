@@ -10,28 +10,28 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// claimSQL takes jobs and journals them in one statement, one round trip and one
-// commit.
+// claimSQL claims jobs and journals them in one statement, one round trip and one commit.
 //
 //   - lease: locks the lane's row against a take-over, which updates it. Once a
-//     take-over has committed no claim with the old epoch can, so the journal the
-//     new owner reads is complete.
-//   - due: everything is looked at again, under the row's lock, so that a stale wheel
-//     entry cannot fire a job that was cancelled, moved or taken. Ids in order, locked
-//     rows skipped: no deadlock, and no waiting for anybody.
-//   - claimed: by the place of the locked row, which the lock keeps from moving; a second
-//     search by id would be an eighth of the whole claim. A version that is younger than
-//     this statement's snapshot is locked and not found here: it is looked at again.
-//     The row is signed with the claim's token, so that a recovery can tell it from
-//     another one that got its id.
-//   - carried: attempts that were counted for these very rows go on being counted. Not for
-//     rows that are due and were left alone: their count would be lost.
-//   - revived: a job that is tried again is not a failed one.
-//   - journalled: the jobs in launch order; job i has the slot i places after the first.
+//     take-over has committed, no claim with the old epoch can commit, so the journal
+//     that the new owner reads is complete.
+//   - due: checks every condition again under the row's lock, so that an outdated wheel
+//     entry cannot publish a job that was cancelled, rescheduled or claimed. It locks in
+//     order of id and skips locked rows: no deadlock, and no waiting for anybody.
+//   - claimed: finds the locked rows by their place (ctid), which the lock keeps from
+//     changing; a second search by id would be an eighth of the whole claim. A row version
+//     that is younger than this statement's snapshot is locked and not found here; the
+//     caller looks at it again. The row is signed with the claim's token, so that a
+//     recovery can tell it from another row that got its id.
+//   - carried: keeps the count of attempts of these very rows. Not of rows that are due
+//     and were left alone: their count would be lost.
+//   - revived: removes the failures of jobs that are tried again.
+//   - journalled: lists the jobs in launch order; job i has the slot i places after the
+//     first.
 //
-// If we die before the commit, nothing happened: the jobs are unprocessed and the
-// next sweep, ours or another's, finds them. If we die after it, the journal names
-// the batch, and whoever takes over the lane recovers it.
+// If we crash before the commit, nothing happened: the jobs are unprocessed, and the next sweep of
+// any instance finds them. If we crash after it, the journal names the batch, and the next owner of
+// the lane recovers it.
 var claimSQL = `
 WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
@@ -59,14 +59,15 @@ WITH lease AS MATERIALIZED (
 )
 SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`
 
-// claimedID is the id of a row that was marked and signed. A trigger of the application may take
-// that back, to protect its columns: the row would be published again and again, or be lost
-// where we die. The cast fails, with these words, and the row is set aside.
+// claimedID returns the id of a row that was marked and signed. A trigger of the application may
+// undo the mark or the signature to protect its columns: then the row would be published again and
+// again, or lost in a crash. In that case the cast fails with this text, and the row is
+// quarantined.
 const claimedID = `CASE WHEN processed AND claim = $7 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END`
 
-// claimByPlace goes by the place of the locked rows alone: ONLY this table is looked at. The
-// bytes are counted here, under the lock, for a payload may have grown since it was read; what
-// is beyond the bound is left alone, but for the first, whatever its size.
+// claimByPlace identifies the locked rows by their ctid alone, because only this one table is
+// searched. The bytes are counted under the lock, because a payload may have grown since it was
+// read. Rows beyond the bound are left alone, except the first row, whatever its size.
 const claimByPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
@@ -75,8 +76,9 @@ const claimByPlace = `
            END)
     RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
 
-// claimByTableAndPlace is for a table with partitions or heirs. Nothing there keeps two rows
-// from having the same id; they are taken by one claim each, so that id and token name one.
+// claimByTableAndPlace is for a table with partitions or inheritance children. There two rows may
+// have the same id; each is taken by a claim of its own, so that id and token together identify one
+// row.
 const claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
       FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
@@ -91,11 +93,11 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }
 	var err error
 	if req.Briefly {
-		err = s.hot.rowsWith(ctx, brief, s.jobs().claim, s.claimArgs(req), read)
+		err = s.hot.rowsWith(ctx, shortLimits, s.jobs().claim, s.claimArgs(req), read)
 	}
-	// Where it was no row's trigger that took too long, but a large payload, or the server, fewer
-	// jobs would not do better. The server has said that it gave the first try up, before its
-	// commit, so the token is free for another.
+	// If not a row's trigger took too long, but a large payload or the server, fewer jobs would not
+	// help. The server has reported that it gave up the first attempt before its commit, so the
+	// token can be used for another.
 	if !req.Briefly || waited(err) && !aboutJob(err) {
 		batch.Jobs = batch.Jobs[:0]
 		err = s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), read)
@@ -106,19 +108,19 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 	if len(batch.Jobs) > 0 {
 		return batch, nil
 	}
-	// Nothing was left to take, we are not the one to take it, or it cannot be taken.
+	// No job was left to take, or the lane is not ours any more, or a trigger suppresses the claim.
 	if batch.At, err = s.checkLease(ctx, req.Lease); err == nil {
-		err = s.swallowed(ctx, req)
+		err = s.findSuppressed(ctx, req)
 	}
 	return batch, err
 }
 
-// swallowed looks for a row that is there to be claimed, and that somebody's trigger (BEFORE
-// UPDATE, RETURN NULL) silently keeps as it is: nothing would ever be said about its job. What
-// a claim has not found may have been locked a moment ago, or too young for its snapshot. So
-// the row is locked first, and changed by a statement that begins after that. It is never
-// committed: whenever we die, nothing has happened.
-func (s *Source) swallowed(ctx context.Context, req driver.ClaimRequest) error {
+// findSuppressed looks for a row that can be claimed by its columns, but whose update a trigger
+// silently suppresses (BEFORE UPDATE, RETURN NULL): nothing would ever be reported about its job. A
+// row that the claim has not found may also have been locked a moment ago, or be too young for the
+// claim's snapshot. So the row is locked first, and changed by a statement that begins after that.
+// The change is never committed: whenever we crash, nothing has happened.
+func (s *Source) findSuppressed(ctx context.Context, req driver.ClaimRequest) error {
 	args := []any{req.IDs, interval(req.Within), smallints(req.Static), req.Lease.Owner}
 	var waiting bool
 	if err := s.hot.row(ctx, s.jobs().waiting, args, &waiting); err != nil || !waiting {
@@ -127,19 +129,19 @@ func (s *Source) swallowed(ctx context.Context, req driver.ClaimRequest) error {
 	var id int64
 	err := s.hot.tx(ctx, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, s.jobs().lockOne, args...).Scan(&id); err != nil {
-			return err // locked by somebody: it is claimed when the lock goes
+			return err // locked by somebody: it is claimed when the lock is released
 		}
 		tag, err := tx.Exec(ctx, s.jobs().touch, id, uuid(req.Token))
 		switch {
 		case err != nil:
 			return err
 		case tag.RowsAffected() == 0:
-			return errSwallowed
+			return errSuppressed
 		}
-		return pgx.ErrNoRows // to take the change back
+		return pgx.ErrNoRows // to roll the change back
 	})
 	switch {
-	case errors.Is(err, errSwallowed):
+	case errors.Is(err, errSuppressed):
 		return &driver.JobError{Reason: err.Error(), Err: err}
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
@@ -147,10 +149,10 @@ func (s *Source) swallowed(ctx context.Context, req driver.ClaimRequest) error {
 	if aboutJob(err) {
 		return &driver.JobError{Reason: statementText(err), Err: err}
 	}
-	return s.failed("look for jobs that were not claimed", err) // nothing was claimed, that is certain
+	return s.failed("look for jobs that were not claimed", err) // certainly nothing was claimed
 }
 
-var errSwallowed = errors.New("a trigger on the table silently keeps its row from being changed")
+var errSuppressed = errors.New("a trigger on the table silently keeps its row from being changed")
 
 const (
 	unclaimedSQL = `
@@ -158,13 +160,14 @@ const (
    AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
 	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
-	// All that a claim changes, for a trigger may mind a part.
+	// It changes every column that a claim changes, because a trigger may react to one of them
+	// only.
 	touchSQL = changeSQL + "id = $1 AND NOT processed"
 )
 
-// brief are the limits of a claim that is to be answered soon: long for what a trigger does,
+// shortLimits are the limits of a claim that must answer soon: long enough for what a trigger does,
 // and short for what it waits for.
-var brief = settings{{"lock_timeout", "20ms"}, {"statement_timeout", "1000ms"}}
+var shortLimits = settings{{"lock_timeout", "20ms"}, {"statement_timeout", "1000ms"}}
 
 func (s *Source) claimArgs(req driver.ClaimRequest) []any {
 	return []any{
@@ -173,7 +176,7 @@ func (s *Source) claimArgs(req driver.ClaimRequest) []any {
 	}
 }
 
-// checkLease returns the database's time, or ErrLeaseLost.
+// checkLease returns the database's time, and ErrLeaseLost if the lane is not ours any more.
 func (s *Source) checkLease(ctx context.Context, lease driver.Lease) (driver.DBTime, error) {
 	var (
 		now  dbTime
@@ -189,10 +192,10 @@ func (s *Source) checkLease(ctx context.Context, lease driver.Lease) (driver.DBT
 
 // ResolveClaim implements driver.Journal.
 //
-// The backend that runs the claim may still be at it. Raising the epoch waits for
-// that claim's lock on the lane and makes any later commit of it impossible; only
-// then does the journal tell the truth. If we die before the commit, the lane is
-// recovered with its old epoch; if after, with the new one: the same batches.
+// The backend that runs the claim may still be working. Raising the epoch waits for that claim's
+// lock on the lane, and makes a later commit of it impossible; only after that is the journal's
+// answer final. If we crash before the commit, the lane is recovered with its old epoch; if after
+// it, with the new one: the batches are the same.
 func (s *Source) ResolveClaim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, driver.Lease, bool, error) {
 	batch, lease := driver.Batch{}, req.Lease
 	ok := false

@@ -9,8 +9,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestClaimReadsWhatWasInserted, byte for byte, in every way of pgx to send a statement,
-// and that New refuses the others.
+// TestClaimReadsWhatWasInserted: the claim returns what was inserted, byte for byte, in every mode
+// in which pgx sends a statement, and New refuses the other modes.
 func TestClaimReadsWhatWasInserted(t *testing.T) {
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec"} {
 		t.Run(mode, func(t *testing.T) {

@@ -12,57 +12,57 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Config says how to use the database. The zero value of every field but
-// DatabaseURL is its default.
+// Config says how to use the database. The zero value of every field but DatabaseURL means its
+// default. New refuses a value out of range with a *driver.ConfigError that names the field.
 type Config struct {
-	// DatabaseURL is a connection string as libpq knows it: a URL or key=value
-	// pairs; PGHOST and its like fill in what is missing. White space around it, like the
-	// end of the line in a file, is no part of it.
+	// DatabaseURL is a connection string as libpq defines it: a URL, or key=value pairs. The
+	// environment (PGHOST and so on) fills in what is missing. White space around it, such as the
+	// end of a line from a file, is ignored. It has no default.
 	DatabaseURL string
-	// Feed is how the instance hears of new jobs. Defaults to FeedAuto.
+	// Feed selects how the instance learns of new jobs. Defaults to FeedAuto.
 	Feed Feed
-	// ListenURL is a direct connection for the feed, needed where DatabaseURL leads
-	// through a pooler in transaction mode, which carries neither notifications nor, most of
-	// them, replication. Defaults to DatabaseURL.
+	// ListenURL is the connection string of a direct connection for the feed. It is needed if
+	// DatabaseURL leads through a pooler in transaction mode, which carries no notifications, and
+	// in most cases no replication. Defaults to DatabaseURL.
 	ListenURL string
-	// MaxFeedWAL is how much of its log, in bytes, the server may have to keep for the WAL
-	// feed of this instance. Beyond it the feed is given up, and begun anew behind all that:
-	// the sweep finds what it would have told. A busy server keeps what it writes in half a
-	// minute for any slot. Defaults to 4 GiB.
+	// MaxFeedWAL bounds how much of its log, in bytes, the server may keep for the WAL feed of this
+	// instance. Beyond it the feed is given up and started again behind that part of the log; the
+	// sweep finds the jobs that were not announced. For any slot a busy server keeps what it writes
+	// in half a minute. At least 16 MiB. Defaults to 4 GiB.
 	MaxFeedWAL int64
-	// Deployment is what the MQTT client ids of the lanes are made of, between "reactor-" and
-	// the number of the lane: letters, digits, "-" and "_", 40 at most. It has to be the same for
-	// all instances, and another one for each database that shares the broker. Defaults to a
-	// name that the database was given at random; a copy of the database takes another one by
-	// itself, unless nothing tells it from the original, as with a base backup.
+	// Deployment is the part of the lanes' MQTT client ids between "reactor-" and the number of the
+	// lane: letters, digits, "-" and "_", at most 40. It must be the same for all instances, and
+	// different for each database that uses the same broker. Defaults to a random name that is
+	// stored in the database. A copy of the database takes another name by itself, except if
+	// nothing tells it from the original, such as after a base backup.
 	Deployment string
-	// Name is shown in reactor.instances. Defaults to "host:pid".
+	// Name is the name of this instance in reactor.instances. Defaults to "host:pid".
 	Name string
-	// MaxConns is how many connections are opened for claims, loads and settlements. Three
-	// more are used, for the membership, for LISTEN, and for what may take long. 2 to 128:
-	// each lane and the settler use one at a time, and more make nothing faster. Defaults
+	// MaxConns is the number of connections for claims, loads and settlements. Three more are
+	// opened: one for the membership, one for the feed, and one for statements that may take long.
+	// 2 to 128. Each lane and the settler use one at a time, and more make nothing faster. Defaults
 	// to 6.
 	MaxConns int
-	// StatementTimeout ends any statement of ours that takes longer; claims and
-	// settlements are given up after 5 s at the latest. Defaults to 10 s. This and all
-	// other durations are 1 ms to 24 h.
+	// StatementTimeout ends any statement that takes longer; claims and settlements end after 5 s
+	// at the latest. Like all durations here but TTL, 1 ms to 24 h. Defaults to 10 s.
 	StatementTimeout time.Duration
-	// Heartbeat is the time between two signs of life. Defaults to 1 s.
+	// Heartbeat has no effect and is going to be removed: an instance beats about every third of
+	// TTL, and when another instance announces a change of the membership.
 	Heartbeat time.Duration
-	// TTL is how old the last sign of life of an instance may be before the
-	// others take its shards and lanes. Shorter takes over faster, longer forgives
-	// longer stalls. At least 3 heartbeats. Defaults to 3 s.
+	// TTL is how old the last heartbeat of an instance may be before the others take its shards
+	// and lanes. A shorter TTL takes over faster; a longer one tolerates longer stalls. An
+	// instance beats about every third of it. 100 ms to 24 h. Defaults to 3 s.
 	TTL time.Duration
-	// FeedCheck is the time between two probes of the feed; three unanswered ones mean
-	// that it is dead. Defaults to 5 s.
+	// FeedCheck is the time between two probes of the feed. Three probes without an answer mean
+	// that the feed is broken. Defaults to 5 s.
 	FeedCheck time.Duration
-	// RetryAttempts is how often a job that the broker refuses is tried before it
-	// is recorded as failed, 1 to 1000. Defaults to 5.
+	// RetryAttempts is how many times a job that the broker refuses is tried before it is recorded
+	// as failed. 1 to 1000. Defaults to 5.
 	RetryAttempts int
-	// RetryBackoff is the pause before the second attempt; it doubles with each
-	// further one up to 64 times as much, give or take a quarter. Defaults to 1 s.
+	// RetryBackoff is the pause before the second attempt. It doubles with each further attempt, up
+	// to 64 times the first, and varies at random by a quarter in both directions. Defaults to 1 s.
 	RetryBackoff time.Duration
-	// Logger defaults to discarding.
+	// Logger receives the log. Defaults to discarding it.
 	Logger *slog.Logger
 }
 
@@ -80,7 +80,6 @@ func (c Config) withDefaults() Config {
 	}
 	setDefault(&c.MaxConns, 6)
 	setDefault(&c.StatementTimeout, 10*time.Second)
-	setDefault(&c.Heartbeat, time.Second)
 	setDefault(&c.TTL, 3*time.Second)
 	setDefault(&c.FeedCheck, 5*time.Second)
 	setDefault(&c.MaxFeedWAL, 4<<30)
@@ -98,16 +97,16 @@ func (c Config) validate() error {
 		if err != nil {
 			return &driver.ConfigError{Field: u.field, Problem: err.Error()}
 		}
-		// These two send parameters without knowing their types, and get text back.
+		// These two modes send parameters without knowing their types, and receive text.
 		if mode := cfg.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
-			return &driver.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it away, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
+			return &driver.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it out, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
 		}
 	}
 	if c.Feed > FeedPoll {
 		return &driver.ConfigError{Field: "Feed", Value: c.Feed, Problem: "which does not exist"}
 	}
 	if c.MaxFeedWAL < 16<<20 {
-		return &driver.ConfigError{Field: "MaxFeedWAL", Value: c.MaxFeedWAL, Problem: "must be 16 MiB at least, the size of a file of the log"}
+		return &driver.ConfigError{Field: "MaxFeedWAL", Value: c.MaxFeedWAL, Problem: "must be 16 MiB at least, the size of a log file"}
 	}
 	if len(c.Deployment) > 40 || strings.ContainsFunc(c.Deployment, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r == '-' || r == '_')
@@ -118,21 +117,17 @@ func (c Config) validate() error {
 		return &driver.ConfigError{Field: "MaxConns", Value: c.MaxConns, Problem: fmt.Sprintf("must be 2 to %d", maxConns)}
 	}
 	for _, d := range []struct {
-		field string
-		value time.Duration
+		field      string
+		value, min time.Duration
 	}{
-		{"StatementTimeout", c.StatementTimeout},
-		{"Heartbeat", c.Heartbeat},
-		{"TTL", c.TTL},
-		{"FeedCheck", c.FeedCheck},
-		{"RetryBackoff", c.RetryBackoff},
+		{"StatementTimeout", c.StatementTimeout, time.Millisecond},
+		{"TTL", c.TTL, 100 * time.Millisecond},
+		{"FeedCheck", c.FeedCheck, time.Millisecond},
+		{"RetryBackoff", c.RetryBackoff, time.Millisecond},
 	} {
-		if d.value < time.Millisecond || d.value > 24*time.Hour {
-			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: "must be 1ms to 24h"}
+		if d.value < d.min || d.value > 24*time.Hour {
+			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: fmt.Sprintf("must be %v to 24h", d.min)}
 		}
-	}
-	if c.TTL < 3*c.Heartbeat {
-		return &driver.ConfigError{Field: "TTL", Value: c.TTL, Problem: fmt.Sprintf("must be at least 3 heartbeats of %v", c.Heartbeat)}
 	}
 	if c.RetryAttempts < 1 || c.RetryAttempts > 1000 {
 		return &driver.ConfigError{Field: "RetryAttempts", Value: c.RetryAttempts, Problem: "must be 1 to 1000"}
@@ -140,10 +135,10 @@ func (c Config) validate() error {
 	return nil
 }
 
-// maxConns is twice as many as the largest number of lanes can use.
+// maxConns is the largest Config.MaxConns: twice as many as the largest number of lanes can use.
 const maxConns = 128
 
-// setDefault replaces a zero value.
+// setDefault replaces a zero value by the default.
 func setDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {

@@ -12,9 +12,9 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// connectionLimitsSQL reads what the server, the role and the database allow; -1 is any
-// number. A superuser is bound by the first alone, and may use what is reserved. The second
-// reserve came with PostgreSQL 16, for roles that were granted it.
+// connectionLimitsSQL reads how many connections the server, the role and the database allow; -1
+// means any number. A superuser is bound by the server's limit alone, and may use the reserved
+// connections. The second reserve exists from PostgreSQL 16 on, for roles that were granted it.
 const connectionLimitsSQL = `
 SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int4,
        CASE WHEN me.rolsuper THEN 0
@@ -28,12 +28,12 @@ SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int4,
   FROM pg_catalog.pg_roles me, pg_catalog.pg_database d
  WHERE me.rolname = session_user AND d.datname = pg_catalog.current_database()`
 
-// checkConnections compares how many connections the source is going to hold, all of them,
-// with how many it may. Without that, a pool that asks for more takes what there is, which
-// leaves none for anybody else, and waits for the rest for ever.
+// checkConnections compares the number of connections that the source will hold with the number
+// that is allowed. Without this check a pool that is too large takes all connections, leaves none
+// to others, and waits for the rest for ever.
 //
-// It compares limits. Whether others have left enough is found out by connecting. Behind a
-// pooler it means nothing: the connections are the pooler's.
+// It compares limits only. Whether others have left enough connections is found out by connecting.
+// Behind a pooler the limits mean nothing, because the connections are the pooler's.
 func checkConnections(ctx context.Context, db querier, want int) error {
 	var (
 		most, superuser, reserved int
@@ -44,7 +44,7 @@ func checkConnections(ctx context.Context, db querier, want int) error {
 	if err != nil {
 		return fmt.Errorf("read the limits of connections: %w", err)
 	}
-	const lower = "lower --database-connections, or "
+	const lower = "lower pgsource.Config.MaxConns, or "
 	for _, limit := range []struct {
 		allowed        int
 		whose, instead string

@@ -56,7 +56,7 @@ func TestCheckConnections(t *testing.T) {
 	check(usual, 4, "")
 	check(usual, 5, "ALTER DATABASE")
 	check(little, 5, "ALTER DATABASE")
-	if err := checkConnections(ctx, usual, 5); err == nil || !strings.Contains(err.Error(), "lower --database-connections") || strings.Contains(err.Error(), "\n") {
+	if err := checkConnections(ctx, usual, 5); err == nil || !strings.Contains(err.Error(), "lower pgsource.Config.MaxConns") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("the error is %v, want one line that names the flag", err)
 	}
 }

@@ -15,57 +15,56 @@ import (
 	"github.com/job-publisher/reactor/internal/sockopt"
 )
 
-// database is a pool of connections on which our settings hold (settings.go), and every
-// statement has a deadline of our own: one that waits for a host without power, or for a
-// connection that a firewall has forgotten, would wait for a quarter of an hour.
+// database is a pool of connections with our settings (settings.go). Every statement has a deadline
+// of our own: without one, a statement that waits for a host without power, or on a connection that
+// a firewall has forgotten, would wait for a quarter of an hour.
 //
-// Behind a pooler in transaction mode each statement becomes a transaction that begins
-// with the settings, in the same round trip: what a session there sets, or prepares, or
-// locks, it would hand on to strangers, and get back from them.
+// Behind a pooler in transaction mode each statement becomes a transaction that begins with the
+// settings, in the same round trip: what a session sets, prepares or locks there would be passed on
+// to other clients, and theirs to us.
 type database struct {
 	pool   *pgxpool.Pool
 	pooled bool
-	// patience is the deadline of a statement, where its context has none that is earlier.
-	patience time.Duration
+	// timeout is the deadline of a statement whose context has none that is earlier.
+	timeout  time.Duration
 	settings settings
-	local    string // makes them for a transaction
+	local    string // the statement that applies the settings to a transaction
 }
 
-// use is what a database is for.
+// use says what a database is for.
 type use struct {
 	conns int
-	// patience is the deadline of a statement.
-	patience time.Duration
+	// timeout is the deadline of a statement.
+	timeout  time.Duration
 	settings settings
-	// asynchronous commits are for what a crash of PostgreSQL may take back.
+	// asynchronous: commits do not wait for the disk, and a crash of PostgreSQL may undo them.
 	asynchronous bool
 	// warm is called with each new connection.
 	warm func(context.Context, *pgx.Conn)
 }
 
-// open connects.
+// open connects, and fails after connectTimeout.
 func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	cfg, err := pgxpool.ParseConfig(s.cfg.DatabaseURL)
 	if err != nil {
 		return nil, redacted(err)
 	}
-	db := &database{pooled: s.pooled, patience: u.patience, settings: append(slices.Clone(pinned), u.settings...)}
+	db := &database{pooled: s.pooled, timeout: u.timeout, settings: append(slices.Clone(pinned), u.settings...)}
 	db.local = db.settings.localSQL()
-	// All of them from the start: to open one when a job is due would make that job late.
+	// Open all connections at the start: opening one when a job is due would make that job late.
 	cfg.MaxConns, cfg.MinConns = int32(u.conns), int32(u.conns)
 	s.configure(cfg.ConnConfig)
 	if !s.pooled {
-		askForNoLimits(cfg.ConnConfig)
+		requestNoLimits(cfg.ConnConfig)
 	}
-	// Asking before each use whether the connection still stands would cost a
-	// round trip on the way of every claim. A dead one is found by using it;
-	// failed then discards its siblings.
+	// Do not ping a connection before each use: that would add a round trip to every claim. A
+	// broken connection is noticed when it is used; Source.failed then discards the others.
 	cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		registerIDs(conn.TypeMap())
-		ctx, cancel := context.WithTimeout(ctx, dialPatience)
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		if err := s.greet(ctx, conn, u.settings); err != nil || s.pooled {
+		if err := s.setUpSession(ctx, conn, u.settings); err != nil || s.pooled {
 			return err
 		}
 		if u.asynchronous {
@@ -81,7 +80,7 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	if db.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if err := db.pool.Ping(ctx); err != nil {
 		db.pool.Close()
@@ -90,54 +89,54 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	return db, nil
 }
 
-// connectPatience is how long the first connection may take.
-const connectPatience = 15 * time.Second
+// connectTimeout is how long the first connection may take.
+const connectTimeout = 15 * time.Second
 
-// configure is what all our connections have in common.
+// configure sets what all our connections have in common.
 func (s *Source) configure(cfg *pgx.ConnConfig) {
 	cfg.RuntimeParams["application_name"] = s.backends
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = dialPatience
+		cfg.ConnectTimeout = dialTimeout
 	}
 	if s.pooled {
-		// Named statements are the session's, which is not ours.
+		// Named statements belong to the session, which is not ours alone.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
-	dialer := net.Dialer{Timeout: dialPatience}
+	dialer := net.Dialer{Timeout: dialTimeout}
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		if err := sockopt.Harden(conn, silentPeer); err != nil {
+		if err := sockopt.Harden(conn, unacknowledgedTimeout); err != nil {
 			conn.Close()
 			return nil, err
 		}
-		return &briefGoodbye{conn}, nil
+		return &boundedClose{conn}, nil
 	}
-	// Of several hosts in the URL, or addresses of a host, the one that takes writes. Whatever
-	// target_session_attrs says, no other is of any use.
+	// Of several hosts in the URL, or several addresses of a host, take one that accepts writes. No
+	// other is usable, whatever target_session_attrs says.
 	cfg.ValidateConnect = takesWrites
 	if s.pooled {
 		cfg.ValidateConnect = takesWritesPooled
 	}
 }
 
-// briefGoodbye bounds how long a connection that was given up is waited for. pgx closes one
-// whose statement has got no answer in the background, with a goodbye of up to 15 s, and
-// the pool gives its place to no other one meanwhile: the heartbeat has a single place.
-// Nothing else of pgx's sets a deadline that lies further ahead.
-type briefGoodbye struct{ net.Conn }
+// boundedClose bounds how long pgx takes to close a connection. When a statement has got no answer,
+// pgx closes its connection in the background and waits for up to 15 s for the server. The pool
+// does not use the connection's place meanwhile, and the pool of the heartbeat has a single place.
+// pgx sets no other deadline that is further ahead.
+type boundedClose struct{ net.Conn }
 
-// NetConn lets the socket be found under it.
-func (c *briefGoodbye) NetConn() net.Conn { return c.Conn }
+// NetConn returns the wrapped connection, so that package sockopt finds the socket.
+func (c *boundedClose) NetConn() net.Conn { return c.Conn }
 
-// goodbyePatience is long enough for a server that answers.
-const goodbyePatience = time.Second
+// closeTimeout is long enough for a server that answers.
+const closeTimeout = time.Second
 
-func (c *briefGoodbye) SetDeadline(t time.Time) error {
-	if latest := time.Now().Add(goodbyePatience); t.After(latest) {
+func (c *boundedClose) SetDeadline(t time.Time) error {
+	if latest := time.Now().Add(closeTimeout); t.After(latest) {
 		t = latest
 	}
 	return c.Conn.SetDeadline(t)
@@ -152,59 +151,58 @@ func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
 }
 
 const (
-	// dialPatience is how long one address may take to be connected to.
-	dialPatience = 5 * time.Second
-	// silentPeer is how long a host may acknowledge nothing of what we send, or of the probes
-	// of an idle connection, before the connection is given up.
-	silentPeer = 5 * time.Second
+	// dialTimeout is how long a connection to one address may take.
+	dialTimeout = 5 * time.Second
+	// unacknowledgedTimeout is how long a host may acknowledge nothing of what we send, or of the
+	// probes of an idle connection, before the connection is ended.
+	unacknowledgedTimeout = 5 * time.Second
 )
 
-// close releases the connections.
+// close closes the connections.
 func (db *database) close() {
 	if db != nil {
 		db.pool.Close()
 	}
 }
 
-// rows runs one statement, which commits by itself, and has its rows read.
+// rows runs one statement, which commits by itself, and has read read its rows.
 func (db *database) rows(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, db.patience, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
 	if db.pooled {
-		return silence(ctx, db.rowsTogether(ctx, db.local, sql, args, read))
+		return markTimeout(ctx, db.rowsTogether(ctx, db.local, sql, args, read))
 	}
 	rows, err := db.pool.Query(ctx, sql, args...)
 	if err != nil {
-		return silence(ctx, err)
+		return markTimeout(ctx, err)
 	}
-	return silence(ctx, read(rows))
+	return markTimeout(ctx, read(rows))
 }
 
-// errNoAnswer is a statement that took longer than our patience. pgx has closed its
-// connection then.
+// errNoAnswer marks a statement that took longer than our timeout. pgx has closed its connection.
 var errNoAnswer = errors.New("no answer from the database")
 
-// silence tells our own patience from that of the caller.
-func silence(ctx context.Context, err error) error {
+// markTimeout wraps an error in errNoAnswer if our own timeout caused it, and not the caller's.
+func markTimeout(ctx context.Context, err error) error {
 	if err != nil && context.Cause(ctx) == errNoAnswer {
 		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	return err
 }
 
-// rowsWith is rows with other settings for this one statement.
+// rowsWith is rows with other settings for this statement.
 func (db *database) rowsWith(ctx context.Context, with settings, sql string, args []any, read func(pgx.Rows) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, db.patience, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
 	if db.pooled {
 		with = append(slices.Clone(db.settings), with...)
 	}
-	return silence(ctx, db.rowsTogether(ctx, with.localSQL(), sql, args, read))
+	return markTimeout(ctx, db.rowsTogether(ctx, with.localSQL(), sql, args, read))
 }
 
-// rowsTogether sends the transaction whole, with its settings. Where a statement fails the COMMIT behind it is
-// not executed, and the connection is in the midst of a transaction. It is rolled back: to
-// throw the connection away would cost the pooler one to the server.
+// rowsTogether sends a transaction and its settings in one batch. If a statement fails, the COMMIT
+// behind it is not executed, and the connection is inside a failed transaction. That is rolled
+// back: closing the connection instead would cost the pooler one to the server.
 func (db *database) rowsTogether(ctx context.Context, local, sql string, args []any, read func(pgx.Rows) error) error {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
@@ -212,7 +210,7 @@ func (db *database) rowsTogether(ctx context.Context, local, sql string, args []
 	}
 	defer func() {
 		if protocol := conn.Conn().PgConn(); protocol.TxStatus() == 'E' && !protocol.IsClosed() {
-			_ = protocol.Exec(ctx, "ROLLBACK").Close() // if it fails Release will notice
+			_ = protocol.Exec(ctx, "ROLLBACK").Close() // if it fails, Release closes the connection
 		}
 		conn.Release()
 	}()
@@ -250,7 +248,7 @@ func (db *database) row(ctx context.Context, sql string, args []any, into ...any
 	return db.rows(ctx, sql, args, func(rows pgx.Rows) error { return scanRow(rows, into) })
 }
 
-// exec runs one statement without looking at what it returns.
+// exec runs one statement and ignores its rows.
 func (db *database) exec(ctx context.Context, sql string, args ...any) error {
 	return db.rows(ctx, sql, args, func(rows pgx.Rows) error {
 		rows.Close()
@@ -258,19 +256,20 @@ func (db *database) exec(ctx context.Context, sql string, args ...any) error {
 	})
 }
 
-// tx runs a transaction, at the isolation that everything here is argued with.
+// tx runs a transaction at READ COMMITTED, the isolation level that all reasoning here assumes.
 func (db *database) tx(ctx context.Context, do func(pgx.Tx) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, db.patience, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
 	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 	if db.pooled {
-		// In the same round trip: the session's own limits may bear no pause in a transaction.
+		// The settings are in the same round trip, because the session's own limits may end a
+		// transaction that pauses.
 		options = pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + db.local}
 	}
-	return silence(ctx, pgx.BeginTxFunc(ctx, db.pool, options, do))
+	return markTimeout(ctx, pgx.BeginTxFunc(ctx, db.pool, options, do))
 }
 
-// scanRow reads the only row.
+// scanRow reads the only row; pgx.ErrNoRows if there is none.
 func scanRow(rows pgx.Rows, into []any) error {
 	defer rows.Close()
 	if !rows.Next() {

@@ -1,37 +1,70 @@
-// Package pgsource is reactor's Source on PostgreSQL: the table of jobs, and
-// everything durable around it, in the schema that sql/ holds.
+// Package pgsource implements reactor's Source on PostgreSQL: the table of jobs, and everything
+// durable around it, in the schema that package sql holds. It needs PostgreSQL 15 or newer with
+// encoding UTF8.
 //
-//	inspect.go     finds out what the database URL leads to, and refuses what cannot be kept
-//	settings.go    what our sessions set, whatever the role says; database.go runs statements
-//	identity.go    the deployment's name, and whether this is a copy of another's database
-//	load.go        reads the near future; locks nothing, decides nothing
-//	claim.go       takes a batch: one statement, one commit, journalled
-//	rows.go        reads its rows into memory of the batch; ids.go writes its ids
-//	recover.go     reads the journal of a lane whose last owner is gone
-//	settle.go      takes batches out of the journal, records failures
-//	returns.go     gives jobs back to the table; chores.go when nobody waits for it
-//	membership.go  heartbeats, shares and lanes; plan.go says who should own what
-//	feed.go        which feed tells of new jobs: notify.go, the triggers' notifications; wal.go,
-//	               logical replication (pgoutput.go decodes, walvisible.go waits until a commit
-//	               can be seen, walguard.go looks after what the server keeps, walobstacle.go
-//	               says what is lacking); provision.go, what the table has for them;
-//	               feedswitch.go changes a deployment over
-//	migrate.go     brings the schema up to date
+// # Use
 //
-// A claim signs the rows that it takes with its token (jobs.claim). Whatever is said of a job
-// later, by the journal, a retry or a failure, is said of the row with that signature, and
-// not of whatever has got its id since.
+// MigrateUp creates the schema, or brings it up to date. New checks a Config. The Source that it
+// returns goes to reactor.New, and Run opens and closes it:
 //
-// Every statement that writes says in its comment what happens if we die just before
-// and just after its commit. No transaction is held open while something is being
-// published, and none waits for a row that an application has locked.
+//	_, err := pgsource.MigrateUp(ctx, "postgres://localhost/app")
+//	source, err := pgsource.New(pgsource.Config{DatabaseURL: "postgres://localhost/app"})
+//	r, err := reactor.New(source, sink, reactor.Config{})
+//
+// FeedSwitch changes a running deployment from one feed to the other. MigrateStatus lists the
+// versions of the schema; PlanDown and MigrateDown undo the newest one; RestoreTable creates a
+// dropped table again.
+//
+// # Promises
+//
+//   - A claim takes a job at most once: one statement and one commit lock, check, mark and journal
+//     it. After a commit with an unknown outcome, ResolveClaim finds out whether it happened.
+//   - A claim signs the rows that it takes with its token (jobs.claim). Whatever the journal, a
+//     retry or a failure says of a job later applies to the row with that signature, and not to
+//     another row that has got the same id.
+//   - No transaction is open while a message is being published, and none waits for a row that an
+//     application has locked.
+//   - Every statement that writes says in its comment what happens if the instance crashes just
+//     before and just after its commit.
+//   - The settings that this depends on are made on every connection, and read back (settings.go).
+//
+// # What it does not promise
+//
+// A feed may lose, repeat or delay its hints: the sweep finds the jobs. Two physical copies of one
+// database cannot tell that they are copies (identity.go). A row that a trigger or a constraint
+// keeps from being claimed is recorded in reactor.failed_jobs, and not repaired.
 //
 // # Connections
 //
-// A pool for claims, loads and settlements, filled and warmed at the start, so that no
-// job is late for being the first; one connection of its own for the
-// membership, so that a heartbeat never waits behind them; one for what may take long; one
-// for the feed. Behind a pooler each statement is a transaction with its own settings. All carry
-// the same application_name, by which other instances cut them off when this one is
-// given up for dead.
+// A pool serves claims, loads and settlements; its connections are opened and used once at the
+// start, so that no job is late for being the first. One connection serves the membership alone, so
+// that a heartbeat never waits behind other statements; one serves statements that may take long;
+// and one serves the feed. Behind a pooler each statement is a transaction with its own settings.
+// All connections have the same application_name: when an instance is deposed, the others terminate
+// its connections by that name.
+//
+// # Errors
+//
+// The errors of Open and of the functions that migrate are one line that says what to do. They
+// unwrap to the error of pgx, such as a *pgconn.PgError. No error repeats a connection string.
+//
+// # Files
+//
+//	inspect.go     inspects the server, the table and the rights; limits.go, url.go, connections.go
+//	               and stale.go are parts of that
+//	settings.go    the settings of our sessions; database.go runs statements
+//	identity.go    the deployment's name, and whether this database is a copy of another
+//	load.go        reads jobs that are due soon
+//	claim.go       claims a batch; rows.go reads its rows, ids.go encodes its ids, sift.go finds
+//	               rows that cannot be claimed
+//	recover.go     reads the journal of a lane whose last owner is gone
+//	settle.go      takes batches out of the journal, and records failures
+//	returns.go     returns jobs to the table; chores.go does so periodically
+//	membership.go  heartbeats, shards and lanes; plan.go decides who should own what
+//	feed.go        selects the feed: notify.go receives the triggers' notifications, wal.go reads the
+//	               WAL (pgoutput.go decodes it, walvisible.go waits until a commit is visible,
+//	               walretention.go limits what the server keeps, walobstacle.go says what is
+//	               missing); provision.go checks what the table has for them, and feedswitch.go
+//	               changes a deployment over
+//	migrate.go     applies the schema
 package pgsource

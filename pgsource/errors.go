@@ -13,9 +13,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// claimOutcome classifies the error of a statement that commits by itself. A
-// COMMIT has three outcomes: nil is done, a plain error is certainly not done, and
-// *driver.UnknownError is either. A plain error that is about a row is a *driver.JobError.
+// claimOutcome classifies the error of a statement that commits by itself. A commit has three
+// outcomes: nil means committed, a plain error means certainly not committed, and
+// *driver.UnknownError means that either is possible. A plain error that is caused by a row is a
+// *driver.JobError.
 func claimOutcome(err error) error {
 	var (
 		pgErr      *pgconn.PgError
@@ -29,16 +30,16 @@ func claimOutcome(err error) error {
 	case aboutJob(err):
 		return &driver.JobError{Reason: statementText(err), Waited: waited(err), Err: err}
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
-		return err // the server rolled back and says so
+		return err // the server says that it rolled back
 	}
-	// The connection ended, or the server ended it (FATAL: that can happen after the
-	// commit became durable, before we were told).
+	// The connection ended, or the server ended it (FATAL: that can happen after the commit became
+	// durable and before we were told).
 	return &driver.UnknownError{Err: err}
 }
 
-// aboutJob reports whether a statement failed because of some row in it: a constraint that
-// the row violates, a trigger that fails, a value that cannot be read. Other rows may
-// fare better, which is not so where a table of ours is missing, a right, or memory.
+// aboutJob reports whether a statement failed because of a row in it: the row violates a
+// constraint, a trigger fails, a value cannot be read. Other rows may succeed. That is not so where
+// a table of ours is missing, a right, or memory.
 func aboutJob(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || pgErr.SeverityUnlocalized != "ERROR" || len(pgErr.Code) != 5 {
@@ -47,37 +48,37 @@ func aboutJob(err error) bool {
 	return refusesRow(pgErr) || inRoutine(pgErr) && !connectionLost(err)
 }
 
-// refusesRow reports whether a row will hardly fare better another time.
+// refusesRow reports whether the row will most likely fail again.
 func refusesRow(pgErr *pgconn.PgError) bool {
-	// What is raised shows in the routine of the server that does it, which is never
-	// translated: PL/pgSQL's, PL/Python's.
+	// An error that a trigger raises carries the name of the server's routine for that, which is
+	// never translated: PL/pgSQL's, PL/Python's.
 	if pgErr.Routine == "exec_stmt_raise" || pgErr.Routine == "PLy_elog_impl" {
 		return true
 	}
 	switch pgErr.Code[:2] {
-	case "09", "21", "22", "23", "27", "2F", "38", "39", "44", "P0", "XX", // by the standard: data, constraints, triggers, routines; PL/pgSQL; corruption
-		"54": // limits exceeded: by what an index does
+	case "09", "21", "22", "23", "27", "2F", "38", "39", "44", "P0", "XX", // SQL standard classes: data, constraints, triggers, routines; PL/pgSQL; corruption
+		"54": // program limits: exceeded by an index
 		return true
 	}
 	return false
 }
 
-// inRoutine reports whether a statement failed in somebody's function, as its context says.
-// Ours call none, so that it is one that some row brings along: a trigger's, a constraint's,
-// an index's. What it lacks (a table, a right) or waits for (a row that an application has
-// locked) need not concern others. The names of the languages are never translated; what
-// else is in the context of a statement of ours has neither in it.
+// inRoutine reports whether a statement failed in a function, as the error's context says. Our
+// statements call none, so it is a function that belongs to a row's table: of a trigger, a
+// constraint or an index. What it lacks (a table, a right) or waits for (a row that an application
+// has locked) need not concern other rows. The names of the languages are never translated, and the
+// other contexts of our statements contain neither text.
 func inRoutine(err *pgconn.PgError) bool {
 	return strings.Contains(err.Where, "PL/") || strings.Contains(err.Where, "SQL")
 }
 
-// waited reports whether a statement has failed because it took too long.
+// waited reports whether a statement failed because it took too long.
 func waited(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (pgErr.Code == pgerrcode.LockNotAvailable || pgErr.Code == pgerrcode.QueryCanceled)
 }
 
-// statementText is what the server says, on one line of a bounded length.
+// statementText returns what the server says, on one line of at most 300 characters.
 func statementText(err error) string {
 	text := err.Error()
 	var pgErr *pgconn.PgError
@@ -91,23 +92,32 @@ func statementText(err error) string {
 	return text
 }
 
-// connectionError is a statement that could not be sent for want of a connection. It
-// reads as one line, and unwraps to what pgx said.
-type connectionError struct {
-	doing     string
-	explained error
-	cause     error
+// explainedError says in one line what is wrong and what to do about it. It unwraps to the error
+// of pgx that it stands for, so that a program can ask for a *pgconn.PgError with errors.As.
+type explainedError struct {
+	text  string
+	cause error
 }
 
-func (e *connectionError) Error() string { return e.doing + ": " + e.explained.Error() }
-func (e *connectionError) Unwrap() error { return e.cause }
+func (e *explainedError) Error() string { return e.text }
+func (e *explainedError) Unwrap() error { return e.cause }
 
-// connectionLost reports whether the error is about the connection and not
-// about the statement.
+// explained puts a text in the place of an error's own.
+func explained(cause error, format string, args ...any) error {
+	return &explainedError{fmt.Sprintf(format, args...), cause}
+}
+
+// explainReadOnly is errReadOnly with its cause.
+func explainReadOnly(err error) error {
+	return explained(errors.Join(errReadOnly, err), "%v", errReadOnly)
+}
+
+// connectionLost reports whether the error concerns the connection and not the statement.
 func connectionLost(err error) bool {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		// A server that takes no writes any more is another one than we connected to.
+		// A server that takes no writes any more is in a different state from the one that we
+		// checked.
 		return pgErr.SeverityUnlocalized != "ERROR" || pgErr.Code == pgerrcode.ReadOnlySQLTransaction ||
 			pgerrcode.IsOperatorIntervention(pgErr.Code) && pgErr.Code != pgerrcode.QueryCanceled
 	}
@@ -117,8 +127,8 @@ func connectionLost(err error) bool {
 	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// explain turns the errors of a first connection into one line that says what to
-// do about it.
+// explain turns an error of connecting or of a first statement into one line that says what to do.
+// An error that was explained before is returned as it is.
 func explain(err error) error {
 	var connectErr *pgconn.ConnectError
 	where := "the database"
@@ -129,25 +139,28 @@ func explain(err error) error {
 		pgErr  *pgconn.PgError
 		dnsErr *net.DNSError
 		netErr net.Error
+		done   *explainedError
 	)
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.As(err, &done):
 		return err
 	case errors.Is(err, errReadOnly):
-		return errReadOnly // of all the hosts that were tried
+		return explainReadOnly(err) // without the list of all the hosts that were tried
 	case errors.As(err, &pgErr):
-		return explainServer(where, pgErr, connectErr)
+		return explainServer(where, err, pgErr, connectErr != nil)
 	case errors.As(err, &dnsErr):
-		return fmt.Errorf("cannot find %s: %s: check the host in the database URL", where, dnsErr.Err)
+		return explained(err, "cannot find %s: %s: check the host in the database URL", where, dnsErr.Err)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return fmt.Errorf("%s does not answer: check host, port and firewall, or, if it is a pooler, whether its pool has room", where)
+		return explained(err, "%s does not answer: check host, port and firewall, or, if it is a pooler, whether its pool has room", where)
 	case connectErr != nil:
-		return fmt.Errorf("cannot connect to %s: %s: is PostgreSQL running there, and the database URL right?", where, lastLine(connectErr.Unwrap()))
+		return explained(err, "cannot connect to %s: %s: is PostgreSQL running there, and the database URL right?", where, lastLine(connectErr.Unwrap()))
 	}
 	return err
 }
 
-func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.ConnectError) error {
+// explainServer is explain for an error that the server has sent. connecting is true if it refused
+// the connection.
+func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bool) error {
 	remedy := ""
 	switch pgErr.Code {
 	case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
@@ -156,19 +169,19 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		remedy = "create the database, or correct its name in the database URL"
 	case pgerrcode.InsufficientPrivilege:
 		remedy = "as the owner of the database run GRANT USAGE ON SCHEMA reactor, GRANT SELECT, UPDATE ON jobs and GRANT ALL ON ALL TABLES IN SCHEMA reactor TO this role, after `reactor migrate up` if that was not done yet"
-		if connectErr != nil {
+		if connecting {
 			remedy = "grant this role CONNECT on the database"
 		}
 	case pgerrcode.TooManyConnections:
-		remedy = "raise max_connections, or lower --database-connections"
+		remedy = "raise max_connections, or lower pgsource.Config.MaxConns"
 	case pgerrcode.CannotConnectNow:
 		remedy = "the server is starting up or shutting down: try again in a moment"
 	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedColumn:
 		remedy = "the schema is not this version's: run `reactor migrate up`"
 	case pgerrcode.ReadOnlySQLTransaction:
-		return errReadOnly
+		return explainReadOnly(err)
 	case pgerrcode.ProtocolViolation:
-		// PgBouncer has no other code than this one for whatever it has to say.
+		// PgBouncer uses this one code for everything that it reports.
 		switch {
 		case strings.Contains(pgErr.Message, "statement pooling mode"):
 			remedy = "use a pool in transaction mode, or the database's own address"
@@ -177,15 +190,15 @@ func explainServer(where string, pgErr *pgconn.PgError, connectErr *pgconn.Conne
 		}
 	}
 	if remedy == "" {
-		remedy = pgErr.Hint // where it is our own schema that speaks
+		remedy = pgErr.Hint // our own schema raises its errors with a hint
 	}
 	if remedy == "" {
-		return fmt.Errorf("%s says: %s (SQLSTATE %s)", where, pgErr.Message, pgErr.Code)
+		return explained(err, "%s says: %s (SQLSTATE %s)", where, pgErr.Message, pgErr.Code)
 	}
-	return fmt.Errorf("%s says: %s: %s", where, pgErr.Message, remedy)
+	return explained(err, "%s says: %s: %s", where, pgErr.Message, remedy)
 }
 
-// lastLine is the end of an error that lists every address it tried.
+// lastLine returns the last line of an error that lists every address that was tried.
 func lastLine(err error) string {
 	if err == nil {
 		return "no answer"

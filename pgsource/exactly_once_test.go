@@ -38,8 +38,8 @@ func (b *bench) recoverOne() driver.Batch {
 	return batches[0]
 }
 
-// TestMarks: what the broker has received stays in the journal until it is released,
-// for the slots are taken until then.
+// TestMarks: jobs that the broker has received stay in the journal until they are released, because
+// their slots are used until then.
 func TestMarks(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(10, "0"))
@@ -52,7 +52,7 @@ func TestMarks(t *testing.T) {
 	if got := b.recoverOne(); len(got.Jobs) != 10 || got.Settled != 4 || got.FirstSlot != batch.FirstSlot {
 		t.Errorf("recovered %d jobs from slot %d, %d settled", len(got.Jobs), got.FirstSlot, got.Settled)
 	}
-	st.Settled = 2 // a mark that was overtaken
+	st.Settled = 2 // progress that was overtaken by a later one
 	b.mark(st)
 	if got := b.recoverOne(); got.Settled != 4 {
 		t.Errorf("the mark went back to %d", got.Settled)
@@ -64,8 +64,8 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// TestMarkAfterTakeover: who lost the lane must learn it from the mark, for it must not
-// release what the new owner will send again.
+// TestMarkAfterTakeover: the answer to a settlement tells an instance that it has lost the lane,
+// because it must not release what the new owner will send again.
 func TestMarkAfterTakeover(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
@@ -90,8 +90,8 @@ func TestMarkAfterTakeover(t *testing.T) {
 	}
 }
 
-// TestReopen: after the broker lost the session nothing said before counts, not even if
-// it is said later.
+// TestReopen: after the broker has lost the session, earlier settlements do not count, not even if
+// they arrive later.
 func TestReopen(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
@@ -102,7 +102,7 @@ func TestReopen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.mark(st) // a connection that was given up says it at last
+	b.mark(st) // the settlement of a connection that was given up arrives late
 	st.Done, st.Settled = true, 3
 	b.mark(st)
 	got := b.recoverOne()

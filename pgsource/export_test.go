@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// What tests outside of the package need to see of its inside.
+// Access to unexported parts, for the tests outside of the package.
 
 // Pinned are the names of all settings that reactor makes.
 func Pinned() []string {
@@ -18,8 +18,8 @@ func Pinned() []string {
 	return names
 }
 
-// Settings reads what holds on each of the source's kinds of connections, in the way in which
-// its statements run there.
+// Settings reads the effective settings on each kind of connection, in the way in which its
+// statements run there.
 func (s *Source) Settings(t *testing.T, ctx context.Context) map[string]map[string]string {
 	t.Helper()
 	const sql = "SELECT name, current_setting(name) FROM unnest($1::text[]) AS name"
@@ -36,7 +36,7 @@ func (s *Source) Settings(t *testing.T, ctx context.Context) map[string]map[stri
 			return err
 		}
 	}
-	for kind, db := range map[string]*database{"work": s.work, "hot": s.hot, "control": s.control, "aside": s.aside} {
+	for kind, db := range map[string]*database{"work": s.work, "hot": s.hot, "control": s.control, "background": s.background} {
 		if err := db.rows(ctx, sql, []any{names}, read(kind)); err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func (s *Source) Settings(t *testing.T, ctx context.Context) map[string]map[stri
 // Pooled tells whether a pooler was found.
 func (s *Source) Pooled() bool { return s.pooled }
 
-// Purge removes what nobody needs.
+// Purge runs purgeRetries.
 func (s *Source) Purge(ctx context.Context) error { return s.purgeRetries(ctx) }
 
 // ClaimOutcome classifies the error of a claim.

@@ -8,8 +8,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestExtremeInstants: every timestamp that a row can have is read as what it is, by the
-// claim, by the journal and by a load.
+// TestExtremeInstants: the claim, the journal and a load read every possible timestamp of a row
+// correctly.
 func TestExtremeInstants(t *testing.T) {
 	b := newBench(t)
 	at := func(year int, month time.Month, day, hour int) driver.DBTime {
@@ -67,7 +67,7 @@ func TestExtremeInstants(t *testing.T) {
 			}
 		}
 	}
-	// The end of time as a bound: what it cannot hold is beyond it.
+	// The last instant as a bound: what does not fit is beyond it.
 	if late, _, err := b.LoadWindow(b.ctx, cursors(b.now()), math.MaxInt64, 1000); err != nil || len(late) != 0 {
 		t.Errorf("loaded %+v, %v before the last instant that fits", late, err)
 	}

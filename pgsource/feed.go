@@ -14,26 +14,27 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Feed is how an instance hears of new jobs. Whatever it is, what it says decides nothing:
-// the table is the truth, and the sweep finds what the feed did not tell.
+// Feed selects how an instance learns of new jobs. No feed decides anything: the state of a job is
+// what its row says, and the sweep finds every job that the feed did not announce.
 type Feed uint8
 
 const (
-	// FeedAuto follows what the deployment has: the triggers, or the publications; where it
-	// has neither, the WAL if the server and our role allow it, and else notify. While it has
-	// both, which is while it changes over, it listens to both (feedswitch.go).
+	// FeedAuto uses what the deployment has: the triggers, or the publications. With neither it
+	// uses the WAL if the server and our role allow that, and otherwise notify. With both, which is
+	// the state while a deployment changes over, it listens to both (feedswitch.go).
 	FeedAuto Feed = iota
-	// FeedWAL reads the server's log by logical replication: producers pay nothing.
+	// FeedWAL reads the server's log by logical replication. It costs producers nothing.
 	FeedWAL
-	// FeedNotify listens to the triggers' notifications, which make producers take turns.
+	// FeedNotify listens to the triggers' notifications. They make the commits of producers wait
+	// for each other.
 	FeedNotify
-	// FeedPoll hears of nothing: jobs are found by the sweep, up to a loop late.
+	// FeedPoll uses no announcements: the sweep finds new jobs, up to one loop late.
 	FeedPoll
 )
 
 var feedNames = []string{"auto", "wal", "notify", "poll"}
 
-// String returns the name used by flags and logs.
+// String returns the name that flags and logs use: "auto", "wal", "notify" or "poll".
 func (f Feed) String() string {
 	if int(f) < len(feedNames) {
 		return feedNames[f]
@@ -41,10 +42,10 @@ func (f Feed) String() string {
 	return fmt.Sprintf("Feed(%d)", uint8(f))
 }
 
-// MarshalText and UnmarshalText let flag and configuration parsers use Feed.
+// MarshalText returns the name that String returns.
 func (f Feed) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 
-// UnmarshalText parses what MarshalText wrote.
+// UnmarshalText parses what MarshalText returns; any other text is an error.
 func (f *Feed) UnmarshalText(text []byte) error {
 	at := slices.Index(feedNames, string(text))
 	if at < 0 {
@@ -60,34 +61,34 @@ func (s *Source) Listen(ctx context.Context, on func(driver.Hint)) error {
 	if s.cfg.Feed == FeedAuto {
 		return s.listenAuto(ctx, on)
 	}
-	s.feed.choseAt(noChoice)
+	s.feed.choseAt(fixedFeed)
 	return s.listenTo(ctx, s.cfg.Feed, on)
 }
 
-// listenTo listens to one feed, until ctx ends or the feed breaks.
+// listenTo listens to one feed until ctx ends or the feed breaks.
 func (s *Source) listenTo(ctx context.Context, feed Feed, on func(driver.Hint)) error {
-	defer s.feed.left(feed)
-	stands := func(h driver.Hint) {
+	defer s.feed.setEnded(feed)
+	pass := func(h driver.Hint) {
 		if h.Kind == driver.HintConnected {
-			s.feed.stands(feed)
+			s.feed.setEstablished(feed)
 		}
 		on(h)
 	}
 	switch feed {
 	case FeedWAL:
-		return s.listenWAL(ctx, stands)
+		return s.listenWAL(ctx, pass)
 	case FeedPoll:
-		stands(driver.Hint{Kind: driver.HintConnected})
+		pass(driver.Hint{Kind: driver.HintConnected})
 		<-ctx.Done()
 		return ctx.Err()
 	default:
-		return s.listenNotify(ctx, stands)
+		return s.listenNotify(ctx, pass)
 	}
 }
 
-// listenAuto listens to what the deployment has, and follows when that changes: what it has
-// begun with is left when the other stands. Whoever changes the deployment over tells the
-// membership (feedswitch.go); what somebody does by hand is noticed within a minute.
+// listenAuto listens to the feeds that the deployment provides, and follows when that changes: it
+// ends the old feed once the new one is established. FeedSwitch tells the instances of a change
+// over the channel of the membership; a change by hand is noticed within a minute.
 func (s *Source) listenAuto(ctx context.Context, on func(driver.Hint)) error {
 	chosen, why, err := s.choose(ctx)
 	if err != nil {
@@ -107,7 +108,7 @@ func (s *Source) listenAuto(ctx context.Context, on func(driver.Hint)) error {
 			return ctx.Err()
 		case r := <-a.ended:
 			if a.running[r.feed] != r {
-				continue // it was told to end
+				continue // follow has ended it
 			}
 			delete(a.running, r.feed)
 			if len(a.running) == 0 {
@@ -116,29 +117,29 @@ func (s *Source) listenAuto(ctx context.Context, on func(driver.Hint)) error {
 			a.lost.Fail(s.log, slog.LevelWarn, "one of two feeds is lost; trying again", "feed", r.feed.String(), "err", r.err)
 			s.feed.problem(r.err)
 			continue
-		case <-s.lookAtFeeds:
-			// Anybody may say that the membership has news, as often as he likes.
-			if rest := lookPause - time.Since(looked); rest > 0 {
-				time.AfterFunc(rest, s.lookAgain)
+		case <-s.feedChecks:
+			// Any client may send notifications on that channel, as often as it likes.
+			if rest := feedCheckPause - time.Since(looked); rest > 0 {
+				time.AfterFunc(rest, s.requestFeedCheck)
 				continue
 			}
 		case <-tick.C:
-			if s.feed.allStand(a.chosen) && !a.makeshift() {
+			if s.feed.allEstablished(a.chosen) && !a.provisional() {
 				continue
 			}
 		}
 		looked = time.Now()
-		// If the database cannot be asked, whoever needs it will say so.
+		// If the database does not answer, the components that need it report that.
 		if chosen, why, err := s.choose(ctx); err == nil {
 			a.follow(ctx, chosen, why)
 		}
 	}
 }
 
-// lookPause is the least time between two looks at what the deployment has.
-const lookPause = 250 * time.Millisecond
+// feedCheckPause is the least time between two checks of what the deployment provides.
+const feedCheckPause = 250 * time.Millisecond
 
-// autoFeed is what listenAuto listens to. It is owned by its goroutine.
+// autoFeed is the state of listenAuto. The goroutine of listenAuto owns it.
 type autoFeed struct {
 	*Source
 	running map[Feed]*running
@@ -146,24 +147,24 @@ type autoFeed struct {
 	ended   chan *running
 	lost    ratelog.Limiter
 
-	one sync.Mutex // on is called by one at a time
-	on  func(driver.Hint)
+	callMu sync.Mutex
+	on     func(driver.Hint) // called under callMu, by one feed at a time
 }
 
-// running is a feed that was started.
+// running is a feed that was started and has not been removed.
 type running struct {
 	feed Feed
 	end  context.CancelFunc
 	over chan struct{} // closed when it has ended
-	err  error         // after its end
+	err  error         // written before over is closed
 }
 
-// follow starts what was chosen, and ends what was not once all of that stands.
+// follow starts the chosen feeds. Once all of them are established it ends the others.
 func (a *autoFeed) follow(ctx context.Context, chosen []Feed, why string) {
 	if said := names(chosen) + ": " + why; said != a.saidFeed {
 		a.saidFeed = said
 		level := slog.LevelInfo
-		if a.lacking() != nil {
+		if a.missingAnnouncement() != nil {
 			level = slog.LevelWarn
 		}
 		a.log.Log(ctx, level, "how new jobs are announced", "feed", names(chosen), "because", why)
@@ -173,21 +174,22 @@ func (a *autoFeed) follow(ctx context.Context, chosen []Feed, why string) {
 			a.start(ctx, feed)
 		}
 	}
-	if !a.feed.allStand(chosen) {
-		return // looked at again with the next tick
+	if !a.feed.allEstablished(chosen) {
+		return // the next tick tries again
 	}
 	for feed, r := range a.running {
 		if !slices.Contains(chosen, feed) {
 			delete(a.running, feed)
 			r.end()
-			<-r.over // a second at most; what it leaves behind must not be taken for its successor's
+			<-r.over // a second at most. Its late updates must not be taken for those of a feed that follows.
 		}
 	}
 }
 
-// makeshift reports whether more runs than was chosen, or what was chosen is of little use.
-func (a *autoFeed) makeshift() bool {
-	return len(a.running) > len(a.chosen) || a.lacking() != nil
+// provisional reports whether more feeds run than were chosen, or the chosen feed announces
+// nothing: then the deployment is checked again soon.
+func (a *autoFeed) provisional() bool {
+	return len(a.running) > len(a.chosen) || a.missingAnnouncement() != nil
 }
 
 func (a *autoFeed) start(ctx context.Context, feed Feed) {
@@ -200,26 +202,27 @@ func (a *autoFeed) start(ctx context.Context, feed Feed) {
 		close(r.over)
 		select {
 		case a.ended <- r:
-		case <-ctx.Done(): // it was told to end
+		case <-ctx.Done(): // follow has ended it
 		}
 	})
 }
 
-// tell passes a hint on. The membership has news of the feeds as well.
+// tell passes a hint on. A change of the membership may also be a change of the feeds, so it
+// requests a check.
 func (a *autoFeed) tell(h driver.Hint) {
-	a.one.Lock()
-	defer a.one.Unlock()
+	a.callMu.Lock()
+	defer a.callMu.Unlock()
 	a.on(h)
 	if h.Kind != driver.HintJobs {
-		a.lookAgain()
+		a.requestFeedCheck()
 	}
 }
 
-// lookAgain has what the deployment has looked at.
-func (s *Source) lookAgain() {
+// requestFeedCheck has listenAuto check what the deployment provides.
+func (s *Source) requestFeedCheck() {
 	select {
-	case s.lookAtFeeds <- struct{}{}:
-	default: // it will be
+	case s.feedChecks <- struct{}{}:
+	default: // a check is requested already
 	}
 }
 
@@ -231,12 +234,13 @@ func names(feeds []Feed) string {
 	return strings.Join(list, " and ")
 }
 
-// noChoice is when an instance looks that has no choice.
-var noChoice = driver.DBTimeOf(time.Date(9999, time.January, 1, 0, 0, 0, 0, time.UTC))
+// fixedFeed is the time that an instance reports as feed_chosen_at when its feed is configured and
+// not chosen.
+var fixedFeed = driver.DBTimeOf(time.Date(9999, time.January, 1, 0, 0, 0, 0, time.UTC))
 
-// choose says what to listen to, and why. Once something has been chosen, triggers that are
-// gone are no reason to turn to the WAL: somebody may have disabled them for a moment, and the
-// sweep finds what they would have told. Publications are one.
+// choose returns the feeds to listen to, and the reason in words. Once a feed has been chosen,
+// missing triggers alone are no reason to change to the WAL: somebody may have disabled them for a
+// moment, and the sweep finds what they would have announced. Publications are a reason.
 func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err error) {
 	defer func() {
 		if err == nil {
@@ -247,9 +251,9 @@ func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err erro
 	if err != nil {
 		return nil, "", err
 	}
-	// What an earlier choice had to end has ended.
+	// The feeds that an earlier choice ended have ended.
 	s.feed.choseAt(p.at)
-	s.lacks(nil)
+	s.setMissing(nil)
 	switch {
 	case p.triggers && p.published:
 		return []Feed{FeedNotify, FeedWAL}, "the table has triggers and publications: it is being changed over (`reactor migrate feed` finishes it)", nil
@@ -257,8 +261,8 @@ func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err erro
 		return []Feed{FeedNotify}, "the table has its triggers", nil
 	}
 	if !p.published && slices.Contains(s.chosen, FeedNotify) {
-		why := "the table has lost its triggers, and the sweep has to find what is new: run psql -f sql/triggers.sql, or `reactor migrate feed wal`"
-		s.lacks(errors.New(why))
+		why := "the table has lost its triggers, and only the sweep finds new jobs: run psql -f sql/triggers.sql, or `reactor migrate feed wal`"
+		s.setMissing(errors.New(why))
 		return []Feed{FeedNotify}, why, nil
 	}
 	obstacle, err := s.walObstacle(ctx, p)
@@ -266,20 +270,20 @@ func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err erro
 	case err != nil:
 		return nil, "", err
 	case obstacle != nil:
-		why := "the table has no triggers, the WAL cannot be read, and the sweep has to find what is new: " + obstacle.Error() + "; or run psql -f sql/triggers.sql"
-		s.lacks(errors.New(why))
+		why := "the table has no triggers, the WAL cannot be read, and only the sweep finds new jobs: " + obstacle.Error() + "; or run psql -f sql/triggers.sql"
+		s.setMissing(errors.New(why))
 		return []Feed{FeedNotify}, why, nil
 	}
 	return []Feed{FeedWAL}, "the table has no triggers, and the server lets us read its WAL", nil
 }
 
-// feedStatus is what is known of the feeds at the moment.
+// feedStatus is the current state of the feeds.
 type feedStatus struct {
-	mu    sync.Mutex
-	state driver.FeedState // guarded by mu; but for Kind
-	stood []Feed           // guarded by mu: those that stand, in order
-	lacks error            // guarded by mu: what the deployment lacks, whatever stands
-	// chose is when what the table has was looked at, for what is listened to now. Guarded by mu.
+	mu          sync.Mutex
+	state       driver.FeedState // guarded by mu; Kind is not set in it
+	established []Feed           // guarded by mu: the feeds that are established, in ascending order
+	missing     error            // guarded by mu: why nothing announces new jobs, whichever feed is established
+	// chose is the time before the table was looked at for the current choice. Guarded by mu.
 	chose driver.DBTime
 }
 
@@ -289,16 +293,16 @@ func (s *Source) FeedState() driver.FeedState {
 	defer s.feed.mu.Unlock()
 	state := s.feed.state
 	state.Kind = s.feed.kind()
-	if s.feed.lacks != nil {
-		state.Problem = s.feed.lacks.Error()
+	if s.feed.missing != nil {
+		state.Problem = s.feed.missing.Error()
 	}
 	return state
 }
 
-// kind names the feeds that stand. The caller holds mu.
+// kind names the established feeds. The caller holds mu.
 func (f *feedStatus) kind() string {
-	list := make([]string, len(f.stood))
-	for i, feed := range f.stood {
+	list := make([]string, len(f.established))
+	for i, feed := range f.established {
 		list[i] = feed.String()
 	}
 	return strings.Join(list, ",")
@@ -307,7 +311,7 @@ func (f *feedStatus) kind() string {
 func (f *feedStatus) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.stood, f.chose = nil, 0
+	f.established, f.chose = nil, 0
 	f.state = driver.FeedState{}
 }
 
@@ -317,7 +321,7 @@ func (f *feedStatus) choseAt(at driver.DBTime) {
 	f.chose = at
 }
 
-// report is what a heartbeat says: all of one moment.
+// report returns what a heartbeat says of the feeds.
 func (s *Source) report() (kind, problem string, chose driver.DBTime) {
 	state := s.FeedState()
 	s.feed.mu.Lock()
@@ -325,42 +329,42 @@ func (s *Source) report() (kind, problem string, chose driver.DBTime) {
 	return s.feed.kind(), state.Problem, s.feed.chose
 }
 
-func (f *feedStatus) stands(feed Feed) {
+func (f *feedStatus) setEstablished(feed Feed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !slices.Contains(f.stood, feed) {
-		f.stood = append(f.stood, feed)
-		slices.Sort(f.stood)
+	if !slices.Contains(f.established, feed) {
+		f.established = append(f.established, feed)
+		slices.Sort(f.established)
 	}
 	f.state.Problem = ""
 }
 
-func (f *feedStatus) left(feed Feed) {
+func (f *feedStatus) setEnded(feed Feed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.stood = slices.DeleteFunc(f.stood, func(one Feed) bool { return one == feed })
+	f.established = slices.DeleteFunc(f.established, func(one Feed) bool { return one == feed })
 }
 
-func (f *feedStatus) allStand(feeds []Feed) bool {
+func (f *feedStatus) allEstablished(feeds []Feed) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !slices.ContainsFunc(feeds, func(feed Feed) bool { return !slices.Contains(f.stood, feed) })
+	return !slices.ContainsFunc(feeds, func(feed Feed) bool { return !slices.Contains(f.established, feed) })
 }
 
-// lacks notes that there is a feed, and nothing that would tell it of new jobs.
-func (s *Source) lacks(what error) {
+// setMissing records why a feed is established and nothing announces new jobs; nil: that has ended.
+func (s *Source) setMissing(what error) {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
-	s.feed.lacks = what
+	s.feed.missing = what
 }
 
-func (s *Source) lacking() error {
+func (s *Source) missingAnnouncement() error {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
-	return s.feed.lacks
+	return s.feed.missing
 }
 
-// problem says what keeps a feed from standing; nil: nothing any more.
+// problem records what keeps a feed from being established; nil: nothing does any more.
 func (f *feedStatus) problem(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// feeds are those that announce something.
+// feeds are the feeds that announce jobs.
 var feeds = []pgsource.Feed{pgsource.FeedNotify, pgsource.FeedWAL}
 
 // overFeeds runs a test over each feed.
@@ -18,8 +18,8 @@ func overFeeds(t *testing.T, test func(t *testing.T, b *bench, feed pgsource.Fee
 	}
 }
 
-// nextJobs is the next hint about jobs of which at least one is due within a minute: the WAL
-// feed tells of all the others, too.
+// nextJobs returns the next hint about jobs of which at least one is due within a minute: the WAL
+// feed also announces all others.
 func nextJobs(b *bench, hints <-chan driver.Hint) driver.Hint {
 	b.t.Helper()
 	for {
@@ -71,8 +71,8 @@ func TestFeedHints(t *testing.T) {
 	})
 }
 
-// TestFeedMembership: what happens to shards and lanes is told over each feed to whoever has
-// another one.
+// TestFeedMembership: each feed announces changes of shards and lanes to instances that use another
+// feed.
 func TestFeedMembership(t *testing.T) {
 	overFeeds(t, func(t *testing.T, b *bench, feed pgsource.Feed) {
 		s := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Feed: feed})

@@ -15,30 +15,32 @@ import (
 	schema "github.com/job-publisher/reactor/sql"
 )
 
-// FeedSwitch changes a deployment over from one feed to the other while it runs.
+// FeedSwitch changes a running deployment from one feed to the other.
 type FeedSwitch struct {
+	// DatabaseURL is a connection string of the owner of the table. See Config.DatabaseURL.
 	DatabaseURL string
 	// To is FeedWAL or FeedNotify.
 	To Feed
-	// Patience is how long the instances, and transactions that hold locks on the table, are
-	// waited for. Defaults to a minute.
+	// Patience is how long Run waits for the instances, and for transactions that hold locks on the
+	// table. Defaults to one minute.
 	Patience time.Duration
-	// Tell is called with each step, in words. Optional.
+	// Tell is called after each step, with a text that describes it. Optional.
 	Tell func(step string)
 }
 
-// Run changes over. Nothing is lost or late meanwhile, for at each moment every instance has a
-// feed that hears of everything:
+// Run changes over. No job is lost or late meanwhile: at each moment every instance has a feed that
+// announces every job.
 //
-//	what the new feed needs is created ─► the instances, which see both, begin with the new one
-//	─► each says in its heartbeat that it has seen both, and that the new one stands
-//	─► what the old one needs is dropped ─► the instances leave the old one
+//	create what the new feed needs ─► the instances see both feeds and begin with the new one
+//	─► each reports in its heartbeat that it has seen both, and that the new one is established
+//	─► drop what the old feed needs ─► the instances end the old feed
 //
-// That it stands is not enough: an instance may be about to leave it, after an earlier change.
+// It is not enough that the new feed is established: an instance may be about to end it, after an
+// earlier change.
 //
-// If we die between two steps the deployment has both, and works; running it again, in either
-// direction, finishes it. An instance that cannot follow, or was told not to (--feed), keeps
-// the old feed in place: the error names it.
+// If we crash between two steps, the deployment has both feeds and works. Running it again, in
+// either direction, completes the change. If an instance cannot follow, or its Config.Feed is not
+// FeedAuto, the old feed stays, and the error names the instance.
 func (w FeedSwitch) Run(ctx context.Context) error {
 	if w.To != FeedWAL && w.To != FeedNotify {
 		return &driver.ConfigError{Field: "To", Value: w.To, Problem: "must be wal or notify"}
@@ -62,12 +64,13 @@ func (w FeedSwitch) Run(ctx context.Context) error {
 		}
 		w.Tell(created)
 		var since time.Time
-		if err := patient(ctx, conn, func(tx pgx.Tx) error {
+		if err := inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			return tx.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(&since)
 		}); err != nil {
 			return err
 		}
-		// With what the new one needs once more: somebody may just have dropped it, on his way back.
+		// Create what the new feed needs once more: somebody may just have dropped it, while
+		// changing back.
 		if err := w.step(ctx, conn, create+drop, since); err != nil {
 			return err
 		}
@@ -76,14 +79,14 @@ func (w FeedSwitch) Run(ctx context.Context) error {
 	})
 }
 
-// mayReadWAL refuses what no instance could follow to.
+// mayReadWAL refuses a server whose WAL no instance could read.
 func mayReadWAL(ctx context.Context, conn *pgx.Conn) error {
 	var (
 		level, standbys string
 		slots, free     int
 	)
-	err := patient(ctx, conn, func(tx pgx.Tx) error {
-		if err := script(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
+	err := inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+		if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, walServerSQL).Scan(&level, &standbys, &slots, &free)
@@ -95,43 +98,43 @@ func mayReadWAL(ctx context.Context, conn *pgx.Conn) error {
 }
 
 const (
-	// switchLockPatience is how long a change of the table may wait for its lock: all claims
-	// and inserts wait behind it.
-	switchLockPatience = 20 * time.Millisecond
-	// switchPause is the time between two tries, at first and at most.
+	// switchLockTimeout is how long a change of the table may wait for its lock: all claims and
+	// inserts wait behind it.
+	switchLockTimeout = 20 * time.Millisecond
+	// switchPause is the first pause between two attempts, and mostSwitchPause the longest.
 	switchPause, mostSwitchPause = 200 * time.Millisecond, 2 * time.Second
 )
 
-// errFollowers are instances that do not hear by the new feed yet.
-type errFollowers struct{ list []string }
+// laggingInstances names the instances that do not use the new feed yet. It is an error.
+type laggingInstances struct{ list []string }
 
-func (e *errFollowers) Error() string { return strings.Join(e.list, "; ") }
+func (e *laggingInstances) Error() string { return strings.Join(e.list, "; ") }
 
-// step runs a text in one transaction, as soon as it gets its locks and, if there is a time
-// since which they have to have seen the new feed, all instances hear by it.
+// step runs a text in one transaction, as soon as it gets its locks. With a time since given, it
+// also waits until all instances use the new feed, and have checked the table after that time.
 func (w FeedSwitch) step(ctx context.Context, conn *pgx.Conn, text string, since time.Time) error {
 	deadline := time.Now().Add(w.Patience)
 	said, pause := "", switchPause
 	for {
-		err := locked(ctx, conn, func(tx pgx.Tx) error {
-			// What the role's search path leads to may be anybody's functions and operators. And
-			// should we be cut off in here, nobody waits for our locks for long.
-			if err := script(ctx, tx, fmt.Sprintf(`SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '%dms';
-				SET LOCAL statement_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '1s'`, switchLockPatience.Milliseconds())); err != nil {
+		err := inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+			// The role's search path may lead to functions and operators of anybody. The timeouts
+			// bound how long others wait for our locks if our connection breaks here.
+			if err := execScript(ctx, tx, fmt.Sprintf(`SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '%dms';
+				SET LOCAL statement_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '1s'`, switchLockTimeout.Milliseconds())); err != nil {
 				return err
 			}
 			if !since.IsZero() {
-				if err := w.followed(ctx, tx, since); err != nil {
+				if err := w.requireNewFeed(ctx, tx, since); err != nil {
 					return err
 				}
 			}
-			if err := script(ctx, tx, text); err != nil {
+			if err := execScript(ctx, tx, text); err != nil {
 				return err
 			}
 			_, err := tx.Exec(ctx, tellMembershipSQL, membershipChannel)
 			return err
 		})
-		var missing *errFollowers
+		var missing *laggingInstances
 		var waits string
 		switch {
 		case err == nil:
@@ -155,13 +158,13 @@ func (w FeedSwitch) step(ctx context.Context, conn *pgx.Conn, text string, since
 			return ctx.Err()
 		case <-time.After(pause):
 		}
-		if missing == nil { // whoever waits for the table waits behind us each time
+		if missing == nil { // each attempt makes others wait behind us for the table
 			pause = min(2*pause, mostSwitchPause)
 		}
 	}
 }
 
-func (w FeedSwitch) givenUp(missing *errFollowers) error {
+func (w FeedSwitch) givenUp(missing *laggingInstances) error {
 	if missing == nil {
 		return errors.New("a transaction holds a lock on the table of jobs for too long: end it (SELECT * FROM pg_stat_activity ORDER BY xact_start), and run this again")
 	}
@@ -169,13 +172,13 @@ func (w FeedSwitch) givenUp(missing *errFollowers) error {
 	if w.To == FeedNotify {
 		back = FeedWAL
 	}
-	return fmt.Errorf("not all instances hear of new jobs by %s (%s), so that what they hear by now stays as well: put that right and run this again, or take it back with `reactor migrate feed %s`", w.To, missing, back)
+	return fmt.Errorf("not all instances use the feed %s (%s), so the old feed stays as well: correct that and run this again, or change back with `reactor migrate feed %s`", w.To, missing, back)
 }
 
-// followed makes sure that every instance that lives stands on the new feed. It locks out those
-// that are about to join: they come after us, and find the new feed alone.
-func (w FeedSwitch) followed(ctx context.Context, tx pgx.Tx, since time.Time) error {
-	if err := script(ctx, tx, "LOCK TABLE reactor.instances IN SHARE MODE"); err != nil {
+// requireNewFeed makes sure that every living instance uses the new feed. It blocks instances that
+// are about to join: they join after us, and find the new feed alone.
+func (w FeedSwitch) requireNewFeed(ctx context.Context, tx pgx.Tx, since time.Time) error {
+	if err := execScript(ctx, tx, "LOCK TABLE reactor.instances IN SHARE MODE"); err != nil {
 		return err
 	}
 	rows, err := tx.Query(ctx, `
@@ -194,17 +197,17 @@ func (w FeedSwitch) followed(ctx context.Context, tx pgx.Tx, since time.Time) er
 	if err != nil {
 		return err
 	}
-	missing := &errFollowers{}
+	missing := &laggingInstances{}
 	for _, i := range list {
 		heard := strings.Split(i.Feed, ",")
-		stands := slices.Contains(heard, w.To.String())
+		established := slices.Contains(heard, w.To.String())
 		switch {
-		case stands && i.Looked, slices.Contains(heard, FeedPoll.String()):
+		case established && i.Looked, slices.Contains(heard, FeedPoll.String()):
 		case i.Old:
 			missing.list = append(missing.list, i.Name+" is of an earlier version")
 		case i.Problem != "":
 			missing.list = append(missing.list, i.Name+": "+i.Problem)
-		case stands:
+		case established:
 			missing.list = append(missing.list, i.Name+" has not looked yet")
 		case i.Feed == "":
 			missing.list = append(missing.list, i.Name+" has no feed at the moment")

@@ -9,23 +9,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A deployment is one database with its jobs, and its name is in the MQTT client ids of its
-// lanes: to the broker, whoever has the id is the lane. So a copy of the database needs
-// another name, or it would take over the sessions of the original, and mix its packet
-// ids with theirs.
+// A deployment is one database with its jobs. Its name is part of the MQTT client ids of its lanes,
+// and the broker identifies a lane by its client id alone. So a copy of the database needs another
+// name: otherwise it would take over the sessions of the original, and mix its packet ids with
+// theirs.
 //
-// What a copy cannot copy is the system identifier of its cluster, where it was restored
-// from a dump, and the oid, where it is in the same cluster. A physical copy (a base
-// backup, a snapshot of the disk) has both, as a standby that is promoted must: it is the
-// same database then, as far as anybody can tell. Two of those that run at once show at
-// the broker, where they take each other's sessions over (reactor/contest.go).
+// A copy that was restored from a dump differs from the original in the system identifier of its
+// cluster, or in its oid if it is in the same cluster. A physical copy (a base backup, a snapshot
+// of the disk) has the same values for both, as a promoted standby must: nothing in the database
+// tells it from the original. If both run at once, that shows at the broker, where they take each
+// other's sessions over (reactor/contest.go).
 
-// identify compares the database with what the deployment was named for, and sets the
-// prefix of the client ids. A copy takes a new name before any of its lanes is leased: what
-// its journal holds is the original's, and will find no session at the broker.
+// identify compares the database with the one that the deployment's name was given for, and sets
+// the prefix of the client ids. A copy takes a new name before any of its lanes is leased: its
+// journal is about the original's messages, and will find no session at the broker.
 //
-// All of it in one transaction, one instance at a time. If we die before its commit the
-// next start does it again; if after it, the next finds everything in order.
+// All of it is one transaction, made by one instance at a time. If we crash before its commit, the
+// next start does it again; if after it, the next start finds everything in order.
 func (s *Source) identify(ctx context.Context) error {
 	var name string
 	err := s.control.tx(ctx, func(tx pgx.Tx) error {
@@ -45,8 +45,8 @@ func (s *Source) identify(ctx context.Context) error {
 			Scan(&name, &had.system, &had.database, &have.database); err != nil {
 			return err
 		}
-		// Some services do not let everybody ask for it. A statement of its own: the right is
-		// asked for before any CASE is looked at.
+		// Some managed services do not let every role read it. The right is checked by a statement
+		// of its own, because PostgreSQL checks it before it evaluates a CASE.
 		var mayAsk bool
 		err := tx.QueryRow(ctx, "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')").Scan(&mayAsk)
 		if err == nil && mayAsk {
@@ -56,7 +56,7 @@ func (s *Source) identify(ctx context.Context) error {
 			return err
 		}
 		if have.system == 0 && had.database == have.database {
-			have.system = had.system // and not forget what somebody else has found out
+			have.system = had.system // keep the value that another role could read
 		}
 		copied := had.database != 0 && (had.database != have.database || had.system != have.system && had.system != 0 && have.system != 0)
 		want := name
@@ -80,7 +80,7 @@ func (s *Source) identify(ctx context.Context) error {
 		case copied:
 			s.log.Warn("this database is a copy of another deployment's; its MQTT sessions get a name of their own", "was", name, "is", want)
 		}
-		// The sessions that the marks were left in are not ours under another name.
+		// Under another name the sessions that carry the marks are not ours.
 		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET mark = NULL WHERE $1", want != name); err != nil {
 			return err
 		}
@@ -102,9 +102,9 @@ func refuseRenaming(ctx context.Context, tx pgx.Tx, name, want string) error {
 	}
 	switch {
 	case alive > 0:
-		return fmt.Errorf("the deployment is called %s, and %d instances run under that name: stop all of them before one is started as %s (--deployment)", name, alive, want)
+		return fmt.Errorf("the deployment is called %s, and %d instances run under that name: stop all of them before you start one as %s (pgsource.Config.Deployment)", name, alive, want)
 	case journalled > 0:
-		return fmt.Errorf("the deployment is called %s, and messages are on their way under that name: run an instance as %s once more and stop it cleanly, then start all as %s (--deployment)", name, name, want)
+		return fmt.Errorf("the deployment is called %s, and messages are on their way under that name: run an instance as %s once more and stop it cleanly, then start all as %s (pgsource.Config.Deployment)", name, name, want)
 	}
 	return nil
 }

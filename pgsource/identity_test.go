@@ -13,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/pgsource"
 )
 
-// name is what the deployment is called.
+// name returns the name of the deployment.
 func (b *bench) name() (name string) {
 	b.t.Helper()
 	if err := b.conn.QueryRow(b.ctx, "SELECT name FROM reactor.deployment").Scan(&name); err != nil {
@@ -38,7 +38,7 @@ func (b *bench) reopen(cfg pgsource.Config) (*pgsource.Source, string) {
 	return s, log.String()
 }
 
-// used is a bench whose lane has a mark in its session.
+// used is a bench whose lane has a mark.
 func used(t *testing.T) (b *bench, name string) {
 	t.Helper()
 	b = newBench(t)
@@ -70,8 +70,8 @@ func (b *bench) isCopy(was string) {
 	}
 }
 
-// TestStaysTheSame: a restart changes nothing, and neither does a role that may not ask who
-// the cluster is.
+// TestStaysTheSame: a restart does not change the name, not even by a role that may not read the
+// cluster's identifier.
 func TestStaysTheSame(t *testing.T) {
 	b, name := used(t)
 	_, url := b.role("")
@@ -120,8 +120,8 @@ func TestCopyFromADump(t *testing.T) {
 	b.isCopy(name)
 }
 
-// TestPhysicalCopy: nothing tells it from the original, as nothing may tell a standby that is
-// promoted. That is left to the broker's take-overs.
+// TestPhysicalCopy: nothing in the database tells it from the original, as with a promoted standby.
+// The take-overs at the broker show it.
 func TestPhysicalCopy(t *testing.T) {
 	server := testkit.OwnPostgres(t, ownServer)
 	b := examine(t, server.URL())
@@ -131,7 +131,7 @@ func TestPhysicalCopy(t *testing.T) {
 	if _, log := copied.reopen(pgsource.Config{DatabaseURL: copied.url}); copied.name() != b.name() || strings.Contains(log, "copy") {
 		t.Errorf("it is called %s, the original %s, and logs %q", copied.name(), b.name(), log)
 	}
-	// Whoever makes one says so.
+	// Whoever makes such a copy has to configure a name.
 	copied.exec("TRUNCATE reactor.instances")
 	copied.reopen(pgsource.Config{DatabaseURL: copied.url, Deployment: "staging"})
 	if copied.name() != "staging" {
@@ -139,7 +139,7 @@ func TestPhysicalCopy(t *testing.T) {
 	}
 }
 
-// TestTwoStartOnACopy: both must have the same name.
+// TestTwoStartOnACopy: two instances that start on a copy at once get the same name.
 func TestTwoStartOnACopy(t *testing.T) {
 	b, name := used(t)
 	b.exec("UPDATE reactor.deployment SET system_identifier = system_identifier - 1")
@@ -176,7 +176,7 @@ func TestTwoStartOnACopy(t *testing.T) {
 	}
 }
 
-// TestRename: a name that is given is taken, but not from under what depends on the old one.
+// TestRename: a configured name is used, but not while anything depends on the old one.
 func TestRename(t *testing.T) {
 	b, name := used(t)
 	renamed := pgsource.Config{DatabaseURL: b.url, Deployment: "plant-7"}
@@ -198,7 +198,7 @@ func TestRename(t *testing.T) {
 	if _, lease := b.join(s); lease.ClientID != "reactor-plant-7-1" || lease.Mark != "" {
 		t.Errorf("the lease is %+v", lease)
 	}
-	// Who comes without a name takes that of the deployment.
+	// An instance without a configured name uses that of the deployment.
 	if s, _ := b.reopen(pgsource.Config{DatabaseURL: b.url}); b.name() != "plant-7" {
 		t.Errorf("it is called %s", b.name())
 	} else if _, lease := b.join(s); !strings.HasPrefix(lease.ClientID, "reactor-plant-7-") {
@@ -206,7 +206,7 @@ func TestRename(t *testing.T) {
 	}
 }
 
-// TestCopyThatKeepsItsName: a restore in a new cluster, where the old one is gone.
+// TestCopyThatKeepsItsName: a restore in a new cluster, after the old one has ceased to exist.
 func TestCopyThatKeepsItsName(t *testing.T) {
 	b, name := used(t)
 	b.exec("UPDATE reactor.deployment SET system_identifier = system_identifier - 1")

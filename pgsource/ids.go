@@ -6,14 +6,14 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// idsCodec writes []int64 as bigint[]. pgx's own codec makes an allocation of each element,
-// which would be one for each job of a claim.
+// idsCodec encodes []int64 as bigint[]. pgx's own codec allocates memory for each element, which is
+// one allocation for each job of a claim.
 type idsCodec struct{ *pgtype.ArrayCodec }
 
 func registerIDs(types *pgtype.Map) {
 	element, ok := types.TypeForOID(pgtype.Int8OID)
 	if !ok {
-		return // then it is done the other way
+		return // pgx uses its own codec
 	}
 	types.RegisterType(&pgtype.Type{
 		Name: "_int8", OID: pgtype.Int8ArrayOID, Codec: idsCodec{&pgtype.ArrayCodec{ElementType: element}},
@@ -30,9 +30,9 @@ func (c idsCodec) PlanEncode(m *pgtype.Map, oid uint32, format int16, value any)
 
 type encodeIDs struct{}
 
-// Encode appends PostgreSQL's binary form of a one-dimensional array: the number of
-// dimensions, whether there are NULLs, the type and the one dimension's length and lower
-// bound; then the elements, each with its length (array_recv in its arrayfuncs.c).
+// Encode appends PostgreSQL's binary form of a one-dimensional array: the number of dimensions,
+// whether it contains NULLs, the element type, the length and the lower bound of the one dimension,
+// and then the elements, each with its length (array_recv in PostgreSQL's arrayfuncs.c).
 func (encodeIDs) Encode(value any, buf []byte) ([]byte, error) {
 	ids := value.([]int64)
 	if ids == nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// TestPlansGoByIndex: each statement that reads jobs, in both variants, as it is planned for
-// its parameters and for any.
+// TestPlansGoByIndex: each statement that reads jobs uses an index, in both variants, with a plan
+// for its parameters and with a generic plan.
 func TestPlansGoByIndex(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -55,7 +55,7 @@ func TestPlansGoByIndex(t *testing.T) {
 				"journal": jobs.journal, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
 			} {
 				for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
-					plan := explain1(t, ctx, s, sql, mode)
+					plan := planOf(t, ctx, s, sql, mode)
 					tables := []string{" on jobs", " on heir"}
 					if name != "journal" { // is read by a recovery alone
 						tables = append(tables, " on in_flight")
@@ -87,8 +87,8 @@ func readsAll(plan string, tables []string) string {
 	return ""
 }
 
-// explain1 is the plan of a statement on a connection as it is used.
-func explain1(t *testing.T, ctx context.Context, s *Source, sql, mode string) (plan string) {
+// planOf returns the plan of a statement on a connection with our settings.
+func planOf(t *testing.T, ctx context.Context, s *Source, sql, mode string) (plan string) {
 	t.Helper()
 	values := map[string]string{
 		"bigint": "7", "bigint[]": "'{6,8,10}'", "integer": "1", "smallint": "1", "smallint[]": "'{1,2}'", "integer[]": "'{1,2}'",
@@ -124,8 +124,8 @@ func explain1(t *testing.T, ctx context.Context, s *Source, sql, mode string) (p
 	return plan
 }
 
-// TestDeadNotesAreNotWalked: whether there are retries is asked by each claim. Where an old
-// snapshot keeps a million that were deleted, the question would take a second.
+// TestDeadNotesAreNotWalked: each claim checks whether there are retries. If an old snapshot keeps
+// a million deleted rows of them, that check would take a second.
 func TestDeadNotesAreNotWalked(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -13,47 +13,47 @@ import (
 	"github.com/jackc/pgerrcode"
 )
 
-// What Open looks at before anything is claimed: the server, the way to it, the table, and
-// our rights on it.
+// Open inspects the server, the path to it, the table, and our rights on the table, before anything
+// is claimed.
 
-// minServerVersion is the oldest PostgreSQL we run on, as server_version_num.
+// minServerVersion is the oldest supported PostgreSQL, as server_version_num.
 const minServerVersion = 150000
 
-// lookAround finds out where the database URL leads, over a connection of its own, and
-// returns the search path that our role has there.
+// inspectServer finds out, over a connection of its own, where the database URL leads, and returns
+// the search path that our role has there.
 //
-// The protocol names the backend of a connection, and so does SQL; where they differ there
-// is a pooler in between, and what we set, prepare or lock is not ours alone. One in
-// session mode looks the same, and is treated the same.
-func (s *Source) lookAround(ctx context.Context) (path []string, err error) {
+// The protocol names the backend of a connection, and so does SQL. Where they differ there is a
+// pooler in between, and what we set, prepare or lock in the session is not ours alone. A pooler in
+// session mode looks the same and is treated the same.
+func (s *Source) inspectServer(ctx context.Context) (path []string, err error) {
 	for range 5 {
-		// A role's default may be to give a statement up before we can say otherwise.
-		if path, err = s.lookAroundOnce(ctx); sqlState(err) != pgerrcode.QueryCanceled {
+		// A role's default timeout may cancel the statement before we can change the timeout.
+		if path, err = s.inspectServerOnce(ctx); sqlState(err) != pgerrcode.QueryCanceled {
 			break
 		}
 	}
 	return path, err
 }
 
-func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) {
+func (s *Source) inspectServerOnce(ctx context.Context) (path []string, err error) {
 	cfg, err := pgx.ParseConfig(s.cfg.DatabaseURL)
 	if err != nil {
 		return nil, redacted(err)
 	}
 	s.configure(cfg)
-	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	var (
 		pid, version           int
 		shown, encoding, admin string
 		standby                bool
 	)
-	conn, err := firstWords(ctx, cfg, func(conn *pgx.Conn) error {
-		// In a transaction, for the session may be a pooler's.
+	conn, err := connectWithoutLimits(ctx, cfg, func(conn *pgx.Conn) error {
+		// In a transaction, because the session may be a pooler's.
 		if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").Close(); err != nil {
 			return err
 		}
-		// Everything is named in full: our search path is not safe yet.
+		// All names are qualified: the search path is still the role's.
 		return conn.QueryRow(ctx, `
 			SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
 			       pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_encoding'),
@@ -80,8 +80,8 @@ func (s *Source) lookAroundOnce(ctx context.Context) (path []string, err error) 
 	return path, nil
 }
 
-// findTable finds the table that the deployment is about. Where our search path leads to
-// another one, applications that insert into that one would wait for ever.
+// findTable finds the table of the deployment. If our search path leads to another table of the
+// same shape, that is an error: jobs that applications insert there would never be published.
 func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	var (
 		schema  string
@@ -125,12 +125,12 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	}
 	at := slices.IndexFunc(list, func(f found) bool { return f.Schema == schema })
 	if at < 0 {
-		if err := s.follow(ctx, schema); err != nil {
+		if err := s.findMovedTable(ctx, schema); err != nil {
 			return table{}, err
 		}
 		return s.findTable(ctx, path)
 	}
-	if err := s.refuseOthers(ctx, schema); err != nil {
+	if err := s.refuseSecondTable(ctx, schema); err != nil {
 		return table{}, err
 	}
 	switch {
@@ -144,21 +144,22 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
 			qualified(schema), qualified(list[0].Schema))
 	case list[at].Hidden:
-		return table{}, hidden(qualified(schema))
+		return table{}, rowSecurityError(qualified(schema))
 	case list[at].Ruled:
 		return table{}, fmt.Errorf("a rule ON UPDATE on %s would rewrite every claim, which PostgreSQL does not allow: drop the rule, a trigger can do the same", qualified(schema))
 	}
 	return newTable(schema, list[at].Tree), nil
 }
 
-// ourColumns are those of the table that our statements name.
+// ourColumns are the columns of the table that our statements name.
 var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard", "claim"}
 
-// follow finds the table where it went: somebody has renamed its schema, or moved it to another
-// one. It is known by our triggers, or publications. Instances that run find it when they look after the table.
-// One statement notes the place: if we die before it, the next start looks again; of several that
-// find it at once, the first notes it and the others change nothing.
-func (s *Source) follow(ctx context.Context, was string) error {
+// findMovedTable finds the table where somebody has renamed its schema, or moved the table to
+// another one, and records the new place. The table is recognized by our triggers or publications.
+// Running instances find it when they check the table. One statement records the place: if we crash
+// before it, the next start searches again; if several instances find the table at once, the first
+// records it and the others change nothing.
+func (s *Source) findMovedTable(ctx context.Context, was string) error {
 	var schemas, names []string
 	if err := s.control.row(ctx, `
 		SELECT coalesce(array_agg(nspname::text), '{}'), coalesce(array_agg(relname::text), '{}')
@@ -185,15 +186,15 @@ func (s *Source) follow(ctx context.Context, was string) error {
 	return s.control.exec(ctx, "UPDATE reactor.deployment SET jobs_schema = $1 WHERE jobs_schema = $2", schemas[0], was)
 }
 
-// hidden is a table of which our role may not see all.
-func hidden(name string) error {
+// rowSecurityError is for a table of which our role may not see all rows.
+func rowSecurityError(name string) error {
 	return fmt.Errorf("row-level security hides rows of %s from this role, and nobody would publish those jobs: run ALTER ROLE … BYPASSRLS as a superuser, or ALTER TABLE %s DISABLE ROW LEVEL SECURITY", name, name)
 }
 
-// refuseOthers looks for other tables that announce their jobs to this deployment, as
-// versions before 3 made them in every schema they were pointed to. Nobody would publish
-// those. Partitions and heirs of the table are part of it.
-func (s *Source) refuseOthers(ctx context.Context, schema string) error {
+// refuseSecondTable looks for other tables that announce their jobs to this deployment: versions
+// before 3 created triggers in every schema that they were pointed to. Nobody would publish those
+// jobs. Partitions and inheritance children of the table belong to it.
+func (s *Source) refuseSecondTable(ctx context.Context, schema string) error {
 	var other string
 	err := s.control.row(ctx, `
 		WITH RECURSIVE tree (oid) AS (
@@ -208,9 +209,9 @@ func (s *Source) refuseOthers(ctx context.Context, schema string) error {
 	return err
 }
 
-// warnOfTriggers looks at the triggers that others have put on the table. They run inside our
-// claims, where the search path is not their maker's: a function that names its tables without
-// their schemas, and sets no path of its own, would fail every claim.
+// warnOfTriggers warns of triggers that others have created on the table. They run inside our
+// claims, where the search path is ours: a function that names its tables without their schemas,
+// and sets no search path itself, would make every claim fail.
 func (s *Source) warnOfTriggers(ctx context.Context) error {
 	var list []string
 	err := s.control.row(ctx, `
@@ -227,10 +228,10 @@ func (s *Source) warnOfTriggers(ctx context.Context) error {
 	return err
 }
 
-// errNoSchema: see sql/.
+// errNoSchema: the schema in sql/ has not been applied, or only an earlier version of it.
 var errNoSchema = errors.New("the tables of reactor are not in this database, or of an earlier version: run `reactor migrate up` or, where that finds nothing to do, psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database")
 
-// checkRights makes sure that we may do what we will do.
+// checkRights makes sure that the role has all rights that our statements need.
 func (s *Source) checkRights(ctx context.Context) error {
 	var complete bool
 	err := s.control.row(ctx, `
@@ -248,7 +249,7 @@ func (s *Source) checkRights(ctx context.Context) error {
 }
 
 func (s *Source) lacksRights(ctx context.Context) error {
-	// So does one that is missing.
+	// A missing table also looks like a lack of rights.
 	var missing string
 	if err := s.control.row(ctx, `
 		SELECT coalesce(string_agg('reactor.' || name, ', '), '')
@@ -260,7 +261,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 	if missing != "" {
 		return fmt.Errorf("%s is not there: restore it, or create it anew with psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database", missing)
 	}
-	// A policy on a table of our own looks like a lack of rights.
+	// A row-level security policy on a table of our own also looks like a lack of rights.
 	var covered *string
 	if err := s.control.row(ctx, `
 		SELECT min(c.oid::regclass::text) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -268,7 +269,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 		return err
 	}
 	if covered != nil {
-		return hidden(*covered)
+		return rowSecurityError(*covered)
 	}
 	var role string
 	if err := s.control.row(ctx, "SELECT quote_ident(current_user)", nil, &role); err != nil {
@@ -282,7 +283,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 		role, role, jobs, role, role)
 }
 
-// sqlState is the SQLSTATE of an error, or "".
+// sqlState returns the SQLSTATE of an error, or "" if the server sent none.
 func sqlState(err error) string {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -291,22 +292,22 @@ func sqlState(err error) string {
 	return ""
 }
 
-// qualified is the name of the table jobs in a schema, in SQL.
+// qualified returns the name of the table jobs in a schema, quoted for SQL.
 func qualified(schema string) string { return pgx.Identifier{schema, "jobs"}.Sanitize() }
 
-// table is the table of jobs, and the statements that are about it.
+// table is the table of jobs, with the statements that use it.
 type table struct {
 	name   string // qualified
 	schema string
-	tree   bool // it has partitions or heirs
+	tree   bool // it has partitions or inheritance children
 
 	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, lockReturns, handBack, purge string
 	waiting, lockOne, touch                                                                      string
 }
 
-// newTable makes the statements. A table without partitions or heirs is addressed by ONLY,
-// so that the place of a row (its ctid) names it. In a tree of tables the same place is
-// there in each; then a row is known by its table and its place, which costs a claim 4 %.
+// newTable builds the statements. A table without partitions or children is addressed with ONLY, so
+// that the place of a row (its ctid) identifies it. In a tree of tables the same ctid exists in
+// each table; a row is then identified by its table and its ctid, which makes a claim 4 % slower.
 func newTable(schema string, tree bool) table {
 	t := table{name: qualified(schema), schema: schema, tree: tree}
 	only, place := "ONLY ", claimByPlace

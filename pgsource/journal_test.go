@@ -42,7 +42,7 @@ func TestClaimJournalsWhatItTakes(t *testing.T) {
 	}
 }
 
-// TestClaimLooksAgain: the wheel's knowledge may be stale in every way.
+// TestClaimLooksAgain: an entry of the wheel may be outdated in every way.
 func TestClaimLooksAgain(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(6, "0")
@@ -167,8 +167,7 @@ func TestRefusedJobsEndAsFailed(t *testing.T) {
 	}
 }
 
-// TestRecoverSkipsDeletedRows: whoever deletes a claimed row cancels it as far as that
-// is still possible.
+// TestRecoverSkipsDeletedRows: deleting a claimed row cancels the job if it was not published.
 func TestRecoverSkipsDeletedRows(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(3, "0")
@@ -183,8 +182,8 @@ func TestRecoverSkipsDeletedRows(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcome cuts the connection at the claim's commit: before the statement
-// reaches the server, and before its answer reaches us.
+// TestUnknownOutcome cuts the connection at the claim's commit: before the statement reaches the
+// server, and before its answer reaches us.
 func TestUnknownOutcome(t *testing.T) {
 	for name, direction := range map[string]netfault.Direction{"statement lost": netfault.ToServer, "answer lost": netfault.ToClient} {
 		t.Run(name, func(t *testing.T) {
@@ -234,8 +233,8 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
-// TestGivenUpIsToldAgain: a settlement whose answer was lost is repeated word for word. That
-// a job was given up by the first try is not lost with the answer.
+// TestGivenUpIsToldAgain: a settlement whose answer was lost is repeated unchanged. Its answer
+// still names the job that the first attempt gave up.
 func TestGivenUpIsToldAgain(t *testing.T) {
 	for name, done := range map[string]bool{"all": true, "a part": false} {
 		t.Run(name, func(t *testing.T) {

@@ -8,13 +8,13 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Loading reads what nobody has claimed yet. It locks nothing and decides
-// nothing: rows may be claimed, moved or deleted while we read, and the claim will
-// look again. A job that the broker refused is due at its next attempt.
+// Loading reads jobs that nobody has claimed yet. It locks nothing and decides nothing: rows may be
+// claimed, moved or deleted while we read, and the claim checks them again. A job that the broker
+// refused is due at its next attempt.
 
-// loadWindowSQL walks each shard's part of the jobs_pending index from its cursor.
-// One ordered scan a shard, each with its own limit, reads no more than it returns;
-// a single scan over all shards would have to sort everything that is due first.
+// loadWindowSQL reads each shard's part of the index jobs_pending from the shard's cursor on. One
+// ordered scan a shard, each with its own limit, reads no more than it returns; a single scan over
+// all shards would have to sort everything that is due first.
 var loadWindowSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
   FROM unnest($1::smallint[], $2::timestamptz[], $3::bigint[]) AS cursor (shard, after_at, after_id)
@@ -25,30 +25,30 @@ SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
           AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4
         ORDER BY fire_at, id LIMIT $5) AS job`
 
-// nextTrySQL is when a job is due: at fire_at, or later at its next attempt. Another row with
-// the same id, whose claim was another's or none, does not wait for that; a note without a
-// claim is from before version 3, and goes by the id. There are
-// retries only while a broker refuses something, so whether there are any is asked once,
-// and not for each job; that was two thirds of what a load cost.
+// nextTrySQL computes when a job is due: at fire_at, or later at its next attempt. Another row with
+// the same id, whose claim is a different one or NULL, does not wait for that; a note without a
+// claim is from before version 3, and identifies the row by its id. Retries exist only while a
+// broker refuses something, so the statement checks once whether there are any, and not for each
+// job: that was two thirds of the cost of a load.
 var nextTrySQL = `
        CASE WHEN ` + anyRetries + `
             THEN greatest(job.fire_at, (SELECT retry_at FROM reactor.retries r WHERE r.job_id = job.id AND (r.claim = job.claim OR r.claim IS NULL)))
             ELSE job.fire_at END`
 
-// anyRetries and anyFailed are whether it is worth to look for single rows of these tables.
+// anyRetries and anyFailed tell whether it is worth searching these tables for single rows.
 var anyRetries, anyFailed = worthLooking("reactor.retries"), worthLooking("reactor.failed_jobs")
 
-// worthLooking is false where a table is known to be empty. To find that out takes a walk over
-// all that an old snapshot keeps of rows that were deleted, for each statement: seconds, after
-// a million retries. So only small tables are asked.
+// worthLooking is false if a table is known to be empty. Finding that out reads all deleted rows
+// that an old snapshot keeps, in each statement: that takes seconds after a million retries. So
+// only a small table is checked, and a large one counts as not empty.
 func worthLooking(table string) string {
 	const small = "262144" // bytes
 	return "(SELECT CASE WHEN pg_relation_size('" + table + "') > " + small + " THEN true ELSE EXISTS (SELECT FROM " + table + ") END)"
 }
 
-// loadSQL reads rows found by their id. The condition is written so that it does not match the
-// partial index: on a table that was not analyzed the planner would go by that, and walk
-// every dead entry of it for each hint.
+// loadSQL reads rows by their ids. The condition is written so that it does not match the partial
+// index: on a table that was not analyzed the planner would use that index, and read every dead
+// entry of it for each hint.
 var loadSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, octet_length(topic) + octet_length(payload)
   FROM {jobs} AS job
@@ -56,7 +56,7 @@ SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, octet_length(topic) +
 
 // LoadWindow implements driver.Loader.
 func (s *Source) LoadWindow(ctx context.Context, cursors []driver.Cursor, until driver.DBTime, limit int) ([]driver.Pending, []driver.Cursor, error) {
-	// With fewer rows to read than shards, the shards take turns.
+	// If fewer rows may be read than there are shards, the shards take turns.
 	now, later := cursors, []driver.Cursor(nil)
 	if len(cursors) > limit {
 		now, later = cursors[:limit], cursors[limit:]
@@ -105,7 +105,7 @@ func (s *Source) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int6
 	return jobs, s.failed("load ids", err)
 }
 
-// lastOf is where a shard's rows ended, and how many there were.
+// lastOf is the position after the last row read of a shard, and the number of rows.
 type lastOf struct {
 	driver.Cursor
 	rows int
@@ -119,12 +119,12 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pe
 		shard      int16
 		fire, next dbTime
 	)
-	// A window may take long, where an old snapshot keeps what was processed. What is read by
-	// id may be due, and does not.
+	// Reading a window may take long if an old snapshot keeps processed rows. Rows that are read by
+	// id may be due, so those statements keep the short limits.
 	query := s.work.rows
 	if sql == s.jobs().loadWindow {
 		query = func(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
-			return s.work.rowsWith(ctx, s.atLeisure, sql, args, read)
+			return s.work.rowsWith(ctx, s.slowSettings, sql, args, read)
 		}
 	}
 	err := query(ctx, sql, args, func(rows pgx.Rows) error {

@@ -32,7 +32,7 @@ type bench struct {
 	t      testing.TB
 	ctx    context.Context
 	url    string
-	conn   *pgx.Conn // the application's and the examiner's
+	conn   *pgx.Conn // for the statements of applications and of the test
 	member driver.Member
 	lease  driver.Lease
 }
@@ -44,7 +44,7 @@ func newBench(t testing.TB) *bench {
 	return b
 }
 
-// examine is a bench on a database, without a source yet.
+// examine returns a bench on a database, without a source.
 func examine(t testing.TB, url string) *bench {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -59,7 +59,7 @@ func (b *bench) start(url string) {
 	b.member, b.lease = b.join(b.Source)
 }
 
-// refused is why a source does not open: one line.
+// refused returns why a source does not open, in one line.
 func (b *bench) refused(cfg pgsource.Config) string {
 	b.t.Helper()
 	s, err := pgsource.New(cfg)
@@ -76,11 +76,11 @@ func (b *bench) refused(cfg pgsource.Config) string {
 	return err.Error()
 }
 
-// roleNumber names roles: they belong to the server, and stay over -count.
+// roleNumber numbers the roles, which belong to the server and remain with -count.
 var roleNumber atomic.Int64
 
-// role makes a role for this test, with the rights that the README gives to reactor's, and
-// returns its name and the URL by which it connects.
+// role creates a role for this test, with the rights that the README names for reactor, and returns
+// its name and its URL.
 func (b *bench) role(options string) (name, url string) {
 	b.t.Helper()
 	name = fmt.Sprintf("role_%d", roleNumber.Add(1))
@@ -93,19 +93,19 @@ func (b *bench) role(options string) (name, url string) {
 	return name, as(b.t, b.url, name)
 }
 
-// grant gives a role what the README says.
+// grant gives a role the rights that the README names.
 func (b *bench) grant(role string) {
 	b.t.Helper()
 	b.exec("GRANT SELECT, UPDATE ON jobs TO " + role + "; GRANT USAGE ON SCHEMA reactor TO " + role + "; GRANT ALL ON ALL TABLES IN SCHEMA reactor TO " + role)
 }
 
-// as is the URL with another user.
+// as returns the URL with another user.
 func as(t testing.TB, database, user string) string {
 	t.Helper()
 	return with(t, database, "user", user)
 }
 
-// with is the URL with another parameter.
+// with returns the URL with another parameter.
 func with(t testing.TB, database, key, value string) string {
 	t.Helper()
 	u, err := url.Parse(database)
@@ -150,7 +150,8 @@ func idsOf(batch driver.Batch) []int64 {
 	return ids
 }
 
-// eventually waits for a query to answer true, beating as an instance does where the bench is one.
+// eventually waits until a query returns true. If the bench has a member, it beats meanwhile, as an
+// instance does.
 func (b *bench) eventually(what, sql string, args ...any) {
 	b.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -215,7 +216,7 @@ func (b *bench) join(s *pgsource.Source) (driver.Member, driver.Lease) {
 		if len(h.Leases) > 0 {
 			return m, h.Leases[0]
 		}
-		// Somebody else is distributing lanes just now.
+		// Another instance is distributing lanes at the moment.
 	}
 }
 

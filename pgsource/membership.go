@@ -12,36 +12,36 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Membership without a leader: every instance beats, and whoever's beat sees that
-// something has no living owner, or that the shares are unfair, puts it right for
-// everybody, under one transaction-level advisory lock (a session's would vanish at
-// a failover and under a pooler).
+// The membership has no leader. Every instance beats: it renews its heartbeat and reads the whole
+// membership. If a beat shows that something has no living owner, or that the shares are unfair,
+// that instance corrects it for all, under one transaction-level advisory lock. (A session-level
+// lock would be lost at a failover, and behind a pooler.)
 //
 //	        Join                    Leave
 //	absent ──────► living ────────────────────► absent
 //	                │  ▲
 //	   no beat for  │  │ beat
-//	   a whole TTL  ▼  │                another one's beat
+//	   a whole TTL  ▼  │                the beat of another instance
 //	               lapsed ────────────────────► deposed: Beat returns ErrDeposed
 //
-// An instance whose database session is gone as well, as that of a killed process is at
-// once, has lapsed after half a TTL. That may be a mistake: its connection may have been
-// cut, and the next one not made yet. A mistake costs the instance a new beginning and
-// nothing else, for what it still does is void by its id and the lanes' epochs.
+// If the database session of an instance is gone as well, which happens at once when its process is
+// killed, the instance has lapsed after half a TTL. This can be wrong: its connection may have been
+// cut, and the next one not yet made. The error costs the instance a new start and nothing else,
+// because its id and the epochs of its lanes make void what it still does.
 //
-// Who judges must have been beating without a gap for as long as it holds against the
-// other. After an outage or a stall of the database every heartbeat is old, first come
-// must not be first served.
+// An instance may depose another one only after it has itself been beating without a gap for as
+// long as the other has not. After an outage or a stall of the database every heartbeat is old, and
+// the first instance to return must not depose the others.
 //
-// The database's clock may be set back, by hand or by a failover to a server whose clock is
-// behind. The heartbeats from before lie in the future then, and those of the dead would look
-// fresh until the clock has caught up. So a beat brings what lies in the future back to now:
-// who lives beats again, and who does not lapses from there.
+// The database's clock may be set back, by hand or by a failover to a server whose clock is behind.
+// Earlier heartbeats are then in the future, and those of dead instances would look fresh until the
+// clock has caught up. So a beat sets heartbeats from the future to the current time: a living
+// instance beats again, and a dead one lapses from there.
 
 // membershipLock is the key of the advisory lock, "reactor" in ASCII.
 const membershipLock = 0x72656163746f72
 
-// member is one incarnation.
+// member is one incarnation of an instance. It implements driver.Member.
 type member struct {
 	*Source
 	id        int64
@@ -51,8 +51,8 @@ type member struct {
 // Join implements driver.Source.
 func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Member, error) {
 	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes}
-	// Through the pool whose commits are durable: a crash of Postgres must not make
-	// it look as if we had been deposed.
+	// Through the pool with durable commits: after a crash of Postgres a lost row would look as if
+	// this instance had been deposed.
 	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed) VALUES ($1, $2, $3, $4, '')",
 		m.id, s.cfg.Name, s.backends, opts.Static == 0)
 	if err != nil {
@@ -67,15 +67,15 @@ func (m *member) TTL() time.Duration { return m.cfg.TTL }
 // WantLanes implements driver.Member.
 func (m *member) WantLanes(n int) { m.wantLanes = n }
 
-// beatSQL renews the heartbeat and returns the whole, small, membership. A beat that
-// comes late, or before the last one, starts the steady time anew. Of the others' heartbeats
-// those are left alone that their owners are just renewing.
+// beatSQL renews the heartbeat and returns the whole membership, which is small. A beat that comes
+// late, or before the last one, restarts the period of steady beating. A heartbeat from the future
+// is left alone while its own instance is renewing it (SKIP LOCKED).
 //
-// The journal is looked at for lanes without a living owner alone: what somebody's old
-// snapshot keeps of it would make every beat slower, until they lapse. An EXISTS would be
-// answered by a table of all that is in the journal. A backend of 0 is
-// one that says nothing of its instance: a pooler's. The feed is for whoever changes the
-// deployment over (feedswitch.go).
+// The journal is searched only for lanes without a living owner: an old snapshot of some client can
+// keep deleted rows of the journal, and searching those would slow every beat until lanes lapse. A
+// plain EXISTS is avoided because the planner may answer it with a hash table of the whole journal.
+// A backend of 0 means that the backend says nothing about the instance, because it belongs to a
+// pooler. FeedSwitch reads the columns about the feed (feedswitch.go).
 const beatSQL = `
 WITH beat AS (
     UPDATE reactor.instances
@@ -112,7 +112,7 @@ SELECT EXISTS (SELECT FROM beat),
 
 // Beat implements driver.Member.
 func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
-	v, err := m.look(ctx, m.control.row)
+	v, err := m.readView(ctx, m.control.row)
 	if err != nil {
 		return driver.Holding{}, err
 	}
@@ -121,14 +121,14 @@ func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
 			return driver.Holding{}, err
 		}
 	}
-	m.tend(ctx)
+	m.startChores(ctx)
 	return m.holding(v), nil
 }
 
-// rowReader runs a statement that returns one row: a database's, or a transaction's.
+// rowReader runs a statement that returns one row, on a database or in a transaction.
 type rowReader func(ctx context.Context, sql string, args []any, into ...any) error
 
-func (m *member) look(ctx context.Context, row rowReader) (view, error) {
+func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 	var (
 		v               view
 		known           bool
@@ -146,7 +146,7 @@ func (m *member) look(ctx context.Context, row rowReader) (view, error) {
 	if err != nil {
 		return v, m.failed("heartbeat", err)
 	}
-	if !known { // no row of ours was there to update
+	if !known { // our row is gone
 		return v, driver.ErrDeposed
 	}
 	for i, id := range ids {
@@ -162,17 +162,17 @@ func (m *member) look(ctx context.Context, row rowReader) (view, error) {
 	return v, nil
 }
 
-// rebalance carries the plan out, made anew under the lock. If another instance
-// holds the lock it is doing the same, and will tell us. The transaction does all
-// or nothing; dying around it leaves a membership that the next beat puts right.
+// rebalance makes the plan again under the lock and carries it out. If another instance holds the
+// lock, it is doing the same and will announce the result. The transaction does all or nothing: a
+// crash before or after its commit leaves a membership that the next beat corrects.
 func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 	err := m.control.tx(ctx, func(tx pgx.Tx) error {
 		row := func(ctx context.Context, sql string, args []any, into ...any) error {
 			return tx.QueryRow(ctx, sql, args...).Scan(into...)
 		}
 		var locked bool
-		// Ownership, unlike a heartbeat, must survive a crash of Postgres: an epoch that
-		// went back would bring dead leases to life.
+		// Ownership, unlike a heartbeat, must survive a crash of Postgres: an epoch that went back
+		// would make old leases valid again.
 		_, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on")
 		if err == nil {
 			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", int64(membershipLock)).Scan(&locked)
@@ -180,7 +180,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		if err != nil || !locked {
 			return err
 		}
-		if v, err = m.look(ctx, row); err != nil {
+		if v, err = m.readView(ctx, row); err != nil {
 			return err
 		}
 		c := plan(v, m.id, m.wantLanes)
@@ -190,7 +190,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		if err := m.apply(ctx, tx, c); err != nil {
 			return err
 		}
-		v, err = m.look(ctx, row)
+		v, err = m.readView(ctx, row)
 		return err
 	})
 	if err == nil || errors.Is(err, driver.ErrDeposed) {
@@ -217,15 +217,15 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 			return err
 		}
 	}
-	// This waits for claims that hold the lane's row, and no longer than they take:
-	// their backends were cut off above.
+	// This waits for claims that hold the lane's row, but no longer than they take: depose has
+	// terminated their backends.
 	if len(c.adopt) > 0 {
 		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET owner = $1, epoch = epoch + 1 WHERE lane = ANY ($2)", m.id, c.adopt); err != nil {
 			return err
 		}
 	}
-	// The lowest numbers that are free. If somebody has deleted a lane whose journal holds
-	// something, it is this that brings it back, and with it what it holds.
+	// Take the lowest free numbers. If somebody has deleted the row of a lane whose journal is not
+	// empty, this creates the lane again, and with it the right to recover its journal.
 	if c.create > 0 {
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO reactor.lanes (lane, owner, epoch)
@@ -240,14 +240,15 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 	return err
 }
 
-// tellMembershipSQL tells the others, over both feeds: they need not have the same. Where
-// the server's log is not decoded by anybody, the message in it is a few bytes. Both go with the
-// commit of what they tell of, or not at all; if they are lost the next beat finds the same.
+// tellMembershipSQL announces a change of the membership over both feeds, because the instances may
+// use different ones. If nobody decodes the server's log, the message costs a few bytes in it. Both
+// announcements are committed with the change that they announce, or not at all; if they are lost,
+// the next beat finds the same.
 const tellMembershipSQL = "SELECT pg_catalog.pg_notify($1, ''), pg_catalog.pg_logical_emit_message(true, $1, '')"
 
-// depose removes lapsed instances and cuts off their connections, so that none of
-// them holds locks while its process is stopped or unreachable. Cutting off may lack
-// the right; then the statement timeouts have to do.
+// depose removes lapsed instances and terminates their connections, so that none of them holds
+// locks while its process is stopped or unreachable. Our role may lack the right to terminate them;
+// then the statement timeouts end what they hold.
 func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
 	rows, err := tx.Query(ctx, "DELETE FROM reactor.instances WHERE id = ANY ($1) RETURNING name, backends", dead)
 	if err != nil {
@@ -271,8 +272,9 @@ func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
 			m.log.Warn("cannot end the connections of an instance that stopped answering", "instance", g.Name, "err", err)
 		}
 	}
-	// Their lanes are nobody's, as anyone can see. One that is locked by a claim about to
-	// be cut off keeps the dead name, which is no instance's and means the same.
+	// Their lanes get no owner, which every instance can see. A lane that is still locked by a
+	// claim of a terminated backend keeps the dead owner's id; that is the id of no instance, and
+	// means the same.
 	_, err = tx.Exec(ctx, `
 		UPDATE reactor.lanes SET owner = NULL
 		 WHERE lane IN (SELECT lane FROM reactor.lanes WHERE owner = ANY ($1) FOR UPDATE SKIP LOCKED)`, dead)
@@ -297,10 +299,10 @@ func (m *member) holding(v view) driver.Holding {
 	return h
 }
 
-// ReleaseShards implements driver.Member. As a static instance from here on, we
-// get none back.
+// ReleaseShards implements driver.Member. It also makes the instance a static one, so that no plan
+// gives shards back to it.
 func (m *member) ReleaseShards(ctx context.Context) error {
-	return m.failed("release shards", m.quit(ctx, `
+	return m.failed("release shards", m.withMembershipLock(ctx, `
 		WITH me AS (UPDATE reactor.instances SET dynamic = false WHERE id = $1),
 		     freed AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1)
 		SELECT pg_notify($2, ''), pg_logical_emit_message(true, $2, '')`))
@@ -313,18 +315,18 @@ func (m *member) ReleaseLane(ctx context.Context, lease driver.Lease) error {
 
 // Leave implements driver.Member.
 func (m *member) Leave(ctx context.Context) error {
-	return m.failed("leave", m.quit(ctx, `
+	return m.failed("leave", m.withMembershipLock(ctx, `
 		WITH gone AS (DELETE FROM reactor.instances WHERE id = $1),
 		     shards AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1),
 		     lanes AS (UPDATE reactor.lanes SET owner = NULL WHERE owner = $1)
 		SELECT pg_notify($2, ''), pg_logical_emit_message(true, $2, '')`))
 }
 
-// quit runs a statement that gives things up, after whoever is distributing them: a plan
-// from before it would give us some back.
-func (m *member) quit(ctx context.Context, sql string) error {
+// withMembershipLock runs a statement that releases something. It waits for the membership lock: a
+// plan that was made before the release would give a part of it back to us.
+func (m *member) withMembershipLock(ctx context.Context, sql string) error {
 	return m.control.tx(ctx, func(tx pgx.Tx) error {
-		// Durable, so that those who read the log hear of it at once.
+		// Durable, so that instances that read the log hear of it at once.
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
 			return err
 		}

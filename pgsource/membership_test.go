@@ -10,9 +10,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// quick lets memberships lapse fast enough for a test.
+// quick has a TTL that is short enough for a test.
 func quick(url, name string) pgsource.Config {
-	return pgsource.Config{DatabaseURL: url, Name: name, Heartbeat: 20 * time.Millisecond, TTL: 600 * time.Millisecond}
+	return pgsource.Config{DatabaseURL: url, Name: name, TTL: 600 * time.Millisecond}
 }
 
 func beat(t *testing.T, ctx context.Context, m driver.Member) driver.Holding {
@@ -52,7 +52,8 @@ func TestSharesFollowTheMembers(t *testing.T) {
 	if _, err := second.Beat(b.ctx); !errors.Is(err, driver.ErrDeposed) {
 		t.Errorf("a beat after leaving: %v", err)
 	}
-	// The lane that was left is used again: client ids are stable and few.
+	// The lane that was left is used again, so that there are few client ids and they do not
+	// change.
 	third, lease := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "third"}))
 	defer third.Leave(b.ctx)
 	if lease.ClientID != h2.Leases[0].ClientID || lease.Epoch <= h2.Leases[0].Epoch {
@@ -73,12 +74,12 @@ func TestTakeOver(t *testing.T) {
 	b.lease = deadLease
 	batch := b.claim(ids)
 
-	begun := time.Now() // and from then on, or later, the heir counts how long it has been there
-	heir, _ := b.join(open(t, b.ctx, quick(b.url, "heir")))
+	begun := time.Now() // and from then on, or later, the successor counts how long it has been there
+	successor, _ := b.join(open(t, b.ctx, quick(b.url, "successor")))
 	var h driver.Holding
 	for h.Shards != driver.AllShards || len(h.Leases) < 2 {
-		if h = beat(t, b.ctx, heir); b.ctx.Err() != nil {
-			t.Fatalf("the heir has %d shards and %d lanes", h.Shards.Len(), len(h.Leases))
+		if h = beat(t, b.ctx, successor); b.ctx.Err() != nil {
+			t.Fatalf("the successor has %d shards and %d lanes", h.Shards.Len(), len(h.Leases))
 		}
 	}
 	if took := time.Since(begun); took < 500*time.Millisecond {
@@ -104,16 +105,16 @@ func TestTakeOver(t *testing.T) {
 	if _, err := b.Claim(b.ctx, stale); !errors.Is(err, driver.ErrLeaseLost) {
 		t.Errorf("the deposed one's claim: %v", err)
 	}
-	// Neither may it settle what is the heir's now.
+	// Neither may it settle what is the successor's now.
 	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: deadLease, Jobs: 4, Kept: 4, Settled: 4, Done: true})
 	recovered, err := b.Recover(b.ctx, adopted)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 4 {
-		t.Errorf("the heir recovered %+v, %v", recovered, err)
+		t.Errorf("the successor recovered %+v, %v", recovered, err)
 	}
 }
 
-// TestGoneSessionLapsesSooner: a killed process takes its sessions along, and nobody has
-// to wait for its heartbeat to grow old.
+// TestGoneSessionLapsesSooner: the sessions of a killed process end with it, and the others need
+// not wait until its heartbeat is a whole TTL old.
 func TestGoneSessionLapsesSooner(t *testing.T) {
 	b := newBench(t)
 	if err := b.member.Leave(b.ctx); err != nil {
@@ -122,21 +123,21 @@ func TestGoneSessionLapsesSooner(t *testing.T) {
 	const ttl = 10 * time.Second
 	killed := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "killed", TTL: ttl})
 	member, _ := b.join(killed)
-	heir, _ := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "heir", TTL: ttl}))
-	defer heir.Leave(b.ctx)
+	successor, _ := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Name: "successor", TTL: ttl}))
+	defer successor.Leave(b.ctx)
 	b.exec("UPDATE reactor.instances SET steady_since = steady_since - interval '1 hour'")
-	beat(t, b.ctx, heir)
+	beat(t, b.ctx, successor)
 	beat(t, b.ctx, member)
 	begun := time.Now()
 	age := func(by string) {
 		b.exec("UPDATE reactor.instances SET heartbeat_at = heartbeat_at - $1::interval WHERE name = 'killed'", by)
 	}
 	age("6 seconds")
-	if h := beat(t, b.ctx, heir); h.Shards.Len() != 32 {
+	if h := beat(t, b.ctx, successor); h.Shards.Len() != 32 {
 		t.Fatalf("took %d shards from a late instance with a living session", h.Shards.Len()-32)
 	}
 	killed.Close()
-	for h := (driver.Holding{}); h.Shards != driver.AllShards; h = beat(t, b.ctx, heir) {
+	for h := (driver.Holding{}); h.Shards != driver.AllShards; h = beat(t, b.ctx, successor) {
 		if b.ctx.Err() != nil {
 			t.Fatal("an instance whose session is gone keeps its shards")
 		}
@@ -146,8 +147,9 @@ func TestGoneSessionLapsesSooner(t *testing.T) {
 	}
 }
 
-// TestClockSetBack: the heartbeats from before it lie in the future. The living go on, and the
-// dead are noticed all the same, by somebody whose own steady time began in the future, too.
+// TestClockSetBack: heartbeats from before the change are in the future. Living instances go on,
+// and dead ones are noticed all the same, by an instance whose own steady period began in the
+// future, too.
 func TestClockSetBack(t *testing.T) {
 	b := newBench(t)
 	living, _ := b.join(open(t, b.ctx, quick(b.url, "living")))
@@ -184,8 +186,8 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
-// TestOutageDeposesNobody: after the database was away all heartbeats are old, and
-// whoever comes first must not take everything.
+// TestOutageDeposesNobody: after the database was away all heartbeats are old, and the first
+// instance to return must not take everything.
 func TestOutageDeposesNobody(t *testing.T) {
 	b := newBench(t)
 	first, _ := b.join(open(t, b.ctx, quick(b.url, "first")))

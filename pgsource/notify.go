@@ -17,19 +17,19 @@ import (
 )
 
 const (
-	// jobsChannel carries sql/triggers.sql's hints.
+	// jobsChannel carries the hints of sql/triggers.sql.
 	jobsChannel = "reactor_jobs"
-	// membershipChannel says that shards or lanes changed hands.
+	// membershipChannel announces that shards or lanes have a new owner.
 	membershipChannel = "reactor_membership"
-	// probesMissed in a row mean that the feed is dead.
+	// probesMissed is how many probes in a row must be missing before the feed counts as broken.
 	probesMissed = 3
 )
 
-// listenNotify hears what the triggers say.
+// listenNotify receives the notifications of the triggers.
 //
-// A half-open connection, or one that a pooler has detached from its LISTEN, looks
-// just like a quiet one. So we notify ourselves through another connection, and end
-// with an error when that does not arrive.
+// A half-open connection, or one that a pooler has detached from its LISTEN, looks just like one on
+// which nothing happens. So we notify ourselves over another connection, and end with an error if
+// that notification does not arrive.
 func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 	conn, err := s.connectListener(ctx)
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 		return nil, redacted(err)
 	}
 	s.configure(cfg)
-	return firstWords(ctx, cfg, func(conn *pgx.Conn) error {
+	return connectWithoutLimits(ctx, cfg, func(conn *pgx.Conn) error {
 		var pid int
 		if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
 			return err
@@ -69,20 +69,20 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 		if uint32(pid) != conn.PgConn().PID() {
 			return errPooledListener
 		}
-		return pin(ctx, conn, nil)
+		return pinSettings(ctx, conn, nil)
 	})
 }
 
-// errPooledListener: what we LISTEN to there is told to whoever has the session then.
-var errPooledListener = errors.New("the connection for LISTEN leads through a pooler, which does not carry notifications: give the database's own address with --listen-url")
+// errPooledListener: a notification would go to whichever client has the session at that moment.
+var errPooledListener = errors.New("the connection for LISTEN leads through a pooler, which does not carry notifications: give the database's own address as pgsource.Config.ListenURL")
 
-// probe sends us a notification every now and then.
+// probe sends us a notification every FeedCheck.
 func (s *Source) probe(ctx context.Context, channel string) error {
 	tick := time.NewTicker(s.cfg.FeedCheck)
 	defer tick.Stop()
 	for {
-		// That the probe cannot be sent says nothing about the feed.
-		if err := s.aside.exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
+		// A probe that cannot be sent says nothing about the feed.
+		if err := s.background.exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
 			s.log.Debug("cannot probe the feed", "err", err)
 		}
 		select {
@@ -95,10 +95,10 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 
 // receive turns notifications into hints.
 //
-// Anybody who may connect can notify our channels. What is not ours is left alone, as it says
-// nothing: if another version of the triggers has sent it, the sweep of each loop finds what
-// it was about. Sweeping at once was tried: junk then made every instance read everything,
-// and write a line, as often as somebody liked.
+// Any client that may connect can notify our channels. A notification that we cannot read is
+// ignored: if another version of the triggers has sent it, the next sweep finds its jobs. Sweeping
+// at once was tried: any client could then make every instance read the whole table and write a log
+// line, as often as it liked.
 func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hint)) error {
 	var junk ratelog.Limiter
 	for {
@@ -110,7 +110,7 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hin
 		case err != nil && ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil && silent:
-			return errors.New("no notification arrives, not even our own: is there a pooler in transaction mode? Give a direct connection for LISTEN (--listen-url)")
+			return errors.New("no notification arrives, not even our own: is there a pooler in transaction mode? Give the database's own address as pgsource.Config.ListenURL")
 		case err != nil:
 			return fmt.Errorf("listen: %w", err)
 		}
@@ -151,7 +151,8 @@ func parseHint(payload string) (driver.Hint, error) {
 
 var errMalformedHint = errors.New("malformed hint")
 
-// beginning is what of a payload goes to the log: it is a stranger's, and up to 8,000 bytes.
+// beginning returns the part of a payload that is logged: it comes from anybody, and has up to
+// 8,000 bytes.
 func beginning(payload string) string {
 	const most = 60
 	if len(payload) <= most {

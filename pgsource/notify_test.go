@@ -62,8 +62,7 @@ func TestNotifyHints(t *testing.T) {
 	}
 }
 
-// TestJunk: what a stranger sends on our channel is no reason to read anything, nor to write
-// more than a line.
+// TestJunk: notifications of other clients on our channel cause no reads, and at most one log line.
 func TestJunk(t *testing.T) {
 	b := newBench(t)
 	var log logMeter
@@ -101,8 +100,8 @@ func (m *logMeter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// TestHalfOpenFeed: a connection on which nothing arrives any more looks like one on
-// which nothing happens.
+// TestHalfOpenFeed: a connection on which nothing arrives any more looks like one on which nothing
+// happens.
 func TestHalfOpenFeed(t *testing.T) {
 	b := newBench(t)
 	proxy := testkit.NewProxy(t, b.url)

@@ -15,9 +15,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// What stands in the way of single rows, and of the whole table.
+// Obstacles for claims of single rows, and of the whole table.
 
-// claimError is why jobs cannot be claimed.
+// claimError returns why jobs cannot be claimed.
 func (b *bench) claimError(ids []int64) error {
 	b.t.Helper()
 	_, err := b.Claim(b.ctx, b.request(ids))
@@ -27,8 +27,8 @@ func (b *bench) claimError(ids []int64) error {
 	return err
 }
 
-// TestOneBadRow: the claim says that it is about a row, so that whoever asked can halve until
-// there is one.
+// TestOneBadRow: the error of the claim says that a row caused it, so that the caller can halve the
+// batch until one row is left.
 func TestOneBadRow(t *testing.T) {
 	const raise = `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN IF OLD.topic = 't/300' THEN %s; END IF; RETURN NEW; END $$;
@@ -94,7 +94,7 @@ func TestOneBadRow(t *testing.T) {
 			if n := b.count("SELECT count(*) FROM reactor.failed_jobs WHERE job_id = $1 AND reason = $2 AND attempts = 0 AND claim IS NULL", rest[0], about.Reason); n != 1 {
 				t.Error("the quarantined job is not recorded")
 			}
-			// The others were not held up, and this one is not for ever.
+			// The other jobs were not delayed, and this one is not quarantined for ever.
 			b.exec(obstacle.remove)
 			if batch := b.claim(rest); len(batch.Jobs) != 1 {
 				t.Errorf("claimed %+v", batch)
@@ -106,8 +106,8 @@ func TestOneBadRow(t *testing.T) {
 	}
 }
 
-// TestSwallowedChange: a trigger that keeps a row as it is, without a word, is found out; one
-// that somebody has locked is not taken for that.
+// TestSwallowedChange: a trigger that silently suppresses the change of a row is detected; a row
+// that somebody has locked is not mistaken for that.
 func TestSwallowedChange(t *testing.T) {
 	for name, when := range map[string]string{
 		"any":              "",
@@ -151,7 +151,7 @@ func testSwallowedChange(t *testing.T, when string) {
 	}
 }
 
-// TestDamagedValue: a payload whose pieces are gone.
+// TestDamagedValue: a payload whose TOAST chunks are missing.
 func TestDamagedValue(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(3, "-1 second")
@@ -175,7 +175,8 @@ func TestDamagedValue(t *testing.T) {
 	}
 }
 
-// TestNotAboutARow: what befalls all rows alike. To halve would quarantine every one of them.
+// TestNotAboutARow: errors that concern all rows. Halving the batch would quarantine every one of
+// them.
 func TestNotAboutARow(t *testing.T) {
 	for name, sql := range map[string]string{
 		"a missing table":  "ALTER TABLE jobs RENAME TO other",
@@ -210,7 +211,7 @@ func TestNotAboutARow(t *testing.T) {
 	}
 }
 
-// TestSQLSTATEsOfAll: these are about a row only where somebody's function has met them.
+// TestSQLSTATEsOfAll: these concern a row only if a function of somebody else has raised them.
 func TestSQLSTATEsOfAll(t *testing.T) {
 	for _, code := range []string{"0A000", "40001", "40P01", "53000", "53100", "53200", "53300", "55P03", "57014", "57P01", "58030", "42P01", "42501", "42703", "25006", "25P02", "08006"} {
 		err := &pgconn.PgError{SeverityUnlocalized: "ERROR", Code: code, Where: `while updating tuple (0,1) in relation "jobs"`, Routine: "ProcessInterrupts"}
@@ -230,8 +231,8 @@ func TestSQLSTATEsOfAll(t *testing.T) {
 	}
 }
 
-// TestRowLockedWhileItFails: an application holds the row of a job that the broker has
-// refused. Nobody waits for that; the job returns when the lock goes.
+// TestRowLockedWhileItFails: an application holds a lock on the row of a job that the broker has
+// refused. Nothing waits for that; the job returns when the lock is released.
 func TestRowLockedWhileItFails(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(3, "-1 second")
@@ -268,7 +269,7 @@ func TestRowLockedWhileItFails(t *testing.T) {
 	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed AND id = $1", ids[0]); n != 0 {
 		t.Fatal("a locked row was changed")
 	}
-	// While it is locked the look for it waits for nothing either.
+	// While it is locked, the search for notes does not wait either.
 	if _, err := b.member.Beat(b.ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +282,7 @@ func TestRowLockedWhileItFails(t *testing.T) {
 	}
 }
 
-// TestManyLockedRows: those that are locked for long must not hide others that wait.
+// TestManyLockedRows: rows that are locked for long must not hide others that wait.
 func TestManyLockedRows(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(1201, "-1 second")
@@ -299,8 +300,8 @@ func TestManyLockedRows(t *testing.T) {
 	b.eventually("the return of the one that is free", "SELECT NOT processed FROM jobs WHERE id = $1", last)
 }
 
-// TestRowThatRefusesToReturn: a trigger does not let it become unprocessed. The others of its
-// settlement are settled, and it ends as failed.
+// TestRowThatRefusesToReturn: a trigger does not let the row become unprocessed. The other jobs of
+// its settlement are settled, and this one ends as failed.
 func TestRowThatRefusesToReturn(t *testing.T) {
 	for why, reason := range map[string]string{
 		"RAISE EXCEPTION 'no way back'": "no way back",
@@ -322,8 +323,8 @@ func testRowThatRefusesToReturn(t *testing.T, why, reason string) {
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
 		t.Errorf("%d batches are left", n)
 	}
-	// The halves around it are given back one after the other: the end of the one says nothing
-	// of those behind it.
+	// Both halves around it are returned: the error in one half does not keep the other from
+	// returning.
 	b.eventually("the end of the one, and the way back of all others", `
 		SELECT EXISTS (SELECT FROM reactor.failed_jobs WHERE job_id = $1 AND reason LIKE '%' || $2 || '%')
 		   AND NOT EXISTS (SELECT FROM reactor.retries)`, ids[4], reason)
@@ -373,8 +374,8 @@ func TestLockedTable(t *testing.T) {
 	b.eventually("the return", "SELECT count(*) = 2 FROM jobs WHERE NOT processed")
 }
 
-// TestPurge: counts of what came through go, all of them, and what is still to be counted on
-// or to be returned stays.
+// TestPurge: the counts of published jobs are deleted, all of them, and notes that are still needed
+// stay.
 func TestPurge(t *testing.T) {
 	b := newBench(t)
 	b.insert(4, "1 hour")
@@ -398,7 +399,7 @@ func TestPurge(t *testing.T) {
 	}
 }
 
-// TestTriggersOfOthers run with our search path: their maker is told before it matters.
+// TestTriggersOfOthers: they run with our search path, and a warning names them before one fails.
 func TestTriggersOfOthers(t *testing.T) {
 	b := newBench(t)
 	if _, log := b.reopen(pgsource.Config{DatabaseURL: b.url}); strings.Contains(log, "triggers of others") {
@@ -421,7 +422,7 @@ func TestTriggersOfOthers(t *testing.T) {
 	}
 }
 
-// TestSiftLeavesLockedRows: they are none that cannot be claimed, and nobody waits for them.
+// TestSiftLeavesLockedRows: a locked row is not a bad row, and the sift does not wait for it.
 func TestSiftLeavesLockedRows(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(20, "-1 second")
@@ -444,8 +445,8 @@ func TestSiftLeavesLockedRows(t *testing.T) {
 	}
 }
 
-// triggerWaits has each change of a row wait for a lock that somebody holds, until the answer is
-// called. It may be called twice.
+// triggerWaits makes each change of a row wait for a lock, until the returned function is called.
+// It may be called twice.
 func (b *bench) triggerWaits() (release func()) {
 	b.t.Helper()
 	b.exec("CREATE TABLE public.held (); CREATE FUNCTION public.waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE public.held; RETURN NEW; END $$;" +
@@ -460,8 +461,8 @@ func (b *bench) triggerWaits() (release func()) {
 	return func() { _ = tx.Rollback(b.ctx) }
 }
 
-// TestBriefClaim: a claim that is to be brief does not wait for what a trigger waits for, and
-// says that it has waited. The next one over its connection is as patient as ever.
+// TestBriefClaim: a brief claim does not wait for what a trigger waits for, and reports that it has
+// waited. The next claim on its connection has the usual limits again.
 func TestBriefClaim(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(2, "-1 second")
@@ -491,7 +492,7 @@ func TestBriefClaim(t *testing.T) {
 	}
 }
 
-// TestSiftGivesUpInTime: where each of many rows has to be waited for, it returns what it has
+// TestSiftGivesUpInTime: if each of many rows has to wait for something, the sift returns the rows
 // found by then, and keeps its connection.
 func TestSiftGivesUpInTime(t *testing.T) {
 	b := newBench(t)
@@ -510,8 +511,8 @@ func TestSiftGivesUpInTime(t *testing.T) {
 	t.Logf("%d of %d in %v", len(bad), len(ids), took)
 }
 
-// TestBriefClaimOfWhatIsSlow: what takes long and is no row's doing is waited for. It would never be
-// claimed while there is some row that has to be asked briefly.
+// TestBriefClaimOfWhatIsSlow: a brief claim waits for what takes long without a row being the
+// cause. Otherwise it would never succeed while some row needs brief claims.
 func TestBriefClaimOfWhatIsSlow(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(2, "-1 second")
@@ -533,7 +534,7 @@ func TestBriefClaimOfWhatIsSlow(t *testing.T) {
 		}
 		claimed <- err
 	}()
-	// For longer than a brief claim does.
+	// It takes longer than a brief claim may.
 	for waits := 0; waits == 0 && len(claimed) == 0; {
 		waits = b.count(`SELECT count(*) FROM pg_stat_activity
 			WHERE wait_event_type = 'Lock' AND datname = current_database() AND clock_timestamp() - state_change > interval '100 ms'`)

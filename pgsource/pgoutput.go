@@ -11,37 +11,37 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// decoder reads what the server's plugin pgoutput sends [PostgreSQL documentation, Logical
-// Replication Message Formats] in version 2 of its protocol, binary, and tells what a commit
-// has written. It is pure: messages in, news out.
+// decoder reads what the server's plugin pgoutput sends, in version 2 of its protocol and in binary
+// [PostgreSQL documentation, Logical Replication Message Formats], and returns what each commit has
+// written. It does no I/O: messages go in, news comes out.
 //
-// It keeps a few numbers for each transaction, however many rows that writes. A large one
-// arrives in blocks while it is still open, between those of others; how many there can be
-// is bounded by the server's connections.
+// It keeps a few numbers for each transaction, however many rows the transaction writes. A large
+// transaction arrives in blocks while it is still open, between the blocks of others; the number of
+// such transactions is bounded by the server's connections.
 //
-// pglogrepl has a decoder, which copies each value and trusts each length that it reads:
-// a message that is cut off makes it panic.
+// pglogrepl has a decoder, too. It copies each value and trusts each length that it reads: a
+// message that is cut off makes it panic.
 type decoder struct {
 	probes    string // the prefix of the messages that we send ourselves
 	relations map[uint32]relation
-	whole     written            // of the transaction that arrives in one piece
-	within    bool               // we are between its beginning and its commit
-	parts     map[uint32]written // of those that arrive in blocks, by xid
-	block     uint32             // the transaction of the block that we are in
+	whole     written            // by the transaction that arrives in one piece
+	within    bool               // that transaction has begun and is not committed yet
+	parts     map[uint32]written // by the transactions that arrive in blocks, by xid
+	block     uint32             // the transaction of the current block
 	inBlock   bool
 }
 
-// written is what a transaction has written that may concern us: unprocessed rows.
+// written summarizes what a transaction has written that may concern us: its unprocessed rows.
 type written struct {
 	xid          uint32 // the transaction's
 	rows         int
 	minID, maxID int64
 	earliest     driver.DBTime
 	shards       driver.ShardSet
-	membership   bool // it says that shards or lanes changed hands
+	membership   bool // it announces that shards or lanes have a new owner
 }
 
-// concerns reports whether there is anything in it for us.
+// concerns reports whether anything in it concerns us.
 func (w *written) concerns() bool { return w.rows > 0 || w.membership }
 
 // add notes a row.
@@ -54,22 +54,24 @@ func (w *written) add(id int64, fireAt driver.DBTime) {
 	w.shards = w.shards.With(shardOf(id))
 }
 
-// hint is what the loader is told of it.
+// hint returns the hint for the loader.
 func (w *written) hint() driver.Hint {
 	return driver.Hint{Kind: driver.HintJobs, MinID: w.minID, MaxID: w.maxID, Earliest: w.earliest, Shards: w.shards}
 }
 
-// news is what a message comes to: nothing, for most.
+// news is the content of one message. For most messages it is empty.
 type news struct {
-	// end of a commit in the WAL: all before it has been seen. 0: it was none.
+	// end is the position behind a commit in the WAL: everything before it was received. 0: the
+	// message is no commit.
 	end pglogrepl.LSN
-	// written by that commit; no rows: nothing of ours.
+	// written is what that commit has written; without rows, nothing that concerns us.
 	written written
-	// probe is the content of a message by pg_logical_emit_message that has our prefix.
+	// probe is the content of a message by pg_logical_emit_message with our prefix.
 	probe string
 }
 
-// relation is a table that rows are sent of: where in them our columns are.
+// relation says at which positions the rows of a table have our columns; -1 where a column is
+// missing.
 type relation struct{ id, fireAt, processed int }
 
 var errMalformed = errors.New("the WAL sender's message is malformed, or of a version that is not known")
@@ -78,8 +80,8 @@ func newDecoder(probes string) *decoder {
 	return &decoder{probes: probes, relations: map[uint32]relation{}, parts: map[uint32]written{}}
 }
 
-// settled reports whether all that was received has been committed: then a position that the
-// server names lies behind it.
+// settled reports whether no transaction is half received. Then a position that the server names is
+// behind everything that was received.
 func (d *decoder) settled() bool { return !d.within && !d.inBlock }
 
 // decode takes the next message.
@@ -102,14 +104,14 @@ func (d *decoder) decode(message []byte) (news, error) {
 		r.skip(1)
 	case 'E':
 		d.inBlock = false
-	case 'c': // what came in blocks is committed
+	case 'c': // commit of a transaction that came in blocks
 		xid := r.uint32()
 		r.skip(1)
 		part := d.parts[xid]
 		part.xid = xid
 		n = d.commit(&r, part)
 		delete(d.parts, xid)
-	case 'A': // is aborted, or a subtransaction of it: then what we know of it is a little much
+	case 'A': // abort of such a transaction, or of a subtransaction: then our summary covers too much, which is harmless
 		if xid, part := r.uint32(), r.uint32(); xid == part {
 			delete(d.parts, xid)
 		}
@@ -134,8 +136,8 @@ func (d *decoder) decode(message []byte) (news, error) {
 	return n, nil
 }
 
-// message yields the content of our own probes. That the membership has news is told with the
-// commit, when it can be seen. The messages of others are theirs, of whatever size.
+// message returns the content of our own probes. A change of the membership is announced with its
+// commit, when that is visible. The messages of others are skipped, whatever their size.
 func (d *decoder) message(r *reader) (probe string) {
 	const transactional = 1
 	flags := r.byte()
@@ -151,7 +153,7 @@ func (d *decoder) message(r *reader) (probe string) {
 	return ""
 }
 
-// change adds to what the transaction has written that the message belongs to.
+// change adds to the summary of the transaction that the message belongs to.
 func (d *decoder) change(add func(*written)) {
 	if !d.inBlock {
 		add(&d.whole)
@@ -162,14 +164,15 @@ func (d *decoder) change(add func(*written)) {
 	d.parts[d.block] = part
 }
 
-// xid skips what begins a message inside of a block. It may be a subtransaction's.
+// xid skips the transaction id that begins a message within a block. It may be that of a
+// subtransaction.
 func (d *decoder) xid(r *reader) {
 	if d.inBlock {
 		r.skip(4)
 	}
 }
 
-// commit: position, end, time.
+// commit reads the position, the end and the time of a commit.
 func (d *decoder) commit(r *reader, w written) news {
 	r.skip(8)
 	n := news{end: pglogrepl.LSN(r.uint64()), written: w}
@@ -177,7 +180,8 @@ func (d *decoder) commit(r *reader, w written) news {
 	return n
 }
 
-// relation describes a table, before its first row and when it was changed.
+// relation reads the description of a table, which comes before its first row and after each
+// change.
 func (d *decoder) relation(r *reader) {
 	oid := r.uint32()
 	r.string() // schema
@@ -202,8 +206,8 @@ func (d *decoder) relation(r *reader) {
 	d.relations[oid] = columns
 }
 
-// row of an insert or an update: the table, for some updates the old row or its key, and the
-// new row.
+// row reads an insert or an update: the table, for some updates the old row or its key, and the new
+// row.
 func (d *decoder) row(r *reader) error {
 	columns, known := d.relations[r.uint32()]
 	if !known {
@@ -232,13 +236,13 @@ func (d *decoder) row(r *reader) error {
 		}
 	}
 	if r.short {
-		return nil // decode says so
+		return nil // decode reports it
 	}
 	if len(id) != 8 || len(fireAt) != 8 || len(processed) != 1 {
-		return errors.New("a row comes without id, fire_at and processed in binary: drop the publications of reactor, that it makes them anew")
+		return errors.New("a row comes without id, fire_at and processed in binary: drop the publications of reactor, and it creates them again")
 	}
 	if processed[0] != 0 {
-		return nil // a claim, mostly our own: nothing to tell
+		return nil // a claim, mostly our own: nothing to announce
 	}
 	d.change(func(w *written) {
 		w.add(int64(binary.BigEndian.Uint64(id)), fromPostgresTime(int64(binary.BigEndian.Uint64(fireAt))))
@@ -246,14 +250,15 @@ func (d *decoder) row(r *reader) error {
 	return nil
 }
 
-// fromPostgresTime turns microseconds since 2000, the server's own format, into ours. The
-// table allows no infinity, and the arithmetic wraps around for what no timestamp can be.
+// fromPostgresTime converts microseconds since 2000, the server's own format. The table allows no
+// infinity, and the addition wraps around only for values that no timestamp has.
 func fromPostgresTime(microseconds int64) driver.DBTime {
 	const from1970To2000 = 946_684_800_000_000
 	return driver.DBTime(microseconds + from1970To2000)
 }
 
-// reader reads the parts of a message. Once a part is missing it is short, and yields zeros.
+// reader reads the parts of a message. If a part is missing, short becomes true, and all reads
+// return zeros.
 type reader struct {
 	rest  []byte
 	short bool
@@ -299,7 +304,7 @@ func (r *reader) uint64() uint64 {
 	return 0
 }
 
-// string ends with a zero byte.
+// string reads a text that ends with a zero byte.
 func (r *reader) string() string {
 	end := bytes.IndexByte(r.rest, 0)
 	text := r.bytes(end)
@@ -307,8 +312,9 @@ func (r *reader) string() string {
 	return string(text)
 }
 
-// value of a column in binary; nil if it is NULL, is text, or was not changed and is not sent
-// for its size. Text can be as long as the number it stands for: it must not be taken for one.
+// value reads a column in binary. It returns nil if the column is NULL, is text, or was not changed
+// and not sent because of its size. A text can be as long as a binary number, so it must not be
+// read as one.
 func (r *reader) value() []byte {
 	switch r.byte() {
 	case 'n', 'u':

@@ -72,7 +72,7 @@ var null, unchanged = []byte{'n'}, []byte{'u'}
 func inText(text string) []byte { return message('t', uint32(len(text)), []byte(text)) }
 func inBinary(v any) []byte     { return message('b', uint32(binary.Size(v)), v) }
 
-// job is a row, as far as it matters.
+// job is a row with the columns that matter.
 type job struct {
 	id        int64
 	fireAt    driver.DBTime
@@ -99,7 +99,7 @@ func row(j job) []byte {
 	return tuple(id, inBinary([]byte("a/b")), unchanged, fireAt, processed, null)
 }
 
-// stream is what the server sends, message by message.
+// stream is a sequence of messages from the server.
 type stream = [][]byte
 
 func transaction(xid uint32, end uint64, messages ...[]byte) stream {
@@ -118,7 +118,7 @@ const jobsOID, otherOID = 16400, 16500
 
 func jobsAre(columns ...string) []byte { return relationOf(jobsOID, columns...) }
 
-// committed is what a commit of rows should come to.
+// committed is the expected news of a commit of rows.
 func committed(end pglogrepl.LSN, xid uint32, jobs ...job) news {
 	w := written{xid: xid}
 	for i, j := range jobs {
@@ -132,7 +132,7 @@ func committed(end pglogrepl.LSN, xid uint32, jobs ...job) news {
 	return news{end: end, written: w}
 }
 
-// conversations are all valid, and each ends with nothing left open.
+// conversations are valid streams, each of which ends without an open transaction.
 func conversations() map[string]struct {
 	stream stream
 	want   []news
@@ -274,8 +274,8 @@ func TestDecodedHint(t *testing.T) {
 	}
 }
 
-// TestSettled: in the middle of a transaction or a block, the server's position says nothing
-// about what was received.
+// TestSettled: in the middle of a transaction or a block, a position of the server does not say
+// what was received.
 func TestSettled(t *testing.T) {
 	jobs, row := jobsAre(jobColumns...), insert(jobsOID, row(due(1, 0)))
 	d := newDecoder("probe")
@@ -344,8 +344,8 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// TestDecodeTruncated cuts each message at each length. Those that tell us nothing we don't
-// read, and of them any length will do.
+// TestDecodeTruncated cuts each message at each length. Messages that do not concern us are not
+// read, so any length is valid for them.
 func TestDecodeTruncated(t *testing.T) {
 	for name, conversation := range conversations() {
 		for i, m := range conversation.stream {
@@ -364,8 +364,8 @@ func TestDecodeTruncated(t *testing.T) {
 	}
 }
 
-// FuzzDecode takes any messages, each after a byte with its length. An error ends the
-// connection, and another decoder takes the rest.
+// FuzzDecode decodes arbitrary messages, each after a byte with its length. After an error another
+// decoder goes on, as after a new connection.
 func FuzzDecode(f *testing.F) {
 	for _, conversation := range conversations() {
 		var input []byte
@@ -412,7 +412,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// checkWritten holds what a commit came to against what any must.
+// checkWritten checks what must be true of every commit.
 func checkWritten(t *testing.T, w written, most int) {
 	t.Helper()
 	if w.rows == 0 {

@@ -7,17 +7,17 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// view is what the membership tables say at one moment.
+// view is the content of the membership tables at one moment.
 type view struct {
 	instances []instance
-	// owners of the shards; 0 is nobody.
+	// owners of the shards; 0: no owner.
 	owners [driver.Shards]int64
 	lanes  []laneRow
 }
 
 type instance struct {
 	id      int64
-	lapsed  bool // to be removed, by the judgement of whoever looks
+	lapsed  bool // the instance that reads the view may depose it
 	dynamic bool
 }
 
@@ -26,10 +26,10 @@ type laneRow struct {
 	owner     int64
 	epoch     int64
 	mark      string
-	journaled bool // only told of lanes without a living owner
+	journaled bool // its journal is not empty; set only for lanes without a living owner
 }
 
-// changes are what it takes to give everything a living owner.
+// changes are what gives everything a living owner.
 type changes struct {
 	dead   []int64         // instances to remove
 	shards map[uint8]int64 // new owners
@@ -41,13 +41,12 @@ func (c changes) empty() bool {
 	return len(c.dead) == 0 && len(c.shards) == 0 && len(c.adopt) == 0 && c.create == 0
 }
 
-// plan compares the view with what it should be: no dead instance, every shard
-// with a living dynamic owner, each of those the same share, give or take one, with
-// as few moves as possible; no journal without an owner; and as many lanes for the
-// planner as it wants.
+// plan compares the view with the desired state: no dead instance; every shard owned by a living
+// dynamic instance, with shares that differ by one at most and as few moves as possible; no journal
+// without an owner; and as many lanes for the planner as it wants.
 //
-// It is a pure function of the view, so that it doesn't matter which instance runs
-// it, and running it on its own result changes nothing.
+// It is a pure function of the view. So any instance may run it, and running it on its own result
+// changes nothing.
 func plan(v view, me int64, wantLanes int) changes {
 	var c changes
 	living := map[int64]int{} // dynamic instances and how many shards they own
@@ -70,11 +69,11 @@ func plan(v view, me int64, wantLanes int) changes {
 			mine++
 		}
 	}
-	// Lanes with something to recover come first, and are taken beyond our own
-	// number: their jobs are overdue.
-	orphans := slices.DeleteFunc(slices.Clone(v.lanes), func(l laneRow) bool { return known[l.owner] })
-	slices.SortStableFunc(orphans, func(a, b laneRow) int { return cmp.Compare(rank(a), rank(b)) })
-	for _, l := range orphans {
+	// Lanes with a journal come first, and are adopted beyond the wanted number: their jobs are
+	// overdue.
+	ownerless := slices.DeleteFunc(slices.Clone(v.lanes), func(l laneRow) bool { return known[l.owner] })
+	slices.SortStableFunc(ownerless, func(a, b laneRow) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, l := range ownerless {
 		if l.journaled || mine < wantLanes {
 			c.adopt = append(c.adopt, l.lane)
 			mine++
@@ -91,7 +90,7 @@ func rank(l laneRow) int {
 	return 1
 }
 
-// distribute returns the shards that need another owner.
+// distribute returns the new owners of the shards that need another one.
 func distribute(owners [driver.Shards]int64, living map[int64]int) map[uint8]int64 {
 	if len(living) == 0 {
 		return nil
@@ -101,7 +100,8 @@ func distribute(owners [driver.Shards]int64, living map[int64]int) map[uint8]int
 			living[owner]++
 		}
 	}
-	// Who owns most keeps one more where the shards don't divide evenly: fewer moves.
+	// If the shards do not divide evenly, the instances that own most get one more: that needs
+	// fewer moves.
 	ids := make([]int64, 0, len(living))
 	for id := range living {
 		ids = append(ids, id)
@@ -124,7 +124,7 @@ func distribute(owners [driver.Shards]int64, living map[int64]int) map[uint8]int
 			if room[owner] >= 0 {
 				continue
 			}
-			room[owner]++ // gives one away
+			room[owner]++ // it gives one away
 		}
 		for next < len(ids) && room[ids[next]] <= 0 {
 			next++

@@ -7,8 +7,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestPlanDistributesFairly joins and removes instances at random and checks, after
-// each change, what plan promises.
+// TestPlanDistributesFairly joins and removes instances at random, and checks after each change
+// what plan promises.
 func TestPlanDistributesFairly(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))

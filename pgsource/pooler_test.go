@@ -20,8 +20,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// pooled is a migrated database of a server of its own, with a pooler before it; the bench's
-// conn goes straight to the server.
+// pooled is a migrated database on a server of its own, behind a pooler; the bench's conn leads
+// straight to the server.
 func pooled(t *testing.T, cfg stack.PgBouncerConfig) (*bench, *stack.PgBouncer) {
 	t.Helper()
 	server := testkit.OwnPostgres(t, ownServer)
@@ -30,24 +30,23 @@ func pooled(t *testing.T, cfg stack.PgBouncerConfig) (*bench, *stack.PgBouncer) 
 	return examine(t, server.URL()), pooler
 }
 
-// stranger is another program's connection through the pooler.
-func (b *bench) stranger(url string) *pgx.Conn {
+// otherClient is a connection of another program through the pooler.
+func (b *bench) otherClient(url string) *pgx.Conn {
 	b.t.Helper()
 	return connect(b.t, b.ctx, with(b.t, url, "default_query_exec_mode", "simple_protocol"))
 }
 
-// shown is what all settings that we make are on one server connection after the other,
-// as strangers see them.
-func (b *bench) shown(strangers []*pgx.Conn) map[string]bool {
+// shown returns our settings as other clients see them, on one server connection after the other.
+func (b *bench) shown(otherClients []*pgx.Conn) map[string]bool {
 	b.t.Helper()
 	seen := map[string]bool{}
 	// A transaction each, at once, so that each has another connection of the pool.
-	for _, conn := range strangers {
+	for _, conn := range otherClients {
 		if _, err := conn.Exec(b.ctx, "BEGIN"); err != nil {
 			b.t.Fatal(err)
 		}
 	}
-	for _, conn := range strangers {
+	for _, conn := range otherClients {
 		for _, name := range pgsource.Pinned() {
 			var value string
 			if err := conn.QueryRow(b.ctx, "SHOW "+name).Scan(&value); err != nil {
@@ -62,7 +61,7 @@ func (b *bench) shown(strangers []*pgx.Conn) map[string]bool {
 	return seen
 }
 
-// TestPooler: five instances and some strangers share the server connections of a pooler in
+// TestPooler: five instances and some other clients share the server connections of a pooler in
 // transaction mode, with its default settings.
 func TestPooler(t *testing.T) {
 	const (
@@ -70,11 +69,11 @@ func TestPooler(t *testing.T) {
 		poolSize  = 8
 	)
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: poolSize})
-	strangers := make([]*pgx.Conn, poolSize)
-	for i := range strangers {
-		strangers[i] = b.stranger(pooler.URL())
+	otherClients := make([]*pgx.Conn, poolSize)
+	for i := range otherClients {
+		otherClients[i] = b.otherClient(pooler.URL())
 	}
-	before := b.shown(strangers)
+	before := b.shown(otherClients)
 
 	var wg sync.WaitGroup
 	for range instances {
@@ -85,7 +84,7 @@ func TestPooler(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if after := b.shown(strangers); !maps.Equal(before, after) {
+	if after := b.shown(otherClients); !maps.Equal(before, after) {
 		t.Errorf("after the migration strangers see %v", difference(before, after))
 	}
 
@@ -161,7 +160,7 @@ func TestPooler(t *testing.T) {
 	}
 	wg.Go(func() {
 		for range 20 {
-			if _, err := strangers[0].Exec(b.ctx, "SELECT count(*) FROM pg_class"); err != nil {
+			if _, err := otherClients[0].Exec(b.ctx, "SELECT count(*) FROM pg_class"); err != nil {
 				t.Error(err)
 			}
 		}
@@ -172,7 +171,7 @@ func TestPooler(t *testing.T) {
 			t.Fatalf("job %d is taken %d times", id, taken[id])
 		}
 	}
-	if after := b.shown(strangers); !maps.Equal(before, after) {
+	if after := b.shown(otherClients); !maps.Equal(before, after) {
 		t.Errorf("strangers see %v", difference(before, after))
 	}
 	if n := b.count("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"); n != 0 {
@@ -200,17 +199,18 @@ func difference(before, after map[string]bool) (extra []string) {
 	return extra
 }
 
-// TestWhatStrangersLeave: their settings are not ours. One connection for all.
+// TestWhatStrangersLeave: the settings of other clients do not affect us. All share one server
+// connection.
 func TestWhatStrangersLeave(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 1})
 	b.migrateUp(b.url)
 	b.start(pooler.URL())
-	stranger := b.stranger(pooler.URL())
+	otherClient := b.otherClient(pooler.URL())
 	for _, setting := range []string{
 		"synchronous_commit = off", "default_transaction_isolation = 'repeatable read'", "search_path = ''", "enable_indexscan = off",
 		"lock_timeout = 1", "row_security = on", "DateStyle = 'SQL, DMY'", "plan_cache_mode = force_generic_plan",
 	} {
-		if _, err := stranger.Exec(b.ctx, "SET "+setting); err != nil {
+		if _, err := otherClient.Exec(b.ctx, "SET "+setting); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -220,15 +220,15 @@ func TestWhatStrangersLeave(t *testing.T) {
 			t.Errorf("%s: %v", kind, values)
 		}
 	}
-	// And the stranger has what it has set.
+	// And the other client keeps its own settings.
 	var value string
-	if err := stranger.QueryRow(b.ctx, "SHOW synchronous_commit").Scan(&value); err != nil || value != "off" {
+	if err := otherClient.QueryRow(b.ctx, "SHOW synchronous_commit").Scan(&value); err != nil || value != "off" {
 		t.Errorf("the stranger's synchronous_commit is %s, %v", value, err)
 	}
 }
 
-// TestStaleSessionsBehindAPooler: its connections were made while the database was read-only,
-// and stay so when it is not any more; and a stranger makes one read-only.
+// TestStaleSessionsBehindAPooler: the pooler's connections were opened while the database was
+// read-only, and stay read-only after that; and another client makes one of them read-only.
 func TestStaleSessionsBehindAPooler(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 3})
 	b.migrateUp(b.url)
@@ -255,7 +255,7 @@ func TestStaleSessionsBehindAPooler(t *testing.T) {
 	for range 3 {
 		refused()
 	}
-	// As long as it is the rule, no session is ended because of it.
+	// As long as the database is read-only by default, no session is ended because of it.
 	var before, after time.Time
 	for _, begun := range []*time.Time{&before, &after} {
 		if err := b.conn.QueryRow(b.ctx, "SELECT min(backend_start) "+backends).Scan(begun); err != nil {
@@ -269,13 +269,13 @@ func TestStaleSessionsBehindAPooler(t *testing.T) {
 	b.exec(`SET default_transaction_read_only = off`)
 	b.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$`)
 	claimed(ids[:3])
-	if _, err := b.stranger(pooler.URL()).Exec(b.ctx, "SET default_transaction_read_only = on"); err != nil {
+	if _, err := b.otherClient(pooler.URL()).Exec(b.ctx, "SET default_transaction_read_only = on"); err != nil {
 		t.Fatal(err)
 	}
 	claimed(ids[3:])
 }
 
-// TestErrorBehindAPooler leaves the one server connection in order.
+// TestErrorBehindAPooler: after an error the one server connection can be used.
 func TestErrorBehindAPooler(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 1})
 	b.migrateUp(b.url)
@@ -283,7 +283,7 @@ func TestErrorBehindAPooler(t *testing.T) {
 	b.exec("ALTER TABLE jobs ADD CONSTRAINT no_two CHECK (NOT processed OR topic <> 't/2') NOT VALID")
 	ids := b.insert(3, "-1 second")
 	pid := func() (pid int) {
-		if err := b.stranger(pooler.URL()).QueryRow(b.ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		if err := b.otherClient(pooler.URL()).QueryRow(b.ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
 			t.Fatal(err)
 		}
 		return pid
@@ -301,7 +301,7 @@ func TestErrorBehindAPooler(t *testing.T) {
 	}
 }
 
-// TestPoolerOfSessions looks the same, and works as well.
+// TestPoolerOfSessions: a pooler in session mode looks the same, and works as well.
 func TestPoolerOfSessions(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolMode: stack.PoolSession, PoolSize: 40})
 	b.migrateUp(pooler.URL())
@@ -309,7 +309,7 @@ func TestPoolerOfSessions(t *testing.T) {
 	b.wholePath()
 }
 
-// TestPoolersOfNoUse are named, with what to do.
+// TestPoolersOfNoUse: the error names a pooler that cannot be used, and says what to do.
 func TestPoolersOfNoUse(t *testing.T) {
 	for name, cfg := range map[string]stack.PgBouncerConfig{
 		"statement mode":            {PoolMode: stack.PoolStatement},
@@ -331,17 +331,17 @@ func TestPoolersOfNoUse(t *testing.T) {
 	}
 }
 
-// TestFeedBehindAPooler says what it needs, and works with it.
+// TestFeedBehindAPooler: the feed says that it needs a direct connection, and works with one.
 func TestFeedBehindAPooler(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{})
 	b.migrateUp(b.url)
 	b.start(pooler.URL())
 	err := b.Listen(b.ctx, func(driver.Hint) { t.Error("a hint came through the pooler") })
-	if err == nil || !strings.Contains(err.Error(), "--listen-url") {
+	if err == nil || !strings.Contains(err.Error(), "pgsource.Config.ListenURL") {
 		t.Errorf("without a direct connection the feed says %v", err)
 	}
 	other := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, ListenURL: pooler.URL()})
-	if err := other.Listen(b.ctx, func(driver.Hint) {}); err == nil || !strings.Contains(err.Error(), "--listen-url") {
+	if err := other.Listen(b.ctx, func(driver.Hint) {}); err == nil || !strings.Contains(err.Error(), "pgsource.Config.ListenURL") {
 		t.Errorf("with a pooler for LISTEN alone the feed says %v", err)
 	}
 	direct := open(t, b.ctx, pgsource.Config{DatabaseURL: pooler.URL(), ListenURL: b.url})
@@ -422,8 +422,8 @@ func TestUnknownOutcomeBehindAPooler(t *testing.T) {
 	}
 }
 
-// TestHeartbeatsBehindAPooler: whoever beats through a pooler is not taken for dead by the
-// session that it came through.
+// TestHeartbeatsBehindAPooler: an instance that beats through a pooler does not look dead when the
+// server session of its beat has ended.
 func TestHeartbeatsBehindAPooler(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 4})
 	b.migrateUp(b.url)
@@ -436,8 +436,8 @@ func TestHeartbeatsBehindAPooler(t *testing.T) {
 	if _, err := b.member.Beat(b.ctx); err != nil {
 		t.Fatal(err)
 	}
-	// More than half a TTL old, less than a whole; the judge was steady. All server connections
-	// of the pooler are new ones since.
+	// The heartbeat is more than half a TTL old, and less than a whole; the other instance was
+	// steady. Since then all server connections of the pooler have been replaced.
 	b.exec(fmt.Sprintf(`UPDATE reactor.instances SET steady_since = now() - interval '1 hour',
 		heartbeat_at = now() - CASE WHEN id = %d THEN interval '2 seconds' ELSE interval '0' END`, b.lease.Owner))
 	if err := pooler.Stop(); err != nil {

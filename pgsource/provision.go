@@ -11,18 +11,18 @@ import (
 	schema "github.com/job-publisher/reactor/sql"
 )
 
-// provision is what the deployment has to tell us of new jobs.
+// provision is what the deployment has for announcing new jobs.
 type provision struct {
-	triggers  bool          // both of them, enabled
-	published bool          // all of the table is in the publications, as it must be
-	tree      bool          // the table has partitions or heirs
-	at        driver.DBTime // before it was looked at
+	triggers  bool          // both triggers exist and are enabled
+	published bool          // the whole table is in the publications, as sql/publications.sql makes them
+	tree      bool          // the table has partitions or inheritance children
+	at        driver.DBTime // a time before it was read
 }
 
-// treeSQL and publishedSQL tell whether all of the table is published as sql/publications.sql
-// does it: partitions as their root, heirs as tables of their own, if their rows have names. Not
-// less, or rows would be missed; and with all the columns that name a row now, or every UPDATE
-// would fail, each claim among them. $1 is the table.
+// treeSQL and publishedSQL tell whether the whole table is published as sql/publications.sql does
+// it: partitions as their root, inheritance children as tables of their own if they have a replica
+// identity. With less, rows would be missed. All columns of the current replica identity must be
+// published, too, or every UPDATE would fail, and with it every claim. $1 is the table.
 const (
 	treeSQL = `
 WITH RECURSIVE tree (oid, root) AS (
@@ -64,21 +64,22 @@ SELECT (SELECT count(*) = 2 FROM pg_trigger
 
 func (s *Source) provision(ctx context.Context) (p provision, err error) {
 	var at dbTime
-	err = s.aside.row(ctx, provisionSQL, []any{s.jobs().name}, &p.triggers, &p.published, &p.tree, &at)
+	err = s.background.row(ctx, provisionSQL, []any{s.jobs().name}, &p.triggers, &p.published, &p.tree, &at)
 	p.at = at.DBTime
 	return p, err
 }
 
-// watchTable looks for what announces new jobs: without it everything still works, just
-// later, and silently so. And it notices partitions or heirs that the table has got.
+// watchTable warns if nothing announces new jobs: without announcements everything still works, but
+// later, and nothing else reports it. It also notices when the table has got partitions or
+// children, or has moved.
 func (s *Source) watchTable(ctx context.Context) {
 	jobs := s.jobs()
 	p, err := s.provision(ctx)
 	if errors.Is(err, pgx.ErrNoRows) {
-		s.findAgain(ctx)
+		s.findTableAgain(ctx)
 	}
 	if err != nil {
-		return // whoever needs the table will say so
+		return // the components that need the table report the error
 	}
 	if s.cfg.Feed == FeedNotify && !p.triggers {
 		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run psql -f sql/triggers.sql", "table", jobs.name)
@@ -89,8 +90,8 @@ func (s *Source) watchTable(ctx context.Context) {
 	}
 }
 
-// findAgain looks for a table that is not where it was.
-func (s *Source) findAgain(ctx context.Context) {
+// findTableAgain searches for a table that is not where it was.
+func (s *Source) findTableAgain(ctx context.Context) {
 	found, err := s.findTable(ctx, nil)
 	if err != nil {
 		s.gone.Fail(s.log, slog.LevelWarn, "the table of jobs is gone", "err", err)
@@ -99,17 +100,17 @@ func (s *Source) findAgain(ctx context.Context) {
 	s.table.Store(&found)
 }
 
-// publish creates the publications, or brings them up to date. One transaction: if we die in
-// it nothing has happened. Of several instances one does it, and the others do it again, which
-// changes nothing. What the server says against it is returned as it says it.
+// publish creates the publications, or updates them, in one transaction: if we crash in it, nothing
+// has happened. If several instances do it, the later ones change nothing. An error of the server
+// is returned without a change.
 func publish(ctx context.Context, databaseURL string) error {
 	var said error
 	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
-		said = locked(ctx, conn, func(tx pgx.Tx) error {
-			if err := script(ctx, tx, "SET LOCAL lock_timeout = '2s'"); err != nil {
+		said = inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+			if err := execScript(ctx, tx, "SET LOCAL lock_timeout = '2s'"); err != nil {
 				return err
 			}
-			return script(ctx, tx, schema.PublicationsUp)
+			return execScript(ctx, tx, schema.PublicationsUp)
 		})
 		return said
 	})

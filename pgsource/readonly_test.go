@@ -12,7 +12,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestReadOnlyWhileRunning: a primary that was deposed keeps its sessions. They are of no use.
+// TestReadOnlyWhileRunning: a former primary keeps its sessions, which cannot be used.
 func TestReadOnlyWhileRunning(t *testing.T) {
 	server := testkit.OwnPostgres(t, ownServer)
 	b := examine(t, server.URL())
@@ -34,7 +34,7 @@ func TestReadOnlyWhileRunning(t *testing.T) {
 			t.Fatalf("a claim on a read-only server says %v", err)
 		}
 	}
-	// A claim that was not sent says why, in one line.
+	// A claim that was not sent reports the reason in one line.
 	if _, err := b.Claim(b.ctx, b.request(ids)); !strings.Contains(err.Error(), "read-only") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("it says %v", err)
 	}
@@ -80,7 +80,7 @@ func TestHosts(t *testing.T) {
 		t.Error(why)
 	}
 
-	// The two change places.
+	// The two servers change roles.
 	b.insert(2, "-1 second")
 	if err := standby.CatchUp(b.ctx, primary); err != nil {
 		t.Fatal(err)
@@ -111,7 +111,7 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-// hosts is a URL with the hosts of two.
+// hosts returns a URL with the hosts of two URLs.
 func hosts(t *testing.T, first, second string) string {
 	t.Helper()
 	_, a, _ := strings.Cut(first, "127.0.0.1:")

@@ -10,16 +10,16 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// leaseSQL keeps the lane from being taken over until the transaction ends. The epoch may
-// have been raised by ourselves (ResolveClaim).
+// leaseSQL keeps the lane from being taken over until the transaction ends. We may have raised the
+// epoch ourselves (ResolveClaim).
 const leaseSQL = "SELECT EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch >= $3 FOR SHARE)"
 
-// reopenSQL makes everything void that was said of the lane's QoS 2 batches, or that a
-// connection we have given up is still about to say.
+// reopenSQL makes void what was recorded of the lane's QoS 2 batches, and what a connection that we
+// have given up is still about to record.
 //
-// If we die before the commit, the broker's session has not the mark that the lane's row
-// names, and the next owner finds that out as we did. If we die after it, no session has the
-// new mark yet, and nothing was sent: the next owner begins another one.
+// If we crash before the commit, the broker's session lacks the mark that the lane's row names, and
+// the next owner finds that out as we did. If we crash after it, no session has the new mark yet,
+// and nothing was sent: the next owner starts another round.
 const reopenSQL = "UPDATE reactor.in_flight SET settled = 0, round = $2 WHERE lane = $1 AND qos = 2"
 
 // Reopen implements driver.Journal.
@@ -36,8 +36,8 @@ func (s *Source) Reopen(ctx context.Context, lease driver.Lease, round int64, ma
 
 const markSQL = "UPDATE reactor.lanes SET mark = nullif($2, '') WHERE lane = $1"
 
-// Mark implements driver.Journal. The session carries the old mark and the new one: whichever
-// this leaves behind when we die, the next owner knows the session by it.
+// Mark implements driver.Journal. The session carries the old mark and the new one: whichever of
+// the two the row names after a crash, the next owner recognizes the session by it.
 func (s *Source) Mark(ctx context.Context, lease driver.Lease, mark string) error {
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, markSQL, lease.Lane, mark)
@@ -46,10 +46,10 @@ func (s *Source) Mark(ctx context.Context, lease driver.Lease, mark string) erro
 	return s.failed(fmt.Sprintf("mark lane %d", lease.Lane), err)
 }
 
-// leased runs a transaction that commits only while the lane is ours.
+// leased runs a transaction that commits only if the lane is still ours.
 func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx) error) error {
 	return s.work.tx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, s.atLeisure.localSQL()); err != nil {
+		if _, err := tx.Exec(ctx, s.slowSettings.localSQL()); err != nil {
 			return err
 		}
 		var held bool
@@ -64,13 +64,12 @@ func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx)
 	})
 }
 
-// Recover implements driver.Journal. Dying before the commit leaves the journal
-// as it was; dying after it leaves the same batches, without their settled parts,
-// for the next recovery.
+// Recover implements driver.Journal. A crash before the commit leaves the journal as it was; a
+// crash after it leaves the same batches without their settled parts, for the next recovery.
 func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error) {
 	var batches []driver.Batch
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
-		// Counting from the front again lets Settlement speak of Batch.Jobs.
+		// Removing the settled part makes positions in the row equal positions in Batch.Jobs.
 		if _, err := tx.Exec(ctx, `
 			UPDATE reactor.in_flight
 			   SET job_ids = job_ids[settled + 1:], first_slot = (first_slot - 1 + settled) % $2 + 1, settled = 0
@@ -88,11 +87,10 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 	return batches, s.failed(fmt.Sprintf("recover lane %d", lease.Lane), err)
 }
 
-// readJournalSQL finds the rows of the journal's jobs: those that the claim has signed, and
-// that nobody has made unprocessed since. Another row that has got the id is not what was
-// claimed, and publishing it would be early, or once too often; it is claimed in its own
-// time. Versions of reactor before the signature (reach is NULL) went by the id, and 0 was
-// the place of a job that failed.
+// readJournalSQL reads the rows of the journal's jobs: those that the claim has signed, and that
+// nobody has made unprocessed since. Another row that got the id is not the row that was claimed:
+// publishing it would be early, or a repetition, and it is claimed at its own time. Versions before
+// the signature (reach is NULL) identified rows by id, and an id of 0 stood for a job that failed.
 const readJournalSQL = `
 		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
 		       coalesce(job.topic, ''), coalesce(job.payload, ''), job.fire_at, job.expires_at
@@ -106,8 +104,8 @@ const readJournalSQL = `
 		 WHERE f.lane = $1 AND ($2::uuid IS NULL OR f.token = $2)
 		 ORDER BY f.batch, entry.place`
 
-// readJournal returns the lane's batches, or the one with the token. A job whose
-// row is not there any more keeps its place, without a topic.
+// readJournal returns the lane's batches, or only the one with the token. A job whose row does not
+// exist any more keeps its place, without a topic.
 func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]driver.Batch, error) {
 	rows, err := tx.Query(ctx, s.jobs().journal, lane, token, driver.LaneSlots)
 	if err != nil {

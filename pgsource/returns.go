@@ -14,18 +14,18 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The way of jobs back to the table: what a stop has not sent, and what the broker refused
-// and is to be offered again. A settlement notes them in reactor.retries, in the
-// transaction that takes them out of the journal; here they become unprocessed.
+// Jobs return to the table when a stop has not sent them, or when the broker refused them and they
+// are to be tried again. A settlement notes them in reactor.retries, in the transaction that takes
+// them out of the journal; this file makes their rows unprocessed.
 //
 //	journal ──settle──► retries, not returned ──give back──► retries, returned ──► claimed again
 //	                        │        ▲                            (attempts are counted on)
 //	                        │        └── the row is locked: later
 //	                        └── the row cannot be changed: failed_jobs
 //
-// If we die anywhere on that way, the note is there, and every instance looks for notes.
+// If we crash anywhere on that way, the note exists, and every instance searches for notes.
 
-// toReturnSQL locks the rows of some jobs that are noted.
+// toReturnSQL locks the rows of those of the given jobs that are noted.
 const toReturnSQL = `
     SELECT job.tableoid AS part, job.ctid AS place, job.id
       FROM reactor.retries r JOIN {jobs} AS job ON job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed
@@ -34,14 +34,15 @@ const toReturnSQL = `
        FOR UPDATE OF job SKIP LOCKED
 `
 
-// lockReturnsSQL comes before handBackSQL, whose snapshot sees the rows as this has locked them. Those that do not
-// change then, some trigger silently keeps as they are.
+// lockReturnsSQL runs before handBackSQL, whose snapshot then sees the rows as this has locked
+// them. If a row does not change after that, a trigger silently suppresses the change.
 const lockReturnsSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + ") SELECT id FROM waiting"
 
-// handBackSQL gives some jobs back. A row that somebody has locked is left for later, and
-// one that is not what was claimed, for good; a note without a claim is about a batch from
-// before version 3, and goes by the id. The update's trigger tells all instances. Where a
-// trigger of the application undoes the update the cast fails (see claimedID).
+// handBackSQL makes rows unprocessed. A row that somebody has locked is left for later. A row that
+// is not the one that was claimed is left alone for good; a note without a claim comes from a batch
+// from before version 3, and identifies the row by its id. The update's trigger announces the jobs
+// to all instances. If a trigger of the application undoes the update, the cast fails (see
+// claimedID).
 const handBackSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + `), back AS (
     UPDATE {jobs} AS job SET processed = false, processed_at = NULL
       FROM waiting WHERE job.ctid = waiting.place AND job.tableoid = waiting.part
@@ -53,15 +54,15 @@ const handBackSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + `), back AS
 )
 SELECT id FROM back`
 
-// mostReturns bounds one statement.
+// mostReturns bounds the jobs of one statement.
 const mostReturns = 1000
 
-// giveBack makes noted jobs unprocessed. What it cannot do now is left to lookAfterReturns:
-// the settlement of others waits behind this.
+// giveBack makes noted jobs unprocessed. It leaves to lookAfterReturns what it cannot do now,
+// because the settlement of other jobs waits for this.
 func (s *Source) giveBack(ctx context.Context, ids []int64) {
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), mostReturns)]
-		back, _, err := s.handBack(ctx, s.hot, some, promptly)
+		back, _, err := s.handBack(ctx, s.hot, some, settlementLockTimeout)
 		if len(back) < len(some) {
 			s.returnsWait.Store(true)
 		}
@@ -73,11 +74,12 @@ func (s *Source) giveBack(ctx context.Context, ids []int64) {
 	}
 }
 
-// promptly is how long giveBack waits where the whole table is locked.
-const promptly = "100ms"
+// settlementLockTimeout is how long giveBack waits for a lock of the whole table.
+const settlementLockTimeout = "100ms"
 
-// handBack gives jobs back; kept are those whose rows stay as they are, though nobody has locked
-// them. Waiting for a lock is in the way of others, so it has a limit of its own.
+// handBack makes rows unprocessed. back are the ids of those that were changed, and kept the ids of
+// those that were not although nobody has locked them. Waiting for a lock delays others, so it has
+// a limit of its own.
 func (s *Source) handBack(ctx context.Context, db *database, ids []int64, lockTimeout string) (back, kept []int64, err error) {
 	err = db.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
@@ -103,25 +105,25 @@ func (s *Source) handBack(ctx context.Context, db *database, ids []int64, lockTi
 	return back, slices.DeleteFunc(kept, func(id int64) bool { return slices.Contains(back, id) }), nil
 }
 
-// returnsInterval is the time between two looks for notes that somebody has left; while we
-// know of one, it is the time between two beats.
+// returnsInterval is the time between two searches for notes. While this instance knows of a note,
+// it searches with every beat.
 const returnsInterval = 5 * time.Second
 
-// lookAfterReturns gives back what is noted and waits: all of it, a page at a time, for the
-// first thousand may be locked for long.
+// lookAfterReturns returns all jobs that are noted, one page at a time: the rows of the first
+// thousand may be locked for long.
 func (s *Source) lookAfterReturns(ctx context.Context) error {
 	s.returnsWait.Store(false)
 	after := int64(math.MinInt64)
 	for {
 		var ids []int64
-		if err := s.aside.rows(ctx, "SELECT job_id FROM reactor.retries WHERE NOT returned AND job_id >= $1 ORDER BY job_id LIMIT $2", []any{after, mostReturns}, func(rows pgx.Rows) (err error) {
+		if err := s.background.rows(ctx, "SELECT job_id FROM reactor.retries WHERE NOT returned AND job_id >= $1 ORDER BY job_id LIMIT $2", []any{after, mostReturns}, func(rows pgx.Rows) (err error) {
 			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 			return err
 		}); err != nil || len(ids) == 0 {
 			return s.failed("look for jobs that wait for their return", err)
 		}
 		s.returnsWait.Store(true)
-		if err := s.returnSome(ctx, ids, patiently); err != nil {
+		if err := s.returnSome(ctx, ids, choreLockTimeout); err != nil {
 			return err
 		}
 		last := ids[len(ids)-1]
@@ -132,18 +134,19 @@ func (s *Source) lookAfterReturns(ctx context.Context) error {
 	}
 }
 
-// patiently is how long lookAfterReturns waits where the whole table is locked.
-const patiently = "1s"
+// choreLockTimeout is how long lookAfterReturns waits for a lock of the whole table.
+const choreLockTimeout = "1s"
 
-// impatiently is how long returnSome waits once it has waited for what a trigger waits for.
-const impatiently = "20ms"
+// secondLockTimeout is how long returnSome waits once it has waited for something that a trigger
+// waits for.
+const secondLockTimeout = "20ms"
 
-// returnSome halves until it finds the row that cannot be changed. One whose trigger misses or
-// awaits something may fare better another time, and stays noted.
-func (s *Source) returnSome(ctx context.Context, ids []int64, patience string) error {
-	_, kept, err := s.handBack(ctx, s.aside, ids, patience)
+// returnSome halves the set until it finds the row that cannot be changed. A job whose trigger
+// lacks something, or waits for something, may succeed another time and stays noted.
+func (s *Source) returnSome(ctx context.Context, ids []int64, timeout string) error {
+	_, kept, err := s.handBack(ctx, s.background, ids, timeout)
 	for _, id := range kept {
-		if err := s.endUnreturnable(ctx, id, errSwallowed); err != nil {
+		if err := s.failUnreturnable(ctx, id, errSuppressed); err != nil {
 			return err
 		}
 	}
@@ -151,25 +154,25 @@ func (s *Source) returnSome(ctx context.Context, ids []int64, patience string) e
 		return err
 	}
 	if waited(err) {
-		patience = impatiently
+		timeout = secondLockTimeout
 	}
 	if len(ids) > 1 {
-		if err := s.returnSome(ctx, ids[:len(ids)/2], patience); err != nil {
+		if err := s.returnSome(ctx, ids[:len(ids)/2], timeout); err != nil {
 			return err
 		}
-		return s.returnSome(ctx, ids[len(ids)/2:], patience)
+		return s.returnSome(ctx, ids[len(ids)/2:], timeout)
 	}
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !refusesRow(pgErr) {
 		s.log.Debug("a job does not go back to the table yet", "job", ids[0], "err", err)
 		return nil
 	}
-	return s.endUnreturnable(ctx, ids[0], err)
+	return s.failUnreturnable(ctx, ids[0], err)
 }
 
-// endUnreturnable ends a job whose row refuses to become unprocessed.
-func (s *Source) endUnreturnable(ctx context.Context, id int64, why error) error {
+// failUnreturnable records a job as failed whose row cannot be made unprocessed.
+func (s *Source) failUnreturnable(ctx context.Context, id int64, why error) error {
 	s.unreturnable.Fail(s.log, slog.LevelWarn, "a job that was not published cannot be tried again; it is given up", "job", id, "err", why)
-	return s.failed("give a job up", s.aside.exec(ctx, `
+	return s.failed("give a job up", s.background.exec(ctx, `
 		WITH ended AS (DELETE FROM reactor.retries WHERE job_id = $1 AND NOT returned RETURNING job_id, attempts, code, reason, claim)
 		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim)
 		SELECT job_id, attempts, code, reason || '; it cannot be tried again, the row refuses to be changed: ' || $2::text, claim FROM ended
@@ -178,18 +181,20 @@ func (s *Source) endUnreturnable(ctx context.Context, id int64, why error) error
 		id, statementText(why)))
 }
 
-// purgeRetries removes what nobody needs any more: counts of jobs that came through, and
-// notes about rows that are not there. Some at a time, as long as the round may last.
+// purgeRetries deletes what is not needed any more: the counts of jobs that were published, and
+// notes about rows that do not exist. It deletes a page at a time, for as long as the round may
+// last.
 func (s *Source) purgeRetries(ctx context.Context) error {
 	for {
 		var purged int
-		if err := s.aside.row(ctx, s.jobs().purge, []any{mostReturns}, &purged); err != nil || purged < mostReturns {
+		if err := s.background.row(ctx, s.jobs().purge, []any{mostReturns}, &purged); err != nil || purged < mostReturns {
 			return s.failed("purge retries", err)
 		}
 	}
 }
 
-// purgeRetriesSQL looks the rows up one by one: NOT EXISTS would be a merge with all jobs.
+// purgeRetriesSQL searches the rows one by one: with NOT EXISTS it would be a merge join with all
+// jobs.
 const purgeRetriesSQL = `
 WITH purged AS (
 DELETE FROM reactor.retries WHERE job_id IN (
@@ -199,9 +204,9 @@ DELETE FROM reactor.retries WHERE job_id IN (
      LIMIT $1) RETURNING job_id)
 SELECT count(*) FROM purged`
 
-// Quarantine implements driver.Journal. The row stays unprocessed, for it is just that
-// which cannot be changed; once somebody has changed what is in the way, its next claim
-// succeeds and takes it out of the failed jobs again.
+// Quarantine implements driver.Journal. The row stays unprocessed, because it cannot be changed.
+// When somebody has removed the cause, its next claim succeeds and deletes its record from
+// failed_jobs.
 func (s *Source) Quarantine(ctx context.Context, jobs []driver.BadJob) error {
 	ids, reasons := make([]int64, len(jobs)), make([]string, len(jobs))
 	for i, job := range jobs {

@@ -7,9 +7,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestLockedRowsHoldNobodyUp: an application holds a lock on the row of a job that was
-// refused. Its settlement, and that of others, does not wait, and the job goes back to the
-// table when the lock goes; the attempt is counted once.
+// TestLockedRowsHoldNobodyUp: an application holds a lock on the row of a job that was refused. Its
+// settlement and those of others do not wait; the job goes back to the table when the lock is
+// released; the attempt is counted once.
 func TestLockedRowsHoldNobodyUp(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(4, "0")
@@ -45,8 +45,8 @@ func TestLockedRowsHoldNobodyUp(t *testing.T) {
 	}
 }
 
-// TestRowsThatRefuse: a trigger that lets nobody make a row unprocessed ends that job with
-// the reason, and no other.
+// TestRowsThatRefuse: a trigger that lets nobody make a row unprocessed ends that job with the
+// reason, and no other job.
 func TestRowsThatRefuse(t *testing.T) {
 	b := newBench(t)
 	b.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'never again'; END $$`)
@@ -59,8 +59,8 @@ func TestRowsThatRefuse(t *testing.T) {
 		   AND EXISTS (SELECT FROM reactor.failed_jobs WHERE job_id = $1 AND reason LIKE '%never again%')`, ids[1])
 }
 
-// TestRowsThatCannotBeClaimed are told from other failures, and leave the failed jobs when
-// they can be claimed after all.
+// TestRowsThatCannotBeClaimed: they are recorded with a reason of their own, and leave the failed
+// jobs once they can be claimed.
 func TestRowsThatCannotBeClaimed(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(3, "0")

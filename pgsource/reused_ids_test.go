@@ -9,8 +9,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestReusedIDs: after TRUNCATE … RESTART IDENTITY a new row has the id of a claimed one.
-// It is not what was claimed, and what was counted for the other is not its own.
+// TestReusedIDs: after TRUNCATE … RESTART IDENTITY a new row has the id of a claimed one. It is not
+// the row that was claimed, and the attempts of the old row do not count for it.
 func TestReusedIDs(t *testing.T) {
 	for name, claim := range map[string]func(*bench, []int64) driver.Batch{
 		"at least once": (*bench).claim,
@@ -42,7 +42,8 @@ func TestReusedIDs(t *testing.T) {
 	}
 }
 
-// TestReusedIDOfACancelledRow: the new row is processed, by its owner, and still not ours.
+// TestReusedIDOfACancelledRow: the application has marked the new row as processed; it is still not
+// the row that was claimed.
 func TestReusedIDOfACancelledRow(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(1, "-1 second")
@@ -55,8 +56,8 @@ func TestReusedIDOfACancelledRow(t *testing.T) {
 	}
 }
 
-// TestRevivedRowIsNotRecovered: its owner has set it to unprocessed while it was on its way.
-// It is claimed anew, and so must not be published by a recovery as well.
+// TestRevivedRowIsNotRecovered: the application has made the row unprocessed while its message was
+// on its way. It is claimed again, so a recovery must not publish it as well.
 func TestRevivedRowIsNotRecovered(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(2, "-1 second")
@@ -70,7 +71,7 @@ func TestRevivedRowIsNotRecovered(t *testing.T) {
 	}
 }
 
-// TestRetriesOfAReusedID: the old row was refused once, and has one try left of two.
+// TestRetriesOfAReusedID: the old row was refused once, and has one of two attempts left.
 func TestRetriesOfAReusedID(t *testing.T) {
 	b := newBench(t) // with two attempts
 	ids := b.insert(1, "-1 second")
@@ -102,8 +103,8 @@ func TestRetriesOfAReusedID(t *testing.T) {
 	}
 }
 
-// TestAttemptsOfWhatAClaimLeavesAlone: a row beyond the bound of bytes was due and was not
-// taken; its attempts are still its own.
+// TestAttemptsOfWhatAClaimLeavesAlone: a row beyond the bound of bytes was due and was not taken;
+// its attempts still count.
 func TestAttemptsOfWhatAClaimLeavesAlone(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(2, "-1 second")
@@ -121,7 +122,7 @@ func TestAttemptsOfWhatAClaimLeavesAlone(t *testing.T) {
 	}
 }
 
-// TestAnyID: every bigint is an id, and none of them is nobody's.
+// TestAnyID: every bigint is a valid id, 0 included.
 func TestAnyID(t *testing.T) {
 	b := newBench(t)
 	ids := []int64{math.MinInt64, -1, 0, 1, math.MaxInt64}

@@ -11,25 +11,25 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// claimReader reads the rows of a claim: (batch, id, topic, payload, fire_at, expires_at,
-// time). The texts of a batch go into one piece of memory each, topics and payloads, with
-// room for exactly them: a batch costs a few allocations, whatever its size.
+// claimReader reads the rows of a claim: (batch, id, topic, payload, fire_at, expires_at, time).
+// All topics of a batch go into one piece of memory, and all payloads into another, each of exactly
+// the needed size: a batch costs a few allocations, whatever its size.
 //
-// They are gathered in memory that is used again by the next claim, because how much there
-// is shows only at the end.
+// The texts are first collected in buffers that the next claim uses again, because their total size
+// is known only at the end.
 type claimReader struct {
 	topics, payloads []byte
 	ends             []textEnds
 }
 
-// textEnds is where the texts of a job end.
+// textEnds are the positions at which the texts of a job end.
 type textEnds struct{ topic, payload int }
 
 const (
-	// ownMemory is the length from which on a payload is not copied twice, nor kept by its
-	// neighbours.
+	// ownMemory is the length in bytes from which on a payload gets memory of its own: it is copied
+	// only once, and is not kept in memory by the other payloads of its batch.
 	ownMemory = 4 << 10
-	// maxKeptTexts is the largest memory that is used again.
+	// maxKeptTexts is the largest size of buffers, in bytes, that are used again.
 	maxKeptTexts = 1 << 20
 )
 
@@ -48,9 +48,9 @@ func readClaim(rows pgx.Rows, batch *driver.Batch) error {
 func (r *claimReader) read(rows pgx.Rows, batch *driver.Batch) error {
 	defer rows.Close()
 	for rows.Next() {
-		// In PostgreSQL's binary format, where it was received: integers are big-endian, a
-		// timestamptz is the microseconds since 2000, and a text is a text. pgx asks for it
-		// in every mode that New lets pass.
+		// The values are in PostgreSQL's binary format, in the buffer in which they were received:
+		// integers are big-endian, a timestamptz is the number of microseconds since 2000, and a
+		// text is its bytes. pgx requests this format in every mode that New accepts.
 		v := rows.RawValues()
 		job := driver.Job{ID: binaryInt(v[1]), FireAt: binaryTime(v[4])}
 		if v[5] != nil {
@@ -80,11 +80,11 @@ func (r *claimReader) read(rows pgx.Rows, batch *driver.Batch) error {
 
 func binaryInt(v []byte) int64 { return int64(binary.BigEndian.Uint64(v)) }
 
-// postgresEpoch is 2000-01-01, where PostgreSQL counts from.
+// postgresEpoch is 2000-01-01, the zero of PostgreSQL's timestamps.
 const postgresEpoch driver.DBTime = 946_684_800_000_000
 
-// binaryTime saturates, as driver.DBTimeOf does. Infinity is the largest integer, and stays
-// it; -infinity, the smallest, becomes an instant before all others.
+// binaryTime saturates, as driver.DBTimeOf does. Infinity, the largest integer, stays the largest;
+// -infinity, the smallest, becomes an instant before all others.
 func binaryTime(v []byte) driver.DBTime {
 	since2000 := binaryInt(v)
 	return postgresEpoch + driver.DBTime(min(since2000, math.MaxInt64-int64(postgresEpoch)))

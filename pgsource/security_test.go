@@ -15,9 +15,9 @@ import (
 	schema "github.com/job-publisher/reactor/sql"
 )
 
-// plant has a role that may create in the schema of jobs make functions and operators that
-// take just the types of other roles' arguments, and so win against PostgreSQL's own where
-// the search path leads to them. Each tells the table caught of its call.
+// plant lets a role that may create in the schema of jobs create functions and operators that take
+// exactly the types of other statements' arguments, so that they are preferred to PostgreSQL's own
+// if the search path leads to them. Each records its call in the table caught.
 func (b *bench) plant(url string) {
 	b.t.Helper()
 	attacker := connect(b.t, b.ctx, url)
@@ -79,7 +79,7 @@ func (b *bench) plant(url string) {
 	operator("-", "timestamptz", "text", "timestamptz", "now()")
 }
 
-// caught is what was called of that.
+// caught returns which of them were called.
 func (b *bench) caught() []string {
 	b.t.Helper()
 	rows, err := b.conn.Query(b.ctx, "SELECT what || ' by ' || by FROM public.caught")
@@ -93,8 +93,8 @@ func (b *bench) caught() []string {
 	return list
 }
 
-// TestPlanted: a producer who may create in the schema of jobs runs no code as somebody else,
-// not even where the search path has that schema before PostgreSQL's own.
+// TestPlanted: a producer who may create in the schema of jobs cannot run code as another role, not
+// even if the search path has that schema before PostgreSQL's own.
 func TestPlanted(t *testing.T) {
 	for _, path := range []string{"public", "public,pg_catalog"} {
 		t.Run(path, func(t *testing.T) { testPlanted(t, path) })
@@ -107,7 +107,7 @@ func testPlanted(t *testing.T, path string) {
 	b.exec("GRANT CREATE ON SCHEMA public TO " + role + "; GRANT INSERT, SELECT ON jobs TO " + role)
 	b.plant(url)
 
-	// The trap catches: this is what an unqualified statement does.
+	// The traps work: an unqualified statement calls them.
 	b.exec("SELECT format('%s %s %s', 1::bigint, 2::bigint, 3::bigint), 1::oid = 'jobs'::regclass")
 	if n := len(b.caught()); n != 2 {
 		t.Fatalf("caught %v: the trap does not work", b.caught())
@@ -153,7 +153,7 @@ func testPlanted(t *testing.T, path string) {
 	}
 }
 
-// TestPlantedBeforeAnUpgrade: the tables of version 2 are there, and the traps.
+// TestPlantedBeforeAnUpgrade: the tables of version 2 exist, and so do the traps.
 func TestPlantedBeforeAnUpgrade(t *testing.T) {
 	b := versionTwo(t, "public")
 	role, url := b.role("")
@@ -166,7 +166,7 @@ func TestPlantedBeforeAnUpgrade(t *testing.T) {
 	}
 }
 
-// TestRowSecurity: what a policy hides would be silence.
+// TestRowSecurity: a policy that silently hides rows is an error.
 func TestRowSecurity(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("")
@@ -190,7 +190,7 @@ func TestRowSecurity(t *testing.T) {
 	b.exec("ALTER TABLE jobs NO FORCE ROW LEVEL SECURITY; ALTER TABLE jobs DISABLE ROW LEVEL SECURITY; ALTER TABLE jobs OWNER TO CURRENT_USER")
 	b.grant(role)
 
-	// Nor may one hide what is ours.
+	// A policy must not hide rows of our own tables either.
 	for _, name := range []string{"reactor.lanes", "reactor.deployment"} {
 		b.exec("ALTER TABLE " + name + " ENABLE ROW LEVEL SECURITY")
 		if why := b.refused(pgsource.Config{DatabaseURL: url}); !strings.Contains(why, "row-level security hides rows of "+name) {
@@ -200,7 +200,7 @@ func TestRowSecurity(t *testing.T) {
 	}
 }
 
-// TestRowSecurityWhileRunning is an error and not silence.
+// TestRowSecurityWhileRunning: a policy that appears later is an error as well.
 func TestRowSecurityWhileRunning(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("")
@@ -213,8 +213,8 @@ func TestRowSecurityWhileRunning(t *testing.T) {
 	}
 }
 
-// TestNoMD5: under FIPS there is none. The one place that asks for it, to keep the name of an
-// old deployment, does without.
+// TestNoMD5: under FIPS there is no md5(). The one place that calls it, to keep the name of an old
+// deployment, works without.
 func TestNoMD5(t *testing.T) {
 	comment, texts := regexp.MustCompile("(--|//).*"), map[string]string{}
 	for _, m := range schema.Migrations {
@@ -274,7 +274,7 @@ func TestLeastPrivileges(t *testing.T) {
 	}
 }
 
-// TestTooManyConnections is refused before the pool takes what there is.
+// TestTooManyConnections: too many connections are refused before the pool opens them.
 func TestTooManyConnections(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("CONNECTION LIMIT 8")

@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Settings arrive from anywhere: from the role, the database, the server, the URL. What
-// our promises rest on is set by ourselves, on every connection, and looked at again.
+// The role, the database, the server and the URL may all set parameters. We set those that our
+// promises depend on ourselves, on every connection, and read them back.
 
 // setting is a parameter of the server and the value that we work with.
 type setting struct{ name, value string }
@@ -23,11 +23,11 @@ type settings []setting
 
 // pinned are set on every connection, in this order.
 //
-// search_path comes before all that calls anything: that is PostgreSQL's own, and every table
-// is named with its schema. Isolation: a claim that is resolved with a snapshot from before its
-// commit would be taken for undone, and what it has marked would never be published.
-// row_security: what a policy hides from us would be silence; like this it is an error.
-// quote_all_identifiers is how a search path is read back.
+// search_path comes before anything that calls a function: it contains only PostgreSQL's own
+// schema, and our statements qualify every table. Isolation: if a claim is resolved with a snapshot
+// from before its commit, it is taken for undone, and the jobs that it has marked are never
+// published. row_security: off turns rows that a policy would silently hide into an error.
+// quote_all_identifiers determines how a search path is read back.
 var pinned = settings{
 	{"quote_all_identifiers", "off"},
 	{"search_path", "pg_catalog, pg_temp"},
@@ -39,11 +39,11 @@ var pinned = settings{
 	{"DateStyle", "ISO, YMD"},
 	{"IntervalStyle", "postgres"},
 	{"array_nulls", "on"},
-	// A claim sorts its rows and keeps them for a moment; temp_file_limit may forbid what does
-	// not fit.
+	// A claim sorts its rows in memory; with less memory it would need a temporary file, which
+	// temp_file_limit may forbid.
 	{"work_mem", "4MB"},
-	// Every statement of ours goes by an index. Plans made while the table was
-	// empty, or before it was analyzed, must not turn to scanning it.
+	// Every statement of ours uses an index. A plan that was made while the table was empty, or
+	// before it was analyzed, must not use a sequential scan.
 	{"enable_seqscan", "off"},
 	{"enable_bitmapscan", "off"},
 	{"enable_indexscan", "on"},
@@ -54,8 +54,8 @@ var pinned = settings{
 	{"max_parallel_workers_per_gather", "0"},
 }
 
-// ofMigration are set for the transaction of a migration. It finds the table jobs by the
-// search path of the role, and leaves it alone until then.
+// ofMigration are set for the transaction of a migration. The migration finds the table jobs by the
+// role's search path, and does not change that path until it has found it.
 var ofMigration = settings{
 	{"statement_timeout", "0"}, // waiting for another migration may take long; a change of the schema, too
 	{"lock_timeout", "0"},
@@ -81,9 +81,9 @@ func (l settings) beginSQL() string {
 	return b.String()
 }
 
-// timeouts are those of a connection. Nobody may make us wait for long: a claim skips
-// locked rows, and what else we lock is ours. Frozen inside a transaction we hold others
-// up no longer than it takes them to give us up.
+// timeouts are the time limits of a connection. Nobody may make us wait for long: a claim skips
+// locked rows, and what else we lock is our own. And if we freeze inside a transaction, we block
+// others no longer than they need to depose us.
 func timeouts(statement, lock, idle time.Duration) settings {
 	ms := func(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
 	return settings{
@@ -93,26 +93,28 @@ func timeouts(statement, lock, idle time.Duration) settings {
 	}
 }
 
-// Commits are durable whatever the role's default says; remote_apply is more, and stays.
+// durable makes commits durable whatever the role's default is. remote_apply is stronger, and
+// stays.
 const durable = `CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END`
 
-// sessionSQL makes the settings for as long as the connection lives.
+// sessionSQL applies the settings for as long as the connection lives.
 func (l settings) sessionSQL() string {
 	var b strings.Builder
-	// Before anything that takes longer than a role's default may allow. The server counts
-	// anew for each statement of a string.
+	// First of all, because a later statement may take longer than the role's default allows. The
+	// server measures the timeout for each statement of the text.
 	b.WriteString("SET statement_timeout = 0; ")
 	for _, set := range l {
 		fmt.Fprintf(&b, "SET %s = %s; ", set.name, set.literal())
 	}
 	fmt.Fprintf(&b, "SELECT set_config('synchronous_commit', %s, false); ", durable)
-	// Only a superuser may set this one, even to what it is. PostgreSQL 17 has that one.
+	// Only a superuser may set session_replication_role, even to its current value.
+	// transaction_timeout exists from PostgreSQL 17 on.
 	b.WriteString("SELECT set_config(name, CASE name WHEN 'transaction_timeout' THEN '0' ELSE 'origin' END, false) FROM pg_settings" +
 		" WHERE name = 'transaction_timeout' OR name = 'session_replication_role' AND setting = 'replica'")
 	return b.String()
 }
 
-// localSQL makes them for a transaction, but for those that a session alone can have.
+// localSQL applies the settings for one transaction, except those that only a session can have.
 func (l settings) localSQL() string {
 	calls := make([]string, 0, len(l)+1)
 	for _, set := range l {
@@ -128,7 +130,7 @@ func (l settings) localSQL() string {
 		CASE WHEN pg_catalog.texteq(pg_catalog.current_setting('synchronous_commit'), 'remote_apply') THEN 'remote_apply' ELSE 'on' END, true)`
 }
 
-// literal is the value in SQL. A list is not to be quoted as one word.
+// literal returns the value in SQL. A list must not be quoted as one word.
 func (s setting) literal() string {
 	if s.name == "search_path" {
 		return s.value
@@ -136,8 +138,8 @@ func (s setting) literal() string {
 	return "'" + s.value + "'"
 }
 
-// checked are the settings without which a promise would be void, and what they may be.
-// They are read back, in case that a proxy swallows a SET, or that nobody could make it.
+// checked are the settings that our promises depend on, and the values that they may have. They are
+// read back, in case a proxy ignores a SET, or nobody may change the setting.
 var checked = map[string][]string{
 	"default_transaction_isolation": {"read committed"},
 	"session_replication_role":      {"origin", "local"},
@@ -151,24 +153,24 @@ var checked = map[string][]string{
 // ofSession are those of them that a transaction behind a pooler does not set itself.
 var ofSession = []string{"session_replication_role", "client_encoding", "transaction_read_only"}
 
-// greet makes a new connection ours: it pins the settings, and makes sure that they hold.
-func (s *Source) greet(ctx context.Context, conn *pgx.Conn, own settings) error {
+// setUpSession pins the settings of a new connection, and verifies them.
+func (s *Source) setUpSession(ctx context.Context, conn *pgx.Conn, own settings) error {
 	if s.pooled {
-		return hold(ctx, conn, ofSession)
+		return verifySettings(ctx, conn, ofSession)
 	}
-	return pin(ctx, conn, own)
+	return pinSettings(ctx, conn, own)
 }
 
-// pin makes the settings of a session that is ours alone.
-func pin(ctx context.Context, conn *pgx.Conn, own settings) error {
+// pinSettings applies the settings to a session that is ours alone, and verifies them.
+func pinSettings(ctx context.Context, conn *pgx.Conn, own settings) error {
 	if err := conn.PgConn().Exec(ctx, append(slices.Clone(pinned), own...).sessionSQL()).Close(); err != nil {
 		return explainSetting(err)
 	}
-	return hold(ctx, conn, slices.Sorted(maps.Keys(checked)))
+	return verifySettings(ctx, conn, slices.Sorted(maps.Keys(checked)))
 }
 
-// hold makes sure that settings are what they must be.
-func hold(ctx context.Context, conn *pgx.Conn, names []string) error {
+// verifySettings makes sure that settings have one of their required values.
+func verifySettings(ctx context.Context, conn *pgx.Conn, names []string) error {
 	values := make([]string, len(names))
 	calls, into := make([]string, len(names)), make([]any, len(names))
 	for i, name := range names {
@@ -190,16 +192,16 @@ func hold(ctx context.Context, conn *pgx.Conn, names []string) error {
 	return nil
 }
 
-// errReadOnly is a connection that leads to a server that takes no writes: a standby, a
-// primary that was deposed, or one that its owner has switched to reading. It is of no
-// use to us, and the address may lead elsewhere next time.
+// errReadOnly: the connection leads to a server that takes no writes: a standby, a former primary,
+// or a server that its owner has made read-only. We cannot use it, but the same address may lead to
+// another server next time.
 var errReadOnly = errors.New("the database is read-only (a standby, or default_transaction_read_only is on): give the address of the primary, or several hosts and target_session_attrs=read-write in the database URL, or switch it back")
 
-// explainSetting names the setting that we may not make.
+// explainSetting names the setting that our role may not change.
 func explainSetting(err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && strings.Contains(pgErr.Message, "session_replication_role") {
-		return errors.New("session_replication_role is replica for this role or database, which switches triggers off, and only a superuser can change that: run ALTER ROLE … RESET session_replication_role and ALTER DATABASE … RESET session_replication_role")
+		return explained(err, "session_replication_role is replica for this role or database, which switches triggers off, and only a superuser can change that: run ALTER ROLE … RESET session_replication_role and ALTER DATABASE … RESET session_replication_role")
 	}
 	return err
 }

@@ -73,7 +73,7 @@ func TestSettingsOfTheRole(t *testing.T) {
 						t.Errorf("%s: %s is %q, want %q", kind, name, values[name], want)
 					}
 				}
-				asynchronous := strings.HasPrefix(kind, "control") || strings.HasPrefix(kind, "aside")
+				asynchronous := strings.HasPrefix(kind, "control") || strings.HasPrefix(kind, "background")
 				if got := values["synchronous_commit"]; got != "on" && !(asynchronous && got == "off") {
 					t.Errorf("%s: synchronous_commit is %s", kind, got)
 				}
@@ -88,7 +88,7 @@ func TestSettingsOfTheRole(t *testing.T) {
 	}
 }
 
-// wholePath takes jobs through all statements of a source.
+// wholePath runs all statements of a source on some jobs.
 func (b *bench) wholePath() {
 	b.t.Helper()
 	ids := b.insert(5, "-1 second")
@@ -157,7 +157,7 @@ func TestSettingsThatWait(t *testing.T) {
 	b.wholePath()
 }
 
-// TestRefusedSettings: what we cannot set, or must not.
+// TestRefusedSettings: settings that we cannot change, or must not.
 func TestRefusedSettings(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("")
@@ -179,7 +179,7 @@ func TestRefusedSettings(t *testing.T) {
 	}
 }
 
-// TestReplicaForASuperuser may be set right, and is.
+// TestReplicaForASuperuser: a superuser may change session_replication_role, and we do.
 func TestReplicaForASuperuser(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("SUPERUSER")
@@ -188,7 +188,7 @@ func TestReplicaForASuperuser(t *testing.T) {
 	b.wholePath()
 }
 
-// TestMigrateWithSettings: the migration has to cope with the same.
+// TestMigrateWithSettings: the migration works with the same settings.
 func TestMigrateWithSettings(t *testing.T) {
 	for _, settings := range [][]string{
 		{"statement_timeout = 1", "default_transaction_isolation = 'serializable'", "synchronous_commit = off"},
@@ -231,8 +231,8 @@ func TestMigrateWithSettings(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcomeUnderRepeatableRead: the claim's commit is under way while it is resolved.
-// With a snapshot from before it, its jobs would be marked and never published.
+// TestUnknownOutcomeUnderRepeatableRead: the claim's commit is still running while the claim is
+// resolved. With a snapshot from before that commit, its jobs would be marked and never published.
 func TestUnknownOutcomeUnderRepeatableRead(t *testing.T) {
 	for _, isolation := range []string{"repeatable read", "serializable"} {
 		t.Run(isolation, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestUnknownOutcomeUnderRepeatableRead(t *testing.T) {
 // another one.
 var cancelRequest = []byte{0, 0, 0, 16, 4, 210, 22, 46}
 
-// until waits for a query to answer true.
+// until waits until a query returns true.
 func (b *bench) until(conn *pgx.Conn, what, sql string, args ...any) {
 	b.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)

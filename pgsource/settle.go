@@ -10,26 +10,25 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// settleSQL removes finished batches from the journal and moves the others'
-// settled mark, in one statement; it returns the latter. Batches of lanes that have
-// another owner by now, of earlier rounds, and others that have got the number after a
-// failover, are left alone.
+// settleSQL deletes finished batches from the journal and updates the progress of the others, in
+// one statement. It returns the tokens of the updated batches. It leaves alone batches of lanes
+// that have another owner by now, batches of earlier rounds, and batches that got the same number
+// after a failover.
 //
-// QoS 1: if we die before this commits, the broker has acknowledged jobs that the
-// journal still lists, and the recovery publishes them again. If we die after it,
-// nothing is open.
+// QoS 1: if we crash before this commits, the broker has acknowledged jobs that the journal still
+// lists, and the recovery publishes them again. If we crash after it, nothing is open.
 //
-// QoS 2: the mark says what the broker has received. If we die before this commits,
-// those are sent again in the same slots, and the broker, which was not told to release
-// them, knows them. If we die after it, they are released. The row goes when the broker
-// has confirmed all releases; until then they are repeated, which is harmless.
+// QoS 2: the progress says what the broker has received. If we crash before this commits, those
+// jobs are sent again in the same slots, and the broker recognizes them, because it was not told to
+// release them. If we crash after it, they are released. The row is deleted when the broker has
+// confirmed all releases; until then the releases are repeated, which is harmless.
 //
-// The numbers are given twice: by a join alone a journal of a dozen rows would be read from
-// the front of its index, with all that somebody's old snapshot keeps there.
+// The batch numbers are given twice: with a join alone, the planner reads a journal of a dozen rows
+// from the front of its index, including all deleted rows that an old snapshot keeps there.
 //
-// There is no lock on the lane against a take-over that commits meanwhile: what is said
-// here stays true, we release only over a connection that the new owner has not closed
-// yet, and it reads the journal after it has closed it.
+// The lane is not locked against a take-over that commits meanwhile. What is recorded here stays
+// true; we send releases only over a connection that the new owner has not closed yet; and the new
+// owner reads the journal after it has closed that connection.
 const settleSQL = `
 WITH done AS (
     DELETE FROM reactor.in_flight f
@@ -43,10 +42,10 @@ RETURNING f.token`
 
 // Settle implements driver.Journal.
 //
-// No row of jobs is touched by the transaction: an application may have locked it, or
-// somebody's trigger may refuse the change, and neither may hold up the settlement of
-// others. What goes back to the table is noted in reactor.retries, and then given back
-// (returns.go). If we die in between, any instance finds the note and does it.
+// The transaction touches no row of jobs: an application may have locked the row, or somebody's
+// trigger may refuse the change, and neither may delay the settlement of other jobs. Jobs that go
+// back to the table are noted in reactor.retries, and returned afterwards (returns.go). If we crash
+// in between, any instance finds the note and returns the job.
 func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Settled, error) {
 	var (
 		plain   plainSettlements
@@ -61,11 +60,11 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 	}
 	var (
 		outcomes = make([]driver.Settled, len(settlements))
-		known    map[[16]byte]bool // marked
+		updated  map[[16]byte]bool // tokens of the batches whose progress was recorded
 		back     []int64
 	)
 	settlePlain := func(rows pgx.Rows) (err error) {
-		known, err = plain.read(rows)
+		updated, err = plain.read(rows)
 		return err
 	}
 	var err error
@@ -94,15 +93,15 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 	}
 	s.giveBack(ctx, back)
 	for i, st := range settlements {
-		if st.Done || known[st.Token] {
+		if st.Done || updated[st.Token] {
 			outcomes[i].Held = true
 		}
 	}
 	return outcomes, nil
 }
 
-// plainSettlements are those in which everything was published: columns of
-// settleSQL's parameters.
+// plainSettlements are the settlements of which every job was published, as columns of settleSQL's
+// parameters.
 type plainSettlements struct{ done, part settlementColumns }
 
 type settlementColumns struct {
@@ -126,23 +125,23 @@ func (p *plainSettlements) args() []any {
 	return []any{d.batch, d.token, d.round, d.owner, m.batch, m.token, m.round, m.owner, m.settled}
 }
 
-// read returns the claims whose batches were marked.
+// read returns the tokens of the batches whose progress was recorded.
 func (p *plainSettlements) read(rows pgx.Rows) (map[[16]byte]bool, error) {
-	marked := make(map[[16]byte]bool, len(p.part.batch))
+	updated := make(map[[16]byte]bool, len(p.part.batch))
 	var token pgtype.UUID
 	_, err := pgx.ForEachRow(rows, []any{&token}, func() error {
-		marked[token.Bytes] = true
+		updated[token.Bytes] = true
 		return nil
 	})
-	return marked, err
+	return updated, err
 }
 
-// settleSpecial settles a batch of which jobs failed, or go back to the table; it returns
-// those that do. The journal row's own progress tells whether an earlier try with an
-// unknown outcome has done it already, so failures are counted once.
+// settleSpecial settles a batch of which jobs failed or go back to the table, and returns the ids
+// of the latter. The progress in the journal row shows whether an earlier attempt with an unknown
+// outcome has already done it, so that failures are counted once.
 //
-// Unlike settleSQL it locks the lane: a job that goes back to the table must not be
-// recovered as well, so a take-over has to come before this, and prevent it, or after.
+// Unlike settleSQL it locks the lane: a job that goes back to the table must not be recovered as
+// well. So a take-over comes either before this, and prevents it, or after it.
 func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlement) (outcome driver.Settled, back []int64, err error) {
 	var (
 		settled int
@@ -154,19 +153,19 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 		 WHERE batch = $1 AND token = $2 AND round = $3 AND l.owner = $4 FOR UPDATE OF f FOR SHARE OF l`,
 		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids, &signed)
 	switch {
-	case err == pgx.ErrNoRows: // settled already, or another owner's
+	case err == pgx.ErrNoRows: // it is settled already, or the lane has another owner
 		outcome.GivenUp, err = givenUpBefore(ctx, tx, st)
 		return outcome, nil, err
 	case err != nil:
 		return outcome, nil, err
 	}
 	outcome.Held = true
-	if settled >= st.Settled && len(ids) == st.Kept && !st.Done { // settled already
+	if settled >= st.Settled && len(ids) == st.Kept && !st.Done { // it is settled already
 		outcome.GivenUp, err = givenUpBefore(ctx, tx, st)
 		return outcome, nil, err
 	}
-	// The rows of a batch from before version 3 are not signed: its jobs go by their id, and
-	// 0 was the place of one that failed.
+	// Rows of a batch from before version 3 are not signed: its jobs are identified by their ids,
+	// and an id of 0 stood for a job that failed.
 	claim := uuid(st.Token)
 	claim.Valid = signed
 	for _, id := range ids[st.Kept:] {
@@ -191,7 +190,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 		_, err = tx.Exec(ctx, "DELETE FROM reactor.in_flight WHERE batch = $1", st.BatchID)
 		return outcome, back, err
 	}
-	// A job that failed is no longer this batch's, and must not be recovered with it.
+	// A failed job no longer belongs to this batch, and must not be recovered with it.
 	for i, id := range ids {
 		if id != nil && slices.ContainsFunc(st.Failures, func(f driver.Failure) bool { return f.JobID == *id }) {
 			ids[i] = nil
@@ -202,8 +201,8 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 	return outcome, back, err
 }
 
-// givenUpBefore finds out which jobs an earlier try of a settlement has given up, whose answer
-// was lost: nobody has been told of those.
+// givenUpBefore finds the jobs that an earlier attempt of this settlement has given up, if its
+// answer was lost: their failure has not been reported yet.
 func givenUpBefore(ctx context.Context, tx pgx.Tx, st driver.Settlement) (givenUp []driver.Failure, err error) {
 	if len(st.Failures) == 0 {
 		return nil, nil
@@ -225,7 +224,7 @@ func givenUpBefore(ctx context.Context, tx pgx.Tx, st driver.Settlement) (givenU
 	return givenUp, err
 }
 
-// noteUnsent notes jobs that go back to the table as if nobody had claimed them.
+// noteUnsent notes jobs that go back to the table as if they had not been claimed.
 func noteUnsent(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, ids []int64) error {
 	if len(ids) == 0 {
 		return nil
@@ -243,9 +242,9 @@ func noteUnsent(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, ids []int64) 
 	return err
 }
 
-// recordFailures counts the attempts of jobs that were not published. Those with
-// attempts left are to go back to the table with a pause before the next; the others end
-// in failed_jobs with their reason. Attempts of another row that had the id don't count.
+// recordFailures counts the attempts of jobs that were not published. Jobs with attempts left go
+// back to the table with a pause before the next attempt; the others end in failed_jobs with their
+// reason. Attempts of another row that had the same id do not count.
 func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, claim pgtype.UUID, failures []driver.Failure) (again, ended []int64, err error) {
 	if len(failures) == 0 {
 		return nil, nil, nil

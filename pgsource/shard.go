@@ -6,16 +6,16 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// shardOf is the column shard of a row with this id. The WAL feed computes it: before
-// version 18, PostgreSQL does not publish generated columns. hashint8 has to be stable over
-// versions and machines, as it says where a row of a hash partition lies.
+// shardOf computes the column shard of a row from its id. The WAL feed needs it, because PostgreSQL
+// before version 18 does not publish generated columns. hashint8 is stable over versions and
+// machines: it determines in which hash partition a row lies.
 func shardOf(id int64) uint8 { return uint8(hashint8(id) % driver.Shards) }
 
 // hashint8 is PostgreSQL's function of that name [access/hash/hashfunc.c].
 func hashint8(value int64) uint32 {
 	low, high := uint32(value), uint32(value>>32)
 	if value < 0 {
-		high = ^high // so that equal numbers of other types have equal hashes
+		high = ^high // so that equal numbers of other integer types have equal hashes
 	}
 	return hashUint32(low ^ high)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/job-publisher/reactor/pgsource"
 )
 
-// TestShardOf holds our hash against the server's, in the column that instances go by.
+// TestShardOf compares our hash with the server's, as the column shard has it.
 func TestShardOf(t *testing.T) {
 	b := newBench(t)
 	const each = 2000

@@ -13,47 +13,50 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// changeSQL changes what a claim changes.
+// changeSQL changes the columns that a claim changes.
 const changeSQL = "UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $2 WHERE "
 
-// siftSQL changes one row as a claim would, and reads what a claim would read. A row that
-// somebody has locked is left out.
+// siftSQL changes one row as a claim would, and reads what a claim would read. A row that somebody
+// has locked is left out.
 const siftSQL = changeSQL + `ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED)
 RETURNING CASE WHEN processed AND claim = $2 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END, length(topic), length(payload)`
 
-// siftLockSQL comes before it: what this locks, and that does not change, some trigger silently keeps
-// as it is.
+// siftLockSQL runs before siftSQL. If it locks the row and siftSQL does not change it, a trigger
+// silently suppresses the change.
 const siftLockSQL = "SELECT FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED"
 
-// siftName and siftLockName are the prepared statements'. They live as long as the transaction.
+// siftName and siftLockName are the names of the prepared statements, which exist for one
+// transaction.
 const siftName, siftLockName = "reactor_sift", "reactor_sift_lock"
 
 const (
-	// firstSifted are tried in the first round trip, and twice as many in each that follows.
+	// firstSifted is how many rows the first round trip tries. Each following one tries twice as
+	// many.
 	firstSifted = 4
-	// siftPatience is after what time no other round trip begins: each row may have to be waited
-	// for, and what is found by then is of use.
-	siftPatience = time.Second
+	// siftTimeout is the time after which no further round trip begins: each row may have to wait
+	// for something, and the rows found by then are useful.
+	siftTimeout = time.Second
 )
 
-// Sift implements driver.Journal: it tries each row in a subtransaction of its own, many in one
-// round trip, and takes everything back. Halving takes a dozen statements for each bad row, with a
-// commit for each half that is good; where one row in ten is bad, that was 600 jobs a second.
+// Sift implements driver.Journal. It tries each row in a subtransaction of its own, many in one
+// round trip, and rolls everything back. Halving the batch instead takes a dozen statements for
+// each bad row, and a commit for each half that is good; where one row in ten was bad, that reached
+// 600 jobs a second.
 //
-// If we die before the end, nothing has happened.
+// If we crash before the end, nothing has happened.
 func (s *Source) Sift(ctx context.Context, ids []int64) ([]driver.BadJob, error) {
 	if s.pooled || s.jobs().tree {
-		return nil, nil // no named statements there; no place names a row there
+		return nil, nil // a pooler has no named statements; in a tree a ctid identifies no row
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.hot.patience, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.hot.timeout, errNoAnswer)
 	defer cancel()
 	conn, err := s.hot.pool.Acquire(ctx)
 	if err != nil {
-		return nil, s.failed("sift jobs", silence(ctx, err))
+		return nil, s.failed("sift jobs", markTimeout(ctx, err))
 	}
-	defer conn.Release() // it is closed if it is in the midst of the transaction still
+	defer conn.Release() // closes the connection if it is still inside the transaction
 	bad, err := sift(ctx, conn.Conn().PgConn(), s.jobs(), ids)
-	return bad, s.failed("sift jobs", silence(ctx, err))
+	return bad, s.failed("sift jobs", markTimeout(ctx, err))
 }
 
 func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (bad []driver.BadJob, err error) {
@@ -65,8 +68,8 @@ func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (b
 	}()
 	plain := func(sql string) { p.SendQueryParams(sql, nil, nil, nil, nil) }
 	plain("BEGIN ISOLATION LEVEL READ COMMITTED")
-	plain(brief.localSQL())
-	plain("SET CONSTRAINTS ALL IMMEDIATE") // a claim meets those that are deferred at its commit
+	plain(shortLimits.localSQL())
+	plain("SET CONSTRAINTS ALL IMMEDIATE") // a claim checks deferred constraints at its commit
 	p.SendPrepare(siftLockName, jobs.siftLock, []uint32{pgtype.Int8OID})
 	p.SendPrepare(siftName, jobs.sift, []uint32{pgtype.Int8OID, pgtype.UUIDOID})
 	plain("SAVEPOINT before")
@@ -78,7 +81,7 @@ func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (b
 		return nil, err
 	}
 	begun := time.Now()
-	for n := firstSifted; len(ids) > 0 && time.Since(begun) < siftPatience; n *= 2 {
+	for n := firstSifted; len(ids) > 0 && time.Since(begun) < siftTimeout; n *= 2 {
 		n = min(n, len(ids))
 		if bad, err = siftSome(p, ids[:n], bad); err != nil {
 			return nil, err
@@ -96,7 +99,7 @@ func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (b
 	return bad, err
 }
 
-// siftSome tries some rows in one round trip, and adds those that are bad.
+// siftSome tries rows in one round trip, and appends the bad ones to bad.
 func siftSome(p *pgconn.Pipeline, ids []int64, bad []driver.BadJob) ([]driver.BadJob, error) {
 	var token [16]byte
 	formats := []int16{pgtype.BinaryFormatCode, pgtype.BinaryFormatCode}
@@ -118,8 +121,8 @@ func siftSome(p *pgconn.Pipeline, ids []int64, bad []driver.BadJob) ([]driver.Ba
 			bad = append(bad, driver.BadJob{ID: id, Why: &driver.JobError{Reason: statementText(err), Waited: waited(err), Err: err}})
 		case err != nil:
 			return nil, err
-		case rows == 1: // locked, and not changed
-			bad = append(bad, driver.BadJob{ID: id, Why: &driver.JobError{Reason: errSwallowed.Error(), Err: errSwallowed}})
+		case rows == 1: // the row was locked and not changed
+			bad = append(bad, driver.BadJob{ID: id, Why: &driver.JobError{Reason: errSuppressed.Error(), Err: errSuppressed}})
 		}
 		if _, err := untilSync(p); err != nil {
 			return nil, err
@@ -128,14 +131,14 @@ func siftSome(p *pgconn.Pipeline, ids []int64, bad []driver.BadJob) ([]driver.Ba
 	return bad, nil
 }
 
-// untilSync reads the results up to the next sync, and returns of how many rows they speak, and
-// the first error.
+// untilSync reads the results up to the next sync, and returns the number of rows that they report,
+// and the first error.
 func untilSync(p *pgconn.Pipeline) (rows int64, first error) {
 	for {
 		result, err := p.GetResults()
 		var pgErr *pgconn.PgError
 		if err != nil && !errors.As(err, &pgErr) {
-			return 0, err // of the connection
+			return 0, err // the connection is lost
 		}
 		switch result := result.(type) {
 		case *pgconn.PipelineSync:
@@ -149,7 +152,7 @@ func untilSync(p *pgconn.Pipeline) (rows int64, first error) {
 				return 0, fmt.Errorf("a pipeline has ended early: %w", first)
 			}
 			if pgErr.SeverityUnlocalized != "ERROR" {
-				return 0, err // there will be no sync
+				return 0, err // no sync follows
 			}
 		}
 		if first == nil {

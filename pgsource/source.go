@@ -19,35 +19,35 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Source is the jobs table of one database.
+// Source is the table of jobs of one database. It implements driver.Source.
 type Source struct {
 	cfg Config
 	log *slog.Logger
-	// backends is the application_name of all our connections. Instances that
-	// give us up for dead use it to cut them off.
+	// backends is the application_name of all our connections. Instances that depose this one
+	// terminate the connections with that name.
 	backends string
 
-	// What follows is set by Open.
+	// Open sets the following fields.
 
 	pooled bool                  // the database URL leads through a pooler
-	table  atomic.Pointer[table] // what the deployment is about
-	// clientIDPrefix is what the MQTT client ids of the deployment's lanes begin with.
+	table  atomic.Pointer[table] // the table of jobs
+	// clientIDPrefix is the beginning of the MQTT client ids of the deployment's lanes.
 	clientIDPrefix string
 
-	// work serves loads, and hot, on the same connections but with less patience, claims
-	// and settlements. control, with one connection of its own so that it never waits
-	// behind anything, serves the membership; aside is for whatever may take long.
-	work, hot, control, aside *database
-	// atLeisure are the limits of what may take long over the connections of work.
-	atLeisure settings
+	// work is for loads. hot uses the same connections with a shorter timeout, for claims and
+	// settlements. control has one connection of its own, so that the membership never waits behind
+	// other statements. background is for what may take long.
+	work, hot, control, background *database
+	// slowSettings are the limits of statements on work that may take long.
+	slowSettings settings
 
 	// feed.go
-	feed        feedStatus
-	lookAtFeeds chan struct{} // one-slot: what the deployment has may have changed
-	walRuns     atomic.Bool   // the WAL is being read, or about to be
-	walFeeds    atomic.Int64  // how often it was begun
-	// Owned by the goroutine of Listen: what was chosen and what the log was told last, and when the WAL was last
-	// tried to be read, and why that failed.
+	feed       feedStatus
+	feedChecks chan struct{} // one slot: what the deployment provides may have changed
+	walRuns    atomic.Bool   // the WAL feed runs or is starting
+	walFeeds   atomic.Int64  // how many slots were named
+	// Owned by the goroutine of Listen: the feeds that were chosen, the choice that the log was
+	// told last, when reading the WAL was last tried, and why that failed.
 	chosen        []Feed
 	saidFeed      string
 	walTried      time.Time
@@ -55,38 +55,39 @@ type Source struct {
 
 	// chores.go
 	chores                 sync.WaitGroup
-	closing                context.Context // ended by Close
+	closing                context.Context // Close ends it
 	endChores              context.CancelFunc
-	tending                atomic.Bool // guards the two below
+	tending                atomic.Bool // true: a round runs, which owns the next two fields
 	nextReturns, nextPurge time.Time
-	returnsWait            atomic.Bool // jobs wait for their return to the table
-	tableGone              atomic.Bool // a statement did not find it
+	returnsWait            atomic.Bool // jobs wait to be returned to the table
+	tableGone              atomic.Bool // a statement did not find the table
 	gone                   ratelog.Limiter
 	unreturnable           ratelog.Limiter
 }
 
-// jobs is the table, with its statements.
+// jobs returns the table and its statements.
 func (s *Source) jobs() *table { return s.table.Load() }
 
 var _ driver.Source = (*Source)(nil)
 
 const (
-	// hotPatience is how long a claim or a settlement may take. Everybody's due jobs wait
-	// for it, and a dead connection is noticed by it at the latest.
-	hotPatience = 5 * time.Second
-	// lockPatience is how long we wait for a lock that somebody else holds. A claim skips
-	// locked rows; this is for locks of whole tables.
-	lockPatience = 2 * time.Second
-	// asidePatience is for what nobody waits for.
-	asidePatience = 5 * time.Second
-	// besides is how many connections there are beside those of Config.MaxConns.
-	besides = 3
-	// slack is how much later than the server we give a statement up: its answer says
-	// what has become of it, ours does not.
-	slack = time.Second
+	// hotTimeout is how long a claim or a settlement may take. All due jobs of the instance wait
+	// for it, and a broken connection is noticed after this time at the latest.
+	hotTimeout = 5 * time.Second
+	// tableLockTimeout is how long we wait for a lock of somebody else. A claim skips locked rows,
+	// so this is about locks of whole tables.
+	tableLockTimeout = 2 * time.Second
+	// backgroundTimeout is for statements that nothing waits for.
+	backgroundTimeout = 5 * time.Second
+	// extraConns is the number of connections besides those of Config.MaxConns.
+	extraConns = 3
+	// serverAnswerMargin is how much longer than the server we wait before we give a statement up:
+	// the server's answer says whether the statement took effect, our own timeout does not.
+	serverAnswerMargin = time.Second
 )
 
-// New checks the configuration. It does not connect; Open does.
+// New checks the configuration; a field that cannot be used is a *driver.ConfigError. It does not
+// connect: Open does.
 func New(cfg Config) (*Source, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -95,43 +96,44 @@ func New(cfg Config) (*Source, error) {
 	var random [4]byte
 	rand.Read(random[:]) // never fails, by its documentation
 	return &Source{
-		cfg:         cfg,
-		log:         cfg.Logger,
-		backends:    "reactor-" + hex.EncodeToString(random[:]),
-		lookAtFeeds: make(chan struct{}, 1),
+		cfg:        cfg,
+		log:        cfg.Logger,
+		backends:   "reactor-" + hex.EncodeToString(random[:]),
+		feedChecks: make(chan struct{}, 1),
 	}, nil
 }
 
-// Open connects, finds out what it is connected to, and refuses what it could not keep
-// its promises on.
+// Open connects, inspects the server, the table and our rights, and refuses a database on which it
+// could not keep its promises. Its error is one line that says what to do, and unwraps to the error
+// of pgx. After an error nothing is open, and Open may be called again.
 func (s *Source) Open(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			s.Close()
 			if s.pooled && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-				err = fmt.Errorf("the pooler gives us no connection to the database: in session mode its pool must hold the %d of each instance, and those of everybody else: enlarge it, or use transaction mode", s.cfg.MaxConns+besides-1)
+				err = explained(err, "the pooler gives us no connection to the database: in session mode its pool must hold the %d of each instance, and those of everybody else: enlarge it, or use transaction mode", s.cfg.MaxConns+extraConns-1)
 				return
 			}
 			err = explain(err)
 		}
 	}()
 	s.closing, s.endChores = context.WithCancel(context.WithoutCancel(ctx))
-	path, err := s.lookAround(ctx)
+	path, err := s.inspectServer(ctx)
 	if err != nil {
 		return err
 	}
 	if s.control, err = s.open(ctx, use{
-		// Less than whoever beats is prepared to wait: a beat that gets no answer is the sign
-		// of a dead connection, and the others are replaced with it.
-		conns: 1, patience: s.cfg.TTL * 2 / 3, settings: timeouts(s.cfg.TTL, lockPatience, s.cfg.TTL),
-		// A heartbeat that a crash of Postgres takes back has lost nothing, and must
-		// not wait for a disk that is busy with everybody else's commits.
+		// Shorter than the caller of Beat waits: a beat without an answer is the sign of a broken
+		// connection, and then the other connections are replaced as well.
+		conns: 1, timeout: s.cfg.TTL * 2 / 3, settings: timeouts(s.cfg.TTL, tableLockTimeout, s.cfg.TTL),
+		// A crash of Postgres may undo a heartbeat without harm, and a heartbeat must not wait for
+		// a disk that is busy with the commits of others.
 		asynchronous: true,
 	}); err != nil {
 		return err
 	}
 	if !s.pooled {
-		if err := checkConnections(ctx, s.control.pool, s.cfg.MaxConns+besides); err != nil {
+		if err := checkConnections(ctx, s.control.pool, s.cfg.MaxConns+extraConns); err != nil {
 			return err
 		}
 	}
@@ -149,21 +151,21 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	if err := s.identify(ctx); err != nil {
 		return err
 	}
-	// Claims and settlements end at the server before we give them up: a claim that goes on
-	// there holds its lane, and whoever asks what has become of it waits for that.
-	prompt := min(hotPatience-slack, s.cfg.StatementTimeout)
+	// The server ends claims and settlements before we give them up: a claim that goes on there
+	// holds its lane, and ResolveClaim waits for that.
+	prompt := min(hotTimeout-serverAnswerMargin, s.cfg.StatementTimeout)
 	if s.work, err = s.open(ctx, use{
-		conns: s.cfg.MaxConns, patience: s.cfg.StatementTimeout + slack,
-		settings: timeouts(prompt, lockPatience, s.cfg.TTL), warm: s.warm,
+		conns: s.cfg.MaxConns, timeout: s.cfg.StatementTimeout + serverAnswerMargin,
+		settings: timeouts(prompt, tableLockTimeout, s.cfg.TTL), warm: s.warm,
 	}); err != nil {
 		return err
 	}
 	hot := *s.work
-	hot.patience = prompt + slack
+	hot.timeout = prompt + serverAnswerMargin
 	s.hot = &hot
-	s.atLeisure = settings{{"statement_timeout", fmt.Sprintf("%dms", s.cfg.StatementTimeout.Milliseconds())}}
-	s.aside, err = s.open(ctx, use{
-		conns: 1, patience: asidePatience + slack, settings: timeouts(asidePatience, lockPatience/2, s.cfg.TTL), asynchronous: true,
+	s.slowSettings = settings{{"statement_timeout", fmt.Sprintf("%dms", s.cfg.StatementTimeout.Milliseconds())}}
+	s.background, err = s.open(ctx, use{
+		conns: 1, timeout: backgroundTimeout + serverAnswerMargin, settings: timeouts(backgroundTimeout, tableLockTimeout/2, s.cfg.TTL), asynchronous: true,
 	})
 	if err != nil || s.cfg.Feed != FeedWAL {
 		return err
@@ -171,29 +173,29 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	return s.checkWAL(ctx)
 }
 
-// Close releases the connections.
+// Close closes the connections. No other method may be running.
 func (s *Source) Close() {
 	if s.endChores != nil {
 		s.endChores()
 		s.chores.Wait()
 	}
-	for _, db := range []**database{&s.work, &s.control, &s.aside} {
+	for _, db := range []**database{&s.work, &s.control, &s.background} {
 		(*db).close()
 		*db = nil
 	}
 	s.hot = nil
 }
 
-// Now reads the database's clock.
+// Now reads the database's clock. It implements driver.Source.
 func (s *Source) Now(ctx context.Context) (driver.DBTime, error) {
 	var now dbTime
 	err := s.hot.row(ctx, "SELECT clock_timestamp()", nil, &now)
 	return now.DBTime, s.failed("read the clock", err)
 }
 
-// warm has a connection make its first claim and its first settlement, of nothing: they take
-// its backend ten times as long as the later ones, and the lead is not meant for that. An
-// error is not reported: the real ones will say the same.
+// warm makes a connection's first claim and first settlement, of nothing: the first ones take its
+// backend ten times as long as the later ones, and the lead of claims does not allow for that.
+// Errors are not reported, because the real statements will report the same.
 func (s *Source) warm(ctx context.Context, conn *pgx.Conn) {
 	const noLane = -1
 	if rows, err := conn.Query(ctx, s.jobs().claim, s.claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
@@ -204,8 +206,8 @@ func (s *Source) warm(ctx context.Context, conn *pgx.Conn) {
 	}
 }
 
-// failed wraps an error of a statement, and drops the pooled connections when
-// the server went away: the others lead to the same dead server.
+// failed wraps the error of a statement. If the connection was lost it also discards the pooled
+// connections, because they lead to the same server.
 func (s *Source) failed(doing string, err error) error {
 	if err == nil {
 		return nil
@@ -213,18 +215,18 @@ func (s *Source) failed(doing string, err error) error {
 	var connectErr *pgconn.ConnectError
 	switch {
 	case errors.As(err, &connectErr), errors.Is(err, errReadOnly):
-		return &connectionError{doing, explain(err), err}
+		return fmt.Errorf("%s: %w", doing, explain(err))
 	case connectionLost(err):
 		s.reset()
 	case sqlState(err) == pgerrcode.UndefinedTable:
-		s.tableGone.Store(true) // the next beat has it looked for
+		s.tableGone.Store(true) // the next beat has it searched for
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// reset has every connection made anew before it is used again.
+// reset makes the pools open every connection anew before its next use.
 func (s *Source) reset() {
-	for _, db := range []*database{s.work, s.control, s.aside} {
+	for _, db := range []*database{s.work, s.control, s.background} {
 		if db != nil {
 			db.pool.Reset()
 		}

@@ -9,8 +9,8 @@ import (
 	schema "github.com/job-publisher/reactor/sql"
 )
 
-// TestTwoTables: versions before 3 made a table in each schema that they were pointed to,
-// and all of them shared schema reactor.
+// TestTwoTables: versions before 3 created a table in each schema that they were pointed to, and
+// all of them shared schema reactor.
 func TestTwoTables(t *testing.T) {
 	b := versionTwo(t, "a")
 	b.versionTwoIn("b")
@@ -29,7 +29,7 @@ func TestTwoTables(t *testing.T) {
 	b.start(a)
 }
 
-// TestTwoTablesOfTheSamePath: of one that has no triggers nothing tells but the search path.
+// TestTwoTablesOfTheSamePath: only the search path shows a second table without triggers.
 func TestTwoTablesOfTheSamePath(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("CREATE SCHEMA front; CREATE TABLE front.jobs (LIKE jobs INCLUDING ALL)")
@@ -41,7 +41,7 @@ func TestTwoTablesOfTheSamePath(t *testing.T) {
 	b.start(with(t, b.url, "search_path", "front,public"))
 }
 
-// TestRoleNamedReactor: "$user" is first in its search path, and schema reactor is there.
+// TestRoleNamedReactor: "$user" is first in its search path, and schema reactor exists.
 func TestRoleNamedReactor(t *testing.T) {
 	server := testkit.OwnPostgres(t, ownServer)
 	admin := examine(t, server.URL())
@@ -101,7 +101,8 @@ func TestRoleNamedReactor(t *testing.T) {
 	})
 }
 
-// TestForeignTable: what another program calls jobs is not touched, and nothing is left.
+// TestForeignTable: a table jobs of another program is not changed, and the migration leaves
+// nothing behind.
 func TestForeignTable(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (id bigint, queue text, payload text)")
@@ -121,7 +122,7 @@ func TestForeignTable(t *testing.T) {
 	b.migrateUp(b.url)
 }
 
-// TestTableIsGone: the schema says where it was.
+// TestTableIsGone: the error names the table by its schema.
 func TestTableIsGone(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("ALTER TABLE jobs RENAME TO other")

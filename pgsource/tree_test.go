@@ -11,10 +11,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// A table of jobs in parts: rows have equal places (ctid) in several of them.
+// A table of jobs that consists of several tables, in which rows have equal places (ctid).
 
-// partitioned is a bench whose table its owner has made with partitions by fire_at, one a
-// year, before reactor came. The schema's own CREATE TABLE then finds it there.
+// partitioned is a bench whose owner has created the table with partitions by fire_at, one a year,
+// before the schema was applied. CREATE TABLE IF NOT EXISTS then finds it.
 func partitioned(t *testing.T) *bench {
 	t.Helper()
 	b := examine(t, testkit.NewDatabase(t))
@@ -38,7 +38,7 @@ func partitioned(t *testing.T) *bench {
 	return b
 }
 
-// inherited is a bench whose table has an heir: an archive.
+// inherited is a bench whose table has an inheritance child, an archive.
 func inherited(t *testing.T) *bench {
 	t.Helper()
 	b := examine(t, testkit.NewDatabase(t))
@@ -72,8 +72,8 @@ func TestHeirs(t *testing.T) {
 	}
 }
 
-// exact takes jobs through everything that can happen to them, and looks for others that it
-// happened to.
+// exact runs jobs through everything that can happen to them, and checks that nothing happened to
+// other rows.
 func (b *bench) exact(ids []int64) {
 	b.t.Helper()
 	before := b.count("SELECT count(*) FROM jobs WHERE NOT processed")
@@ -121,8 +121,8 @@ func (b *bench) exact(ids []int64) {
 	b.published(again)
 }
 
-// TestSameIDTwice: nothing keeps an heir from having an unprocessed job with the same id. The
-// journal must tell the two apart.
+// TestSameIDTwice: an inheritance child may have an unprocessed job with the same id. The journal
+// must tell the two apart.
 func TestSameIDTwice(t *testing.T) {
 	b := inherited(t)
 	b.start(b.url)
@@ -145,8 +145,8 @@ func TestSameIDTwice(t *testing.T) {
 	}
 }
 
-// TestPartsComeWhileRunning: until they are noticed their jobs wait, and none is taken for
-// another.
+// TestPartsComeWhileRunning: jobs in new partitions wait until those are noticed, and none is
+// confused with another.
 func TestPartsComeWhileRunning(t *testing.T) {
 	b := newBench(t)
 	b.insert(20, "-1 second")
@@ -163,7 +163,7 @@ func TestPartsComeWhileRunning(t *testing.T) {
 	b.exact([]int64{5, 6, 7})
 }
 
-// listenOnce connects the feed, which looks at the table.
+// listenOnce connects the feed, which checks the table.
 func (b *bench) listenOnce() {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)

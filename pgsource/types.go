@@ -9,11 +9,11 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// uuid is a claim's token.
+// uuid passes a claim's token as a parameter.
 func uuid(token [16]byte) pgtype.UUID { return pgtype.UUID{Bytes: token, Valid: true} }
 
-// dbTime reads and writes driver.DBTime as timestamptz. NULL reads as 0; where a column
-// may be null and 0 is an instant like others, read a nullTime.
+// dbTime reads and writes driver.DBTime as timestamptz. It reads NULL as 0; where a column may be
+// NULL, use nullTime, because 0 is an instant as well.
 type dbTime struct{ driver.DBTime }
 
 // earliestTimestamp is the smallest finite timestamptz, 4714-11-24 BC.
@@ -43,8 +43,8 @@ func (t *nullTime) ScanTimestamptz(v pgtype.Timestamptz) error {
 	return nil
 }
 
-// instant converts. The infinities, which a table that is not ours may hold, are the
-// first and the last instant.
+// instant converts a timestamptz that is not NULL. The infinities, which another table may hold,
+// become the first and the last instant.
 func instant(v pgtype.Timestamptz) driver.DBTime {
 	switch v.InfinityModifier {
 	case pgtype.Infinity:
@@ -55,8 +55,8 @@ func instant(v pgtype.Timestamptz) driver.DBTime {
 	return driver.DBTimeOf(v.Time)
 }
 
-// TimestamptzValue implements pgtype.TimestamptzValuer. What lies before all that
-// Postgres can hold is -infinity.
+// TimestamptzValue implements pgtype.TimestamptzValuer. An instant before the smallest timestamp of
+// Postgres becomes -infinity.
 func (t dbTime) TimestamptzValue() (pgtype.Timestamptz, error) {
 	if t.DBTime < earliestTimestamp {
 		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}, nil
@@ -64,8 +64,7 @@ func (t dbTime) TimestamptzValue() (pgtype.Timestamptz, error) {
 	return pgtype.Timestamptz{Time: t.Time(), Valid: true}, nil
 }
 
-// smallints is a set of shards as a query parameter; nil, an SQL NULL, if the set
-// is empty.
+// smallints passes a set of shards as a parameter; the empty set as nil, which is an SQL NULL.
 func smallints(set driver.ShardSet) []int16 {
 	if set == 0 {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// What versions 1 and 2 were.
+// The schema of versions 1 and 2.
 var (
 	//go:embed testdata/schema_v2.sql
 	schemaV2 string
@@ -19,7 +19,7 @@ var (
 	triggersV2 string
 )
 
-// versionTwo makes a database as the program of version 2 left it, under a search path.
+// versionTwo creates a database as version 2 of the program left it, with a search path.
 func versionTwo(t testing.TB, path string) *bench {
 	t.Helper()
 	b := examine(t, testkit.NewDatabase(t))
@@ -50,8 +50,8 @@ func (b *bench) migrateUp(url string) []string {
 	return names
 }
 
-// TestUpgrade: what version 2 has left on its way is recovered, with everything that can
-// happen to it, and under the client ids that it was sent under.
+// TestUpgrade: what version 2 has left in its journal is recovered, in every possible state, and
+// with the client ids under which it was sent.
 func TestUpgrade(t *testing.T) {
 	b := versionTwo(t, "public")
 	b.exec(`
@@ -116,8 +116,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestUpgradeThroughAnotherPath: whoever upgrades need not have the search path of whoever
-// installed, and the deployment stays about the same table.
+// TestUpgradeThroughAnotherPath: the role that upgrades may have another search path than the role
+// that installed, and the deployment keeps its table.
 func TestUpgradeThroughAnotherPath(t *testing.T) {
 	b := versionTwo(t, "app")
 	b.exec("INSERT INTO app.jobs (topic, fire_at) VALUES ('t', now())")
@@ -131,7 +131,8 @@ func TestUpgradeThroughAnotherPath(t *testing.T) {
 	}
 }
 
-// TestMigrateWithoutTheClustersName: the owner of the database may be nobody in the cluster.
+// TestMigrateWithoutTheClustersName: the owner of the database may lack the right to read the
+// cluster's identifier.
 func TestMigrateWithoutTheClustersName(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	owner, url := b.role("")

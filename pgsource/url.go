@@ -12,18 +12,17 @@ import (
 
 const exampleURL = "postgres://user:password@host:5432/database"
 
-// parseURL reads a connection string. Its errors never repeat a part of it, which may be one
-// of a password.
+// parseURL parses a connection string. Its errors never repeat any part of it, which could be a
+// part of a password.
 //
-// pgx takes more for a connection string than anybody means. What does not begin with
-// postgres:// is read as key=value: a URL in quotes, or of another scheme, with ?sslmode=…
-// at its end, is a setting with a long name, which the server refuses by that name. And in
-// a URL an @ or a / of a password that is not %-encoded ends it early: the host, or the
-// database, is what is left of the password. The errors that follow show both, so such
-// strings go no further than this.
+// pgx accepts more than anybody means as a connection string. What does not begin with postgres://
+// is read as key=value: a URL in quotes, or with another scheme, and with ?sslmode=… at its end,
+// becomes a setting with a long name, and the server names it when it refuses it. In a URL, an @ or
+// a / of a password that is not %-encoded ends the password early: then the host, or the database,
+// is the rest of the password. The errors that follow show both, so such strings are refused here.
 func parseURL(url string) (*pgx.ConnConfig, error) {
 	if url == "" {
-		// libpq takes it for whatever server is nearest: that is nobody's wish.
+		// libpq would connect to any local server, which nobody intends.
 		return nil, errors.New("is empty: give a connection string such as " + exampleURL)
 	}
 	cfg, err := pgx.ParseConfig(url)
@@ -46,11 +45,11 @@ func parseURL(url string) (*pgx.ConnConfig, error) {
 	return cfg, nil
 }
 
-// parameterName is that of a setting, with the prefix of an extension.
+// parameterName matches the name of a setting, with or without the prefix of an extension.
 var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
 
-// redacted keeps the reason of a malformed connection string and drops the
-// string, which may hold a password.
+// redacted returns the reason why a connection string cannot be parsed, without the string, which
+// may hold a password. So it has no cause to unwrap.
 func redacted(err error) error {
 	var parseErr *pgconn.ParseConfigError
 	if errors.As(err, &parseErr) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestParseURL: what can be read as something else than was meant goes nowhere, for it would
-// be shown as a host, a database or a setting. "sesame" is a part of a password.
+// TestParseURL: a string that can be read in an unintended way is refused, because errors would
+// show a part of it as a host, a database or a setting. "sesame" is a part of a password.
 func TestParseURL(t *testing.T) {
 	for _, good := range []string{
 		"postgres://user:pass%40word%2F@host:5432/app", "postgresql://host/app?sslmode=disable&application_name=a@b",

@@ -18,21 +18,22 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The WAL feed is a client of logical replication. The server decodes its log for it and sends
-// what commits have inserted or updated in the table of jobs: in the order of the commits, once
-// they have happened, so that no transaction is open for too long to be heard of.
+// The WAL feed is a client of logical replication. The server decodes its log and sends what
+// commits have inserted or updated in the table of jobs. Transactions arrive in the order of their
+// commits and after them, so that a transaction that stays open for long is announced, too.
 //
-// Nothing is ever resumed: each connection has a slot of its own, which is temporary and ends
-// with it, and what was committed before that began is swept. So no slot is left behind by
-// whoever dies, and where the feed got to need not be remembered. It is told to the server,
-// which throws away what it keeps of the log by it.
+// Nothing is resumed. Each connection has its own temporary replication slot, which the server
+// drops with the connection, and everything that was committed before the slot existed is swept. So
+// a killed instance leaves no slot behind, and no position is stored. The position is only reported
+// to the server, which discards the part of its log that it kept for the slot.
 //
-// Five goroutines:
+// The feed has five goroutines:
 //
 //	receive   reads and decodes, and hands commits to
-//	announce  which waits until they can be seen, and gives the hints (walvisible.go)
-//	report    tells the server each second where we are, and hears where it is
-//	probe     sends us something through the log, and looks after what the server keeps (walguard.go)
+//	announce  which waits until they are visible, and gives the hints (walvisible.go)
+//	report    reports our position to the server each second, and asks for the server's
+//	probe     sends a message to ourselves through the log, and limits what the server keeps of it
+//	          (walretention.go)
 //	watch     ends the connection when nothing arrives any more
 type walFeed struct {
 	*Source
@@ -40,7 +41,7 @@ type walFeed struct {
 	conn *pgconn.PgConn
 	slot string
 
-	// seen is where in the log we are: all before it was received.
+	// seen is our position in the log: everything before it was received.
 	seen atomic.Uint64
 	// heard is when the last message of any kind arrived.
 	heard    atomic.Int64 // nanoseconds after began
@@ -51,29 +52,32 @@ type walFeed struct {
 }
 
 const (
-	// reportEvery is the time between two reports of where we are.
+	// reportEvery is the time between two reports of our position.
 	reportEvery = time.Second
-	// readPause is the time between two reads under load. A single commit takes some three.
+	// readPause is the time between two reads under load. readBurst is how many reads may follow
+	// each other without a pause: a single commit takes about three.
 	readPause, readBurst = time.Millisecond, 12
-	// restBytes is more than comes during a pause, or that is over: then the socket's buffer is full.
+	// restBytes is the socket's low-water mark during a pause: more than arrives in one. So the
+	// pause ends by time, or when the socket's buffer is full.
 	restBytes = 1 << 20
-	// mostMessage is how long a message may be: anybody can have the server send us some of a
-	// gigabyte, by pg_logical_emit_message. A longer one ends the feed, which begins behind it.
+	// mostMessage bounds the length of a message in bytes: with pg_logical_emit_message any client
+	// can make the server send us a gigabyte. A longer message ends the feed, which starts again
+	// behind it.
 	mostMessage = 64 << 20
-	// slotPatience bounds one try to create a slot, which keeps VACUUM from its work while it
-	// waits for others' transactions.
-	slotPatience = 5 * time.Minute
-	// walSenderTimeout is after how long without a report the server ends the connection: of an
-	// instance that is frozen, whose system still answers for it. It is ours to choose, for a
-	// server may have it switched off.
+	// slotTimeout bounds one attempt to create a slot. While the attempt waits for the transactions
+	// of others it keeps VACUUM from removing rows.
+	slotTimeout = 5 * time.Minute
+	// walSenderTimeout is how long after the last report the server ends the connection. It is for
+	// an instance that is frozen while its operating system still acknowledges packets. We set it
+	// ourselves, because a server may have it switched off.
 	walSenderTimeout = 30 * time.Second
-	// decodingMemory is how much the server collects of transactions that are open before it
-	// sends what it has. It costs us nothing to get that early, and a commit of a million rows
-	// is told at once then, and does not keep others waiting.
+	// decodingMemory is how much of an open transaction the server collects before it sends that
+	// part. Receiving parts early costs us nothing; a commit of a million rows is then announced at
+	// once, and does not delay other commits.
 	decodingMemory = "4MB"
 )
 
-// listenWAL listens until ctx ends or the connection does.
+// listenWAL listens until ctx ends or the connection breaks.
 func (s *Source) listenWAL(ctx context.Context, on func(driver.Hint)) error {
 	s.walRuns.Store(true)
 	defer s.walRuns.Store(false)
@@ -90,14 +94,14 @@ func (s *Source) listenWAL(ctx context.Context, on func(driver.Hint)) error {
 	if err != nil {
 		return fmt.Errorf("WAL feed: %w", explainWAL(err))
 	}
-	defer hangUp(conn) // the slot ends with the session either way
+	defer closeReplication(conn) // if that fails, the slot still ends with the session
 	f := &walFeed{Source: s, on: on, conn: conn, slot: s.nextSlot(), began: time.Now()}
 	f.commits.init()
 	f.heard.Store(0)
 	f.creating.Store(true)
 
 	group, ctx := errgroup.WithContext(ctx)
-	// What is kept of the log is looked after from the moment at which the slot may be there.
+	// Limit what the server keeps of its log from the moment at which the slot may exist.
 	group.Go(func() error { return f.probe(ctx) })
 	group.Go(func() error {
 		if err := f.start(ctx); err != nil {
@@ -114,22 +118,23 @@ func (s *Source) listenWAL(ctx context.Context, on func(driver.Hint)) error {
 	return group.Wait()
 }
 
-// nextSlot names a slot. Not as the one before: that is there until the server has noticed the end
-// of its connection, which may take as long as walSenderTimeout.
+// nextSlot returns a name for a slot. It differs from the name of the previous slot, which exists
+// until the server has noticed that its connection ended: that can take walSenderTimeout.
 func (s *Source) nextSlot() string {
 	return fmt.Sprintf("%s_%d", strings.ReplaceAll(s.backends, "-", "_"), s.walFeeds.Add(1))
 }
 
-// connectWAL opens a connection for replication. It takes the simple protocol alone.
+// connectWAL opens a connection for replication. Such a connection accepts the simple query
+// protocol only.
 func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg, err := parseURL(s.cfg.ListenURL)
 	if err != nil {
 		return nil, err
 	}
 	s.configure(cfg)
-	cfg.ValidateConnect = takesWrites // whatever the other connections lead through
+	cfg.ValidateConnect = takesWrites // even if the other connections lead through a pooler
 	cfg.RuntimeParams["replication"] = "database"
-	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, &cfg.Config)
 	if errors.Is(err, errReadOnly) && s.cfg.ListenURL != s.cfg.DatabaseURL {
@@ -138,11 +143,11 @@ func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Before anything is set: it may be a session that a pooler gives to others as well.
+	// Before any SET: the session may be one that a pooler gives to other clients as well.
 	if _, err := pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		_ = conn.Close(ctx)
 		if sqlState(err) == pgerrcode.SyntaxError {
-			return nil, pooledWAL("it gives us an ordinary session")
+			return nil, pooledWAL("it gives us an ordinary session", err)
 		}
 		return nil, err
 	}
@@ -150,24 +155,24 @@ func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
 		_ = conn.Close(ctx)
 		return nil, err
 	}
-	// Where the system cannot tell that a client is gone, the server refuses this one. It ends
-	// the wait for a slot of a client that was killed.
+	// The server ends the wait for a slot when its client was killed. A server whose operating
+	// system cannot detect that refuses this setting, which is no error.
 	_ = conn.Exec(ctx, "SET client_connection_check_interval = '1s'").Close()
 	return conn, nil
 }
 
-// walSettings make the role's own limits void: the slot is created by a statement, and may have
-// to wait for as long as somebody's transaction takes.
+// walSettings lift the role's limits: a statement creates the slot, and may have to wait as long as
+// a transaction of somebody else takes.
 var walSettings = fmt.Sprintf(`SET statement_timeout = '%dms'; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0;
 SET search_path = pg_catalog, pg_temp; SET wal_sender_timeout = '%dms'; SET logical_decoding_work_mem = '%s';
-SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'`, slotPatience.Milliseconds(), walSenderTimeout.Milliseconds(), decodingMemory)
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'`, slotTimeout.Milliseconds(), walSenderTimeout.Milliseconds(), decodingMemory)
 
-// start creates the slot and has the stream begin at its position.
+// start creates the slot and starts the stream at the slot's position.
 //
-// The function creates the same slot as the command CREATE_REPLICATION_SLOT, but as a
-// statement, which the server ends when its client is gone (a second after a kill -9; the
-// command goes on waiting, and its slot holds the log meanwhile). It returns when the transactions
-// that have written and were open before it are over. What they wrote the sweep finds; what
+// The function creates the same slot as the command CREATE_REPLICATION_SLOT. But the function is a
+// statement, which the server ends when its client is gone, one second after a kill -9; the command
+// goes on waiting, and its slot holds the log meanwhile. The function returns when the transactions
+// that had written and were open before it have ended. The sweep finds what they wrote; what
 // commits later is in the stream.
 func (f *walFeed) start(ctx context.Context) error {
 	if err := f.conn.Exec(ctx, "SELECT pg_create_logical_replication_slot('"+f.slot+"', 'pgoutput', true)").Close(); err != nil {
@@ -181,13 +186,13 @@ func (f *walFeed) start(ctx context.Context) error {
 	})
 }
 
-// receive reads what the server sends. No context is watched for each message, which would
-// start a goroutine each, and no deadline is set but at the end: on a connection of pgx it
-// would break the reports as well, which are written meanwhile.
+// receive reads what the server sends. It watches no context for each message, because that would
+// start a goroutine for each. It sets no deadline except at the end: on a connection of pgx a
+// deadline would also break the reports, which are written at the same time.
 //
-// The server sends each commit by itself, and to be woken for each would cost more than all
-// the rest, and the server as well, which does it. So reads are paced: under load there is a bufferful each time, and
-// nothing wakes us, nor the runtime's poller, in between.
+// The server sends each commit by itself. Waking for each commit would cost us more than all the
+// rest, and would slow the server as well. So reads are paced: under load each read returns a full
+// buffer, and neither we nor the runtime's poller is woken in between.
 func (f *walFeed) receive(ctx context.Context) error {
 	f.conn.Frontend().SetMaxBodyLen(mostMessage)
 	defer context.AfterFunc(ctx, func() { _ = f.conn.Conn().SetDeadline(time.Unix(1, 0)) })()
@@ -216,8 +221,8 @@ func (f *walFeed) receive(ctx context.Context) error {
 				return err
 			}
 		case *pgproto3.NoticeResponse:
-			// From version 18 on a publication that is missing is no error any more: its rows are
-			// left out.
+			// From version 18 on a missing publication is no longer an error: the server leaves its
+			// rows out.
 			if m.Code == pgerrcode.ObjectNotInPrerequisiteState {
 				return fmt.Errorf("WAL feed: %w (%s)", errUnpublished, m.Message)
 			}
@@ -229,7 +234,7 @@ func (f *walFeed) receive(ctx context.Context) error {
 	}
 }
 
-// take handles what is in one message of the stream.
+// take handles one message of the stream.
 func (f *walFeed) take(ctx context.Context, d *decoder, data []byte) error {
 	if len(data) == 0 {
 		return errMalformed
@@ -240,9 +245,9 @@ func (f *walFeed) take(ctx context.Context, d *decoder, data []byte) error {
 		if err != nil {
 			return fmt.Errorf("WAL feed: %w", err)
 		}
-		// All that the server has read of its log, and sent, if it was for us: of other tables
-		// and databases for the most part. Without it a quiet table would hold the log of a busy
-		// server.
+		// The server has read its log up to this position, and has sent what was for us. Most of
+		// the log concerns other tables and databases: without this a quiet table would hold the
+		// log of a busy server.
 		if d.settled() {
 			f.advance(k.ServerWALEnd)
 		}
@@ -271,13 +276,13 @@ func (f *walFeed) take(ctx context.Context, d *decoder, data []byte) error {
 	return nil
 }
 
-// advance moves where we are. The server may send what is behind that again.
+// advance moves our position forward; the server may name a position again that we have passed.
 func (f *walFeed) advance(to pglogrepl.LSN) {
 	f.seen.Store(max(f.seen.Load(), uint64(to)))
 }
 
-// report tells the server where we are, and asks it where it is: its answer is a sign of life,
-// and moves us on while nothing of ours is written.
+// report reports our position to the server each second, and asks for the server's: the answer
+// shows that the connection works, and moves our position forward while nothing of ours is written.
 func (f *walFeed) report(ctx context.Context) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
@@ -293,9 +298,9 @@ func (f *walFeed) report(ctx context.Context) error {
 	}
 }
 
-// reply sends one report: received is as good as done, for nothing of it will be asked for
-// again. Beside the reads it is written in one piece, from either of two goroutines. If we die
-// before it, the server keeps its log until the session ends, which is at once.
+// reply sends one report of our position. All that was received counts as processed, because it is
+// never requested again. The report is one write, made by either of two goroutines beside the
+// reads. If we crash before it, the server keeps its log until the session ends, which is at once.
 func (f *walFeed) reply(ctx context.Context, ask bool) error {
 	at := pglogrepl.LSN(f.seen.Load())
 	err := pglogrepl.SendStandbyStatusUpdate(ctx, f.conn, pglogrepl.StandbyStatusUpdate{
@@ -307,11 +312,11 @@ func (f *walFeed) reply(ctx context.Context, ask bool) error {
 	return nil
 }
 
-// watch ends the feed when the server has not answered for too long: a connection that a
-// firewall has forgotten looks like one on which nothing happens.
+// watch ends the feed when the server has sent nothing for too long: a connection that a firewall
+// has forgotten looks like one on which nothing happens.
 func (f *walFeed) watch(ctx context.Context) error {
-	patience := probesMissed * f.cfg.FeedCheck
-	tick := time.NewTicker(patience / 4)
+	timeout := probesMissed * f.cfg.FeedCheck
+	tick := time.NewTicker(timeout / 4)
 	defer tick.Stop()
 	for {
 		select {
@@ -319,7 +324,7 @@ func (f *walFeed) watch(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
-		if silent := time.Since(f.began) - time.Duration(f.heard.Load()); silent > patience {
+		if silent := time.Since(f.began) - time.Duration(f.heard.Load()); silent > timeout {
 			return fmt.Errorf("WAL feed: the server has sent nothing for %v, not even answers", silent.Round(time.Second))
 		}
 	}

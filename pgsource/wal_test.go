@@ -31,13 +31,13 @@ func onWAL(t *testing.T, url string, change func(*pgsource.Config)) (b *bench, s
 	return b, s, hints, ended
 }
 
-// noSlots waits until the slots of this database are gone.
+// noSlots waits until this database has no slots.
 func (b *bench) noSlots() {
 	b.t.Helper()
 	b.eventually("no slot is left", "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database())")
 }
 
-// next is the next hint.
+// next returns the next hint.
 func next(b *bench, hints <-chan driver.Hint) driver.Hint {
 	b.t.Helper()
 	select {
@@ -49,8 +49,9 @@ func next(b *bench, hints <-chan driver.Hint) driver.Hint {
 	}
 }
 
-// TestWALTellsAtTheCommit: whatever fire_at was when a transaction wrote it, and however long
-// it was open. A trigger would have found it too far away.
+// TestWALTellsAtTheCommit: a commit is announced whatever its fire_at was when the transaction
+// wrote it, and however long the transaction was open. A trigger would have found fire_at too far
+// away.
 func TestWALTellsAtTheCommit(t *testing.T) {
 	t.Parallel()
 	b, _, hints, _ := onWAL(t, testkit.NewDatabase(t), nil)
@@ -89,8 +90,8 @@ func TestWALTellsAtTheCommit(t *testing.T) {
 	}
 }
 
-// TestWALOfLargeTransaction: it is sent while it is open, and told once, in a few bytes. Others
-// do not wait for it.
+// TestWALOfLargeTransaction: it is sent while it is open, and announced once, in a few bytes. Other
+// commits do not wait for it.
 func TestWALOfLargeTransaction(t *testing.T) {
 	t.Parallel()
 	const rows = 300_000
@@ -137,7 +138,8 @@ func TestWALOfLargeTransaction(t *testing.T) {
 }
 
 // TestWALWaitsUntilItCanBeSeen: a commit that waits for a synchronous standby is in the WAL, and
-// nobody sees its rows. Who looked for them then would look in vain, and not again.
+// its rows are not visible. A loader that searched for them then would not find them, and would not
+// search again.
 func TestWALWaitsUntilItCanBeSeen(t *testing.T) {
 	t.Parallel()
 	url := ownBench(t, nil).url
@@ -179,7 +181,8 @@ func TestWALWaitsUntilItCanBeSeen(t *testing.T) {
 	}
 }
 
-// TestWALSenderKilled: the feed ends with a reason, its slot is gone, and the next one stands.
+// TestWALSenderKilled: the feed ends with a reason, its slot is dropped, and the next feed is
+// established.
 func TestWALSenderKilled(t *testing.T) {
 	t.Parallel()
 	b, s, _, ended := onWAL(t, testkit.NewDatabase(t), nil)
@@ -210,7 +213,8 @@ func TestWALConnectionSilent(t *testing.T) {
 	}
 }
 
-// TestWALOfAnotherDatabase: --listen-url leads elsewhere. All looks well there.
+// TestWALOfAnotherDatabase: Config.ListenURL leads to another database, in which everything looks
+// well.
 func TestWALOfAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	other := examine(t, testkit.NewDatabase(t))
@@ -218,13 +222,13 @@ func TestWALOfAnotherDatabase(t *testing.T) {
 	b, _, _, ended := onWAL(t, testkit.NewDatabase(t), func(cfg *pgsource.Config) {
 		cfg.ListenURL, cfg.FeedCheck = other.url, 100*time.Millisecond
 	})
-	if text := b.ends(ended); !strings.Contains(text, "--listen-url leads to another database") {
+	if text := b.ends(ended); !strings.Contains(text, "pgsource.Config.ListenURL leads to another database") {
 		t.Errorf("the feed ended with %q", text)
 	}
 }
 
-// TestWALSlotWaits: a slot is not there before the transactions are over that were open before
-// it. The feed says what it waits for, and a client that is killed meanwhile leaves none.
+// TestWALSlotWaits: a slot exists only after the transactions that were open before it have ended.
+// The feed says what it waits for, and a client that is killed meanwhile leaves no slot.
 func TestWALSlotWaits(t *testing.T) {
 	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
@@ -267,7 +271,7 @@ func TestWALSlotWaits(t *testing.T) {
 	b.noSlots()
 }
 
-// TestWALIsNotHeld: the server keeps no log for an instance while only others are written.
+// TestWALIsNotHeld: the server keeps no log for an instance while only other tables are written.
 func TestWALIsNotHeld(t *testing.T) {
 	t.Parallel()
 	url := ownBench(t, nil).url
@@ -303,7 +307,7 @@ func TestWALIsNotHeld(t *testing.T) {
 	}
 }
 
-// TestWALGuard: a transaction that stays open has the server keep its log. Beyond the bound the
+// TestWALGuard: a transaction that stays open makes the server keep its log. Beyond the bound the
 // feed is given up.
 func TestWALGuard(t *testing.T) {
 	t.Parallel()
@@ -323,7 +327,7 @@ func TestWALGuard(t *testing.T) {
 	if _, err := writer.Exec(b.ctx, "CREATE TABLE filler (n int); INSERT INTO filler SELECT generate_series(1, 500000)"); err != nil {
 		t.Fatal(err)
 	}
-	if text := b.ends(ended); !strings.Contains(text, "--max-feed-wal") {
+	if text := b.ends(ended); !strings.Contains(text, "pgsource.Config.MaxFeedWAL") {
 		t.Errorf("the feed ended with %q", text)
 	}
 	if got := s.FeedState(); got.Kind != "" {
@@ -335,7 +339,8 @@ func TestWALGuard(t *testing.T) {
 	b.noSlots()
 }
 
-// TestWALGuardOfOthers: an instance that is frozen does not look after what is kept for it.
+// TestWALGuardOfOthers: a frozen instance does not limit what is kept for its slot, so another one
+// ends its feed.
 func TestWALGuardOfOthers(t *testing.T) {
 	t.Parallel()
 	url := ownBench(t, nil).url
@@ -368,7 +373,7 @@ func TestWALSeesPreparedTransactions(t *testing.T) {
 	}
 }
 
-// TestWALFeedOfProcessKilled: no slot survives, whatever the process was doing.
+// TestWALFeedOfProcessKilled: no slot remains, whatever the process was doing.
 func TestWALFeedOfProcessKilled(t *testing.T) {
 	const role = "REACTOR_TEST_FEED_OF"
 	if url := os.Getenv(role); url != "" {

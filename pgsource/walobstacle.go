@@ -13,18 +13,20 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// What the WAL feed needs of the server, the role and the table, and what to do about it.
+// This file determines what the WAL feed needs of the server, the role and the table, and says what
+// to do where something is missing.
 
-// walObstacle says why the WAL cannot be read, in one line with the remedy; nil if it can. err
-// is about the question. The publications are made where they are missing and that is allowed.
+// walObstacle returns the reason why the WAL cannot be read, in one line with the remedy; nil if it
+// can be read. err means that the question could not be answered. Missing publications are created
+// if the role may do that.
 //
-// Most of it is found out by trying, for services that run PostgreSQL for others have rights of
-// their own making. A trial takes a connection, so that its answer stands for a while.
+// Most of it is found out by trying, because managed PostgreSQL services have rights of their own.
+// A trial takes a connection, so its answer is kept for a while.
 func (s *Source) walObstacle(ctx context.Context, p provision) (obstacle, err error) {
 	switch {
 	case s.walRuns.Load():
 		return nil, nil
-	case time.Since(s.walTried) < obstacleStands && s.walObstructed != nil:
+	case time.Since(s.walTried) < obstacleKept && s.walObstructed != nil:
 		return s.walObstructed, nil
 	}
 	obstacle, err = s.tryWAL(ctx, p)
@@ -34,7 +36,7 @@ func (s *Source) walObstacle(ctx context.Context, p provision) (obstacle, err er
 	return obstacle, err
 }
 
-// checkWAL refuses to start without what the WAL feed needs, where nothing else will do.
+// checkWAL makes Open fail where Config.Feed is FeedWAL and the WAL cannot be read.
 func (s *Source) checkWAL(ctx context.Context) error {
 	p, err := s.provision(ctx)
 	if err != nil {
@@ -45,7 +47,7 @@ func (s *Source) checkWAL(ctx context.Context) error {
 	case err != nil:
 		return err
 	case obstacle != nil:
-		return fmt.Errorf("--feed wal: %w", obstacle)
+		return fmt.Errorf("pgsource.Config.Feed is FeedWAL: %w", obstacle)
 	}
 	if p.triggers {
 		s.log.Info("the table jobs has its triggers, which nobody needs where all instances read the WAL: `reactor migrate feed wal` drops them", "table", s.jobs().name)
@@ -53,15 +55,15 @@ func (s *Source) checkWAL(ctx context.Context) error {
 	return nil
 }
 
-// obstacleStands is how long an obstacle is believed to be there.
-const obstacleStands = 30 * time.Second
+// obstacleKept is how long the answer of a failed trial is kept.
+const obstacleKept = 30 * time.Second
 
 func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) {
 	var (
 		level, standbys string
 		free, slots     int
 	)
-	if err := s.aside.row(ctx, walServerSQL, nil, &level, &standbys, &slots, &free); err != nil {
+	if err := s.background.row(ctx, walServerSQL, nil, &level, &standbys, &slots, &free); err != nil {
 		return nil, err
 	}
 	if obstacle := walServerObstacle(level, standbys); obstacle != nil {
@@ -73,19 +75,20 @@ func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) 
 	conn, err := s.connectWAL(ctx)
 	if err != nil {
 		var pgErr *pgconn.PgError
-		if explained := explainWAL(err); errors.As(err, &pgErr) || errors.Is(explained, errReadOnlyFeed) || strings.Contains(explained.Error(), "--listen-url") {
-			return explained, nil
+		if why := explainWAL(err); errors.As(err, &pgErr) || errors.Is(why, errReadOnlyFeed) || errors.Is(why, errPooledWAL) {
+			return why, nil
 		}
-		return nil, explain(err) // it could not be tried
+		return nil, explain(err) // the trial could not be made
 	}
-	hangUp(conn)
+	closeReplication(conn)
 	if !p.published {
 		return s.makePublications(ctx), nil
 	}
 	return nil, nil
 }
 
-// walServerSQL is what the server has to have, and how many slots there are, and are free.
+// walServerSQL reads the settings that the server must have, the number of replication slots, and
+// how many of them are free.
 const walServerSQL = `
 SELECT current_setting('wal_level'), current_setting('synchronous_standby_names'), current_setting('max_replication_slots')::int,
        current_setting('max_replication_slots')::int - (SELECT count(*)::int FROM pg_catalog.pg_replication_slots)`
@@ -100,18 +103,18 @@ func walServerObstacle(level, standbys string) error {
 	return nil
 }
 
-// takesAnyStandby reports whether every client of the server's log is a synchronous standby,
-// as a feed is one: it says how far it has got.
+// takesAnyStandby reports whether every client of the server's log counts as a synchronous standby.
+// A feed would count as one, because it reports its position.
 func takesAnyStandby(names string) bool { return strings.Contains(names, "*") }
 
-// hangUp ends a replication connection, and waits until the server has closed it: its slot, and its
-// place among the WAL senders, are free then, for the connection that follows. A server that has
-// just as many as there are instances would refuse that one otherwise.
-func hangUp(conn *pgconn.PgConn) {
+// closeReplication ends a replication connection and waits until the server has closed it. Then its
+// slot and its WAL sender are free for the next connection. Without waiting, a server with just as
+// many slots as instances would refuse that one.
+func closeReplication(conn *pgconn.PgConn) {
 	if conn.IsClosed() {
 		return
 	}
-	_ = conn.Conn().SetDeadline(time.Now().Add(goodbyePatience))
+	_ = conn.Conn().SetDeadline(time.Now().Add(closeTimeout))
 	conn.Frontend().Send(&pgproto3.Terminate{})
 	err := conn.Frontend().Flush()
 	for err == nil {
@@ -120,24 +123,25 @@ func hangUp(conn *pgconn.PgConn) {
 	_ = conn.Close(context.Background())
 }
 
-// makePublications yields why it cannot.
+// makePublications creates the publications, or returns why it cannot.
 func (s *Source) makePublications(ctx context.Context) error {
 	err := publish(ctx, s.cfg.DatabaseURL)
 	var pgErr *pgconn.PgError
 	switch {
 	case sqlState(err) == pgerrcode.LockNotAvailable:
-		return fmt.Errorf("the table %s is not published, and cannot be for the moment, while somebody changes, vacuums or indexes it: it is tried again", s.jobs().name)
+		return explained(err, "the table %s is not published, and cannot be for the moment, while somebody changes, vacuums or indexes it: it is tried again", s.jobs().name)
 	case sqlState(err) == pgerrcode.InsufficientPrivilege:
-		return fmt.Errorf("the table %s is not published, and this role may not do that: run `reactor migrate feed wal`, or psql -f sql/publications.sql, as the owner of the database and the table", s.jobs().name)
+		return explained(err, "the table %s is not published, and this role may not do that: run `reactor migrate feed wal`, or psql -f sql/publications.sql, as the owner of the database and the table", s.jobs().name)
 	case errors.As(err, &pgErr):
 		text, remedy := pgErr.Message, pgErr.Hint
 		if pgErr.Detail != "" {
 			text += ": " + strings.TrimSuffix(pgErr.Detail, ".")
 		}
 		if remedy == "" {
-			remedy = "put that right, or use the triggers (--feed notify)"
+			remedy = "put that right"
 		}
-		return fmt.Errorf("the table %s cannot be published: %s", s.jobs().name, strings.Join(strings.Fields(text+": "+remedy), " "))
+		return explained(err, "the table %s cannot be published: %s, or use the triggers (set pgsource.Config.Feed to FeedNotify)",
+			s.jobs().name, strings.Join(strings.Fields(text+": "+remedy), " "))
 	case err != nil:
 		return fmt.Errorf("the table %s cannot be published: %w", s.jobs().name, err)
 	}
@@ -154,7 +158,11 @@ func explainWAL(err error) error {
 	var (
 		pgErr      *pgconn.PgError
 		connectErr *pgconn.ConnectError
+		done       *explainedError
 	)
+	if errors.As(err, &done) {
+		return err
+	}
 	role := "this role"
 	if errors.As(err, &connectErr) && connectErr.Config != nil {
 		role = "role " + pgx.Identifier{connectErr.Config.User}.Sanitize()
@@ -164,40 +172,45 @@ func explainWAL(err error) error {
 	}
 	switch pgErr.Code {
 	case pgerrcode.InsufficientPrivilege:
-		// By the routine, which is not translated: the right to connect to the database.
+		// Recognize the missing right to connect to the database by the name of the server's
+		// routine, which is never translated.
 		if pgErr.Routine == "CheckMyDatabase" {
 			break
 		}
-		return fmt.Errorf("%s may not replicate: run ALTER ROLE … REPLICATION as a superuser (managed services: GRANT rds_replication TO …, or as theirs is called)", role)
+		return explained(err, "%s may not replicate: run ALTER ROLE … REPLICATION as a superuser (managed services: GRANT rds_replication TO …, or as theirs is called)", role)
 	case pgerrcode.TooManyConnections:
 		if strings.Contains(pgErr.Message, "max_wal_senders") {
-			return errors.New("all WAL senders of the server are in use, and each instance needs one: raise max_wal_senders, and restart the server")
+			return explained(err, "all WAL senders of the server are in use, and each instance needs one: raise max_wal_senders, and restart the server")
 		}
 	case pgerrcode.ConfigurationLimitExceeded:
-		return errors.New("all replication slots of the server are in use, and each instance needs one: raise max_replication_slots and restart the server, or drop slots that nobody uses (SELECT * FROM pg_replication_slots)")
+		return explained(err, "all replication slots of the server are in use, and each instance needs one: raise max_replication_slots and restart the server, or drop slots that nobody uses (SELECT * FROM pg_replication_slots)")
 	case pgerrcode.ObjectNotInPrerequisiteState:
 		if strings.Contains(pgErr.Message, "recovery") {
-			return errReadOnly
+			return explainReadOnly(err)
 		}
 		if strings.Contains(pgErr.Message, "wal_level") {
-			return errors.New("wal_level is not logical: run ALTER SYSTEM SET wal_level = logical as a superuser, and restart the server")
+			return explained(err, "wal_level is not logical: run ALTER SYSTEM SET wal_level = logical as a superuser, and restart the server")
 		}
 	case pgerrcode.UndefinedObject:
-		return fmt.Errorf("%w (%s): it is published again with the next try, if this role may", errUnpublished, pgErr.Message)
+		return explained(errors.Join(errUnpublished, err), "%v (%s): it is published again with the next try, if this role may", errUnpublished, pgErr.Message)
 	case pgerrcode.SyntaxError: // to IDENTIFY_SYSTEM
-		return errors.New("the pooler in between does not carry replication: give the database's own address with --listen-url")
+		return explained(errors.Join(errPooledWAL, err), "%v: give the database's own address as pgsource.Config.ListenURL", errPooledWAL)
 	case pgerrcode.ProtocolViolation, pgerrcode.InvalidParameterValue, pgerrcode.FeatureNotSupported:
 		if strings.Contains(pgErr.Message, "replication") {
-			return pooledWAL(pgErr.Message)
+			return pooledWAL(pgErr.Message, err)
 		}
 	}
 	return explain(err)
 }
 
-// pooledWAL: of the poolers some refuse replication, and some don't look at what was asked for.
-func pooledWAL(says string) error {
-	return fmt.Errorf("the pooler in between does not carry replication (%s): give the database's own address with --listen-url", says)
+// errPooledWAL: the feed's connection leads through a pooler.
+var errPooledWAL = errors.New("the pooler in between does not carry replication")
+
+// pooledWAL adds what shows that there is a pooler: some poolers refuse a replication connection,
+// and some ignore that one was asked for. cause is the refusal; nil if there was none.
+func pooledWAL(says string, cause error) error {
+	return explained(errors.Join(errPooledWAL, cause), "%v (%s): give the database's own address as pgsource.Config.ListenURL", errPooledWAL, says)
 }
 
-// errReadOnlyFeed: the database URL leads to a primary, and the other one does not.
-var errReadOnlyFeed = errors.New("the server that --listen-url leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary")
+// errReadOnlyFeed: the database URL leads to a primary, and the URL of the feed does not.
+var errReadOnlyFeed = errors.New("the server that pgsource.Config.ListenURL leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary")

@@ -16,8 +16,8 @@ import (
 	schema "github.com/job-publisher/reactor/sql"
 )
 
-// What stands in the way of the WAL feed. Where it is asked for, reactor refuses to start, in one
-// line with the remedy; where the feed is chosen by what there is, it starts all the same.
+// Obstacles for the WAL feed. If it is configured, reactor refuses to start, in one line with the
+// remedy; if the feed is chosen by what the deployment provides, it starts all the same.
 
 // ownBench is a bench on a server of its own, with settings.
 func ownBench(t *testing.T, settings map[string]string) *bench {
@@ -27,18 +27,18 @@ func ownBench(t *testing.T, settings map[string]string) *bench {
 	return b
 }
 
-// wal is the configuration of an instance that is told to read the WAL, and looks often whether
-// all is well; not so often that a busy machine looks like a dead connection.
+// wal returns the configuration of an instance with FeedWAL that probes its feed often; not so
+// often that a busy machine looks like a dead connection.
 func wal(url string) pgsource.Config {
 	return pgsource.Config{DatabaseURL: url, Feed: pgsource.FeedWAL, MaxConns: 2, FeedCheck: 500 * time.Millisecond}
 }
 
-// refusesWAL expects exactly this refusal of who is told to read the WAL. Who is told nothing, and
-// finds no triggers, listens to notifications.
+// refusesWAL expects exactly this refusal with FeedWAL. With FeedAuto, and without triggers, the
+// instance listens to notifications.
 func (b *bench) refusesWAL(url, want string) {
 	b.t.Helper()
-	if why := b.refused(wal(url)); why != "--feed wal: "+want {
-		b.t.Errorf("it refuses with\n%s, want\n--feed wal: %s", why, want)
+	if why := b.refused(wal(url)); why != "pgsource.Config.Feed is FeedWAL: "+want {
+		b.t.Errorf("it refuses with\n%s, want\npgsource.Config.Feed is FeedWAL: %s", why, want)
 	}
 	b.exec(schema.TriggersDown)
 	s := open(b.t, b.ctx, pgsource.Config{DatabaseURL: url, MaxConns: 2})
@@ -50,7 +50,7 @@ func (b *bench) refusesWAL(url, want string) {
 	}
 }
 
-// readsWAL begins to read the WAL, as the bench's source.
+// readsWAL starts to read the WAL, as the bench's source.
 func (b *bench) readsWAL(cfg pgsource.Config) (<-chan driver.Hint, <-chan error) {
 	b.t.Helper()
 	b.Source = open(b.t, b.ctx, cfg)
@@ -76,8 +76,8 @@ func (b *bench) announced(hints <-chan driver.Hint, id int64) {
 	}
 }
 
-// announces inserts a job into a table and expects it to be announced where it is due soon; then
-// it changes it where it is, and has it fall due.
+// announces inserts a job into a table and expects an announcement if it is due soon; then it
+// changes the job to be due now.
 func (b *bench) announces(hints <-chan driver.Hint, table string, id int64, fireAt string) {
 	b.t.Helper()
 	b.exec("INSERT INTO "+table+" (id, topic, fire_at) VALUES ($1, 't', $2::timestamptz)", id, fireAt)
@@ -104,7 +104,7 @@ func (b *bench) ends(ended <-chan error) string {
 	}
 }
 
-// failsToListen is why a feed does not begin.
+// failsToListen returns why a feed does not start.
 func (b *bench) failsToListen(s *pgsource.Source) string {
 	b.t.Helper()
 	ended := make(chan error, 1)
@@ -133,8 +133,8 @@ func TestWALLevel(t *testing.T) {
 	b.refusesWAL(b.url, "wal_level is replica: run ALTER SYSTEM SET wal_level = logical as a superuser, and restart the server")
 }
 
-// TestAnyStandby: a server that takes any client of its log for a synchronous standby would take
-// our feed for one, and confirm commits that no standby has.
+// TestAnyStandby: a server that counts every client of its log as a synchronous standby would count
+// our feed as one, and confirm commits that no standby has.
 func TestAnyStandby(t *testing.T) {
 	t.Parallel()
 	b := ownBench(t, nil)
@@ -146,7 +146,7 @@ func TestAnyStandby(t *testing.T) {
 	if why := b.ends(ended); why != "WAL feed: "+want {
 		t.Error(why)
 	}
-	if why := b.refused(wal(b.url)); why != "--feed wal: "+want {
+	if why := b.refused(wal(b.url)); why != "pgsource.Config.Feed is FeedWAL: "+want {
 		t.Error(why)
 	}
 	if err := (pgsource.FeedSwitch{DatabaseURL: b.url, To: pgsource.FeedWAL}).Run(b.ctx); err == nil || err.Error() != want {
@@ -173,7 +173,7 @@ func TestNoRightToReplicate(t *testing.T) {
 	b.exec(`DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$`)
 	cfg := wal(b.url)
 	cfg.ListenURL = otherURL
-	if why := b.refused(cfg); !strings.HasPrefix(why, "--feed wal: ") || !strings.HasSuffix(why, "grant this role CONNECT on the database") {
+	if why := b.refused(cfg); !strings.HasPrefix(why, "pgsource.Config.Feed is FeedWAL: ") || !strings.HasSuffix(why, "grant this role CONNECT on the database") {
 		t.Errorf("%s: %s", other, why)
 	}
 }
@@ -192,7 +192,7 @@ func TestNoSlotIsFree(t *testing.T) {
 	}
 	b.exec("SELECT pg_drop_replication_slot('of_a_standby')")
 	b.readsWAL(wal(b.url))
-	if why := b.refused(wal(b.url)); why != "--feed wal: "+tooFewSlots {
+	if why := b.refused(wal(b.url)); why != "pgsource.Config.Feed is FeedWAL: "+tooFewSlots {
 		t.Errorf("a second instance refuses with %s", why)
 	}
 }
@@ -225,7 +225,7 @@ func TestNoSenderIsFree(t *testing.T) {
 	}
 }
 
-// TestNotPublished: a role that owns nothing cannot publish the table. Its owner can, in either
+// TestNotPublished: a role that does not own the table cannot publish it. Its owner can, in either
 // way.
 func TestNotPublished(t *testing.T) {
 	for name, publish := range map[string]func(*bench){
@@ -251,7 +251,8 @@ func TestNotPublished(t *testing.T) {
 	}
 }
 
-// TestHeirsInTheWAL: one without a primary key is left out, for of it every UPDATE would fail.
+// TestHeirsInTheWAL: an inheritance child without a primary key is left out, because every UPDATE
+// of it would fail.
 func TestHeirsInTheWAL(t *testing.T) {
 	b := inherited(t)
 	hints, ended := b.readsWAL(wal(b.url))
@@ -277,8 +278,8 @@ func TestHeirsInTheWAL(t *testing.T) {
 	b.exec("UPDATE jobs SET fire_at = fire_at")
 }
 
-// TestIdentityChanges: what names a row is changed while the feed stands, as another program that
-// replicates may ask for. Every UPDATE fails then, until the feed has noticed.
+// TestIdentityChanges: the replica identity is changed while the feed runs, as another program that
+// replicates may require. Every UPDATE fails until the feed has noticed.
 func TestIdentityChanges(t *testing.T) {
 	for _, change := range []string{
 		"ALTER TABLE jobs REPLICA IDENTITY FULL",
@@ -299,7 +300,7 @@ func TestIdentityChanges(t *testing.T) {
 	}
 }
 
-// TestPartitionsInTheWAL are published as their root.
+// TestPartitionsInTheWAL: partitions are published as their root.
 func TestPartitionsInTheWAL(t *testing.T) {
 	b := partitioned(t)
 	hints, ended := b.readsWAL(wal(b.url))
@@ -331,8 +332,8 @@ func TestPartitionsInTheWAL(t *testing.T) {
 	}
 }
 
-// TestReplicaIdentities: whatever names the old row of an UPDATE has to be published, or every
-// UPDATE fails.
+// TestReplicaIdentities: all columns of the replica identity have to be published, or every UPDATE
+// fails.
 func TestReplicaIdentities(t *testing.T) {
 	for name, sql := range map[string]string{
 		"full":                         "ALTER TABLE jobs REPLICA IDENTITY FULL",
@@ -362,18 +363,18 @@ func TestReplicaIdentities(t *testing.T) {
 	}
 }
 
-// TestTablesThatCannotBePublished name the way out.
+// TestTablesThatCannotBePublished: the error says what to do.
 func TestTablesThatCannotBePublished(t *testing.T) {
 	const noIdentity = `the table public.jobs has no replica identity: if it were published, every UPDATE of it would fail: `
 	for name, c := range map[string]struct{ sql, want string }{
-		"no identity":      {"ALTER TABLE jobs REPLICA IDENTITY NOTHING", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (--feed notify)"},
-		"an index dropped": {"CREATE UNIQUE INDEX i ON jobs (topic, id); ALTER TABLE jobs REPLICA IDENTITY USING INDEX i; DROP INDEX i", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (--feed notify)"},
+		"no identity":      {"ALTER TABLE jobs REPLICA IDENTITY NOTHING", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (set pgsource.Config.Feed to FeedNotify)"},
+		"an index dropped": {"CREATE UNIQUE INDEX i ON jobs (topic, id); ALTER TABLE jobs REPLICA IDENTITY USING INDEX i; DROP INDEX i", noIdentity + "give it one: ALTER TABLE public.jobs REPLICA IDENTITY DEFAULT, or use the triggers (set pgsource.Config.Feed to FeedNotify)"},
 		"a key that is checked late": {
 			"ALTER TABLE jobs DROP CONSTRAINT jobs_pkey; ALTER TABLE jobs ADD PRIMARY KEY (id) DEFERRABLE",
-			noIdentity + "its primary key is DEFERRABLE: make that NOT DEFERRABLE, or use the triggers (--feed notify)",
+			noIdentity + "its primary key is DEFERRABLE: make that NOT DEFERRABLE, or use the triggers (set pgsource.Config.Feed to FeedNotify)",
 		},
-		"no key":   {"ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", noIdentity + "give it a primary key: ALTER TABLE public.jobs ADD PRIMARY KEY (id), or use the triggers (--feed notify)"},
-		"unlogged": {"ALTER TABLE jobs SET UNLOGGED", `cannot add relation "jobs" to publication: This operation is not supported for unlogged tables: put that right, or use the triggers (--feed notify)`},
+		"no key":   {"ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", noIdentity + "give it a primary key: ALTER TABLE public.jobs ADD PRIMARY KEY (id), or use the triggers (set pgsource.Config.Feed to FeedNotify)"},
+		"unlogged": {"ALTER TABLE jobs SET UNLOGGED", `cannot add relation "jobs" to publication: This operation is not supported for unlogged tables: put that right, or use the triggers (set pgsource.Config.Feed to FeedNotify)`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := examine(t, testkit.NewDatabase(t))
@@ -390,7 +391,7 @@ func TestFeedURLOfAStandby(t *testing.T) {
 	b.migrateUp(b.url)
 	cfg := wal(b.url)
 	cfg.ListenURL = testkit.Standby(t, primary).URL()
-	if why := b.refused(cfg); why != "--feed wal: the server that --listen-url leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary" {
+	if why := b.refused(cfg); why != "pgsource.Config.Feed is FeedWAL: the server that pgsource.Config.ListenURL leads to is read-only (a standby, or default_transaction_read_only is on): give the address of the primary" {
 		t.Error(why)
 	}
 	// Nor can one listen there.
@@ -401,8 +402,8 @@ func TestFeedURLOfAStandby(t *testing.T) {
 	}
 }
 
-// TestWALBehindAPooler: PgBouncer 1.18 refuses replication, unless it is told to ignore what it
-// does not know. Then it gives out an ordinary session.
+// TestWALBehindAPooler: PgBouncer 1.18 refuses replication, unless it is configured to ignore
+// parameters that it does not know. Then it returns an ordinary session.
 func TestWALBehindAPooler(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{stack.PoolSession, stack.PoolTransaction} {
@@ -418,12 +419,12 @@ func TestWALBehindAPooler(t *testing.T) {
 				direct := wal(b.url)
 				direct.ListenURL = pooler.URL()
 				for _, cfg := range []pgsource.Config{direct, wal(pooler.URL())} {
-					want := "the pooler in between does not carry replication (" + says + "): give the database's own address with --listen-url"
-					if why := b.refused(cfg); why != "--feed wal: "+want {
+					want := "the pooler in between does not carry replication (" + says + "): give the database's own address as pgsource.Config.ListenURL"
+					if why := b.refused(cfg); why != "pgsource.Config.Feed is FeedWAL: "+want {
 						t.Error(why)
 					}
 					cfg.Feed = pgsource.FeedAuto
-					if why := b.failsToListen(open(t, b.ctx, cfg)); !strings.Contains(why, "give the database's own address with --listen-url") {
+					if why := b.failsToListen(open(t, b.ctx, cfg)); !strings.Contains(why, "give the database's own address as pgsource.Config.ListenURL") {
 						t.Error(why)
 					}
 				}
@@ -438,8 +439,8 @@ func TestWALBehindAPooler(t *testing.T) {
 	}
 }
 
-// TestSlotLeftBehind: of a connection that is gone without a word the server keeps the slot for
-// half a minute. The next feed does not wait for that.
+// TestSlotLeftBehind: if a connection ends without a message, the server keeps its slot for half a
+// minute. The next feed does not wait for that.
 func TestSlotLeftBehind(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	proxy := testkit.NewProxy(t, b.url)
@@ -494,8 +495,8 @@ func TestUnpublishedWhileRunning(t *testing.T) {
 	}
 }
 
-// TestUnpublishedInTheStream: a server before version 18 ends the stream at the next row, whoever
-// notices. Later ones go on in silence, and the probe ends it.
+// TestUnpublishedInTheStream: a server before version 18 ends the stream at the next row. Later
+// versions report nothing, and the probe ends the feed.
 func TestUnpublishedInTheStream(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	cfg, want := wal(b.url), unpublished
@@ -511,8 +512,8 @@ func TestUnpublishedInTheStream(t *testing.T) {
 	}
 }
 
-// TestPlantedPublications: what a producer has planted on the search path of whoever publishes the
-// table, or changes the feed over, is not called.
+// TestPlantedPublications: functions that a producer has created in the search path are not called
+// when somebody publishes the table or changes the feed.
 func TestPlantedPublications(t *testing.T) {
 	for _, path := range []string{"public", "public,pg_catalog"} {
 		t.Run(path, func(t *testing.T) {
@@ -568,7 +569,7 @@ func TestPlantedPublications(t *testing.T) {
 	}
 }
 
-// plantMore has what the change of feeds, and the publications, would call by the search path.
+// plantMore creates what the change of feeds and the publications would call by the search path.
 func (b *bench) plantMore(url string) {
 	b.t.Helper()
 	attacker := connect(b.t, b.ctx, url)

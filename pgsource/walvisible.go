@@ -12,43 +12,44 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// A commit is in the log before others can see it: a moment before, or, where commits wait for a
-// synchronous standby, for as long as that takes. Whoever looked for its rows at once might
-// not find them, and would not look again. So each commit waits until a snapshot of the
+// A commit is in the log before others can see it: usually a moment before, but where commits wait
+// for a synchronous standby, as long as that takes. A loader that searched for the rows at once
+// might not find them, and would not search again. So each commit waits until a snapshot of the
 // database shows it, and is announced then.
 //
-// One question serves all that wait, and while one is being asked the next ones gather. What
-// is due beyond the notify horizon, which is beyond what anybody has loaded, is in no hurry: it
-// is asked about once a second, and need not be announced if that is still so when it can be
-// seen, for the window has to come by it.
+// One query answers for all commits that wait; while it runs, the next commits collect. Jobs that
+// are due beyond the notify horizon are beyond what any instance has loaded, so they are not
+// urgent: the query for them runs once a second. They need no announcement if they are still beyond
+// the horizon when they are visible, because the loading window will reach them later.
 
-// commits are those that were received and not yet announced.
+// commits are the commits that were received and not yet announced.
 type commits struct {
 	mu    sync.Mutex
-	near  []written     // guarded by mu: with rows that are due within the notify horizon
-	far   []written     // guarded by mu
-	held  int           // guarded by mu: taken, and cannot be seen yet
-	some  chan struct{} // one-slot: there are some to ask about
-	taken chan struct{} // one-slot: there is room again
+	near  []written     // guarded by mu: have rows that are due within the notify horizon
+	far   []written     // guarded by mu: all others
+	held  int           // guarded by mu: how many were taken and are not visible yet
+	some  chan struct{} // one slot: there are commits to ask about
+	taken chan struct{} // one slot: there is room again
 }
 
 const (
-	// mostCommits wait at once. With more of them the stream is not read on.
+	// mostCommits is how many commits may wait. With more, the stream is not read on.
 	mostCommits = 1 << 14
-	// askPause is the time between two questions under load: one serves many then. It is also
-	// the first pause before commits that are still hidden are asked about again, which grows to
-	// mostAskPause.
+	// askPause is the time between two queries under load, so that one query serves many commits;
+	// askBurst is how many queries may follow each other without a pause. askPause is also the
+	// first pause before a repeated query about commits that are not visible yet; that pause grows
+	// up to mostAskPause.
 	askPause, mostAskPause = 2 * time.Millisecond, 100 * time.Millisecond
 	askBurst               = 4
-	// farPause is the time between two questions about what is far away.
+	// farPause is the time between two queries about commits in far.
 	farPause = time.Second
-	// notifyHorizon is that of sql/triggers.sql.
+	// notifyHorizon is the horizon of sql/triggers.sql.
 	notifyHorizon = time.Minute
 )
 
 func (c *commits) init() { c.some, c.taken = make(chan struct{}, 1), make(chan struct{}, 1) }
 
-// put adds a commit that was sent at a time, and waits for room.
+// put adds a commit, and waits while there is no room. sent is when the server sent it.
 func (c *commits) put(ctx context.Context, w written, sent driver.DBTime) error {
 	for {
 		c.mu.Lock()
@@ -75,7 +76,7 @@ func (c *commits) put(ctx context.Context, w written, sent driver.DBTime) error 
 	}
 }
 
-// take adds all of them to those that cannot be seen yet.
+// take appends all commits to those that wait for becoming visible, and returns both.
 func (c *commits) take(wait []written) []written {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,7 +85,7 @@ func (c *commits) take(wait []written) []written {
 	return wait
 }
 
-// keep notes how many of those that were taken cannot be seen yet.
+// keep records how many of the taken commits are not visible yet.
 func (c *commits) keep(n int) {
 	c.mu.Lock()
 	c.held = n
@@ -95,11 +96,11 @@ func (c *commits) keep(n int) {
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
-	default: // there is one
+	default: // a signal is pending already
 	}
 }
 
-// announce gives the hints of the commits that can be seen.
+// announce gives the hints of commits as they become visible.
 func (f *walFeed) announce(ctx context.Context) error {
 	var wait []written
 	far := time.NewTicker(farPause)
@@ -118,13 +119,13 @@ func (f *walFeed) announce(ctx context.Context) error {
 		case <-again:
 		case <-far.C:
 		}
-		time.Sleep(asks.take(time.Now())) // and more may gather
+		time.Sleep(asks.take(time.Now())) // meanwhile more commits may arrive
 		wait = f.commits.take(wait)
 		if len(wait) == 0 {
 			continue
 		}
 		before := len(wait)
-		// Without an answer nobody could read the rows either.
+		// If the database does not answer, nobody could read the rows either.
 		if now, at, err := f.snapshot(ctx); err == nil {
 			wait = slices.DeleteFunc(wait, func(w written) bool {
 				if !now.shows(w.xid) {
@@ -147,15 +148,15 @@ func (f *walFeed) announce(ctx context.Context) error {
 	}
 }
 
-// snapshot is what a statement that began now would see: transactions before min are over,
-// those from max on have not begun, and those in between are over unless they are listed.
+// snapshot says which transactions a statement that began now would see: those before min have
+// ended, those from max on have not begun, and those in between have ended unless they are in open.
 type snapshot struct {
 	min, max uint32
 	open     []uint32
 }
 
-// shows reports whether a transaction is over. Its number wraps around, and is never further
-// away than half of them all.
+// shows reports whether a transaction has ended. The number wraps around, and is never further away
+// than half of the number space.
 func (s snapshot) shows(xid uint32) bool {
 	switch {
 	case int32(xid-s.min) < 0:
@@ -166,7 +167,7 @@ func (s snapshot) shows(xid uint32) bool {
 	return !slices.Contains(s.open, xid)
 }
 
-// snapshot takes one, and tells the time after it.
+// snapshot reads a snapshot, and the time after it.
 func (f *walFeed) snapshot(ctx context.Context) (s snapshot, at driver.DBTime, err error) {
 	var (
 		text string

@@ -1,32 +1,33 @@
--- The publications that the WAL feed reads, in place of the triggers (triggers.down.sql).
--- Runnable by hand after schema.sql, as often as you like; `reactor migrate feed wal` runs
--- the same text. It takes CREATE on the database, and the table's owner.
+-- The publications that the WAL feed reads, instead of the triggers (triggers.down.sql). They can
+-- be created by hand after schema.sql, as often as you like; `reactor migrate feed wal` runs the
+-- same text. That requires CREATE on the database, and the owner of the table.
 --
--- They say what the server sends of each row: id, fire_at and processed, for no more is needed
--- to wake an instance. An UPDATE of a table that is published names the row by its replica
--- identity (the primary key, mostly), so its columns are in the list as well; of a table without
--- one every UPDATE would fail. Whoever changes the identity later runs this again.
+-- They define which columns the server sends of each row: id, fire_at and processed, which is all
+-- that an instance needs. An UPDATE of a published table identifies the row by its replica identity
+-- (in most cases the primary key), so the columns of that are in the list as well; without a
+-- replica identity every UPDATE of the table would fail. Run this again after a change of the
+-- replica identity.
 --
--- Rows that are inserted as processed are left out by the server. Claims, which are updates,
--- cannot be: a filter on processed needs that column in the replica identity, and then turns
--- a row's leaving into a DELETE, which is sent just the same.
+-- The server leaves out rows that are inserted as processed. It cannot leave out claims, which are
+-- updates: a filter on processed requires that column in the replica identity, and then turns an
+-- update that ends the match into a DELETE, which is sent as well.
 DO $$
 DECLARE
-    -- Types, too, are looked up on the path of the caller.
+    -- Types are qualified as well: they are looked up in the search path of the caller.
     home     pg_catalog.name;
     part     record;
     inserted pg_catalog.text := '';
     updated  pg_catalog.text := '';
     options  pg_catalog.text := 'publish_via_partition_root = true';
 BEGIN
-    -- From here on nobody's functions and operators but PostgreSQL's.
+    -- From here on only PostgreSQL's own functions and operators are found.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT jobs_schema INTO home FROM reactor.deployment;
     IF to_regclass(format('%I.jobs', home)) IS NULL THEN
         RAISE EXCEPTION 'the table %.jobs is not there', quote_ident(home) USING HINT = 'run `reactor migrate up`';
     END IF;
     FOR part IN
-        -- Partitions are published as their root; heirs are tables of their own.
+        -- Partitions are published as their root; inheritance children are tables of their own.
         WITH RECURSIVE tree (oid, root) AS (
             SELECT oid, oid FROM pg_class WHERE oid = to_regclass(format('%I.jobs', home))
             UNION
@@ -53,21 +54,20 @@ BEGIN
               AND EXISTS (SELECT FROM key WHERE key.root = member.root AND attgenerated <> '') AS whole
           FROM member GROUP BY root
     LOOP
-        -- Of an heir whose rows have no names the sweep finds what is new.
+        -- The sweep finds new jobs of an inheritance child without a replica identity.
         CONTINUE WHEN part.nameless IS NOT NULL AND NOT part.main;
         IF part.nameless IS NOT NULL THEN
             RAISE EXCEPTION 'the table % has no replica identity: if it were published, every UPDATE of it would fail', part.nameless
                 USING HINT = (SELECT CASE
                     WHEN count(*) = 0 THEN format('give it a primary key: ALTER TABLE %s ADD PRIMARY KEY (id)', part.nameless)
                     WHEN bool_or(indimmediate) THEN format('give it one: ALTER TABLE %s REPLICA IDENTITY DEFAULT', part.nameless)
-                    ELSE 'its primary key is DEFERRABLE: make that NOT DEFERRABLE' END FROM pg_index WHERE indrelid = part.nameless AND indisprimary)
-                    || ', or use the triggers (--feed notify)';
+                    ELSE 'its primary key is DEFERRABLE: make that NOT DEFERRABLE' END FROM pg_index WHERE indrelid = part.nameless AND indisprimary);
         END IF;
         updated  := updated || format(', ONLY %s%s', part.name, CASE WHEN part.whole THEN '' ELSE format(' (%s)', part.columns) END);
         inserted := inserted || format(', ONLY %s%s WHERE (NOT processed)', part.name, CASE WHEN part.whole THEN '' ELSE format(' (%s)', part.columns) END);
     END LOOP;
-    -- Of a table that is published whole version 18 leaves generated columns out, and then refuses
-    -- every UPDATE of one whose replica identity is full.
+    -- Version 18 leaves generated columns out of a table that is published with all columns, and
+    -- then refuses every UPDATE if its replica identity is full.
     IF current_setting('server_version_num')::int >= 180000 THEN
         options := options || ', publish_generated_columns = stored';
     END IF;

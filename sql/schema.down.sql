@@ -1,5 +1,5 @@
--- Undoes schema.sql. This drops the table of jobs with all that is in it: the one that the
--- deployment is about, wherever the search path leads.
+-- Undoes schema.sql. This drops the table of jobs with all jobs in it: the table that the
+-- deployment records, wherever the search path leads.
 DO $$
 DECLARE
     home pg_catalog.name;

@@ -1,51 +1,62 @@
-// Package sql holds the database's schema as files, one text for a person with
-// psql, for `reactor migrate`, for the tests and for the demo.
+// Package sql holds the database's schema as SQL files, embedded as texts. The same texts serve a
+// person with psql, pgsource.MigrateUp and `reactor migrate`, the tests and the demo.
+//
+// By hand, as the owner of the database:
+//
+//	psql -1 -f sql/schema.sql -f sql/triggers.sql
+//
+// Each text that creates something can be run again: it changes only what is missing or outdated.
+// The texts find the table of jobs by the search path of the role on the first run, and by what
+// reactor.deployment records afterwards.
+//
+// The package only holds texts. It does not execute them, and knows nothing of locks, of the record
+// of applied versions or of running instances: pgsource.MigrateUp, MigrateDown and FeedSwitch do.
 package sql
 
 import _ "embed" // the files below
 
-// Migration is one version of the schema. A version that has been released is
-// never edited: a change comes as a new version, with files of its own.
+// Migration is one version of the schema. A released version is never changed: a change of the
+// schema is a new version.
 type Migration struct {
-	Version  int64
-	Name     string
+	// Version is the number of the version: 1 and up, without gaps.
+	Version int64
+	Name    string
+	// Up applies the version, and Down undoes it; an empty Down means that nothing has to be undone.
+	// Each is a text of several statements, to be executed in one transaction.
 	Up, Down string
 }
 
-// Migrations are all versions, ascending.
+// Migrations are all versions, in ascending order.
 var Migrations = []Migration{
-	{Version: 1, Name: "schema", Up: schemaUp, Down: schemaDown},
-	{Version: 2, Name: "triggers", Up: triggersUp, Down: triggersDown},
-	// The texts can be run again, and bring the tables of earlier versions up to date.
-	// Earlier programs do without what this adds; nothing has to be undone.
-	{Version: 3, Name: "identity", Up: schemaUp + triggersUp},
-	// No text of a later version may create the triggers where a deployment has publications
-	// instead.
-	{Version: 4, Name: "feeds", Up: schemaUp, Down: triggersUp + PublicationsDown},
+	{Version: 1, Name: "schema", Up: SchemaUp, Down: schemaDown},
+	{Version: 2, Name: "triggers", Up: TriggersUp, Down: TriggersDown},
+	// The texts can be run again, and update the tables of earlier versions. Earlier programs work
+	// without what this adds, so nothing has to be undone.
+	{Version: 3, Name: "identity", Up: SchemaUp + TriggersUp},
+	// No later version may create the triggers, because a deployment may have publications instead.
+	{Version: 4, Name: "feeds", Up: SchemaUp, Down: TriggersUp + PublicationsDown},
 }
 
+// The parts of the schema. A deployment needs the tables, and the triggers or the publications to
+// announce new jobs; those two can be exchanged at any time.
 var (
+	// SchemaUp creates the tables that are missing, and updates those of earlier versions.
 	//go:embed schema.sql
-	schemaUp string
+	SchemaUp string
 	//go:embed schema.down.sql
 	schemaDown string
-	//go:embed triggers.sql
-	triggersUp string
-	//go:embed triggers.down.sql
-	triggersDown string
-)
 
-// The texts by what they are for. The two ways of telling the instances of new jobs may be
-// changed at any time.
-var (
-	// SchemaUp creates the tables where they are missing.
-	SchemaUp = schemaUp
-	// TriggersUp creates the triggers that notify, and TriggersDown drops them.
-	TriggersUp, TriggersDown = triggersUp, triggersDown
-	// PublicationsUp creates the publications that the WAL feed reads.
+	// TriggersUp creates the triggers, which notify the instances.
+	//go:embed triggers.sql
+	TriggersUp string
+	// TriggersDown drops the triggers.
+	//go:embed triggers.down.sql
+	TriggersDown string
+
+	// PublicationsUp creates the publications, which the WAL feed reads.
 	//go:embed publications.sql
 	PublicationsUp string
-	// PublicationsDown drops them.
+	// PublicationsDown drops the publications.
 	//go:embed publications.down.sql
 	PublicationsDown string
 )

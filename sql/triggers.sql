@@ -1,21 +1,22 @@
--- The triggers that wake the instances. Runnable by hand after schema.sql, as
--- often as you like; `reactor migrate up` runs the same text.
+-- The triggers that announce new jobs to the instances. They can be created by hand after
+-- schema.sql, as often as you like; `reactor migrate up` runs the same text.
 --
--- One trigger call per statement, whatever its size, and at most one constant-size
--- notification: 'min_id max_id earliest', earliest in microseconds since 1970.
+-- Each statement calls a trigger once, however many rows it writes, and sends at most one
+-- notification, of a constant size: 'min_id max_id earliest', with earliest in microseconds since
+-- 1970.
 --
--- A statement whose earliest fire_at lies beyond the notify horizon of one minute
--- sends nothing: NOTIFY serializes commits, and the window sweep of the instances
--- will find those rows long before they are due. The horizon must not be shorter
--- than the instances' window (reactor.Config.Horizon).
+-- A statement whose earliest fire_at is beyond the notify horizon of one minute sends nothing:
+-- NOTIFY makes commits wait for each other, and the instances' sweep of the loading window finds
+-- those rows long before they are due. The horizon must not be shorter than that window
+-- (reactor.Config.Horizon).
 
--- "jobs" below means the deployment's table, wherever the search path leads.
+-- Below, "jobs" means the table of the deployment, wherever the search path of the caller leads.
 SELECT pg_catalog.set_config('search_path', pg_catalog.format('%I, pg_temp', jobs_schema), false)
   FROM reactor.deployment;
 
--- The function runs as whoever writes jobs, the owner of the database among them, so what
--- it calls must be PostgreSQL's: on the path of its caller a function or an operator that
--- somebody has made for just these types would win.
+-- The function runs as the role that writes jobs, which may be the owner of the database. So it
+-- must call only PostgreSQL's own functions: in the search path of its caller, somebody else's
+-- function or operator would be preferred if its types fit exactly.
 CREATE OR REPLACE FUNCTION reactor.announce_jobs() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -35,14 +36,14 @@ BEGIN
 END;
 $$;
 
--- Two triggers, because a trigger with a transition table serves one event.
--- Deleting or marking as processed needs none: the claim looks at the row again.
+-- There are two triggers, because a trigger with a transition table serves one event. Deleting a
+-- row, or marking it as processed, needs none, because the claim checks the row again.
 CREATE OR REPLACE TRIGGER reactor_jobs_inserted
     AFTER INSERT ON jobs REFERENCING NEW TABLE AS written
     FOR EACH STATEMENT EXECUTE FUNCTION reactor.announce_jobs();
 
--- An update may have moved fire_at forward or revived a job. The claims' own
--- updates come by here too; they leave no unprocessed row and send nothing.
+-- An update may have moved fire_at forward, or made a job unprocessed. The updates of claims call
+-- this trigger, too; they leave no unprocessed row, and it sends nothing.
 CREATE OR REPLACE TRIGGER reactor_jobs_updated
     AFTER UPDATE ON jobs REFERENCING NEW TABLE AS written
     FOR EACH STATEMENT EXECUTE FUNCTION reactor.announce_jobs();

@@ -9,9 +9,9 @@ import (
 // Where in a run of three blocks something happens.
 var blockPositions = []int{0, 1, blockLen - 2, blockLen - 1, blockLen, 2*blockLen - 1, 2 * blockLen, 3*blockLen - 1}
 
-// blockDeadlines come from level 0, where blocks expire as they are, from further up, and in
-// the last case as the first tick of a higher slot, where what is due and what is to go down
-// lie on one list.
+// blockDeadlines are on level 0, where blocks expire as they are; on higher levels; and in the last
+// case at the first tick of a higher slot, where due entries and entries that have to move down are
+// on one list.
 var blockDeadlines = []int64{10, 100, 5000, 4096}
 
 // What expire does to entries of its own block and of those behind.
@@ -57,8 +57,8 @@ func (m *model) cancelFirst(n int) {
 	}
 }
 
-// A limit, a panic and an Advance of expire's own in the middle of a block leave the others of
-// it as they are: alive, and in order.
+// A limit, a panic and a nested Advance in the middle of a block leave its other entries alive and
+// in order.
 func TestStopWithinBlock(t *testing.T) {
 	const entries = 3 * blockLen
 	type run struct {
@@ -74,8 +74,8 @@ func TestStopWithinBlock(t *testing.T) {
 		}
 		r.next++
 		for i, h := range r.handles {
-			if got, alive := r.Get(h); alive != (i > value) || alive && got != i {
-				t.Fatalf("while %d expires, Get of %d is %d, %t", value, i, got, alive)
+			if _, alive := r.Deadline(h); alive != (i > value) {
+				t.Fatalf("while %d expires, Deadline of %d says %t", value, i, alive)
 			}
 		}
 		if r.Len() != entries-r.next {
@@ -132,8 +132,8 @@ func TestStopWithinBlock(t *testing.T) {
 	}
 }
 
-// When its last block has gone, a list goes on with a new one behind the block before, though
-// that may have room left by cancellations.
+// When a list's last block has been released, the list goes on with a new block, even if the block
+// before has room because of cancellations.
 func TestLastBlockGone(t *testing.T) {
 	for _, deadline := range blockDeadlines {
 		m := newModel(t, 0, 1)

@@ -39,7 +39,7 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// Around every boundary of every level, seen from positions around every boundary.
+// Deadlines around every boundary of every level, from positions around every boundary.
 func TestLevelBoundaries(t *testing.T) {
 	var instants []int64
 	for shift := digitBits; shift < 63; shift += digitBits {
@@ -63,7 +63,7 @@ func TestLevelBoundaries(t *testing.T) {
 	}
 }
 
-// A slot that is alone in the wheel is entered from every other: the digits wrap.
+// The only occupied slot is entered from every other slot: the digits wrap around.
 func TestSlots(t *testing.T) {
 	for from := range int64(digits) {
 		for to := range int64(2 * digits) {
@@ -121,8 +121,8 @@ func TestResolutionRoundsUp(t *testing.T) {
 	}
 }
 
-// A deadline that rounds up past now is not due yet. One that had passed when it was
-// scheduled is, though the same multiple is meant.
+// A deadline that rounds up past now is not due yet. A deadline that had passed when it was
+// scheduled is due, although it lies at the same multiple.
 func TestRoundingOfThePast(t *testing.T) {
 	w := New[int](Config{Resolution: 64})
 	w.Schedule(0, 90)
@@ -151,7 +151,8 @@ func TestFarFuture(t *testing.T) {
 	wantExpired(t, w, math.MaxInt64, math.MaxInt64)
 }
 
-// A single entry in a slot needs no halt on its way down, several need one each level.
+// A single entry in a slot needs no intermediate step on its way down; several need one for each
+// level.
 func TestNextHaltsAtLevels(t *testing.T) {
 	w := New[int](Config{})
 	w.Schedule(0, 5000)
@@ -216,8 +217,8 @@ func TestBackwards(t *testing.T) {
 	wantExpired(t, w, 100, 90, 10, 95) // the wheel was at 90 when 10 came
 }
 
-// A slot with more entries than an Advance moves is worked off in parts, in order, also for
-// what is scheduled and cancelled in between.
+// A slot with more entries than an Advance moves is processed in parts, in order, including entries
+// that are scheduled and cancelled in between.
 func TestBoundedCascade(t *testing.T) {
 	const entries, deadline = 3*minMoves + 5, 1_000_003
 	w := New[int](Config{})
@@ -268,10 +269,9 @@ func TestStaleHandles(t *testing.T) {
 	wantStale := func(handles ...Handle) {
 		t.Helper()
 		for _, h := range handles {
-			_, got := w.Get(h)
 			_, timed := w.Deadline(h)
 			_, cancelled := w.Cancel(h)
-			if got || timed || cancelled {
+			if timed || cancelled {
 				t.Fatalf("handle %x is alive", h)
 			}
 		}
@@ -294,8 +294,8 @@ func TestStaleHandles(t *testing.T) {
 	if deadline, ok := w.Deadline(alive); !ok || deadline != 5 {
 		t.Fatalf("Deadline = %d, %t", deadline, ok)
 	}
-	if value, ok := w.Get(alive); !ok || value != 3 {
-		t.Fatalf("Get = %d, %t", value, ok)
+	if value, ok := w.Cancel(alive); !ok || value != 3 {
+		t.Fatalf("Cancel = %d, %t", value, ok)
 	}
 }
 
@@ -338,7 +338,7 @@ func TestExpireSchedulesAndCancels(t *testing.T) {
 	}
 }
 
-// An Advance within an Advance takes over what is due, and leaves the outer one nothing.
+// A nested Advance expires everything that is due, and leaves nothing to the outer one.
 func TestExpireAdvances(t *testing.T) {
 	w := New[int](Config{})
 	for _, deadline := range []int64{10, 10, 20, 100, 5000, 5001} {

@@ -2,22 +2,22 @@ package timerwheel
 
 import "math"
 
-// Handle names one scheduled entry: its index below, the generation of that index above. The
-// zero Handle names nothing. A Handle outlives its entry harmlessly: once the entry has
-// expired or was cancelled, the generation no longer matches, also when the index has been
-// reused since. (The generations of an index come round after 2³¹ uses of it, so a Handle is
-// not something to keep for long after its entry is gone.)
+// Handle names one scheduled entry: its index in the lower half, the generation of that index in
+// the upper half. The zero Handle names nothing. A Handle may be kept after its entry has expired
+// or was cancelled: the generation no longer matches then, even if the index has been used again.
+// (The generations of an index repeat after 2³¹ uses of it, so do not keep a Handle for long after
+// its entry is gone.)
 type Handle uint64
 
-// entry is what a handle leads to: 8 bytes that tell where on a list the rest is.
+// entry says where on a list the deadline and the value of a handle are. It has 8 bytes.
 type entry struct {
 	place      place  // while the entry is free, the next free index
 	generation uint32 // odd while it is in use, even while it is free
 }
 
-// ref is how a list refers to an entry: index·2, plus 1 where the entry is late, meaning that
-// its deadline had passed when it was scheduled (see scale.tick). Zero refers to nothing, as
-// index 0 is not used.
+// ref is a list's reference to an entry: index·2, plus 1 if the entry is late, which means that its
+// deadline had passed when it was scheduled (see scale.tick). Zero refers to nothing, because index
+// 0 is not used.
 type ref uint32
 
 const maxIndex = math.MaxUint32 >> 1
@@ -33,7 +33,7 @@ func newRef(i uint32, late bool) ref {
 func (r ref) index() uint32 { return uint32(r >> 1) }
 func (r ref) late() bool    { return r&1 != 0 }
 
-// entries is the slab of entries and the list of those released.
+// entries is the slab of entries, with a list of the free ones.
 type entries struct {
 	slab slab[[entryChunk]entry]
 	free uint32
@@ -51,14 +51,14 @@ func (s *entries) at(i uint32) *entry {
 	return &s.slab.chunks[i/entryChunk][i%entryChunk]
 }
 
-// acquire takes the entry released last, the likeliest to be in a cache still.
+// acquire takes the entry that was released last, because it is the most likely to be in a cache.
 func (s *entries) acquire() (uint32, *entry) {
 	i := s.free
 	if i == 0 {
 		i = s.slab.extend(maxIndex, entryChunk)
 	}
 	e := s.at(i)
-	s.free = uint32(e.place) // 0 in an entry that never was
+	s.free = uint32(e.place) // 0 in an entry that was never used
 	e.generation++
 	return i, e
 }
@@ -75,8 +75,8 @@ func (e *entry) handle(i uint32) Handle {
 	return Handle(e.generation)<<32 | Handle(i)
 }
 
-// find returns the place of the entry that a handle names, or false where the handle is
-// stale, zero or made up.
+// find returns the place of the entry that a handle names; false if the handle is stale, zero or
+// invented.
 func (s *entries) find(h Handle) (place, bool) {
 	i, generation := uint32(h), uint32(h>>32)
 	if generation%2 == 0 || i >= s.slab.used {

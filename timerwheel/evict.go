@@ -2,18 +2,19 @@ package timerwheel
 
 import "math/bits"
 
-// EvictLatest removes the n entries that would expire last, or all there are, and calls
-// evict for each, in no particular order. Of entries of one tick, those that were scheduled
-// last go first. When evict runs the entry is gone, as with Advance; evict must not call
-// methods of the wheel other than Len and Now.
+// EvictLatest removes the n entries that would expire last, or all if there are fewer, and calls
+// evict for each, in no particular order. Of several entries of one tick those that were scheduled
+// last are removed first. When evict runs, the entry is removed, as with Advance; evict must not
+// call methods of the wheel other than Len and Now.
 //
-// It is for an owner that keeps the near future only: a cache in the order of deadlines, to
-// which what was evicted will be scheduled again when its time comes closer.
+// It is for an owner that keeps only the near future in memory, and schedules an evicted entry
+// again when its time comes closer.
 //
-// Whole slots are emptied from the far end; within the one that goes in part, the latest are
-// selected digit by digit. That reads the entries of this slot once a level below it. So it
-// costs O(n) plus the size of that one slot, which may be all of the wheel, and of what the
-// latest Advance has left over: evict some more than needed, rather than single entries again and again.
+// Whole slots are emptied from the far end. Within the slot of which a part remains, the latest
+// entries are selected digit by digit, which reads the entries of this slot once for each level
+// below it. So it costs O(n) plus the size of that one slot, which may be the whole wheel, and plus
+// what the latest Advance has left over. Evict some more entries than needed, rather than single
+// entries again and again.
 func (w *Wheel[T]) EvictLatest(n int, evict func(value T, deadline int64)) {
 	n = min(n, w.len)
 	if n > 0 {
@@ -28,9 +29,9 @@ func (w *Wheel[T]) EvictLatest(n int, evict func(value T, deadline int64)) {
 	}
 }
 
-// descendAll moves to lower slots whatever is pending and not due. An Advance that had to stop
-// may have left a slot's entries half on their way: then some are pending that are due later
-// than others in slots. Afterwards all that is pending is due before all that is in slots.
+// descendAll moves whatever is pending and not due to lower slots. An Advance that had to stop may
+// have moved only some entries of a slot: then some pending entries are due later than entries in
+// slots. Afterwards everything pending is due before everything in slots.
 func (w *Wheel[T]) descendAll() {
 	if w.pendingEnd == w.position {
 		return
@@ -56,7 +57,7 @@ func (w *Wheel[T]) descendAll() {
 	w.pendingEnd = w.position
 }
 
-// last returns the latest occupied slot: that of the highest digit on the highest level.
+// last returns the latest occupied slot: the highest digit on the highest level.
 func (o *occupancy) last() (slot uint32, ok bool) {
 	if o.levels == 0 {
 		return 0, false
@@ -65,8 +66,8 @@ func (o *occupancy) last() (slot uint32, ok bool) {
 	return level*digits + uint32(bits.Len64(o.slots[level])-1), true
 }
 
-// evictFrom evicts up to n entries of a list that has some, and returns how many. It goes
-// from the end to the front, against the order of scheduling.
+// evictFrom evicts up to n entries of a list that is not empty, and returns how many. It goes from
+// the end to the front, against the order of scheduling.
 func (w *Wheel[T]) evictFrom(list uint32, n int, evict func(value T, deadline int64)) (evicted int) {
 	first, ties := w.selectLatest(list, n)
 	for number := w.lists.heads[list].prev; number >= listCount; {
@@ -90,14 +91,14 @@ func (w *Wheel[T]) evictFrom(list uint32, n int, evict func(value T, deadline in
 	return evicted
 }
 
-// selectLatest says which of a list's entries are the n latest: all with a tick after first,
-// and ties of those with the tick first.
+// selectLatest determines the n latest entries of a list: all with a tick after first, and ties of
+// those with the tick first.
 //
-// It is a radix selection with the digits that the levels have anyway. It needs no memory
-// but for the counts.
+// It is a radix selection with the digits that the levels have anyway. It needs no memory but for
+// the counts.
 func (w *Wheel[T]) selectLatest(list uint32, n int) (first uint64, ties int) {
-	// What all ticks of a slot share are the digits from its own level up. What is pending may
-	// be of any tick up to the position.
+	// All ticks of a slot share the digits from its own level up. A pending entry may have any tick
+	// up to the position.
 	level := (bits.Len64(w.position) + digitBits - 1) / digitBits
 	if list != pending {
 		first, _ = slotSpan(w.position, list)
@@ -126,7 +127,7 @@ func (w *Wheel[T]) selectLatest(list uint32, n int) (first uint64, ties int) {
 			digit--
 		}
 		first |= uint64(digit) << shift
-		if n >= counts[digit] && level > 0 { // all below this digit go
+		if n >= counts[digit] && level > 0 { // everything below this digit is evicted
 			break
 		}
 	}

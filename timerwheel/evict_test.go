@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Every number of entries, from lists that lie on any level, in part and as a whole, and with
-// many of one tick.
+// Every number of entries, from lists on every level, partly and completely, and with many entries
+// of one tick.
 func TestEvictLatest(t *testing.T) {
 	deadlines := map[string][]int64{
 		"one tick":    {5000},
@@ -39,7 +39,8 @@ func TestEvictLatest(t *testing.T) {
 	}
 }
 
-// What an Advance with a limit has left over, and what has come behind it, can be evicted, too.
+// Entries that an Advance with a limit has left over, and entries appended to them, can be evicted,
+// too.
 func TestEvictPending(t *testing.T) {
 	for _, deadline := range blockDeadlines {
 		for n := range 3*blockLen + 9 {

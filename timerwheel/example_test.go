@@ -6,8 +6,8 @@ import (
 	"github.com/job-publisher/reactor/timerwheel"
 )
 
-// The owner's loop: sleep until Next, then Advance until nothing is left over. Here nobody
-// sleeps, time is whatever Next says.
+// The loop of an owner: sleep until Next, then call Advance until nothing is left over. Here nobody
+// sleeps: time is what Next returns.
 func Example() {
 	w := timerwheel.New[string](timerwheel.Config{Start: 1_000_000})
 	w.Schedule("tea", 4_000_000)

@@ -5,25 +5,25 @@ import "math/bits"
 const (
 	digitBits  = 6
 	digits     = 1 << digitBits                   // slots a level, bits of a uint64
-	levelCount = (64 + digitBits - 1) / digitBits // 11: the top one holds the 4 bits left over
+	levelCount = (64 + digitBits - 1) / digitBits // 11: the top one has the 4 remaining bits
 	slotCount  = levelCount * digits
 )
 
-// slotFor returns the number, level·64 + digit, of the slot in which an entry of that tick
-// belongs while the wheel stands at position < tick.
+// slotFor returns the number, level·64 + digit, of the slot in which an entry of that tick belongs
+// while the wheel has position < tick.
 //
-// Write both in base 64: the level is the highest digit in which they differ, and the slot
-// is the tick's digit there. As long as the position does not enter the slot, that digit
-// keeps differing and the higher ones keep agreeing. So entries never have to move but when
-// the position enters their slot, all entries of one tick always share a slot, and whatever
-// lies on a lower level is due before whatever lies on a higher one.
+// Write both in base 64: the level is the highest digit in which they differ, and the slot is the
+// tick's digit there. As long as the position does not enter the slot, that digit keeps differing
+// and the higher ones keep agreeing. So entries move only when the position enters their slot; all
+// entries of one tick always share a slot; and everything on a lower level is due before everything
+// on a higher one.
 func slotFor(position, tick uint64) uint32 {
 	level := uint(bits.Len64(position^tick)-1) / digitBits
 	digit := tick >> (level * digitBits) % digits
 	return uint32(level*digits) + uint32(digit)
 }
 
-// slotSpan returns the first and the last tick of a slot, seen from position.
+// slotSpan returns the first and the last tick of a slot, for a position.
 func slotSpan(position uint64, slot uint32) (first, last uint64) {
 	shift := slot / digits * digitBits
 	higher := ^uint64(0) << (shift + digitBits) // 0 on the top level
@@ -32,8 +32,8 @@ func slotSpan(position uint64, slot uint32) (first, last uint64) {
 	return first, first | lower
 }
 
-// occupancy has a bit for every slot that holds an entry, and above them one for every
-// level that has such a slot: the earliest slot is two trailing-zero counts away.
+// occupancy has a bit for every slot that holds an entry, and a bit for every level that has such a
+// slot: two counts of trailing zeros find the earliest slot.
 type occupancy struct {
 	levels uint16
 	slots  [levelCount]uint64
@@ -53,8 +53,8 @@ func (o *occupancy) unset(slot uint32) {
 	}
 }
 
-// first returns the earliest occupied slot. There is no need to mask off the digits that
-// the position has passed: those slots are empty (see the invariants in doc.go).
+// first returns the earliest occupied slot. The digits that the position has passed need not be
+// masked off, because those slots are empty (see the invariants in doc.go).
 func (o *occupancy) first() (slot uint32, ok bool) {
 	if o.levels == 0 {
 		return 0, false

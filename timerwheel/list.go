@@ -5,26 +5,26 @@ import (
 	"reflect"
 )
 
-// A list is a queue of items: a circular chain of blocks, closed by the list's head. Every
-// slot has a list, and so has what is being worked on:
+// A list is a queue of items: a circular chain of blocks that begins and ends at the list's head.
+// Every slot has a list, and the pending entries have one:
 const (
 	pending   = slotCount // after the slots, which are numbered by level and digit
 	listCount = slotCount + 1
 )
 
-// block holds what was pushed in a row.
+// block holds items that were pushed one after the other.
 //
-// Entries linked to each other would be simpler. But to walk such a list is to wait for main
-// memory at every step, as the address of the next entry is in the one before: at a million
-// entries that made each level cost about 100 ns an entry. The items of a block do not wait
-// for each other, and a processor has many reads under way at once; of an entry on its way
-// down only the 8 bytes are touched that tell its new place. A walk waits once a block.
+// Linked entries would be simpler. But walking such a list waits for main memory at every step,
+// because the address of the next entry is in the one before: with a million entries that made each
+// level cost about 100 ns an entry. The items of a block do not wait for each other, and a
+// processor has many reads in progress at once. Of an entry that moves down, only the 8 bytes that
+// hold its new place are touched outside of the blocks. A walk waits once for each block.
 type block[T any] struct {
 	link
 	start place         // of the first item
-	first uint8         // items before it are gone
-	used  uint8         // items from here on have not been set
-	live  uint8         // items in between that are not gone (ref zero)
+	first uint8         // items before it were removed
+	used  uint8         // items from here on are not used yet
+	live  uint8         // how many items in between were not removed (a removed item has ref zero)
 	refs  [blockLen]ref // to the entries of items
 	items [blockLen]item[T]
 }
@@ -34,14 +34,14 @@ type item[T any] struct {
 	value    T
 }
 
-// blockLen weighs that wait against room left unfilled, by slots of few entries and by what
-// was cancelled. Twenty items cost a fifth more time, and beyond 52 little is to be gained.
+// blockLen balances that wait against unused room, in slots of few entries and after cancellations.
+// Twenty items cost a fifth more time, and beyond 52 little is gained.
 const blockLen = 52
 
-// link chains blocks and heads. Numbers below listCount are heads, the others blocks.
+// link chains blocks and heads. Numbers below listCount name heads, the others name blocks.
 type link struct{ next, prev uint32 }
 
-// place is where on a list an entry is: the block's number·64, plus the position in it.
+// place is the position of an entry on a list: the block's number·64, plus the index in the block.
 type place uint32
 
 const maxBlock = math.MaxUint32>>6 - listCount
@@ -51,15 +51,15 @@ func newPlace(number uint32, k uint8) place { return place(number<<6 | uint32(k)
 func (p place) block() uint32   { return uint32(p >> 6) }
 func (p place) position() uint8 { return uint8(p & 63) }
 
-// lists is all lists, the slab of their blocks and those released. A block without a live
-// item leaves its list at once. So however entries are cancelled, there are never more blocks
-// than entries.
+// lists holds all lists, the slab of their blocks, and the free blocks. A block without a live item
+// leaves its list at once. So there are never more blocks than entries, in whatever order entries
+// are cancelled.
 type lists[T any] struct {
 	heads    [listCount]link
-	tails    [listCount]*block[T] // the last blocks; full where that is gone or never was
-	full     *block[T]            // on no list, and without room
+	tails    [listCount]*block[T] // the last block of each list; full if there is none
+	full     *block[T]            // on no list, and without room for an item
 	occupied occupancy            // the slots whose lists are not empty
-	pointers bool                 // T may hold some
+	pointers bool                 // T may contain pointers
 	slab     slab[[blockChunk]block[T]]
 	free     uint32 // number of a block, linked by next, or 0
 }
@@ -100,15 +100,15 @@ func (l *lists[T]) first(list uint32) *block[T] {
 	return l.block(l.heads[list].next)
 }
 
-// single reports whether a list that is not empty has one item only.
+// single reports whether a list that is not empty has only one item.
 func (l *lists[T]) single(list uint32) bool {
 	head := l.heads[list]
 	return head.next == head.prev && l.block(head.next).live == 1
 }
 
-// tail returns the block that takes the next item of a list. Pushing is what the wheel does
-// most: a pointer to the block saves it from asking the head for a number and the slab for
-// the block, one after the other.
+// tail returns the block that takes the next item of a list. Pushing is the most frequent
+// operation: with a pointer to the block it need not read a number from the head and then search
+// the block in the slab.
 func (l *lists[T]) tail(list uint32) *block[T] {
 	b := l.tails[list]
 	if b.used == blockLen {
@@ -124,7 +124,7 @@ func (l *lists[T]) append(list uint32) *block[T] {
 		number = l.slab.extend(maxBlock, blockChunk) + listCount
 	}
 	b := l.block(number)
-	l.free = b.next // 0 in a block that never was
+	l.free = b.next // 0 in a block that was never used
 	b.start = newPlace(number, 0)
 	b.first, b.used, b.live = 0, 0, 0
 	head := &l.heads[list]
@@ -138,7 +138,7 @@ func (l *lists[T]) append(list uint32) *block[T] {
 	return b
 }
 
-// release takes a block without a live item from whatever list it is on.
+// release removes a block without a live item from its list.
 func (l *lists[T]) release(b *block[T]) {
 	next, prev := b.next, b.prev
 	l.link(next).prev = prev
@@ -149,14 +149,14 @@ func (l *lists[T]) release(b *block[T]) {
 	if next >= listCount {
 		return
 	}
-	l.tails[next] = l.full // so is the block before it, if there is one
+	l.tails[next] = l.full // the block before it, if there is one, is full as well
 	if next == prev && next != pending {
 		l.occupied.unset(next)
 	}
 }
 
-// take moves everything in a slot, which must hold something, to the empty list to. It keeps
-// the order and takes constant time.
+// take moves everything in a slot, which must not be empty, to the empty list to. It keeps the
+// order, in constant time.
 func (l *lists[T]) take(to, slot uint32) {
 	t, f := &l.heads[to], &l.heads[slot]
 	*t = *f
@@ -177,7 +177,7 @@ func (b *block[T]) push(r ref, it *item[T]) place {
 	return b.start + place(k)
 }
 
-// front returns the position of the first live item.
+// front returns the index of the first live item.
 func (b *block[T]) front() uint8 {
 	for b.refs[b.first] == 0 {
 		b.first++
@@ -185,8 +185,8 @@ func (b *block[T]) front() uint8 {
 	return b.first
 }
 
-// forget clears items that are gone, lest they keep alive what their values point to.
-// Otherwise it would be writing for nothing, all that ever is pending once a level.
+// forget clears removed items, so that they do not keep alive what their values point to. For
+// values without pointers that would be useless work, for everything pending once a level.
 func (l *lists[T]) forget(items []item[T]) {
 	if l.pointers {
 		clear(items)

@@ -65,7 +65,7 @@ func TestBytesPerEntry(t *testing.T) {
 	runtime.KeepAlive(w)
 }
 
-// However entries come and go, the slabs do not grow beyond the peak.
+// The slabs do not grow beyond the peak, in whatever order entries are scheduled and removed.
 func TestMemoryIsBounded(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	w := New[int](Config{})
@@ -75,7 +75,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			handles = append(handles, w.Schedule(0, w.Now()+r.Int64N(1<<40)))
 			continue
 		}
-		// Leave the eldest alone for a while: they hold on to blocks otherwise empty.
+		// Keep the oldest entries for a while: they keep blocks that are otherwise empty.
 		n := 100 + r.IntN(len(handles)-100)
 		w.Cancel(handles[n])
 		handles[n] = handles[len(handles)-1]
@@ -113,7 +113,7 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// What has left the wheel is not kept alive by it.
+// The wheel does not keep removed values alive.
 func TestValuesAreReleased(t *testing.T) {
 	w := New[*int](Config{})
 	for i := range int64(3000) {

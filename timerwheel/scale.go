@@ -22,11 +22,10 @@ func newScale(start, resolution int64) scale {
 	return s
 }
 
-// tick returns the tick with which a deadline expires. Deadlines round up: never early.
+// tick returns the tick with which a deadline expires. Deadlines round up, so they are never early.
 //
-// One that had passed already when it was scheduled rounds down instead. It is not early
-// either, for the tick of a passed instant has passed itself, and it need not wait for the
-// next tick.
+// A deadline that had passed when it was scheduled rounds down instead. It is not early either,
+// because the tick of a passed instant has passed itself, and it need not wait for the next tick.
 func (s *scale) tick(deadline int64, late bool) uint64 {
 	switch {
 	case deadline <= s.start:
@@ -38,9 +37,8 @@ func (s *scale) tick(deadline int64, late bool) uint64 {
 	}
 }
 
-// reached returns the last tick that has passed at now, which must not be before start. The
-// last instant of all passes every tick, also the one beyond it to which the deadlines just
-// before it round up.
+// reached returns the last tick that has passed at now, which must not be before start. The largest
+// int64 passes every tick, even the one beyond it to which the deadlines just before it round up.
 func (s *scale) reached(now int64) uint64 {
 	return s.tick(now, now != math.MaxInt64)
 }

@@ -1,19 +1,18 @@
 package timerwheel
 
-// slab holds elements by index, in chunks C that are arrays of them. It grows by whole chunks
-// and never moves an element, so that growing costs neither a copy nor a moment in which old
-// and new are both held. It does not shrink. What is released its owner links into a free
-// list.
+// slab holds elements by index, in chunks of type C, which are arrays of them. It grows by whole
+// chunks and never moves an element: growing costs no copy, and old and new memory are never held
+// at once. It does not shrink. The owner links released elements into a list of free ones.
 //
-// Indexes instead of pointers halve the links, and leave the garbage collector nothing to
-// follow when the value holds no pointers. Chunks are large enough for the table of them to
-// stay in a cache: it is looked up at every access.
+// Indexes instead of pointers halve the size of the links, and give the garbage collector nothing
+// to follow if the value contains no pointers. Chunks are large enough for the table of them to
+// stay in a cache, because every access reads it.
 type slab[C any] struct {
 	chunks []*C
-	used   uint32 // indexes below have been handed out at least once
+	used   uint32 // indexes below it have been used at least once
 }
 
-// extend hands out the next index that never was, up to limit, its element zero.
+// extend returns the next index that was never used, up to limit. Its element is zero.
 func (s *slab[C]) extend(limit, chunkLen uint32) uint32 {
 	i := s.used
 	if i > limit {

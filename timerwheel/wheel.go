@@ -1,32 +1,32 @@
 package timerwheel
 
-// Config says how a Wheel measures time. The zero value is a wheel that begins at 0 and
-// tells every unit from the next.
+// Config says how a Wheel measures time. The zero value begins at 0 and has a resolution of one
+// unit.
 type Config struct {
-	// Start is the wheel's first Now, in the caller's units. Deadlines up to it are late.
-	// Choose it close to the present: the resolution is counted from here.
+	// Start is the wheel's first Now, in the caller's units. Deadlines up to it are late. Choose it
+	// close to the present, because ticks are counted from it. Defaults to 0.
 	Start int64
 
-	// Resolution is the units that one slot of the lowest level spans. Deadlines round up to
-	// a multiple of it, counted from Start. Coarser is cheaper, as an entry passes through
-	// fewer levels; doubling it six times saves a level. A power of two saves divisions.
-	// Defaults to 1, also where it is negative.
+	// Resolution is the number of units in a tick. Deadlines round up to a multiple of it, counted
+	// from Start. A coarser resolution is cheaper, because an entry passes through fewer levels: 64
+	// times as many units save one level. A power of two saves divisions. Defaults to 1, also if it
+	// is negative.
 	Resolution int64
 }
 
-// Wheel holds entries until their deadline. The package's documentation has its design,
-// order and costs. It must be made by New, and used by one goroutine at a time.
+// Wheel holds entries until their deadlines. The package documentation describes its design, order
+// and costs. Create it with New, and use it from one goroutine at a time.
 type Wheel[T any] struct {
 	scale scale
 	now   int64 // the latest now that Advance was given
 
-	// position is the tick up to which the wheel has worked. It lags behind now only while
-	// an Advance is under way or has left something over.
+	// position is the tick up to which the wheel has worked. It is behind now only during an
+	// Advance, and after one that left something over.
 	position uint64
 
-	// pendingEnd is the last tick of the slot whose entries are pending, and position while
-	// none are. An entry that falls due until then queues behind them: were it to go straight
-	// into a lower slot, it would overtake entries of its own tick.
+	// pendingEnd is the last tick of the slot whose entries are pending, and position if none are.
+	// An entry that is due up to then is appended to them: in a lower slot it would overtake
+	// entries of its own tick.
 	pendingEnd uint64
 
 	entries entries
@@ -34,7 +34,7 @@ type Wheel[T any] struct {
 	len     int
 }
 
-// minMoves is how many entries an Advance may move to a lower level however small its limit:
+// minMoves is how many entries an Advance may move to a lower level, however small its limit is:
 // about 100 µs of work.
 const minMoves = 4096
 
@@ -49,15 +49,15 @@ func New[T any](cfg Config) *Wheel[T] {
 	return w
 }
 
-// Len returns the number of entries that are neither expired nor cancelled.
+// Len returns the number of entries that have neither expired nor been removed.
 func (w *Wheel[T]) Len() int { return w.len }
 
-// Now returns the latest now that Advance was given, at first Config.Start.
+// Now returns the latest now that was passed to Advance; before the first call, Config.Start.
 func (w *Wheel[T]) Now() int64 { return w.now }
 
-// Schedule adds an entry to expire at the deadline, rounded up to the resolution, or with
-// the next Advance if the deadline is not after Now. Any int64 will do. It is O(1) and
-// allocates only when more entries are pending than ever before, and then for many at once.
+// Schedule adds an entry that expires at the deadline, rounded up to the resolution, or with the
+// next Advance if the deadline is not after Now. Every int64 is allowed. It is O(1), and allocates
+// only if more entries are held than ever before, and then for many at once.
 func (w *Wheel[T]) Schedule(value T, deadline int64) Handle {
 	i, e := w.entries.acquire()
 	r := newRef(i, deadline <= w.now)
@@ -71,8 +71,8 @@ func (w *Wheel[T]) Schedule(value T, deadline int64) Handle {
 	return e.handle(i)
 }
 
-// Cancel removes an entry and returns its value, or false if the handle is stale: the entry
-// has expired or was cancelled before. It is O(1).
+// Cancel removes an entry and returns its value; false if the handle is stale because the entry has
+// expired or was removed. It is O(1).
 func (w *Wheel[T]) Cancel(h Handle) (value T, ok bool) {
 	p, ok := w.entries.find(h)
 	if !ok {
@@ -81,17 +81,8 @@ func (w *Wheel[T]) Cancel(h Handle) (value T, ok bool) {
 	return w.drop(w.lists.block(p.block()), p.position()).value, true
 }
 
-// Get returns the value of an entry, or false if the handle is stale.
-func (w *Wheel[T]) Get(h Handle) (value T, ok bool) {
-	p, ok := w.entries.find(h)
-	if !ok {
-		return value, false
-	}
-	return w.lists.item(p).value, true
-}
-
-// Deadline returns the deadline with which an entry was scheduled, not rounded, or false if
-// the handle is stale.
+// Deadline returns the deadline of an entry as it was scheduled, not rounded; false if the handle
+// is stale.
 func (w *Wheel[T]) Deadline(h Handle) (deadline int64, ok bool) {
 	p, ok := w.entries.find(h)
 	if !ok {
@@ -100,27 +91,27 @@ func (w *Wheel[T]) Deadline(h Handle) (deadline int64, ok bool) {
 	return w.lists.item(p).deadline, true
 }
 
-// Advance brings the wheel to now and calls expire for what falls due, but not more than
-// limit times; a limit of 0 or less expires nothing. Neither does a now before Now: such a
-// call changes nothing and returns false.
+// Advance moves the wheel to now and calls expire for each entry that is due, at most limit times;
+// with a limit of 0 or less no entry expires. If now is before Now, the call changes nothing and
+// returns false.
 //
-// It returns true where it had to stop at a bound. What is left over comes first in the next
-// Advance, which is to follow at once, at the same now or a later one. It returns false when
-// nothing is due any more. Beside the expirations, the moves from level to level are bounded
-// too, by max(limit, 4096), so that a slot of a million entries does not hold up the rest:
-// thus true may be returned after fewer than limit expirations, even after none. Repeating
-// the call comes to an end, unless the limit lets nothing expire or expire keeps scheduling
-// into the past. A limit of math.MaxInt bounds neither.
+// It returns true if it stopped at a bound. What is left over comes first in the next Advance,
+// which should follow at once, at the same now or a later one. It returns false when nothing more
+// is due. Besides the expirations, the moves from level to level are bounded too, by max(limit,
+// 4096), so that a slot of a million entries does not delay everything else. So it may return true
+// after fewer than limit expirations, even after none. Repeated calls come to an end, unless the
+// limit lets nothing expire or expire keeps scheduling into the past. A limit of math.MaxInt bounds
+// neither.
 //
-// Entries expire in ascending order of their ticks, those of one tick in the order in which
-// they were scheduled. An entry whose tick has been worked off already when it is scheduled
-// takes the end of the tick that the wheel is at, which is that of the first entry left over:
-// behind the others of that tick, ahead of every later tick.
+// Entries expire in ascending order of their ticks, and those of one tick in the order in which
+// they were scheduled. An entry that is scheduled when its tick is finished is appended to the tick
+// that the wheel is working on, which is that of the first entry left over: behind the others of
+// that tick, and before every later tick.
 //
-// When expire runs, the entry is gone: its handle is stale, Len is one less, and a panic of
-// expire loses that entry only. It may call all methods. What it schedules up to now expires
-// within the same Advance, each in its place of the order, as far as the limit allows; what
-// it cancels does not expire.
+// When expire runs, the entry is removed: its handle is stale, Len is one less, and a panic of
+// expire loses that entry only. expire may call all methods. Entries that it schedules up to now
+// expire within the same Advance, in their places in the order, as far as the limit allows; entries
+// that it cancels do not expire.
 func (w *Wheel[T]) Advance(now int64, limit int, expire func(value T, deadline int64)) (more bool) {
 	if now < w.now {
 		return false
@@ -139,8 +130,9 @@ func (w *Wheel[T]) Advance(now int64, limit int, expire func(value T, deadline i
 		}
 		b := w.lists.first(pending)
 		k := b.front()
-		// What is pending from a slot of the lowest level is all due. From a higher one, that
-		// is to be seen: its first tick is, and what was late when it was scheduled.
+		// Pending entries from a slot of the lowest level are all due. From a higher slot, those
+		// are due whose tick is the slot's first one, and those that were late when they were
+		// scheduled.
 		if w.pendingEnd > w.position && w.tick(b, k) > w.position {
 			if moves <= 0 {
 				return true
@@ -157,13 +149,13 @@ func (w *Wheel[T]) Advance(now int64, limit int, expire func(value T, deadline i
 	}
 }
 
-// Next returns when to call Advance next, or false if the wheel is empty. No entry expires
-// before at, and an Advance to at makes progress: it expires an entry or moves entries to a
-// lower level, at most once for each level an entry is above the lowest. A slot with a
-// single entry needs no such halts, at is the instant at which that entry expires.
+// Next returns the time at which to call Advance next; false if the wheel is empty. No entry
+// expires before at, and an Advance to at makes progress: it expires an entry, or moves entries to
+// a lower level, at most once for each level that an entry is above the lowest. A slot with a
+// single entry needs no such intermediate steps: at is the instant at which that entry expires.
 //
-// It is later than Now, unless the latest Advance returned true: then it may be Now, even if
-// what was left over has been cancelled since. It is O(1).
+// at is later than Now, unless the latest Advance returned true: then it may be Now, even if
+// everything left over has been cancelled since. It is O(1).
 func (w *Wheel[T]) Next() (at int64, ok bool) {
 	if !w.lists.empty(pending) {
 		return w.now, true
@@ -180,9 +172,9 @@ func (w *Wheel[T]) Next() (at int64, ok bool) {
 	return max(w.now, w.scale.instant(tick)), true
 }
 
-// open makes the entries of the earliest slot pending, provided that the slot begins by the
-// tick reached, and moves the position there. Nothing must be pending. On the lowest level
-// that makes all of them due; on a higher one it makes room for them on the levels below.
+// open makes the entries of the earliest slot pending, if the slot begins at the tick reached or
+// before, and moves the position there. Nothing must be pending. On the lowest level all of them
+// are due then; from a higher level they can now move to the levels below.
 func (w *Wheel[T]) open(reached uint64) bool {
 	slot, ok := w.lists.occupied.first()
 	if !ok {
@@ -197,8 +189,8 @@ func (w *Wheel[T]) open(reached uint64) bool {
 	return true
 }
 
-// descend moves pending entries to the slots of lower levels, from the block that is first on
-// up to its end, to an entry that is due or to limit entries. It returns how many.
+// descend moves pending entries of block b to the slots of lower levels, up to its end, to an entry
+// that is due, or to limit entries. It returns how many. b must be the first pending block.
 func (w *Wheel[T]) descend(b *block[T], limit int) (moved int) {
 	k := b.first
 	for ; k < b.used && moved < limit; k++ {
@@ -223,7 +215,7 @@ func (w *Wheel[T]) descend(b *block[T], limit int) (moved int) {
 	return moved
 }
 
-// drop removes an entry for good.
+// drop removes an entry and returns its item.
 func (w *Wheel[T]) drop(b *block[T], k uint8) item[T] {
 	dropped := b.items[k]
 	w.entries.release(b.refs[k].index())
@@ -237,7 +229,7 @@ func (w *Wheel[T]) drop(b *block[T], k uint8) item[T] {
 	return dropped
 }
 
-// vacate takes a block that has become empty off its list.
+// vacate removes an empty block from its list.
 func (w *Wheel[T]) vacate(b *block[T]) {
 	w.lists.release(b)
 	if w.lists.empty(pending) {

@@ -52,7 +52,7 @@ func inFlags(err error, flags []*kong.Flag, env *environment) error {
 		if bad.Value != nil {
 			text += fmt.Sprintf(" is %v,", flagValue(flag))
 		}
-		return &usageError{errors.New(text + " " + fieldName.ReplaceAllStringFunc(bad.Problem, func(field string) string {
+		return &usageError{errors.New(text + " " + fieldName.ReplaceAllStringFunc(inFlagTerms(bad.Problem), func(field string) string {
 			if name := flagOf[field]; name != "" {
 				return "--" + name
 			}

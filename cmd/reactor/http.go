@@ -68,7 +68,8 @@ type health struct {
 
 func writeHealth(w http.ResponseWriter, stats reactor.Stats, code int) {
 	judged := stats.Health()
-	h := health{Status: "ok", Problems: judged.Problems, Stats: stats}
+	stats.Feed.Problem = inFlagTerms(stats.Feed.Problem)
+	h := health{Status: "ok", Problems: textsInFlagTerms(judged.Problems), Stats: stats}
 	switch {
 	case !judged.Ready:
 		h.Status = "not ready"

@@ -30,13 +30,18 @@ func (l *logLevel) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// logger writes to w, in terms of the flags.
 func (f loggingFlags) logger(w io.Writer) *slog.Logger {
+	return slog.New(flagTermsHandler{f.handler(w)})
+}
+
+func (f loggingFlags) handler(w io.Writer) slog.Handler {
 	if f.LogFormat == "text" || f.LogFormat == "auto" && isTerminal(w) {
-		return slog.New(tint.NewTextHandler(w, &tint.Options{
+		return tint.NewTextHandler(w, &tint.Options{
 			Level: f.LogLevel, TimeFormat: time.TimeOnly + ".000", NoColor: !isTerminal(w),
-		}))
+		})
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel}))
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel})
 }
 
 // isTerminal reports whether w is a character device, which a log file or a pipe is

@@ -151,9 +151,9 @@ func signals() (context.Context, context.CancelFunc) {
 	}
 }
 
-// oneLine is an error on a single line.
+// oneLine is an error on a single line, in terms of the flags.
 func oneLine(err error) string {
-	return strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+	return inFlagTerms(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
 }
 
 // commandOf names the command that was being parsed, for the hint.

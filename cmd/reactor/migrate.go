@@ -73,7 +73,7 @@ func (c *migrateFeed) Run(ctx context.Context, out output) error {
 }
 
 func changeFeed(ctx context.Context, out output, change pgsource.FeedSwitch) error {
-	change.Tell = func(step string) { fmt.Fprintln(out.stdout, step) }
+	change.Tell = func(step string) { fmt.Fprintln(out.stdout, inFlagTerms(step)) }
 	return change.Run(ctx)
 }
 

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clockwork is a timerfd and the goroutine that reads it.
-type clockwork struct {
+// osTimer is a timerfd, and the goroutine that reads it.
+type osTimer struct {
 	fd   int
 	file *os.File
 	done chan struct{}
@@ -29,7 +29,7 @@ func (a *Alarm) start() error {
 			if _, err := a.file.Read(expirations[:]); err != nil {
 				return // closed
 			}
-			a.ring()
+			a.wake()
 		}
 	}()
 	return nil
@@ -42,7 +42,7 @@ func (a *Alarm) set(d time.Duration) {
 	}
 }
 
-// Close releases the timer. Set must not be called any more.
+// Close releases the timer. Set must not be called after it.
 func (a *Alarm) Close() {
 	a.file.Close() // unblocks the reader
 	<-a.done

@@ -4,16 +4,16 @@ package alarm
 
 import "time"
 
-// clockwork is the runtime's own timer.
-type clockwork struct{ timer *time.Timer }
+// osTimer is the runtime's own timer.
+type osTimer struct{ timer *time.Timer }
 
 func (a *Alarm) start() error {
-	a.timer = time.AfterFunc(time.Hour, a.ring)
+	a.timer = time.AfterFunc(time.Hour, a.wake)
 	a.timer.Stop()
 	return nil
 }
 
 func (a *Alarm) set(d time.Duration) { a.timer.Reset(d) }
 
-// Close releases the timer. Set must not be called any more.
+// Close releases the timer. Set must not be called after it.
 func (a *Alarm) Close() { a.timer.Stop() }

@@ -39,8 +39,8 @@ func TestSetReplaces(t *testing.T) {
 	}
 }
 
-// That it tells a set clock is tried by hand: setting the clock of whoever runs the tests
-// would be impolite.
+// That ClockWatch reports a change was tested by hand, because a test must not set the clock of the
+// machine that runs it.
 func TestClockWatchIsSilentUntilClosed(t *testing.T) {
 	w := WatchClock()
 	w.Close()

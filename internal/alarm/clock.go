@@ -1,18 +1,19 @@
 package alarm
 
-// ClockWatch tells when somebody sets the host's wall clock. Corrections by slewing, as a
-// time daemon makes them, are none. Only Linux tells; elsewhere C stays silent.
+// ClockWatch reports when the host's wall clock is set. It does not report corrections by slewing,
+// as a time daemon makes them. It works on Linux only; on other systems C delivers nothing.
 type ClockWatch struct {
 	c chan struct{}
-	clockwatch
+	osClockWatch
 }
 
-// WatchClock begins to watch. Close it when done.
+// WatchClock begins to watch. Close the ClockWatch after use.
 func WatchClock() *ClockWatch {
 	w := &ClockWatch{c: make(chan struct{}, 1)}
 	w.start()
 	return w
 }
 
-// C delivers a value when the clock has been set, one for several times at once.
+// C delivers a value after the clock was set, and a single value if it was set several times since
+// the last one.
 func (w *ClockWatch) C() <-chan struct{} { return w.c }

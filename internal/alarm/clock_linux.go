@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clockwatch is a timerfd on the wall clock that never goes off, but whose reads are
-// cancelled when the clock is set [timerfd_create(2), TFD_TIMER_CANCEL_ON_SET].
-type clockwatch struct {
-	file *os.File // nil: the kernel does not offer it
+// osClockWatch is a timerfd on the wall clock that never expires, but whose reads are cancelled
+// when the clock is set [timerfd_create(2), TFD_TIMER_CANCEL_ON_SET].
+type osClockWatch struct {
+	file *os.File // nil: the kernel does not support it
 	done chan struct{}
 }
 
@@ -32,7 +32,7 @@ func (w *ClockWatch) start() {
 		defer close(w.done)
 		var expirations [8]byte
 		for {
-			// By way of conn: the file may be closed, and its number given to another.
+			// Use conn: the file may have been closed, and its descriptor given to another file.
 			if conn.Control(arm) != nil {
 				return
 			}
@@ -50,8 +50,8 @@ func (w *ClockWatch) start() {
 func arm(fd uintptr) {
 	const never = 1 << 40 // seconds since 1970
 	spec := unix.ItimerSpec{Value: unix.Timespec{Sec: never}}
-	// An error: it was set this very moment, and the next read says so; or the kernel does
-	// not offer it, and the next read waits for ever.
+	// An error means that the clock was set at this very moment, and the next read reports it; or
+	// that the kernel does not support it, and the next read blocks for ever.
 	_ = unix.TimerfdSettime(int(fd), unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &spec, nil)
 }
 

@@ -2,7 +2,7 @@
 
 package alarm
 
-type clockwatch struct{}
+type osClockWatch struct{}
 
 func (w *ClockWatch) start() {}
 

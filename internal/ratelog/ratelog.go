@@ -1,11 +1,11 @@
-// Package ratelog keeps a failure that repeats from flooding the log: the first is
-// written at once, the following ones are counted and summed up now and then.
+// Package ratelog limits how often a repeated failure is logged: the first one is logged at once,
+// the following ones are counted, and the count is logged from time to time.
 //
-// What is limited is a reason, that is a message with the text of its error: another
-// reason is news, and is written at once. A success does not start anew: what comes and
-// goes many times a second would write two lines each time. While the log says that all
-// is well, a reason that was written less than Interval ago is counted as well, and the
-// next line says how often it came, and how often it went.
+// The limit applies to a reason, which is a message with the text of its error. Another reason is
+// logged at once. A success does not reset the limit, because a failure that comes and goes many
+// times a second would write two lines each time. While the log says that there is no failure, a
+// reason that was logged less than Interval ago is counted as well; the next line says how many
+// times it came and how many times it ended.
 package ratelog
 
 import (
@@ -19,34 +19,34 @@ import (
 )
 
 const (
-	// Interval is how often a repeated reason is written.
+	// Interval is how often a repeated reason is logged.
 	Interval = 10 * time.Second
-	// maxReasons bounds the reasons that are told apart within an Interval, and by that
-	// the lines. All others count as one.
+	// maxReasons bounds how many reasons are told apart within an Interval, and thereby the number
+	// of lines. All further reasons count as one.
 	maxReasons = 8
 )
 
-// Limiter limits what is said about one thing that may fail. The zero value is ready; it
-// may be used from several goroutines.
+// Limiter limits the log lines about one operation that may fail. The zero value is ready to use;
+// several goroutines may use it.
 type Limiter struct {
 	mu      sync.Mutex
 	reasons map[string]*reason // guarded by mu: at most maxReasons
 	others  reason             // guarded by mu
 	failing bool               // guarded by mu: the latest call was Fail
-	shown   bool               // guarded by mu: the latest line says that it fails
-	latest  time.Time          // guarded by mu: of the lines
-	// Since the latest line: failures that no line tells of, and how often they ended.
+	shown   bool               // guarded by mu: the latest line reports a failure
+	latest  time.Time          // guarded by mu: time of the latest line
+	// Since the latest line: how many failures were not logged, and how many times they ended.
 	hidden, recovered int // guarded by mu
 }
 
 // reason is one way to fail.
 type reason struct {
-	next     time.Time // when it may be written again
-	repeated int       // how often it was not, since it was
+	next     time.Time // when it may be logged again
+	repeated int       // how many times it was not logged since it was logged last
 }
 
-// Fail logs the failure, unless the same was logged less than Interval ago. The arguments
-// "err" and "reason" tell one from the other, beside the message.
+// Fail logs the failure, unless the same reason was logged less than Interval ago. A reason is the
+// message with the values of the arguments "err" and "reason".
 func (l *Limiter) Fail(log *slog.Logger, level slog.Level, msg string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -68,8 +68,8 @@ func (l *Limiter) Fail(log *slog.Logger, level slog.Level, msg string, args ...a
 	l.shown, l.latest = true, now
 }
 
-// OK logs that what failed works again, if the log says that it does not. Otherwise it
-// sums up what the log does not tell, at most once an Interval.
+// OK logs that the operation works again, if the log says that it does not. Otherwise it logs the
+// counts of what the log does not say, at most once an Interval.
 func (l *Limiter) OK(log *slog.Logger, msg string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,8 +97,8 @@ func (l *Limiter) OK(log *slog.Logger, msg string, args ...any) {
 	}
 }
 
-// Sum logs how many failures no line tells of, if there are any: for what fails for good, so
-// that no success ever sums it up, and maybe nothing of its kind follows.
+// Sum logs how many failures no line has reported, if there are any. It is for operations that fail
+// finally: no success ever leads to a count, and perhaps no failure of the same kind follows.
 func (l *Limiter) Sum(log *slog.Logger, level slog.Level, msg string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,7 +112,7 @@ func (l *Limiter) Sum(log *slog.Logger, level slog.Level, msg string) {
 	}
 }
 
-// recoveries adds how often it worked again meanwhile without a word.
+// recoveries adds how many times the failure ended without being logged.
 func (l *Limiter) recoveries(args []any) []any {
 	if l.recovered > 0 {
 		args = append(args, "recovered", l.recovered)
@@ -121,12 +121,12 @@ func (l *Limiter) recoveries(args []any) []any {
 	return args
 }
 
-// find returns what is known of a reason.
+// find returns the record of a reason.
 func (l *Limiter) find(name string, now time.Time) *reason {
 	if r := l.reasons[name]; r != nil {
 		return r
 	}
-	if len(l.reasons) >= maxReasons { // forget those that may be written again anyway
+	if len(l.reasons) >= maxReasons { // remove those that may be logged again anyway
 		for name, r := range l.reasons {
 			if !now.Before(r.next) {
 				l.others.repeated += r.repeated
@@ -145,17 +145,17 @@ func (l *Limiter) find(name string, now time.Time) *reason {
 	return r
 }
 
-// port is what differs between two attempts that fail alike: each comes from a port of
-// its own.
+// port matches what differs between two attempts that fail for the same reason: each has its own
+// local port.
 var port = regexp.MustCompile(`:\d+`)
 
-// reasonOf is the name of a reason.
+// reasonOf returns the name of a reason.
 func reasonOf(msg string, args []any) string {
 	var name strings.Builder
 	name.WriteString(msg)
 	for i := 0; i < len(args); i++ {
 		key, ok := args[i].(string)
-		if !ok || i+1 == len(args) { // a slog.Attr, or a mistake of the caller
+		if !ok || i+1 == len(args) { // a slog.Attr, or an error of the caller
 			continue
 		}
 		i++

@@ -64,8 +64,8 @@ func TestRepeatedFailure(t *testing.T) {
 	})
 }
 
-// TestComesAndGoes: something fails and works again 20 times a second. The log has a few
-// lines of it, and they account for every failure.
+// TestComesAndGoes: an operation fails and works again 20 times a second. A few log lines account
+// for every failure.
 func TestComesAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
@@ -103,7 +103,7 @@ func TestComesAndGoes(t *testing.T) {
 	})
 }
 
-// TestSum: what never works again is accounted for as well, once.
+// TestSum: failures that never end are counted as well, once.
 func TestSum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
@@ -127,7 +127,7 @@ func TestSum(t *testing.T) {
 	})
 }
 
-// TestNewReasonIsNews: it is logged at once, whatever else has failed just before.
+// TestNewReasonIsNews: a new reason is logged at once, whatever else has failed just before.
 func TestNewReasonIsNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
@@ -149,8 +149,8 @@ func TestNewReasonIsNews(t *testing.T) {
 	})
 }
 
-// TestReasonsAreBounded: texts that never repeat do not get round the limit, and a port
-// makes no new reason.
+// TestReasonsAreBounded: texts that never repeat do not exceed the limit, and a different port is
+// no new reason.
 func TestReasonsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
@@ -185,8 +185,8 @@ func TestReasonsAreBounded(t *testing.T) {
 	})
 }
 
-// TestFailsAfterHiddenRecovery: while the log says that all is well, a failure that lasts
-// is logged when its Interval is over.
+// TestFailsAfterHiddenRecovery: while the log says that there is no failure, a lasting failure is
+// logged when its Interval is over.
 func TestFailsAfterHiddenRecovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)

@@ -2,5 +2,5 @@
 
 package sockopt
 
-// AckNow is Linux' alone.
+// AckNow does nothing: only Linux has that option.
 func (*LowWater) AckNow() {}

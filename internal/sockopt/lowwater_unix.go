@@ -9,23 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LowWater is a socket's receive low-water mark: how many bytes must be there before
-// whoever waits for them is woken. Owned by one goroutine.
+// LowWater is a socket's receive low-water mark: how many bytes must have arrived before a reader
+// is woken. One goroutine owns it.
 type LowWater struct {
-	socket syscall.RawConn // nil: not a socket that has one
-	bytes  int             // as it is set
+	socket syscall.RawConn // nil: the connection is not TCP
+	bytes  int             // the current mark
 }
 
-// NewLowWater is that of a connection, found under TLS and other wrappers.
+// NewLowWater returns the mark of a connection, found under TLS and other wrappers.
 func NewLowWater(conn net.Conn) LowWater {
 	w := LowWater{bytes: 1}
 	if tcp := below(conn); tcp != nil {
-		w.socket, _ = tcp.SyscallConn() // an error: it is closed, as a read will say
+		w.socket, _ = tcp.SyscallConn() // an error means that it is closed, which a read will report
 	}
 	return w
 }
 
-// Set reports whether the mark is at n bytes now.
+// Set sets the mark to n bytes, and reports whether it is n bytes now.
 func (w *LowWater) Set(n int) bool {
 	if w.bytes == n {
 		return true

@@ -33,10 +33,10 @@ func connected(t *testing.T) (client net.Conn, server *net.TCPConn) {
 	return client, accepted.(*net.TCPConn)
 }
 
-// TestHarden: a host that is gone is found out soon, whether something was sent to it or
-// not, and under TLS as well. One that answers is left alone, however idle it is.
+// TestHarden: a host that is gone is noticed soon, whether something was sent to it or not, and
+// under TLS as well. A connection to a host that answers stays open, however idle it is.
 func TestHarden(t *testing.T) {
-	const patience = 2 * time.Second
+	const timeout = 2 * time.Second
 	for name, test := range map[string]struct{ gone, busy, wrapped bool }{
 		"gone, idle":        {gone: true},
 		"gone, busy":        {gone: true, busy: true},
@@ -50,7 +50,7 @@ func TestHarden(t *testing.T) {
 			if test.wrapped {
 				hardened = tls.Client(client, &tls.Config{})
 			}
-			if err := sockopt.Harden(hardened, patience); err != nil {
+			if err := sockopt.Harden(hardened, timeout); err != nil {
 				t.Fatal(err)
 			}
 			if test.gone {
@@ -63,7 +63,7 @@ func TestHarden(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			limit := 2*patience + 2*time.Second
+			limit := 2*timeout + 2*time.Second
 			if err := client.SetReadDeadline(time.Now().Add(limit)); err != nil {
 				t.Fatal(err)
 			}
@@ -72,7 +72,7 @@ func TestHarden(t *testing.T) {
 			if gone := errors.Is(err, syscall.ETIMEDOUT); gone != test.gone {
 				t.Errorf("after %v: %v", time.Since(begun), err)
 			}
-			if took := time.Since(begun); test.gone && took < patience/2 {
+			if took := time.Since(begun); test.gone && took < timeout/2 {
 				t.Errorf("given up after %v", took)
 			}
 		})

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// limitUnacknowledged is Linux' alone.
+// limitUnacknowledged does nothing: only Linux has that option.
 func limitUnacknowledged(*net.TCPConn, time.Duration) error { return nil }

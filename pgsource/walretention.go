@@ -12,15 +12,15 @@ import (
 	"github.com/job-publisher/reactor/internal/ratelog"
 )
 
-// What the server keeps of its log for a slot it keeps until the disk is full. So each
-// instance looks after what is kept for itself, and gives its feed up beyond a bound; the
-// others look after it as well, for it may be frozen.
+// The server keeps the log that a slot needs until its disk is full. So each instance limits what
+// is kept for its own slot, and gives its feed up beyond a bound; the other instances enforce a
+// larger bound as well, because the instance may be frozen.
 
-// probeSQL sends us something through the log, which tells that all between the table and us
-// works, and how far we are behind; and it looks at what the server keeps for us ($4), at what
-// it keeps for other instances beyond a bound ($5), at what the slot waits for while it is being
-// created ($6), and whether the table is still published. It writes nothing but that message, which
-// nobody reads again: if we die just before or after it, nothing is different.
+// probeSQL sends a message to ourselves through the log. Its arrival shows that everything between
+// the table and us works, and how far we are behind. The statement also reads what the server keeps
+// for our slot ($4), which slots of other instances exceed a bound ($5), what the slot waits for
+// while it is being created ($6), and whether the table is still published. It writes nothing but
+// that message, which nobody reads again: a crash just before or after it makes no difference.
 var probeSQL = treeSQL + `
 SELECT pg_wal_lsn_diff(pg_logical_emit_message(false, $2, $3), '0/0')::bigint, current_setting('wal_level'), current_setting('synchronous_standby_names'),
        coalesce((SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $4), 0),
@@ -30,13 +30,13 @@ SELECT pg_wal_lsn_diff(pg_logical_emit_message(false, $2, $3), '0/0')::bigint, c
        CASE WHEN $6 THEN coalesce((SELECT format('%s, since %s', who, since::timestamptz(0)) FROM (
               SELECT format('process %s', pid), xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
               UNION ALL SELECT format('the prepared transaction %L', gid), prepared FROM pg_prepared_xacts) AS open (who, since)
-              ORDER BY since LIMIT 1), 'whose, this role may not see') ELSE '' END,
+              ORDER BY since LIMIT 1), 'not visible to this role') ELSE '' END,
        ` + publishedSQL
 
-// errUnpublished: somebody has dropped a publication, or taken the table out of it.
+// errUnpublished: somebody has dropped a publication, or removed the table from it.
 var errUnpublished = errors.New("the table is not in its publications any more")
 
-// probe looks every FeedCheck.
+// probe runs probeSQL every FeedCheck.
 func (f *walFeed) probe(ctx context.Context) error {
 	tick := time.NewTicker(f.cfg.FeedCheck)
 	defer tick.Stop()
@@ -60,10 +60,10 @@ func (f *walFeed) probe(ctx context.Context) error {
 		if !creating {
 			number = f.probes.send(time.Now())
 		}
-		err := f.aside.row(ctx, probeSQL, []any{f.jobs().name, f.probePrefix(), number, f.slot, 2 * f.cfg.MaxFeedWAL, creating},
+		err := f.background.row(ctx, probeSQL, []any{f.jobs().name, f.probePrefix(), number, f.slot, 2 * f.cfg.MaxFeedWAL, creating},
 			&lsn, &level, &standbys, &kept, &stuck, &oldest, &published)
 		if err != nil {
-			f.probes.unsent(number) // that says nothing about the feed
+			f.probes.unsent(number) // a failed statement says nothing about the feed
 			f.log.Debug("cannot probe the feed", "err", err)
 			continue
 		}
@@ -75,17 +75,17 @@ func (f *walFeed) probe(ctx context.Context) error {
 		case obstacle != nil:
 			return fmt.Errorf("WAL feed: %w", obstacle)
 		case kept > f.cfg.MaxFeedWAL:
-			return fmt.Errorf("WAL feed: the server keeps %d MiB of its log for it, more than --max-feed-wal allows: it is begun anew, and the sweep finds new jobs meanwhile%s", kept>>20, whyKept(creating, oldest))
+			return fmt.Errorf("WAL feed: the server keeps %d MiB of its log for it, more than pgsource.Config.MaxFeedWAL allows: it starts again, and the sweep finds new jobs meanwhile%s", kept>>20, whyKept(creating, oldest))
 		case !published:
 			return fmt.Errorf("WAL feed: %w", errUnpublished)
 		case f.probes.overtaken(f.seen.Load(), time.Now().Add(-f.cfg.FeedCheck)):
-			return errors.New("WAL feed: what we send through the log does not arrive, and what comes after it does: --listen-url leads to another database")
+			return errors.New("WAL feed: our messages through the log do not arrive, and later ones of others do: pgsource.Config.ListenURL leads to another database")
 		case creating:
 			text := fmt.Sprintf("the WAL feed waits for the end of transactions that were open before it (the oldest: %s); the sweep finds new jobs", oldest)
 			f.feed.problem(errors.New(text))
 			waits.Fail(f.log, slog.LevelWarn, "the WAL feed waits for the end of transactions that were open before it; the sweep finds new jobs", "oldest", oldest)
 		case lag > probesMissed*f.cfg.FeedCheck:
-			f.feed.problem(fmt.Errorf("the WAL feed is %v behind, for the server is with decoding its log; the sweep finds new jobs", lag.Round(time.Second)))
+			f.feed.problem(fmt.Errorf("the WAL feed is %v behind, because the server is that far behind with decoding its log; the sweep finds new jobs", lag.Round(time.Second)))
 		default:
 			f.feed.problem(nil)
 		}
@@ -102,32 +102,33 @@ func whyKept(creating bool, oldest string) string {
 	return ""
 }
 
-// endStuck ends the feed of an instance that does not look after itself: its slot goes with it. If we
-// die before it, the next probe of anybody does it; if that instance lives it begins anew.
+// endStuck ends the feed of an instance that does not limit its own slot; the slot ends with it. If
+// we crash before it, the next probe of any instance does it. If the other instance is alive, it
+// starts its feed again.
 func (f *walFeed) endStuck(ctx context.Context, pid int32) {
 	f.log.Warn("ending the WAL feed of another instance: the server keeps too much of its log for it", "process", pid)
-	if err := f.aside.exec(ctx, "SELECT pg_terminate_backend($1)", pid); err != nil {
+	if err := f.background.exec(ctx, "SELECT pg_terminate_backend($1)", pid); err != nil {
 		f.log.Warn("cannot end the WAL feed of another instance", "process", pid, "err", err)
 	}
 }
 
 func (f *walFeed) probePrefix() string { return "reactor_probe_" + f.backends }
 
-// probes are what was sent through the log and how long it took to arrive.
+// probes records the messages that were sent through the log, and how long they took.
 type probes struct {
 	mu     sync.Mutex
 	number int              // guarded by mu
-	sent   map[string]probe // guarded by mu: those that have not arrived
-	last   time.Duration    // guarded by mu: how long the latest took
+	sent   map[string]probe // guarded by mu: the probes that have not arrived
+	last   time.Duration    // guarded by mu: how long the latest arrived probe took
 }
 
-// probe is one message of ours.
+// probe is one message to ourselves.
 type probe struct {
 	at  time.Time
-	lsn uint64 // where in the log it is; 0: not known yet
+	lsn uint64 // its position in the log; 0: not known yet
 }
 
-// send begins a probe.
+// send records a new probe and returns its number.
 func (p *probes) send(now time.Time) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,7 +141,7 @@ func (p *probes) send(now time.Time) string {
 	return number
 }
 
-// sentAt notes where in the log a probe is, unless it has arrived already.
+// sentAt records the position of a probe in the log, unless the probe has arrived already.
 func (p *probes) sentAt(number string, lsn uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,8 +166,8 @@ func (p *probes) arrived(number string) {
 	}
 }
 
-// lag is how far behind the feed is: as much as the latest probe, or the oldest that has not
-// arrived.
+// lag returns how far the feed is behind: the time of the latest arrived probe, or the age of the
+// oldest that has not arrived, whichever is longer.
 func (p *probes) lag(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,8 +178,8 @@ func (p *probes) lag(now time.Time) time.Duration {
 	return lag
 }
 
-// overtaken reports whether a probe that was sent before a time has not arrived, though all of
-// the log behind it has.
+// overtaken reports whether a probe that was sent before a time has not arrived, although the log
+// behind it has.
 func (p *probes) overtaken(seen uint64, before time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,32 +10,33 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// limits are those that a role or a database may have set so low that they end a connection,
-// or its first statement, before we can lift them.
+// limits are settings that a role or a database may have set so low that they end a connection, or
+// its first statement, before we can change them.
 var limits = []string{"statement_timeout", "lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"}
 
-// askForNoLimits lifts them with the very first packet. It is for connections that lead
-// straight to the server: a pooler may refuse what it does not know.
-func askForNoLimits(cfg *pgx.ConnConfig) {
+// requestNoLimits switches them off in the startup packet. It is for connections that lead straight
+// to the server: a pooler may refuse settings that it does not know.
+func requestNoLimits(cfg *pgx.ConnConfig) {
 	for _, name := range limits {
 		cfg.RuntimeParams[name] = "0"
 	}
 }
 
-// liftLimitsSQL lifts them for a session.
+// liftLimitsSQL switches them off for a session.
 var liftLimitsSQL = "SET " + strings.Join(limits, " = 0; SET ") + " = 0"
 
-// firstWords makes a connection of which it is not known yet where it leads, and has a first
-// exchange on it. Where a limit ends that, it begins anew, asking for none; the exchange may
-// happen twice, then. If what is there does not take that, either, the first error says why.
-func firstWords(ctx context.Context, cfg *pgx.ConnConfig, exchange func(*pgx.Conn) error) (*pgx.Conn, error) {
+// connectWithoutLimits opens a connection of which it is not known yet where it leads, and runs
+// exchange on it. If a limit ends the exchange, it connects again, requesting no limits; so
+// exchange may run twice. If the other side does not accept that request, the first error is
+// returned.
+func connectWithoutLimits(ctx context.Context, cfg *pgx.ConnConfig, exchange func(*pgx.Conn) error) (*pgx.Conn, error) {
 	attempt := func(cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 		conn, err := pgx.ConnectConfig(ctx, cfg)
 		if err != nil {
 			return nil, err
 		}
 		if err := exchange(conn); err != nil {
-			_ = conn.Close(context.WithoutCancel(ctx)) // nothing was done on it
+			_ = conn.Close(context.WithoutCancel(ctx)) // nothing was changed over it
 			return nil, err
 		}
 		return conn, nil
@@ -45,7 +46,7 @@ func firstWords(ctx context.Context, cfg *pgx.ConnConfig, exchange func(*pgx.Con
 		return conn, err
 	}
 	unlimited := cfg.Copy()
-	askForNoLimits(unlimited)
+	requestNoLimits(unlimited)
 	conn, again := attempt(unlimited)
 	if sqlState(again) == pgerrcode.ProtocolViolation {
 		return nil, err
@@ -53,8 +54,8 @@ func firstWords(ctx context.Context, cfg *pgx.ConnConfig, exchange func(*pgx.Con
 	return conn, again
 }
 
-// limited reports whether a limit of the server may have been the cause. A connection that
-// ends as we write may take the server's reason with it.
+// limited reports whether a limit of the server may have been the cause. If the server ends a
+// connection while we write, its reason may be lost.
 func limited(err error) bool {
 	switch sqlState(err) {
 	case pgerrcode.QueryCanceled, pgerrcode.LockNotAvailable, pgerrcode.IdleInTransactionSessionTimeout, pgerrcode.IdleSessionTimeout:

@@ -1,0 +1,50 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// TestErrorsKeepTheirCause: an error with a text of ours still unwraps to the error of pgx.
+func TestErrorsKeepTheirCause(t *testing.T) {
+	cause := func(code, message string) error {
+		return fmt.Errorf("query: %w", &pgconn.PgError{SeverityUnlocalized: "ERROR", Code: code, Message: message})
+	}
+	for name, test := range map[string]struct {
+		explain   func(error) error
+		err       error
+		want      string
+		isErr     error // that errors.Is finds as well
+		stateLost bool
+	}{
+		"password":         {explain: explain, err: cause(pgerrcode.InvalidPassword, "no"), want: "check user and password"},
+		"connections":      {explain: explain, err: cause(pgerrcode.TooManyConnections, "no"), want: "lower pgsource.Config.MaxConns"},
+		"something else":   {explain: explain, err: cause(pgerrcode.DiskFull, "no"), want: "SQLSTATE 53100"},
+		"read-only":        {explain: explain, err: cause(pgerrcode.ReadOnlySQLTransaction, "no"), want: "read-only", isErr: errReadOnly},
+		"deadline":         {explain: explain, err: fmt.Errorf("dial: %w", context.DeadlineExceeded), want: "does not answer", isErr: context.DeadlineExceeded, stateLost: true},
+		"may not":          {explain: explainWAL, err: cause(pgerrcode.InsufficientPrivilege, "no"), want: "may not replicate"},
+		"no publication":   {explain: explainWAL, err: cause(pgerrcode.UndefinedObject, "gone"), want: "(gone)", isErr: errUnpublished},
+		"pooler":           {explain: explainWAL, err: cause(pgerrcode.ProtocolViolation, "replication is not for you"), want: "pgsource.Config.ListenURL", isErr: errPooledWAL},
+		"standby":          {explain: explainWAL, err: cause(pgerrcode.ObjectNotInPrerequisiteState, "in recovery"), want: "read-only", isErr: errReadOnly},
+		"a setting":        {explain: explainSetting, err: cause(pgerrcode.InsufficientPrivilege, "session_replication_role"), want: "ALTER ROLE"},
+		"explained before": {explain: explain, err: explainWAL(cause(pgerrcode.SyntaxError, "no")), want: "carry replication: give", isErr: errPooledWAL},
+		"in both ways":     {explain: explainWAL, err: explain(cause(pgerrcode.InsufficientPrivilege, "no")), want: "GRANT USAGE"},
+	} {
+		err := test.explain(test.err)
+		if text := err.Error(); !strings.Contains(text, test.want) || strings.Contains(text, "\n") {
+			t.Errorf("%s: %q, want one line with %q", name, text, test.want)
+		}
+		if test.isErr != nil && !errors.Is(err, test.isErr) {
+			t.Errorf("%s: %q is not %q", name, err, test.isErr)
+		}
+		if lost := sqlState(err) == ""; lost != test.stateLost {
+			t.Errorf("%s: the server's error is there: %t", name, !lost)
+		}
+	}
+}
