@@ -10,6 +10,7 @@ import (
 	"runtime/pprof"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -48,7 +49,7 @@ type runCommand struct {
 
 	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
 	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
-	loggingFlags
+	cli.LoggingFlags
 }
 
 // Help is shown by `reactor run --help`.
@@ -64,14 +65,14 @@ or more, ends at once.`
 }
 
 // Run publishes until it is told to stop.
-func (c *runCommand) Run(ctx context.Context, out output) error {
-	log := c.logger(out.stderr)
-	for _, name := range out.strangers {
+func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
+	log := c.Logger(out.Stderr)
+	for _, name := range out.Strangers {
 		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
 	}
 	r, err := c.build(log)
 	if err != nil {
-		return &usageError{err}
+		return cli.Usage(err)
 	}
 	var listener net.Listener
 	if c.HTTPAddr != "" {
@@ -121,7 +122,7 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: given(c.DatabaseConnections), Logger: log,
+		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections), Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -132,15 +133,15 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	if err != nil {
 		return nil, err
 	}
-	grace := given(c.Grace) // for 0, which is NoGrace
+	grace := cli.Given(c.Grace) // for 0, which is NoGrace
 	if c.Grace < 0 {
 		grace = min(c.Grace, 2*reactor.NoGrace) // for less, which is nothing
 	}
 	return reactor.New(source, sink, reactor.Config{
 		Delivery: c.Delivery, OnSessionLoss: c.OnSessionLoss,
-		JobsPerRead: given(c.JobsPerRead), LoopFrequency: given(c.LoopFrequency),
+		JobsPerRead: cli.Given(c.JobsPerRead), LoopFrequency: cli.Given(c.LoopFrequency),
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
-		Lanes: given(c.Lanes), MaxPending: given(c.MaxPending), Grace: grace, Logger: log,
+		Lanes: cli.Given(c.Lanes), MaxPending: cli.Given(c.MaxPending), Grace: grace, Logger: log,
 	})
 }
 

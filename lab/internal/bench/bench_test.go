@@ -30,7 +30,7 @@ func measure(t *testing.T, cfg Config) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	cfg.Program = testkit.BuildPlain(t, "./cmd/reactor")
+	cfg.Program, cfg.Drainer = testkit.ReactorPlain(t), testkit.BuildPlain(t, "./cmd/reactor-lab")
 	r, err := Run(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func TestInstancesThatRunAlready(t *testing.T) {
 	cfg := work(2000)
 	cfg.Instances, cfg.DatabaseURL, cfg.BrokerURL = 0, testkit.NewDatabase(t), testkit.Broker(t).URL()
 	testkit.Run(t, testkit.ProcessConfig{
-		Path: testkit.BuildPlain(t, "./cmd/reactor"),
+		Path: testkit.ReactorPlain(t),
 		Args: []string{"run", "--delivery", "at-least-once", "--database-url", cfg.DatabaseURL, "--mqtt-url", cfg.BrokerURL},
 	})
 	r := measure(t, cfg)

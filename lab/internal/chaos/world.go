@@ -57,7 +57,7 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 	servers, starting := errgroup.WithContext(ctx)
 	servers.Go(func() (err error) {
 		w.postgres, err = stack.StartPostgres(starting, stack.PostgresConfig{
-			Trust: true, NoDownload: true, Settings: map[string]string{"max_connections": fmt.Sprint(maxConnections)},
+			Trust: true, Settings: map[string]string{"max_connections": fmt.Sprint(maxConnections)},
 		})
 		return err
 	})

@@ -10,7 +10,7 @@ import (
 )
 
 // Bare is somebody else who publishes the bench's jobs: what reactor is compared with.
-// Like the instances it runs in a process of its own (reactor bench-drain): in one with the
+// Like the instances it runs in a process of its own (reactor-lab bench-drain): in one with the
 // subscriber, the two would share wake-ups, and look cheaper than they are.
 type Bare struct {
 	DatabaseURL, BrokerURL string

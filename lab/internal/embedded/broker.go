@@ -1,10 +1,14 @@
-package stack
+// Package embedded replaces servers that are not installed: a PostgreSQL that is downloaded,
+// and a broker inside our own process.
+package embedded
 
 import (
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
+	"strconv"
 	"sync"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -12,20 +16,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// Broker is what a user of any broker of this package needs.
-type Broker interface {
-	// URL is where clients connect, mqtt://…
-	URL() string
-	// Close stops the broker and leaves nothing behind. Closing twice is no error.
-	Close() error
-}
-
-var (
-	_ Broker = (*Mosquitto)(nil)
-	_ Broker = (*InProcessBroker)(nil)
-)
-
-// InProcessBroker is a broker inside our own process, for a demonstration where
+// Broker is a broker inside our own process, for a demonstration where
 // Mosquitto is not installed.
 //
 // It is no judge of exactly-once: it answers a repeated QoS 2 PUBLISH with reason
@@ -33,16 +24,16 @@ var (
 // subscribers QoS 0, whatever they ask for: with more, mochi v2.7.9 can hang for ever
 // (a subscriber's acknowledgement takes a read lock twice, in Inflight.NextImmediate,
 // and a publication that comes in between waits for the write lock).
-type InProcessBroker struct {
+type Broker struct {
 	server *mqtt.Server
 	url    string
 	close  sync.Once
 	err    error // of the close
 }
 
-// StartInProcessBroker starts a broker on 127.0.0.1; port 0 is a free one.
+// StartBroker starts a broker on 127.0.0.1; port 0 is a free one.
 // A nil logger means none.
-func StartInProcessBroker(port int, log *slog.Logger) (*InProcessBroker, error) {
+func StartBroker(port int, log *slog.Logger) (*Broker, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -53,11 +44,11 @@ func StartInProcessBroker(port int, log *slog.Logger) (*InProcessBroker, error) 
 	if err := server.AddHook(new(openHouse), nil); err != nil {
 		return nil, fmt.Errorf("start in-process broker: %w", err)
 	}
-	tcp := listeners.NewTCP(listeners.Config{ID: "tcp", Address: address(port)})
+	tcp := listeners.NewTCP(listeners.Config{ID: "tcp", Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))})
 	if err := server.AddListener(tcp); err != nil {
 		return nil, fmt.Errorf("start in-process broker: %w", err)
 	}
-	b := &InProcessBroker{server: server, url: "mqtt://" + tcp.Address()}
+	b := &Broker{server: server, url: "mqtt://" + tcp.Address()}
 	if err := server.Serve(); err != nil { // returns at once
 		return nil, errors.Join(fmt.Errorf("start in-process broker: %w", err), b.Close())
 	}
@@ -65,10 +56,10 @@ func StartInProcessBroker(port int, log *slog.Logger) (*InProcessBroker, error) 
 }
 
 // URL is mqtt://127.0.0.1:port.
-func (b *InProcessBroker) URL() string { return b.url }
+func (b *Broker) URL() string { return b.url }
 
 // Close disconnects all clients and stops the broker.
-func (b *InProcessBroker) Close() error {
+func (b *Broker) Close() error {
 	b.close.Do(func() { b.err = b.server.Close() })
 	return b.err
 }

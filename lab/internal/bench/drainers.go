@@ -14,22 +14,22 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// program is a run of our own program that drains the load.
+// program is a process that drains the load.
 type program struct {
 	name    string
 	process *stack.Process
 	log     *os.File
 }
 
-// startProgram starts this program with other arguments. The URLs go by the environment:
-// arguments can be seen by every user of the machine.
-func (d *deployment) startProgram(name string, args ...string) (*program, error) {
+// startProgram starts a program. The URLs go by the environment: arguments can be seen by
+// every user of the machine.
+func (d *deployment) startProgram(path, name string, args ...string) (*program, error) {
 	log, err := os.Create(filepath.Join(d.dir, name+".log"))
 	if err != nil {
 		return nil, err
 	}
 	process, err := stack.StartProcess(stack.ProcessSpec{
-		Path: d.cfg.Program, Args: args,
+		Path: path, Args: args,
 		Env:    append(os.Environ(), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
 		Stdout: log, Stderr: log,
 	})
@@ -97,7 +97,7 @@ func (all programs) finish(context.Context) (*Internals, error) {
 // beginBare starts what reactor is compared with.
 func (d *deployment) beginBare(kind Kind) func(context.Context) (drainer, error) {
 	return func(context.Context) (drainer, error) {
-		p, err := d.startProgram(string(kind), "bench-drain", string(kind),
+		p, err := d.startProgram(d.cfg.Drainer, string(kind), "bench-drain", string(kind),
 			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.Lanes),
 			"--poll-rows", fmt.Sprint(d.cfg.Poll.Rows), "--poll-every", d.cfg.Poll.Every.String())
 		return programs{p}, err
@@ -127,7 +127,7 @@ func (d *deployment) startInstances(ctx context.Context, in *instances) error {
 			return err
 		}
 		address := fmt.Sprintf("127.0.0.1:%d", port)
-		p, err := d.startProgram(fmt.Sprint("instance ", i+1), "run", "--no-migrate", "--name", fmt.Sprint("bench-", i+1),
+		p, err := d.startProgram(d.cfg.Program, fmt.Sprint("instance ", i+1), "run", "--no-migrate", "--name", fmt.Sprint("bench-", i+1),
 			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.Lanes), "--http-addr", address)
 		if err != nil {
 			return err

@@ -13,20 +13,23 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/embedded"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// demoCommand is `reactor demo`.
+// demoCommand is `reactor-lab demo`.
 type demoCommand struct {
+	programFlag
 	Jobs      int              `default:"5000" help:"How many jobs to insert."`
 	Over      time.Duration    `default:"8s" help:"Over how long they fall due."`
 	Instances int              `default:"2" help:"How many instances share them."`
 	Delivery  reactor.Delivery `default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
 }
 
-// Help is shown by `reactor demo --help`.
+// Help is shown by `reactor-lab demo --help`.
 func (*demoCommand) Help() string {
 	return `Starts a PostgreSQL (one that is installed, or else one that it downloads) and a broker (mosquitto
 if it is installed, or else a small one in this process) on private ports and temporary folders,
@@ -35,12 +38,16 @@ receives against the table. Leaves nothing behind; Ctrl-C ends it early.`
 }
 
 // Run is the demo, step by step.
-func (c *demoCommand) Run(ctx context.Context, out output) error {
+func (c *demoCommand) Run(ctx context.Context, out cli.Output) error {
 	if c.Jobs < 1 || c.Instances < 1 || c.Instances > 20 || c.Over < 0 {
-		return &usageError{errors.New("--jobs must be at least 1, --instances 1 to 20, --over not negative")}
+		return cli.Usage(errors.New("--jobs must be at least 1, --instances 1 to 20, --over not negative"))
 	}
-	d := &demo{demoCommand: c, out: out.stdout}
-	err := d.run(ctx)
+	program, err := c.find()
+	if err != nil {
+		return err
+	}
+	d := &demo{demoCommand: c, out: out.Stdout, program: program}
+	err = d.run(ctx)
 	if cleanErr := d.cleanUp(); err == nil {
 		err = cleanErr
 	}
@@ -54,6 +61,7 @@ func (c *demoCommand) Run(ctx context.Context, out output) error {
 type demo struct {
 	*demoCommand
 	out     io.Writer
+	program string         // reactor
 	cleanup []func() error // in the order of starting
 
 	dir       string
@@ -98,20 +106,22 @@ func (d *demo) run(ctx context.Context) error {
 }
 
 func (d *demo) startPostgres(ctx context.Context) error {
+	where := "downloaded"
 	found, err := stack.FindPostgres()
-	if err != nil {
+	if err == nil {
+		where = found.Dir
+	} else {
 		d.say("PostgreSQL   none installed; downloading one (this needs the internet, once)")
+		if found, err = embedded.FindPostgres(ctx, quiet()); err != nil {
+			return fmt.Errorf("find a PostgreSQL: %w", err)
+		}
 	}
-	server, err := stack.StartPostgres(ctx, stack.PostgresConfig{Durable: true, Logger: quiet()})
+	server, err := stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Durable: true, Logger: quiet()})
 	if err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	d.cleanup = append(d.cleanup, server.Close)
 	d.database = server.URL()
-	where := "downloaded"
-	if found.Dir != "" {
-		where = found.Dir
-	}
 	d.say("PostgreSQL   version %d (%s) on port %d, in a temporary folder", server.Major(), where, server.Port())
 	d.conn, err = pgx.Connect(ctx, d.database)
 	if err != nil {
@@ -136,12 +146,12 @@ func (d *demo) startBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	embedded, err := stack.StartInProcessBroker(port, quiet())
+	inProcess, err := embedded.StartBroker(port, quiet())
 	if err != nil {
 		return fmt.Errorf("start a broker: %w", err)
 	}
-	d.cleanup = append(d.cleanup, embedded.Close)
-	d.broker = embedded.URL()
+	d.cleanup = append(d.cleanup, inProcess.Close)
+	d.broker = inProcess.URL()
 	d.say("MQTT broker  mosquitto is not installed; a small broker in this process, on port %d", port)
 	return nil
 }
@@ -155,12 +165,8 @@ func (d *demo) migrate(ctx context.Context) error {
 	return nil
 }
 
-// startInstances runs this very program, as a user would.
+// startInstances runs reactor, as a user would.
 func (d *demo) startInstances(ctx context.Context) error {
-	program, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
 	for i := 1; i <= d.Instances; i++ {
 		name := fmt.Sprintf("instance-%d", i)
 		log, err := os.Create(filepath.Join(d.dir, name+".log"))
@@ -168,9 +174,9 @@ func (d *demo) startInstances(ctx context.Context) error {
 			return err
 		}
 		process, err := stack.StartProcess(stack.ProcessSpec{
-			Path: program, Args: []string{"run", "--name", name, "--delivery", d.Delivery.String(), "--grace", "3s"},
+			Path: d.program, Args: []string{"run", "--name", name, "--delivery", d.Delivery.String(), "--grace", "3s"},
 			// By the environment: arguments can be seen by every user of the machine.
-			Env:    append(withoutFlags(os.Environ()), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
+			Env:    append(cli.WithoutFlags(os.Environ()), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
 			Stdout: log, Stderr: log,
 		})
 		if err != nil {

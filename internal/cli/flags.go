@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 
 // The libraries' configurations and the flags say the same in two languages.
 
-// flagOf names the flag for each field of a Config that has one.
-var flagOf = map[string]string{
+// FlagOf names the flag for each field of a Config that has one.
+var FlagOf = map[string]string{
 	// pgsource
 	"DatabaseURL": "database-url", "Feed": "feed", "ListenURL": "listen-url", "MaxFeedWAL": "max-feed-wal", "MaxConns": "database-connections", "Name": "name", "Deployment": "deployment",
 	// mqttsink
@@ -26,9 +26,9 @@ var flagOf = map[string]string{
 	"LoopFrequency": "loop-frequency", "MaxReads": "max-reads", "MaxPending": "max-pending", "Grace": "grace",
 }
 
-// given turns the value of a flag into that of a field whose zero value stands for its
+// Given turns the value of a flag into that of a field whose zero value stands for its
 // default: a 0 that somebody has written is a 0, and refused where it makes no sense.
-func given[T ~int | ~int64](value T) T {
+func Given[T ~int | ~int64](value T) T {
 	if value == 0 {
 		return -1
 	}
@@ -36,28 +36,28 @@ func given[T ~int | ~int64](value T) T {
 }
 
 // inFlags says a configuration error in terms of the flags, as they were given.
-func inFlags(err error, flags []*kong.Flag, env *environment) error {
+func inFlags(err error, flags []*kong.Flag, env *Environment) error {
 	var bad *reactor.ConfigError
 	if !errors.As(err, &bad) {
 		return err
 	}
 	for _, flag := range flags {
-		if flag.Name != flagOf[bad.Field] {
+		if flag.Name != FlagOf[bad.Field] {
 			continue
 		}
 		text := "--" + flag.Name
 		if env.set[flag.Name] {
-			text += " (from " + variableOf(flag.Name) + ")"
+			text += " (from " + VariableOf(flag.Name) + ")"
 		}
 		if bad.Value != nil {
 			text += fmt.Sprintf(" is %v,", flagValue(flag))
 		}
-		return &usageError{errors.New(text + " " + fieldName.ReplaceAllStringFunc(bad.Problem, func(field string) string {
-			if name := flagOf[field]; name != "" {
+		return Usage(errors.New(text + " " + fieldName.ReplaceAllStringFunc(bad.Problem, func(field string) string {
+			if name := FlagOf[field]; name != "" {
 				return "--" + name
 			}
 			return field
-		}))}
+		})))
 	}
 	return err
 }

@@ -1,29 +1,28 @@
-// Command chaos runs seed after seed of package chaos until it is told to stop, and
-// prints those that break a promise. `make chaos` builds and runs it.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/lmittmann/tint"
 
-	"github.com/job-publisher/reactor/internal/chaos"
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/lab/internal/chaos"
 	"github.com/job-publisher/reactor/reactor"
 )
 
-type command struct {
-	Program   string           `default:"bin/reactor" type:"existingfile" help:"The program to destroy."`
+// chaosCommand is `reactor-lab chaos`: it runs seed after seed of package chaos until it is
+// told to stop, and prints those that break a promise.
+type chaosCommand struct {
+	programFlag
 	Seed      *uint64          `help:"The first seed; the time if not given."`
 	Runs      int              `help:"How many seeds; 0: until stopped."`
 	Delivery  reactor.Delivery `default:"exactly-once" help:"The mode of delivery."`
@@ -39,38 +38,39 @@ type command struct {
 	Verbose   bool             `short:"v" help:"Say what is done, as it is done."`
 }
 
-func main() {
-	var c command
-	parser := kong.Parse(&c, kong.Name("chaos"), faultNames(),
-		kong.Description("Destroys a deployment of its own, seed after seed, and judges whether every job was delivered as promised."))
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	parser.FatalIfErrorf(c.run(ctx))
-}
-
 func faultNames() kong.Vars {
 	everything := chaos.Everything()
 	apart := slices.DeleteFunc(chaos.FaultNames(), func(name string) bool { return slices.Contains(everything, name) })
 	return kong.Vars{"everything": strings.Join(everything, ", "), "apart": strings.Join(apart, ", ")}
 }
 
-func (c *command) run(ctx context.Context) error {
+// Help is shown by `reactor-lab chaos --help`.
+func (*chaosCommand) Help() string {
+	return "Destroys a deployment of its own, seed after seed, and judges whether every job was delivered as promised."
+}
+
+// Run destroys until it is told to stop.
+func (c *chaosCommand) Run(ctx context.Context, out cli.Output) error {
 	// To the package a zero is its default; here the defaults are those of the flags.
 	if c.Instances < 1 || c.Duration <= 0 || c.Rate < 1 || c.Pause <= 0 || c.Runs < 0 {
-		return errors.New("--instances, --duration, --rate and --pause must be more than 0, and --runs not less")
+		return cli.Usage(errors.New("--instances, --duration, --rate and --pause must be more than 0, and --runs not less"))
+	}
+	program, err := c.find()
+	if err != nil {
+		return err
 	}
 	first := uint64(time.Now().Unix())
 	if c.Seed != nil {
 		first = *c.Seed
 	}
-	level := slog.LevelWarn
+	logging := cli.LoggingFlags{LogLevel: cli.LogLevel(slog.LevelWarn), LogFormat: "text"}
 	if c.Verbose {
-		level = slog.LevelDebug
+		logging.LogLevel = cli.LogLevel(slog.LevelDebug)
 	}
-	log := slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: level}))
+	log := logging.Logger(out.Stderr)
 	var failed []uint64
 	for i := 0; (c.Runs == 0 || i < c.Runs) && ctx.Err() == nil; i++ {
-		ok, err := c.once(ctx, first+uint64(i), log)
+		ok, err := c.once(ctx, program, first+uint64(i), out.Stdout, log)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
@@ -85,7 +85,7 @@ func (c *command) run(ctx context.Context) error {
 	return nil
 }
 
-func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok bool, err error) {
+func (c *chaosCommand) once(ctx context.Context, program string, seed uint64, out io.Writer, log *slog.Logger) (ok bool, err error) {
 	dir := filepath.Join(c.Keep, fmt.Sprint("seed-", seed))
 	if c.Keep == "" {
 		dir, err = os.MkdirTemp("", "reactor-chaos-")
@@ -97,7 +97,7 @@ func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok b
 	}
 	begun := time.Now()
 	o, err := chaos.Run(ctx, chaos.Config{
-		Program: c.Program, Seed: seed, Delivery: c.Delivery, Instances: c.Instances, Duration: c.Duration,
+		Program: program, Seed: seed, Delivery: c.Delivery, Instances: c.Instances, Duration: c.Duration,
 		Rate: c.Rate, Pause: c.Pause, Faults: c.Faults, Settings: c.Settings, Feed: c.Feed, Pooler: c.Pooler, Dir: dir, Logger: log,
 	})
 	ok = err == nil && o.Err() == nil
@@ -112,21 +112,21 @@ func (c *command) once(ctx context.Context, seed uint64, log *slog.Logger) (ok b
 		verdict = "BROKEN"
 	}
 	r := o.Report
-	fmt.Printf("seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, lateness p50 %v p99 %v max %v, recovered in %v, in %v\n",
+	fmt.Fprintf(out, "seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, lateness p50 %v p99 %v max %v, recovered in %v, in %v\n",
 		seed, c.Delivery, verdict, len(o.Schedule), r.Due-1, r.Lost.Count, r.Duplicated.Count, r.Early.Count,
 		r.LatenessAt(50), r.LatenessAt(99), r.MaxLateness.Round(time.Millisecond), o.Recovery.Round(time.Millisecond), time.Since(begun).Round(time.Second))
 	for _, note := range o.Notes {
-		fmt.Printf("  accepted: %s\n", note)
+		fmt.Fprintf(out, "  accepted: %s\n", note)
 	}
 	if !ok {
-		fmt.Printf("  %s\nlogs: %s\nagain: make chaos CHAOS='--seed %d --runs 1%s'\nsettings:\n  %s\nschedule:\n  %s\n",
+		fmt.Fprintf(out, "  %s\nlogs: %s\nagain: make chaos CHAOS='--seed %d --runs 1%s'\nsettings:\n  %s\nschedule:\n  %s\n",
 			strings.Join(o.Findings, "\n  "), dir, seed, c.flags(), strings.Join(o.Settings, "\n  "), strings.Join(o.Schedule, "\n  "))
 	}
 	return ok, nil
 }
 
 // flags are those that the schedule depends on, where they are not the defaults.
-func (c *command) flags() string {
+func (c *chaosCommand) flags() string {
 	var b strings.Builder
 	if len(c.Faults) > 0 {
 		fmt.Fprintf(&b, " --faults %s", strings.Join(c.Faults, ","))

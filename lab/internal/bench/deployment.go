@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/embedded"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -75,10 +77,14 @@ func (d *deployment) check(ctx context.Context) error {
 
 func (d *deployment) startServers(ctx context.Context) (err error) {
 	settings := map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB", "shared_preload_libraries": "pg_stat_statements"}
-	d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{Settings: settings, Durable: d.cfg.Fsync})
+	found, err := embedded.FindPostgres(ctx, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Settings: settings, Durable: d.cfg.Fsync})
 	if err != nil { // some packages come without the extension
 		delete(settings, "shared_preload_libraries")
-		if d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{Settings: settings, Durable: d.cfg.Fsync}); err != nil {
+		if d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Settings: settings, Durable: d.cfg.Fsync}); err != nil {
 			return err
 		}
 	}

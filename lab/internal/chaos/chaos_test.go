@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/job-publisher/reactor/internal/chaos"
 	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/lab/internal/chaos"
 	"github.com/job-publisher/reactor/reactor"
 )
 

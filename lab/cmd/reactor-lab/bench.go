@@ -10,12 +10,14 @@ import (
 	"os"
 	"time"
 
-	"github.com/job-publisher/reactor/internal/bench"
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/lab/internal/bench"
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// benchCommand is `reactor bench`.
+// benchCommand is `reactor-lab bench`.
 type benchCommand struct {
+	programFlag
 	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders; the URLs are not used then."`
 	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without, what is measured is the programs."`
 	DatabaseURL string `type:"url" group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
@@ -43,40 +45,44 @@ type benchCommand struct {
 	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput there."`
 }
 
-// Help is shown by `reactor bench --help`.
+// Help is shown by `reactor-lab bench --help`.
 func (*benchCommand) Help() string {
 	return `Inserts jobs by plain SQL, lets instances publish them, and takes the time of each message with
 a subscriber of its own.
 
-    reactor bench --stack --jobs 100000 --ceiling --baseline poll
-    reactor bench --stack --jobs 10000 --rate 1000 --plot lateness.svg
+    reactor-lab bench --stack --jobs 100000 --ceiling --baseline poll
+    reactor-lab bench --stack --jobs 10000 --rate 1000 --plot lateness.svg
 
 The subscriber, the servers and the instances share this machine: compare what one run measured, not
 one run with another.`
 }
 
 // Run measures, and reports.
-func (c *benchCommand) Run(ctx context.Context, out output) error {
+func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 	if c.Stack { // whatever the environment says
 		c.DatabaseURL, c.MQTTURL = "", ""
 	} else if c.DatabaseURL == "" || c.MQTTURL == "" {
-		return &usageError{errors.New("give --stack, or --database-url and --mqtt-url")}
+		return cli.Usage(errors.New("give --stack, or --database-url and --mqtt-url"))
 	}
 	if err := c.check(); err != nil {
-		return &usageError{err}
+		return cli.Usage(err)
 	}
-	program, err := os.Executable()
+	program, err := c.find()
+	if err != nil {
+		return err
+	}
+	drainer, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	text := out.stdout
+	text := out.Stdout
 	if c.JSON == "-" {
-		text = out.stderr
+		text = out.Stderr
 	}
 	show := newProgress(text)
 	next := time.Time{}
 	cfg := bench.Config{
-		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program,
+		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program, Drainer: drainer,
 		Fsync: c.Fsync, Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
 		Load: bench.Load{
 			Jobs: c.Jobs, Rate: orZero(c.Rate), Spread: orZero(c.Spread), SameInstant: c.SameInstant,
@@ -91,18 +97,18 @@ func (c *benchCommand) Run(ctx context.Context, out output) error {
 		},
 	}
 	if err := cfg.Validate(); err != nil {
-		return &usageError{err}
+		return cli.Usage(err)
 	}
 	if c.Plot != "" && c.Idle != nil {
-		return &usageError{errors.New("there is nothing to draw of idleness: leave --plot away")}
+		return cli.Usage(errors.New("there is nothing to draw of idleness: leave --plot away"))
 	}
 	// Opened before anything is measured, lest it be for nothing.
-	jsonFile, err := create(c.JSON, out.stdout)
+	jsonFile, err := create(c.JSON, out.Stdout)
 	if err != nil {
 		return err
 	}
 	defer jsonFile.Close()
-	plotFile, err := create(c.Plot, out.stdout)
+	plotFile, err := create(c.Plot, out.Stdout)
 	if err != nil {
 		return err
 	}
@@ -174,7 +180,7 @@ type kept struct{ io.Writer }
 
 func (kept) Close() error { return nil }
 
-// drainCommand is `reactor bench-drain`, which the bench starts.
+// drainCommand is `reactor-lab bench-drain`, which the bench starts.
 type drainCommand struct {
 	Kind        string           `arg:"" enum:"broker,ceiling,poller" help:"broker, ceiling or poller."`
 	DatabaseURL string           `required:"" type:"url"`
@@ -187,8 +193,12 @@ type drainCommand struct {
 
 // Run drains.
 func (c *drainCommand) Run(ctx context.Context) error {
-	return stopped(ctx, bench.Bare{
+	err := bench.Bare{
 		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Kind: bench.Kind(c.Kind), Delivery: c.Delivery, Lanes: c.Lanes,
 		Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery},
-	}.Drain(ctx))
+	}.Drain(ctx)
+	if ctx.Err() != nil {
+		return nil // told to stop
+	}
+	return err
 }
