@@ -93,6 +93,9 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 // connectPatience is how long the first connection may take.
 const connectPatience = 15 * time.Second
 
+// statementsKept is more than the different statements that a connection of ours is used for.
+const statementsKept = 128
+
 // configure is what all our connections have in common.
 func (s *Source) configure(cfg *pgx.ConnConfig) {
 	cfg.RuntimeParams["application_name"] = s.backends
@@ -100,6 +103,9 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialPatience
 	}
+	// pgx makes room for 512 of each beforehand, which is half a megabyte for all connections.
+	cfg.StatementCacheCapacity = min(cfg.StatementCacheCapacity, statementsKept)
+	cfg.DescriptionCacheCapacity = min(cfg.DescriptionCacheCapacity, statementsKept)
 	if s.pooled {
 		// Named statements are the session's, which is not ours.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe

@@ -66,6 +66,7 @@ or more, ends at once.`
 
 // Run publishes until it is told to stop.
 func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
+	go limitGarbage(ctx)
 	log := c.Logger(out.Stderr)
 	for _, name := range out.Strangers {
 		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
@@ -97,7 +98,6 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 		}
 		defer end()
 	}
-	go limitGarbage(ctx)
 	if listener == nil {
 		return r.Run(ctx)
 	}

@@ -79,8 +79,8 @@ func newMeasurement(name string, r check.Report, received []check.Received) Meas
 			P999: millis(r.LatenessAt(99.9)), Max: millis(r.MaxLateness),
 		},
 	}
-	if r.Lateness != nil && r.Lateness.TotalCount() > 0 {
-		m.LatenessMillis.Min = float64(r.Lateness.Min()) / 1000
+	if len(r.Lateness) > 0 {
+		m.LatenessMillis.Min = millis(r.Lateness[0])
 	}
 	for _, p := range Percents {
 		m.Distribution = append(m.Distribution, millis(r.LatenessAt(p)))
