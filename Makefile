@@ -8,6 +8,8 @@ SHELL := bash
 export PATH := $(PATH):/usr/local/go/bin
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Health and metrics are served without TLS, and so without HTTP/2: 0.4 MB less.
+TAGS := nethttpomithttp2
 # docker-compose 1.29, or the plugin of newer Dockers.
 COMPOSE ?= $(shell command -v docker-compose || echo docker compose)
 
@@ -21,7 +23,7 @@ setup: ## Install what is missing (Debian packages; says what it does)
 
 .PHONY: build
 build: ## Build bin/reactor
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/reactor ./cmd/reactor
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/reactor ./cmd/reactor
 
 .PHONY: lab
 lab: build ## Build bin/reactor-lab too: demo, bench and chaos

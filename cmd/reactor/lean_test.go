@@ -53,7 +53,7 @@ func TestDaemonIsLean(t *testing.T) {
 		}
 	}
 	program := filepath.Join(t.TempDir(), "reactor")
-	goTool(t, ".", []string{"CGO_ENABLED=0"}, "build", "-trimpath", "-ldflags=-s -w", "-o", program, ".")
+	goTool(t, ".", []string{"CGO_ENABLED=0"}, "build", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w", "-o", program, ".")
 	info, err := os.Stat(program)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 )
@@ -132,7 +133,7 @@ func (in *instance) start() (*stack.Process, error) {
 	proc, err := stack.StartProcess(stack.ProcessSpec{
 		Path: in.world.cfg.Program,
 		Args: args,
-		Env:  os.Environ(), Stdout: in.log, Stderr: in.log,
+		Env:  cli.WithoutFlags(os.Environ()), Stdout: in.log, Stderr: in.log,
 	})
 	if err != nil {
 		return nil, err

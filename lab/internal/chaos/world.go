@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 )
@@ -149,7 +150,7 @@ func (w *world) runMigrate(ctx context.Context, args ...string) (code int, err e
 	}
 	defer log.Close()
 	p, err := stack.StartProcess(stack.ProcessSpec{
-		Path: w.cfg.Program, Args: append([]string{"migrate"}, args...), Env: os.Environ(), Stdout: log, Stderr: log,
+		Path: w.cfg.Program, Args: append([]string{"migrate"}, args...), Env: cli.WithoutFlags(os.Environ()), Stdout: log, Stderr: log,
 	})
 	if err != nil {
 		return 0, err
