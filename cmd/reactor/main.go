@@ -2,7 +2,11 @@
 // at its time.
 package main
 
-import "github.com/job-publisher/reactor/internal/cli"
+import (
+	"github.com/alecthomas/kong"
+
+	"github.com/job-publisher/reactor/internal/cli"
+)
 
 const description = `Publishes the jobs of a PostgreSQL table to an MQTT broker, each at its fire_at.
 
@@ -20,5 +24,5 @@ type commands struct {
 func main() { newProgram(&commands{}).Main() }
 
 func newProgram(c *commands) cli.Program {
-	return cli.Program{Name: "reactor", Description: description, Commands: c, Strict: true}
+	return cli.Program{Name: "reactor", Description: description, Commands: c, Strict: true, Options: []kong.Option{runDefaults()}}
 }
