@@ -8,7 +8,8 @@ RUN go mod download
 COPY . .
 # What `reactor version` says.
 ARG VERSION=container
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /reactor ./cmd/reactor
+# The same as make build.
+RUN CGO_ENABLED=0 go build -trimpath -tags nethttpomithttp2 -ldflags "-s -w -X main.version=${VERSION}" -o /reactor ./cmd/reactor
 
 FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /reactor /reactor

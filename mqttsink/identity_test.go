@@ -64,26 +64,19 @@ func TestIdentityOfAnother(t *testing.T) {
 	}
 }
 
-// TestIdentityByClientID: brokers that identify clients by their client ids.
+// TestIdentityByClientID: a broker as it should be.
 func TestIdentityByClientID(t *testing.T) {
 	ctx := testContext(t)
-	inProcess, err := stack.StartInProcessBroker(0, testkit.Logger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { inProcess.Close() })
-	for _, broker := range []stack.Broker{testkit.Broker(t), inProcess} {
-		for _, qos := range allQoS {
-			sink := newSink(t, Config{URL: broker.URL()})
-			lane, acks := open(t, ctx, sink, testkit.TopicPrefix(t), qos)
-			if err := sink.CheckIdentity(ctx, qos); err != nil {
-				t.Errorf("%v: %v", qos, err)
-			}
-			if err := lane.Publish(messages("x", qos, 1)); err != nil {
-				t.Errorf("QoS %d: the lane was disturbed: %v", qos, err)
-			}
-			acks.wait(t, ctx, 1)
+	for _, qos := range allQoS {
+		sink := newSink(t, Config{URL: testkit.Broker(t).URL()})
+		lane, acks := open(t, ctx, sink, testkit.TopicPrefix(t), qos)
+		if err := sink.CheckIdentity(ctx, qos); err != nil {
+			t.Errorf("QoS %d: %v", qos, err)
 		}
+		if err := lane.Publish(messages("x", qos, 1)); err != nil {
+			t.Errorf("QoS %d: the lane was disturbed: %v", qos, err)
+		}
+		acks.wait(t, ctx, 1)
 	}
 }
 

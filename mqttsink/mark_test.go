@@ -56,44 +56,34 @@ func wantLimits(t *testing.T, when string, s driver.Session, present, resumed, m
 }
 
 func TestMark(t *testing.T) {
-	inProcess, err := stack.StartInProcessBroker(0, testkit.Logger(t))
+	ctx := testContext(t)
+	url, id := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
+	wantLimits(t, "new, a mark is asked for", connectMarked(t, ctx, url, id+"/new", "m"), false, false, false)
+
+	leave(t, ctx, url, id, "ours")
+	for range 3 { // asking does not use it up
+		s := connectMarked(t, ctx, url, id, "ours")
+		wantLimits(t, "our session", s, true, true, true)
+		closed(t, ctx, s)
+	}
+	s := connectMarked(t, ctx, url, id, "another's")
+	wantLimits(t, "another session", s, true, false, false)
+	closed(t, ctx, s)
+	wantLimits(t, "no mark is asked for", connectMarked(t, ctx, url, id, ""), true, true, false)
+
+	fresh, err := newSink(t, Config{URL: url}).Connect(ctx, driver.ConnectOptions{ClientID: id, QoS: 2, Fresh: true, Mark: "ours"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { inProcess.Close() })
-	for name, broker := range map[string]stack.Broker{"mosquitto": testkit.Broker(t), "in process": inProcess} {
-		t.Run(name, func(t *testing.T) {
-			ctx := testContext(t)
-			url, id := broker.URL(), testkit.TopicPrefix(t)
-			wantLimits(t, "new, a mark is asked for", connectMarked(t, ctx, url, id+"/new", "m"), false, false, false)
-
-			leave(t, ctx, url, id, "ours")
-			for range 3 { // asking does not use it up
-				s := connectMarked(t, ctx, url, id, "ours")
-				wantLimits(t, "our session", s, true, true, true)
-				closed(t, ctx, s)
-			}
-			s := connectMarked(t, ctx, url, id, "another's")
-			wantLimits(t, "another session", s, true, false, false)
-			closed(t, ctx, s)
-			wantLimits(t, "no mark is asked for", connectMarked(t, ctx, url, id, ""), true, true, false)
-
-			fresh, err := newSink(t, Config{URL: url}).Connect(ctx, driver.ConnectOptions{ClientID: id, QoS: 2, Fresh: true, Mark: "ours"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			wantLimits(t, "fresh", fresh, false, false, false)
-			closed(t, ctx, fresh)
-			s = connectMarked(t, ctx, url, id, "ours")
-			wantLimits(t, "after a fresh one", s, true, false, false)
-			for s.Limits().Present {
-				if err := s.Discard(ctx); err != nil {
-					t.Fatal("a discarded session is still there: ", err)
-				}
-				// The one in process hangs up first, and then forgets.
-				s = connectMarked(t, ctx, url, id, "ours")
-			}
-		})
+	wantLimits(t, "fresh", fresh, false, false, false)
+	closed(t, ctx, fresh)
+	s = connectMarked(t, ctx, url, id, "ours")
+	wantLimits(t, "after a fresh one", s, true, false, false)
+	for s.Limits().Present {
+		if err := s.Discard(ctx); err != nil {
+			t.Fatal("a discarded session is still there: ", err)
+		}
+		s = connectMarked(t, ctx, url, id, "ours")
 	}
 }
 

@@ -51,26 +51,6 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// TestInProcessBroker: the broker that the demo falls back on passes the job ids on.
-func TestInProcessBroker(t *testing.T) {
-	ctx := testContext(t)
-	port, err := stack.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	broker, err := stack.StartInProcessBroker(port, testkit.Logger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { broker.Close() })
-	sub := subscribe(t, ctx, broker.URL(), "x", 1)
-	session, acks := open(t, ctx, newSink(t, Config{URL: broker.URL()}), "x", 1)
-	publishAll(t, ctx, session, acks, messages("x/y", 1, 100))
-	if err := sub.WaitDistinct(ctx, 100); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestOddPayloads(t *testing.T) {
 	ctx := testContext(t)
 	broker, prefix := testkit.Broker(t).URL(), testkit.TopicPrefix(t)

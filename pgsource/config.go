@@ -66,6 +66,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// Defaults is what the zero Config stands for.
+func Defaults() Config { return Config{}.withDefaults() }
+
 func (c Config) withDefaults() Config {
 	c.DatabaseURL, c.ListenURL = strings.TrimSpace(c.DatabaseURL), strings.TrimSpace(c.ListenURL)
 	if c.ListenURL == "" {

@@ -92,6 +92,9 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 // connectTimeout is how long the first connection may take.
 const connectTimeout = 15 * time.Second
 
+// statementsKept is more than the different statements that a connection of ours is used for.
+const statementsKept = 128
+
 // configure sets what all our connections have in common.
 func (s *Source) configure(cfg *pgx.ConnConfig) {
 	cfg.RuntimeParams["application_name"] = s.backends
@@ -99,6 +102,9 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialTimeout
 	}
+	// pgx makes room for 512 of each beforehand, which is half a megabyte for all connections.
+	cfg.StatementCacheCapacity = min(cfg.StatementCacheCapacity, statementsKept)
+	cfg.DescriptionCacheCapacity = min(cfg.DescriptionCacheCapacity, statementsKept)
 	if s.pooled {
 		// Named statements belong to the session, which is not ours alone.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe

@@ -69,6 +69,9 @@ const maxClaim = handoff.MaxClaim
 // maxClaimBytes bounds the payload memory of one claim; a single larger job passes.
 const maxClaimBytes = 8 << 20
 
+// Defaults is what the zero Config stands for.
+func Defaults() Config { return Config{}.withDefaults() }
+
 // withDefaults is applied once.
 func (c Config) withDefaults() Config {
 	setDefault(&c.JobsPerRead, 4096)

@@ -4,8 +4,6 @@ import (
 	"math"
 	"sync"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // Timing says how long something took, each of the times it happened since New.
@@ -25,8 +23,8 @@ func (t Timing) Mean() time.Duration { return t.Sum / time.Duration(max(t.Count,
 // timing gathers a Timing. The zero value is ready.
 type timing struct {
 	mu        sync.Mutex
-	sum       time.Duration           // guarded by mu
-	histogram *hdrhistogram.Histogram // guarded by mu: microseconds; nil: it never happened
+	sum       time.Duration // guarded by mu
+	histogram *histogram    // guarded by mu: microseconds; nil: it never happened
 }
 
 // maxTiming is the longest that is told apart. A sum of it reaches the longest Duration,
@@ -41,12 +39,12 @@ func (t *timing) observe(all ...time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.histogram == nil {
-		t.histogram = hdrhistogram.New(1, maxTiming.Microseconds(), 2)
+		t.histogram = new(histogram)
 	}
 	for _, d := range all {
 		d = min(max(d, 0), maxTiming)
 		t.sum += min(d, math.MaxInt64-t.sum)
-		_ = t.histogram.RecordValue(d.Microseconds()) // within its bounds
+		t.histogram.record(d.Microseconds())
 	}
 }
 
@@ -58,7 +56,7 @@ func (t *timing) get() Timing {
 		return Timing{}
 	}
 	at := func(percentile float64) time.Duration {
-		return time.Duration(h.ValueAtPercentile(percentile)) * time.Microsecond
+		return time.Duration(h.percentile(percentile)) * time.Microsecond
 	}
-	return Timing{Count: h.TotalCount(), Sum: t.sum, P50: at(50), P99: at(99), Max: time.Duration(h.Max()) * time.Microsecond}
+	return Timing{Count: h.total, Sum: t.sum, P50: at(50), P99: at(99), Max: time.Duration(h.max) * time.Microsecond}
 }

@@ -7,14 +7,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-dist/benchmarks} rounds=${ROUNDS:-3}
 mkdir -p "$out"
-make --no-print-directory build
+make --no-print-directory lab
 
-bench() { # name, flags of reactor bench
+bench() { # name, flags of reactor-lab bench
   local name=$1
   shift
-  printf '\n== %s: reactor bench --stack %s\n' "$name" "$*"
+  printf '\n== %s: reactor-lab bench --stack %s\n' "$name" "$*"
   # What was published too often or not at all fails the run; the rest goes on without it.
-  ./bin/reactor bench --stack "$@" --json "$out/$name.json" | grep -v '  \[[·█]' || echo "FAILED: $name"
+  ./bin/reactor-lab bench --stack "$@" --json "$out/$name.json" | grep -v '  \[[·█]' || echo "FAILED: $name"
 }
 
 for round in $(seq "$rounds"); do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What must hold before a change lands. Run by `make test`, `make lint`, `make fuzz`.
 #   scripts/test.sh         everything; go test comes last, so that its lines end the output
-#   scripts/test.sh lint    vet, staticcheck, gofumpt, tidy modules, no skipped tests
+#   scripts/test.sh lint    vet, other systems, staticcheck, gofumpt, tidy modules, no skipped tests
 #   scripts/test.sh fuzz    every fuzzer for FUZZ_TIME (as of go test -fuzztime)
 #   scripts/test.sh bench   every benchmark once, so that none rots; figures come from make bench
 #   scripts/test.sh race    all tests with the race detector, on real servers
@@ -16,20 +16,38 @@ fuzz_time=${FUZZ_TIME:-20000x}
 step() { printf '\n== %s\n' "$*"; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 
+# in_modules runs a command in the folder of the library and daemon, and in that of the lab,
+# up to the first that fails.
+in_modules() {
+  local module
+  for module in . lab; do
+    (cd "$module" && "$@") || return
+  done
+}
+
 lint() {
+  local tools module unformatted
+  tools=$PWD/tools/go.mod
+
   step "go vet"
-  go vet ./...
+  in_modules go vet ./...
+
+  step "go build, elsewhere than on Linux"
+  GOOS=darwin go build ./...
+  # The test kit's servers need Unix.
+  GOOS=windows go build -o /dev/null ./cmd/reactor
 
   step "staticcheck"
-  go tool staticcheck ./...
+  in_modules go tool -modfile="$tools" staticcheck ./...
 
   step "gofumpt"
-  local unformatted
-  unformatted=$(go tool gofumpt -l .)
+  unformatted=$(go tool -modfile="$tools" gofumpt -l .)
   [ -z "$unformatted" ] || fail "run make fmt; these differ:"$'\n'"$unformatted"
 
   step "go mod tidy"
-  go mod tidy -diff
+  for module in . lab tools; do
+    (cd "$module" && go mod tidy -diff)
+  done
 
   step "no test is skipped"
   if grep -rnE '\b(t|tb|b|f|test)\.(Skip|Skipf|SkipNow)\(|\btesting\.Short\(\)' --include='*.go' .; then
@@ -45,8 +63,8 @@ fuzz() {
     name=${name#func }
     step "fuzz $name, $fuzz_time"
     # Without the limit a run spends itself on making interesting inputs smaller.
-    if ! go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzz_time" -fuzzminimizetime 10x \
-      "$(dirname "$file")" >"$log" 2>&1 </dev/null; then
+    if ! (cd "$(dirname "$file")" && go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzz_time" -fuzzminimizetime 10x .) \
+      >"$log" 2>&1 </dev/null; then
       cat "$log"
       rm -f "$log"
       fail "$name failed; an input that does it again is in $(dirname "$file")/testdata/fuzz, if the log names one"
@@ -59,13 +77,13 @@ fuzz() {
 bench() {
   step "every benchmark once"
   # Without those of ten million entries, which take a minute to fill.
-  go test -run '^$' -bench . -skip 10M -benchtime 1x -timeout 10m ./... | grep -E '^(Benchmark|FAIL|---|panic)' ||
+  in_modules go test -run '^$' -bench . -skip 10M -benchtime 1x -timeout 10m ./... | grep -E '^(Benchmark|FAIL|---|panic)' ||
     fail "a benchmark failed, or there is none"
 }
 
 race() {
-  step "go test -race"
-  go test -race -timeout 10m ./...
+  step "go test -race, of both modules"
+  in_modules go test -race -timeout 10m ./...
 }
 
 newest() {

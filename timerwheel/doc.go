@@ -86,8 +86,9 @@
 // Measured with a million entries at random in the next minute of microseconds and values of
 // 16 bytes, on two shared cores of a virtual EPYC. All ran in the same process; only the
 // ratios mean much elsewhere. Nanoseconds an entry, medians of three runs, which differ by up
-// to a quarter (wheel_bench_test.go; thw is the hashed wheel of nats-server, AfterFunc is
-// Go's own timer, and contenders_test.go says what of them compares):
+// to a quarter (wheel_bench_test.go; AfterFunc is Go's own timer, thw the hashed wheel of
+// nats-server, since then in lab/internal/wheelbench; contenders_test.go and nats_test.go say
+// what of them compares):
 //
 //	                     heap    thw  AfterFunc   resolution 1     64    256   1024
 //	schedule               74    113        182             15     16     17     16

@@ -6,7 +6,7 @@ import (
 )
 
 // Every benchmark runs against container/heap in the same process, and where that compares
-// against the other contenders, since only the ratio means something on another machine. An
+// against the runtime's timers, since only the ratio means something on another machine. An
 // op is one entry throughout. Those of ten million take the resolution that package reactor
 // uses, and are for looking at how much the size matters.
 
@@ -27,7 +27,7 @@ var tenMillion = []contender{heapContender, wheelContender(256)}
 
 // BenchmarkSchedule fills an empty scheduler up to n entries, again and again.
 func BenchmarkSchedule(b *testing.B) {
-	benchSchedule(b, million, allWith(natsContender, runtimeContender))
+	benchSchedule(b, million, allWith(runtimeContender))
 }
 func BenchmarkSchedule10M(b *testing.B) { benchSchedule(b, 10*million, tenMillion) }
 
@@ -60,7 +60,7 @@ func stop(s scheduler, n int) {
 
 // BenchmarkExpire drains n entries, a millisecond at a time. As the runs of growing b.N go on
 // where the one before ended, even ten million are filled in only once or twice.
-func BenchmarkExpire(b *testing.B)    { benchExpire(b, million, allWith(natsContender)) }
+func BenchmarkExpire(b *testing.B)    { benchExpire(b, million, allWith()) }
 func BenchmarkExpire10M(b *testing.B) { benchExpire(b, 10*million, tenMillion) }
 
 func benchExpire(b *testing.B, n int, contenders []contender) {
@@ -138,7 +138,7 @@ func (s *steady) turn() (replaced int) {
 // BenchmarkCancel cancels n entries in the order they were scheduled, which is a random
 // order for the slots and for the heap.
 func BenchmarkCancel(b *testing.B) {
-	benchCancel(b, million, allWith(natsContender, runtimeContender))
+	benchCancel(b, million, allWith(runtimeContender))
 }
 func BenchmarkCancel10M(b *testing.B) { benchCancel(b, 10*million, tenMillion) }
 
@@ -167,7 +167,7 @@ func benchCancel(b *testing.B, n int, contenders []contender) {
 
 // BenchmarkBytes says how many bytes of the heap an entry holds on to.
 func BenchmarkBytes(b *testing.B) {
-	forEach(b, million, allWith(natsContender, runtimeContender), func(b *testing.B, c contender, deadlines []int64) {
+	forEach(b, million, allWith(runtimeContender), func(b *testing.B, c contender, deadlines []int64) {
 		var each float64
 		b.Run(c.name, func(b *testing.B) {
 			if each == 0 {

@@ -75,19 +75,6 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"no right to migrate": {run(database+"&user=lowly", plain), 1, "reactor migrate up"},
 		"broker is away":      {run(database, "mqtt://u:sesame@127.0.0.1:1"), 1, "is the broker running"},
 		"login refused":       {run(database, strings.Replace(guarded, "sesame", "sesame-street", 1)), 1, "check user and password"},
-		"bench where":         {[]string{"bench"}, 2, "--stack, or --database-url and --mqtt-url"},
-		"bench no rate":       {[]string{"bench", "--stack", "--rate", "0"}, 2, "--rate is 0, must be"},
-		"bench strange rate":  {[]string{"bench", "--stack", "--rate", "NaN"}, 2, "--rate is NaN, must be"},
-		"bench no spread":     {[]string{"bench", "--stack", "--spread", "0s"}, 2, "--spread is 0s, must be"},
-		"bench no idleness":   {[]string{"bench", "--stack", "--idle", "0s"}, 2, "--idle is 0s, must be"},
-		"bench not ahead":     {[]string{"bench", "--stack", "--ahead", "0s"}, 2, "--ahead is 0s, must be"},
-		"bench no lanes":      {[]string{"bench", "--stack", "--lanes", "0"}, 2, "--lanes is 0, must be"},
-		"bench ceiling":       {[]string{"bench", "--stack", "--ceiling", "--rate", "5"}, 2, "leave rate"},
-		"bench two shapes":    {[]string{"bench", "--stack", "--spread", "5s", "--rate", "5"}, 2, "exclude each other"},
-		"bench no folder":     {[]string{"bench", "--stack", "--plot", "/nowhere/x.svg"}, 1, "/nowhere/x.svg"},
-		"bench idle plot":     {[]string{"bench", "--stack", "--idle", "1s", "--plot", "x.svg"}, 2, "leave --plot"},
-		"bench no database":   {[]string{"bench", "--database-url", "postgres://u:sesame@127.0.0.1:1/x", "--mqtt-url", plain}, 1, "is PostgreSQL running"},
-		"bench no broker":     {[]string{"bench", "--database-url", database, "--mqtt-url", "mqtt://u:sesame@127.0.0.1:1"}, 1, "is the broker running"},
 		"port taken":          {run(database, plain, "--http-addr", taken.Addr().String()), 1, "--http-addr"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -164,11 +151,9 @@ func TestHelpAndVersion(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--help"}, "reactor demo"},
+		{[]string{"--help"}, "reactor run"},
 		{[]string{"run", "--help"}, "$REACTOR_DATABASE_URL"},
 		{[]string{"migrate", "--help"}, "status"},
-		{[]string{"demo", "--help"}, "Leaves nothing behind"},
-		{[]string{"bench", "--help"}, "--same-instant"},
 		{[]string{"version"}, "reactor "},
 	} {
 		if code, output := call(t, nil, test.args...); code != 0 || !strings.Contains(output, test.want) {

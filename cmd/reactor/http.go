@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -68,8 +69,8 @@ type health struct {
 
 func writeHealth(w http.ResponseWriter, stats reactor.Stats, code int) {
 	judged := stats.Health()
-	stats.Feed.Problem = inFlagTerms(stats.Feed.Problem)
-	h := health{Status: "ok", Problems: textsInFlagTerms(judged.Problems), Stats: stats}
+	stats.Feed.Problem = cli.InFlagTerms(stats.Feed.Problem)
+	h := health{Status: "ok", Problems: cli.TextsInFlagTerms(judged.Problems), Stats: stats}
 	switch {
 	case !judged.Ready:
 		h.Status = "not ready"

@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // serveHTTP serves the health of an instance that does not run.
@@ -142,5 +145,17 @@ func TestLargeHeadersAreRefused(t *testing.T) {
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("the answer is %+v, %v", resp, err)
+	}
+}
+
+// TestHealthInFlagTerms: who reads it knows flags, not fields.
+func TestHealthInFlagTerms(t *testing.T) {
+	answer := httptest.NewRecorder()
+	writeHealth(answer, reactor.Stats{Feed: driver.FeedState{Problem: "give pgsource.Config.ListenURL"}}, 200)
+	if text := answer.Body.String(); strings.Count(text, "give --listen-url") != 2 || strings.Contains(text, "pgsource.Config") {
+		t.Error(text)
+	}
+	if !json.Valid(answer.Body.Bytes()) {
+		t.Error("it is not JSON")
 	}
 }

@@ -19,6 +19,12 @@ const (
 	// gcPercentLeast is that part.
 	gcPercentLeast = 10
 	gcInterval     = 2 * time.Second
+
+	// gcPercentIdle is the most that the heap may grow while there is next to nothing to do.
+	// Collections are rare then; Go's least heap of 4 MB would be twice what an idle instance needs.
+	gcPercentIdle = 50
+	// gcIdle is how much an instance allocates in gcInterval while it is idle, and a little more.
+	gcIdle = 1 << 20
 )
 
 // limitGarbage keeps to that until ctx ends. Whoever sets GOGC has the last word.
@@ -26,24 +32,33 @@ func limitGarbage(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	heap := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
 	tick := time.NewTicker(gcInterval)
 	defer tick.Stop()
-	for last := 100; ; {
+	last, before := gcPercentIdle, uint64(0) // percent, and all bytes allocated so far
+	debug.SetGCPercent(last)
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		metrics.Read(live)
+		metrics.Read(heap)
+		live, allocated := heap[0].Value.Uint64(), heap[1].Value.Uint64()
+		idle := allocated-before < gcIdle
+		before = allocated
 		// By and large: each change stops the world for a moment.
-		if percent := gcPercent(live[0].Value.Uint64()); percent > last*5/4 || percent < last*4/5 {
+		if percent := gcPercent(live, idle); percent > last*5/4 || percent < last*4/5 {
 			debug.SetGCPercent(percent)
 			last = percent
 		}
 	}
 }
 
-func gcPercent(live uint64) int {
-	return int(min(100, max(gcPercentLeast, 100*gcHeadroom/max(live, 1))))
+func gcPercent(live uint64, idle bool) int {
+	most := uint64(100)
+	if idle {
+		most = gcPercentIdle
+	}
+	return int(min(most, max(gcPercentLeast, 100*gcHeadroom/max(live, 1))))
 }

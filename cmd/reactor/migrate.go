@@ -6,6 +6,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/pgsource"
 )
 
@@ -22,13 +23,13 @@ type migrateUp struct {
 	WithoutTriggers bool `help:"For the WAL feed: publish the table instead of giving it triggers, as migrate feed wal does."`
 }
 
-func (c *migrateUp) Run(ctx context.Context, out output) error {
+func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	names, err := pgsource.MigrateUp(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		fmt.Fprintf(out.stdout, "applied %s\n", name)
+		fmt.Fprintf(out.Stdout, "applied %s\n", name)
 	}
 	if len(names) > 0 {
 		return c.feed(ctx, out)
@@ -38,14 +39,14 @@ func (c *migrateUp) Run(ctx context.Context, out output) error {
 	case err != nil:
 		return err
 	case restored != "":
-		fmt.Fprintf(out.stdout, "created the table %s anew: it was gone\n", restored)
+		fmt.Fprintf(out.Stdout, "created the table %s anew: it was gone\n", restored)
 	default:
-		fmt.Fprintln(out.stdout, "nothing to do: the schema is up to date")
+		fmt.Fprintln(out.Stdout, "nothing to do: the schema is up to date")
 	}
 	return c.feed(ctx, out)
 }
 
-func (c *migrateUp) feed(ctx context.Context, out output) error {
+func (c *migrateUp) feed(ctx context.Context, out cli.Output) error {
 	if !c.WithoutTriggers {
 		return nil
 	}
@@ -65,15 +66,15 @@ so, and only then what the old one needs is dropped. Instances follow by themsel
 were started with another --feed than auto.`
 }
 
-func (c *migrateFeed) Run(ctx context.Context, out output) error {
+func (c *migrateFeed) Run(ctx context.Context, out cli.Output) error {
 	if c.To != pgsource.FeedWAL && c.To != pgsource.FeedNotify {
-		return &usageError{fmt.Errorf("there is no changing over to %s: use wal or notify", c.To)}
+		return cli.Usage(fmt.Errorf("there is no changing over to %s: use wal or notify", c.To))
 	}
 	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, To: c.To, Patience: c.Patience})
 }
 
-func changeFeed(ctx context.Context, out output, change pgsource.FeedSwitch) error {
-	change.Tell = func(step string) { fmt.Fprintln(out.stdout, inFlagTerms(step)) }
+func changeFeed(ctx context.Context, out cli.Output, change pgsource.FeedSwitch) error {
+	change.Tell = func(step string) { fmt.Fprintln(out.Stdout, cli.InFlagTerms(step)) }
 	return change.Run(ctx)
 }
 
@@ -82,13 +83,13 @@ type migrateDown struct {
 	Yes bool `help:"Undo the first version, too: drops the table jobs with all jobs in it."`
 }
 
-func (c *migrateDown) Run(ctx context.Context, out output) error {
+func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
 	plan, err := pgsource.PlanDown(ctx, c.DatabaseURL)
 	switch {
 	case err != nil:
 		return err
 	case plan.Name == "":
-		fmt.Fprintln(out.stdout, "nothing to undo")
+		fmt.Fprintln(out.Stdout, "nothing to undo")
 		return nil
 	case plan.Loses != "" && !c.Yes:
 		return fmt.Errorf("undoing %s would drop %s: add --yes if you mean it", plan.Name, plan.Loses)
@@ -97,21 +98,21 @@ func (c *migrateDown) Run(ctx context.Context, out output) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out.stdout, "undid %s\n", name)
+	fmt.Fprintf(out.Stdout, "undid %s\n", name)
 	if plan.Loses != "" {
-		fmt.Fprintf(out.stdout, "dropped %s\n", plan.Loses)
+		fmt.Fprintf(out.Stdout, "dropped %s\n", plan.Loses)
 	}
 	return nil
 }
 
 type migrateStatus struct{ databaseFlags }
 
-func (c *migrateStatus) Run(ctx context.Context, out output) error {
+func (c *migrateStatus) Run(ctx context.Context, out cli.Output) error {
 	states, err := pgsource.MigrateStatus(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(out.stdout, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "VERSION\tNAME\tAPPLIED")
 	for _, s := range states {
 		applied := "pending"

@@ -10,6 +10,9 @@ import (
 	"runtime/pprof"
 	"time"
 
+	"github.com/alecthomas/kong"
+
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -25,8 +28,8 @@ type runCommand struct {
 	databaseFlags
 	Feed                pgsource.Feed `default:"auto" group:"Database" help:"How new jobs are heard of: wal (logical replication: inserts pay nothing; needs wal_level=logical and a role that may replicate), notify (the table's triggers), poll (not at all: the sweep finds them, see --loop-frequency) or auto (what the table has: triggers, else the WAL where server and role allow it)."`
 	ListenURL           string        `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for the feed, where the database URL leads through a pooler."`
-	MaxFeedWAL          int64         `name:"max-feed-wal" default:"4096" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may have to keep for this instance before the feed is begun anew."`
-	DatabaseConnections int           `default:"6" group:"Database" help:"Connections for claims, loads and settlements; three more are used besides, of which the feed's is one for replication with --feed wal."`
+	MaxFeedWAL          int64         `name:"max-feed-wal" default:"${max_feed_wal}" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may have to keep for this instance before the feed is begun anew."`
+	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements; three more are used besides, of which the feed's is one for replication with --feed wal."`
 	Migrate             bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
 	Deployment          string        `group:"Database" placeholder:"NAME" help:"What the MQTT client ids are made of, the same for all instances; a random name that the database keeps if not given. Needed where a copy of the database that cannot be told from it, such as a base backup, uses the same broker."`
 	Name                string        `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
@@ -34,21 +37,31 @@ type runCommand struct {
 	MQTTURL       string                    `required:"" type:"url" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
 	MQTTUsername  string                    `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
 	MQTTPassword  string                    `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the environment than by the flag."`
-	Lanes         int                       `default:"2" group:"Broker" help:"Connections to the broker."`
+	Lanes         int                       `default:"${lanes}" group:"Broker" help:"Connections to the broker."`
 	Delivery      reactor.Delivery          `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
 	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What becomes of messages that were on their way at exactly-once when the broker lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
-	JobsPerRead   int           `default:"4096" group:"Work" help:"Most rows that one read of the table returns, and most jobs of one claim (at most 512)."`
-	LoopFrequency time.Duration `default:"2s" group:"Work" help:"How often the table is swept for what the feed missed."`
+	JobsPerRead   int           `default:"${jobs_per_read}" group:"Work" help:"Most rows that one read of the table returns, and most jobs of one claim (at most 512)."`
+	LoopFrequency time.Duration `default:"${loop_frequency}" group:"Work" help:"How often the table is swept for what the feed missed."`
 	MaxReads      int           `default:"0" group:"Work" help:"Stop after this many reads of the table, when what they found is published. 0 means never."`
-	MaxPending    int           `default:"262144" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
-	Grace         time.Duration `default:"10s" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: not at all."`
+	MaxPending    int           `default:"${max_pending}" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
+	Grace         time.Duration `default:"${grace}" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: not at all."`
 
 	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
 	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
-	loggingFlags
+	cli.LoggingFlags
+}
+
+// runDefaults are those of the flags that the libraries have a default for.
+func runDefaults() kong.Vars {
+	source, core := pgsource.Defaults(), reactor.Defaults()
+	return kong.Vars{
+		"database_connections": fmt.Sprint(source.MaxConns), "max_feed_wal": fmt.Sprint(source.MaxFeedWAL >> 20),
+		"lanes": fmt.Sprint(core.Lanes), "jobs_per_read": fmt.Sprint(core.JobsPerRead), "loop_frequency": core.LoopFrequency.String(),
+		"max_pending": fmt.Sprint(core.MaxPending), "grace": core.Grace.String(),
+	}
 }
 
 // Help is shown by `reactor run --help`.
@@ -64,14 +77,15 @@ or more, ends at once.`
 }
 
 // Run publishes until it is told to stop.
-func (c *runCommand) Run(ctx context.Context, out output) error {
-	log := c.logger(out.stderr)
-	for _, name := range out.strangers {
+func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
+	go limitGarbage(ctx)
+	log := c.Logger(out.Stderr)
+	for _, name := range out.Strangers {
 		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
 	}
 	r, err := c.build(log)
 	if err != nil {
-		return &usageError{err}
+		return cli.Usage(err)
 	}
 	var listener net.Listener
 	if c.HTTPAddr != "" {
@@ -96,7 +110,6 @@ func (c *runCommand) Run(ctx context.Context, out output) error {
 		}
 		defer end()
 	}
-	go limitGarbage(ctx)
 	if listener == nil {
 		return r.Run(ctx)
 	}
@@ -121,7 +134,7 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: given(c.DatabaseConnections), Logger: log,
+		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections), Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -132,15 +145,15 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	if err != nil {
 		return nil, err
 	}
-	grace := given(c.Grace) // for 0, which is NoGrace
+	grace := cli.Given(c.Grace) // for 0, which is NoGrace
 	if c.Grace < 0 {
 		grace = min(c.Grace, 2*reactor.NoGrace) // for less, which is nothing
 	}
 	return reactor.New(source, sink, reactor.Config{
 		Delivery: c.Delivery, OnSessionLoss: c.OnSessionLoss,
-		JobsPerRead: given(c.JobsPerRead), LoopFrequency: given(c.LoopFrequency),
+		JobsPerRead: cli.Given(c.JobsPerRead), LoopFrequency: cli.Given(c.LoopFrequency),
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
-		Lanes: given(c.Lanes), MaxPending: given(c.MaxPending), Grace: grace, Logger: log,
+		Lanes: cli.Given(c.Lanes), MaxPending: cli.Given(c.MaxPending), Grace: grace, Logger: log,
 	})
 }
 

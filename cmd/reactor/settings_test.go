@@ -11,6 +11,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/mqttsink"
@@ -19,23 +20,23 @@ import (
 )
 
 // settings parses a command line with an environment.
-func settings(t *testing.T, environ []string, args ...string) (*program, *environment, *kong.Kong, error) {
+func settings(t *testing.T, environ []string, args ...string) (*commands, *cli.Environment, *kong.Kong, error) {
 	t.Helper()
-	var p program
-	env := newEnvironment(environ)
-	parser, err := newParser(&p, env, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { t.Error("the parser ended the program") }))
+	var c commands
+	env := cli.NewEnvironment(environ)
+	parser, err := newProgram(&c).Parser(env, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { t.Error("the parser ended the program") }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = parser.Parse(args)
-	return &p, env, parser, err
+	return &c, env, parser, err
 }
 
 func TestVariables(t *testing.T) {
-	p, env, _, err := settings(t, []string{
+	c, env, _, err := settings(t, []string{
 		"REACTOR_DATABASE_URL=\tpostgres://db/app \r\n", "REACTOR_MQTT_URL=mqtt://variable", "REACTOR_MQTT_PASSWORD= secret \r\n",
 		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_DELIVERY=at-most-once",
-		"REACTOR_JOBS=many", // of another command
+		"REACTOR_JOBS=many", // of reactor-lab
 	}, "run", "--mqtt-url", "mqtt://flag\n", "--max-reads", "0")
 	if err != nil {
 		t.Fatal(err)
@@ -44,13 +45,13 @@ func TestVariables(t *testing.T) {
 		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, MaxFeedWAL: 4096, DatabaseConnections: 6, Migrate: false,
 		MQTTURL: "mqtt://flag", MQTTPassword: " secret ", Lanes: 3, Delivery: reactor.AtMostOnce,
 		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
-		loggingFlags: loggingFlags{LogFormat: "auto"},
+		LoggingFlags: cli.LoggingFlags{LogFormat: "auto"},
 	}
-	if p.Run != want {
-		t.Errorf("the settings are\n%+v, want\n%+v", p.Run, want)
+	if c.Run != want {
+		t.Errorf("the settings are\n%+v, want\n%+v", c.Run, want)
 	}
 	for flag, set := range map[string]bool{"database-url": true, "lanes": true, "mqtt-url": false, "grace": false, "max-reads": false} {
-		if env.set[flag] != set {
+		if env.Gave(flag) != set {
 			t.Errorf("--%s is from its variable: %v, want %v", flag, !set, set)
 		}
 	}
@@ -76,8 +77,8 @@ func TestMistakesInVariables(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, output := call(t, []string{test.variable}, test.args...)
-			if code != exitUsage || len(lines(output)) != 1 || !strings.Contains(output, test.want) {
-				t.Errorf("exit code %d, output:\n%s\nwant code %d and one line with %q", code, output, exitUsage, test.want)
+			if code != cli.ExitUsage || len(lines(output)) != 1 || !strings.Contains(output, test.want) {
+				t.Errorf("exit code %d, output:\n%s\nwant code %d and one line with %q", code, output, cli.ExitUsage, test.want)
 			}
 		})
 	}
@@ -92,7 +93,7 @@ func TestStrangers(t *testing.T) {
 		"REACTOR_PORT_80_TCP=tcp://10.0.0.1:80", "REACTOR_PORT_80_TCP_ADDR=10.0.0.1", "REACTOR_LANE_SERVICE_HOST=10.0.0.2",
 		"REACTOR_ENV_PATH=/bin", "REACTOR_LANES=",
 	}, "run", "--no-migrate", "--database-url", "postgres://127.0.0.1:1/x", "--mqtt-url", "mqtt://x")
-	if code != exitFailure || strings.Count(output, "it is ignored") != 2 ||
+	if code != cli.ExitFailure || strings.Count(output, "it is ignored") != 2 ||
 		!strings.Contains(output, "REACTOR_COLOUR_OF_THE_DOOR") || !strings.Contains(output, "REACTOR_HTTP_PORT") {
 		t.Errorf("exit code %d, output:\n%s\nwant warnings of 2 variables, and an error about the database", code, output)
 	}
@@ -109,7 +110,7 @@ func TestNoFlagLooksLikeAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range flagsOf(parser.Model.Node) {
-		others, typo := newEnvironment([]string{variableOf(name) + "=1"}).strangers(parser.Model.Node)
+		others, typo := cli.NewEnvironment([]string{cli.VariableOf(name) + "=1"}).Strangers(parser.Model.Node)
 		if len(others) > 0 || typo != nil {
 			t.Errorf("--%s is a stranger: %v, %v", name, others, typo)
 		}
@@ -139,7 +140,7 @@ func TestFieldsHaveFlags(t *testing.T) {
 	}
 	i := slices.IndexFunc(parser.Model.Children, func(n *kong.Node) bool { return n.Name == "run" })
 	flags := flagsOf(parser.Model.Children[i])
-	for field, flag := range flagOf {
+	for field, flag := range cli.FlagOf {
 		exists := slices.ContainsFunc([]any{reactor.Config{}, pgsource.Config{}, mqttsink.Config{}}, func(c any) bool {
 			_, ok := reflect.TypeOf(c).FieldByName(field)
 			return ok

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+
+	"github.com/job-publisher/reactor/internal/cli"
 )
 
 // version is set by the linker for releases.
@@ -12,7 +14,7 @@ var version = ""
 // versionCommand is `reactor version`.
 type versionCommand struct{}
 
-func (*versionCommand) Run(out output) error {
+func (*versionCommand) Run(out cli.Output) error {
 	v, commit := version, ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v == "" {
@@ -24,6 +26,6 @@ func (*versionCommand) Run(out output) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(out.stdout, "reactor %s (%s, %s/%s%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH, commit)
+	_, err := fmt.Fprintf(out.Stdout, "reactor %s (%s, %s/%s%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH, commit)
 	return err
 }

@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // Findings are jobs of one kind.
@@ -45,8 +44,8 @@ type Report struct {
 	MaxEarly    time.Duration // by which the earliest was early
 	MaxLateness time.Duration
 
-	// Lateness of each job's first arrival, in microseconds. Early ones are left out.
-	Lateness *hdrhistogram.Histogram
+	// Lateness of each job's first arrival, sorted. Early ones are left out.
+	Lateness []time.Duration
 
 	// PerSecond is the rate of jobs from the first to the last first arrival;
 	// 0 where there are fewer than two.
@@ -56,12 +55,13 @@ type Report struct {
 // ErrNothingExpected: a judgement without jobs would prove nothing.
 var ErrNothingExpected = errors.New("no jobs were expected, so nothing is proved")
 
-// LatenessAt is a percentile of lateness, 0 < percent ≤ 100, to three digits.
+// LatenessAt is a percentile of lateness, 0 < percent ≤ 100.
 func (r Report) LatenessAt(percent float64) time.Duration {
-	if r.Lateness == nil {
+	if len(r.Lateness) == 0 {
 		return 0
 	}
-	return time.Duration(r.Lateness.ValueAtPercentile(percent)) * time.Microsecond
+	rank := int(math.Ceil(percent / 100 * float64(len(r.Lateness))))
+	return r.Lateness[min(max(rank, 1), len(r.Lateness))-1]
 }
 
 // OK reports whether every promise was kept.

@@ -2,7 +2,7 @@
 // a PostgreSQL and a Mosquitto of its own, on private ports, in a directory of
 // their own, gone without a trace after Close.
 //
-// It serves `reactor demo`, benchmarks and the test kit. Since those kill what
+// It serves the test kit, and in the module lab demo, benchmarks and chaos. Since those kill what
 // they start, every server can be stopped in the ways that servers stop in the
 // field: properly, at once, and by SIGKILL; and be started again on the same
 // port with the data it left.

@@ -24,15 +24,15 @@ func fakePostgres(t *testing.T, version string) string {
 func TestInspectPostgres(t *testing.T) {
 	t.Parallel()
 	for version, want := range map[string]int{"15.18 (Debian 15.18-0+deb12u1)": 15, "18beta1": 18, "17.5": 17} {
-		got, err := inspectPostgres(fakePostgres(t, version))
+		got, err := InspectPostgres(fakePostgres(t, version))
 		if err != nil || got.Major != want {
 			t.Errorf("%s: major %d, %v; want %d", version, got.Major, err, want)
 		}
 	}
-	if _, err := inspectPostgres(fakePostgres(t, "14.12")); err == nil || !strings.Contains(err.Error(), "PostgreSQL 14") {
+	if _, err := InspectPostgres(fakePostgres(t, "14.12")); err == nil || !strings.Contains(err.Error(), "PostgreSQL 14") {
 		t.Errorf("an old version passed: %v", err)
 	}
-	if _, err := inspectPostgres(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+	if _, err := InspectPostgres(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an empty folder: %v", err)
 	}
 }

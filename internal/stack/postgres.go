@@ -28,11 +28,8 @@ type PostgresConfig struct {
 	Port int
 
 	// BinDir holds the programs postgres and initdb. Defaults to what
-	// FindPostgres finds, else to a downloaded PostgreSQL.
+	// FindPostgres finds.
 	BinDir string
-
-	// NoDownload makes a missing PostgreSQL an error, ErrPostgresNotFound.
-	NoDownload bool
 
 	// Settings of postgresql.conf, on top of ours.
 	Settings map[string]string
@@ -77,7 +74,7 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
 		return nil, fmt.Errorf("start postgres: Port: %d is not a port", cfg.Port)
 	}
 	var err error
-	if p.bin, err = p.programs(ctx); err != nil {
+	if p.bin, err = p.programs(); err != nil {
 		return nil, fmt.Errorf("start postgres: %w", err)
 	}
 	if p.who, err = unprivileged("postgres"); err != nil {
@@ -98,15 +95,11 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
 	return p, nil
 }
 
-func (p *Postgres) programs(ctx context.Context) (PostgresBinaries, error) {
+func (p *Postgres) programs() (PostgresBinaries, error) {
 	if p.cfg.BinDir != "" {
-		return inspectPostgres(p.cfg.BinDir)
+		return InspectPostgres(p.cfg.BinDir)
 	}
-	found, err := FindPostgres()
-	if err == nil || p.cfg.NoDownload {
-		return found, err
-	}
-	return downloadPostgres(ctx, p.log)
+	return FindPostgres()
 }
 
 // firstStart finds the port.

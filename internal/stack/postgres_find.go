@@ -36,7 +36,7 @@ const PostgresVariable = "REACTOR_TEST_POSTGRES"
 // it, newest first. The error is ErrPostgresNotFound with what was seen on the way.
 func FindPostgres() (PostgresBinaries, error) {
 	if dir := os.Getenv(PostgresVariable); dir != "" {
-		found, err := inspectPostgres(dir)
+		found, err := InspectPostgres(dir)
 		if err != nil {
 			return PostgresBinaries{}, fmt.Errorf("%s: %w", PostgresVariable, err)
 		}
@@ -44,7 +44,7 @@ func FindPostgres() (PostgresBinaries, error) {
 	}
 	var seen []error
 	for _, dir := range postgresFolders() {
-		found, err := inspectPostgres(dir)
+		found, err := InspectPostgres(dir)
 		switch {
 		case err == nil:
 			return found, nil
@@ -95,8 +95,8 @@ func numberIn(path string) int {
 	return n
 }
 
-// inspectPostgres says what is in dir, or why it cannot be used.
-func inspectPostgres(dir string) (PostgresBinaries, error) {
+// InspectPostgres says what is in dir, or why it cannot be used.
+func InspectPostgres(dir string) (PostgresBinaries, error) {
 	for _, program := range []string{"postgres", "initdb"} {
 		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
 			return PostgresBinaries{}, fmt.Errorf("folder of PostgreSQL's programs: %w", err)

@@ -311,35 +311,6 @@ func TestMosquittoErrorsSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestInProcessBroker(t *testing.T) {
-	t.Parallel()
-	ctx := testContext(t)
-	b, err := StartInProcessBroker(0, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, err := net.SplitHostPort(strings.TrimPrefix(b.URL(), "mqtt://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := net.LookupPort("tcp", port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := &Mosquitto{port: n}
-	if err := client.ask(ctx); err != nil {
-		t.Errorf("no MQTT session: %v", err)
-	}
-	for range 2 {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := client.ask(ctx); err == nil {
-		t.Error("it still answers")
-	}
-}
-
 // What was saved is there after a kill, and what came later is not.
 func TestMosquittoKilledAfterASave(t *testing.T) {
 	t.Parallel()

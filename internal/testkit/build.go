@@ -19,13 +19,23 @@ type builds struct {
 	closed   bool
 }
 
+// reactorProgram is the program under test. It is built as its own module says, also for
+// the tests of another one.
+const reactorProgram = "github.com/job-publisher/reactor/cmd/reactor"
+
 // Reactor returns the path of the program under test, cmd/reactor.
 func Reactor(t testing.TB) string {
 	t.Helper()
-	return Build(t, "./cmd/reactor")
+	return Build(t, reactorProgram)
 }
 
-// Build returns the path of a program of this module, e.g. "./cmd/reactor", built
+// ReactorPlain is Reactor as users have it, like BuildPlain.
+func ReactorPlain(t testing.TB) string {
+	t.Helper()
+	return BuildPlain(t, reactorProgram)
+}
+
+// Build returns the path of a program of the tested module, e.g. "./cmd/reactor-lab", built
 // once for this test binary, with the race detector where the tests have it.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
@@ -75,6 +85,9 @@ func (b *builds) get(pkg string, race bool) (string, error) {
 
 func goBuild(pkg, out string, race bool) error {
 	root, err := moduleRoot()
+	if err == nil && pkg == reactorProgram {
+		root, err = reactorRoot()
+	}
 	if err != nil {
 		return err
 	}
@@ -104,6 +117,15 @@ func moduleRoot() (string, error) {
 			return "", errors.New("no go.mod above the tested package")
 		}
 	}
+}
+
+// reactorRoot is the folder of the module of reactor, as the tested module sees it.
+func reactorRoot() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/job-publisher/reactor").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module of reactor: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 func (b *builds) close() error {

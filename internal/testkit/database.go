@@ -27,9 +27,7 @@ func Postgres(t testing.TB) *stack.Postgres {
 	server, err := k.postgres.get(func() (*stack.Postgres, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), serverStartLimit)
 		defer cancel()
-		cfg := k.postgresConfig
-		cfg.NoDownload = true
-		return stack.StartPostgres(ctx, cfg)
+		return stack.StartPostgres(ctx, k.postgresConfig)
 	})
 	if err != nil {
 		t.Fatalf("testkit: %v%s", err, remedy(err))
@@ -111,7 +109,6 @@ func execute(url string, statements ...string) error {
 // closed when the test ends.
 func OwnPostgres(t testing.TB, cfg stack.PostgresConfig) *stack.Postgres {
 	t.Helper()
-	cfg.NoDownload = true
 	if cfg.Logger == nil {
 		cfg.Logger = Logger(t)
 	}

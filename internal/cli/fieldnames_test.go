@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/job-publisher/reactor/mqttsink"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+func TestInFlagTerms(t *testing.T) {
+	for text, want := range map[string]string{
+		"":           "",
+		"no field":   "no field",
+		"a .Config.": "a .Config.",
+		"give the database's own address as pgsource.Config.ListenURL":                           "give the database's own address as --listen-url",
+		"set reactor.Config.Delivery to AtLeastOnce or AtMostOnce":                               "set --delivery to at-least-once or at-most-once",
+		"broker x refused the connection: set reactor.Config.Delivery to AtLeastOnce.":           "broker x refused the connection: set --delivery to at-least-once.",
+		"pgsource.Config.Feed is FeedWAL: wal_level is replica":                                  "--feed is wal: wal_level is replica",
+		"or use the triggers (set pgsource.Config.Feed to FeedNotify)":                           "or use the triggers (set --feed to notify)",
+		"and reactor.Config.OnSessionLoss is Fail":                                               "and --on-session-loss is fail",
+		"lower pgsource.Config.MaxConns, or raise max_connections":                               "lower --database-connections, or raise max_connections",
+		"more than pgsource.Config.MaxFeedWAL allows; mqttsink.Config.URL":                       "more than --max-feed-wal allows; --mqtt-url",
+		"pgsource.Config.Deployment is PostgreSQL":                                               "--deployment is PostgreSQL",
+		"mqttsink.Config.Dial has no flag, another.Config.Feed neither, AtLeastOnce is no value": "mqttsink.Config.Dial has no flag, another.Config.Feed neither, AtLeastOnce is no value",
+	} {
+		if got := InFlagTerms(text); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestLogInFlagTerms: whatever is logged, and by whichever way it gets there.
+func TestLogInFlagTerms(t *testing.T) {
+	const field, flag = "pgsource.Config.ListenURL", "--listen-url"
+	for _, format := range []string{"json", "text"} {
+		var out bytes.Buffer
+		log := LoggingFlags{LogFormat: format}.Logger(&out)
+		log.With("with", "give "+field).WithGroup("group").Error("lacks "+field,
+			"text", field, "err", fmt.Errorf("listen: %w", errors.New(field)), "list", []string{field, "x"}, slog.Group("inner", "text", field))
+		if n := strings.Count(out.String(), flag); n != 6 || strings.Contains(out.String(), field) {
+			t.Errorf("%s: the flag is there %d times of 6:\n%s", format, n, out.String())
+		}
+	}
+}
+
+// TestEveryFieldHasAFlag reads the sources of the libraries: every field that a text of theirs
+// names exists, and has a flag, and so does every constant that it names as the field's value.
+func TestEveryFieldHasAFlag(t *testing.T) {
+	configs := map[string]reflect.Type{
+		"pgsource": reflect.TypeFor[pgsource.Config](), "mqttsink": reflect.TypeFor[mqttsink.Config](), "reactor": reflect.TypeFor[reactor.Config](),
+	}
+	named := regexp.MustCompile(`\b(pgsource|mqttsink|reactor)\.Config\.([A-Za-z]+)(?:(?: is| to) ([A-Z][A-Za-z]*))?`)
+	found := 0
+	for folder := range configs {
+		for path, text := range literals(t, filepath.Join("..", "..", folder)) {
+			for _, match := range named.FindAllStringSubmatch(text, -1) {
+				found++
+				if _, ok := configs[match[1]].FieldByName(match[2]); !ok {
+					t.Errorf("%s: %q names a field that %s.Config has not", path, text, match[1])
+				}
+				if FlagOf[match[2]] == "" {
+					t.Errorf("%s: %q names a field without a flag", path, text)
+				}
+				if match[3] != "" && valueOf[match[3]] == "" {
+					t.Errorf("%s: %q names a value that is not known", path, text)
+				}
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("found %d names of fields: does the search still work?", found)
+	}
+}
+
+// literals returns the string literals of a package without its tests, by their positions. The
+// parts of a concatenation are joined.
+func literals(t *testing.T, folder string) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no sources in %s: %v", folder, err)
+	}
+	texts := map[string]string{}
+	positions := token.NewFileSet()
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := parser.ParseFile(positions, name, source, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			expression, ok := n.(ast.Expr)
+			if !ok {
+				return true
+			}
+			if text, ok := literal(expression); ok {
+				texts[positions.Position(n.Pos()).String()] = text
+				return false
+			}
+			return true
+		})
+	}
+	return texts
+}
+
+// literal returns a string literal, or the literals of a concatenation joined.
+func literal(e ast.Expr) (text string, ok bool) {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		if e.Kind != token.STRING {
+			return "", false
+		}
+		text, err := strconv.Unquote(e.Value)
+		return text, err == nil
+	case *ast.BinaryExpr:
+		left, okLeft := literal(e.X)
+		right, okRight := literal(e.Y)
+		return left + right, okLeft || okRight
+	}
+	return "", false
+}

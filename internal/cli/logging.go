@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/lmittmann/tint"
+)
+
+// LoggingFlags choose what is logged, and how.
+type LoggingFlags struct {
+	LogLevel  LogLevel `default:"info" group:"Logging" help:"Least important level to log: debug, info, warn or error."`
+	LogFormat string   `default:"auto" enum:"auto,text,json" group:"Logging" help:"auto (coloured text on a terminal, JSON elsewhere), text or json."`
+}
+
+// LogLevel is a slog.Level that says what can be written.
+type LogLevel slog.Level
+
+// Level implements slog.Leveler.
+func (l LogLevel) Level() slog.Level { return slog.Level(l) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *LogLevel) UnmarshalText(text []byte) error {
+	if err := (*slog.Level)(l).UnmarshalText(text); err != nil {
+		return fmt.Errorf("unknown level %q: use debug, info, warn or error", text)
+	}
+	return nil
+}
+
+// Logger makes the log of a command that writes it to w, in terms of the flags.
+func (f LoggingFlags) Logger(w io.Writer) *slog.Logger {
+	return slog.New(flagTermsHandler{f.handler(w)})
+}
+
+func (f LoggingFlags) handler(w io.Writer) slog.Handler {
+	if f.LogFormat == "text" || f.LogFormat == "auto" && IsTerminal(w) {
+		return tint.NewTextHandler(w, &tint.Options{
+			Level: f.LogLevel, TimeFormat: time.TimeOnly + ".000", NoColor: !IsTerminal(w),
+		})
+	}
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel})
+}
+
+// IsTerminal reports whether w is a character device, which a log file or a pipe is
+// not.
+func IsTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

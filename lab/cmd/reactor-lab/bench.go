@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/lab/internal/bench"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// benchCommand is `reactor-lab bench`.
+type benchCommand struct {
+	programFlag
+	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders; the URLs are not used then."`
+	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without, what is measured is the programs."`
+	DatabaseURL string `type:"url" group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
+	MQTTURL     string `type:"url" group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
+
+	Jobs         int            `group:"Load" default:"50000" help:"How many jobs."`
+	Rate         *float64       `group:"Load" placeholder:"PER_SECOND" help:"Evenly paced, instead of a backlog that is due at once."`
+	Spread       *time.Duration `group:"Load" placeholder:"DURATION" help:"Or at random within this time."`
+	SameInstant  bool           `group:"Load" help:"Or all at one instant in the future."`
+	Idle         *time.Duration `group:"Load" placeholder:"DURATION" help:"Or no jobs: measure what instances take while they have nothing to do."`
+	Ahead        *time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; 2s if not given, 4s for the same instant."`
+	PayloadBytes int            `group:"Load" default:"40" help:"Size of a payload."`
+	Topics       int            `group:"Load" default:"100" help:"How many different topics."`
+
+	Instances int              `group:"Work" default:"1" help:"How many instances to start; 0 uses those that run already."`
+	Delivery  reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
+	Lanes     int              `group:"Work" default:"2" help:"Connections of each instance to the broker."`
+
+	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: measure a poller too, the design that reactor replaces."`
+	PollRows  int           `group:"Compare" default:"100" help:"Rows that it reads at a time."`
+	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often."`
+	Ceiling   bool          `group:"Compare" help:"Measure the bare claim, the bare broker and both together, too: a backlog drained with nothing between them."`
+
+	JSON string `group:"Output" name:"json" type:"path" placeholder:"FILE" help:"Write everything measured there; - is the standard output."`
+	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput there."`
+}
+
+// Help is shown by `reactor-lab bench --help`.
+func (*benchCommand) Help() string {
+	return `Inserts jobs by plain SQL, lets instances publish them, and takes the time of each message with
+a subscriber of its own.
+
+    reactor-lab bench --stack --jobs 100000 --ceiling --baseline poll
+    reactor-lab bench --stack --jobs 10000 --rate 1000 --plot lateness.svg
+
+The subscriber, the servers and the instances share this machine: compare what one run measured, not
+one run with another.`
+}
+
+// Run measures, and reports.
+func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
+	if c.Stack { // whatever the environment says
+		c.DatabaseURL, c.MQTTURL = "", ""
+	} else if c.DatabaseURL == "" || c.MQTTURL == "" {
+		return cli.Usage(errors.New("give --stack, or --database-url and --mqtt-url"))
+	}
+	if err := c.check(); err != nil {
+		return cli.Usage(err)
+	}
+	program, err := c.find()
+	if err != nil {
+		return err
+	}
+	drainer, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	text := out.Stdout
+	if c.JSON == "-" {
+		text = out.Stderr
+	}
+	show := newProgress(text)
+	next := time.Time{}
+	cfg := bench.Config{
+		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program, Drainer: drainer,
+		Fsync: c.Fsync, Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
+		Load: bench.Load{
+			Jobs: c.Jobs, Rate: orZero(c.Rate), Spread: orZero(c.Spread), SameInstant: c.SameInstant,
+			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics,
+		},
+		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
+		Progress: func(p bench.Progress) {
+			if now := time.Now(); now.After(next) || p.Done == p.Of {
+				next = now.Add(show.interval)
+				show.update(fmt.Sprintf("%-8s %7d of %d", p.Stage, p.Done, p.Of), p.Done, p.Of)
+			}
+		},
+	}
+	if err := cfg.Validate(); err != nil {
+		return cli.Usage(err)
+	}
+	if c.Plot != "" && c.Idle != nil {
+		return cli.Usage(errors.New("there is nothing to draw of idleness: leave --plot away"))
+	}
+	// Opened before anything is measured, lest it be for nothing.
+	jsonFile, err := create(c.JSON, out.Stdout)
+	if err != nil {
+		return err
+	}
+	defer jsonFile.Close()
+	plotFile, err := create(c.Plot, out.Stdout)
+	if err != nil {
+		return err
+	}
+	defer plotFile.Close()
+	result, err := bench.Run(ctx, cfg)
+	show.end()
+	if ctx.Err() != nil {
+		return errors.New("interrupted: nothing was measured, and the jobs are deleted again")
+	}
+	if err != nil {
+		return err
+	}
+	if err := result.Table(text); err != nil {
+		return err
+	}
+	if c.JSON != "" {
+		e := json.NewEncoder(jsonFile)
+		e.SetIndent("", "  ")
+		if err := errors.Join(e.Encode(result), jsonFile.Close()); err != nil {
+			return err
+		}
+	}
+	if c.Plot != "" {
+		if err := errors.Join(result.Plot(plotFile), plotFile.Close()); err != nil {
+			return err
+		}
+	}
+	return result.Err()
+}
+
+// check looks at what the bench's configuration, whose zero values stand for something
+// else, cannot tell from what was not given.
+func (c *benchCommand) check() error {
+	if c.Rate != nil && !(*c.Rate > 0 && *c.Rate <= math.MaxFloat64) { // NaN is neither
+		return fmt.Errorf("--rate is %v, must be more than 0: leave it away for a backlog", *c.Rate)
+	}
+	for name, d := range map[string]*time.Duration{"spread": c.Spread, "idle": c.Idle, "ahead": c.Ahead} {
+		if d != nil && *d <= 0 {
+			return fmt.Errorf("--%s is %v, must be more than 0s: leave it away for none, or its default", name, *d)
+		}
+	}
+	if c.Lanes < 1 || c.Lanes > 64 {
+		return fmt.Errorf("--lanes is %d, must be 1 to 64", c.Lanes)
+	}
+	return nil
+}
+
+// orZero is what a flag was given, or zero if it was not.
+func orZero[T any](flag *T) (value T) {
+	if flag != nil {
+		value = *flag
+	}
+	return value
+}
+
+// create opens a file to write to, the standard output for "-", and nothing for "".
+func create(name string, stdout io.Writer) (io.WriteCloser, error) {
+	switch name {
+	case "":
+		return kept{io.Discard}, nil
+	case "-":
+		return kept{stdout}, nil
+	}
+	return os.Create(name)
+}
+
+// kept is a writer that stays open.
+type kept struct{ io.Writer }
+
+func (kept) Close() error { return nil }
+
+// drainCommand is `reactor-lab bench-drain`, which the bench starts.
+type drainCommand struct {
+	Kind        string           `arg:"" enum:"broker,ceiling,poller" help:"broker, ceiling or poller."`
+	DatabaseURL string           `required:"" type:"url"`
+	MQTTURL     string           `required:"" type:"url" name:"mqtt-url"`
+	Delivery    reactor.Delivery `default:"exactly-once"`
+	Lanes       int              `default:"2"`
+	PollRows    int              `default:"100"`
+	PollEvery   time.Duration    `default:"50ms"`
+}
+
+// Run drains.
+func (c *drainCommand) Run(ctx context.Context) error {
+	err := bench.Bare{
+		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Kind: bench.Kind(c.Kind), Delivery: c.Delivery, Lanes: c.Lanes,
+		Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery},
+	}.Drain(ctx)
+	if ctx.Err() != nil {
+		return nil // told to stop
+	}
+	return err
+}

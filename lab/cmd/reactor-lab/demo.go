@@ -1,0 +1,341 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/embedded"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// demoCommand is `reactor-lab demo`.
+type demoCommand struct {
+	programFlag
+	Jobs      int              `default:"5000" help:"How many jobs to insert."`
+	Over      time.Duration    `default:"8s" help:"Over how long they fall due."`
+	Instances int              `default:"2" help:"How many instances share them."`
+	Delivery  reactor.Delivery `default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
+}
+
+// Help is shown by `reactor-lab demo --help`.
+func (*demoCommand) Help() string {
+	return `Starts a PostgreSQL (one that is installed, or else one that it downloads) and a broker (mosquitto
+if it is installed, or else a small one in this process) on private ports and temporary folders,
+inserts jobs by plain SQL, runs instances as processes of their own, and holds what a subscriber
+receives against the table. Leaves nothing behind; Ctrl-C ends it early.`
+}
+
+// Run is the demo, step by step.
+func (c *demoCommand) Run(ctx context.Context, out cli.Output) error {
+	if c.Jobs < 1 || c.Instances < 1 || c.Instances > 20 || c.Over < 0 {
+		return cli.Usage(errors.New("--jobs must be at least 1, --instances 1 to 20, --over not negative"))
+	}
+	program, err := c.find()
+	if err != nil {
+		return err
+	}
+	d := &demo{demoCommand: c, out: out.Stdout, program: program}
+	err = d.run(ctx)
+	if cleanErr := d.cleanUp(); err == nil {
+		err = cleanErr
+	}
+	if ctx.Err() != nil {
+		return errors.New("the demo was interrupted; everything it started is gone again")
+	}
+	return err
+}
+
+// demo is a running demo and what has to be cleaned up after it.
+type demo struct {
+	*demoCommand
+	out     io.Writer
+	program string         // reactor
+	cleanup []func() error // in the order of starting
+
+	dir       string
+	database  string
+	broker    string
+	instances []*stack.Process
+	conn      *pgx.Conn
+}
+
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
+
+func (d *demo) run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "reactor-demo-")
+	if err != nil {
+		return fmt.Errorf("make a temporary folder: %w", err)
+	}
+	d.dir = dir
+	d.cleanup = append(d.cleanup, func() error { return os.RemoveAll(dir) })
+
+	for _, step := range []func(context.Context) error{
+		d.startPostgres, d.startBroker, d.migrate, d.startInstances,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	subscriber, err := check.Subscribe(ctx, check.SubscriberConfig{
+		URL: d.broker, Filter: "demo/#", QoS: 1, ClientID: "demo-subscriber", Expect: d.Jobs,
+	})
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	d.cleanup = append(d.cleanup, subscriber.Close)
+
+	if err := d.insert(ctx); err != nil {
+		return err
+	}
+	if err := d.watch(ctx, subscriber); err != nil {
+		return err
+	}
+	return d.judge(ctx, subscriber)
+}
+
+func (d *demo) startPostgres(ctx context.Context) error {
+	where := "downloaded"
+	found, err := stack.FindPostgres()
+	if err == nil {
+		where = found.Dir
+	} else {
+		d.say("PostgreSQL   none installed; downloading one (this needs the internet, once)")
+		if found, err = embedded.FindPostgres(ctx, quiet()); err != nil {
+			return fmt.Errorf("find a PostgreSQL: %w", err)
+		}
+	}
+	server, err := stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Durable: true, Logger: quiet()})
+	if err != nil {
+		return fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	d.cleanup = append(d.cleanup, server.Close)
+	d.database = server.URL()
+	d.say("PostgreSQL   version %d (%s) on port %d, in a temporary folder", server.Major(), where, server.Port())
+	d.conn, err = pgx.Connect(ctx, d.database)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	d.cleanup = append(d.cleanup, func() error { return d.conn.Close(context.Background()) })
+	return nil
+}
+
+func (d *demo) startBroker(ctx context.Context) error {
+	server, err := stack.StartMosquitto(ctx, stack.MosquittoConfig{Logger: quiet()})
+	if err == nil {
+		d.cleanup = append(d.cleanup, server.Close)
+		d.broker = server.URL()
+		d.say("MQTT broker  mosquitto on port %d", server.Port())
+		return nil
+	}
+	if !errors.Is(err, stack.ErrMosquittoNotFound) {
+		return fmt.Errorf("start mosquitto: %w", err)
+	}
+	port, err := stack.FreePort()
+	if err != nil {
+		return err
+	}
+	inProcess, err := embedded.StartBroker(port, quiet())
+	if err != nil {
+		return fmt.Errorf("start a broker: %w", err)
+	}
+	d.cleanup = append(d.cleanup, inProcess.Close)
+	d.broker = inProcess.URL()
+	d.say("MQTT broker  mosquitto is not installed; a small broker in this process, on port %d", port)
+	return nil
+}
+
+func (d *demo) migrate(ctx context.Context) error {
+	names, err := pgsource.MigrateUp(ctx, d.database)
+	if err != nil {
+		return err
+	}
+	d.say("Schema       applied %v", names)
+	return nil
+}
+
+// startInstances runs reactor, as a user would.
+func (d *demo) startInstances(ctx context.Context) error {
+	for i := 1; i <= d.Instances; i++ {
+		name := fmt.Sprintf("instance-%d", i)
+		log, err := os.Create(filepath.Join(d.dir, name+".log"))
+		if err != nil {
+			return err
+		}
+		process, err := stack.StartProcess(stack.ProcessSpec{
+			Path: d.program, Args: []string{"run", "--name", name, "--delivery", d.Delivery.String(), "--grace", "3s"},
+			// By the environment: arguments can be seen by every user of the machine.
+			Env:    append(cli.WithoutFlags(os.Environ()), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
+			Stdout: log, Stderr: log,
+		})
+		if err != nil {
+			log.Close()
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+		d.instances = append(d.instances, process)
+		d.cleanup = append(d.cleanup, log.Close, func() error { return stopInstance(process) })
+	}
+	// Ready when the shards are shared among all of them.
+	for {
+		var ready bool
+		err := d.conn.QueryRow(ctx, `SELECT count(DISTINCT owner) = $1 AND count(owner) = 64 FROM reactor.shards`, d.Instances).Scan(&ready)
+		if err != nil {
+			return fmt.Errorf("wait for the instances: %w", err)
+		}
+		if ready {
+			break
+		}
+		if err := d.instancesAlive(); err != nil {
+			return err
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	d.say("Instances    %d × reactor run --delivery %s, sharing 64 shards", d.Instances, d.Delivery)
+	return nil
+}
+
+// instancesAlive returns the last words of an instance that has ended.
+func (d *demo) instancesAlive() error {
+	for i, p := range d.instances {
+		select {
+		case <-p.Done():
+			text, _ := os.ReadFile(filepath.Join(d.dir, fmt.Sprintf("instance-%d.log", i+1))) // without it, the outcome must do
+			return fmt.Errorf("instance %d ended: %s: %s", i+1, p.Outcome(), text)
+		default:
+		}
+	}
+	return nil
+}
+
+// insert adds the jobs as any application would: most of them spread, a tenth
+// overdue, a tenth all at one instant.
+func (d *demo) insert(ctx context.Context) error {
+	const statement = `
+		INSERT INTO jobs (topic, payload, fire_at)
+		SELECT 'demo/lamp/' || n % 100, '{"job": ' || n || '}',
+		       CASE WHEN n % 10 = 0 THEN now() - interval '1 minute'
+		            WHEN n % 10 = 1 THEN now() + $2::interval / 2
+		            ELSE now() + $2::interval * random() END
+		  FROM generate_series(1, $1::int) AS n`
+	begun := time.Now()
+	if _, err := d.conn.Exec(ctx, statement, d.Jobs, d.Over); err != nil {
+		return fmt.Errorf("insert jobs: %w", err)
+	}
+	d.say("Jobs         %d inserted by one statement in %v: 80 %% spread over %v, 10 %% at one instant, 10 %% overdue",
+		d.Jobs, time.Since(begun).Round(time.Millisecond), d.Over)
+	d.say("")
+	return nil
+}
+
+// demoPatience is how long the demo waits for jobs after the last has fallen due.
+const demoPatience = 20 * time.Second
+
+// watch shows progress until everything has been received.
+func (d *demo) watch(ctx context.Context, s *check.Subscriber) error {
+	show := newProgress(d.out)
+	defer show.end()
+	deadline := time.Now().Add(d.Over + demoPatience)
+	for {
+		received := s.Progress().Distinct
+		var waiting int
+		if err := d.conn.QueryRow(ctx, "SELECT count(*) FROM jobs WHERE NOT processed").Scan(&waiting); err != nil {
+			return fmt.Errorf("look at the jobs: %w", err)
+		}
+		show.update(fmt.Sprintf("%6d waiting  %6d received", waiting, received), received, d.Jobs)
+		if received >= d.Jobs || time.Now().After(deadline) {
+			return nil
+		}
+		if err := d.instancesAlive(); err != nil {
+			return err
+		}
+		if !pause(ctx, show.interval) {
+			return ctx.Err()
+		}
+	}
+}
+
+// judge holds what was received against the table.
+func (d *demo) judge(ctx context.Context, s *check.Subscriber) error {
+	// Every message is in; a duplicate could still be on its way from a lane that is
+	// settling. Stopping the instances ends that.
+	for _, p := range d.instances {
+		if err := stopInstance(p); err != nil {
+			return err
+		}
+	}
+	expected, err := check.ExpectedFromDB(ctx, d.conn, "true")
+	if err != nil {
+		return err
+	}
+	// Overdue jobs count from the moment of their insertion.
+	var inserted time.Time
+	if err := d.conn.QueryRow(ctx, "SELECT max(fire_at) + interval '1 minute' FROM jobs WHERE fire_at < now() - interval '1 minute'").Scan(&inserted); err == nil {
+		for i := range expected {
+			expected[i].KnownAt = inserted
+		}
+	}
+	report := check.Judge(expected, s.Received(), check.Config{})
+	if err := report.Table(d.out); err != nil {
+		return err
+	}
+	if err := report.Err(); err != nil {
+		return err
+	}
+	d.say("\nEvery job was published once, and none early.")
+	return nil
+}
+
+// cleanUp ends everything, the last started first.
+func (d *demo) cleanUp() error {
+	var errs []error
+	for i := len(d.cleanup) - 1; i >= 0; i-- {
+		errs = append(errs, d.cleanup[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// stopInstance stops a process cleanly, and kills it if that takes too long.
+func stopInstance(p *stack.Process) error {
+	select {
+	case <-p.Done():
+		return nil
+	default:
+	}
+	if err := p.Signal(os.Interrupt); err != nil {
+		return nil // it has just ended
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := p.Wait(ctx); ctx.Err() != nil {
+		_ = p.Signal(os.Kill)
+		<-p.Done()
+		return fmt.Errorf("an instance did not stop: %w", err)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,208 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+func TestMain(m *testing.M) {
+	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {
+		_, err := pgsource.MigrateUp(ctx, url)
+		return err
+	}))
+}
+
+// measure runs a bench on servers of its own, with the program as users have it: without
+// the race detector, which would slow one side of each ratio.
+func measure(t *testing.T, cfg Config) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cfg.Program, cfg.Drainer = testkit.ReactorPlain(t), testkit.BuildPlain(t, "./cmd/reactor-lab")
+	r, err := Run(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Err(); err != nil {
+		t.Error(err)
+	}
+	var table bytes.Buffer
+	if err := r.Table(&table); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + table.String())
+	return r
+}
+
+func work(jobs int) Config {
+	return Config{
+		Instances: 1, Delivery: reactor.AtLeastOnce, Lanes: 2, Poll: Poll{Rows: 100, Every: 50 * time.Millisecond},
+		Load: Load{Jobs: jobs, PayloadBytes: 40, Topics: 10},
+	}
+}
+
+// TestBacklogIsDrainedFasterThanByPolling is the guard against a regression in
+// throughput. It is about 20 times as fast, and close to the ceiling.
+func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
+	cfg := work(20_000)
+	cfg.Ceiling, cfg.Baseline = true, true
+	r := measure(t, cfg)
+	if r.Reactor.PublishedPerSecond < 5*r.Baseline.PublishedPerSecond {
+		t.Errorf("reactor published %.0f jobs/s, less than 5 times the %.0f of the poller", r.Reactor.PublishedPerSecond, r.Baseline.PublishedPerSecond)
+	}
+	if r.Reactor.PublishedPerSecond < r.Ceiling.PublishedPerSecond/4 {
+		t.Errorf("reactor published %.0f jobs/s, less than a quarter of the ceiling's %.0f", r.Reactor.PublishedPerSecond, r.Ceiling.PublishedPerSecond)
+	}
+	if r.BareClaimsPerSecond <= 0 || r.Broker == nil || r.Broker.PublishedPerSecond <= 0 {
+		t.Errorf("the ceiling's halves were not measured: %f, %+v", r.BareClaimsPerSecond, r.Broker)
+	}
+	for _, m := range r.all() {
+		if m.Lost != 0 || m.Duplicated != 0 || m.Early != 0 || m.Jobs == 0 {
+			t.Errorf("%s: %+v", m.Name, m)
+		}
+		if len(m.Arrivals) == 0 || len(m.Distribution) != len(Percents) || m.StatementsPerSecond == 0 || m.InsertedPerSecond == 0 {
+			t.Errorf("%s: something was not measured: %+v", m.Name, m)
+		}
+	}
+	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.JobsPerClaim < 2 {
+		t.Errorf("inside reactor: %+v", i)
+	}
+	checkOutput(t, r)
+}
+
+// checkOutput reads back what is written for programs.
+func checkOutput(t *testing.T, r Result) {
+	t.Helper()
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Result
+	if err := json.Unmarshal(text, &back); err != nil || back.Reactor.PublishedPerSecond != r.Reactor.PublishedPerSecond {
+		t.Errorf("%v: %s", err, text)
+	}
+	var plot bytes.Buffer
+	if err := r.Plot(&plot); err != nil {
+		t.Fatal(err)
+	}
+	for d := xml.NewDecoder(bytes.NewReader(plot.Bytes())); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatalf("the plot is not XML: %v", err)
+		}
+	}
+	for _, word := range []string{"<svg", "reactor", "ceiling", "baseline", "percentile"} {
+		if !strings.Contains(plot.String(), word) {
+			t.Errorf("the plot lacks %q", word)
+		}
+	}
+}
+
+// TestPacedLoadIsPublishedSoonerThanByPolling is the guard against a regression in
+// lateness: about 40 times sooner at the median.
+func TestPacedLoadIsPublishedSoonerThanByPolling(t *testing.T) {
+	cfg := work(1000)
+	cfg.Baseline, cfg.Load.Rate = true, 500
+	r := measure(t, cfg)
+	if r.Baseline.LatenessMillis.P50 < 5*r.Reactor.LatenessMillis.P50 {
+		t.Errorf("at the median the poller is %.2f ms late, not 5 times as late as reactor with %.2f ms",
+			r.Baseline.LatenessMillis.P50, r.Reactor.LatenessMillis.P50)
+	}
+}
+
+func TestSeveralInstancesAndEveryShapeOfLoad(t *testing.T) {
+	for name, load := range map[string]Load{
+		"spread":       {Jobs: 500, Spread: time.Second},
+		"same instant": {Jobs: 500, SameInstant: true, Ahead: time.Second},
+	} {
+		for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtMostOnce} {
+			load.PayloadBytes, load.Topics = 200, 3
+			t.Log(name, delivery)
+			r := measure(t, Config{Instances: 3, Delivery: delivery, Lanes: 1, Load: load})
+			if r.Reactor.Jobs != 500 || r.Reactor.LatenessMillis.Max <= 0 {
+				t.Errorf("%s: %+v", name, r.Reactor)
+			}
+		}
+	}
+}
+
+// TestBrokerAsItComes: with a window of 20, and a broker that holds small packets back
+// until the last is acknowledged (Mosquitto's defaults), neither side may wait for the other.
+// It is about 0.4 of what a wide window does; waiting for each other made it a hundredth.
+func TestBrokerAsItComes(t *testing.T) {
+	perSecond := func(broker stack.MosquittoConfig) float64 {
+		cfg := work(10_000)
+		cfg.Delivery, cfg.DatabaseURL, cfg.BrokerURL = reactor.ExactlyOnce, testkit.NewDatabase(t), testkit.OwnMosquitto(t, broker).URL()
+		return measure(t, cfg).Reactor.PublishedPerSecond
+	}
+	wide := perSecond(stack.MosquittoConfig{})
+	narrow := perSecond(stack.MosquittoConfig{MaxInflight: 20, ExtraLines: []string{"set_tcp_nodelay false"}})
+	if narrow < wide/10 {
+		t.Errorf("with Mosquitto's defaults %.0f jobs/s, less than a tenth of %.0f", narrow, wide)
+	}
+}
+
+func TestIdleInstancesAskLittle(t *testing.T) {
+	cfg := work(0)
+	cfg.Load = Load{Idle: 4 * time.Second, PayloadBytes: 1, Topics: 1, Jobs: 1}
+	if r := measure(t, cfg); r.Reactor.StatementsPerSecond > 5 {
+		t.Errorf("an idle instance asks the database %.1f statements/s", r.Reactor.StatementsPerSecond)
+	}
+}
+
+// TestInstancesThatRunAlready drains by an instance that is not the bench's.
+func TestInstancesThatRunAlready(t *testing.T) {
+	cfg := work(2000)
+	cfg.Instances, cfg.DatabaseURL, cfg.BrokerURL = 0, testkit.NewDatabase(t), testkit.Broker(t).URL()
+	testkit.Run(t, testkit.ProcessConfig{
+		Path: testkit.ReactorPlain(t),
+		Args: []string{"run", "--delivery", "at-least-once", "--database-url", cfg.DatabaseURL, "--mqtt-url", cfg.BrokerURL},
+	})
+	r := measure(t, cfg)
+	if r.Reactor.Jobs != 2000 || r.Reactor.Internals != nil {
+		t.Errorf("%+v", r.Reactor)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for _, tt := range []struct {
+		change func(*Config)
+		says   string
+	}{
+		{func(c *Config) { c.DatabaseURL = "postgres://x" }, "both URLs"},
+		{func(c *Config) { c.Instances = 0 }, "at least one"},
+		{func(c *Config) {
+			c.Instances, c.Ceiling, c.DatabaseURL, c.BrokerURL = 0, true, "postgres://x", "mqtt://x"
+		}, "take part"},
+		{func(c *Config) { c.Instances = 65 }, "0 to 64"},
+		{func(c *Config) { c.Load.Rate, c.Load.SameInstant = 1, true }, "exclude"},
+		{func(c *Config) { c.Load.Idle, c.Ceiling = time.Second, true }, "excludes"},
+		{func(c *Config) { c.Ceiling, c.Load.Rate = true, 1 }, "of a backlog"},
+		{func(c *Config) { c.Fsync, c.DatabaseURL, c.BrokerURL = true, "postgres://x", "mqtt://x" }, "not its own"},
+		{func(c *Config) { c.Load.Jobs = 0 }, "at least 1"},
+		{func(c *Config) { c.Load.PayloadBytes = 2 << 20 }, "1,048,576"},
+		{func(c *Config) { c.Load.Topics = 0 }, "at least 1"},
+		{func(c *Config) { c.Load.Rate = -1 }, "negative"},
+		{func(c *Config) { c.Load.Ahead = -1 }, "negative"},
+		{func(c *Config) { c.Baseline, c.Poll.Rows = true, 0 }, "at least 1 row"},
+	} {
+		cfg := work(1)
+		tt.change(&cfg)
+		if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%+v: %v, want %q in it", cfg, err, tt.says)
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/check"
+)
+
+// Result is what a run found.
+type Result struct {
+	At         time.Time `json:"at"`
+	CPUs       int       `json:"cpus"`
+	Go         string    `json:"go"`
+	PostgreSQL string    `json:"postgresql"`
+	Fsync      string    `json:"fsync"` // the server's setting
+	Delivery   string    `json:"delivery"`
+	Instances  int       `json:"instances"`
+	Lanes      int       `json:"lanes"`
+	Load       Load      `json:"load"`
+
+	// BareClaimsPerSecond is what the database does without a broker, Broker what the
+	// broker does without a database, and Ceiling what they do together.
+	BareClaimsPerSecond float64      `json:"bare_claims_per_second,omitempty"`
+	Broker              *Measurement `json:"broker,omitempty"`
+	Ceiling             *Measurement `json:"ceiling,omitempty"`
+
+	Baseline *Measurement `json:"baseline,omitempty"`
+	Reactor  Measurement  `json:"reactor"`
+}
+
+// Measurement is one way of draining the load.
+type Measurement struct {
+	Name               string  `json:"name"`
+	Jobs               int     `json:"jobs"`
+	Lost               int     `json:"lost"`
+	Duplicated         int     `json:"duplicated"` // extra messages
+	Early              int     `json:"early"`
+	Seconds            float64 `json:"seconds"` // it took, from the start of the processes
+	InsertedPerSecond  float64 `json:"inserted_per_second"`
+	PublishedPerSecond float64 `json:"published_per_second"` // from the first arrival to the last
+	PublishedPerMinute float64 `json:"published_per_minute"`
+
+	LatenessMillis Percentiles `json:"lateness_ms"`
+	// Arrivals counts messages by the tenth of a second since the first.
+	Arrivals []int `json:"arrivals_per_100ms"`
+	// Distribution is lateness in ms at each of Percents.
+	Distribution []float64 `json:"lateness_distribution_ms"`
+
+	// StatementsPerSecond that the database was asked, all clients together.
+	StatementsPerSecond float64    `json:"database_statements_per_second"`
+	Usage               []Usage    `json:"usage"`
+	Internals           *Internals `json:"internals,omitempty"`
+
+	err error
+}
+
+// Percentiles of lateness.
+type Percentiles struct {
+	Min  float64 `json:"min"`
+	P50  float64 `json:"p50"`
+	P95  float64 `json:"p95"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p99_9"`
+	Max  float64 `json:"max"`
+}
+
+// Percents are the points of Measurement.Distribution.
+var Percents = []float64{1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99}
+
+func newMeasurement(name string, r check.Report, received []check.Received) Measurement {
+	m := Measurement{
+		Name: name, Jobs: r.Expected, Lost: r.Lost.Count, Duplicated: r.Duplicated.Count, Early: r.Early.Count,
+		PublishedPerSecond: r.PerSecond, PublishedPerMinute: 60 * r.PerSecond, err: r.Err(),
+		LatenessMillis: Percentiles{
+			P50: millis(r.LatenessAt(50)), P95: millis(r.LatenessAt(95)), P99: millis(r.LatenessAt(99)),
+			P999: millis(r.LatenessAt(99.9)), Max: millis(r.MaxLateness),
+		},
+	}
+	if len(r.Lateness) > 0 {
+		m.LatenessMillis.Min = millis(r.Lateness[0])
+	}
+	for _, p := range Percents {
+		m.Distribution = append(m.Distribution, millis(r.LatenessAt(p)))
+	}
+	if len(received) > 0 {
+		first := slices.MinFunc(received, func(a, b check.Received) int { return a.At.Compare(b.At) }).At
+		for _, message := range received {
+			tenth := int(message.At.Sub(first) / (100 * time.Millisecond))
+			if tenth >= len(m.Arrivals) {
+				m.Arrivals = append(m.Arrivals, make([]int, tenth+1-len(m.Arrivals))...)
+			}
+			m.Arrivals[tenth]++
+		}
+	}
+	return m
+}
+
+// Err is nil if every job arrived once and none early.
+func (r Result) Err() error {
+	errs := []error{r.Reactor.err}
+	for _, m := range r.others() {
+		if m != nil && m.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", m.Name, m.err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// others are what reactor was compared with, nil where it was not.
+func (r Result) others() []*Measurement { return []*Measurement{r.Broker, r.Ceiling, r.Baseline} }
+
+// all lists what was measured, reactor last.
+func (r Result) all() []Measurement {
+	var list []Measurement
+	for _, m := range r.others() {
+		if m != nil {
+			list = append(list, *m)
+		}
+	}
+	return append(list, r.Reactor)
+}
