@@ -13,6 +13,7 @@ import (
 	"github.com/job-publisher/reactor/internal/ratelog"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/load"
 )
 
 // incarnation is one membership of an instance, from Join to Leave. An instance that
@@ -24,7 +25,7 @@ import (
 type incarnation struct {
 	*Reactor
 	member   driver.Member
-	loader   *loader
+	loader   *load.Loader
 	due      chan due
 	finished chan []int64
 	settler  *settler
@@ -77,21 +78,25 @@ func (in *incarnation) run(ctx context.Context) error {
 	loaded := make(chan []driver.Pending)
 	drain := make(chan struct{})
 	dispatcher := &dispatcher{
-		clock: in.clock, lead: in.lead, stats: &in.stats,
+		clock: in.clock, lead: in.lead, newAlarm: in.timers.newAlarm, pending: &in.stats.pending,
 		loaded: loaded, due: in.due, finished: in.finished,
 		rows: in.cfg.claimRows(), capacity: in.cfg.MaxPending,
 	}
-	in.loader = newLoader(in.cfg, in.source, in.clock, &in.stats, loaded, dispatcher)
-	in.loader.aside = func(id int64) bool { return in.quarantine.holds(id, time.Now()) }
+	in.loader = load.New(load.Config{
+		Source: in.source, Clock: in.clock, Memory: dispatcher, Out: loaded, Report: loadReport{&in.stats}, Log: in.log,
+		Aside: func(id int64) bool { return in.quarantine.holds(id, time.Now()) },
+		Page:  in.cfg.JobsPerRead, Capacity: in.cfg.MaxPending,
+		Loop: in.cfg.LoopFrequency, Horizon: in.cfg.Horizon, MaxReads: in.cfg.MaxReads,
+	})
+	dispatcher.loader = in.loader
 	in.progress.enter(dispatcher)
 	defer in.progress.leave(dispatcher)
-	dispatcher.roomy, dispatcher.rebuilt, dispatcher.evicted = in.loader.scanWake, in.loader.rescan, in.loader.evicted
 
 	// Reading and waiting: until soft ends, or nothing is left to read.
-	group.Go(func() error { in.clock.run(soft, in.source, &in.progress.answered); return nil })
+	group.Go(func() error { in.clock.run(soft, in.source, in.timers.watchClock, &in.progress.answered); return nil })
 	group.Go(func() error { in.follow(soft); return nil })
 	group.Go(func() error {
-		if in.loader.run(soft) {
+		if in.loader.Run(soft) {
 			in.log.Info("the number of reads is used up; publishing what they found", "reads", in.cfg.MaxReads)
 			close(drain)
 		}
@@ -155,10 +160,10 @@ func (in *incarnation) follow(ctx context.Context) {
 				// What became of the shards and lanes meanwhile was told to nobody.
 				in.beatNow.set()
 			}
-			in.loader.hint(h)
+			in.loader.Hint(h)
 		})
 		stood := in.stats.feedUp.Swap(false)
-		in.loader.feedLost()
+		in.loader.FeedLost()
 		if ctx.Err() != nil {
 			return
 		}

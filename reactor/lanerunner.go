@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/job-publisher/reactor/internal/alarm"
 	"github.com/job-publisher/reactor/internal/ratelog"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -50,7 +49,7 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	if session, err = r.recover(hard, session); err != nil {
 		return nil // hard ended, or the lane is another's
 	}
-	wake, err := alarm.New()
+	wake, err := r.incarnation.timers.newAlarm()
 	if err != nil {
 		closeSession(session)
 		return err

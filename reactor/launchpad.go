@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/job-publisher/reactor/internal/alarm"
-
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
@@ -19,7 +17,7 @@ type launchpad struct {
 	lane  *lane
 	clock *clock
 	stats *counters
-	wake  *alarm.Alarm
+	wake  waker
 	news  signal
 
 	mu    sync.Mutex
@@ -63,7 +61,7 @@ func (p *launchpad) put(f *flying, first int, jobs []driver.Job) {
 // back.
 func (p *launchpad) run(ctx context.Context) {
 	for {
-		step := p.clock.step()
+		step := p.clock.Step()
 		p.fire()
 		select {
 		case <-ctx.Done():

@@ -39,7 +39,7 @@ func (in *incarnation) beat(soft, hard context.Context, group *errgroup.Group, l
 			in.progress.beaten.touch()
 			failures.OK(in.log, "the membership is in order again")
 			if soft.Err() == nil {
-				in.loader.own(in.shards(holding))
+				in.loader.Own(in.shards(holding))
 				in.stats.shards.Store(int64(in.shards(holding).Len()))
 			}
 			in.startLanes(soft, hard, holding, running, &ours, group, lanes, ended)
@@ -107,7 +107,7 @@ func (in *incarnation) laneEnded(ctx context.Context, l *runningLane, running ma
 func (in *incarnation) beatOnce(ctx context.Context) (driver.Holding, error) {
 	// An instance whose heartbeats arrive and whose claims don't must not keep its share.
 	if age := in.progress.answered.age(); age > mutePatience*in.member.TTL() {
-		in.clock.doubt.set() // ask at once: after an outage everything waits for this
+		in.clock.doubt.Set() // ask at once: after an outage everything waits for this
 		return driver.Holding{}, fmt.Errorf("the database has answered nothing but heartbeats for %v; the others may take over", age.Round(time.Second))
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.member.TTL())
@@ -128,7 +128,7 @@ func (in *incarnation) shards(h driver.Holding) driver.ShardSet {
 
 // releaseShards lets the others begin with our share while we wind up.
 func (in *incarnation) releaseShards(ctx context.Context) {
-	in.loader.own(0)
+	in.loader.Own(0)
 	if ctx.Err() != nil {
 		return // without a grace: Leave comes next, and does it
 	}
@@ -291,7 +291,7 @@ func (in *incarnation) newLane(lease driver.Lease, claims bool) *laneRunner {
 	if claims {
 		r.claimer = &claimer{
 			lane: l, pad: r.pad, source: in.source, clock: in.clock, lead: in.lead, log: in.log, stats: &in.stats,
-			due: in.due, finished: in.finished, again: in.loader.lookAgain,
+			due: in.due, finished: in.finished, again: in.loader.LookAgain,
 			delivery: in.cfg.Delivery, static: in.cfg.share(), rows: in.cfg.claimRows(),
 			progress: &in.progress, quarantine: &in.quarantine,
 		}

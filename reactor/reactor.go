@@ -21,6 +21,7 @@ type Reactor struct {
 	log    *slog.Logger
 	clock  *clock
 	lead   *lead
+	timers timers
 	stats  counters
 	// progress is what health goes by.
 	progress progress
@@ -44,7 +45,7 @@ func New(source driver.Source, sink driver.Sink, cfg Config) (*Reactor, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("reactor: %w", err)
 	}
-	return &Reactor{cfg: cfg, source: source, sink: sink, log: cfg.Logger, clock: newClock(), lead: newLead()}, nil
+	return &Reactor{cfg: cfg, source: source, sink: sink, log: cfg.Logger, clock: newClock(), lead: newLead(), timers: kernelTimers()}, nil
 }
 
 // Run publishes jobs until ctx ends, which is a clean stop, or until MaxReads are
