@@ -30,7 +30,7 @@ type clock struct {
 	start  time.Time // has the monotonic reading that local instants count from
 	latest atomic.Pointer[estimate]
 	steps  atomic.Int64 // how often the database's clock was seen to go back
-	doubt  wait.Signal       // set when it has been set: read it again, and well
+	doubt  wait.Signal  // set when it has been set: read it again, and well
 
 	mu       sync.Mutex
 	readings []reading     // guarded by mu; oldest first

@@ -36,6 +36,7 @@ func (s *fakeSession) Check(m driver.Message) error {
 	}
 	return nil
 }
+
 func (s *fakeSession) Publish(msgs []driver.Message) error {
 	s.sent = append(s.sent, msgs...)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // launchpad is where the claimed jobs of a lane wait their last milliseconds, each
@@ -14,15 +15,21 @@ import (
 //
 // Batches are sorted, so a heap of batches by their next job is a queue of all jobs.
 type launchpad struct {
-	lane  *lane
-	clock *clock
-	stats *counters
-	wake  waker
-	news  signal
+	lane     launcher
+	clock    *clock
+	lateness *timing // statistic: written here, read by Stats alone
+	wake     waker   // owned by run
+	news     wait.Signal
 
 	mu    sync.Mutex
 	queue waiting         // guarded by mu
 	late  []time.Duration // guarded by mu: reused
+}
+
+// launcher is what the launch pad needs of its lane.
+type launcher interface {
+	// launch sends the batch's jobs from … to-1: their time has come.
+	launch(f *flying, from, to int)
 }
 
 // waitingBatch is a row of jobs of a batch that have not been launched.
@@ -54,7 +61,7 @@ func (p *launchpad) put(f *flying, first int, jobs []driver.Job) {
 	p.mu.Lock()
 	heap.Push(&p.queue, &waitingBatch{flying: f, first: first, jobs: jobs})
 	p.mu.Unlock()
-	p.news.set()
+	p.news.Set()
 }
 
 // run launches until ctx ends. What has not been launched then is the lane's to hand
@@ -93,7 +100,7 @@ func (p *launchpad) fire() {
 		for _, job := range b.jobs[from:b.next] {
 			p.late = append(p.late, now.Sub(job.FireAt))
 		}
-		p.stats.lateness.observe(p.late...)
+		p.lateness.observe(p.late...)
 		if b.next == len(b.jobs) {
 			heap.Pop(&p.queue)
 		} else {

@@ -75,9 +75,6 @@ func (m *moment) age() time.Duration {
 	return time.Since(began) - time.Duration(after-1)
 }
 
-// oldestDue implements stage: the batch that is being claimed.
-func (c *claimer) oldestDue() driver.DBTime { return driver.DBTime(c.inHand.Load()) }
-
 // oldestDue implements stage: what is claimed, and not yet accepted by the broker.
 func (l *lane) oldestDue() driver.DBTime {
 	l.mu.Lock()
