@@ -17,8 +17,15 @@ type broker struct {
 	accepted atomic.Bool
 	unmarked sync.Once // warned that its sessions cannot be marked
 
-	mu      sync.Mutex
-	checked bool // guarded by mu: it knows clients by their client ids
+	// checked has one place, for whether the broker was found to know clients by their client
+	// ids. Who takes it out is the one to find out; the others wait.
+	checked chan bool
+}
+
+func newBroker(sink driver.Sink) *broker {
+	b := &broker{sink: sink, checked: make(chan bool, 1)}
+	b.checked <- false
+	return b
 }
 
 // Connect opens a session (driver.Sink).
@@ -28,25 +35,24 @@ func (b *broker) Connect(ctx context.Context, opts driver.ConnectOptions) (drive
 
 // checkIdentity finds out, once, whether the broker knows clients by their client ids. Where
 // it does not, all lanes are one session, and nothing may be sent. It is for a lane that has
-// just connected, before it sends anything; the others wait.
-func (b *broker) checkIdentity(ctx context.Context, qos byte) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.checked {
-		return nil
-	}
-	err := b.sink.CheckIdentity(ctx, qos)
-	b.checked = err == nil
-	return err
-}
+// just connected, before it sends anything.
+func (b *broker) checkIdentity(ctx context.Context, qos byte) error { return b.check(ctx, qos, false) }
 
 // recheckIdentity is checkIdentity, whatever was found before: a broker that was started anew
 // may have been configured anew.
-func (b *broker) recheckIdentity(ctx context.Context, qos byte) error {
-	b.mu.Lock()
-	b.checked = false
-	b.mu.Unlock()
-	return b.checkIdentity(ctx, qos)
+func (b *broker) recheckIdentity(ctx context.Context, qos byte) error { return b.check(ctx, qos, true) }
+
+func (b *broker) check(ctx context.Context, qos byte, again bool) (err error) {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case checked := <-b.checked:
+		if !checked || again {
+			err = b.sink.CheckIdentity(ctx, qos)
+		}
+		b.checked <- err == nil
+		return err
+	}
 }
 
 // hasAccepted notes that a lane is connected.

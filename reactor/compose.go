@@ -95,7 +95,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler) *l
 	return &laneRunner{
 		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss,
 		pad:    &launchpad{lane: l, clock: r.clock, lateness: &r.stats.lateness, news: wait.NewSignal()},
-		broker: &r.broker, journal: r.source, leases: held, reopener: s, stages: &r.progress,
+		broker: r.broker, journal: r.source, leases: held, reopener: s, stages: &r.progress,
 		newAlarm: r.timers.newAlarm, clock: r.clock, log: r.log, stats: &r.stats,
 		checkNow: wait.NewSignal(),
 	}

@@ -26,7 +26,7 @@ type Reactor struct {
 	progress progress
 	// quarantine outlives a membership: it is about the rows.
 	quarantine quarantine
-	broker     broker
+	broker     *broker
 
 	running atomic.Bool
 }
@@ -41,7 +41,7 @@ func New(source driver.Source, sink driver.Sink, cfg Config) (*Reactor, error) {
 		return nil, fmt.Errorf("reactor: %w", err)
 	}
 	return &Reactor{
-		cfg: cfg, source: source, broker: broker{sink: sink}, log: cfg.Logger,
+		cfg: cfg, source: source, broker: newBroker(sink), log: cfg.Logger,
 		clock: newClock(), lead: newLead(), timers: kernelTimers(),
 	}, nil
 }

@@ -25,7 +25,7 @@ type settler struct {
 	failures ratelog.Limiter
 	givenUp  ratelog.Limiter
 
-	turn sync.Mutex // held while a settlement, or a reopening, is under way
+	turn chan struct{} // has one place, taken while a settlement, or a reopening, is under way
 
 	mu      sync.Mutex
 	pending []unsettled // guarded by mu
@@ -58,7 +58,7 @@ type unsettled struct {
 
 // newSettler returns one that has nothing to settle.
 func newSettler(journal settleJournal, log *slog.Logger, stats *counters, progress *progress) *settler {
-	return &settler{journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal()}
+	return &settler{journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal(), turn: make(chan struct{}, 1)}
 }
 
 // add takes a batch, to be settled within a while; it does not block.
@@ -124,8 +124,10 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 	if len(batches) == 0 {
 		return true
 	}
-	s.turn.Lock()
-	defer s.turn.Unlock()
+	if !s.takeTurn(ctx) {
+		return false
+	}
+	defer s.endTurn()
 	settlements := make([]driver.Settlement, len(batches))
 	for i, b := range batches {
 		settlements[i] = b.lane.settlement(b.flying)
@@ -176,14 +178,28 @@ func (s *settler) sumUp() {
 // reopen has the journal, and then the lane, forget what they know of messages whose
 // session the broker has lost. A settlement that is under way comes first.
 func (s *settler) reopen(ctx context.Context, l settledLane, round int64, mark string) error {
-	s.turn.Lock()
-	defer s.turn.Unlock()
+	if !s.takeTurn(ctx) {
+		return ctx.Err()
+	}
+	defer s.endTurn()
 	if err := s.journal.Reopen(ctx, l.leaseNow(), round, mark); err != nil {
 		return err
 	}
 	l.lose(round)
 	return nil
 }
+
+// takeTurn waits for what is under way, and reports whether ctx is still alive.
+func (s *settler) takeTurn(ctx context.Context) bool {
+	select {
+	case s.turn <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *settler) endTurn() { <-s.turn }
 
 // newRound is a number that no other round of a lane has.
 func newRound() int64 { return 1 + rand.Int64N(1<<62) }

@@ -63,7 +63,7 @@ func TestWatch(t *testing.T) {
 				if c.err == nil {
 					sink.second = briefSession(c.second)
 				}
-				r := &laneRunner{broker: &broker{sink: sink}}
+				r := &laneRunner{broker: newBroker(sink)}
 				for range takeoverLimit {
 					r.takeovers.ended(time.Now(), time.Second)
 				}
