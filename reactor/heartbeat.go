@@ -57,7 +57,7 @@ func (h *heartbeat) run(soft, hard context.Context) error {
 	var (
 		failures ratelog.Limiter
 		pause    = wait.Backoff{Most: longestBeatPause}
-		stop     = soft.Done() // nil once the stop has begun
+		stopping bool
 	)
 	for {
 		switch err := h.renew(soft, hard); {
@@ -76,25 +76,39 @@ func (h *heartbeat) run(soft, hard context.Context) error {
 			}
 			continue
 		}
-		timer := time.NewTimer(wait.Jitter(h.member.TTL() / 3))
-		select {
-		case <-hard.Done():
-		case <-stop:
-			stop = nil
-			h.releaseShards(hard)
-		case end := <-h.lanes.ends:
-			if err := h.lanes.ended(hard, end, soft.Err() != nil); err != nil {
-				timer.Stop()
-				return err
-			}
-		case <-h.leases.beatNow:
-		case <-timer.C:
-		}
-		timer.Stop()
-		if hard.Err() != nil || stop == nil && h.lanes.alive == 0 {
-			return nil
+		over, err := h.rest(soft, hard, &stopping)
+		if over || err != nil {
+			return err
 		}
 	}
+}
+
+// rest follows what happens until it is time for the next heartbeat. over: there is to be none.
+func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool, err error) {
+	timer := time.NewTimer(wait.Jitter(h.member.TTL() / 3))
+	defer timer.Stop()
+	for !*stopping || h.lanes.alive > 0 {
+		stop := soft.Done()
+		if *stopping {
+			stop = nil
+		}
+		select {
+		case <-hard.Done():
+			return true, nil
+		case <-stop:
+			*stopping = true
+			h.releaseShards(hard)
+		case end := <-h.lanes.ends:
+			if lost, err := h.lanes.ended(hard, end, soft.Err() != nil); lost || err != nil {
+				return false, err // beat at once: somebody is to adopt the lane
+			}
+		case <-h.leases.beatNow:
+			return false, nil
+		case <-timer.C:
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // renew beats once and follows what it says.

@@ -128,31 +128,31 @@ func (l *lanes) run(soft, hard context.Context, lease driver.Lease) {
 	})
 }
 
-// ended follows up on the end of a runner; the heartbeat calls it. It returns an error that the
-// whole instance is to end with.
+// ended follows up on the end of a runner; the heartbeat calls it. It reports whether a lane of
+// ours was lost, and returns an error that the whole instance is to end with.
 //
 // A runner that we did not tell to end has lost its lease, as far as it could tell: to another
 // instance, as the next heartbeat will say, or to a failover that brought back an older state of
 // the lane's row or of the journal. Then the lane is still ours, and nobody works it: we give it
 // back, and whoever adopts it begins with a lease of its own.
-func (l *lanes) ended(ctx context.Context, end laneEnd, stopping bool) error {
+func (l *lanes) ended(ctx context.Context, end laneEnd, stopping bool) (lost bool, err error) {
 	l.alive--
 	if fatal := (*fatalError)(nil); errors.As(end.why, &fatal) {
-		return fatal.err
+		return false, fatal.err
 	}
 	lease := end.lane.worker.lease()
 	if l.running[lease.Lane] != end.lane {
-		return nil // it was abandoned
+		return false, nil // it was abandoned
 	}
 	l.remove(lease.Lane)
 	if stopping || errors.Is(end.why, errLaneStopped) {
-		return nil // it has released the lane, or Leave will
+		return false, nil // it has released the lane, or Leave will
 	}
 	if end.lane.claims && ctx.Err() == nil {
 		l.log.Warn("a lane has ended, its lease or its journal is not what it was; taking it anew", "lane", lease.Lane, "err", end.why)
 	}
 	l.release(ctx, lease)
-	return nil
+	return true, nil
 }
 
 func (l *lanes) remove(number int32) {
