@@ -18,7 +18,7 @@ import (
 // from a dump, and the oid, where it is in the same cluster. A physical copy (a base
 // backup, a snapshot of the disk) has both, as a standby that is promoted must: it is the
 // same database then, as far as anybody can tell. Two of those that run at once show at
-// the broker, where they take each other's sessions over (reactor/contest.go).
+// the broker, where they take each other's sessions over (reactor/takeovers.go).
 
 // identify compares the database with what the deployment was named for, and sets the
 // prefix of the client ids. A copy takes a new name before any of its lanes is leased: what

@@ -13,7 +13,7 @@ import (
 //
 //  1. nothing is read or claimed any more: feed, loader, dispatcher and claimers end;
 //  2. the shards are released, so that the others begin with them (heartbeat.releaseShards);
-//  3. each lane hands back what it has claimed and not sent, waits for the broker's answers,
+//  3. meanwhile, each lane hands back what it has claimed and not sent, waits for the broker's answers,
 //     has them settled, disconnects, and is released (laneRunner.run);
 //  4. when all lanes have ended, the heartbeat and the settler do (publish).
 //
