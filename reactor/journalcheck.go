@@ -16,7 +16,7 @@ import (
 // one than before. Nothing is claimed until that is done. It may be called from any goroutine.
 // A lane that has not read its journal yet is going to.
 func (r *laneRunner) doubtJournal() {
-	if false {
+	if r.readsJournal.Load() {
 		r.lane.doubt()
 		r.checkNow.Set()
 	}
