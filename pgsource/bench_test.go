@@ -75,7 +75,7 @@ func BenchmarkSettle(b *testing.B) {
 	batches(b, db, func(ids []int64) {
 		b.StopTimer()
 		batch := db.claim(ids)
-		open = append(open, driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Settled: benchBatch, Done: true, Jobs: benchBatch, Kept: benchBatch})
+		open = append(open, driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: db.lease, Concluded: benchBatch, Done: true, Jobs: benchBatch, Kept: benchBatch})
 		b.StartTimer()
 		if len(open) == 2 {
 			if _, err := db.Settle(db.ctx, open); err != nil {
@@ -95,13 +95,13 @@ func BenchmarkMark(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; done += step {
-		st.Settled = done % benchBatch
-		if st.Settled == 0 {
+		st.Concluded = done % benchBatch
+		if st.Concluded == 0 {
 			b.StopTimer()
 			db.exec("UPDATE reactor.in_flight SET settled = 0")
 			b.StartTimer()
 		}
-		if held, err := db.Settle(db.ctx, []driver.Settlement{st}); err != nil || !held[0].Held {
+		if held, err := db.Settle(db.ctx, []driver.Settlement{st}); err != nil || !held[0].Recorded {
 			b.Fatal(held, err)
 		}
 	}

@@ -25,7 +25,7 @@ func (b *bench) mark(st driver.Settlement) bool {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return held[0].Held
+	return held[0].Recorded
 }
 
 // recoverOne returns the lane's only batch.
@@ -43,21 +43,21 @@ func (b *bench) recoverOne() driver.Batch {
 func TestMarks(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(10, "0"))
-	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Concluded: 4}
 	for range 2 {
 		if !b.mark(st) {
 			t.Fatal("a mark of our own lane is said to be another's")
 		}
 	}
-	if got := b.recoverOne(); len(got.Jobs) != 10 || got.Settled != 4 || got.FirstSlot != batch.FirstSlot {
-		t.Errorf("recovered %d jobs from slot %d, %d settled", len(got.Jobs), got.FirstSlot, got.Settled)
+	if got := b.recoverOne(); len(got.Jobs) != 10 || got.Concluded != 4 || got.FirstSlot != batch.FirstSlot {
+		t.Errorf("recovered %d jobs from slot %d, %d settled", len(got.Jobs), got.FirstSlot, got.Concluded)
 	}
-	st.Settled = 2 // progress that was overtaken by a later one
+	st.Concluded = 2 // progress that was overtaken by a later one
 	b.mark(st)
-	if got := b.recoverOne(); got.Settled != 4 {
-		t.Errorf("the mark went back to %d", got.Settled)
+	if got := b.recoverOne(); got.Concluded != 4 {
+		t.Errorf("the mark went back to %d", got.Concluded)
 	}
-	st.Settled, st.Done = 10, true
+	st.Concluded, st.Done = 10, true
 	b.mark(st)
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
 		t.Errorf("%d batches are left", n)
@@ -70,7 +70,7 @@ func TestMarkAfterTakeover(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
 	b.exec("UPDATE reactor.lanes SET owner = owner + 1, epoch = epoch + 1 WHERE lane = $1", b.lease.Lane)
-	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Concluded: 2}
 	if b.mark(st) {
 		t.Error("a mark in another's lane is said to be held")
 	}
@@ -95,7 +95,7 @@ func TestMarkAfterTakeover(t *testing.T) {
 func TestReopen(t *testing.T) {
 	b := newBench(t)
 	batch := b.claimExactlyOnce(b.insert(3, "0"))
-	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Concluded: 2}
 	b.mark(st)
 	for range 2 {
 		if err := b.Reopen(b.ctx, b.lease, 7, ""); err != nil {
@@ -103,11 +103,11 @@ func TestReopen(t *testing.T) {
 		}
 	}
 	b.mark(st) // the settlement of a connection that was given up arrives late
-	st.Done, st.Settled = true, 3
+	st.Done, st.Concluded = true, 3
 	b.mark(st)
 	got := b.recoverOne()
-	if got.Settled != 0 || got.Round != 7 {
-		t.Fatalf("recovered with %d settled in round %d, want 0 in round 7", got.Settled, got.Round)
+	if got.Concluded != 0 || got.Round != 7 {
+		t.Fatalf("recovered with %d settled in round %d, want 0 in round 7", got.Concluded, got.Round)
 	}
 }
 
@@ -118,7 +118,7 @@ func TestFailedJobsLeaveTheBatch(t *testing.T) {
 	ids := b.insert(3, "0")
 	batch := b.claimExactlyOnce(ids)
 	st := driver.Settlement{
-		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2,
+		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Concluded: 2,
 		Failures: []driver.Failure{{JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
 	}
 	for range 2 {
@@ -130,7 +130,7 @@ func TestFailedJobsLeaveTheBatch(t *testing.T) {
 		t.Errorf("%d attempts are counted, want 1", n)
 	}
 	got := b.recoverOne()
-	if len(got.Jobs) != 3 || got.Settled != 2 || got.Jobs[1].Topic != "" || got.Jobs[0].Topic == "" {
+	if len(got.Jobs) != 3 || got.Concluded != 2 || got.Jobs[1].Topic != "" || got.Jobs[0].Topic == "" {
 		t.Errorf("recovered %+v", got)
 	}
 }

@@ -36,7 +36,7 @@ func TestClaimJournalsWhatItTakes(t *testing.T) {
 	if again := b.claim(ids); len(again.Jobs) != 0 {
 		t.Errorf("claimed twice: %+v", again)
 	}
-	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 10, Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Concluded: 10, Done: true})
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
 		t.Errorf("%d batches are left after settling", n)
 	}
@@ -102,7 +102,7 @@ func TestSettleInParts(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(10, "0")
 	batch := b.claim(ids)
-	part := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Settled: 4}
+	part := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 10, Kept: 10, Concluded: 4}
 	b.settle(part)
 	b.settle(part)
 	recovered, err := b.Recover(b.ctx, b.lease)
@@ -114,7 +114,7 @@ func TestSettleInParts(t *testing.T) {
 	}
 	// The last two of the six were never sent: they go back. One was refused.
 	back := driver.Settlement{
-		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 6, Kept: 4, Settled: 4, Done: true,
+		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 6, Kept: 4, Concluded: 4, Done: true,
 		Failures: []driver.Failure{{JobID: ids[5], Code: 0x87, Reason: "not authorized"}},
 	}
 	b.settle(back)
@@ -136,7 +136,7 @@ func TestRefusedJobsEndAsFailed(t *testing.T) {
 	for attempt := 1; attempt <= 2; attempt++ {
 		batch := b.claim(id)
 		b.settle(driver.Settlement{
-			BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 1, Kept: 1, Settled: 1, Done: true,
+			BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 1, Kept: 1, Concluded: 1, Done: true,
 			Failures: []driver.Failure{{JobID: id[0], Code: 0x87, Reason: "not authorized"}},
 		})
 		pending, err := b.LoadIDs(b.ctx, driver.AllShards, id, b.now().Add(time.Minute))
@@ -242,7 +242,7 @@ func TestGivenUpIsToldAgain(t *testing.T) {
 			ids := b.insert(3, "0")
 			batch := b.claimExactlyOnce(ids)
 			st := driver.Settlement{
-				BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Settled: 2, Done: done,
+				BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 3, Kept: 3, Concluded: 2, Done: done,
 				Failures: []driver.Failure{
 					{JobID: ids[0], Code: 0x97, Reason: "to be tried again"},
 					{JobID: ids[1], Code: 0x87, Reason: "not authorized", Final: true},

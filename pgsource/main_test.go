@@ -121,7 +121,7 @@ func with(t testing.TB, database, key, value string) string {
 // refuse settles a batch of which all jobs were refused by the broker.
 func (b *bench) refuse(batch driver.Batch) {
 	b.t.Helper()
-	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true}
+	st := driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Concluded: len(batch.Jobs), Done: true}
 	for _, job := range batch.Jobs {
 		st.Failures = append(st.Failures, driver.Failure{JobID: job.ID, Code: 0x87, Reason: "not authorized"})
 	}
@@ -131,7 +131,7 @@ func (b *bench) refuse(batch driver.Batch) {
 // published settles a batch.
 func (b *bench) published(batch driver.Batch) {
 	b.t.Helper()
-	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Settled: len(batch.Jobs), Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(batch.Jobs), Kept: len(batch.Jobs), Concluded: len(batch.Jobs), Done: true})
 }
 
 // unsent hands a whole batch back.

@@ -106,7 +106,7 @@ func TestTakeOver(t *testing.T) {
 		t.Errorf("the deposed one's claim: %v", err)
 	}
 	// Neither may it settle what is the successor's now.
-	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: deadLease, Jobs: 4, Kept: 4, Settled: 4, Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: deadLease, Jobs: 4, Kept: 4, Concluded: 4, Done: true})
 	recovered, err := b.Recover(b.ctx, adopted)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 4 {
 		t.Errorf("the successor recovered %+v, %v", recovered, err)

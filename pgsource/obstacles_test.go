@@ -246,10 +246,10 @@ func TestRowLockedWhileItFails(t *testing.T) {
 	}
 	settlements := []driver.Settlement{
 		{
-			BatchID: held.ID, Token: held.Token, Lease: b.lease, Jobs: 2, Kept: 2, Settled: 2, Done: true,
+			BatchID: held.ID, Token: held.Token, Lease: b.lease, Jobs: 2, Kept: 2, Concluded: 2, Done: true,
 			Failures: []driver.Failure{{JobID: ids[0], Code: 0x87, Reason: "not authorized"}, {JobID: ids[1], Code: 0x87, Reason: "not authorized"}},
 		},
-		{BatchID: other.ID, Token: other.Token, Lease: b.lease, Jobs: 1, Kept: 1, Settled: 1, Done: true},
+		{BatchID: other.ID, Token: other.Token, Lease: b.lease, Jobs: 1, Kept: 1, Concluded: 1, Done: true},
 	}
 	start := time.Now()
 	for range 2 { // an unknown outcome is settled again
@@ -319,7 +319,7 @@ func testRowThatRefusesToReturn(t *testing.T, why, reason string) {
 	b.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN IF OLD.topic = 't/5' AND NOT NEW.processed THEN ` + why + `; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()`)
-	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 8, Kept: 3, Settled: 3, Done: true})
+	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 8, Kept: 3, Concluded: 3, Done: true})
 	if n := b.count("SELECT count(*) FROM reactor.in_flight"); n != 0 {
 		t.Errorf("%d batches are left", n)
 	}

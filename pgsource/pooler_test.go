@@ -144,8 +144,8 @@ func TestPooler(t *testing.T) {
 				}
 				mu.Unlock()
 				if n := len(batch.Jobs); n > 0 {
-					held, err := s.Settle(b.ctx, []driver.Settlement{{BatchID: batch.ID, Token: batch.Token, Lease: leases[i], Jobs: n, Kept: n, Settled: n / 2}})
-					if err != nil || !held[0].Held {
+					held, err := s.Settle(b.ctx, []driver.Settlement{{BatchID: batch.ID, Token: batch.Token, Lease: leases[i], Jobs: n, Kept: n, Concluded: n / 2}})
+					if err != nil || !held[0].Recorded {
 						t.Errorf("settle: %+v, %v", held, err)
 					}
 				}

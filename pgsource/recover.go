@@ -125,7 +125,7 @@ func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *
 	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &fire, &expires}, func() error {
 		if n := len(batches); n == 0 || batches[n-1].ID != id {
 			batches = append(batches, driver.Batch{
-				ID: id, Token: signed.Bytes, Round: round, Settled: settled, QoS: byte(qos), FirstSlot: driver.Slot(firstSlot), Reach: reach,
+				ID: id, Token: signed.Bytes, Round: round, Concluded: settled, QoS: byte(qos), FirstSlot: driver.Slot(firstSlot), Reach: reach,
 			})
 		}
 		job.FireAt, job.ExpiresAt, job.Expires = fire.DBTime, expires.DBTime, expires.valid

@@ -24,7 +24,7 @@ func TestLockedRowsHoldNobodyUp(t *testing.T) {
 	}
 	begun := time.Now()
 	b.settle(driver.Settlement{
-		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 4, Kept: 3, Settled: 3, Done: true,
+		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 4, Kept: 3, Concluded: 3, Done: true,
 		Failures: []driver.Failure{{JobID: ids[1], Code: 0x87, Reason: "not authorized"}, {JobID: ids[2], Code: 0x87, Reason: "not authorized"}},
 	})
 	if took := time.Since(begun); took > time.Second {

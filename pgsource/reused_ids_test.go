@@ -139,7 +139,7 @@ func TestAnyID(t *testing.T) {
 	// One after the other fails and leaves a place.
 	for i, job := range batch.Jobs {
 		st := driver.Settlement{
-			BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(ids), Kept: len(ids), Settled: i + 1,
+			BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: len(ids), Kept: len(ids), Concluded: i + 1,
 			Failures: []driver.Failure{{JobID: job.ID, Code: 0x87, Reason: "not authorized"}},
 		}
 		if !b.mark(st) {

@@ -117,7 +117,7 @@ func (b *bench) wholePath() {
 	}
 	// One is refused, one is unsent, the others are published.
 	b.settle(driver.Settlement{
-		BatchID: batch.ID, Token: batch.Token, Lease: lease, Jobs: 5, Kept: 4, Settled: 4, Done: true,
+		BatchID: batch.ID, Token: batch.Token, Lease: lease, Jobs: 5, Kept: 4, Concluded: 4, Done: true,
 		Failures: []driver.Failure{{JobID: batch.Jobs[0].ID, Code: 0x87, Reason: "not authorized"}},
 	})
 	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed"); n != 2 {

@@ -46,7 +46,7 @@ RETURNING f.token`
 // trigger may refuse the change, and neither may delay the settlement of other jobs. Jobs that go
 // back to the table are noted in reactor.retries, and returned afterwards (returns.go). If we crash
 // in between, any instance finds the note and returns the job.
-func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Settled, error) {
+func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Receipt, error) {
 	var (
 		plain   plainSettlements
 		special []int // of settlements
@@ -59,7 +59,7 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 		}
 	}
 	var (
-		outcomes = make([]driver.Settled, len(settlements))
+		outcomes = make([]driver.Receipt, len(settlements))
 		updated  map[[16]byte]bool // tokens of the batches whose progress was recorded
 		back     []int64
 	)
@@ -94,7 +94,7 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 	s.giveBack(ctx, back)
 	for i, st := range settlements {
 		if st.Done || updated[st.Token] {
-			outcomes[i].Held = true
+			outcomes[i].Recorded = true
 		}
 	}
 	return outcomes, nil
@@ -117,7 +117,7 @@ func (p *plainSettlements) add(st driver.Settlement) {
 	}
 	c.batch, c.token = append(c.batch, st.BatchID), append(c.token, uuid(st.Token))
 	c.round, c.owner = append(c.round, st.Round), append(c.owner, st.Lease.Owner)
-	c.settled = append(c.settled, int32(st.Settled))
+	c.settled = append(c.settled, int32(st.Concluded))
 }
 
 func (p *plainSettlements) args() []any {
@@ -142,7 +142,7 @@ func (p *plainSettlements) read(rows pgx.Rows) (map[[16]byte]bool, error) {
 //
 // Unlike settleSQL it locks the lane: a job that goes back to the table must not be recovered as
 // well. So a take-over comes either before this, and prevents it, or after it.
-func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlement) (outcome driver.Settled, back []int64, err error) {
+func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlement) (outcome driver.Receipt, back []int64, err error) {
 	var (
 		settled int
 		ids     []*int64
@@ -159,8 +159,8 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 	case err != nil:
 		return outcome, nil, err
 	}
-	outcome.Held = true
-	if settled >= st.Settled && len(ids) == st.Kept && !st.Done { // it is settled already
+	outcome.Recorded = true
+	if settled >= st.Concluded && len(ids) == st.Kept && !st.Done { // it is settled already
 		outcome.GivenUp, err = givenUpBefore(ctx, tx, st)
 		return outcome, nil, err
 	}
@@ -197,7 +197,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 		}
 	}
 	_, err = tx.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2, job_ids = $3 WHERE batch = $1",
-		st.BatchID, st.Settled, ids[:st.Kept])
+		st.BatchID, st.Concluded, ids[:st.Kept])
 	return outcome, back, err
 }
 

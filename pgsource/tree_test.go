@@ -109,7 +109,7 @@ func (b *bench) exact(ids []int64) {
 	n := len(ids)
 	refused := batch.Jobs[n-2].ID
 	b.settle(driver.Settlement{
-		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: n, Kept: n - 1, Settled: n - 1, Done: true,
+		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: n, Kept: n - 1, Concluded: n - 1, Done: true,
 		Failures: []driver.Failure{{JobID: refused, Code: 0x87, Reason: "not authorized"}},
 	})
 	expect("settle", n-2)

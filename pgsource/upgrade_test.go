@@ -90,7 +90,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	// The third is refused, the last two are handed back: no row has been signed.
 	b.settle(driver.Settlement{
-		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 6, Kept: 4, Settled: 4, Done: true,
+		BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 6, Kept: 4, Concluded: 4, Done: true,
 		Failures: []driver.Failure{{JobID: 3, Code: 0x87, Reason: "not authorized"}},
 	})
 	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed AND id IN (3, 4)"); n != 2 {

@@ -83,7 +83,7 @@ type fakeJournal struct {
 	claim   func(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error)
 	resolve func(req driver.ClaimRequest) (driver.Batch, driver.Lease, bool, error)
 	sift    func(ids []int64) ([]driver.BadJob, error)
-	settle  func(ctx context.Context, s []driver.Settlement) ([]driver.Settled, error)
+	settle  func(ctx context.Context, s []driver.Settlement) ([]driver.Receipt, error)
 	recover func(lease driver.Lease) ([]driver.Batch, error)
 	reopen  func(lease driver.Lease, round int64, mark string) error
 }
@@ -137,7 +137,7 @@ func (j *fakeJournal) Quarantine(_ context.Context, bad []driver.BadJob) error {
 	return nil
 }
 
-func (j *fakeJournal) Settle(ctx context.Context, s []driver.Settlement) ([]driver.Settled, error) {
+func (j *fakeJournal) Settle(ctx context.Context, s []driver.Settlement) ([]driver.Receipt, error) {
 	j.mu.Lock()
 	j.settled = append(j.settled, s)
 	j.mu.Unlock()
@@ -149,10 +149,10 @@ func (j *fakeJournal) Settle(ctx context.Context, s []driver.Settlement) ([]driv
 }
 
 // allHeld is the answer to settlements that are recorded.
-func allHeld(s []driver.Settlement) []driver.Settled {
-	list := make([]driver.Settled, len(s))
+func allHeld(s []driver.Settlement) []driver.Receipt {
+	list := make([]driver.Receipt, len(s))
 	for i := range list {
-		list[i].Held = true
+		list[i].Recorded = true
 	}
 	return list
 }

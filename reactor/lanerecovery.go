@@ -100,7 +100,7 @@ func (r *laneRunner) settleEnded(hard context.Context, ended []driver.Batch) err
 	for _, b := range ended {
 		n := len(b.Jobs)
 		settlements = append(settlements, driver.Settlement{
-			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.lane.leaseNow(), Jobs: n, Kept: n, Settled: n, Done: true,
+			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.lane.leaseNow(), Jobs: n, Kept: n, Concluded: n, Done: true,
 		})
 	}
 	var pause wait.Backoff

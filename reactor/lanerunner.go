@@ -70,7 +70,7 @@ type laneJournal interface {
 	Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error)
 	Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error
 	Mark(ctx context.Context, lease driver.Lease, mark string) error
-	Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Settled, error)
+	Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Receipt, error)
 }
 
 // leaseHolder is what it needs of whoever holds the leases.

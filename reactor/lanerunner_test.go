@@ -82,7 +82,7 @@ func (j loggedJournal) Reopen(ctx context.Context, lease driver.Lease, round int
 	return j.fakeJournal.Reopen(ctx, lease, round, mark)
 }
 
-func (j loggedJournal) Settle(ctx context.Context, s []driver.Settlement) ([]driver.Settled, error) {
+func (j loggedJournal) Settle(ctx context.Context, s []driver.Settlement) ([]driver.Receipt, error) {
 	j.step("settle")
 	return j.fakeJournal.Settle(ctx, s)
 }
@@ -396,8 +396,8 @@ func TestAbandoned(t *testing.T) {
 // TestNotHeldAnyMore: a settlement says that the lane is another's. What is under way is his.
 func TestNotHeldAnyMore(t *testing.T) {
 	runs(t, func(r *running) {
-		r.journal.settle = func(_ context.Context, s []driver.Settlement) ([]driver.Settled, error) {
-			return make([]driver.Settled, len(s)), nil
+		r.journal.settle = func(_ context.Context, s []driver.Settlement) ([]driver.Receipt, error) {
+			return make([]driver.Receipt, len(s)), nil
 		}
 	}, func(r *running) {
 		r.since()

@@ -37,7 +37,7 @@ type settler struct {
 
 // settleJournal is what the settler needs of driver.Journal.
 type settleJournal interface {
-	Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Settled, error)
+	Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Receipt, error)
 	Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error
 }
 
@@ -136,7 +136,7 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 	}
 	var (
 		pause    wait.Backoff
-		outcomes []driver.Settled
+		outcomes []driver.Receipt
 		err      error
 	)
 	for {
@@ -158,14 +158,14 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 	s.failures.OK(s.log, "settling again")
 	for i, b := range batches {
 		s.count(settlements[i], outcomes[i])
-		b.lane.settled(settlements[i], b.batch, outcomes[i].Held)
+		b.lane.settled(settlements[i], b.batch, outcomes[i].Recorded)
 	}
 	s.quiet.Set()
 	return true
 }
 
 // count takes note of what was not published, and says what will never be.
-func (s *settler) count(st driver.Settlement, outcome driver.Settled) {
+func (s *settler) count(st driver.Settlement, outcome driver.Receipt) {
 	s.stats.retried.Add(int64(len(st.Failures) - len(outcome.GivenUp)))
 	s.stats.failed.Add(int64(len(outcome.GivenUp)))
 	for _, f := range outcome.GivenUp {

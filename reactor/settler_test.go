@@ -25,11 +25,11 @@ type newsLane struct {
 }
 
 func (l *newsLane) settlement(f *handoff.Batch) driver.Settlement {
-	return driver.Settlement{BatchID: l.ids[f], Settled: l.progress[f], Failures: l.failures}
+	return driver.Settlement{BatchID: l.ids[f], Concluded: l.progress[f], Failures: l.failures}
 }
 
 func (l *newsLane) settled(s driver.Settlement, _ *handoff.Batch, held bool) {
-	l.settledN = append(l.settledN, s.Settled)
+	l.settledN = append(l.settledN, s.Concluded)
 	if held {
 		l.heldN++
 	}
@@ -70,7 +70,7 @@ func settles(t *testing.T, journal *fakeJournal, test func(s *settling)) {
 // the second time would count failures twice, so what is new goes into the next settlement.
 func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 	fails := 4
-	journal := &fakeJournal{settle: func(_ context.Context, list []driver.Settlement) ([]driver.Settled, error) {
+	journal := &fakeJournal{settle: func(_ context.Context, list []driver.Settlement) ([]driver.Receipt, error) {
 		if fails--; fails >= 0 {
 			return nil, errAway
 		}
@@ -88,11 +88,11 @@ func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 			s.Fatalf("%d settlements", len(calls))
 		}
 		for i, list := range calls[:5] {
-			if !reflect.DeepEqual(list, []driver.Settlement{{BatchID: 1, Settled: 10}}) {
+			if !reflect.DeepEqual(list, []driver.Settlement{{BatchID: 1, Concluded: 10}}) {
 				s.Errorf("try %d: %+v", i, list)
 			}
 		}
-		if !reflect.DeepEqual(calls[5], []driver.Settlement{{BatchID: 2, Settled: 20}}) {
+		if !reflect.DeepEqual(calls[5], []driver.Settlement{{BatchID: 2, Concluded: 20}}) {
 			s.Errorf("then: %+v", calls[5])
 		}
 		if !slices.Equal(s.lane.settledN, []int{10, 20}) || s.lane.heldN != 2 {
@@ -105,7 +105,7 @@ func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 func TestUrgentAndPatient(t *testing.T) {
 	settles(t, &fakeJournal{}, func(s *settling) {
 		var at []time.Duration
-		s.journal.settle = func(_ context.Context, list []driver.Settlement) ([]driver.Settled, error) {
+		s.journal.settle = func(_ context.Context, list []driver.Settlement) ([]driver.Receipt, error) {
 			at = append(at, time.Since(s.begun))
 			return allHeld(list), nil
 		}
@@ -151,7 +151,7 @@ func TestUrgentAndPatient(t *testing.T) {
 // forgotten.
 func TestReopenTakesItsTurn(t *testing.T) {
 	settles(t, &fakeJournal{}, func(s *settling) {
-		s.journal.settle = func(_ context.Context, list []driver.Settlement) ([]driver.Settled, error) {
+		s.journal.settle = func(_ context.Context, list []driver.Settlement) ([]driver.Receipt, error) {
 			time.Sleep(time.Second)
 			s.journal.note("settled")
 			return allHeld(list), nil
@@ -190,7 +190,7 @@ func TestReopenTakesItsTurn(t *testing.T) {
 // TestSettlerEnds with its context, also while the journal is away: what is not settled is for the
 // lanes' next owners, and nobody follows up on it.
 func TestSettlerEnds(t *testing.T) {
-	settles(t, &fakeJournal{settle: func(context.Context, []driver.Settlement) ([]driver.Settled, error) { return nil, errAway }}, func(s *settling) {
+	settles(t, &fakeJournal{settle: func(context.Context, []driver.Settlement) ([]driver.Receipt, error) { return nil, errAway }}, func(s *settling) {
 		s.add(s.lane, s.a, 0)
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -205,8 +205,8 @@ func TestSettlerEnds(t *testing.T) {
 // TestWhatComesOfASettlement: whoever drains is told, failures are counted, and a lane that is not
 // ours any more hears so.
 func TestWhatComesOfASettlement(t *testing.T) {
-	journal := &fakeJournal{settle: func(context.Context, []driver.Settlement) ([]driver.Settled, error) {
-		return []driver.Settled{{GivenUp: []driver.Failure{{JobID: 1}}}}, nil
+	journal := &fakeJournal{settle: func(context.Context, []driver.Settlement) ([]driver.Receipt, error) {
+		return []driver.Receipt{{GivenUp: []driver.Failure{{JobID: 1}}}}, nil
 	}}
 	settles(t, journal, func(s *settling) {
 		s.lane.failures = make([]driver.Failure, 3)

@@ -129,7 +129,7 @@ type Journal interface {
 	ResolveClaim(ctx context.Context, req ClaimRequest) (batch Batch, lease Lease, ok bool, err error)
 	// Recover returns the lane's unsettled batches, oldest first: what an earlier
 	// owner, dead or stopped, may or may not have published. Settled parts are
-	// left out, but those of QoS 2, which Batch.Settled counts.
+	// left out, but those of QoS 2, which Batch.Concluded counts.
 	Recover(ctx context.Context, lease Lease) ([]Batch, error)
 	// Reopen begins a new round for the lane's QoS 2 batches, of which nothing is
 	// settled: what was said of them before, and what may still be under way to be
@@ -143,7 +143,7 @@ type Journal interface {
 	// Settle records outcomes, all in one commit, and returns one answer for each
 	// settlement. Settling the same again is harmless, so after an error it is simply
 	// repeated.
-	Settle(ctx context.Context, settlements []Settlement) ([]Settled, error)
+	Settle(ctx context.Context, settlements []Settlement) ([]Receipt, error)
 	// Sift finds those of the jobs that cannot be claimed because of their rows, and changes
 	// nothing. It need not find any: then the claims of fewer jobs tell.
 	Sift(ctx context.Context, ids []int64) ([]BadJob, error)
@@ -193,9 +193,9 @@ type Batch struct {
 	Reach int
 	// QoS that was promised by the claim (ClaimRequest.QoS).
 	QoS byte
-	// Settled is how many of Jobs, from the front, the broker is known to have
+	// Concluded is how many of Jobs, from the front, the broker is known to have
 	// received; only at QoS 2, after a recovery.
-	Settled int
+	Concluded int
 	// Round has to be given back in the batch's settlements.
 	Round int64
 	// At is the database's time at some instant of the claim; 0 if it was not told.
@@ -208,9 +208,9 @@ type Settlement struct {
 	BatchID, Round int64
 	Token          [16]byte // of the batch
 	Lease          Lease
-	// Settled is how many of the batch's jobs, from the front, will not be sent again:
+	// Concluded is how many of the batch's jobs, from the front, will not be sent again:
 	// they have ended, or (QoS 2) the broker has received them.
-	Settled int
+	Concluded int
 	// Done tells that all that stay claimed have ended: the batch leaves the journal.
 	Done bool
 	// Kept is how many of the batch's Jobs, from the front, stay claimed; the rest
@@ -223,12 +223,12 @@ type Settlement struct {
 // HandsBack reports whether jobs go back to the table.
 func (s Settlement) HandsBack() bool { return s.Kept < s.Jobs }
 
-// Settled is the journal's answer to a Settlement.
-type Settled struct {
-	// Held tells whether the batch was in the journal, and the lane still its Lease's
+// Receipt is the journal's answer to a Settlement.
+type Receipt struct {
+	// Recorded tells whether the batch was in the journal, and the lane still its Lease's
 	// owner's, when the commit was made. Where it was not, nothing was recorded, unless
 	// the settlement is Done: then it may have been, and it does not matter.
-	Held bool
+	Recorded bool
 	// GivenUp are those of the Failures that will not be tried again.
 	GivenUp []Failure
 }

@@ -76,7 +76,7 @@ func (j *bookJournal) commit(s driver.Settlement) {
 	case s.Done:
 		j.batches = slices.Delete(j.batches, at, at+1)
 	default:
-		j.batches[at].Settled = max(j.batches[at].Settled, s.Settled)
+		j.batches[at].Concluded = max(j.batches[at].Concluded, s.Concluded)
 	}
 }
 

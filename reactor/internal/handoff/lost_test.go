@@ -20,7 +20,7 @@ func TestSessionLost(t *testing.T) {
 			sent := s.take() // three, two are queued
 			l.acks([]driver.Ack{{Slot: sent[0].Slot, Step: driver.Received}, {Slot: sent[1].Slot, Step: driver.Received}})
 			list := l.settleAll()
-			if len(list) != 1 || list[0].Settled != 2 || len(s.freed) != 2 {
+			if len(list) != 1 || list[0].Concluded != 2 || len(s.freed) != 2 {
 				t.Fatalf("settled %+v, released %v", list, s.freed)
 			}
 			l.detach(errHangUp)
@@ -37,7 +37,7 @@ func TestSessionLost(t *testing.T) {
 			}
 			l.acks(acks)
 			list = l.settleAll()
-			if len(list) != 1 || list[0].Round != 7 || list[0].Settled != 5 || len(list[0].Failures) != 5-want {
+			if len(list) != 1 || list[0].Round != 7 || list[0].Concluded != 5 || len(list[0].Failures) != 5-want {
 				t.Fatalf("settled %+v", list)
 			}
 			l.acks(releasesFor(s.freed))

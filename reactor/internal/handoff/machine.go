@@ -159,7 +159,7 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 		id: claimed.ID, round: claimed.Round, token: claimed.Token, qos: claimed.QoS, ring: m.ring,
 		first: claimed.FirstSlot, reach: cmp.Or(claimed.Reach, int(m.ring)), jobs: n, kept: n,
 	}
-	b.recorded.kept, b.recorded.concluded = n, claimed.Settled
+	b.recorded.kept, b.recorded.concluded = n, claimed.Concluded
 	m.batches = append(m.batches, b)
 	for i, job := range claimed.Jobs {
 		*m.at(b.slot(i)) = message{job: job, batch: b, state: held}

@@ -25,7 +25,7 @@ func TestMachineKeepsToTheBrokersLimit(t *testing.T) {
 		total += len(sent)
 		l.acks(acksFor(sent))
 	}
-	if list := l.settleAll(); len(list) != 1 || !list[0].Done || list[0].Settled != 10 {
+	if list := l.settleAll(); len(list) != 1 || !list[0].Done || list[0].Concluded != 10 {
 		t.Fatalf("settled %+v", list)
 	}
 	if !l.m.Idle() || l.m.freeSlots() != driver.LaneSlots {
@@ -293,7 +293,7 @@ func TestMachineAtRandom(t *testing.T) {
 		record := func() {
 			for _, st := range l.settleAll() {
 				if st.Done {
-					settled[st.BatchID] += st.Settled
+					settled[st.BatchID] += st.Concluded
 				}
 			}
 		}

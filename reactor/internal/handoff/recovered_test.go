@@ -34,7 +34,7 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newRig(tt.qos)
 			l.now.Database = fireAt.Add(-time.Hour)
-			early := l.recovered([]driver.Batch{{ID: 1, FirstSlot: 4090, Reach: tt.reach, QoS: tt.qos, Settled: tt.settled, Jobs: jobs(1, 10)}}, tt.lost)
+			early := l.recovered([]driver.Batch{{ID: 1, FirstSlot: 4090, Reach: tt.reach, QoS: tt.qos, Concluded: tt.settled, Jobs: jobs(1, 10)}}, tt.lost)
 			if len(early) != 10 {
 				t.Fatalf("%d of 10 jobs wait for their time", len(early))
 			}

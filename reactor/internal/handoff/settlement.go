@@ -70,9 +70,9 @@ func (m *Machine) Settlement(b *Batch) driver.Settlement {
 		BatchID: b.id, Round: b.round, Token: b.token, Jobs: b.recorded.kept, Kept: b.kept, Done: b.done(),
 	}
 	if s.Done || b.qos == 2 {
-		s.Settled = b.concluded
+		s.Concluded = b.concluded
 		for _, f := range b.failures {
-			if f.ripe(s.Settled, s.Done) {
+			if f.ripe(s.Concluded, s.Done) {
 				s.Failures = append(s.Failures, f.Failure)
 			}
 		}
@@ -99,9 +99,9 @@ func (m *Machine) Settled(now Now, b *Batch, s driver.Settlement, recorded bool)
 	}
 	m.effects.Recorded = true
 	b.recorded.kept = s.Kept
-	b.failures = slices.DeleteFunc(b.failures, func(f failure) bool { return f.ripe(s.Settled, s.Done) })
+	b.failures = slices.DeleteFunc(b.failures, func(f failure) bool { return f.ripe(s.Concluded, s.Done) })
 	if b.qos == 2 {
-		for ; b.recorded.concluded < s.Settled; b.recorded.concluded++ {
+		for ; b.recorded.concluded < s.Concluded; b.recorded.concluded++ {
 			at := b.slot(b.recorded.concluded)
 			if msg := m.at(at); msg.state == received && !msg.unsure {
 				m.release(at)

@@ -269,7 +269,7 @@ func (w *world) read() []driver.Batch {
 	for _, r := range w.journal {
 		b := driver.Batch{
 			ID: int64(r.id), Round: int64(r.round), QoS: w.qos, FirstSlot: driver.Slot(r.first),
-			Settled: int(r.concluded), Reach: w.reach,
+			Concluded: int(r.concluded), Reach: w.reach,
 		}
 		for place := range r.kept {
 			b.Jobs = append(b.Jobs, modelJob(r.job+place))
@@ -365,7 +365,7 @@ func (w *world) record(s driver.Settlement) (recorded bool) {
 		w.journal = slices.Delete(w.journal, at, at+1)
 		return true
 	}
-	r.concluded, r.kept = max(r.concluded, int8(s.Settled)), min(r.kept, int8(s.Kept))
+	r.concluded, r.kept = max(r.concluded, int8(s.Concluded)), min(r.kept, int8(s.Kept))
 	return true
 }
 

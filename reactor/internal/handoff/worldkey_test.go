@@ -36,7 +36,7 @@ func (in *instance) statementKey(k *keyBytes, round int8) {
 	k.ints(len(in.statement))
 	k.bools(in.ours)
 	for _, s := range in.statement {
-		k.ints(int(s.BatchID), s.Settled, s.Kept, len(s.Failures))
+		k.ints(int(s.BatchID), s.Concluded, s.Kept, len(s.Failures))
 		k.bools(s.Done, s.Round == int64(round))
 		for _, f := range s.Failures {
 			k.ints(int(f.JobID))
