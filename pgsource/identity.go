@@ -18,7 +18,7 @@ import (
 // cluster, or in its oid if it is in the same cluster. A physical copy (a base backup, a snapshot
 // of the disk) has the same values for both, as a promoted standby must: nothing in the database
 // tells it from the original. If both run at once, that shows at the broker, where they take each
-// other's sessions over (reactor/contest.go).
+// other's sessions over (reactor/takeovers.go).
 
 // identify compares the database with the one that the deployment's name was given for, and sets
 // the prefix of the client ids. A copy takes a new name before any of its lanes is leased: its
