@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/job-publisher/reactor/internal/alarm"
@@ -77,7 +78,7 @@ func BenchmarkDispatch(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer wake.Close()
-	d := &dispatcher{clock: newClock(), lead: newLead(), stats: &counters{}, rows: maxClaim, capacity: 1 << 18, wake: wake}
+	d := &dispatcher{clock: newClock(), lead: newLead(), pending: new(atomic.Int64), rows: maxClaim, capacity: 1 << 18, wake: wake}
 	d.reset()
 	rows := make([]driver.Pending, page)
 	id := int64(0)

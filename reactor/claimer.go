@@ -12,51 +12,70 @@ import (
 	"github.com/job-publisher/reactor/internal/ratelog"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // claimer makes the claims of one lane, one at a time.
 type claimer struct {
-	lane     *lane
-	pad      *launchpad
-	source   driver.Journal
+	lane     claimedLane
+	capacity <-chan struct{}    // set when the lane may have room again, or none any more
+	admit    func(driver.Batch) // has the lane take what was claimed, and send it in time
+	journal  claimJournal
 	clock    *clock
 	lead     *lead
 	log      *slog.Logger
-	stats    *counters
+	stats    *counters // written here, read by Stats alone
+	progress *progress
 	due      <-chan due
-	finished chan<- []int64
-	again    func([]int64) // has ids looked at again
+	finished chan<- []int64 // ids whose claim has ended
+	again    func([]int64)  // has ids looked at again
 	delivery Delivery
 	static   driver.ShardSet
 	rows     int
-	failures ratelog.Limiter
 
-	progress   *progress
-	inHand     atomic.Int64 // DBTime: when the first of the jobs that are being claimed is due, or nothingDue
 	quarantine *quarantine
-	refused    ratelog.Limiter // about the jobs in it
+	inHand     atomic.Int64    // nothingDue less when the first of the jobs is due that are being claimed; 0: none are
+	failures   ratelog.Limiter // of claims
+	bad        ratelog.Limiter // about jobs that cannot be claimed
+}
+
+// claimedLane is what a claimer needs of its lane.
+type claimedLane interface {
+	// room reports whether a claim of n jobs can be made, and how.
+	room(n int) (lease driver.Lease, first driver.Slot, reach int, ok bool)
+	// claims notes the token of the claim that is about to be made.
+	claims(token [16]byte)
+	// relet replaces the lease after ResolveClaim has raised its epoch.
+	relet(lease driver.Lease)
+}
+
+// claimJournal is what a claimer needs of driver.Journal.
+type claimJournal interface {
+	Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error)
+	ResolveClaim(ctx context.Context, req driver.ClaimRequest) (batch driver.Batch, lease driver.Lease, ok bool, err error)
+	Sift(ctx context.Context, ids []int64) ([]driver.BadJob, error)
+	Quarantine(ctx context.Context, jobs []driver.BadJob) error
 }
 
 // claimSlack covers what our clock is behind the database's, and rounding.
 const claimSlack = 5 * time.Millisecond
 
-// suspectsBudget is how long a claimer goes on trying jobs in quarantine before it looks
-// after others again.
-const suspectsBudget = 20 * time.Millisecond
+// retryBudget is how long a claimer goes on trying jobs in quarantine, one by one, before it
+// looks after others again.
+const retryBudget = 20 * time.Millisecond
 
 // run claims until soft ends. A claim that is under way then is finished, at most
 // until hard ends. It returns ErrLeaseLost if the lane is no longer ours.
 func (c *claimer) run(soft, hard context.Context) error {
-	var pause backoff
+	var pause wait.Backoff
 	for {
-		_, _, _, ok := c.lane.room(c.rows)
-		if !ok {
+		if _, _, _, ok := c.lane.room(c.rows); !ok {
 			select {
 			case <-soft.Done():
 				return nil
 			case <-hard.Done():
 				return nil
-			case <-c.lane.capacity:
+			case <-c.capacity:
 			}
 			continue
 		}
@@ -66,39 +85,42 @@ func (c *claimer) run(soft, hard context.Context) error {
 			return nil
 		case <-hard.Done():
 			return nil
-		case <-c.lane.capacity: // the session may have gone
+		case <-c.capacity: // the session may have gone
 			continue
 		case batch = <-c.due:
 		}
 		err := c.take(soft, hard, batch)
 		switch {
 		case err == nil:
-			pause.reset()
+			pause.Reset()
 			c.failures.OK(c.log, "claiming again")
 		case errors.Is(err, driver.ErrLeaseLost) || hard.Err() != nil:
 			return err
 		default:
 			c.failures.Fail(c.log, slog.LevelWarn, "cannot claim; trying again", "jobs", len(batch.ids), "err", err)
-			if !pause.sleep(soft) {
+			if !pause.Sleep(soft) {
 				return nil
 			}
 		}
 	}
 }
 
+// oldestDue implements stage: the batch that is being claimed.
+func (c *claimer) oldestDue() driver.DBTime { return nothingDue - driver.DBTime(c.inHand.Load()) }
+
 // take claims a batch. Whatever it did not get will be looked at again.
 //
 // That a claim has ended is said as long as there is a dispatcher to hear it, also where the
 // lane is given up (hard): other lanes will not get jobs that it takes for being claimed.
 func (c *claimer) take(soft, hard context.Context, batch due) error {
-	c.inHand.Store(int64(batch.earliest))
-	defer c.inHand.Store(int64(nothingDue))
-	ids, suspects := c.quarantine.split(batch.ids)
-	err := c.claim(hard, ids, batch.latest, c.quarantine.waits())
-	for begun := time.Now(); len(suspects) > 0 && err == nil && time.Since(begun) < suspectsBudget; suspects = suspects[1:] {
-		err = c.claim(hard, suspects[:1:1], batch.latest, true)
+	c.inHand.Store(int64(nothingDue - batch.earliest))
+	defer c.inHand.Store(0)
+	together, alone := c.quarantine.split(batch.ids)
+	err := c.claim(hard, claim{together, batch.latest, c.quarantine.waits()})
+	for begun := time.Now(); len(alone) > 0 && err == nil && time.Since(begun) < retryBudget; alone = alone[1:] {
+		err = c.claim(hard, claim{alone[:1:1], batch.latest, true})
 	}
-	c.again(suspects)
+	c.again(alone)
 	select {
 	case c.finished <- batch.ids:
 	case <-soft.Done():
@@ -106,31 +128,42 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	return err
 }
 
-// claim takes jobs and puts what it got on the launch pad.
+// claim is what is tried to be claimed at once.
+type claim struct {
+	ids     []int64
+	latest  driver.DBTime // the last of their due times
+	briefly bool          // see driver.ClaimRequest
+}
+
+// of is the same for some of the jobs.
+func (c claim) of(ids []int64) claim { return claim{ids, c.latest, c.briefly} }
+
+// claim takes jobs and has the lane admit what it got.
 //
 // One whose row cannot be claimed (a constraint, somebody's trigger, a damaged value) makes
 // the whole statement fail. So that it does not hold up the others for longer than a few
-// statements, the source sifts the batch, or it is halved until that job is alone. Where it was waiting that failed,
-// for a lock that a trigger needs, or for a trigger that sleeps, the halves wait briefly.
-func (c *claimer) claim(ctx context.Context, ids []int64, latest driver.DBTime, briefly bool) error {
-	if len(ids) == 0 {
+// statements, the source sifts the batch, or it is halved until that job is alone. Where it
+// failed because it had waited, for a lock that a trigger needs or for a trigger that sleeps,
+// the halves wait briefly.
+func (c *claimer) claim(ctx context.Context, jobs claim) error {
+	if len(jobs.ids) == 0 {
 		return nil
 	}
-	lease, first, reach, ok := c.lane.room(len(ids))
+	lease, first, reach, ok := c.lane.room(len(jobs.ids))
 	if !ok { // halves need no more room than the whole, but the session may have gone
-		c.again(ids)
+		c.again(jobs.ids)
 		return nil
 	}
 	req := driver.ClaimRequest{
-		Lease: lease, QoS: c.delivery.QoS(), IDs: ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
+		Lease: lease, QoS: c.delivery.QoS(), IDs: jobs.ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
-		Within:  max(latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
-		Briefly: briefly,
+		Within:  max(jobs.latest.Sub(c.clock.Now()), 2*c.lead.get()) + claimSlack,
+		Briefly: jobs.briefly,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
 	c.lane.claims(req.Token)
 	begun := c.clock.local()
-	batch, err := c.source.Claim(ctx, req)
+	batch, err := c.journal.Claim(ctx, req)
 	took := c.clock.local() - begun
 	if err == nil && batch.At != 0 {
 		c.clock.confirm(batch.At, begun, begun+took)
@@ -144,59 +177,60 @@ func (c *claimer) claim(ctx context.Context, ids []int64, latest driver.DBTime, 
 		var happened bool
 		batch, happened, err = c.resolve(ctx, req, unknown)
 		if err == nil && !happened {
-			return c.ended(ctx, ids, latest, briefly, unknown)
+			return c.sessionEnded(ctx, jobs, unknown)
 		}
-	case errors.As(err, &about) && len(ids) == 1:
-		c.setAside(ctx, []driver.BadJob{{ID: ids[0], Why: about}})
+	case errors.As(err, &about) && len(jobs.ids) == 1:
+		c.setAside(ctx, []driver.BadJob{{ID: jobs.ids[0], Why: about}})
 		return nil
 	case errors.As(err, &about):
-		briefly = briefly || about.Waited
-		if rest := c.sift(ctx, ids); len(rest) < len(ids) {
-			return c.claim(ctx, rest, latest, briefly)
+		jobs.briefly = jobs.briefly || about.Waited
+		if rest := c.sift(ctx, jobs.ids); len(rest) < len(jobs.ids) {
+			return c.claim(ctx, jobs.of(rest))
 		}
-		return c.halves(ctx, ids, latest, briefly)
+		return c.halves(ctx, jobs)
 	}
 	if err == nil {
 		c.lead.observe(took)
 		c.stats.claim.observe(took)
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
-		c.again(c.quarantine.free(ids))
+		c.again(c.quarantine.free(jobs.ids))
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()
-		c.pad.put(c.lane.admit(batch), 0, batch.Jobs)
+		c.admit(batch)
 	}
-	c.again(without(ids, batch.Jobs))
+	c.again(without(jobs.ids, batch.Jobs))
 	return err
 }
 
-// ended follows up on a claim that did not happen, as its session has ended. Mostly that is an
-// outage, which is over by now. But it may have been a row that makes the server end it: then
-// the others are to get through.
-func (c *claimer) ended(ctx context.Context, ids []int64, latest driver.DBTime, briefly bool, why *driver.UnknownError) error {
-	if len(ids) > 1 {
-		return c.halves(ctx, ids, latest, briefly)
+// sessionEnded follows up on a claim that did not happen, as its database session has ended.
+// Mostly that is an outage, which is over by now. But it may have been a row that makes the
+// server end it: then the others are to get through.
+func (c *claimer) sessionEnded(ctx context.Context, jobs claim, why *driver.UnknownError) error {
+	if len(jobs.ids) > 1 {
+		return c.halves(ctx, jobs)
 	}
-	switch out, counts := c.quarantine.strike(ids[0]); {
-	case out:
-		c.setAside(ctx, []driver.BadJob{{ID: ids[0], Why: &driver.JobError{Reason: "the session ends each time: " + why.Err.Error(), Costly: true}}})
-		return nil
-	case counts:
-		c.again(ids)
+	id := jobs.ids[0]
+	blamed, counts := c.quarantine.sessionEnded(id)
+	if blamed {
+		c.setAside(ctx, []driver.BadJob{{ID: id, Why: &driver.JobError{Reason: "the session ends each time: " + why.Err.Error(), Costly: true}}})
 		return nil
 	}
-	c.again(ids)
+	c.again(jobs.ids)
+	if counts {
+		return nil
+	}
 	return why // with a pause
 }
 
 // halves claims the first half of some jobs, and then the other.
-func (c *claimer) halves(ctx context.Context, ids []int64, latest driver.DBTime, briefly bool) error {
-	half := len(ids) / 2
-	if err := c.claim(ctx, ids[:half:half], latest, briefly); err != nil {
-		c.again(ids[half:])
+func (c *claimer) halves(ctx context.Context, jobs claim) error {
+	half := len(jobs.ids) / 2
+	if err := c.claim(ctx, jobs.of(jobs.ids[:half:half])); err != nil {
+		c.again(jobs.ids[half:])
 		return err
 	}
-	return c.claim(ctx, ids[half:], latest, briefly)
+	return c.claim(ctx, jobs.of(jobs.ids[half:]))
 }
 
 // fewJobs is how many are halved rather than sifted.
@@ -208,7 +242,7 @@ func (c *claimer) sift(ctx context.Context, ids []int64) []int64 {
 	if len(ids) <= fewJobs {
 		return ids
 	}
-	bad, err := c.source.Sift(ctx, ids)
+	bad, err := c.journal.Sift(ctx, ids)
 	if err != nil {
 		c.log.Debug("cannot sift jobs", "jobs", len(ids), "err", err)
 		return ids
@@ -231,9 +265,9 @@ func (c *claimer) setAside(ctx context.Context, bad []driver.BadJob) {
 		if c.quarantine.add(job.ID, &why, time.Now()) {
 			c.stats.quarantined.Add(1)
 		}
-		c.refused.Fail(c.log, slog.LevelWarn, "a job cannot be claimed; it is tried again now and then, see reactor.failed_jobs", "job", job.ID, "err", why.Reason)
+		c.bad.Fail(c.log, slog.LevelWarn, "a job cannot be claimed; it is tried again now and then, see reactor.failed_jobs", "job", job.ID, "err", why.Reason)
 	}
-	if err := c.source.Quarantine(ctx, bad); err != nil {
+	if err := c.journal.Quarantine(ctx, bad); err != nil {
 		c.log.Debug("cannot record jobs that cannot be claimed", "jobs", len(bad), "err", err)
 	}
 }
@@ -243,9 +277,9 @@ func (c *claimer) setAside(ctx context.Context, bad []driver.BadJob) {
 func (c *claimer) resolve(ctx context.Context, req driver.ClaimRequest, why error) (batch driver.Batch, happened bool, err error) {
 	c.stats.unknown.Add(1)
 	c.failures.Fail(c.log, slog.LevelWarn, "a claim's outcome is unknown; asking the journal", "err", why)
-	var pause backoff
+	var pause wait.Backoff
 	for {
-		batch, lease, ok, err := c.source.ResolveClaim(ctx, req)
+		batch, lease, ok, err := c.journal.ResolveClaim(ctx, req)
 		switch {
 		case err == nil:
 			c.lane.relet(lease)
@@ -254,7 +288,7 @@ func (c *claimer) resolve(ctx context.Context, req driver.ClaimRequest, why erro
 			return driver.Batch{}, false, err
 		}
 		c.failures.Fail(c.log, slog.LevelWarn, "cannot ask the journal; trying again", "err", err)
-		if !pause.sleep(ctx) {
+		if !pause.Sleep(ctx) {
 			return driver.Batch{}, false, ctx.Err()
 		}
 	}

@@ -6,9 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/job-publisher/reactor/internal/alarm"
-
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // clock knows the database's time. It never runs ahead of it: every reading D of
@@ -31,7 +30,7 @@ type clock struct {
 	start  time.Time // has the monotonic reading that local instants count from
 	latest atomic.Pointer[estimate]
 	steps  atomic.Int64 // how often the database's clock was seen to go back
-	doubt  signal       // set when it has been set: read it again, and well
+	doubt  wait.Signal  // set when it has been set: read it again, and well
 
 	mu       sync.Mutex
 	readings []reading     // guarded by mu; oldest first
@@ -63,7 +62,7 @@ const (
 )
 
 func newClock() *clock {
-	c := &clock{start: time.Now(), doubt: newSignal(), moved: make(chan struct{})}
+	c := &clock{start: time.Now(), doubt: wait.NewSignal(), moved: make(chan struct{})}
 	c.latest.Store(&estimate{})
 	return c
 }
@@ -126,12 +125,12 @@ func (c *clock) confirm(d driver.DBTime, sent, received time.Duration) {
 	slack := drifted(received-e.at) + time.Microsecond
 	if exact-received > e.offset+e.bound+slack || exact-sent < e.offset-slack {
 		c.observe(d, sent, received)
-		c.doubt.set()
+		c.doubt.Set()
 	}
 }
 
-// step is closed by the next step of the clock.
-func (c *clock) step() <-chan struct{} {
+// Step is closed by the next step of the clock.
+func (c *clock) Step() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.moved
@@ -151,8 +150,13 @@ func (c *clock) bounds(now time.Duration) (low, high time.Duration) {
 	return low, high
 }
 
+// timeSource is what the clock needs of the database.
+type timeSource interface {
+	Now(ctx context.Context) (driver.DBTime, error)
+}
+
 // read takes n readings.
-func (c *clock) read(ctx context.Context, source driver.Source, n int) error {
+func (c *clock) read(ctx context.Context, source timeSource, n int) error {
 	for range n {
 		sent := c.local()
 		d, err := source.Now(ctx)
@@ -165,12 +169,13 @@ func (c *clock) read(ctx context.Context, source driver.Source, n int) error {
 }
 
 // run keeps the offset up to date. That a reading fails is for others to report:
-// the offset stays, and drifts by microseconds a second.
-func (c *clock) run(ctx context.Context, source driver.Source, answered *moment) {
-	set := alarm.WatchClock()
+// the offset stays, and drifts by microseconds a second. watchClock tells when the host's
+// clock is set.
+func (c *clock) run(ctx context.Context, source timeSource, watchClock func() clockWatch, answered *moment) {
+	set := watchClock()
 	defer set.Close()
 	for {
-		timer := time.NewTimer(jitter(clockInterval))
+		timer := time.NewTimer(wait.Jitter(clockInterval))
 		readings := 1
 		select {
 		case <-ctx.Done():

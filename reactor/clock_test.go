@@ -73,7 +73,7 @@ func TestClockConfirms(t *testing.T) {
 	for _, step := range []driver.DBTime{-10_000_000, 10_000_000} {
 		c := newClock()
 		c.observe(1_000_000_000, time.Second, time.Second+100*time.Microsecond)
-		before, moved := *c.latest.Load(), c.step()
+		before, moved := *c.latest.Load(), c.Step()
 		c.confirm(1_001_010_000, 2*time.Second, 2*time.Second+20*time.Millisecond)
 		if *c.latest.Load() != before || len(c.doubt) != 0 {
 			t.Fatal("a claim that took 20ms replaced a good reading")

@@ -22,7 +22,7 @@ type Config struct {
 	JobsPerRead int
 	// LoopFrequency is how often the table is swept. New jobs are announced by the
 	// database; the sweep is the safety net for what the announcement missed, and
-	// bounds how late that can be (see the type sweep for when it is more than a loop).
+	// bounds how late that can be (see sweep.go in internal/load for when it is more than a loop).
 	// 1 ms to 24 h. Defaults to 2 s.
 	LoopFrequency time.Duration
 	// ConsumerCount and ConsumerIndex give this instance a fixed share: of

@@ -5,10 +5,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/job-publisher/reactor/internal/alarm"
 	"github.com/job-publisher/reactor/timerwheel"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/load"
 )
 
 // dispatcher owns the wheel: it takes what the loader reads, waits until jobs fall
@@ -24,27 +24,39 @@ import (
 type dispatcher struct {
 	clock    *clock
 	lead     *lead
-	stats    *counters
+	loader   refiller
+	newAlarm func() (waker, error)
 	loaded   <-chan []driver.Pending
 	due      chan<- due
-	finished <-chan []int64        // ids whose claim has ended
-	roomy    signal                // set when there is room for the loader again
-	rebuilt  func()                // asks the loader for everything, after a rebuild
-	evicted  func([]driver.Cursor) // tells the loader where to read again, one place a shard
-	rows     int                   // limit of a batch
-	capacity int                   // limit of the wheel
-	late     atomic.Bool           // a full batch is on offer, and long due
-	oldest   atomic.Int64          // see oldestDue: nothingDue less that, 0 if there is none
-	latest   atomic.Int64          // see latestDue
+	finished <-chan []int64 // ids whose claim has ended
+	rows     int            // limit of a batch
+	capacity int            // limit of the wheel
+	pending  *atomic.Int64  // statistic: written here, read by Stats alone
+
+	// Written by run, read by anyone.
+	waiting atomic.Int64 // jobs in the wheel and on offer
+	late    atomic.Bool  // a full batch is on offer, and long due
+	oldest  atomic.Int64 // see OldestDue: nothingDue less that, 0 if there is none
+	latest  atomic.Int64 // see LatestDue
 
 	// Owned by run.
 	wheel *timerwheel.Wheel[scheduled]
 	known map[int64]timerwheel.Handle // in the wheel, or being claimed (noHandle)
 	next  due
-	wake  *alarm.Alarm
+	wake  waker
 	steps int64 // of the clock that the wheel has seen
 	// largest is the size of the largest job that has been in the wheel since it was empty.
 	largest int
+}
+
+// refiller is what the dispatcher needs of the loader: to be told what to read, and when.
+type refiller interface {
+	// Roomy: there is room again, after the wheel was full (load.ResumeRoom).
+	Roomy()
+	// Rescan: the wheel was emptied.
+	Rescan()
+	// Evicted: what lies behind these places, one a shard, is not in the wheel any more.
+	Evicted(places []driver.Cursor)
 }
 
 // scheduled is what the wheel holds of a Pending, beside its deadline: there may be a
@@ -86,28 +98,38 @@ const evictedShare = 64
 // noHandle marks a job that has left the wheel and whose claim has not ended.
 var noHandle timerwheel.Handle
 
-// room is how many more jobs the wheel takes. It may be called by anyone.
-func (d *dispatcher) room() int { return d.capacity - int(d.stats.pending.Load()) }
+// Room is how many more jobs the wheel takes. It may be called by anyone, as may the next
+// four.
+func (d *dispatcher) Room() int { return d.capacity - int(d.waiting.Load()) }
 
-// behind reports whether jobs fall due faster than they are claimed. It may be called
-// by anyone.
-func (d *dispatcher) behind() bool { return d.late.Load() }
+// Behind reports whether jobs fall due faster than they are claimed.
+func (d *dispatcher) Behind() bool { return d.late.Load() }
 
-// oldestDue is when the earliest job in memory was due, or will be, that nobody has claimed
+// OldestDue is when the earliest job in memory was due, or will be, that nobody has claimed
 // or is about to claim; nothingDue if there is none. If nothing is due yet it is not exact, but
-// lies in the future. It may be called by anyone.
-func (d *dispatcher) oldestDue() driver.DBTime {
+// lies in the future.
+func (d *dispatcher) OldestDue() driver.DBTime {
 	return nothingDue - driver.DBTime(d.oldest.Load()) // wraps, and comes back
 }
 
-// latestDue bounds what is in memory: nothing is due later. It may be too late by far, as it
-// falls only when something is evicted or nothing is left. It may be called by anyone.
-func (d *dispatcher) latestDue() driver.DBTime { return driver.DBTime(d.latest.Load()) }
+// oldestDue implements stage.
+func (d *dispatcher) oldestDue() driver.DBTime { return d.OldestDue() }
+
+// LatestDue bounds what is in memory: nothing is due later. It may be too late by far, as it
+// falls only when something is evicted or nothing is left.
+func (d *dispatcher) LatestDue() driver.DBTime { return driver.DBTime(d.latest.Load()) }
+
+// counted notes how many jobs there are.
+func (d *dispatcher) counted() {
+	n := int64(d.wheel.Len() + len(d.next.ids))
+	d.waiting.Store(n)
+	d.pending.Store(n)
+}
 
 // run works until ctx ends. If drain is closed, nothing more will be loaded, and
 // run returns when everything has been handed out.
 func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
-	wake, err := alarm.New()
+	wake, err := d.newAlarm()
 	if err != nil {
 		return err
 	}
@@ -116,7 +138,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 	d.reset()
 	draining := false
 	for {
-		step := d.clock.step()
+		step := d.clock.Step()
 		d.collect()
 		offer := d.due
 		if len(d.next.ids) == 0 {
@@ -129,11 +151,11 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil
 		case offer <- d.next:
-			full := d.room() < roomyAgain(d.capacity)
-			d.stats.pending.Add(-int64(len(d.next.ids)))
+			full := d.Room() < load.ResumeRoom(d.capacity)
 			d.next = due{}
-			if full && d.room() >= roomyAgain(d.capacity) {
-				d.roomy.set()
+			d.counted()
+			if full && d.Room() >= load.ResumeRoom(d.capacity) {
+				d.loader.Roomy()
 			}
 		case rows := <-d.loaded:
 			d.add(rows)
@@ -158,7 +180,7 @@ func (d *dispatcher) reset() {
 	for _, id := range d.next.ids {
 		d.known[id] = noHandle
 	}
-	d.stats.pending.Store(int64(len(d.next.ids)))
+	d.counted()
 	d.latest.Store(int64(driver.DistantPast))
 }
 
@@ -181,14 +203,14 @@ func (d *dispatcher) add(rows []driver.Pending) {
 		}
 		d.known[job.ID] = d.wheel.Schedule(scheduled{job.ID, job.Bytes, job.Shard}, int64(job.DueAt))
 		d.largest = max(d.largest, int(job.Bytes))
-		if job.DueAt > d.latestDue() {
+		if job.DueAt > d.LatestDue() {
 			d.latest.Store(int64(job.DueAt))
 		}
 	}
 	if over := d.wheel.Len() - d.capacity; over > 0 {
 		d.evict(over + d.capacity/evictedShare)
 	}
-	d.stats.pending.Store(int64(d.wheel.Len() + len(d.next.ids)))
+	d.counted()
 }
 
 // evict makes room by the n jobs that are due last. They are in the table still, and each
@@ -199,7 +221,7 @@ func (d *dispatcher) evict(n int) {
 	latest := nothingDue
 	d.wheel.EvictLatest(n, func(job scheduled, at int64) {
 		delete(d.known, job.id)
-		place := cursorBefore(job.shard, driver.DBTime(at), job.id)
+		place := load.CursorBefore(job.shard, driver.DBTime(at), job.id)
 		if !shards.Has(job.shard) || place.Before(places[job.shard]) {
 			places[job.shard] = place
 		}
@@ -211,7 +233,7 @@ func (d *dispatcher) evict(n int) {
 	for _, shard := range shards.List() {
 		list = append(list, places[shard])
 	}
-	d.evicted(list)
+	d.loader.Evicted(list)
 }
 
 // forget lets jobs be loaded again.
@@ -229,7 +251,7 @@ func (d *dispatcher) collect() {
 	if d.steps != d.clock.steps.Load() {
 		// The database's clock went back. The wheel's does not; begin anew.
 		d.reset()
-		d.rebuilt()
+		d.loader.Rescan()
 	}
 	defer d.report()
 	lead := d.lead.get()

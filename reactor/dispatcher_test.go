@@ -1,8 +1,10 @@
 package reactor
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,11 +26,16 @@ func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { wake.Close() })
-	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), stats: &counters{}, rows: maxClaim, capacity: capacity, wake: wake}}
-	d.evicted = func(places []driver.Cursor) { d.gone = append(d.gone, places...) }
+	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), pending: new(atomic.Int64), rows: maxClaim, capacity: capacity, wake: wake}}
+	d.loader = d
 	d.reset()
 	return d
 }
+
+// Roomy, Rescan and Evicted implement refiller.
+func (d *testDispatcher) Roomy()                         {}
+func (d *testDispatcher) Rescan()                        {}
+func (d *testDispatcher) Evicted(places []driver.Cursor) { d.gone = append(d.gone, places...) }
 
 // handOver is what a lane does.
 func (d *testDispatcher) handOver() due {
@@ -95,11 +102,13 @@ func TestEviction(t *testing.T) {
 	}
 	for page := range slices.Chunk(all, 300) {
 		d.add(page)
-		if n := d.wheel.Len(); n > capacity || len(d.known) != n || d.stats.pending.Load() != int64(n) {
-			t.Fatalf("%d in the wheel, %d known, %d counted", n, len(d.known), d.stats.pending.Load())
+		if n := d.wheel.Len(); n > capacity || len(d.known) != n || d.Room() != capacity-n {
+			t.Fatalf("%d in the wheel, %d known, %d counted", n, len(d.known), capacity-d.Room())
 		}
 	}
-	slices.SortFunc(all, inOrder)
+	slices.SortFunc(all, func(a, b driver.Pending) int {
+		return cmp.Or(cmp.Compare(a.DueAt, b.DueAt), cmp.Compare(a.ID, b.ID))
+	})
 	for i, job := range all {
 		_, known := d.known[job.ID]
 		covered := slices.ContainsFunc(d.gone, func(c driver.Cursor) bool {
@@ -112,7 +121,7 @@ func TestEviction(t *testing.T) {
 			t.Fatalf("the %d-th job to be due was evicted", i)
 		}
 	}
-	if oldest := d.oldestDue(); oldest != nothingDue {
+	if oldest := d.OldestDue(); oldest != nothingDue {
 		t.Errorf("something is due at %v before anything was looked at", oldest)
 	}
 	// An urgent job finds room, and what was evicted is known as new when it comes again.
@@ -122,10 +131,10 @@ func TestEviction(t *testing.T) {
 	if batch := d.handOver(); !slices.Equal(batch.ids, []int64{-1}) || batch.earliest != now || batch.latest != now {
 		t.Errorf("handed out %+v", batch)
 	}
-	before := d.latestDue()
+	before := d.LatestDue()
 	d.add(all[:capacity])
-	if d.wheel.Len() < capacity*9/10 || d.latestDue() > before.Add(time.Second) {
-		t.Errorf("%d in the wheel, the latest due at %v", d.wheel.Len(), d.latestDue())
+	if d.wheel.Len() < capacity*9/10 || d.LatestDue() > before.Add(time.Second) {
+		t.Errorf("%d in the wheel, the latest due at %v", d.wheel.Len(), d.LatestDue())
 	}
 }
 
@@ -133,7 +142,7 @@ func TestEviction(t *testing.T) {
 func TestOldestDue(t *testing.T) {
 	d := newTestDispatcher(t, 1024)
 	d.collect()
-	if at := d.oldestDue(); at != nothingDue {
+	if at := d.OldestDue(); at != nothingDue {
 		t.Errorf("empty: %v", at)
 	}
 	now := d.clock.Now()
@@ -141,14 +150,14 @@ func TestOldestDue(t *testing.T) {
 		d.add([]driver.Pending{{ID: int64(i), DueAt: now.Add(offset)}})
 	}
 	d.collect()
-	if at := d.oldestDue(); at != now.Add(-time.Minute) {
+	if at := d.OldestDue(); at != now.Add(-time.Minute) {
 		t.Errorf("on offer: %v", at.Sub(now))
 	}
 	if batch := d.handOver(); len(batch.ids) != 2 {
 		t.Errorf("handed out %v", batch.ids)
 	}
 	d.collect()
-	if at := d.oldestDue(); at <= now || at > now.Add(time.Hour+wheelResolution) {
+	if at := d.OldestDue(); at <= now || at > now.Add(time.Hour+wheelResolution) {
 		t.Errorf("in an hour: %v", at.Sub(now))
 	}
 }

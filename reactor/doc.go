@@ -34,11 +34,30 @@
 //
 // One goroutine each runs the loader's reads by id and its scans, the dispatcher (with the
 // wheel), every lane's claimer and launch pad, the settler, the clock, and the membership's
-// heartbeat (with the set of running lanes). A lane's state has a mutex, for its claimer, its
-// launch pad, the session's reader and the settler meet there.
+// heartbeat, which decides about the lanes' runners. A lane's state has a mutex, for its claimer,
+// its launch pad, the session's reader and the settler meet there.
 //
-// An incarnation ties them together from Join to Leave. If the other instances give
+// Each stage declares beside it, as small interfaces, what it needs of the others. compose.go wires
+// them into an incarnation, from Join to Leave; supervise.go says who runs until when, and whose
+// end is the end of what; shutdown.go ends it in two stages. If the other instances give
 // it up for dead, it is abandoned as a whole and the next one begins.
+//
+// Statistics are written by the stages and read by Stats. Nothing goes by them: what bounds a stage,
+// or tells that it is done, it counts itself.
+//
+// # Locks
+//
+// Whoever holds one of these takes only those to the right of it:
+//
+//	lanes.mu     ─┐
+//	progress.mu  ─┼─► lane.mu ─► settler.mu
+//	launchpad.mu ─┘       └────► the session's own
+//
+// The settler's turn, and the broker's for its check, are channels of one place, for they are held
+// while the database or the broker answers; the settler takes lane.mu within its turn, and nobody
+// waits for the turn with a lock. leases.mu, clock.mu, lead.mu, quarantine.mu, timing.mu, and the
+// loader's, which is held while it plans and never while it reads, are innermost: nothing else is
+// locked within. (The loader asks memory within its own; the dispatcher answers from atomics.)
 //
 // # The hand-off, and what happens when we die
 //

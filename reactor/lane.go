@@ -8,6 +8,7 @@ import (
 	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // lane is one way to the broker. What happens to its messages is decided by the machine of
@@ -32,7 +33,7 @@ type lane struct {
 	// hurry has what was taken told at once.
 	hurry func()
 	// capacity is set when slots became free or a session was attached.
-	capacity signal
+	capacity wait.Signal
 
 	mu         sync.Mutex
 	machine    *handoff.Machine // guarded by mu
@@ -73,10 +74,10 @@ func (l *lane) carryOut(e *handoff.Effects) {
 		l.hurry()
 	}
 	if e.Capacity {
-		l.capacity.set()
+		l.capacity.Set()
 	}
 	if e.Wake > 0 {
-		time.AfterFunc(e.Wake+time.Duration(randomShare()*0.1*float64(e.Wake)), l.resume)
+		time.AfterFunc(e.Wake+time.Duration(wait.RandomShare()*0.1*float64(e.Wake)), l.resume)
 	}
 	if e.NotOurs && l.end != nil {
 		l.end()

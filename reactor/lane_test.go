@@ -10,6 +10,7 @@ import (
 
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // fakeSession gathers what is sent. Real connections are tested in mqttsink and end to end.
@@ -35,6 +36,7 @@ func (s *fakeSession) Check(m driver.Message) error {
 	}
 	return nil
 }
+
 func (s *fakeSession) Publish(msgs []driver.Message) error {
 	if s.ended {
 		return errHangUp
@@ -80,7 +82,7 @@ func newTestLane(delivery Delivery) *testLane {
 		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(),
 		settle:   func(_ *lane, b *handoff.Batch, _ time.Duration) { t.news = append(t.news, b) },
 		hurry:    func() {},
-		capacity: newSignal(), machine: newMachine(delivery, Republish), log: slog.New(slog.DiscardHandler),
+		capacity: wait.NewSignal(), machine: newMachine(delivery, Republish), log: slog.New(slog.DiscardHandler),
 	}
 	return t
 }

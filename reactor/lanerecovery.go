@@ -8,6 +8,7 @@ import (
 
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // recover takes over what the journal holds of this lane, and returns the session to go on
@@ -17,6 +18,7 @@ import (
 // else a new one. What a broker may keep of messages that the journal has no trace of, as
 // after a failover that lost some commits, would swallow new ones in the same slots.
 func (r *laneRunner) recover(hard context.Context, session driver.Session) (driver.Session, error) {
+	r.readsJournal.Store(true)
 	batches, err := r.readJournal(hard)
 	if err != nil {
 		closeSession(session)
@@ -37,7 +39,7 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 	if r.delivery.QoS() == 2 && (lost || len(batches) == 0) || lost && anyQoS2(batches) {
 		round := newRound()
 		if session, err = r.beginSession(hard, session, anyQoS2(batches), func(mark string) error {
-			return r.incarnation.source.Reopen(hard, r.leaseNow(), round, mark)
+			return r.journal.Reopen(hard, r.lane.leaseNow(), round, mark)
 		}); err != nil {
 			return nil, err
 		}
@@ -56,28 +58,29 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 			jobs += len(b.Jobs)
 		}
 		r.stats.recovered.Add(int64(jobs))
-		r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", r.leaseNow().Lane, "jobs", jobs)
+		r.log.Warn("recovering what an earlier owner of the lane left unsettled", "lane", r.lane.leaseNow().Lane, "jobs", jobs)
 	}
-	for _, w := range r.recovered(batches, lost) {
+	for _, w := range r.lane.recovered(batches, lost) {
 		r.pad.put(w.Batch, w.Place, []driver.Job{w.Job})
 		r.latest = max(r.latest, w.Job.FireAt)
 	}
 	return session, nil
 }
 
-// parkedAhead is for how long a lane may wait for recovered jobs and claim others as well.
-const parkedAhead = time.Second
+// leastFarAhead is how far ahead recovered jobs may be due in a lane that claims others as well.
+const leastFarAhead = time.Second
 
-// park makes a guest of a lane whose recovered jobs are due much later, as after the
-// database's clock was set back. They keep its first slots until then, and what is claimed
-// behind them would soon be out of reach. Another lane takes the place. One that is a guest
-// already is not to count, either, among the lanes that the instance wants for itself.
-func (r *laneRunner) park() bool {
-	if r.latest.Sub(r.clock.Now()) < parkedAhead {
+// noteFarAhead reports, and notes, whether the lane does not claim because its recovered jobs are due much later, as
+// after the database's clock was set back. They keep its first slots until then, and what is
+// claimed behind them would soon be out of reach. The instance leases another lane in its place.
+// A lane that was not to claim anyway is not to count, either, among those that the instance
+// wants.
+func (r *laneRunner) noteFarAhead() bool {
+	if r.latest.Sub(r.clock.Now()) < leastFarAhead {
 		return false
 	}
-	r.parked.Store(true)
-	r.incarnation.beatNow.set()
+	r.farAhead.Store(true)
+	r.leases.beatSoon()
 	return true
 }
 
@@ -87,18 +90,18 @@ func (r *laneRunner) settleEnded(hard context.Context, ended []driver.Batch) err
 	for _, b := range ended {
 		n := len(b.Jobs)
 		settlements = append(settlements, driver.Settlement{
-			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.leaseNow(), Jobs: n, Kept: n, Settled: n, Done: true,
+			BatchID: b.ID, Round: b.Round, Token: b.Token, Lease: r.lane.leaseNow(), Jobs: n, Kept: n, Settled: n, Done: true,
 		})
 	}
-	var pause backoff
+	var pause wait.Backoff
 	for len(settlements) > 0 {
-		_, err := r.incarnation.source.Settle(hard, settlements)
+		_, err := r.journal.Settle(hard, settlements)
 		if err == nil {
-			r.log.Warn("the journal lists messages again that had left it: did a failover lose the last commits?", "lane", r.leaseNow().Lane, "batches", len(settlements))
+			r.log.Warn("the journal lists messages again that had left it: did a failover lose the last commits?", "lane", r.lane.leaseNow().Lane, "batches", len(settlements))
 			return nil
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot settle; trying again", "err", err)
-		if !pause.sleep(hard) {
+		if !pause.Sleep(hard) {
 			return hard.Err()
 		}
 	}
@@ -116,15 +119,15 @@ func anyQoS2(batches []driver.Batch) bool {
 
 // readJournal returns what is unsettled.
 func (r *laneRunner) readJournal(hard context.Context) ([]driver.Batch, error) {
-	var pause backoff
+	var pause wait.Backoff
 	for {
-		lease := r.leaseNow()
-		batches, err := r.incarnation.source.Recover(hard, lease)
+		lease := r.lane.leaseNow()
+		batches, err := r.journal.Recover(hard, lease)
 		if err == nil || errors.Is(err, driver.ErrLeaseLost) || hard.Err() != nil {
 			return batches, err
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot recover; trying again", "lane", lease.Lane, "err", err)
-		if !pause.sleep(hard) {
+		if !pause.Sleep(hard) {
 			return nil, hard.Err()
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // beginSession begins a session that the journal is about from then on, in place of what the
@@ -23,7 +24,7 @@ import (
 // A session that the broker has made just now is kept, unless there is no mark to tell it
 // from the one that it replaces: should it outlive us, it would be taken for that one.
 func (r *laneRunner) beginSession(hard context.Context, session driver.Session, exposed bool, reopen func(mark string) error) (driver.Session, error) {
-	if session.Limits().Present || exposed && r.leaseNow().Mark == "" {
+	if session.Limits().Present || exposed && r.lane.leaseNow().Mark == "" {
 		discardSession(session)
 		session = nil
 	}
@@ -37,11 +38,12 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 		}
 		return nil, err
 	}
-	var pause backoff
+	var pause wait.Backoff
 	for {
 		if session == nil {
-			if session = r.connectEmpty(hard); session == nil {
-				return nil, driver.ErrLeaseLost // or hard has ended
+			var err error
+			if session, err = r.connectEmpty(hard); err != nil {
+				return nil, err
 			}
 		}
 		if mark == "" {
@@ -56,9 +58,7 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 			return nil, hard.Err()
 		}
 		if errors.Is(err, driver.ErrCannotMark) {
-			r.incarnation.unmarked.Do(func() {
-				r.log.Warn("sessions cannot be marked at this broker: should it lose one while an instance dies, messages on their way may be lost", "err", err)
-			})
+			r.broker.cannotMark(r.log, err)
 			mark = ""
 			if err := r.note(hard, mark, reopen); err != nil {
 				closeSession(session)
@@ -74,7 +74,7 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot mark the session; trying again", "client_id", r.clientID, "err", err)
 		discardSession(session) // the mark may be there, in part
 		session = nil
-		if !pause.sleep(hard) {
+		if !pause.Sleep(hard) {
 			return nil, hard.Err()
 		}
 	}
@@ -83,11 +83,11 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 // connectEmpty connects to a session in which nothing is. Clean Start would do that in one go,
 // but Mosquitto 2.0.11 does not save sessions that began with it; so one that is there all
 // the same is discarded, and where the broker does not care for that, begun clean and left.
-func (r *laneRunner) connectEmpty(hard context.Context) driver.Session {
+func (r *laneRunner) connectEmpty(hard context.Context) (driver.Session, error) {
 	for try := range 3 {
-		session, _ := r.connect(hard, hard, false) // it has no error to report: the first connection has been made
-		if session == nil || !session.Limits().Present {
-			return session
+		session, err := r.connect(hard, hard, false)
+		if err != nil || !session.Limits().Present {
+			return session, err
 		}
 		if try < 2 {
 			discardSession(session)
@@ -95,13 +95,12 @@ func (r *laneRunner) connectEmpty(hard context.Context) driver.Session {
 		}
 		closeSession(session)
 	}
-	session, _ := r.connect(hard, hard, true)
-	if session == nil {
-		return nil
+	session, err := r.connect(hard, hard, true)
+	if err != nil {
+		return nil, err
 	}
 	closeSession(session)
-	session, _ = r.connect(hard, hard, false)
-	return session
+	return r.connect(hard, hard, false)
 }
 
 // renewMark gives a session that we know a whole mark again, where it has lost a part of
@@ -118,7 +117,7 @@ func (r *laneRunner) renewMark(hard context.Context, session driver.Session) err
 		}
 		mark = ""
 	}
-	return r.note(hard, mark, func(mark string) error { return r.incarnation.source.Mark(hard, r.leaseNow(), mark) })
+	return r.note(hard, mark, func(mark string) error { return r.journal.Mark(hard, r.lane.leaseNow(), mark) })
 }
 
 // markPatience is how long a broker may take to leave a mark.
@@ -132,32 +131,33 @@ func (r *laneRunner) leaveMark(ctx context.Context, session driver.Session, mark
 
 // note tells the journal of a mark, for as long as it takes.
 func (r *laneRunner) note(hard context.Context, mark string, reopen func(string) error) error {
-	var pause backoff
+	var pause wait.Backoff
 	for {
 		err := reopen(mark)
 		if err == nil {
-			r.marked(mark)
+			r.lane.marked(mark)
 			return nil
 		}
 		if errors.Is(err, driver.ErrLeaseLost) || hard.Err() != nil {
 			return err
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot note that a session begins; trying again", "client_id", r.clientID, "err", err)
-		if !pause.sleep(hard) {
+		if !pause.Sleep(hard) {
 			return hard.Err()
 		}
 	}
 }
 
-// closeSession says goodbye, and insists after a second.
-func closeSession(s driver.Session) { goodbye(s.Close) }
+// closeSession ends a session, which the broker keeps. It waits for a second at most.
+func closeSession(s driver.Session) { within(time.Second, s.Close) }
 
-// discardSession says goodbye for good.
-func discardSession(s driver.Session) { goodbye(s.Discard) }
+// discardSession ends a session for good.
+func discardSession(s driver.Session) { within(time.Second, s.Discard) }
 
-func goodbye(say func(context.Context) error) {
-	// Whoever gives a session up may have been told to end.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+// within is not bounded by a caller's context: whoever gives a session up may have been told
+// to end.
+func within(d time.Duration, end func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
-	_ = say(ctx)
+	_ = end(ctx)
 }

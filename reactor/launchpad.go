@@ -6,10 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/job-publisher/reactor/internal/alarm"
-
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // launchpad is where the claimed jobs of a lane wait their last milliseconds, each
@@ -17,15 +16,21 @@ import (
 //
 // Batches are sorted, so a heap of batches by their next job is a queue of all jobs.
 type launchpad struct {
-	lane  *lane
-	clock *clock
-	stats *counters
-	wake  *alarm.Alarm
-	news  signal
+	lane     launcher
+	clock    *clock
+	lateness *timing // statistic: written here, read by Stats alone
+	wake     waker   // owned by run
+	news     wait.Signal
 
 	mu    sync.Mutex
 	queue waiting         // guarded by mu
 	late  []time.Duration // guarded by mu: reused
+}
+
+// launcher is what the launch pad needs of its lane.
+type launcher interface {
+	// launch sends the batch's jobs from … to-1: their time has come.
+	launch(b *handoff.Batch, from, to int)
 }
 
 // waitingBatch is a row of jobs of a batch that have not been launched.
@@ -57,14 +62,14 @@ func (p *launchpad) put(b *handoff.Batch, first int, jobs []driver.Job) {
 	p.mu.Lock()
 	heap.Push(&p.queue, &waitingBatch{batch: b, first: first, jobs: jobs})
 	p.mu.Unlock()
-	p.news.set()
+	p.news.Set()
 }
 
 // run launches until ctx ends. What has not been launched then is the lane's to hand
 // back.
 func (p *launchpad) run(ctx context.Context) {
 	for {
-		step := p.clock.step()
+		step := p.clock.Step()
 		p.fire()
 		select {
 		case <-ctx.Done():
@@ -96,7 +101,7 @@ func (p *launchpad) fire() {
 		for _, job := range b.jobs[from:b.next] {
 			p.late = append(p.late, now.Sub(job.FireAt))
 		}
-		p.stats.lateness.observe(p.late...)
+		p.lateness.observe(p.late...)
 		if b.next == len(b.jobs) {
 			heap.Pop(&p.queue)
 		} else {

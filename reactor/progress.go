@@ -74,6 +74,3 @@ func (m *moment) age() time.Duration {
 	}
 	return time.Since(began) - time.Duration(after-1)
 }
-
-// oldestDue implements stage: the batch that is being claimed.
-func (c *claimer) oldestDue() driver.DBTime { return driver.DBTime(c.inHand.Load()) }

@@ -23,7 +23,7 @@ type quarantine struct {
 	causes    map[string]*cause   // guarded by mu
 	next      time.Time           // guarded by mu: no cause is probed before
 	purged    time.Time           // guarded by mu
-	strikes   map[int64]strikes   // guarded by mu
+	endings   map[int64]endings   // guarded by mu
 	successes int64               // guarded by mu: of claims
 }
 
@@ -34,9 +34,9 @@ type setAside struct {
 	tried time.Time // when it last failed
 }
 
-// strikes is how often a job has ended the session that it was claimed over, and how many
+// endings is how often the session ended over which a job was claimed alone, and how many
 // claims had succeeded then.
-type strikes struct {
+type endings struct {
 	n         int
 	successes int64
 }
@@ -60,9 +60,10 @@ const (
 	// costlyProbe and lastCostly are those of a job that ends the session.
 	costlyProbe = 3 * time.Second
 	lastCostly  = 15 * time.Second
-	// enoughStrikes is how often a job may do that, and mostStrikes how many are remembered.
-	enoughStrikes = 3
-	mostStrikes   = 1000
+	// enoughEndings is how often a job may do that, and mostEndings of how many that is
+	// remembered.
+	enoughEndings = 3
+	mostEndings   = 1000
 	// betweenProbes is that between two tries at all: each row may fail for a reason of its own.
 	betweenProbes = 25 * time.Millisecond
 	// others is how many more are tried after each success, and enough after how many in a
@@ -113,22 +114,23 @@ func (q *quarantine) holds(id int64, now time.Time) bool {
 	return false
 }
 
-// strike notes that a claim of the job alone has ended with its session. out: that is the job's
-// doing, for it has happened again and again, and not to others in between. Where no claim has
-// succeeded since the last time it may be anybody's, and does not count.
-func (q *quarantine) strike(id int64) (out, counts bool) {
+// sessionEnded notes that the database session has ended over which a job was claimed alone.
+// blamed: that is the job's doing, for it has happened again and again, and not to others in
+// between. Where no claim has succeeded since the last time it may be anybody's, and does not
+// count.
+func (q *quarantine) sessionEnded(id int64) (blamed, counts bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.strikes == nil || len(q.strikes) >= mostStrikes {
-		q.strikes = map[int64]strikes{}
+	if q.endings == nil || len(q.endings) >= mostEndings {
+		q.endings = map[int64]endings{}
 	}
-	s := q.strikes[id]
-	if counts = s.n == 0 || s.successes != q.successes; counts {
-		s.n++
+	e := q.endings[id]
+	if counts = e.n == 0 || e.successes != q.successes; counts {
+		e.n++
 	}
-	s.successes = q.successes
-	q.strikes[id] = s
-	return s.n >= enoughStrikes, counts
+	e.successes = q.successes
+	q.endings[id] = e
+	return e.n >= enoughEndings, counts
 }
 
 // waits reports whether there are jobs whose claims wait until they fail. Then others like
@@ -217,11 +219,11 @@ func (q *quarantine) free(ids []int64) (more []int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.successes++
-	if len(q.jobs)+len(q.strikes) == 0 {
+	if len(q.jobs)+len(q.endings) == 0 {
 		return nil
 	}
 	for _, id := range ids {
-		delete(q.strikes, id)
+		delete(q.endings, id)
 		job := q.jobs[id]
 		if job == nil {
 			continue

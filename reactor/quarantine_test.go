@@ -86,22 +86,22 @@ func TestQuarantineOfManyCauses(t *testing.T) {
 	}
 }
 
-// TestStrikes: an outage that ends every session is no job's doing.
-func TestStrikes(t *testing.T) {
+// TestSessionsThatEnd: an outage that ends every session is no job's doing.
+func TestSessionsThatEnd(t *testing.T) {
 	var q quarantine
 	for range 100 {
-		if out, _ := q.strike(1); out {
+		if blamed, _ := q.sessionEnded(1); blamed {
 			t.Fatal("a job is blamed while no claim gets through")
 		}
 	}
 	for n := range 2 {
 		q.free([]int64{2})
-		if out, counts := q.strike(1); !counts || out != (n == 1) {
-			t.Errorf("after %d claims of others: %v, %v", n+1, out, counts)
+		if blamed, counts := q.sessionEnded(1); !counts || blamed != (n == 1) {
+			t.Errorf("after %d claims of others: %v, %v", n+1, blamed, counts)
 		}
 	}
 	q.free([]int64{1})
-	if out, _ := q.strike(1); out {
+	if blamed, _ := q.sessionEnded(1); blamed {
 		t.Error("a job that was claimed is blamed for what was before")
 	}
 }

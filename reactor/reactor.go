@@ -5,34 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // Reactor is one instance: it publishes its share of a Source's jobs to a Sink.
 type Reactor struct {
 	cfg    Config
 	source driver.Source
-	sink   driver.Sink
 	log    *slog.Logger
 	clock  *clock
 	lead   *lead
+	timers timers
 	stats  counters
 	// progress is what health goes by.
 	progress progress
 	// quarantine outlives a membership: it is about the rows.
 	quarantine quarantine
+	broker     *broker
 
 	running atomic.Bool
-	// everConnected tells that the broker has accepted us once: from then on it may
-	// go away without ending us.
-	everConnected atomic.Bool
-	identity      identity
-	unmarked      sync.Once // warned that the broker's sessions cannot be marked
 }
 
 // New checks the configuration. Nothing runs and nothing connects before Run.
@@ -44,7 +40,10 @@ func New(source driver.Source, sink driver.Sink, cfg Config) (*Reactor, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("reactor: %w", err)
 	}
-	return &Reactor{cfg: cfg, source: source, sink: sink, log: cfg.Logger, clock: newClock(), lead: newLead()}, nil
+	return &Reactor{
+		cfg: cfg, source: source, broker: newBroker(sink), log: cfg.Logger,
+		clock: newClock(), lead: newLead(), timers: kernelTimers(),
+	}, nil
 }
 
 // Run publishes jobs until ctx ends, which is a clean stop, or until MaxReads are
@@ -57,14 +56,15 @@ func (r *Reactor) Run(ctx context.Context) error {
 	if r.running.Swap(true) {
 		return errors.New("reactor: Run was called twice")
 	}
-	err := r.run(ctx)
+	err := r.serve(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped before it had begun
 	}
 	return err
 }
 
-func (r *Reactor) run(ctx context.Context) error {
+// serve opens the source, and works one membership after the other.
+func (r *Reactor) serve(ctx context.Context) error {
 	if err := r.source.Open(ctx); err != nil {
 		return err
 	}
@@ -79,7 +79,8 @@ func (r *Reactor) run(ctx context.Context) error {
 		return err
 	}
 	for {
-		err := r.runIncarnation(ctx, member)
+		r.stats.begin()
+		err := r.compose(member).run(ctx)
 		if !errors.Is(err, driver.ErrDeposed) {
 			return err
 		}
@@ -98,7 +99,7 @@ func (r *Reactor) join(ctx context.Context) (driver.Member, error) {
 // may last, and they have cut off our connections.
 func (r *Reactor) joinAgain(ctx context.Context) driver.Member {
 	var failures ratelog.Limiter
-	var pause backoff
+	var pause wait.Backoff
 	for {
 		member, err := r.join(ctx)
 		if err == nil {
@@ -109,7 +110,7 @@ func (r *Reactor) joinAgain(ctx context.Context) driver.Member {
 			return nil
 		}
 		failures.Fail(r.log, slog.LevelWarn, "cannot join again; trying again", "err", err)
-		if !pause.sleep(ctx) {
+		if !pause.Sleep(ctx) {
 			return nil
 		}
 	}

@@ -11,51 +11,76 @@ import (
 
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // settler tells the journal what has ended. One settlement is under way at a time;
 // what ends meanwhile goes together into the next.
 type settler struct {
-	source   driver.Journal
+	journal  settleJournal
 	log      *slog.Logger
-	stats    *counters
-	wake     signal
-	quiet    signal // set after each settlement
+	stats    *counters // written here, read by Stats alone
+	progress *progress
+	wake     wait.Signal
+	quiet    wait.Signal // set after each settlement
 	failures ratelog.Limiter
 	givenUp  ratelog.Limiter
 
-	progress *progress
-
-	turn sync.Mutex // held while a settlement, or a reopening, is under way
+	turn chan struct{} // has one place, taken while a settlement, or a reopening, is under way
 
 	mu      sync.Mutex
-	pending []landed    // guarded by mu
+	pending []unsettled // guarded by mu
 	later   *time.Timer // guarded by mu: wakes for what is not urgent; nil: there is none
 	laterAt time.Time   // guarded by mu: when it does
 }
 
-// landed is a batch with news for the journal.
-type landed struct {
-	lane  *lane
+// settleJournal is what the settler needs of driver.Journal.
+type settleJournal interface {
+	Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Settled, error)
+	Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error
+}
+
+// settledLane is what it needs of a lane.
+type settledLane interface {
+	// settlement describes the batch's present state for the journal.
+	settlement(batch *handoff.Batch) driver.Settlement
+	// settled follows up on a settlement that was committed. held: the lane was still ours.
+	settled(s driver.Settlement, batch *handoff.Batch, held bool)
+	leaseNow() driver.Lease
+	// lose has the lane forget what it knows of messages: the broker has lost its session.
+	lose(round int64)
+}
+
+// unsettled is a batch with news for the journal.
+type unsettled struct {
+	lane  settledLane
 	batch *handoff.Batch
 }
 
+// newSettler returns one that has nothing to settle.
+func newSettler(journal settleJournal, log *slog.Logger, stats *counters, progress *progress) *settler {
+	return &settler{journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal(), turn: make(chan struct{}, 1)}
+}
+
 // add takes a batch, to be settled within a while; it does not block.
-func (s *settler) add(l *lane, b *handoff.Batch, within time.Duration) {
+func (s *settler) add(l settledLane, batch *handoff.Batch, within time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pending = append(s.pending, landed{l, b})
+	s.pending = append(s.pending, unsettled{l, batch})
 	if within == 0 {
-		s.wake.set()
+		s.wake.Set()
 		return
 	}
 	if at := time.Now().Add(within); s.later == nil || at.Before(s.laterAt) {
 		if s.later != nil {
 			s.later.Stop()
 		}
-		s.later, s.laterAt = time.AfterFunc(within, s.wake.set), at
+		s.later, s.laterAt = time.AfterFunc(within, s.wake.Set), at
 	}
 }
+
+// hurry has what was added settled at once.
+func (s *settler) hurry() { s.wake.Set() }
 
 // run settles until ctx ends. What is not settled then stays in the journal, for the
 // lanes' next owners.
@@ -81,7 +106,7 @@ func (s *settler) run(ctx context.Context) {
 }
 
 // take returns all news there are.
-func (s *settler) take() []landed {
+func (s *settler) take() []unsettled {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.later != nil {
@@ -96,24 +121,26 @@ func (s *settler) take() []landed {
 // settle repeats the same until it succeeds: doing it twice is harmless, but saying
 // more the second time, when the first has an unknown outcome, would count failures
 // twice.
-func (s *settler) settle(ctx context.Context, batches []landed) bool {
+func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 	if len(batches) == 0 {
 		return true
 	}
-	s.turn.Lock()
-	defer s.turn.Unlock()
+	if !s.takeTurn(ctx) {
+		return false
+	}
+	defer s.endTurn()
 	settlements := make([]driver.Settlement, len(batches))
 	for i, b := range batches {
 		settlements[i] = b.lane.settlement(b.batch)
 	}
 	var (
-		pause    backoff
+		pause    wait.Backoff
 		outcomes []driver.Settled
 		err      error
 	)
 	for {
 		begun := time.Now()
-		outcomes, err = s.source.Settle(ctx, settlements)
+		outcomes, err = s.journal.Settle(ctx, settlements)
 		if err == nil {
 			s.stats.settle.observe(time.Since(begun))
 			s.progress.settled.touch()
@@ -123,7 +150,7 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 			return false
 		}
 		s.failures.Fail(s.log, slog.LevelWarn, "cannot settle; trying again", "batches", len(batches), "err", err)
-		if !pause.sleep(ctx) {
+		if !pause.Sleep(ctx) {
 			return false
 		}
 	}
@@ -132,7 +159,7 @@ func (s *settler) settle(ctx context.Context, batches []landed) bool {
 		s.count(settlements[i], outcomes[i])
 		b.lane.settled(settlements[i], b.batch, outcomes[i].Held)
 	}
-	s.quiet.set()
+	s.quiet.Set()
 	return true
 }
 
@@ -151,15 +178,29 @@ func (s *settler) sumUp() {
 
 // reopen has the journal, and then the lane, forget what they know of messages whose
 // session the broker has lost. A settlement that is under way comes first.
-func (s *settler) reopen(ctx context.Context, l *lane, round int64, mark string) error {
-	s.turn.Lock()
-	defer s.turn.Unlock()
-	if err := s.source.Reopen(ctx, l.leaseNow(), round, mark); err != nil {
+func (s *settler) reopen(ctx context.Context, l settledLane, round int64, mark string) error {
+	if !s.takeTurn(ctx) {
+		return ctx.Err()
+	}
+	defer s.endTurn()
+	if err := s.journal.Reopen(ctx, l.leaseNow(), round, mark); err != nil {
 		return err
 	}
 	l.lose(round)
 	return nil
 }
+
+// takeTurn waits for what is under way, and reports whether ctx is still alive.
+func (s *settler) takeTurn(ctx context.Context) bool {
+	select {
+	case s.turn <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *settler) endTurn() { <-s.turn }
 
 // newRound is a number that no other round of a lane has.
 func newRound() int64 { return 1 + rand.Int64N(1<<62) }

@@ -79,3 +79,12 @@ func (c *counters) begin() {
 		gauge.Store(0)
 	}
 }
+
+// loadReport counts what the loader reads.
+type loadReport struct{ stats *counters }
+
+// ReadAnswered implements load.Report.
+func (r loadReport) ReadAnswered() { r.stats.loaded.touch() }
+
+// ReadDelivered implements load.Report.
+func (r loadReport) ReadDelivered() { r.stats.loads.Add(1) }

@@ -1,4 +1,4 @@
-package reactor
+package load
 
 import (
 	"math"
@@ -38,8 +38,8 @@ type places struct {
 // lastPlace is behind every job.
 var lastPlace = driver.Cursor{AfterAt: math.MaxInt64, AfterID: math.MaxInt64}
 
-// cursorBefore is the place from which a job is read again.
-func cursorBefore(shard uint8, at driver.DBTime, id int64) driver.Cursor {
+// CursorBefore is the place from which a job is read again.
+func CursorBefore(shard uint8, at driver.DBTime, id int64) driver.Cursor {
 	if id == math.MinInt64 {
 		return driver.CursorAt(shard, at)
 	}
@@ -142,6 +142,7 @@ func (w *window) unpatched(until driver.DBTime) []driver.Cursor {
 func (w *window) beginFront(until driver.DBTime) driver.DBTime {
 	return w.front.begin(min(until, w.target))
 }
+
 func (w *window) beginPatch(until driver.DBTime) driver.DBTime {
 	return w.patch.begin(min(until, w.end()))
 }

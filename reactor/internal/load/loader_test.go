@@ -1,4 +1,4 @@
-package reactor
+package load
 
 import (
 	"math"
@@ -8,13 +8,13 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // What the loader promises, in its simulation: a job that was announced is there at its time,
 // and one that was not, a loop later at most.
 
 const (
-	simLoop = 2 * time.Second
 	// onTime allows for the way of the hint, a read or two, and the ticks of the simulation.
 	onTime = 25 * time.Millisecond
 	// aLoop is the documented bound for what nobody has announced: a loop, its jitter of a
@@ -53,7 +53,7 @@ func TestHintsDoNotStarveTheScan(t *testing.T) {
 func TestBulkHintsDoNotReplaceTheSweep(t *testing.T) {
 	for name, dueIn := range map[string]time.Duration{"beyond the window": 45 * time.Second, "in the window": 15 * time.Second, "past": -15 * time.Second} {
 		t.Run(name, func(t *testing.T) {
-			simulate(t, Config{JobsPerRead: 400}, func(s *sim) {
+			simulate(t, Config{Page: 400}, func(s *sim) {
 				s.own(driver.AllShards)
 				var bulk, silent []int64
 				for i := range 60 {
@@ -231,7 +231,7 @@ func TestForgedHints(t *testing.T) {
 				time.Sleep(20 * time.Second)
 				var urgent, silent []int64
 				for i := range 10_000 {
-					s.loader.hint(driver.Hint{Kind: driver.HintJobs, MinID: math.MinInt64, MaxID: math.MaxInt64, Earliest: math.MinInt64})
+					s.loader.Hint(driver.Hint{Kind: driver.HintJobs, MinID: math.MinInt64, MaxID: math.MaxInt64, Earliest: math.MinInt64})
 					ids := s.ids(1)
 					s.insert(true, ids, in(0))
 					urgent = append(urgent, ids...)
@@ -253,12 +253,12 @@ func TestForgedHints(t *testing.T) {
 // TestFullMemory: there are more jobs in the next half minute than memory holds. What is due
 // now is there all the same, announced or not, and so is what made room for it, at its time.
 func TestFullMemory(t *testing.T) {
-	simulate(t, Config{MaxPending: 1024}, func(s *sim) {
+	simulate(t, Config{Capacity: 1024}, func(s *sim) {
 		later := s.ids(5000)
 		s.insert(false, later, spread(5000, 15*time.Second, 25*time.Second))
 		s.own(driver.AllShards)
 		time.Sleep(3 * time.Second)
-		if room := s.room(); room > 1024/4 {
+		if room := s.Room(); room > 1024/4 {
 			t.Fatalf("memory is not full: room for %d", room)
 		}
 		var urgent, silent []int64
@@ -282,7 +282,7 @@ func TestFullMemory(t *testing.T) {
 
 // TestBulkIntoFullMemory: the same with an urgent insert that is larger than what is free.
 func TestBulkIntoFullMemory(t *testing.T) {
-	simulate(t, Config{MaxPending: 1024, JobsPerRead: 512}, func(s *sim) {
+	simulate(t, Config{Capacity: 1024, Page: 512}, func(s *sim) {
 		later := s.ids(3000)
 		s.insert(true, later, spread(3000, 15*time.Second, 25*time.Second))
 		s.own(driver.AllShards)
@@ -295,9 +295,9 @@ func TestBulkIntoFullMemory(t *testing.T) {
 	})
 }
 
-// TestMaxPendingBelowJobsPerRead loads as much as fits.
-func TestMaxPendingBelowJobsPerRead(t *testing.T) {
-	simulate(t, Config{MaxPending: 1024, JobsPerRead: 1 << 20}, func(s *sim) {
+// TestCapacityBelowPage loads as much as fits.
+func TestCapacityBelowPage(t *testing.T) {
+	simulate(t, Config{Capacity: 1024, Page: 1 << 20}, func(s *sim) {
 		overdue := s.ids(6000)
 		s.insert(false, overdue, in(-time.Hour))
 		s.own(driver.AllShards)
@@ -313,7 +313,7 @@ func TestNothingIsClaimed(t *testing.T) {
 		"spread":      spread(5000, -time.Minute, 0),
 	} {
 		t.Run(name, func(t *testing.T) {
-			simulate(t, Config{MaxPending: 1024, JobsPerRead: 256}, func(s *sim) {
+			simulate(t, Config{Capacity: 1024, Page: 256}, func(s *sim) {
 				s.stuck = true
 				all := s.ids(5000)
 				s.insert(false, all, dueIn)
@@ -334,7 +334,7 @@ func TestNothingIsClaimed(t *testing.T) {
 				if len(reads) > 400 || rows > 6000 {
 					t.Errorf("%d reads of %d rows in 20 s in which nothing could be claimed", len(reads), rows)
 				}
-				if room := s.room(); room < 0 {
+				if room := s.Room(); room < 0 {
 					t.Errorf("memory holds %d too many", -room)
 				}
 				s.mu.Lock()
@@ -360,14 +360,14 @@ func TestReadsFail(t *testing.T) {
 			s.insert(true, []int64{id}, in(0))
 		}
 		s.insert(false, again, in(0))
-		s.loader.lookAgain(again)
+		s.loader.LookAgain(again)
 		bulk := s.ids(5000)
 		s.insert(true, bulk, in(0))
 		time.Sleep(10 * time.Second)
 		s.mu.Lock()
 		s.failing = false
 		s.mu.Unlock()
-		time.Sleep(maxBackoff*11/10 + 100*time.Millisecond)
+		time.Sleep(wait.MaxBackoff*11/10 + 100*time.Millisecond)
 		s.worst(slices.Concat(announced, again, bulk))
 	})
 }
@@ -375,12 +375,12 @@ func TestReadsFail(t *testing.T) {
 // TestLockedRowsDoNotStarveHints: ten thousand rows that somebody has locked are looked at
 // again and again, and new ones are read in between.
 func TestLockedRowsDoNotStarveHints(t *testing.T) {
-	simulate(t, Config{JobsPerRead: 64}, func(s *sim) {
+	simulate(t, Config{Page: 64}, func(s *sim) {
 		s.own(driver.AllShards)
 		time.Sleep(simLoop)
 		locked := s.ids(10_000)
 		for part := range slices.Chunk(locked, 64) {
-			s.loader.lookAgain(part)
+			s.loader.LookAgain(part)
 		}
 		var urgent []int64
 		for range 500 {
@@ -388,7 +388,7 @@ func TestLockedRowsDoNotStarveHints(t *testing.T) {
 			s.insert(true, ids, in(0))
 			urgent = append(urgent, ids...)
 			time.Sleep(time.Millisecond)
-			s.loader.lookAgain(locked[:64])
+			s.loader.LookAgain(locked[:64])
 		}
 		time.Sleep(onTime)
 		s.punctual("announced", urgent, onTime)
@@ -397,13 +397,13 @@ func TestLockedRowsDoNotStarveHints(t *testing.T) {
 
 // TestReconnect: when the feed is back, what was missed is found at once, not a loop later.
 func TestReconnect(t *testing.T) {
-	simulate(t, Config{LoopFrequency: 30 * time.Second}, func(s *sim) {
+	simulate(t, Config{Loop: 30 * time.Second}, func(s *sim) {
 		s.own(driver.AllShards)
 		time.Sleep(5 * time.Second)
-		s.loader.feedLost()
+		s.loader.FeedLost()
 		ids := s.ids(100)
 		s.insert(false, ids, spread(100, -time.Minute, time.Minute))
-		s.loader.hint(driver.Hint{Kind: driver.HintConnected})
+		s.loader.Hint(driver.Hint{Kind: driver.HintConnected})
 		time.Sleep(2 * time.Minute)
 		s.punctual("missed", ids, onTime)
 	})
@@ -412,7 +412,7 @@ func TestReconnect(t *testing.T) {
 // TestMaxReadsIsExact, with two goroutines that read.
 func TestMaxReadsIsExact(t *testing.T) {
 	for _, reads := range []int{1, 2, 7} {
-		simulate(t, Config{MaxReads: reads, JobsPerRead: 64}, func(s *sim) {
+		simulate(t, Config{MaxReads: reads, Page: 64}, func(s *sim) {
 			s.own(driver.AllShards)
 			for range 30 {
 				s.insert(true, s.ids(10), in(0))
@@ -424,7 +424,7 @@ func TestMaxReadsIsExact(t *testing.T) {
 			default:
 				t.Error("the reads are not used up")
 			}
-			if n := s.stats.loads.Load(); n != int64(reads) || len(s.reads) != reads {
+			if n := s.counted; n != reads || len(s.reads) != reads {
 				t.Errorf("%d reads were made, %d counted, want %d", len(s.reads), n, reads)
 			}
 		})
@@ -434,7 +434,7 @@ func TestMaxReadsIsExact(t *testing.T) {
 // TestEverythingIsFound: at random, whatever may happen to a loader.
 func TestEverythingIsFound(t *testing.T) {
 	for seed := range uint64(8) {
-		simulate(t, Config{MaxPending: 1024, JobsPerRead: 200}, func(s *sim) {
+		simulate(t, Config{Capacity: 1024, Page: 200}, func(s *sim) {
 			r := rand.New(rand.NewPCG(seed, 0))
 			s.own(driver.AllShards)
 			var announced, silent []int64
@@ -451,21 +451,21 @@ func TestEverythingIsFound(t *testing.T) {
 					s.insert(false, ids, in(-from))
 					silent = append(silent, ids...)
 				case 2:
-					s.loader.lookAgain(ids)
+					s.loader.LookAgain(ids)
 				case 3:
-					s.loader.feedLost()
-					s.loader.hint(driver.Hint{Kind: driver.HintConnected})
+					s.loader.FeedLost()
+					s.loader.Hint(driver.Hint{Kind: driver.HintConnected})
 				case 4: // what is evicted for no reason, and jobs with it
 					s.mu.Lock()
 					var gone []driver.Cursor
 					for _, p := range s.pending {
 						if r.IntN(3) == 0 {
 							delete(s.pending, p.ID)
-							gone = append(gone, cursorBefore(p.Shard, p.DueAt, p.ID))
+							gone = append(gone, CursorBefore(p.Shard, p.DueAt, p.ID))
 						}
 					}
 					s.mu.Unlock()
-					s.loader.evicted(gone)
+					s.loader.Evicted(gone)
 				default:
 					s.insert(true, ids, dueIn)
 					announced = append(announced, ids...)
@@ -546,9 +546,9 @@ func TestManyAtOnce(t *testing.T) {
 func TestSweepsLeaveLockedRowsAlone(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(driver.AllShards)
-		s.loader.lookAgain(s.ids(200_000)) // of rows that are not there: the others' turn is later
+		s.loader.LookAgain(s.ids(200_000)) // of rows that are not there: the others' turn is later
 		ids := s.ids(1000)
-		s.loader.lookAgain(slices.Clone(ids))
+		s.loader.LookAgain(slices.Clone(ids))
 		s.insert(false, ids, in(-time.Second))
 		time.Sleep(2 * simLoop) // reads of everything, and no recheck of these yet
 		s.mu.Lock()

@@ -1,4 +1,4 @@
-package reactor
+package load
 
 import (
 	"math"
@@ -53,7 +53,7 @@ func TestWindowPassesNothing(t *testing.T) {
 				}
 			case 1:
 				s := r.IntN(shards)
-				if c := cursorBefore(uint8(s), driver.DBTime(at), id); c.Before(w.front.at[s]) || w.front.reading {
+				if c := CursorBefore(uint8(s), driver.DBTime(at), id); c.Before(w.front.at[s]) || w.front.reading {
 					w.evicted(c)
 					soil(s, at)
 				}
@@ -140,7 +140,7 @@ func TestWindowEnd(t *testing.T) {
 	if w.end() != 100 || w.swept(0) != 21 || w.fresh != 0 {
 		t.Errorf("%d … %d, fresh %b", w.swept(0), w.end(), w.fresh)
 	}
-	w.evicted(cursorBefore(1, 50, 7))
+	w.evicted(CursorBefore(1, 50, 7))
 	if w.end() != 51 {
 		t.Errorf("after an eviction the end is %d", w.end())
 	}

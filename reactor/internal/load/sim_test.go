@@ -1,4 +1,4 @@
-package reactor
+package load
 
 import (
 	"cmp"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // sim is the loader in a bubble of synthetic time, between a table and a memory that are as
@@ -20,15 +21,15 @@ import (
 // after its fire_at, or after its commit if that came later, each one is.
 type sim struct {
 	t      *testing.T
-	clock  *clock
-	loader *loader
-	stats  counters
+	clock  *simClock
+	loader *Loader
 
 	mu       sync.Mutex
 	rows     map[int64]*simRow        // guarded by mu: unprocessed
 	pending  map[int64]driver.Pending // guarded by mu: in memory
 	next     driver.DBTime            // guarded by mu: nothing in memory is due before
 	reads    []simRead                // guarded by mu
+	counted  int                      // guarded by mu: reads that were delivered
 	late     map[int64]time.Duration  // guarded by mu: of what was claimed
 	capacity int
 	stuck    bool // guarded by mu: nothing is claimed
@@ -54,35 +55,77 @@ type simRead struct {
 
 const simFeed = 5 * time.Millisecond // from commit to hint
 
-// simulate runs a test with a loader that owns all shards, and whose feed stands.
+// The defaults of an instance, which the bounds of the tests are about.
+const (
+	simLoop     = 2 * time.Second
+	simHorizon  = 30 * time.Second
+	simPage     = 4096
+	simCapacity = 1 << 18
+	// simAnnounced is how far ahead jobs are announced, simClaim the size of a claim, and
+	// simLate how long a claim's worth of jobs must have been due for memory to be behind.
+	simAnnounced = time.Minute
+	simClaim     = 512
+	simLate      = 100 * time.Millisecond
+)
+
+// simulate runs a test with a loader whose feed stands.
 func simulate(t *testing.T, cfg Config, test func(s *sim)) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-		cfg = cfg.withDefaults()
-		if err := cfg.validate(); err != nil {
-			t.Fatal(err)
-		}
+		cfg.Page, cfg.Capacity = cmp.Or(cfg.Page, simPage), cmp.Or(cfg.Capacity, simCapacity)
+		cfg.Loop, cfg.Horizon = cmp.Or(cfg.Loop, simLoop), cmp.Or(cfg.Horizon, simHorizon)
 		s := &sim{
-			t: t, clock: newClock(), rows: map[int64]*simRow{}, pending: map[int64]driver.Pending{},
-			late: map[int64]time.Duration{}, capacity: cfg.MaxPending, nextID: 1,
+			t: t, clock: newSimClock(), rows: map[int64]*simRow{}, pending: map[int64]driver.Pending{},
+			late: map[int64]time.Duration{}, capacity: cfg.Capacity, nextID: 1,
 		}
 		loaded := make(chan []driver.Pending)
-		s.loader = newLoader(cfg, s, s.clock, &s.stats, loaded, s)
+		cfg.Source, cfg.Clock, cfg.Memory, cfg.Out, cfg.Report, cfg.Log = s, s.clock, s, loaded, s, slog.New(slog.DiscardHandler)
+		s.loader = New(cfg)
 		ctx, cancel := context.WithCancel(context.Background())
 		var group sync.WaitGroup
-		group.Go(func() { s.loader.run(ctx) })
+		group.Go(func() { s.loader.Run(ctx) })
 		group.Go(func() { s.keep(ctx, loaded) })
 		defer group.Wait()
 		defer cancel()
-		s.loader.hint(driver.Hint{Kind: driver.HintConnected})
+		s.loader.Hint(driver.Hint{Kind: driver.HintConnected})
 		test(s)
 	})
 }
 
-// own gives the loader shards.
-func (s *sim) own(shards driver.ShardSet) { s.loader.own(shards) }
+// simClock is the database's clock, which a test may set.
+type simClock struct {
+	mu    sync.Mutex
+	base  driver.DBTime // guarded by mu
+	since time.Time     // guarded by mu
+	moved chan struct{} // guarded by mu
+}
 
-func (s *sim) sinceStart() time.Duration { return s.clock.local() }
+func newSimClock() *simClock { return &simClock{since: time.Now(), moved: make(chan struct{})} }
+
+func (c *simClock) Now() driver.DBTime {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.base.Add(time.Since(c.since))
+}
+
+func (c *simClock) Step() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.moved
+}
+
+// set moves the clock by d.
+func (c *simClock) set(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.base = c.base.Add(d)
+	close(c.moved)
+	c.moved = make(chan struct{})
+}
+
+// own gives the loader shards.
+func (s *sim) own(shards driver.ShardSet) { s.loader.Own(shards) }
+
+func (s *sim) sinceStart() time.Duration { return time.Since(s.clock.since) }
 
 // insert commits rows that are due in so long from now, on shards by their ids, and announces
 // them if told to.
@@ -96,8 +139,8 @@ func (s *sim) insert(announced bool, ids []int64, dueIn func(i int) time.Duratio
 		h.Earliest = min(h.Earliest, due)
 	}
 	s.mu.Unlock()
-	if announced && h.Earliest < now.Add(notifyHorizon) {
-		time.AfterFunc(simFeed, func() { s.loader.hint(h) })
+	if announced && h.Earliest < now.Add(simAnnounced) {
+		time.AfterFunc(simFeed, func() { s.loader.Hint(h) })
 	}
 }
 
@@ -148,14 +191,14 @@ func (s *sim) keepRows(rows []driver.Pending) {
 			all = append(all, p)
 		}
 		slices.SortFunc(all, inOrder)
-		for _, p := range all[len(all)-over-s.capacity/evictedShare:] {
+		for _, p := range all[len(all)-over-s.capacity/64:] {
 			delete(s.pending, p.ID)
-			gone = append(gone, cursorBefore(p.Shard, p.DueAt, p.ID))
+			gone = append(gone, CursorBefore(p.Shard, p.DueAt, p.ID))
 		}
 	}
 	s.mu.Unlock()
 	if gone != nil {
-		s.loader.evicted(gone)
+		s.loader.Evicted(gone)
 	}
 }
 
@@ -170,7 +213,7 @@ func (s *sim) claim() {
 		s.mu.Unlock()
 		return
 	}
-	s.next = nothingDue
+	s.next = driver.DBTime(math.MaxInt64)
 	for id, p := range s.pending {
 		if p.DueAt > now {
 			s.next = min(s.next, p.DueAt)
@@ -182,10 +225,10 @@ func (s *sim) claim() {
 		}
 		delete(s.pending, id)
 	}
-	roomy := s.capacity-len(s.pending) >= roomyAgain(s.capacity)
+	roomy := s.capacity-len(s.pending) >= ResumeRoom(s.capacity)
 	s.mu.Unlock()
 	if roomy {
-		s.loader.scanWake.set()
+		s.loader.Roomy()
 	}
 }
 
@@ -229,35 +272,36 @@ func (s *sim) readsSince(begun time.Duration) []simRead {
 	return slices.Clone(s.reads[i:])
 }
 
-func (s *sim) room() int {
+// Room implements Memory, as the next three do.
+func (s *sim) Room() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.capacity - len(s.pending)
 }
 
-func (s *sim) behind() bool {
+func (s *sim) Behind() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	overdue := 0
 	for _, p := range s.pending {
-		if p.DueAt < s.clock.Now().Add(-lateBatch) {
+		if p.DueAt < s.clock.Now().Add(-simLate) {
 			overdue++
 		}
 	}
-	return overdue >= min(maxClaim, s.loader.page)
+	return overdue >= min(simClaim, s.loader.cfg.Page)
 }
 
-func (s *sim) oldestDue() driver.DBTime {
+func (s *sim) OldestDue() driver.DBTime {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	oldest := nothingDue
+	oldest := driver.DBTime(math.MaxInt64)
 	for _, p := range s.pending {
 		oldest = min(oldest, p.DueAt)
 	}
 	return oldest
 }
 
-func (s *sim) latestDue() driver.DBTime {
+func (s *sim) LatestDue() driver.DBTime {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	latest := driver.DistantPast
@@ -267,7 +311,16 @@ func (s *sim) latestDue() driver.DBTime {
 	return latest
 }
 
-// LoadWindow implements Loader: the snapshot is that of the beginning, and the answer takes
+// ReadAnswered and ReadDelivered implement Report.
+func (s *sim) ReadAnswered() {}
+
+func (s *sim) ReadDelivered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counted++
+}
+
+// LoadWindow implements driver.Loader: the snapshot is that of the beginning, and the answer takes
 // its time.
 func (s *sim) LoadWindow(ctx context.Context, cursors []driver.Cursor, until driver.DBTime, limit int) ([]driver.Pending, []driver.Cursor, error) {
 	now, later := cursors, []driver.Cursor(nil)
@@ -335,7 +388,7 @@ var errSim = errors.New("the database is away")
 func (s *sim) answer(ctx context.Context, r simRead) error {
 	r.begun = s.sinceStart()
 	r.took += 300*time.Microsecond + time.Duration(r.rows)*3*time.Microsecond
-	ok := sleep(ctx, r.took)
+	ok := wait.Sleep(ctx, r.took)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reads = append(s.reads, r)

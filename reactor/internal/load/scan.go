@@ -1,4 +1,4 @@
-package reactor
+package load
 
 import (
 	"context"
@@ -42,33 +42,33 @@ type pageRead struct {
 }
 
 // scan reads a page of whatever's turn it is.
-func (l *loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
+func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
 	p, ok := l.nextPage()
 	if !ok {
 		return nil, false, nil
 	}
 	begun := time.Now()
-	rows, rest, err := l.source.LoadWindow(ctx, p.cursors, p.until, p.limit)
+	rows, rest, err := l.cfg.Source.LoadWindow(ctx, p.cursors, p.until, p.limit)
 	took := time.Since(begun)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if p.deep {
-		l.scanner.deep.observe(took, len(p.cursors), len(rows), l.page)
+		l.scanner.deep.observe(took, len(p.cursors), len(rows), l.cfg.Page)
 	}
 	p.done(rest, err != nil)
-	return rows, true, err
+	return l.notWaiting(rows), true, err
 }
 
 // nextPage plans what is due to be planned, and returns what to read.
-func (l *loader) nextPage() (pageRead, bool) {
+func (l *Loader) nextPage() (pageRead, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.awaitsFeed() || !l.mayRead() {
 		return pageRead{}, false
 	}
-	now := l.clock.Now()
+	now := l.cfg.Clock.Now()
 	if l.window.target < now.Add(l.ahead()) {
-		l.window.target = now.Add(l.horizon)
+		l.window.target = now.Add(l.cfg.Horizon)
 	}
 	l.planSweep(now)
 	s := &l.scanner
@@ -94,14 +94,14 @@ func (l *loader) nextPage() (pageRead, bool) {
 
 // awaitsFeed tells that the feed is about to connect for the first time. That would
 // make us read everything again. The caller holds mu.
-func (l *loader) awaitsFeed() bool { return !l.feedUp && time.Since(l.begun) < feedPatience }
+func (l *Loader) awaitsFeed() bool { return !l.feedUp && time.Since(l.begun) < feedPatience }
 
 // ahead is how much of the window must be left: then it is extended to the horizon.
-func (l *loader) ahead() time.Duration { return min(3*l.loop, l.horizon/2) }
+func (l *Loader) ahead() time.Duration { return min(3*l.cfg.Loop, l.cfg.Horizon/2) }
 
 // frontPage is the next page of the window: of shards that are in the past, or of the
 // others. The caller holds mu.
-func (l *loader) frontPage(now driver.DBTime, kind scanKind) pageRead {
+func (l *Loader) frontPage(now driver.DBTime, kind scanKind) pageRead {
 	limit, until := l.allowance()
 	cursors := l.choose(l.window.unread(until), now, kind, limit)
 	if len(cursors) == 0 {
@@ -114,7 +114,7 @@ func (l *loader) frontPage(now driver.DBTime, kind scanKind) pageRead {
 }
 
 // patchPage is the next page of what is to be read once more. The caller holds mu.
-func (l *loader) patchPage(now driver.DBTime, kind scanKind) pageRead {
+func (l *Loader) patchPage(now driver.DBTime, kind scanKind) pageRead {
 	limit, until := l.allowance()
 	cursors := l.choose(l.window.unpatched(until), now, kind, limit)
 	if len(cursors) == 0 {
@@ -128,7 +128,7 @@ func (l *loader) patchPage(now driver.DBTime, kind scanKind) pageRead {
 
 // choose returns those of the places that are for this kind of page, the earliest first. The
 // caller holds mu.
-func (l *loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind, limit int) (chosen []driver.Cursor) {
+func (l *Loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind, limit int) (chosen []driver.Cursor) {
 	past, deep := l.past(now), &l.scanner.deep
 	// LoadWindow gives each shard its share of the limit: fewer rows than shards are for the
 	// shards that are furthest behind.
@@ -149,40 +149,41 @@ func (l *loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind
 // An eighth of memory is kept free of them, for what hints and the sweep find: it is more
 // urgent. When memory is full, reading goes on once a quarter is free; or, at once, where
 // there may be something that is due before the latest in memory, which makes room for it.
-func (l *loader) allowance() (limit int, until driver.DBTime) {
-	room, reserve := l.memory.room(), l.capacity/8
+func (l *Loader) allowance() (limit int, until driver.DBTime) {
+	room, reserve := l.cfg.Memory.Room(), l.cfg.Capacity/8
 	switch {
-	case room >= roomyAgain(l.capacity):
+	case room >= ResumeRoom(l.cfg.Capacity):
 		l.scanner.full = false
-	case room-reserve < min(l.page, l.capacity/16):
+	case room-reserve < min(l.cfg.Page, l.cfg.Capacity/16):
 		l.scanner.full = true
 	}
 	if l.scanner.full {
-		return min(l.page, reserve), l.memory.latestDue()
+		return min(l.cfg.Page, reserve), l.cfg.Memory.LatestDue()
 	}
-	return min(l.page, room-reserve), lastPlace.AfterAt
+	return min(l.cfg.Page, room-reserve), lastPlace.AfterAt
 }
 
-// roomyAgain is how much room there has to be before reading goes on.
-func roomyAgain(capacity int) int { return capacity / 4 }
+// ResumeRoom is how much room there has to be in full memory before reading goes on: whoever
+// owns memory says so, by Roomy, when there is.
+func ResumeRoom(capacity int) int { return capacity / 4 }
 
 // waitScan blocks until there may be something to scan.
-func (l *loader) waitScan(ctx context.Context) bool {
+func (l *Loader) waitScan(ctx context.Context) bool {
 	l.mu.Lock()
 	s := &l.scanner
-	wait := l.window.target.Sub(l.clock.Now().Add(l.ahead()))
+	atMost := l.window.target.Sub(l.cfg.Clock.Now().Add(l.ahead()))
 	if !s.unfinished() {
-		wait = min(wait, time.Until(s.sweep.next))
+		atMost = min(atMost, time.Until(s.sweep.next))
 	}
 	if s.deep.rests() {
-		wait = min(wait, time.Until(s.deep.restUntil))
+		atMost = min(atMost, time.Until(s.deep.restUntil))
 	}
 	switch {
 	case l.awaitsFeed():
-		wait = feedPatience - time.Since(l.begun)
+		atMost = feedPatience - time.Since(l.begun)
 	case !l.mayRead():
-		wait = l.loop // only a failed read is left to be made
+		atMost = l.cfg.Loop // only a failed read is left to be made
 	}
 	l.mu.Unlock()
-	return l.sleep(ctx, l.scanWake, wait)
+	return l.sleep(ctx, l.scanWake, atMost)
 }

@@ -1,9 +1,10 @@
-package reactor
+package load
 
 import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // sweep is the safety net: it reads again what should long be in memory, and finds what was
@@ -46,8 +47,8 @@ const (
 )
 
 // past is where the deep past ends.
-func (l *loader) past(now driver.DBTime) driver.DBTime {
-	return now.Add(-max(sweepBack*l.loop, leastSweepBack))
+func (l *Loader) past(now driver.DBTime) driver.DBTime {
+	return now.Add(-max(sweepBack*l.cfg.Loop, leastSweepBack))
 }
 
 // unfinished reports whether the round has to go on before another begins. A rotation through
@@ -57,14 +58,14 @@ func (s *scanner) unfinished() bool {
 }
 
 // planSweep begins a round when it is time. The caller holds mu.
-func (l *loader) planSweep(now driver.DBTime) {
+func (l *Loader) planSweep(now driver.DBTime) {
 	s, t := &l.scanner.sweep, time.Now()
 	switch {
 	case l.sweepNow:
 	case t.Before(s.next) || l.scanner.unfinished():
 		return
-	case l.memory.behind() && t.Sub(s.last) < sweepRarely*l.loop:
-		s.next = t.Add(l.loop / 8) // it may be over in a moment
+	case l.cfg.Memory.Behind() && t.Sub(s.last) < sweepRarely*l.cfg.Loop:
+		s.next = t.Add(l.cfg.Loop / 8) // it may be over in a moment
 		return
 	}
 	shards := l.window.front.set.Minus(l.window.fresh)
@@ -72,7 +73,7 @@ func (l *loader) planSweep(now driver.DBTime) {
 		s.deep = nil
 	}
 	l.sweepNow = false
-	s.next, s.last = t.Add(jitter(l.loop)), t
+	s.next, s.last = t.Add(wait.Jitter(l.cfg.Loop)), t
 	s.whole = l.scanner.deep.shards >= shards.Len()
 	s.near = nil
 	if !s.whole {
@@ -92,7 +93,7 @@ func cursorsAt(shards driver.ShardSet, from driver.DBTime) []driver.Cursor {
 }
 
 // sweepPage is the next page of the round, or of the rotation. The caller holds mu.
-func (l *loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
+func (l *Loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 	s := &l.scanner.sweep
 	until := l.sweepUntil(now, kind)
 	list := &s.near
@@ -110,12 +111,12 @@ func (l *loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 			cursors = append(cursors, c)
 		}
 	}
-	if len(cursors) > l.page { // LoadWindow would leave those out that are too many
-		*list = append(cursors[l.page:len(cursors):len(cursors)], *list...)
-		cursors = cursors[:l.page]
+	if len(cursors) > l.cfg.Page { // LoadWindow would leave those out that are too many
+		*list = append(cursors[l.cfg.Page:len(cursors):len(cursors)], *list...)
+		cursors = cursors[:l.cfg.Page]
 	}
 	return pageRead{
-		cursors: cursors, until: until, limit: l.page, deep: kind.deep(),
+		cursors: cursors, until: until, limit: l.cfg.Page, deep: kind.deep(),
 		done: func(rest []driver.Cursor, failed bool) {
 			if failed {
 				rest = cursors
@@ -127,14 +128,14 @@ func (l *loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 
 // sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, what is
 // due after the oldest in memory is left out: that is known, and a lot.
-func (l *loader) sweepUntil(now driver.DBTime, kind scanKind) driver.DBTime {
-	until := now.Add(2 * l.loop)
+func (l *Loader) sweepUntil(now driver.DBTime, kind scanKind) driver.DBTime {
+	until := now.Add(2 * l.cfg.Loop)
 	if kind == deepSweep && !l.scanner.sweep.whole {
 		until = l.past(now)
 	}
 	until = min(until, l.window.swept(l.past(now)))
-	if l.memory.behind() {
-		until = min(until, l.memory.oldestDue())
+	if l.cfg.Memory.Behind() {
+		until = min(until, l.cfg.Memory.OldestDue())
 	}
 	return until
 }

@@ -1,0 +1,116 @@
+package reactor
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
+	"github.com/job-publisher/reactor/reactor/internal/load"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
+)
+
+// incarnation is one membership of an instance, from Join to Leave. An instance that
+// the others gave up for dead loses everything it holds, and begins anew with another.
+//
+// What it consists of and what is wired to what is here; supervise.go starts it and says whose
+// end is the end of what; shutdown.go ends it.
+type incarnation struct {
+	log      *slog.Logger
+	grace    time.Duration
+	maxReads int
+	source   timeSource
+	member   leavingMember
+	progress *progress
+	timers   timers
+	clock    *clock
+
+	feed       *feedFollower
+	loader     *load.Loader
+	dispatcher *dispatcher
+	lanes      *lanes
+	settler    *settler
+	leases     *leases
+	heartbeat  *heartbeat
+}
+
+// compose wires a membership's stages, in the order in which jobs pass them:
+//
+//	feed ──hints──► loader ──loaded──► dispatcher ──due──► lanes ──► settler
+//	                  ▲ ▲                   │ ▲              │
+//	                  │ └─ full, roomy ─────┘ └── finished ──┤
+//	                  └─────────── look again ───────────────┘
+//
+// and the heartbeat, which tells the loader its shards and the lanes their leases. What outlives
+// a membership is the Reactor's: clock, lead, broker, quarantine, statistics.
+func (r *Reactor) compose(member driver.Member) *incarnation {
+	var (
+		loaded   = make(chan []driver.Pending)
+		batches  = make(chan due)
+		finished = make(chan []int64, r.cfg.Lanes)
+	)
+	d := &dispatcher{
+		clock: r.clock, lead: r.lead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending,
+		loaded: loaded, due: batches, finished: finished,
+		rows: r.cfg.claimRows(), capacity: r.cfg.MaxPending,
+	}
+	loader := load.New(load.Config{
+		Source: r.source, Clock: r.clock, Memory: d, Out: loaded, Report: loadReport{&r.stats}, Log: r.log,
+		Aside: func(id int64) bool { return r.quarantine.holds(id, time.Now()) },
+		Page:  r.cfg.JobsPerRead, Capacity: r.cfg.MaxPending,
+		Loop: r.cfg.LoopFrequency, Horizon: r.cfg.Horizon, MaxReads: r.cfg.MaxReads,
+	})
+	d.loader = loader
+
+	s := newSettler(r.source, r.log, &r.stats, &r.progress)
+	held := newLeases(r.clock, r.log, member)
+	start := func(lease driver.Lease, claims bool) laneWorker {
+		runner := r.newLaneRunner(lease, held, s)
+		if claims {
+			runner.claimer = r.newClaimer(runner, batches, finished, loader.LookAgain)
+		}
+		return runner
+	}
+	l := newLanes(r.log, r.cfg.Lanes, start, held.release)
+
+	return &incarnation{
+		log: r.log, grace: r.cfg.Grace, maxReads: r.cfg.MaxReads,
+		source: r.source, member: member, progress: &r.progress, timers: r.timers, clock: r.clock,
+		feed:   &feedFollower{feed: r.source, loader: loader, lanes: l, beatNow: held.beatNow, log: r.log, stats: &r.stats},
+		loader: loader, dispatcher: d, lanes: l, settler: s, leases: held,
+		heartbeat: &heartbeat{
+			member: member, leases: held, lanes: l, loader: loader, static: r.cfg.share(),
+			clock: r.clock, log: r.log, shards: &r.stats.shards, progress: &r.progress,
+		},
+	}
+}
+
+// newLaneRunner is a lane with its launch pad and its runner, which does not claim.
+func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler) *laneRunner {
+	l := &lane{
+		clientID: lease.ClientID, delivery: r.cfg.Delivery, log: r.log, stats: &r.stats, progress: &r.progress,
+		leased: held.good, clock: r.clock, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
+		settle:   func(l *lane, b *handoff.Batch, within time.Duration) { s.add(l, b, within) },
+		capacity: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg.Delivery, r.cfg.OnSessionLoss),
+	}
+	return &laneRunner{
+		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss,
+		pad:    &launchpad{lane: l, clock: r.clock, lateness: &r.stats.lateness, news: wait.NewSignal()},
+		broker: r.broker, journal: r.source, leases: held, reopener: s, stages: &r.progress,
+		newAlarm: r.timers.newAlarm, clock: r.clock, log: r.log, stats: &r.stats,
+		checkNow: wait.NewSignal(),
+	}
+}
+
+// newClaimer is the claimer of a lane.
+func (r *Reactor) newClaimer(runner *laneRunner, batches <-chan due, finished chan<- []int64, again func([]int64)) *claimer {
+	l, pad := runner.lane, runner.pad
+	return &claimer{
+		lane: l, capacity: l.capacity,
+		admit:   func(batch driver.Batch) { pad.put(l.admit(batch), 0, batch.Jobs) },
+		journal: r.source, clock: r.clock, lead: r.lead, log: r.log, stats: &r.stats, progress: &r.progress,
+		due: batches, finished: finished, again: again,
+		delivery: r.cfg.Delivery, static: r.cfg.share(), rows: r.cfg.claimRows(),
+		quarantine: &r.quarantine,
+	}
+}

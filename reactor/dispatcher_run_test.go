@@ -1,0 +1,221 @@
+package reactor
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// The dispatcher at work, in synthetic time.
+
+// dispatch is a dispatcher that runs, and what is around it.
+type dispatch struct {
+	*testing.T
+	*dispatcher
+	in     chan []driver.Pending
+	out    chan due
+	ended  chan []int64
+	drain  chan struct{}
+	done   chan struct{} // closed when it has ended
+	roomy  atomic.Int32
+	rescan atomic.Int32
+}
+
+// Roomy, Rescan and Evicted implement refiller.
+func (d *dispatch) Roomy()                  { d.roomy.Add(1) }
+func (d *dispatch) Rescan()                 { d.rescan.Add(1) }
+func (d *dispatch) Evicted([]driver.Cursor) {}
+
+func dispatched(t *testing.T, test func(d *dispatch)) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &dispatch{T: t, in: make(chan []driver.Pending), out: make(chan due), ended: make(chan []int64), drain: make(chan struct{}), done: make(chan struct{})}
+		d.dispatcher = &dispatcher{
+			clock: testClock(), lead: newLead(), loader: d, newAlarm: newTimerWaker,
+			loaded: d.in, due: d.out, finished: d.ended, rows: 100, capacity: 1024, pending: new(atomic.Int64),
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			defer close(d.done)
+			if err := d.run(ctx, d.drain); err != nil {
+				t.Error(err)
+			}
+		}()
+		test(d)
+		cancel()
+		<-d.done
+	})
+}
+
+// load gives it jobs with these ids, due in so long.
+func (d *dispatch) load(dueIn time.Duration, ids ...int64) {
+	rows := make([]driver.Pending, len(ids))
+	for i, id := range ids {
+		rows[i] = driver.Pending{ID: id, DueAt: d.clock.Now().Add(dueIn), Bytes: 10}
+	}
+	d.in <- rows
+}
+
+// nothing checks that no batch is on offer.
+func (d *dispatch) nothing(when string) {
+	d.Helper()
+	synctest.Wait()
+	select {
+	case batch := <-d.out:
+		d.Errorf("%s: %v is handed out", when, batch.ids)
+	default:
+	}
+}
+
+func count(from, n int64) []int64 {
+	ids := make([]int64, n)
+	for i := range ids {
+		ids[i] = from + int64(i)
+	}
+	return ids
+}
+
+// TestDispatchInTime: jobs are handed out a lead before they are due, give or take the wheel's
+// resolution, and with them what falls due during the next.
+func TestDispatchInTime(t *testing.T) {
+	dispatched(t, func(d *dispatch) {
+		lead, begun := d.lead.get(), d.clock.Now()
+		d.load(3*time.Second, 3)
+		d.load(time.Second, 1)
+		d.load(time.Second+lead/2, 2)
+		batch := <-d.out
+		slices.Sort(batch.ids)
+		at := d.clock.Now().Sub(begun)
+		if !slices.Equal(batch.ids, []int64{1, 2}) || batch.earliest != begun.Add(time.Second) || batch.latest != begun.Add(time.Second+lead/2) {
+			d.Errorf("handed out %+v", batch)
+		}
+		if early := time.Second - at; early > lead+4*wheelResolution || early < lead-4*wheelResolution {
+			d.Errorf("handed out %v before it is due, want %v", early, lead)
+		}
+		time.Sleep(time.Second)
+		d.nothing("a second before the next is due")
+		if batch := <-d.out; !slices.Equal(batch.ids, []int64{3}) {
+			d.Errorf("then %+v", batch)
+		}
+	})
+}
+
+// TestBatchGrowsUntilTaken: while no lane takes it the batch on offer grows, up to its limit; what
+// is long due then says that we are behind.
+func TestBatchGrowsUntilTaken(t *testing.T) {
+	dispatched(t, func(d *dispatch) {
+		for i := range int64(15) {
+			d.load(0, count(10*i, 10)...)
+		}
+		synctest.Wait()
+		if d.Behind() {
+			d.Error("behind, with a batch that is due just now")
+		}
+		time.Sleep(2 * lateBatch)
+		d.load(time.Hour, 1000) // it looks
+		synctest.Wait()
+		if !d.Behind() || d.Room() != 1024-151 {
+			d.Errorf("behind: %v, room for %d", d.Behind(), d.Room())
+		}
+		if first, second := <-d.out, <-d.out; len(first.ids) != 100 || len(second.ids) != 50 {
+			d.Errorf("batches of %d and %d", len(first.ids), len(second.ids))
+		}
+		synctest.Wait()
+		if d.Behind() || d.Room() != 1023 || d.pending.Load() != 1 {
+			d.Errorf("behind: %v, room for %d, pending %d", d.Behind(), d.Room(), d.pending.Load())
+		}
+		d.pending.Store(12345) // a statistic: nothing goes by it
+		if d.Room() != 1023 {
+			d.Errorf("room for %d", d.Room())
+		}
+	})
+}
+
+// TestJobsAreKnown: what is in the wheel, on offer or being claimed is not handed out again,
+// whatever is loaded; once its claim has ended it may be. A job that was rescheduled is moved.
+func TestJobsAreKnown(t *testing.T) {
+	dispatched(t, func(d *dispatch) {
+		d.load(0, 1, 2)
+		d.load(0, 1, 2)
+		if batch := <-d.out; len(batch.ids) != 2 {
+			d.Errorf("handed out %v", batch.ids)
+		}
+		d.load(0, 1, 2)
+		d.nothing("being claimed")
+		d.ended <- []int64{1, 2}
+		d.load(0, 2)
+		if batch := <-d.out; !slices.Equal(batch.ids, []int64{2}) {
+			d.Errorf("handed out %v", batch.ids)
+		}
+		d.load(time.Hour, 5)
+		d.load(time.Second, 5)
+		d.load(time.Second, 6)
+		d.load(time.Hour, 6)
+		time.Sleep(time.Minute)
+		if batch := <-d.out; !slices.Equal(batch.ids, []int64{5}) {
+			d.Errorf("rescheduled, handed out %v", batch.ids)
+		}
+		d.nothing("a job that was postponed")
+	})
+}
+
+// TestDrain: when nothing more is loaded the dispatcher ends, but not before all claims have.
+func TestDrain(t *testing.T) {
+	dispatched(t, func(d *dispatch) {
+		d.load(time.Second, 1)
+		close(d.drain)
+		batch := <-d.out
+		time.Sleep(time.Minute)
+		select {
+		case <-d.done:
+			d.Error("it has ended while a job is being claimed")
+		default:
+		}
+		d.ended <- batch.ids
+		<-d.done
+	})
+}
+
+// TestRoomyIsSaid: once, when a quarter of a full wheel is free.
+func TestRoomyIsSaid(t *testing.T) {
+	dispatched(t, func(d *dispatch) {
+		d.load(0, count(0, 1024)...)
+		for i := 1; i <= 5; i++ {
+			<-d.out
+			synctest.Wait()
+			if want := int32(i / 3); d.roomy.Load() != min(want, 1) {
+				d.Errorf("after %d batches room was told %d times", i, d.roomy.Load())
+			}
+		}
+	})
+}
+
+// TestDispatcherBeginsAnew when the database's clock goes back: the wheel is empty then, and what is
+// on offer stays known.
+func TestDispatcherBeginsAnew(t *testing.T) {
+	dispatched(t, func(d *dispatch) {
+		d.load(0, 1)
+		d.load(time.Minute, 2)
+		testSet(d.clock, -time.Hour)
+		synctest.Wait()
+		if d.rescan.Load() != 1 || d.Room() != 1023 {
+			d.Errorf("read anew: %d times, room for %d", d.rescan.Load(), d.Room())
+		}
+		d.load(0, 1, 3)
+		batch := <-d.out
+		if slices.Sort(batch.ids); !slices.Equal(batch.ids, []int64{1, 3}) {
+			d.Errorf("handed out %v", batch.ids)
+		}
+		// A step forward makes what is in the wheel due.
+		d.load(time.Hour, 4)
+		testSet(d.clock, 2*time.Hour)
+		synctest.Wait()
+		if batch := <-d.out; !slices.Equal(batch.ids, []int64{4}) || d.rescan.Load() != 1 {
+			d.Errorf("handed out %v", batch.ids)
+		}
+	})
+}

@@ -1,0 +1,160 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
+)
+
+// heartbeat keeps the membership alive and follows what it gives us: shards go to the
+// loader, leased lanes to their runners.
+type heartbeat struct {
+	member   beatingMember
+	leases   *leases
+	lanes    *lanes
+	loader   shardOwner
+	static   driver.ShardSet // the fixed share; 0: what the membership says
+	clock    *clock
+	log      *slog.Logger
+	shards   *atomic.Int64 // statistic: written here, read by Stats alone
+	progress *progress
+}
+
+// beatingMember is what the heartbeat needs of driver.Member.
+type beatingMember interface {
+	Beat(ctx context.Context) (driver.Holding, error)
+	TTL() time.Duration
+	WantLanes(n int)
+	ReleaseShards(ctx context.Context) error
+}
+
+// shardOwner is what it needs of the loader.
+type shardOwner interface {
+	Own(shards driver.ShardSet)
+}
+
+const (
+	// mutePatience is for how many times its time to live an instance may get no answer on the
+	// connections of its claims before it stops renewing its leases.
+	mutePatience = 3
+	// longestBeatPause bounds the pause after a heartbeat that failed: later, we would be taken
+	// for dead.
+	longestBeatPause = time.Second / 2
+)
+
+// run beats until soft has ended and all lanes are shut down, or hard ends. It returns
+// ErrDeposed if the membership is over, and an error of a lane that is for the whole instance.
+func (h *heartbeat) run(soft, hard context.Context) error {
+	defer h.leases.end()
+	var (
+		failures ratelog.Limiter
+		pause    = wait.Backoff{Most: longestBeatPause}
+		stopping bool
+	)
+	for {
+		switch err := h.renew(soft, hard); {
+		case err == nil:
+			pause.Reset()
+			failures.OK(h.log, "the membership is in order again")
+		case errors.Is(err, driver.ErrDeposed):
+			return err
+		case hard.Err() != nil:
+			return nil // the beat was cut off by the end of the grace, or by whatever failed
+		default:
+			h.leases.lapse()
+			failures.Fail(h.log, slog.LevelWarn, "cannot renew the leases; trying again", "err", err)
+			if !pause.Sleep(hard) {
+				return nil
+			}
+			continue
+		}
+		over, err := h.rest(soft, hard, &stopping)
+		if over || err != nil {
+			return err
+		}
+	}
+}
+
+// rest follows what happens until it is time for the next heartbeat. over: there is to be none.
+func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool, err error) {
+	timer := time.NewTimer(wait.Jitter(h.member.TTL() / 3))
+	defer timer.Stop()
+	for !*stopping || h.lanes.alive > 0 {
+		stop := soft.Done()
+		if *stopping {
+			stop = nil
+		}
+		select {
+		case <-hard.Done():
+			return true, nil
+		case <-stop:
+			*stopping = true
+			h.releaseShards(hard)
+		case end := <-h.lanes.ends:
+			if lost, err := h.lanes.ended(hard, end, soft.Err() != nil); lost || err != nil {
+				return false, err // beat at once: somebody is to adopt the lane
+			}
+		case <-h.leases.beatNow:
+			return false, nil
+		case <-timer.C:
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// renew beats once and follows what it says.
+func (h *heartbeat) renew(soft, hard context.Context) error {
+	h.member.WantLanes(h.lanes.want())
+	begun := h.clock.local()
+	holding, err := h.beat(hard)
+	if err != nil {
+		return err
+	}
+	h.progress.beaten.touch()
+	if soft.Err() == nil {
+		shards := holding.Shards
+		if h.static != 0 {
+			shards = h.static
+		}
+		h.loader.Own(shards)
+		h.shards.Store(int64(shards.Len()))
+	}
+	h.lanes.hold(soft, hard, holding.Leases)
+	if doubted := h.leases.renew(begun, holding.Leases); doubted {
+		h.lanes.resume()
+	}
+	return nil
+}
+
+func (h *heartbeat) beat(ctx context.Context) (driver.Holding, error) {
+	// An instance whose heartbeats arrive and whose claims don't must not keep its share.
+	if age := h.progress.answered.age(); age > mutePatience*h.member.TTL() {
+		h.clock.doubt.Set() // ask at once: after an outage everything waits for this
+		return driver.Holding{}, fmt.Errorf("the database has answered nothing but heartbeats for %v; the others may take over", age.Round(time.Second))
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.member.TTL())
+	defer cancel()
+	return h.member.Beat(ctx)
+}
+
+// releaseShards lets the others begin with our share while the lanes are shut down.
+func (h *heartbeat) releaseShards(hard context.Context) {
+	h.loader.Own(0)
+	if hard.Err() != nil {
+		return // without a grace: Leave comes next, and does it
+	}
+	ctx, cancel := context.WithTimeout(hard, h.member.TTL())
+	defer cancel()
+	if err := h.member.ReleaseShards(ctx); err != nil && ctx.Err() != context.Canceled {
+		h.log.Warn("could not release the shards; the others will notice", "err", err)
+	}
+}

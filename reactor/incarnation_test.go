@@ -1,0 +1,286 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// fakeSource is a driver.Source: a table in memory, of which one shard is used, and the memberships
+// of an instance. It notes what becomes of those, and of the lanes.
+type fakeSource struct {
+	*fakeJournal
+	start time.Time
+
+	mu      sync.Mutex
+	rows    map[int64]driver.Job // guarded by mu: unprocessed
+	events  []string             // guarded by mu
+	deposed bool                 // guarded by mu: the next heartbeat says so
+	joins   int                  // guarded by mu
+}
+
+func (s *fakeSource) event(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, what)
+}
+
+func (s *fakeSource) Open(context.Context) error { return nil }
+func (s *fakeSource) Close()                     {}
+func (s *fakeSource) now() driver.DBTime {
+	return driver.DBTime(time.Since(s.start) / time.Microsecond)
+}
+func (s *fakeSource) Now(context.Context) (driver.DBTime, error) { return s.now(), nil }
+func (s *fakeSource) FeedState() driver.FeedState                { return driver.FeedState{} }
+func (s *fakeSource) Listen(ctx context.Context, on func(driver.Hint)) error {
+	on(driver.Hint{Kind: driver.HintConnected})
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *fakeSource) Join(context.Context, driver.JoinOptions) (driver.Member, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.joins++
+	return &sourceMember{s}, nil
+}
+
+func (s *fakeSource) pending(until driver.DBTime) (list []driver.Pending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, job := range s.rows {
+		if job.FireAt < until {
+			list = append(list, driver.Pending{ID: job.ID, DueAt: job.FireAt})
+		}
+	}
+	return list
+}
+
+func (s *fakeSource) LoadWindow(_ context.Context, _ []driver.Cursor, until driver.DBTime, _ int) ([]driver.Pending, []driver.Cursor, error) {
+	return s.pending(until), nil, nil
+}
+
+func (s *fakeSource) LoadRange(_ context.Context, _ driver.ShardSet, _, _ int64, until driver.DBTime) ([]driver.Pending, error) {
+	return s.pending(until), nil
+}
+
+func (s *fakeSource) LoadIDs(_ context.Context, _ driver.ShardSet, _ []int64, until driver.DBTime) ([]driver.Pending, error) {
+	return s.pending(until), nil
+}
+
+func (s *fakeSource) Claim(_ context.Context, req driver.ClaimRequest) (driver.Batch, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := driver.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS}
+	for _, id := range req.IDs {
+		if job, ok := s.rows[id]; ok {
+			b.Jobs = append(b.Jobs, job)
+			delete(s.rows, id)
+		}
+	}
+	return b, nil
+}
+
+// sourceMember is a membership.
+type sourceMember struct{ source *fakeSource }
+
+func (m *sourceMember) Beat(context.Context) (driver.Holding, error) {
+	m.source.mu.Lock()
+	defer m.source.mu.Unlock()
+	if m.source.deposed {
+		m.source.deposed = false
+		return driver.Holding{}, driver.ErrDeposed
+	}
+	return driver.Holding{Shards: 1, Leases: []driver.Lease{{Lane: 1, ClientID: "client"}}}, nil
+}
+func (m *sourceMember) TTL() time.Duration { return fakeTTL }
+func (m *sourceMember) WantLanes(int)      {}
+func (m *sourceMember) ReleaseShards(context.Context) error {
+	m.source.event("release shards")
+	return nil
+}
+
+func (m *sourceMember) ReleaseLane(context.Context, driver.Lease) error {
+	m.source.event("release lane")
+	return nil
+}
+
+func (m *sourceMember) Leave(context.Context) error {
+	m.source.event("leave")
+	return nil
+}
+
+// instanceOf is a Reactor that runs on fakes.
+type instanceOf struct {
+	*testing.T
+	*Reactor
+	source *fakeSource
+	broker *fakeBroker
+	stop   func()
+	err    error // of Run, once done is closed
+	done   chan struct{}
+}
+
+func runInstance(t *testing.T, cfg Config, jobs []driver.Job, test func(in *instanceOf)) {
+	synctest.Test(t, func(t *testing.T) {
+		in := &instanceOf{T: t, broker: newFakeBroker(), done: make(chan struct{})}
+		in.source = &fakeSource{fakeJournal: &fakeJournal{}, start: time.Now(), rows: map[int64]driver.Job{}}
+		in.broker.note = func(call string) {
+			if call == "disconnect" {
+				in.source.event(call)
+			}
+		}
+		for _, job := range jobs {
+			in.source.rows[job.ID] = job
+		}
+		time.Sleep(time.Second)
+		r, err := New(in.source, in.broker, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.timers = testTimers()
+		in.Reactor = r
+		ctx, stop := context.WithCancel(t.Context())
+		in.stop = stop
+		go func() {
+			defer close(in.done)
+			in.err = r.Run(ctx)
+		}()
+		test(in)
+		stop()
+		<-in.done
+	})
+}
+
+func jobAt(id int64, at time.Duration) driver.Job {
+	return driver.Job{ID: id, Topic: fmt.Sprint("job ", id), FireAt: driver.DBTime(at / time.Microsecond)}
+}
+
+// ended checks that the instance ends in order: the lane when all is settled, beside that the shards,
+// and the membership last.
+func (in *instanceOf) ended(what string) {
+	in.Helper()
+	<-in.done
+	lane := slices.DeleteFunc(slices.Clone(in.source.events), func(event string) bool { return event == "release shards" })
+	if !slices.Equal(lane, []string{"disconnect", "release lane", "leave"}) || len(in.source.events) != 4 || in.err != nil {
+		in.Errorf("%s: %q and %v", what, in.source.events, in.err)
+	}
+}
+
+// TestIncarnation publishes what is due in its time, and stops in the order of the data: what is claimed
+// and not sent goes back, and the lane is released when all is settled.
+func TestIncarnation(t *testing.T) {
+	jobs := []driver.Job{jobAt(1, 0), jobAt(2, 10*time.Second), jobAt(3, time.Hour)}
+	runInstance(t, Config{}, jobs, func(in *instanceOf) {
+		time.Sleep(5 * time.Second)
+		if in.broker.received["job 1"] != 1 || in.broker.received["job 2"] != 0 {
+			in.Errorf("received %v", in.broker.received)
+		}
+		time.Sleep(5 * time.Second)
+		if in.broker.received["job 2"] != 1 || in.broker.received["job 3"] != 0 {
+			in.Errorf("received %v", in.broker.received)
+		}
+		begun := time.Now()
+		in.stop()
+		in.ended("stopped")
+		if took := time.Since(begun); took > time.Second {
+			in.Errorf("a stop with nothing to wait for takes %v", took)
+		}
+	})
+}
+
+// TestGrace: a stop waits for the broker's answers, for the grace and no longer; the lane is not released
+// then, for its journal is not empty.
+func TestGrace(t *testing.T) {
+	for _, grace := range []time.Duration{NoGrace, 4 * time.Second} {
+		runInstance(t, Config{Grace: grace}, []driver.Job{jobAt(1, 0)}, func(in *instanceOf) {
+			in.broker.mu.Lock()
+			in.broker.silent = true
+			in.broker.mu.Unlock()
+			time.Sleep(5 * time.Second)
+			begun := time.Now()
+			in.stop()
+			<-in.done
+			if took := time.Since(begun); took != max(grace, 0) {
+				in.Errorf("a grace of %v takes %v", grace, took)
+			}
+			if slices.Contains(in.source.events, "release lane") || in.source.events[len(in.source.events)-1] != "leave" {
+				in.Errorf("in the end: %q", in.source.events)
+			}
+		})
+	}
+}
+
+// TestReadsUsedUp: the instance ends when what its reads have found is published, and not before.
+func TestReadsUsedUp(t *testing.T) {
+	jobs := []driver.Job{jobAt(1, 0), jobAt(2, 20*time.Second)}
+	runInstance(t, Config{MaxReads: 1}, jobs, func(in *instanceOf) {
+		in.ended("used up")
+		if in.broker.received["job 1"] != 1 || in.broker.received["job 2"] != 1 {
+			in.Errorf("received %v", in.broker.received)
+		}
+		if at := in.source.now(); at < jobs[1].FireAt || at > jobs[1].FireAt.Add(time.Second) {
+			in.Errorf("it ended at %v", at)
+		}
+		if n := in.Stats().InFlight; n != 0 {
+			in.Errorf("%d are in flight", n)
+		}
+	})
+}
+
+// TestReadsUsedUpGoesByTheLanes, not by the statistics: those are for people.
+func TestReadsUsedUpGoesByTheLanes(t *testing.T) {
+	runInstance(t, Config{MaxReads: 1}, []driver.Job{jobAt(1, 10*time.Second)}, func(in *instanceOf) {
+		time.Sleep(5 * time.Second)
+		in.stats.inFlight.Add(1000)
+		in.stats.pending.Add(1000)
+		<-in.done
+		if at := in.source.now(); at > jobAt(1, 11*time.Second).FireAt {
+			in.Errorf("it ended at %v", at)
+		}
+	})
+}
+
+// TestDeposedBeginsAnew: everything of the membership that is over ends at once, and it is not left; the
+// instance joins again and goes on.
+func TestDeposedBeginsAnew(t *testing.T) {
+	runInstance(t, Config{}, []driver.Job{jobAt(1, 0), jobAt(2, 30*time.Second)}, func(in *instanceOf) {
+		time.Sleep(5 * time.Second)
+		in.source.mu.Lock()
+		in.source.deposed = true
+		in.source.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if in.source.joins != 2 || slices.Contains(in.source.events, "leave") {
+			in.Errorf("joined %d times, %q", in.source.joins, in.source.events)
+		}
+		time.Sleep(30 * time.Second)
+		if in.broker.received["job 2"] != 1 {
+			in.Error("nothing is published any more")
+		}
+	})
+}
+
+// TestBrokerUnusable: the first connection fails, and the instance ends with that, and leaves.
+func TestBrokerUnusable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &fakeSource{fakeJournal: &fakeJournal{}, start: time.Now(), rows: map[int64]driver.Job{}}
+		broker := newFakeBroker()
+		broker.away = true
+		time.Sleep(time.Second)
+		r, err := New(source, broker, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.timers = testTimers()
+		if err := r.Run(t.Context()); !errors.Is(err, errAway) || !slices.Equal(source.events, []string{"leave"}) {
+			t.Errorf("it ended with %v, %q", err, source.events)
+		}
+	})
+}

@@ -1,0 +1,362 @@
+// Package load brings the near future of the owned shards from the table into memory: which
+// rows are read when, in how large pages, and again when something may have been missed.
+//
+// It knows nothing of what becomes of the rows. Where it reads is driver.Loader, where they go
+// is Memory, and what it is told comes by the methods of Loader.
+package load
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/ratelog"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
+)
+
+// Loader reads the jobs that are due soon. Two goroutines read, so that neither waits for the
+// other:
+//
+//   - one reads by id: what hints have named, and what a claim did not get (announced.go);
+//   - one scans, in order of fire_at (scan.go): the window, i.e. all that is due before the
+//     horizon (window.go), and the sweep, the safety net for what nobody announced (sweep.go).
+//
+// A hint may add work, and never stands in for the safety net. When one goroutine did both,
+// urgent things first, then 1,000 notifications a second left two pages of scan in eight
+// seconds; and while a scan walked what an old snapshot kept of processed rows, for seconds,
+// new jobs waited behind it.
+//
+// What is read twice is harmless: memory knows its jobs, and the claim is exact.
+type Loader struct {
+	cfg Config
+
+	scanWake wait.Signal // there is something to scan, or room for it
+	idsWake  wait.Signal // there is something to read by id
+	usedUp   chan struct{}
+
+	mu        sync.Mutex
+	window    window    // guarded by mu
+	announced announced // guarded by mu
+	sweepNow  bool      // guarded by mu: the feed stands again; anything may have been missed
+	feedUp    bool      // guarded by mu
+	begun     time.Time // guarded by mu: when the first shards came
+	reserved  int       // guarded by mu: reads that have begun and not failed
+	completed int       // guarded by mu: reads of which everything has been delivered
+
+	scanner scanner // owned by the goroutine that scans
+}
+
+// Config is what a Loader works with. All of it has to be set, but for MaxReads and Aside.
+type Config struct {
+	Source driver.Loader
+	Clock  Clock
+	Memory Memory
+	// Out takes the rows of a read, in order; a read that nobody takes stops the next.
+	Out    chan<- []driver.Pending
+	Report Report
+	Log    *slog.Logger
+	// Aside reports whether a job is set aside, as its row cannot be claimed.
+	Aside func(id int64) bool
+
+	// Page is how many rows one read brings at most, Capacity how many Memory holds.
+	Page, Capacity int
+	// Loop is the time between two sweeps, Horizon how far ahead jobs are read.
+	Loop, Horizon time.Duration
+	// MaxReads ends Run after so many reads; 0: never.
+	MaxReads int
+}
+
+// Clock is the database's time.
+type Clock interface {
+	Now() driver.DBTime
+	// Step is closed by the next step of the clock.
+	Step() <-chan struct{}
+}
+
+// Memory is what the loader fills. All methods may be called from any goroutine.
+type Memory interface {
+	// Room is how many more jobs it takes.
+	Room() int
+	// Behind reports whether there is more overdue in it than can be claimed.
+	Behind() bool
+	// OldestDue is when the earliest job in it was due; if it is empty, later than everything.
+	OldestDue() driver.DBTime
+	// LatestDue bounds what is in it: nothing is due later.
+	LatestDue() driver.DBTime
+}
+
+// Report is told of reads, from two goroutines.
+type Report interface {
+	// ReadAnswered: the database has answered a read.
+	ReadAnswered()
+	// ReadDelivered: what it brought has been taken.
+	ReadDelivered()
+}
+
+// feedPatience is how long the first scan waits for the feed.
+const feedPatience = time.Second
+
+// New returns a Loader that owns no shards.
+func New(cfg Config) *Loader {
+	cfg.Page = min(cfg.Page, cfg.Capacity)
+	if cfg.Aside == nil {
+		cfg.Aside = func(int64) bool { return false }
+	}
+	return &Loader{
+		cfg:      cfg,
+		scanWake: wait.NewSignal(), idsWake: wait.NewSignal(), usedUp: make(chan struct{}),
+		scanner: newScanner(),
+	}
+}
+
+// Hint takes news from the feed.
+func (l *Loader) Hint(h driver.Hint) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch h.Kind {
+	case driver.HintConnected:
+		l.feedUp, l.sweepNow = true, true
+		l.scanWake.Set()
+	case driver.HintJobs:
+		// Rows of others' shards are theirs to read. A shard that comes to us later is read anew.
+		if h.Shards == 0 || h.Shards&l.window.front.set != 0 {
+			l.announce(idRange{h.MinID, h.MaxID, h.Earliest})
+		}
+	}
+}
+
+// announce remembers rows that a hint names, or has the window read them. What is due
+// beyond the window needs neither: the window gets there in its turn. The caller holds mu.
+func (l *Loader) announce(r idRange) {
+	if r.earliest >= l.window.end() {
+		return
+	}
+	if from, rewind := l.announced.add(r, l.cfg.Page); rewind {
+		l.window.rewind(from)
+		l.scanWake.Set()
+		return
+	}
+	l.idsWake.Set()
+}
+
+// FeedLost notes that new jobs are not announced until the feed is back. The sweep finds
+// them.
+func (l *Loader) FeedLost() {
+	l.mu.Lock()
+	l.feedUp = false
+	l.mu.Unlock()
+}
+
+// Own sets the shards to load. New ones are read at once.
+func (l *Loader) Own(shards driver.ShardSet) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.begun.IsZero() && shards != 0 {
+		l.begun = time.Now()
+	}
+	if l.window.own(shards) != 0 {
+		l.scanWake.Set()
+	}
+}
+
+// Rescan reads everything again: memory was emptied, because the database's clock went back.
+func (l *Loader) Rescan() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.window.restart(l.window.front.set)
+	l.window.target = l.cfg.Clock.Now().Add(l.cfg.Horizon)
+	l.scanWake.Set()
+}
+
+// Evicted notes that memory has no room for the jobs behind these places, one a shard. They
+// are read again when there is.
+func (l *Loader) Evicted(places []driver.Cursor) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, place := range places {
+		l.window.evicted(place)
+	}
+}
+
+// Roomy notes that there is room in memory again, after it was full (ResumeRoom).
+func (l *Loader) Roomy() { l.scanWake.Set() }
+
+// LookAgain reads the ids again, after a pause.
+func (l *Loader) LookAgain(ids []int64) {
+	if len(ids) == 0 {
+		return
+	}
+	l.mu.Lock()
+	l.announced.lookAgain(ids, time.Now())
+	l.mu.Unlock()
+	l.idsWake.Set()
+}
+
+// Run loads until ctx ends, or until the reads are used up: then it returns true.
+func (l *Loader) Run(ctx context.Context) (finished bool) {
+	var readers sync.WaitGroup
+	readers.Go(func() { l.repeat(ctx, reader{"ids", l.readIDs, l.waitIDs}) })
+	readers.Go(func() { l.repeat(ctx, reader{"scan", l.scan, l.waitScan}) })
+	readers.Wait()
+	return ctx.Err() == nil
+}
+
+// reader is one of the two that read.
+type reader struct {
+	kind string
+	// read reads once, if there is something to read. What could not be read it has to put
+	// back.
+	read func(context.Context) (rows []driver.Pending, worked bool, err error)
+	// wait blocks until there may be something to read; false: there will be nothing more.
+	wait func(context.Context) bool
+}
+
+// repeat reads until ctx ends or the reads are used up.
+func (l *Loader) repeat(ctx context.Context, r reader) {
+	var pause wait.Backoff
+	var failures ratelog.Limiter
+	for {
+		rows, worked, err := r.read(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			l.giveBack()
+			failures.Fail(l.cfg.Log, slog.LevelWarn, "cannot load jobs; trying again", "read", r.kind, "err", err)
+			if !pause.Sleep(ctx) {
+				return
+			}
+		case worked:
+			pause.Reset()
+			failures.OK(l.cfg.Log, "loading jobs again", "read", r.kind)
+			if !l.deliver(ctx, rows) {
+				return
+			}
+		case !r.wait(ctx):
+			return
+		}
+	}
+}
+
+// notWaiting leaves out what is to be looked at again later: a scan is not to bring it sooner.
+// The caller holds mu.
+func (l *Loader) notWaiting(rows []driver.Pending) []driver.Pending {
+	if len(l.announced.waiting) == 0 {
+		return rows
+	}
+	return slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.announced.waits(job.ID) })
+}
+
+// deliver hands rows to memory. Only then the read counts.
+func (l *Loader) deliver(ctx context.Context, rows []driver.Pending) bool {
+	l.cfg.Report.ReadAnswered()
+	rows = slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.cfg.Aside(job.ID) })
+	if len(rows) > 0 {
+		slices.SortFunc(rows, inOrder)
+		select {
+		case l.cfg.Out <- rows:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	l.cfg.Report.ReadDelivered()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.completed++; l.completed == l.cfg.MaxReads {
+		close(l.usedUp)
+	}
+	return true
+}
+
+// inOrder is the order of due times, and of ids where those are the same. The rows of a
+// read come shard by shard. In a backlog, what is loaded together is claimed together, and
+// rows that were inserted together lie together: claims that each took some rows of
+// every page would share the pages with the claims of the other lanes.
+func inOrder(a, b driver.Pending) int {
+	return cmp.Or(cmp.Compare(a.DueAt, b.DueAt), cmp.Compare(a.ID, b.ID))
+}
+
+// mayRead reports whether reads are left. The caller holds mu, and adds the read that it
+// begins to reserved.
+func (l *Loader) mayRead() bool { return l.cfg.MaxReads == 0 || l.reserved < l.cfg.MaxReads }
+
+// giveBack lets a failed read be made by anyone.
+func (l *Loader) giveBack() {
+	l.mu.Lock()
+	l.reserved--
+	l.mu.Unlock()
+	l.scanWake.Set()
+	l.idsWake.Set()
+}
+
+// readIDs reads once by id, if there is something to read.
+func (l *Loader) readIDs(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
+	l.mu.Lock()
+	var r idsRead
+	if l.mayRead() {
+		r = l.announced.take(time.Now(), l.cfg.Page)
+	}
+	shards, until := l.window.front.set, l.window.end()
+	if r.some() {
+		l.reserved++
+	}
+	l.mu.Unlock()
+	switch {
+	case !r.some():
+		return nil, false, nil
+	case len(r.ids) > 0:
+		rows, err = l.cfg.Source.LoadIDs(ctx, shards, r.ids, until)
+	default:
+		rows, err = l.cfg.Source.LoadRange(ctx, shards, r.ranges[0].min, r.ranges[0].max, until)
+	}
+	if err != nil {
+		l.putBack(r)
+	}
+	return rows, true, err
+}
+
+func (l *Loader) putBack(r idsRead) {
+	if r.again {
+		l.LookAgain(r.ids)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range r.ranges {
+		l.announce(o)
+	}
+}
+
+// waitIDs blocks until there is something to read by id.
+func (l *Loader) waitIDs(ctx context.Context) bool {
+	l.mu.Lock()
+	next, some := l.announced.next()
+	l.mu.Unlock()
+	atMost := time.Hour
+	if some {
+		atMost = time.Until(next)
+	}
+	return l.sleep(ctx, l.idsWake, atMost)
+}
+
+// sleep blocks until it is woken, or for a while. It returns false when there is nothing
+// more to do.
+func (l *Loader) sleep(ctx context.Context, wake wait.Signal, atMost time.Duration) bool {
+	timer := time.NewTimer(max(atMost, time.Millisecond))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-l.usedUp:
+		return false
+	case <-wake:
+	case <-l.cfg.Clock.Step():
+	case <-timer.C:
+	}
+	return true
+}

@@ -1,0 +1,438 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
+)
+
+// running is a lane's runner that runs, and what is around it. It holds the lease.
+type running struct {
+	*testing.T
+	*laneRunner
+	broker  *fakeBroker
+	journal *fakeJournal
+	settler *settler
+	due     chan due
+	again   []int64
+	held    bool
+	steps   []string // in order, of broker, journal and leases
+	stop    func()
+	abandon func()
+	result  error
+	done    chan struct{}
+}
+
+const runnerClient = "reactor-test-7"
+
+// confirm, release and beatSoon implement leaseHolder.
+func (r *running) confirm(ctx context.Context, lane int32) bool {
+	r.step("confirm lease")
+	return r.held && lane == 7 && ctx.Err() == nil
+}
+func (r *running) release(context.Context, driver.Lease) { r.step("release") }
+func (r *running) beatSoon()                             { r.step("beat soon") }
+
+func (r *running) step(s string) { r.steps = append(r.steps, s) }
+
+// since returns the steps since the last call.
+func (r *running) since() []string {
+	synctest.Wait()
+	steps := r.steps
+	r.steps = nil
+	return steps
+}
+
+func (r *running) went(what string, want ...string) {
+	r.Helper()
+	if got := r.since(); !slices.Equal(got, want) {
+		r.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+// loggedJournal notes its calls among the steps.
+type loggedJournal struct {
+	*fakeJournal
+	step func(string)
+}
+
+func (j loggedJournal) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error) {
+	j.step("recover")
+	return j.fakeJournal.Recover(ctx, lease)
+}
+
+func (j loggedJournal) Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error {
+	j.step("reopen")
+	return j.fakeJournal.Reopen(ctx, lease, round, mark)
+}
+
+func (j loggedJournal) Settle(ctx context.Context, s []driver.Settlement) ([]driver.Settled, error) {
+	j.step("settle")
+	return j.fakeJournal.Settle(ctx, s)
+}
+
+// runs runs a test of a runner. before is called before it begins.
+func runs(t *testing.T, before func(r *running), test func(r *running)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &running{
+			T: t, broker: newFakeBroker(), journal: &fakeJournal{}, due: make(chan due), held: true,
+			done: make(chan struct{}),
+		}
+		r.broker.note = r.step
+		journal := loggedJournal{r.journal, r.step}
+		c, stats, p := testClock(), &counters{}, &progress{}
+		r.settler = newSettler(journal, discard(), stats, p)
+		l := &lane{
+			clientID: runnerClient, log: discard(), stats: stats, progress: p, leased: func() bool { return true }, clock: c,
+			settle: func(l *lane, f *handoff.Batch, within time.Duration) { r.settler.add(l, f, within) }, hurry: r.settler.hurry,
+			capacity: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(ExactlyOnce, Republish),
+		}
+		pad := &launchpad{lane: l, clock: c, lateness: &timing{}, news: wait.NewSignal()}
+		r.laneRunner = &laneRunner{
+			lane: l, pad: pad, clientID: runnerClient, broker: newBroker(r.broker), journal: journal, leases: r, reopener: r.settler,
+			stages: p, newAlarm: newTimerWaker, clock: c, log: discard(), stats: stats, checkNow: wait.NewSignal(),
+			claimer: &claimer{
+				lane: l, capacity: l.capacity, journal: journal, clock: c, lead: newLead(), log: discard(), stats: stats, progress: p,
+				due: r.due, finished: make(chan []int64, 100), again: func(ids []int64) { r.again = append(r.again, ids...) },
+				admit: func(b driver.Batch) { pad.put(l.admit(b), 0, b.Jobs) }, rows: 100, quarantine: &quarantine{},
+			},
+		}
+		r.journal.claim = func(_ context.Context, req driver.ClaimRequest) (driver.Batch, error) {
+			b := claimAll(req)
+			for i := range b.Jobs {
+				b.Jobs[i].FireAt = c.Now().Add(time.Duration(b.Jobs[i].ID) * time.Second) // the id says when
+			}
+			return b, nil
+		}
+		if before != nil {
+			before(r)
+		}
+		soft, stop := context.WithCancel(t.Context())
+		hard, abandon := context.WithCancel(t.Context())
+		settling, stopSettling := context.WithCancel(t.Context())
+		r.stop, r.abandon = stop, abandon
+		settled := make(chan struct{})
+		go func() {
+			defer close(settled)
+			r.settler.run(settling)
+		}()
+		go func() {
+			defer close(r.done)
+			r.result = r.run(soft, hard)
+		}()
+		synctest.Wait()
+		test(r)
+		stop()
+		abandon()
+		<-r.done
+		stopSettling()
+		<-settled
+		for _, s := range r.broker.open {
+			s.end(nil)
+		}
+	})
+}
+
+// begins are the steps of a lane at a broker that has no session of it.
+var begins = []string{"connect", "check identity", "confirm lease", "recover", "reopen", "leave mark"}
+
+// TestBegin: only over a connection, which the broker has closed the last owner's for, is the lease
+// looked at; only then is the journal complete; and only when all is recovered is anything sent.
+func TestBegin(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.went("at first", begins...)
+		r.due <- due{ids: []int64{0}}
+		time.Sleep(time.Second)
+		r.went("a job", "settle", "settle")
+		if r.broker.received["t"] != 1 || !r.idle() {
+			r.Errorf("received %v, idle: %v", r.broker.received, r.idle())
+		}
+	})
+}
+
+// TestRecovers what the last owner left, in a session that the broker still has: it is sent again, and
+// no other session is begun.
+func TestRecovers(t *testing.T) {
+	runs(t, func(r *running) {
+		r.broker.marks[runnerClient] = "mark"
+		r.lane.lease.Mark = "mark"
+		r.journal.recover = func(driver.Lease) ([]driver.Batch, error) {
+			return []driver.Batch{{ID: 1, QoS: 2, FirstSlot: 5, Reach: 128, Jobs: []driver.Job{{ID: 9, Topic: "left"}}}}, nil
+		}
+	}, func(r *running) {
+		time.Sleep(time.Second)
+		r.went("recovery", "connect", "check identity", "confirm lease", "recover", "settle", "settle")
+		if s := r.broker.open[runnerClient]; len(s.sent) != 1 || !s.sent[0].Dup || s.sent[0].Slot != 5 {
+			r.Errorf("sent %+v", s.sent)
+		}
+	})
+}
+
+// TestFirstConnection: its failure is for the whole instance, unless the broker was there before.
+func TestFirstConnection(t *testing.T) {
+	runs(t, func(r *running) { r.broker.away = true }, func(r *running) {
+		<-r.done
+		if fatal := (*fatalError)(nil); !errors.As(r.result, &fatal) || !errors.Is(r.result, errAway) {
+			r.Errorf("it ended with %v", r.result)
+		}
+	})
+	runs(t, func(r *running) {
+		r.laneRunner.broker.hasAccepted()
+		r.broker.away = true
+	}, func(r *running) {
+		time.Sleep(time.Minute)
+		r.broker.mu.Lock()
+		r.broker.away = false
+		r.broker.mu.Unlock()
+		time.Sleep(3 * time.Second)
+		steps := r.since()
+		if !slices.Equal(steps[len(steps)-len(begins):], begins) || len(steps) < 20 {
+			r.Errorf("in the end: %q", steps)
+		}
+	})
+}
+
+// TestLeaseNotConfirmed: the connection is closed, and the journal is left alone.
+func TestLeaseNotConfirmed(t *testing.T) {
+	runs(t, func(r *running) { r.held = false }, func(r *running) {
+		<-r.done
+		r.went("another's lane", "connect", "check identity", "confirm lease", "disconnect")
+		if !errors.Is(r.result, driver.ErrLeaseLost) {
+			r.Errorf("it ended with %v", r.result)
+		}
+	})
+}
+
+// TestReconnects: after a lost connection the lease is looked at before connecting, which would take the
+// session back from its new owner, and after it.
+func TestReconnects(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.since()
+		r.broker.hangUp(runnerClient, errAway)
+		time.Sleep(time.Second)
+		r.went("again", "confirm lease", "connect", "confirm lease")
+		r.due <- due{ids: []int64{0}}
+		time.Sleep(time.Second)
+		if r.broker.received["t"] != 1 {
+			r.Error("nothing is sent any more")
+		}
+	})
+}
+
+// TestRunnerTakenOver by the lane's next owner: the runner ends, and neither connects nor releases the lane.
+func TestRunnerTakenOver(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.since()
+		r.held = false
+		r.broker.hangUp(runnerClient, driver.ErrSessionTakenOver)
+		<-r.done
+		r.went("taken over", "confirm lease")
+		if !errors.Is(r.result, driver.ErrLeaseLost) {
+			r.Errorf("it ended with %v", r.result)
+		}
+	})
+}
+
+// TestSharedSession: somebody takes the session over while the lease is ours, again and again. After
+// some times the lane leaves it alone, for longer each time, and says so.
+func TestSharedSession(t *testing.T) {
+	runs(t, func(r *running) {
+		r.broker.onConnect = func(client string) {
+			if client == runnerClient {
+				time.AfterFunc(time.Second, func() { r.broker.hangUp(client, driver.ErrSessionTakenOver) })
+			}
+		}
+	}, func(r *running) {
+		contested := 0
+		for range 60 {
+			time.Sleep(time.Second)
+			contested += int(r.stats.contested.Load())
+		}
+		connects := 0
+		for _, s := range r.since() {
+			if s == "connect" {
+				connects++
+			}
+		}
+		if connects > 10 || contested < 10 {
+			r.Errorf("%d connections in a minute, %d s of it left alone", connects, contested)
+		}
+		r.due = nil
+		r.broker.onConnect = nil
+		time.Sleep(30 * time.Minute)
+		if r.stats.contested.Load() != 0 || r.stats.lanesUp.Load() != 1 {
+			r.Error("the other has gone, and the lane is still left alone")
+		}
+	})
+}
+
+// TestBrokerLostTheSession: the broker comes back without our session. The journal is told, a new one is marked,
+// and what was on its way is sent again.
+func TestBrokerLostTheSession(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.broker.mu.Lock()
+		r.broker.silent = true
+		r.broker.mu.Unlock()
+		r.due <- due{ids: []int64{0}}
+		time.Sleep(time.Second)
+		r.since()
+		r.broker.mu.Lock()
+		r.broker.silent, r.broker.away = false, true
+		clear(r.broker.marks)
+		r.broker.mu.Unlock()
+		r.broker.hangUp(runnerClient, errAway)
+		time.Sleep(time.Second)
+		r.broker.mu.Lock()
+		r.broker.away = false
+		r.broker.mu.Unlock()
+		r.since()
+		time.Sleep(5 * time.Second)
+		r.went("a new session", "connect", "confirm lease", "check identity", "reopen", "leave mark", "settle", "settle")
+		if r.broker.received["t"] != 1 || r.stats.outcomesUnknown.Load() != 1 {
+			r.Errorf("received %v", r.broker.received)
+		}
+	})
+}
+
+// TestShutDown: what is not sent goes back, what is on its way is awaited and settled, then the lane
+// disconnects, and is released.
+func TestShutDown(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.broker.mu.Lock()
+		r.broker.silent = true
+		r.broker.mu.Unlock()
+		r.due <- due{ids: []int64{0, 3600}} // one now, one in an hour
+		time.Sleep(time.Second)
+		r.since()
+		r.stop()
+		time.Sleep(5 * time.Second)
+		r.went("stopping, a message is on its way", "settle")
+		if s := r.journal.settled[0][0]; s.Kept != 1 || s.Jobs != 2 {
+			r.Errorf("handed back: %+v", s)
+		}
+		s := r.broker.open[runnerClient]
+		s.answers <- []driver.Ack{{Slot: s.sent[0].Slot, Step: driver.Received}}
+		<-r.done
+		r.went("it is answered", "settle", "settle", "disconnect", "release")
+		if r.result != errLaneStopped {
+			r.Errorf("it ended with %v", r.result)
+		}
+	})
+}
+
+// TestAbandoned: nothing is awaited, settled or released any more.
+func TestAbandoned(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.broker.mu.Lock()
+		r.broker.silent = true
+		r.broker.mu.Unlock()
+		r.due <- due{ids: []int64{0}}
+		time.Sleep(time.Second)
+		r.since()
+		r.abandon()
+		<-r.done
+		r.went("abandoned", "disconnect")
+		if !errors.Is(r.result, context.Canceled) || !r.idle() {
+			r.Errorf("it ended with %v", r.result)
+		}
+	})
+}
+
+// TestNotHeldAnyMore: a settlement says that the lane is another's. What is under way is his.
+func TestNotHeldAnyMore(t *testing.T) {
+	runs(t, func(r *running) {
+		r.journal.settle = func(_ context.Context, s []driver.Settlement) ([]driver.Settled, error) {
+			return make([]driver.Settled, len(s)), nil
+		}
+	}, func(r *running) {
+		r.since()
+		r.due <- due{ids: []int64{0}}
+		<-r.done
+		r.went("not held", "settle", "disconnect")
+		if !errors.Is(r.result, driver.ErrLeaseLost) {
+			r.Errorf("it ended with %v", r.result)
+		}
+	})
+}
+
+// TestJournalDoubted: nothing is claimed while the journal is looked at; if it holds what the lane does
+// not know, twice, the runner ends and says so; else it goes on.
+func TestJournalDoubted(t *testing.T) {
+	stranger := []driver.Batch{{Token: [16]byte{1}, Jobs: make([]driver.Job, 1)}}
+	var answers [][]driver.Batch
+	runs(t, func(r *running) {
+		r.journal.recover = func(driver.Lease) ([]driver.Batch, error) {
+			time.Sleep(time.Second)
+			if len(answers) == 0 {
+				return nil, nil
+			}
+			batches := answers[0]
+			answers = answers[1:]
+			return batches, nil
+		}
+	}, func(r *running) {
+		r.doubtJournal() // before it has connected, or while it reads: that is looked at anyway
+		time.Sleep(3 * time.Second)
+		r.since()
+		answers = [][]driver.Batch{stranger, nil} // settled in between
+		r.doubtJournal()
+		r.due <- due{ids: []int64{0}}
+		time.Sleep(1900 * time.Millisecond)
+		if len(r.journal.claims) != 0 || !slices.Equal(r.again, []int64{0}) {
+			r.Errorf("%d claims while the journal is in doubt, %v are looked at again", len(r.journal.claims), r.again)
+		}
+		time.Sleep(200 * time.Millisecond)
+		r.due <- due{ids: []int64{0}}
+		time.Sleep(time.Second)
+		if r.broker.received["t"] != 1 {
+			r.Error("nothing is claimed any more")
+		}
+		answers = [][]driver.Batch{stranger, stranger}
+		r.since()
+		r.doubtJournal()
+		if _, _, _, ok := r.lane.room(1); ok {
+			r.Error("a claim can be made while the journal is in doubt")
+		}
+		<-r.done
+		r.went("it has changed", "recover", "recover", "disconnect")
+		if r.result != errJournalChanged {
+			r.Errorf("it ended with %v", r.result)
+		}
+	})
+}
+
+// TestFarAhead: a lane whose recovered jobs are due much later claims nothing, and publishes them in
+// their time.
+func TestFarAhead(t *testing.T) {
+	runs(t, func(r *running) {
+		r.broker.marks[runnerClient], r.lane.lease.Mark = "mark", "mark"
+		at := r.clock.Now().Add(time.Minute)
+		r.journal.recover = func(driver.Lease) ([]driver.Batch, error) {
+			return []driver.Batch{{ID: 1, QoS: 2, FirstSlot: 5, Reach: 128, Jobs: []driver.Job{{ID: 9, Topic: "left", FireAt: at}}}}, nil
+		}
+	}, func(r *running) {
+		if !r.holdsFarAhead() || !slices.Contains(r.since(), "beat soon") {
+			r.Error("nobody is told")
+		}
+		time.Sleep(59 * time.Second)
+		select {
+		case r.due <- due{}:
+			r.Error("it claims")
+		default:
+		}
+		if r.broker.received["left"] != 0 {
+			r.Error("published early")
+		}
+		<-r.done
+		if r.broker.received["left"] != 1 || r.result != errLaneStopped {
+			r.Errorf("received %v, ended with %v", r.broker.received, r.result)
+		}
+	})
+}

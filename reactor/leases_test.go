@@ -1,0 +1,422 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
+)
+
+const fakeTTL = 3 * time.Second
+
+// fakeMember is a membership that says what its functions do.
+type fakeMember struct {
+	beat     func(ctx context.Context) (driver.Holding, error)
+	beats    int
+	wanted   int
+	released []int32
+	events   []string
+}
+
+func (m *fakeMember) Beat(ctx context.Context) (driver.Holding, error) {
+	m.beats++
+	return m.beat(ctx)
+}
+func (m *fakeMember) TTL() time.Duration { return fakeTTL }
+func (m *fakeMember) WantLanes(n int)    { m.wanted = n }
+func (m *fakeMember) ReleaseShards(context.Context) error {
+	m.events = append(m.events, "release shards")
+	return nil
+}
+
+func (m *fakeMember) ReleaseLane(_ context.Context, lease driver.Lease) error {
+	m.released = append(m.released, lease.Lane)
+	m.events = append(m.events, "release lane")
+	return nil
+}
+
+func (m *fakeMember) Leave(context.Context) error {
+	m.events = append(m.events, "leave")
+	return nil
+}
+
+func leasesOf(numbers ...int32) (list []driver.Lease) {
+	for _, n := range numbers {
+		list = append(list, driver.Lease{Lane: n, Epoch: 1})
+	}
+	return list
+}
+
+// TestLeasesLapse: they are good for a TTL from before the heartbeat was sent, and not after one that
+// failed.
+func TestLeasesLapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLeases(testClock(), discard(), &fakeMember{})
+		if l.good() {
+			t.Error("good before the first heartbeat")
+		}
+		begun := l.clock.local()
+		time.Sleep(time.Second) // the answer takes its time
+		if doubted := l.renew(begun, nil); !doubted || !l.good() {
+			t.Errorf("in doubt before: %v, good after: %v", doubted, l.good())
+		}
+		if time.Sleep(2*time.Second - 1); !l.good() {
+			t.Error("not good until its time is over")
+		}
+		if time.Sleep(1); l.good() {
+			t.Error("good for too long")
+		}
+		l.renew(l.clock.local(), nil)
+		if doubted := l.renew(l.clock.local(), nil); doubted {
+			t.Error("in doubt after a heartbeat")
+		}
+		if l.lapse(); l.good() {
+			t.Error("good after a heartbeat that failed")
+		}
+	})
+}
+
+// TestConfirm: the heartbeat that is under way may have begun before, so the one after it counts; it
+// is asked for, and what it says of the lane is the answer.
+func TestConfirm(t *testing.T) {
+	for name, c := range map[string]struct {
+		held [2][]driver.Lease // of two heartbeats
+		want bool
+	}{
+		"held":       {[2][]driver.Lease{nil, leasesOf(1, 7)}, true},
+		"lost":       {[2][]driver.Lease{leasesOf(7), leasesOf(1)}, false},
+		"never held": {[2][]driver.Lease{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLeases(testClock(), discard(), &fakeMember{})
+				l.renew(l.clock.local(), leasesOf(7)) // before
+				answer := make(chan bool, 1)
+				go func() { answer <- l.confirm(t.Context(), 7) }()
+				for _, held := range c.held {
+					synctest.Wait()
+					select {
+					case <-l.beatNow:
+					default:
+						t.Error("no heartbeat is asked for")
+					}
+					select {
+					case <-answer:
+						t.Fatal("answered before the second heartbeat")
+					default:
+					}
+					l.renew(l.clock.local(), held)
+				}
+				if got := <-answer; got != c.want {
+					t.Errorf("confirmed: %v", got)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		l := newLeases(testClock(), discard(), &fakeMember{})
+		l.renew(l.clock.local(), leasesOf(7))
+		answers := make(chan bool)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { answers <- l.confirm(ctx, 7) }()
+		synctest.Wait()
+		cancel()
+		if <-answers {
+			t.Error("confirmed for one that was told to end")
+		}
+		go func() { answers <- l.confirm(t.Context(), 7) }()
+		synctest.Wait()
+		l.end()
+		if <-answers || l.confirm(t.Context(), 7) {
+			t.Error("confirmed after the last heartbeat")
+		}
+	})
+}
+
+// fakeWorker is a lane's runner that ends when it is told to.
+type fakeWorker struct {
+	number   int32
+	claims   bool
+	farAhead bool
+	busy     atomic.Bool
+	resumed  int
+	doubted  int
+	end      chan error
+	ended    bool
+}
+
+func (w *fakeWorker) run(soft, hard context.Context) error {
+	defer func() { w.ended = true }()
+	select {
+	case why := <-w.end:
+		return why
+	case <-soft.Done():
+		wait.Sleep(hard, time.Second) // the broker's answers
+		return errLaneStopped
+	case <-hard.Done():
+		return hard.Err()
+	}
+}
+func (w *fakeWorker) lease() driver.Lease { return driver.Lease{Lane: w.number} }
+func (w *fakeWorker) holdsFarAhead() bool { return w.farAhead }
+func (w *fakeWorker) idle() bool          { return !w.busy.Load() }
+func (w *fakeWorker) resume()             { w.resumed++ }
+func (w *fakeWorker) doubtJournal()       { w.doubted++ }
+
+// beating is a heartbeat with its leases and lanes, which two of are wanted.
+type beating struct {
+	*testing.T
+	*heartbeat
+	member  *fakeMember
+	holding driver.Holding
+	err     error // of the next beats
+	workers map[int32]*fakeWorker
+	owned   []driver.ShardSet
+	stop    func()
+	abort   func()
+	result  error
+	done    chan struct{}
+}
+
+// Own implements shardOwner.
+func (b *beating) Own(shards driver.ShardSet) { b.owned = append(b.owned, shards) }
+
+func beats(t *testing.T, test func(b *beating)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &beating{T: t, workers: map[int32]*fakeWorker{}, done: make(chan struct{})}
+		b.member = &fakeMember{beat: func(context.Context) (driver.Holding, error) { return b.holding, b.err }}
+		c := testClock()
+		held := newLeases(c, discard(), b.member)
+		l := newLanes(discard(), 2, func(lease driver.Lease, claims bool) laneWorker {
+			w := &fakeWorker{number: lease.Lane, claims: claims, end: make(chan error, 1)}
+			b.workers[lease.Lane] = w
+			return w
+		}, held.release)
+		b.heartbeat = &heartbeat{
+			member: b.member, leases: held, lanes: l, loader: b, clock: c, log: discard(),
+			shards: new(atomic.Int64), progress: &progress{},
+		}
+		b.holding = driver.Holding{Shards: 0b11, Leases: leasesOf(1, 2)}
+		soft, stop := context.WithCancel(t.Context())
+		hard, abort := context.WithCancel(t.Context())
+		b.stop, b.abort = stop, abort
+		go func() {
+			defer close(b.done)
+			b.result = b.run(soft, hard)
+			abort()
+			l.wait()
+		}()
+		synctest.Wait()
+		test(b)
+		stop()
+		abort()
+		<-b.done
+	})
+}
+
+// soon waits for the next heartbeat.
+func (b *beating) soon() {
+	b.leases.beatSoon()
+	time.Sleep(time.Millisecond)
+}
+
+// TestHoldingChanges: shards go to the loader, new lanes get runners, of which as many claim as are
+// wanted; those that are gone are abandoned, and not given back, for they are others'.
+func TestHoldingChanges(t *testing.T) {
+	beats(t, func(b *beating) {
+		if len(b.workers) != 2 || !b.workers[1].claims || !b.workers[2].claims || b.member.wanted != 2 {
+			b.Fatalf("running are %+v", b.workers)
+		}
+		b.holding = driver.Holding{Shards: 0b110, Leases: leasesOf(2, 3)}
+		b.soon()
+		if b.workers[3].claims || !b.workers[1].ended || b.workers[2].ended {
+			b.Errorf("then %+v", b.workers)
+		}
+		b.holding.Leases = leasesOf(2, 3, 4)
+		b.soon()
+		if !b.workers[4].claims || len(b.member.released) != 0 {
+			b.Errorf("then %+v, released %v", b.workers, b.member.released)
+		}
+		if !slices.Equal(b.owned, []driver.ShardSet{0b11, 0b110, 0b110}) || b.shards.Load() != 2 {
+			b.Errorf("owned were %v", b.owned)
+		}
+	})
+}
+
+// TestBeatsInTime: three in a time to live, give or take, and at once when asked.
+func TestBeatsInTime(t *testing.T) {
+	beats(t, func(b *beating) {
+		time.Sleep(10 * fakeTTL)
+		if n := b.member.beats; n < 28 || n > 34 {
+			b.Errorf("%d heartbeats in ten times to live", n)
+		}
+		n := b.member.beats
+		b.soon()
+		if b.member.beats != n+1 {
+			b.Error("none when it was asked for")
+		}
+	})
+}
+
+// TestLaneLost: a runner that ends by itself has lost its lane, which is given back, and begins anew
+// with the next lease.
+func TestLaneLost(t *testing.T) {
+	beats(t, func(b *beating) {
+		for i, why := range []error{driver.ErrLeaseLost, errJournalChanged} {
+			before := b.workers[1]
+			before.end <- why
+			synctest.Wait()
+			if len(b.member.released) != i+1 || b.member.released[i] != 1 {
+				b.Fatalf("released are %v", b.member.released)
+			}
+			if b.workers[1] == before || !b.workers[1].claims {
+				b.Error("the lane does not begin anew")
+			}
+		}
+		// One that has shut itself down has given it back already.
+		b.workers[2].end <- errLaneStopped
+		synctest.Wait()
+		if len(b.member.released) != 2 {
+			b.Errorf("released are %v", b.member.released)
+		}
+		select {
+		case <-b.lanes.changed:
+		default:
+			b.Error("whoever waits for the lanes is not told")
+		}
+	})
+}
+
+// TestFatalLane: an error that is for the whole instance ends the heartbeat, as it is.
+func TestFatalLane(t *testing.T) {
+	beats(t, func(b *beating) {
+		b.workers[2].end <- &fatalError{errAway}
+		<-b.done
+		if b.result != errAway || !b.workers[1].ended {
+			b.Errorf("it ended with %v", b.result)
+		}
+	})
+}
+
+// TestLanesFarAhead: a lane that does not claim because of what it has recovered is kept, and another
+// is asked for in its place.
+func TestLanesFarAhead(t *testing.T) {
+	beats(t, func(b *beating) {
+		b.workers[1].farAhead = true
+		b.soon()
+		if b.member.wanted != 3 {
+			b.Errorf("%d lanes are wanted", b.member.wanted)
+		}
+		b.holding.Leases = leasesOf(1, 2, 3)
+		b.soon()
+		if b.workers[1].ended || !b.workers[3].claims {
+			b.Errorf("the one in its place: %+v", b.workers[3])
+		}
+	})
+}
+
+// TestBeatsFail: the leases lapse at once, are tried for again soon, and when they are good again the
+// lanes go on.
+func TestBeatsFail(t *testing.T) {
+	beats(t, func(b *beating) {
+		b.err = errAway
+		b.soon()
+		if b.leases.good() {
+			b.Error("good after a heartbeat that failed")
+		}
+		n := b.member.beats
+		time.Sleep(10 * time.Second)
+		if n = b.member.beats - n; n < 17 || n > 30 {
+			b.Errorf("%d tries in 10 s", n)
+		}
+		resumed := b.workers[1].resumed
+		b.err = nil
+		time.Sleep(time.Second)
+		if !b.leases.good() || b.workers[1].resumed != resumed+1 || b.workers[1].ended {
+			b.Errorf("good: %v, the lane %+v", b.leases.good(), b.workers[1])
+		}
+		b.soon()
+		if b.workers[1].resumed != resumed+1 {
+			b.Error("a lane resumes that had not stopped")
+		}
+	})
+}
+
+// TestDeposed: the others have taken over. The heartbeat says so and ends, and confirms nothing more.
+func TestDeposed(t *testing.T) {
+	beats(t, func(b *beating) {
+		b.err = driver.ErrDeposed
+		b.soon()
+		<-b.done
+		if !errors.Is(b.result, driver.ErrDeposed) || b.leases.confirm(b.Context(), 1) || len(b.member.events) != 0 {
+			b.Errorf("it ended with %v, after %v", b.result, b.member.events)
+		}
+	})
+}
+
+// TestMute: an instance whose heartbeats arrive, and whose other statements get no answer, does not
+// renew its leases, and asks for the time at once.
+func TestMute(t *testing.T) {
+	beats(t, func(b *beating) {
+		b.progress.answered.touch()
+		time.Sleep(mutePatience*fakeTTL + fakeTTL)
+		n := b.member.beats
+		time.Sleep(10 * time.Second)
+		if b.member.beats != n || b.leases.good() {
+			b.Errorf("%d heartbeats, good: %v", b.member.beats-n, b.leases.good())
+		}
+		select {
+		case <-b.clock.doubt:
+		default:
+			b.Error("the time is not asked for")
+		}
+		b.progress.answered.touch()
+		if time.Sleep(time.Second); !b.leases.good() {
+			b.Error("it has been answered, and does not go on")
+		}
+	})
+}
+
+// TestStop: the shards are released first; leases are renewed as long as a lane needs them; nothing new
+// is begun; the heartbeat ends with the last lane.
+func TestStop(t *testing.T) {
+	beats(t, func(b *beating) {
+		begun, n := time.Now(), b.member.beats
+		b.stop()
+		synctest.Wait()
+		if !slices.Equal(b.member.events, []string{"release shards"}) || b.owned[len(b.owned)-1] != 0 {
+			b.Errorf("after %v, owned is %v", b.member.events, b.owned)
+		}
+		b.holding.Leases = leasesOf(1, 2, 3)
+		b.soon()
+		if b.workers[3] != nil || b.member.beats < n+1 || b.owned[len(b.owned)-1] != 0 {
+			b.Errorf("%d heartbeats, owned is %v, a new lane: %v", b.member.beats-n, b.owned, b.workers[3])
+		}
+		<-b.done
+		if took := time.Since(begun); b.result != nil || took != time.Second || len(b.member.released) != 0 {
+			b.Errorf("it ended with %v after %v, released %v", b.result, took, b.member.released)
+		}
+	})
+}
+
+// TestLanesAreAsked for what they hold, and told to look at their journals, by anyone.
+func TestLanesAreAsked(t *testing.T) {
+	beats(t, func(b *beating) {
+		if !b.lanes.idle() {
+			b.Error("busy without a job")
+		}
+		b.workers[2].busy.Store(true)
+		if b.lanes.idle() {
+			b.Error("idle, and one is busy")
+		}
+		if b.lanes.doubtJournals(); b.workers[1].doubted != 1 || b.workers[2].doubted != 1 {
+			b.Error("not all doubt their journals")
+		}
+	})
+}
