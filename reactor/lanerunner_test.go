@@ -33,9 +33,9 @@ type running struct {
 const runnerClient = "reactor-test-7"
 
 // confirm, release and beatSoon implement leaseHolder.
-func (r *running) confirm(ctx context.Context, lane int32) bool {
+func (r *running) confirm(ctx context.Context, lease func() driver.Lease) bool {
 	r.step("confirm lease")
-	return r.held && lane == 7 && ctx.Err() == nil
+	return r.held && lease().Lane == 7 && ctx.Err() == nil
 }
 func (r *running) release(context.Context, driver.Lease) { r.step("release") }
 func (r *running) beatSoon()                             { r.step("beat soon") }
@@ -92,11 +92,11 @@ func runs(t *testing.T, before func(r *running), test func(r *running)) {
 		l := &lane{
 			clientID: runnerClient, log: discard(), stats: stats, progress: p, leased: func() bool { return true }, clock: c,
 			settle: func(l *lane, f *handoff.Batch, within time.Duration) { r.settler.add(l, f, within) }, hurry: r.settler.hurry,
-			capacity: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(ExactlyOnce, Republish),
+			capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(ExactlyOnce, Republish),
 		}
 		pad := &launchpad{lane: l, clock: c, lateness: &timing{}, news: wait.NewSignal()}
 		r.laneRunner = &laneRunner{
-			lane: l, pad: pad, clientID: runnerClient, broker: newBroker(r.broker), journal: journal, leases: r, reopener: r.settler,
+			lane: l, pad: pad, clientID: runnerClient, broker: newBroker(r.broker), journal: journal, leases: r, settler: r.settler,
 			stages: p, newAlarm: newTimerWaker, clock: c, log: discard(), stats: stats, checkNow: wait.NewSignal(),
 			claimer: &claimer{
 				lane: l, capacity: l.capacity, journal: journal, clock: c, lead: newLead(), log: discard(), stats: stats, progress: p,
@@ -171,6 +171,41 @@ func TestRecovers(t *testing.T) {
 		r.went("recovery", "connect", "check identity", "confirm lease", "recover", "settle", "settle")
 		if s := r.broker.open[runnerClient]; len(s.sent) != 1 || !s.sent[0].Dup || s.sent[0].Slot != 5 {
 			r.Errorf("sent %+v", s.sent)
+		}
+	})
+}
+
+// TestLostSessionFailsBeforeItsMark: what fails because the broker has lost its session is settled
+// before the new session is marked. Who finds the mark sends what the journal lists.
+func TestLostSessionFailsBeforeItsMark(t *testing.T) {
+	runs(t, func(r *running) {
+		r.lane.machine = newMachine(ExactlyOnce, Fail)
+		r.lane.lease.Mark = "lost"
+		r.journal.recover = func(driver.Lease) ([]driver.Batch, error) {
+			return []driver.Batch{{ID: 1, QoS: 2, FirstSlot: 5, Reach: 128, Jobs: []driver.Job{{ID: 9, Topic: "left"}}}}, nil
+		}
+	}, func(r *running) {
+		time.Sleep(time.Second)
+		r.went("recovery", "connect", "check identity", "confirm lease", "recover", "reopen", "settle", "leave mark")
+		if s := r.broker.open[runnerClient]; len(s.sent) != 0 || !r.idle() {
+			r.Errorf("sent %+v", s.sent)
+		}
+	})
+}
+
+// TestLostLaneSaysNothingMore: a lane that was lost hands nothing back, and nothing of it is
+// settled after its runner has ended: its next owner may be this instance again.
+func TestLostLaneSaysNothingMore(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.due <- due{ids: []int64{0, 3600}} // the second one is due in an hour
+		time.Sleep(time.Second)
+		r.since()
+		r.lane.settled(driver.Settlement{}, new(handoff.Batch), false)
+		<-r.done
+		time.Sleep(time.Second)
+		r.went("lost", "disconnect")
+		if !errors.Is(r.result, driver.ErrLeaseLost) || r.stats.returned.Load() != 0 {
+			r.Errorf("it ended with %v, returned %d", r.result, r.stats.returned.Load())
 		}
 	})
 }

@@ -82,6 +82,8 @@ func TestLeasesLapse(t *testing.T) {
 	})
 }
 
+func leaseOf7() driver.Lease { return leasesOf(7)[0] }
+
 // TestConfirm: the heartbeat that is under way may have begun before, so the one after it counts; it
 // is asked for, and what it says of the lane is the answer.
 func TestConfirm(t *testing.T) {
@@ -92,13 +94,15 @@ func TestConfirm(t *testing.T) {
 		"held":       {[2][]driver.Lease{nil, leasesOf(1, 7)}, true},
 		"lost":       {[2][]driver.Lease{leasesOf(7), leasesOf(1)}, false},
 		"never held": {[2][]driver.Lease{}, false},
+		// Somebody else has had it in between.
+		"held again": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 2}}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLeases(testClock(), discard(), &fakeMember{})
 				l.renew(l.clock.local(), leasesOf(7)) // before
 				answer := make(chan bool, 1)
-				go func() { answer <- l.confirm(t.Context(), 7) }()
+				go func() { answer <- l.confirm(t.Context(), leaseOf7) }()
 				for _, held := range c.held {
 					synctest.Wait()
 					select {
@@ -124,16 +128,16 @@ func TestConfirm(t *testing.T) {
 		l.renew(l.clock.local(), leasesOf(7))
 		answers := make(chan bool)
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { answers <- l.confirm(ctx, 7) }()
+		go func() { answers <- l.confirm(ctx, leaseOf7) }()
 		synctest.Wait()
 		cancel()
 		if <-answers {
 			t.Error("confirmed for one that was told to end")
 		}
-		go func() { answers <- l.confirm(t.Context(), 7) }()
+		go func() { answers <- l.confirm(t.Context(), leaseOf7) }()
 		synctest.Wait()
 		l.end()
-		if <-answers || l.confirm(t.Context(), 7) {
+		if <-answers || l.confirm(t.Context(), leaseOf7) {
 			t.Error("confirmed after the last heartbeat")
 		}
 	})
@@ -149,6 +153,7 @@ type fakeWorker struct {
 	doubted  int
 	end      chan error
 	ended    bool
+	slow     chan struct{} // nil, or closed when it may end after it was abandoned
 }
 
 func (w *fakeWorker) run(soft, hard context.Context) error {
@@ -160,6 +165,9 @@ func (w *fakeWorker) run(soft, hard context.Context) error {
 		wait.Sleep(hard, time.Second) // the broker's answers
 		return errLaneStopped
 	case <-hard.Done():
+		if w.slow != nil {
+			<-w.slow
+		}
 		return hard.Err()
 	}
 }
@@ -293,6 +301,27 @@ func TestLaneLost(t *testing.T) {
 	})
 }
 
+// TestLaneOfTheSameInstance: a lane that was lost and is ours again begins when its last runner has
+// ended, and not before.
+func TestLaneOfTheSameInstance(t *testing.T) {
+	beats(t, func(b *beating) {
+		before := b.workers[1]
+		before.slow = make(chan struct{})
+		b.holding.Leases = leasesOf(2)
+		b.soon()
+		b.holding.Leases = leasesOf(1, 2)
+		b.soon()
+		if b.workers[1] != before {
+			b.Error("the lane has two runners")
+		}
+		close(before.slow)
+		synctest.Wait()
+		if b.workers[1] == before {
+			b.Error("the lane is not worked any more")
+		}
+	})
+}
+
 // TestFatalLane: an error that is for the whole instance ends the heartbeat, as it is.
 func TestFatalLane(t *testing.T) {
 	beats(t, func(b *beating) {
@@ -354,7 +383,7 @@ func TestDeposed(t *testing.T) {
 		b.err = driver.ErrDeposed
 		b.soon()
 		<-b.done
-		if !errors.Is(b.result, driver.ErrDeposed) || b.leases.confirm(b.Context(), 1) || len(b.member.events) != 0 {
+		if !errors.Is(b.result, driver.ErrDeposed) || b.leases.confirm(b.Context(), func() driver.Lease { return driver.Lease{Lane: 1} }) || len(b.member.events) != 0 {
 			b.Errorf("it ended with %v, after %v", b.result, b.member.events)
 		}
 	})
