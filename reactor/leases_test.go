@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -18,14 +19,14 @@ const fakeTTL = 3 * time.Second
 // fakeMember is a membership that says what its functions do.
 type fakeMember struct {
 	beat     func(ctx context.Context) (driver.Holding, error)
-	beats    int
+	beats    atomic.Int64
 	wanted   int
 	released []int32
 	events   []string
 }
 
 func (m *fakeMember) Beat(ctx context.Context) (driver.Holding, error) {
-	m.beats++
+	m.beats.Add(1)
 	return m.beat(ctx)
 }
 func (m *fakeMember) TTL() time.Duration { return fakeTTL }
@@ -66,10 +67,10 @@ func TestLeasesLapse(t *testing.T) {
 		if doubted := l.renew(begun, nil); !doubted || !l.good() {
 			t.Errorf("in doubt before: %v, good after: %v", doubted, l.good())
 		}
-		if time.Sleep(2*time.Second - 1); !l.good() {
+		if time.Sleep(2*time.Second - time.Microsecond); !l.good() {
 			t.Error("not good until its time is over")
 		}
-		if time.Sleep(1); l.good() {
+		if time.Sleep(time.Microsecond); l.good() {
 			t.Error("good for too long")
 		}
 		l.renew(l.clock.local(), nil)
@@ -147,7 +148,7 @@ func TestConfirm(t *testing.T) {
 type fakeWorker struct {
 	number   int32
 	claims   bool
-	farAhead bool
+	farAhead atomic.Bool
 	busy     atomic.Bool
 	resumed  int
 	doubted  int
@@ -172,7 +173,7 @@ func (w *fakeWorker) run(soft, hard context.Context) error {
 	}
 }
 func (w *fakeWorker) lease() driver.Lease { return driver.Lease{Lane: w.number} }
-func (w *fakeWorker) holdsFarAhead() bool { return w.farAhead }
+func (w *fakeWorker) holdsFarAhead() bool { return w.farAhead.Load() }
 func (w *fakeWorker) idle() bool          { return !w.busy.Load() }
 func (w *fakeWorker) resume()             { w.resumed++ }
 func (w *fakeWorker) doubtJournal()       { w.doubted++ }
@@ -182,10 +183,11 @@ type beating struct {
 	*testing.T
 	*heartbeat
 	member  *fakeMember
-	holding driver.Holding
-	err     error // of the next beats
+	mu      sync.Mutex
+	holding driver.Holding // guarded by mu
+	err     error          // guarded by mu: of the next beats
 	workers map[int32]*fakeWorker
-	owned   []driver.ShardSet
+	owned   []driver.ShardSet // guarded by mu
 	stop    func()
 	abort   func()
 	result  error
@@ -193,12 +195,20 @@ type beating struct {
 }
 
 // Own implements shardOwner.
-func (b *beating) Own(shards driver.ShardSet) { b.owned = append(b.owned, shards) }
+func (b *beating) Own(shards driver.ShardSet) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.owned = append(b.owned, shards)
+}
 
 func beats(t *testing.T, test func(b *beating)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &beating{T: t, workers: map[int32]*fakeWorker{}, done: make(chan struct{})}
-		b.member = &fakeMember{beat: func(context.Context) (driver.Holding, error) { return b.holding, b.err }}
+		b.member = &fakeMember{beat: func(context.Context) (driver.Holding, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.holding, b.err
+		}}
 		c := testClock()
 		held := newLeases(c, discard(), b.member)
 		l := newLanes(discard(), 2, func(lease driver.Lease, claims bool) laneWorker {
@@ -228,10 +238,24 @@ func beats(t *testing.T, test func(b *beating)) {
 	})
 }
 
+// hold has the next heartbeats say what we hold, and fail has them fail.
+func (b *beating) hold(shards driver.ShardSet, lanes ...int32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.holding = driver.Holding{Shards: shards, Leases: leasesOf(lanes...)}
+}
+
+func (b *beating) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+}
+
 // soon waits for the next heartbeat.
 func (b *beating) soon() {
 	b.leases.beatSoon()
 	time.Sleep(time.Millisecond)
+	synctest.Wait()
 }
 
 // TestHoldingChanges: shards go to the loader, new lanes get runners, of which as many claim as are
@@ -241,12 +265,12 @@ func TestHoldingChanges(t *testing.T) {
 		if len(b.workers) != 2 || !b.workers[1].claims || !b.workers[2].claims || b.member.wanted != 2 {
 			b.Fatalf("running are %+v", b.workers)
 		}
-		b.holding = driver.Holding{Shards: 0b110, Leases: leasesOf(2, 3)}
+		b.hold(0b110, 2, 3)
 		b.soon()
 		if b.workers[3].claims || !b.workers[1].ended || b.workers[2].ended {
 			b.Errorf("then %+v", b.workers)
 		}
-		b.holding.Leases = leasesOf(2, 3, 4)
+		b.hold(0b110, 2, 3, 4)
 		b.soon()
 		if !b.workers[4].claims || len(b.member.released) != 0 {
 			b.Errorf("then %+v, released %v", b.workers, b.member.released)
@@ -261,12 +285,13 @@ func TestHoldingChanges(t *testing.T) {
 func TestBeatsInTime(t *testing.T) {
 	beats(t, func(b *beating) {
 		time.Sleep(10 * fakeTTL)
-		if n := b.member.beats; n < 28 || n > 34 {
+		synctest.Wait()
+		if n := b.member.beats.Load(); n < 28 || n > 34 {
 			b.Errorf("%d heartbeats in ten times to live", n)
 		}
-		n := b.member.beats
+		n := b.member.beats.Load()
 		b.soon()
-		if b.member.beats != n+1 {
+		if b.member.beats.Load() != n+1 {
 			b.Error("none when it was asked for")
 		}
 	})
@@ -337,12 +362,12 @@ func TestFatalLane(t *testing.T) {
 // is asked for in its place.
 func TestLanesFarAhead(t *testing.T) {
 	beats(t, func(b *beating) {
-		b.workers[1].farAhead = true
+		b.workers[1].farAhead.Store(true)
 		b.soon()
 		if b.member.wanted != 3 {
 			b.Errorf("%d lanes are wanted", b.member.wanted)
 		}
-		b.holding.Leases = leasesOf(1, 2, 3)
+		b.hold(0b11, 1, 2, 3)
 		b.soon()
 		if b.workers[1].ended || !b.workers[3].claims {
 			b.Errorf("the one in its place: %+v", b.workers[3])
@@ -354,19 +379,21 @@ func TestLanesFarAhead(t *testing.T) {
 // lanes go on.
 func TestBeatsFail(t *testing.T) {
 	beats(t, func(b *beating) {
-		b.err = errAway
+		b.fail(errAway)
 		b.soon()
 		if b.leases.good() {
 			b.Error("good after a heartbeat that failed")
 		}
-		n := b.member.beats
+		n := b.member.beats.Load()
 		time.Sleep(10 * time.Second)
-		if n = b.member.beats - n; n < 17 || n > 30 {
+		synctest.Wait()
+		if n = b.member.beats.Load() - n; n < 17 || n > 30 {
 			b.Errorf("%d tries in 10 s", n)
 		}
 		resumed := b.workers[1].resumed
-		b.err = nil
+		b.fail(nil)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if !b.leases.good() || b.workers[1].resumed != resumed+1 || b.workers[1].ended {
 			b.Errorf("good: %v, the lane %+v", b.leases.good(), b.workers[1])
 		}
@@ -380,7 +407,7 @@ func TestBeatsFail(t *testing.T) {
 // TestDeposed: the others have taken over. The heartbeat says so and ends, and confirms nothing more.
 func TestDeposed(t *testing.T) {
 	beats(t, func(b *beating) {
-		b.err = driver.ErrDeposed
+		b.fail(driver.ErrDeposed)
 		b.soon()
 		<-b.done
 		if !errors.Is(b.result, driver.ErrDeposed) || b.leases.confirm(b.Context(), func() driver.Lease { return driver.Lease{Lane: 1} }) || len(b.member.events) != 0 {
@@ -395,10 +422,12 @@ func TestMute(t *testing.T) {
 	beats(t, func(b *beating) {
 		b.progress.answered.touch()
 		time.Sleep(mutePatience*fakeTTL + fakeTTL)
-		n := b.member.beats
+		synctest.Wait()
+		n := b.member.beats.Load()
 		time.Sleep(10 * time.Second)
-		if b.member.beats != n || b.leases.good() {
-			b.Errorf("%d heartbeats, good: %v", b.member.beats-n, b.leases.good())
+		synctest.Wait()
+		if b.member.beats.Load() != n || b.leases.good() {
+			b.Errorf("%d heartbeats, good: %v", b.member.beats.Load()-n, b.leases.good())
 		}
 		select {
 		case <-b.clock.doubt:
@@ -406,7 +435,9 @@ func TestMute(t *testing.T) {
 			b.Error("the time is not asked for")
 		}
 		b.progress.answered.touch()
-		if time.Sleep(time.Second); !b.leases.good() {
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !b.leases.good() {
 			b.Error("it has been answered, and does not go on")
 		}
 	})
@@ -416,16 +447,16 @@ func TestMute(t *testing.T) {
 // is begun; the heartbeat ends with the last lane.
 func TestStop(t *testing.T) {
 	beats(t, func(b *beating) {
-		begun, n := time.Now(), b.member.beats
+		begun, n := time.Now(), b.member.beats.Load()
 		b.stop()
 		synctest.Wait()
 		if !slices.Equal(b.member.events, []string{"release shards"}) || b.owned[len(b.owned)-1] != 0 {
 			b.Errorf("after %v, owned is %v", b.member.events, b.owned)
 		}
-		b.holding.Leases = leasesOf(1, 2, 3)
+		b.hold(0b11, 1, 2, 3)
 		b.soon()
-		if b.workers[3] != nil || b.member.beats < n+1 || b.owned[len(b.owned)-1] != 0 {
-			b.Errorf("%d heartbeats, owned is %v, a new lane: %v", b.member.beats-n, b.owned, b.workers[3])
+		if b.workers[3] != nil || b.member.beats.Load() < n+1 || b.owned[len(b.owned)-1] != 0 {
+			b.Errorf("%d heartbeats, owned is %v, a new lane: %v", b.member.beats.Load()-n, b.owned, b.workers[3])
 		}
 		<-b.done
 		if took := time.Since(begun); b.result != nil || took != time.Second || len(b.member.released) != 0 {
