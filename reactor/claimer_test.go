@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,16 +15,16 @@ import (
 
 // fakeLane is a lane with as much room as it is told to have.
 type fakeLane struct {
-	rooms    int // how often there is room yet; negative: always
+	rooms    atomic.Int32 // how often there is room yet; negative: always
 	lease    driver.Lease
 	announce [][16]byte // tokens that were noted
 }
 
 func (l *fakeLane) room(int) (driver.Lease, driver.Slot, int, bool) {
-	if l.rooms == 0 {
+	if l.rooms.Load() == 0 {
 		return l.lease, 0, 0, false
 	}
-	l.rooms--
+	l.rooms.Add(-1)
 	return l.lease, 7, 128, true
 }
 func (l *fakeLane) claims(token [16]byte)    { l.announce = append(l.announce, token) }
@@ -49,7 +50,7 @@ type claiming struct {
 func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &claiming{
-			T: t, lane: &fakeLane{rooms: -1, lease: driver.Lease{Lane: 3, Epoch: 1}}, journal: journal, capacity: wait.NewSignal(),
+			T: t, lane: &fakeLane{lease: driver.Lease{Lane: 3, Epoch: 1}}, journal: journal, capacity: wait.NewSignal(),
 			due: make(chan due), finished: make(chan []int64), done: make(chan struct{}),
 		}
 		c.claimer = &claimer{
@@ -63,6 +64,7 @@ func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 			},
 			delivery: ExactlyOnce, rows: 100, quarantine: &quarantine{},
 		}
+		c.lane.rooms.Store(-1)
 		soft, stop := context.WithCancel(t.Context())
 		hard, abandon := context.WithCancel(t.Context())
 		c.stop, c.abandon = stop, abandon
@@ -136,7 +138,7 @@ func TestClaim(t *testing.T) {
 // has gone meanwhile.
 func TestNoRoom(t *testing.T) {
 	claimed(t, &fakeJournal{}, func(c *claiming) {
-		c.lane.rooms = 0
+		c.lane.rooms.Store(0)
 		c.capacity.Set() // look
 		synctest.Wait()
 		select {
@@ -144,7 +146,7 @@ func TestNoRoom(t *testing.T) {
 			c.Fatal("a batch was taken without room for it")
 		default:
 		}
-		c.lane.rooms = 1 // the session goes after that
+		c.lane.rooms.Store(1) // the session goes after that
 		c.capacity.Set()
 		c.offer(1, 2)
 		c.got("the session has gone", nil, []int64{1, 2})

@@ -91,12 +91,12 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler) *l
 		clientID: lease.ClientID, delivery: r.cfg.Delivery, log: r.log, stats: &r.stats, progress: &r.progress,
 		leased: held.good, clock: r.clock, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
 		settle:   func(l *lane, b *handoff.Batch, within time.Duration) { s.add(l, b, within) },
-		capacity: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg.Delivery, r.cfg.OnSessionLoss),
+		capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg.Delivery, r.cfg.OnSessionLoss),
 	}
 	return &laneRunner{
 		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss,
 		pad:    &launchpad{lane: l, clock: r.clock, lateness: &r.stats.lateness, news: wait.NewSignal()},
-		broker: r.broker, journal: r.source, leases: held, reopener: s, stages: &r.progress,
+		broker: r.broker, journal: r.source, leases: held, settler: s, stages: &r.progress,
 		newAlarm: r.timers.newAlarm, clock: r.clock, log: r.log, stats: &r.stats,
 		checkNow: wait.NewSignal(),
 	}

@@ -3,6 +3,7 @@ package reactor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -18,7 +19,7 @@ type fakeBroker struct {
 	received  map[string]int        // guarded by mu: by topic, of released messages
 	silent    bool                  // guarded by mu: answers to no message
 	away      bool                  // guarded by mu: no connection can be made
-	onConnect func(client string)   // called without mu
+	onConnect func(client string)   // guarded by mu; called without it
 	note      func(call string)     // called without mu
 }
 
@@ -37,8 +38,11 @@ func (b *fakeBroker) called(call string) {
 
 func (b *fakeBroker) Connect(_ context.Context, opts driver.ConnectOptions) (driver.Session, error) {
 	b.called("connect")
-	if b.onConnect != nil {
-		b.onConnect(opts.ClientID)
+	b.mu.Lock()
+	onConnect := b.onConnect
+	b.mu.Unlock()
+	if onConnect != nil {
+		onConnect(opts.ClientID)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,6 +69,26 @@ func (b *fakeBroker) Connect(_ context.Context, opts driver.ConnectOptions) (dri
 func (b *fakeBroker) CheckIdentity(context.Context, byte) error {
 	b.called("check identity")
 	return nil
+}
+
+// change changes what it does.
+func (b *fakeBroker) change(how func(b *fakeBroker)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	how(b)
+}
+
+// got is how often it has received a message, and sent the messages of a client's latest connection.
+func (b *fakeBroker) got(topic string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.received[topic]
+}
+
+func (b *fakeBroker) sent(client string) []driver.Message {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.open[client].sent)
 }
 
 // hangUp ends the connection of a client.

@@ -146,7 +146,7 @@ func runInstance(t *testing.T, cfg Config, jobs []driver.Job, test func(in *inst
 			t.Fatal(err)
 		}
 		r.timers = testTimers()
-		in.Reactor = r
+		in.Reactor = r // before it runs
 		ctx, stop := context.WithCancel(t.Context())
 		in.stop = stop
 		go func() {
@@ -180,12 +180,12 @@ func TestIncarnation(t *testing.T) {
 	jobs := []driver.Job{jobAt(1, 0), jobAt(2, 10*time.Second), jobAt(3, time.Hour)}
 	runInstance(t, Config{}, jobs, func(in *instanceOf) {
 		time.Sleep(5 * time.Second)
-		if in.broker.received["job 1"] != 1 || in.broker.received["job 2"] != 0 {
-			in.Errorf("received %v", in.broker.received)
+		if in.broker.got("job 1") != 1 || in.broker.got("job 2") != 0 {
+			in.Errorf("received %d and %d", in.broker.got("job 1"), in.broker.got("job 2"))
 		}
 		time.Sleep(5 * time.Second)
-		if in.broker.received["job 2"] != 1 || in.broker.received["job 3"] != 0 {
-			in.Errorf("received %v", in.broker.received)
+		if in.broker.got("job 2") != 1 || in.broker.got("job 3") != 0 {
+			in.Errorf("received %d and %d", in.broker.got("job 1"), in.broker.got("job 2"))
 		}
 		begun := time.Now()
 		in.stop()
@@ -201,9 +201,7 @@ func TestIncarnation(t *testing.T) {
 func TestGrace(t *testing.T) {
 	for _, grace := range []time.Duration{NoGrace, 4 * time.Second} {
 		runInstance(t, Config{Grace: grace}, []driver.Job{jobAt(1, 0)}, func(in *instanceOf) {
-			in.broker.mu.Lock()
-			in.broker.silent = true
-			in.broker.mu.Unlock()
+			in.broker.change(func(b *fakeBroker) { b.silent = true })
 			time.Sleep(5 * time.Second)
 			begun := time.Now()
 			in.stop()
@@ -223,8 +221,8 @@ func TestReadsUsedUp(t *testing.T) {
 	jobs := []driver.Job{jobAt(1, 0), jobAt(2, 20*time.Second)}
 	runInstance(t, Config{MaxReads: 1}, jobs, func(in *instanceOf) {
 		in.ended("used up")
-		if in.broker.received["job 1"] != 1 || in.broker.received["job 2"] != 1 {
-			in.Errorf("received %v", in.broker.received)
+		if in.broker.got("job 1") != 1 || in.broker.got("job 2") != 1 {
+			in.Errorf("received %d and %d", in.broker.got("job 1"), in.broker.got("job 2"))
 		}
 		if at := in.source.now(); at < jobs[1].FireAt || at > jobs[1].FireAt.Add(time.Second) {
 			in.Errorf("it ended at %v", at)
@@ -257,11 +255,12 @@ func TestDeposedBeginsAnew(t *testing.T) {
 		in.source.deposed = true
 		in.source.mu.Unlock()
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if in.source.joins != 2 || slices.Contains(in.source.events, "leave") {
 			in.Errorf("joined %d times, %q", in.source.joins, in.source.events)
 		}
 		time.Sleep(30 * time.Second)
-		if in.broker.received["job 2"] != 1 {
+		if in.broker.got("job 2") != 1 {
 			in.Error("nothing is published any more")
 		}
 	})

@@ -34,6 +34,8 @@ type lane struct {
 	hurry func()
 	// capacity is set when slots became free or a session was attached.
 	capacity wait.Signal
+	// recorded is set when the journal says more than before.
+	recorded wait.Signal
 
 	mu         sync.Mutex
 	machine    *handoff.Machine // guarded by mu
@@ -75,6 +77,9 @@ func (l *lane) carryOut(e *handoff.Effects) {
 	}
 	if e.Capacity {
 		l.capacity.Set()
+	}
+	if e.Recorded {
+		l.recorded.Set()
 	}
 	if e.Wake > 0 {
 		time.AfterFunc(e.Wake+time.Duration(wait.RandomShare()*0.1*float64(e.Wake)), l.resume)
@@ -228,6 +233,13 @@ func (l *lane) exposed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.machine.Exposed()
+}
+
+// hasNews reports whether the journal does not say yet what it should.
+func (l *lane) hasNews() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.machine.HasNews()
 }
 
 // oldestDue implements stage: what is claimed, and not yet accepted by the broker.

@@ -47,7 +47,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Ses
 		}
 		// Not every broker says that it was a take-over. Connecting again before the lease
 		// is confirmed would take the session back from its new owner.
-		if !r.leases.confirm(ctx, r.lane.leaseNow().Lane) {
+		if !r.leases.confirm(ctx, r.lane.leaseNow) {
 			return lostUnlessEnded(ctx)
 		}
 		takenOver = takenOver || errors.Is(why, driver.ErrSessionTakenOver)
@@ -131,7 +131,7 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Se
 	}
 	round := newRound()
 	return r.beginSession(ctx, session, exposed, func(mark string) error {
-		return r.reopener.reopen(hard, r.lane, round, mark)
+		return r.settler.reopen(hard, r.lane, round, mark)
 	})
 }
 

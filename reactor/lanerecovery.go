@@ -37,21 +37,32 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 		}
 	}
 	if r.delivery.QoS() == 2 && (lost || len(batches) == 0) || lost && anyQoS2(batches) {
-		round := newRound()
-		if session, err = r.beginSession(hard, session, anyQoS2(batches), func(mark string) error {
-			return r.journal.Reopen(hard, r.lane.leaseNow(), round, mark)
-		}); err != nil {
-			return nil, err
-		}
-		for i := range batches {
-			if batches[i].QoS == 2 {
-				batches[i].Round = round
-			}
-		}
 		if lost && anyQoS2(batches) {
 			r.log.Warn("the broker has no session of a lane whose last owner left messages on their way; what becomes of those is unknown", "client_id", r.clientID, "policy", r.onLoss)
 		}
+		// The batches are taken in when the journal has begun the round, and not again if it has to
+		// be told of another mark.
+		round, taken := newRound(), false
+		return r.beginSession(hard, session, anyQoS2(batches), func(mark string) error {
+			err := r.journal.Reopen(hard, r.lane.leaseNow(), round, mark)
+			if err == nil && !taken {
+				taken = true
+				for i := range batches {
+					if batches[i].QoS == 2 {
+						batches[i].Round = round
+					}
+				}
+				r.takeIn(batches, lost)
+			}
+			return err
+		})
 	}
+	r.takeIn(batches, lost)
+	return session, nil
+}
+
+// takeIn takes in what an earlier owner left. What is due later waits on the launch pad.
+func (r *laneRunner) takeIn(batches []driver.Batch, lost bool) {
 	if len(batches) > 0 {
 		jobs := 0
 		for _, b := range batches {
@@ -64,7 +75,6 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 		r.pad.put(w.Batch, w.Place, []driver.Job{w.Job})
 		r.latest = max(r.latest, w.Job.FireAt)
 	}
-	return session, nil
 }
 
 // leastFarAhead is how far ahead recovered jobs may be due in a lane that claims others as well.

@@ -35,7 +35,7 @@ type laneRunner struct {
 	broker   laneBroker
 	journal  laneJournal
 	leases   leaseHolder
-	reopener sessionReopener
+	settler  laneSettler
 	stages   stageList
 	newAlarm func() (waker, error)
 	clock    *clock
@@ -76,18 +76,20 @@ type laneJournal interface {
 // leaseHolder is what it needs of whoever holds the leases.
 type leaseHolder interface {
 	// confirm waits for a heartbeat that begins after the call, and reports whether it still
-	// had the lane.
-	confirm(ctx context.Context, lane int32) bool
+	// had the lane, with the same epoch.
+	confirm(ctx context.Context, lease func() driver.Lease) bool
 	// release gives a lane back whose journal is empty.
 	release(ctx context.Context, lease driver.Lease)
 	// beatSoon asks for a heartbeat.
 	beatSoon()
 }
 
-// sessionReopener is what it needs of the settler: to begin another session while batches of
-// the lane are being settled.
-type sessionReopener interface {
+// laneSettler is what it needs of the settler.
+type laneSettler interface {
+	// reopen begins another session while batches of the lane are being settled.
 	reopen(ctx context.Context, l settledLane, round int64, mark string) error
+	// forget returns when nothing is said of the lane any more.
+	forget(ctx context.Context, l settledLane)
 }
 
 // stageList is where the places are listed in which jobs wait.
@@ -131,6 +133,10 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	ours, giveUp := context.WithCancelCause(hard)
 	defer giveUp(errLaneStopped)
 	r.lane.leaveBy(func() { giveUp(driver.ErrLeaseLost) })
+	// The lane's next runner may be one of this instance: what this one knows must not be
+	// recorded, nor be on its way to the journal, when that reads it.
+	defer r.settler.forget(hard, r.lane)
+	defer r.lane.drop()
 	if session, err = r.recover(ours, session); err != nil {
 		return err
 	}
@@ -143,7 +149,6 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	if ours.Err() == nil {
 		r.leases.release(ours, r.lane.leaseNow())
 	}
-	r.lane.drop()
 	giveUp(errLaneStopped)
 	return context.Cause(ours)
 }
@@ -175,8 +180,10 @@ func (r *laneRunner) serve(soft, ours context.Context, giveUp context.CancelCaus
 			giveUp(err)
 		}
 	}
-	r.lane.handBack()
-	r.awaitIdle(ours)
+	if ours.Err() == nil { // else the next owner publishes what is in the journal
+		r.lane.handBack()
+		r.awaitIdle(ours)
+	}
 	disconnect()
 	_ = group.Wait()
 }
@@ -196,7 +203,7 @@ func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (driver.Ses
 			closeSession(session)
 		}
 		if err == nil {
-			if !r.leases.confirm(hard, r.lane.leaseNow().Lane) {
+			if !r.leases.confirm(hard, r.lane.leaseNow) {
 				closeSession(session)
 				return nil, driver.ErrLeaseLost
 			}

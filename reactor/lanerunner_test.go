@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,8 +24,9 @@ type running struct {
 	settler *settler
 	due     chan due
 	again   []int64
-	held    bool
-	steps   []string // in order, of broker, journal and leases
+	held    atomic.Bool
+	mu      sync.Mutex
+	steps   []string // guarded by mu: in order, of broker, journal and leases
 	stop    func()
 	abandon func()
 	result  error
@@ -33,18 +36,24 @@ type running struct {
 const runnerClient = "reactor-test-7"
 
 // confirm, release and beatSoon implement leaseHolder.
-func (r *running) confirm(ctx context.Context, lane int32) bool {
+func (r *running) confirm(ctx context.Context, lease func() driver.Lease) bool {
 	r.step("confirm lease")
-	return r.held && lane == 7 && ctx.Err() == nil
+	return r.held.Load() && lease().Lane == 7 && ctx.Err() == nil
 }
 func (r *running) release(context.Context, driver.Lease) { r.step("release") }
 func (r *running) beatSoon()                             { r.step("beat soon") }
 
-func (r *running) step(s string) { r.steps = append(r.steps, s) }
+func (r *running) step(s string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.steps = append(r.steps, s)
+}
 
 // since returns the steps since the last call.
 func (r *running) since() []string {
 	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	steps := r.steps
 	r.steps = nil
 	return steps
@@ -82,9 +91,10 @@ func (j loggedJournal) Settle(ctx context.Context, s []driver.Settlement) ([]dri
 func runs(t *testing.T, before func(r *running), test func(r *running)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &running{
-			T: t, broker: newFakeBroker(), journal: &fakeJournal{}, due: make(chan due), held: true,
+			T: t, broker: newFakeBroker(), journal: &fakeJournal{}, due: make(chan due),
 			done: make(chan struct{}),
 		}
+		r.held.Store(true)
 		r.broker.note = r.step
 		journal := loggedJournal{r.journal, r.step}
 		c, stats, p := testClock(), &counters{}, &progress{}
@@ -92,11 +102,11 @@ func runs(t *testing.T, before func(r *running), test func(r *running)) {
 		l := &lane{
 			clientID: runnerClient, log: discard(), stats: stats, progress: p, leased: func() bool { return true }, clock: c,
 			settle: func(l *lane, f *handoff.Batch, within time.Duration) { r.settler.add(l, f, within) }, hurry: r.settler.hurry,
-			capacity: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(ExactlyOnce, Republish),
+			capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(ExactlyOnce, Republish),
 		}
 		pad := &launchpad{lane: l, clock: c, lateness: &timing{}, news: wait.NewSignal()}
 		r.laneRunner = &laneRunner{
-			lane: l, pad: pad, clientID: runnerClient, broker: newBroker(r.broker), journal: journal, leases: r, reopener: r.settler,
+			lane: l, pad: pad, clientID: runnerClient, broker: newBroker(r.broker), journal: journal, leases: r, settler: r.settler,
 			stages: p, newAlarm: newTimerWaker, clock: c, log: discard(), stats: stats, checkNow: wait.NewSignal(),
 			claimer: &claimer{
 				lane: l, capacity: l.capacity, journal: journal, clock: c, lead: newLead(), log: discard(), stats: stats, progress: p,
@@ -150,9 +160,10 @@ func TestBegin(t *testing.T) {
 		r.went("at first", begins...)
 		r.due <- due{ids: []int64{0}}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.went("a job", "settle", "settle")
-		if r.broker.received["t"] != 1 || !r.idle() {
-			r.Errorf("received %v, idle: %v", r.broker.received, r.idle())
+		if r.broker.got("t") != 1 || !r.idle() {
+			r.Errorf("received %d, idle: %v", r.broker.got("t"), r.idle())
 		}
 	})
 }
@@ -168,9 +179,45 @@ func TestRecovers(t *testing.T) {
 		}
 	}, func(r *running) {
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.went("recovery", "connect", "check identity", "confirm lease", "recover", "settle", "settle")
-		if s := r.broker.open[runnerClient]; len(s.sent) != 1 || !s.sent[0].Dup || s.sent[0].Slot != 5 {
+		if sent := r.broker.sent(runnerClient); len(sent) != 1 || !sent[0].Dup || sent[0].Slot != 5 {
+			r.Errorf("sent %+v", sent)
+		}
+	})
+}
+
+// TestLostSessionFailsBeforeItsMark: what fails because the broker has lost its session is settled
+// before the new session is marked. Who finds the mark sends what the journal lists.
+func TestLostSessionFailsBeforeItsMark(t *testing.T) {
+	runs(t, func(r *running) {
+		r.lane.machine = newMachine(ExactlyOnce, Fail)
+		r.lane.lease.Mark = "lost"
+		r.journal.recover = func(driver.Lease) ([]driver.Batch, error) {
+			return []driver.Batch{{ID: 1, QoS: 2, FirstSlot: 5, Reach: 128, Jobs: []driver.Job{{ID: 9, Topic: "left"}}}}, nil
+		}
+	}, func(r *running) {
+		time.Sleep(time.Second)
+		r.went("recovery", "connect", "check identity", "confirm lease", "recover", "reopen", "settle", "leave mark")
+		if s := r.broker.open[runnerClient]; len(s.sent) != 0 || !r.idle() {
 			r.Errorf("sent %+v", s.sent)
+		}
+	})
+}
+
+// TestLostLaneSaysNothingMore: a lane that was lost hands nothing back, and nothing of it is
+// settled after its runner has ended: its next owner may be this instance again.
+func TestLostLaneSaysNothingMore(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		r.due <- due{ids: []int64{0, 3600}} // the second one is due in an hour
+		time.Sleep(time.Second)
+		r.since()
+		r.lane.settled(driver.Settlement{}, new(handoff.Batch), false)
+		<-r.done
+		time.Sleep(time.Second)
+		r.went("lost", "disconnect")
+		if !errors.Is(r.result, driver.ErrLeaseLost) || r.stats.returned.Load() != 0 {
+			r.Errorf("it ended with %v, returned %d", r.result, r.stats.returned.Load())
 		}
 	})
 }
@@ -188,10 +235,10 @@ func TestFirstConnection(t *testing.T) {
 		r.broker.away = true
 	}, func(r *running) {
 		time.Sleep(time.Minute)
-		r.broker.mu.Lock()
-		r.broker.away = false
-		r.broker.mu.Unlock()
+		synctest.Wait()
+		r.broker.change(func(b *fakeBroker) { b.away = false })
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		steps := r.since()
 		if !slices.Equal(steps[len(steps)-len(begins):], begins) || len(steps) < 20 {
 			r.Errorf("in the end: %q", steps)
@@ -201,7 +248,7 @@ func TestFirstConnection(t *testing.T) {
 
 // TestLeaseNotConfirmed: the connection is closed, and the journal is left alone.
 func TestLeaseNotConfirmed(t *testing.T) {
-	runs(t, func(r *running) { r.held = false }, func(r *running) {
+	runs(t, func(r *running) { r.held.Store(false) }, func(r *running) {
 		<-r.done
 		r.went("another's lane", "connect", "check identity", "confirm lease", "disconnect")
 		if !errors.Is(r.result, driver.ErrLeaseLost) {
@@ -217,10 +264,12 @@ func TestReconnects(t *testing.T) {
 		r.since()
 		r.broker.hangUp(runnerClient, errAway)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.went("again", "confirm lease", "connect", "confirm lease")
 		r.due <- due{ids: []int64{0}}
 		time.Sleep(time.Second)
-		if r.broker.received["t"] != 1 {
+		synctest.Wait()
+		if r.broker.got("t") != 1 {
 			r.Error("nothing is sent any more")
 		}
 	})
@@ -230,7 +279,7 @@ func TestReconnects(t *testing.T) {
 func TestRunnerTakenOver(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.since()
-		r.held = false
+		r.held.Store(false)
 		r.broker.hangUp(runnerClient, driver.ErrSessionTakenOver)
 		<-r.done
 		r.went("taken over", "confirm lease")
@@ -253,6 +302,7 @@ func TestSharedSession(t *testing.T) {
 		contested := 0
 		for range 60 {
 			time.Sleep(time.Second)
+			synctest.Wait()
 			contested += int(r.stats.contested.Load())
 		}
 		connects := 0
@@ -264,9 +314,9 @@ func TestSharedSession(t *testing.T) {
 		if connects > 10 || contested < 10 {
 			r.Errorf("%d connections in a minute, %d s of it left alone", connects, contested)
 		}
-		r.due = nil
-		r.broker.onConnect = nil
+		r.broker.change(func(b *fakeBroker) { b.onConnect = nil })
 		time.Sleep(30 * time.Minute)
+		synctest.Wait()
 		if r.stats.contested.Load() != 0 || r.stats.lanesUp.Load() != 1 {
 			r.Error("the other has gone, and the lane is still left alone")
 		}
@@ -277,26 +327,25 @@ func TestSharedSession(t *testing.T) {
 // and what was on its way is sent again.
 func TestBrokerLostTheSession(t *testing.T) {
 	runs(t, nil, func(r *running) {
-		r.broker.mu.Lock()
-		r.broker.silent = true
-		r.broker.mu.Unlock()
+		r.broker.change(func(b *fakeBroker) { b.silent = true })
 		r.due <- due{ids: []int64{0}}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.since()
-		r.broker.mu.Lock()
-		r.broker.silent, r.broker.away = false, true
-		clear(r.broker.marks)
-		r.broker.mu.Unlock()
+		r.broker.change(func(b *fakeBroker) {
+			b.silent, b.away = false, true
+			clear(b.marks)
+		})
 		r.broker.hangUp(runnerClient, errAway)
 		time.Sleep(time.Second)
-		r.broker.mu.Lock()
-		r.broker.away = false
-		r.broker.mu.Unlock()
+		synctest.Wait()
+		r.broker.change(func(b *fakeBroker) { b.away = false })
 		r.since()
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		r.went("a new session", "connect", "confirm lease", "check identity", "reopen", "leave mark", "settle", "settle")
-		if r.broker.received["t"] != 1 || r.stats.outcomesUnknown.Load() != 1 {
-			r.Errorf("received %v", r.broker.received)
+		if r.broker.got("t") != 1 || r.stats.outcomesUnknown.Load() != 1 {
+			r.Errorf("received %d, unknown %d", r.broker.got("t"), r.stats.outcomesUnknown.Load())
 		}
 	})
 }
@@ -305,20 +354,20 @@ func TestBrokerLostTheSession(t *testing.T) {
 // disconnects, and is released.
 func TestShutDown(t *testing.T) {
 	runs(t, nil, func(r *running) {
-		r.broker.mu.Lock()
-		r.broker.silent = true
-		r.broker.mu.Unlock()
+		r.broker.change(func(b *fakeBroker) { b.silent = true })
 		r.due <- due{ids: []int64{0, 3600}} // one now, one in an hour
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.since()
 		r.stop()
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		r.went("stopping, a message is on its way", "settle")
 		if s := r.journal.settled[0][0]; s.Kept != 1 || s.Jobs != 2 {
 			r.Errorf("handed back: %+v", s)
 		}
-		s := r.broker.open[runnerClient]
-		s.answers <- []driver.Ack{{Slot: s.sent[0].Slot, Step: driver.Received}}
+		slot := r.broker.sent(runnerClient)[0].Slot
+		r.broker.change(func(b *fakeBroker) { b.open[runnerClient].answers <- []driver.Ack{{Slot: slot, Step: driver.Received}} })
 		<-r.done
 		r.went("it is answered", "settle", "settle", "disconnect", "release")
 		if r.result != errLaneStopped {
@@ -330,11 +379,10 @@ func TestShutDown(t *testing.T) {
 // TestAbandoned: nothing is awaited, settled or released any more.
 func TestAbandoned(t *testing.T) {
 	runs(t, nil, func(r *running) {
-		r.broker.mu.Lock()
-		r.broker.silent = true
-		r.broker.mu.Unlock()
+		r.broker.change(func(b *fakeBroker) { b.silent = true })
 		r.due <- due{ids: []int64{0}}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.since()
 		r.abandon()
 		<-r.done
@@ -366,35 +414,41 @@ func TestNotHeldAnyMore(t *testing.T) {
 // not know, twice, the runner ends and says so; else it goes on.
 func TestJournalDoubted(t *testing.T) {
 	stranger := []driver.Batch{{Token: [16]byte{1}, Jobs: make([]driver.Job, 1)}}
-	var answers [][]driver.Batch
+	answers := make(chan []driver.Batch, 10)
 	runs(t, func(r *running) {
 		r.journal.recover = func(driver.Lease) ([]driver.Batch, error) {
 			time.Sleep(time.Second)
-			if len(answers) == 0 {
+			select {
+			case batches := <-answers:
+				return batches, nil
+			default:
 				return nil, nil
 			}
-			batches := answers[0]
-			answers = answers[1:]
-			return batches, nil
 		}
 	}, func(r *running) {
 		r.doubtJournal() // before it has connected, or while it reads: that is looked at anyway
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		r.since()
-		answers = [][]driver.Batch{stranger, nil} // settled in between
+		answers <- stranger
+		answers <- nil // settled in between
 		r.doubtJournal()
 		r.due <- due{ids: []int64{0}}
 		time.Sleep(1900 * time.Millisecond)
+		synctest.Wait()
 		if len(r.journal.claims) != 0 || !slices.Equal(r.again, []int64{0}) {
 			r.Errorf("%d claims while the journal is in doubt, %v are looked at again", len(r.journal.claims), r.again)
 		}
 		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
 		r.due <- due{ids: []int64{0}}
 		time.Sleep(time.Second)
-		if r.broker.received["t"] != 1 {
+		synctest.Wait()
+		if r.broker.got("t") != 1 {
 			r.Error("nothing is claimed any more")
 		}
-		answers = [][]driver.Batch{stranger, stranger}
+		answers <- stranger
+		answers <- stranger
 		r.since()
 		r.doubtJournal()
 		if _, _, _, ok := r.lane.room(1); ok {
@@ -422,17 +476,18 @@ func TestFarAhead(t *testing.T) {
 			r.Error("nobody is told")
 		}
 		time.Sleep(59 * time.Second)
+		synctest.Wait()
 		select {
 		case r.due <- due{}:
 			r.Error("it claims")
 		default:
 		}
-		if r.broker.received["left"] != 0 {
+		if r.broker.got("left") != 0 {
 			r.Error("published early")
 		}
 		<-r.done
-		if r.broker.received["left"] != 1 || r.result != errLaneStopped {
-			r.Errorf("received %v, ended with %v", r.broker.received, r.result)
+		if r.broker.got("left") != 1 || r.result != errLaneStopped {
+			r.Errorf("received %d, ended with %v", r.broker.got("left"), r.result)
 		}
 	})
 }

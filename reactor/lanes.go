@@ -26,8 +26,9 @@ type lanes struct {
 	runners sync.WaitGroup
 
 	// Owned by the goroutine of the heartbeat.
-	claiming int // of running
-	alive    int // runners whose end was not taken from ends, abandoned ones included
+	claiming int           // of running
+	alive    int           // runners whose end was not taken from ends, abandoned ones included
+	leaving  map[int32]int // by lane: abandoned runners among those
 
 	mu      sync.Mutex
 	running map[int32]*runningLane // guarded by mu: written by the heartbeat alone
@@ -65,7 +66,7 @@ type laneEnd struct {
 func newLanes(log *slog.Logger, wanted int, start func(driver.Lease, bool) laneWorker, release func(context.Context, driver.Lease)) *lanes {
 	return &lanes{
 		log: log, wanted: wanted, start: start, release: release,
-		ends: make(chan laneEnd), changed: wait.NewSignal(), running: map[int32]*runningLane{},
+		ends: make(chan laneEnd), changed: wait.NewSignal(), running: map[int32]*runningLane{}, leaving: map[int32]int{},
 	}
 }
 
@@ -88,12 +89,13 @@ func (l *lanes) want() int {
 }
 
 // hold runs the lanes that we did not have, unless soft has ended, and abandons those that are
-// no longer ours.
+// no longer ours. A lane that is ours again is not run before its last runner has ended: to the
+// journal both are the same owner.
 func (l *lanes) hold(soft, hard context.Context, leased []driver.Lease) {
 	held := map[int32]bool{}
 	for _, lease := range leased {
 		held[lease.Lane] = true
-		if l.running[lease.Lane] == nil && soft.Err() == nil {
+		if l.running[lease.Lane] == nil && l.leaving[lease.Lane] == 0 && soft.Err() == nil {
 			l.run(soft, hard, lease)
 		}
 	}
@@ -101,6 +103,7 @@ func (l *lanes) hold(soft, hard context.Context, leased []driver.Lease) {
 		if !held[number] {
 			lane.abandon()
 			l.remove(number)
+			l.leaving[number]++
 		}
 	}
 }
@@ -128,8 +131,8 @@ func (l *lanes) run(soft, hard context.Context, lease driver.Lease) {
 	})
 }
 
-// ended follows up on the end of a runner; the heartbeat calls it. It reports whether a lane of
-// ours was lost, and returns an error that the whole instance is to end with.
+// ended follows up on the end of a runner; the heartbeat calls it. It reports whether a lane is to
+// be run anew, or by somebody else, and returns an error that the whole instance is to end with.
 //
 // A runner that we did not tell to end has lost its lease, as far as it could tell: to another
 // instance, as the next heartbeat will say, or to a failover that brought back an older state of
@@ -142,7 +145,10 @@ func (l *lanes) ended(ctx context.Context, end laneEnd, stopping bool) (lost boo
 	}
 	lease := end.lane.worker.lease()
 	if l.running[lease.Lane] != end.lane {
-		return false, nil // it was abandoned
+		if l.leaving[lease.Lane]--; l.leaving[lease.Lane] == 0 {
+			delete(l.leaving, lease.Lane)
+		}
+		return true, nil // it was abandoned, and the lane may be ours again
 	}
 	l.remove(lease.Lane)
 	if stopping || errors.Is(end.why, errLaneStopped) {

@@ -15,11 +15,15 @@ import (
 // broker has; reopen tells the journal so. exposed tells that something depends on what
 // the broker had.
 //
-//	discard ──► reopen (commit) ──► connect ──► mark ──► send
+//	discard ──► reopen (commit) ──► settle ──► connect ──► mark ──► send
 //
 // If we die before the commit, the broker has no session, or one without the mark that the
 // journal names, and the next owner does all of this. If we die after it, no session has
 // the new mark, nothing has been sent, and the next owner does it as well.
+//
+// What is known of the messages is settled before the mark is left: which have ended, and which
+// fail because their outcome is unknown (Config.OnSessionLoss). Whoever finds the mark takes the
+// session for the one of the journal, and sends what the journal lists.
 //
 // A session that the broker has made just now is kept, unless there is no mark to tell it
 // from the one that it replaces: should it outlive us, it would be taken for that one.
@@ -33,6 +37,12 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 		mark = rand.Text()
 	}
 	if err := r.note(hard, mark, reopen); err != nil {
+		if session != nil {
+			closeSession(session)
+		}
+		return nil, err
+	}
+	if err := r.awaitRecorded(hard); err != nil {
 		if session != nil {
 			closeSession(session)
 		}
@@ -78,6 +88,18 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 			return nil, hard.Err()
 		}
 	}
+}
+
+// awaitRecorded waits until the journal says all that it should.
+func (r *laneRunner) awaitRecorded(hard context.Context) error {
+	for r.lane.hasNews() {
+		select {
+		case <-hard.Done():
+			return context.Cause(hard)
+		case <-r.lane.recorded:
+		}
+	}
+	return nil
 }
 
 // connectEmpty connects to a session in which nothing is. Clean Start would do that in one go,

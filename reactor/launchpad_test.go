@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,14 +24,24 @@ type launched struct {
 type launching struct {
 	*testing.T
 	*launchpad
-	batches map[*handoff.Batch][]driver.Job
-	list    []launched
+	mu      sync.Mutex
+	batches map[*handoff.Batch][]driver.Job // guarded by mu
+	list    []launched                      // guarded by mu
 }
 
 func (l *launching) launch(f *handoff.Batch, from, to int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, job := range l.batches[f][from:to] {
 		l.list = append(l.list, launched{job, l.clock.Now().Sub(job.FireAt)})
 	}
+}
+
+// launched returns what was, so far.
+func (l *launching) launched() []launched {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.list)
 }
 
 // batch puts jobs that are due in so long on the pad.
@@ -40,7 +51,9 @@ func (l *launching) batch(dueIn ...time.Duration) {
 		jobs[i] = driver.Job{ID: int64(len(l.batches)*1000 + i), FireAt: l.clock.Now().Add(d)}
 	}
 	f := new(handoff.Batch)
+	l.mu.Lock()
 	l.batches[f] = jobs
+	l.mu.Unlock()
 	l.put(f, 0, jobs)
 }
 
@@ -74,16 +87,18 @@ func TestNeverEarly(t *testing.T) {
 			slices.Sort(dueIn)
 			l.batch(dueIn...)
 			time.Sleep(time.Duration(r.Int64N(int64(20 * time.Millisecond))))
+			synctest.Wait()
 		}
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		jobs := 0
 		for _, batch := range l.batches {
 			jobs += len(batch)
 		}
-		if len(l.list) != jobs {
-			l.Fatalf("%d of %d jobs were launched", len(l.list), jobs)
+		if len(l.launched()) != jobs {
+			l.Fatalf("%d of %d jobs were launched", len(l.launched()), jobs)
 		}
-		for i, job := range l.list {
+		for i, job := range l.launched() {
 			// The clock stays behind by what it may have drifted: some microseconds in a second.
 			if job.late < 0 || job.late > time.Millisecond {
 				l.Fatalf("job %d of %d is %v late", i, jobs, job.late)
@@ -99,12 +114,13 @@ func TestLaunchOrder(t *testing.T) {
 		l.batch(2 * time.Second)
 		l.batch(-time.Second, 0)
 		synctest.Wait()
-		if len(l.list) != 2 {
-			l.Errorf("at once: %+v", l.list)
+		if len(l.launched()) != 2 {
+			l.Errorf("at once: %+v", l.launched())
 		}
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		var ids []int64
-		for _, job := range l.list {
+		for _, job := range l.launched() {
 			ids = append(ids, job.job.ID)
 		}
 		if !slices.Equal(ids, []int64{2000, 2001, 0, 1000, 1}) {
@@ -122,17 +138,19 @@ func TestLaunchFollowsTheClock(t *testing.T) {
 		l.batch(time.Minute)
 		testSet(l.clock, time.Hour)
 		synctest.Wait()
-		if len(l.list) != 1 {
+		if len(l.launched()) != 1 {
 			l.Error("the clock was set forward, and nothing is launched")
 		}
 		l.batch(time.Second)
 		testSet(l.clock, -time.Minute)
 		time.Sleep(30 * time.Second)
-		if len(l.list) != 1 {
+		synctest.Wait()
+		if len(l.launched()) != 1 {
 			l.Error("launched early, by the clock as it was")
 		}
 		time.Sleep(32 * time.Second)
-		if len(l.list) != 2 {
+		synctest.Wait()
+		if len(l.launched()) != 2 {
 			l.Error("never launched")
 		}
 	})

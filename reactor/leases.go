@@ -25,10 +25,10 @@ type leases struct {
 	until atomic.Int64
 
 	mu      sync.Mutex
-	beats   int64          // guarded by mu: successful ones
-	held    map[int32]bool // guarded by mu: lanes of the latest one
-	over    bool           // guarded by mu: there will be no more
-	changed chan struct{}  // guarded by mu: closed when beats or over changes
+	beats   int64           // guarded by mu: successful ones
+	held    map[int32]int64 // guarded by mu: lanes of the latest one, and their epochs
+	over    bool            // guarded by mu: there will be no more
+	changed chan struct{}   // guarded by mu: closed when beats or over changes
 }
 
 // leaseMember is what leases need of driver.Member.
@@ -53,9 +53,9 @@ func (l *leases) renew(begun time.Duration, held []driver.Lease) (doubted bool) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.beats++
-	l.held = make(map[int32]bool, len(held))
+	l.held = make(map[int32]int64, len(held))
 	for _, lease := range held {
-		l.held[lease.Lane] = true
+		l.held[lease.Lane] = lease.Epoch
 	}
 	l.tell()
 	return doubted
@@ -79,17 +79,21 @@ func (l *leases) tell() {
 	l.changed = make(chan struct{})
 }
 
-// confirm waits for a heartbeat that began after the call and reports whether it
-// still had the lane.
-func (l *leases) confirm(ctx context.Context, lane int32) bool {
+// confirm waits for a heartbeat that began after the call and reports whether it still had the
+// lane with the epoch of the lease. Another epoch means that somebody else has had the lane in
+// between, and has published what we take for unsent, even if the lane is the instance's again.
+// lease is asked after the heartbeat: the claimer may have raised the epoch itself.
+func (l *leases) confirm(ctx context.Context, lease func() driver.Lease) bool {
 	// The one under way may have begun before; the one after it has not.
 	enough := l.count() + 2
 	for {
 		l.mu.Lock()
-		done, held, changed := l.over || l.beats >= enough, l.held[lane] && !l.over, l.changed
+		done, over, held, changed := l.over || l.beats >= enough, l.over, l.held, l.changed
 		l.mu.Unlock()
 		if done {
-			return held && ctx.Err() == nil
+			now := lease()
+			epoch, ours := held[now.Lane]
+			return ours && epoch == now.Epoch && !over && ctx.Err() == nil
 		}
 		l.beatSoon()
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -18,14 +19,14 @@ const fakeTTL = 3 * time.Second
 // fakeMember is a membership that says what its functions do.
 type fakeMember struct {
 	beat     func(ctx context.Context) (driver.Holding, error)
-	beats    int
+	beats    atomic.Int64
 	wanted   int
 	released []int32
 	events   []string
 }
 
 func (m *fakeMember) Beat(ctx context.Context) (driver.Holding, error) {
-	m.beats++
+	m.beats.Add(1)
 	return m.beat(ctx)
 }
 func (m *fakeMember) TTL() time.Duration { return fakeTTL }
@@ -66,10 +67,10 @@ func TestLeasesLapse(t *testing.T) {
 		if doubted := l.renew(begun, nil); !doubted || !l.good() {
 			t.Errorf("in doubt before: %v, good after: %v", doubted, l.good())
 		}
-		if time.Sleep(2*time.Second - 1); !l.good() {
+		if time.Sleep(2*time.Second - time.Microsecond); !l.good() {
 			t.Error("not good until its time is over")
 		}
-		if time.Sleep(1); l.good() {
+		if time.Sleep(time.Microsecond); l.good() {
 			t.Error("good for too long")
 		}
 		l.renew(l.clock.local(), nil)
@@ -82,6 +83,8 @@ func TestLeasesLapse(t *testing.T) {
 	})
 }
 
+func leaseOf7() driver.Lease { return leasesOf(7)[0] }
+
 // TestConfirm: the heartbeat that is under way may have begun before, so the one after it counts; it
 // is asked for, and what it says of the lane is the answer.
 func TestConfirm(t *testing.T) {
@@ -92,13 +95,15 @@ func TestConfirm(t *testing.T) {
 		"held":       {[2][]driver.Lease{nil, leasesOf(1, 7)}, true},
 		"lost":       {[2][]driver.Lease{leasesOf(7), leasesOf(1)}, false},
 		"never held": {[2][]driver.Lease{}, false},
+		// Somebody else has had it in between.
+		"held again": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 2}}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLeases(testClock(), discard(), &fakeMember{})
 				l.renew(l.clock.local(), leasesOf(7)) // before
 				answer := make(chan bool, 1)
-				go func() { answer <- l.confirm(t.Context(), 7) }()
+				go func() { answer <- l.confirm(t.Context(), leaseOf7) }()
 				for _, held := range c.held {
 					synctest.Wait()
 					select {
@@ -124,16 +129,16 @@ func TestConfirm(t *testing.T) {
 		l.renew(l.clock.local(), leasesOf(7))
 		answers := make(chan bool)
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { answers <- l.confirm(ctx, 7) }()
+		go func() { answers <- l.confirm(ctx, leaseOf7) }()
 		synctest.Wait()
 		cancel()
 		if <-answers {
 			t.Error("confirmed for one that was told to end")
 		}
-		go func() { answers <- l.confirm(t.Context(), 7) }()
+		go func() { answers <- l.confirm(t.Context(), leaseOf7) }()
 		synctest.Wait()
 		l.end()
-		if <-answers || l.confirm(t.Context(), 7) {
+		if <-answers || l.confirm(t.Context(), leaseOf7) {
 			t.Error("confirmed after the last heartbeat")
 		}
 	})
@@ -143,12 +148,13 @@ func TestConfirm(t *testing.T) {
 type fakeWorker struct {
 	number   int32
 	claims   bool
-	farAhead bool
+	farAhead atomic.Bool
 	busy     atomic.Bool
 	resumed  int
 	doubted  int
 	end      chan error
 	ended    bool
+	slow     chan struct{} // nil, or closed when it may end after it was abandoned
 }
 
 func (w *fakeWorker) run(soft, hard context.Context) error {
@@ -160,11 +166,14 @@ func (w *fakeWorker) run(soft, hard context.Context) error {
 		wait.Sleep(hard, time.Second) // the broker's answers
 		return errLaneStopped
 	case <-hard.Done():
+		if w.slow != nil {
+			<-w.slow
+		}
 		return hard.Err()
 	}
 }
 func (w *fakeWorker) lease() driver.Lease { return driver.Lease{Lane: w.number} }
-func (w *fakeWorker) holdsFarAhead() bool { return w.farAhead }
+func (w *fakeWorker) holdsFarAhead() bool { return w.farAhead.Load() }
 func (w *fakeWorker) idle() bool          { return !w.busy.Load() }
 func (w *fakeWorker) resume()             { w.resumed++ }
 func (w *fakeWorker) doubtJournal()       { w.doubted++ }
@@ -174,10 +183,11 @@ type beating struct {
 	*testing.T
 	*heartbeat
 	member  *fakeMember
-	holding driver.Holding
-	err     error // of the next beats
+	mu      sync.Mutex
+	holding driver.Holding // guarded by mu
+	err     error          // guarded by mu: of the next beats
 	workers map[int32]*fakeWorker
-	owned   []driver.ShardSet
+	owned   []driver.ShardSet // guarded by mu
 	stop    func()
 	abort   func()
 	result  error
@@ -185,12 +195,20 @@ type beating struct {
 }
 
 // Own implements shardOwner.
-func (b *beating) Own(shards driver.ShardSet) { b.owned = append(b.owned, shards) }
+func (b *beating) Own(shards driver.ShardSet) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.owned = append(b.owned, shards)
+}
 
 func beats(t *testing.T, test func(b *beating)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &beating{T: t, workers: map[int32]*fakeWorker{}, done: make(chan struct{})}
-		b.member = &fakeMember{beat: func(context.Context) (driver.Holding, error) { return b.holding, b.err }}
+		b.member = &fakeMember{beat: func(context.Context) (driver.Holding, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.holding, b.err
+		}}
 		c := testClock()
 		held := newLeases(c, discard(), b.member)
 		l := newLanes(discard(), 2, func(lease driver.Lease, claims bool) laneWorker {
@@ -220,10 +238,24 @@ func beats(t *testing.T, test func(b *beating)) {
 	})
 }
 
+// hold has the next heartbeats say what we hold, and fail has them fail.
+func (b *beating) hold(shards driver.ShardSet, lanes ...int32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.holding = driver.Holding{Shards: shards, Leases: leasesOf(lanes...)}
+}
+
+func (b *beating) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+}
+
 // soon waits for the next heartbeat.
 func (b *beating) soon() {
 	b.leases.beatSoon()
 	time.Sleep(time.Millisecond)
+	synctest.Wait()
 }
 
 // TestHoldingChanges: shards go to the loader, new lanes get runners, of which as many claim as are
@@ -233,12 +265,12 @@ func TestHoldingChanges(t *testing.T) {
 		if len(b.workers) != 2 || !b.workers[1].claims || !b.workers[2].claims || b.member.wanted != 2 {
 			b.Fatalf("running are %+v", b.workers)
 		}
-		b.holding = driver.Holding{Shards: 0b110, Leases: leasesOf(2, 3)}
+		b.hold(0b110, 2, 3)
 		b.soon()
 		if b.workers[3].claims || !b.workers[1].ended || b.workers[2].ended {
 			b.Errorf("then %+v", b.workers)
 		}
-		b.holding.Leases = leasesOf(2, 3, 4)
+		b.hold(0b110, 2, 3, 4)
 		b.soon()
 		if !b.workers[4].claims || len(b.member.released) != 0 {
 			b.Errorf("then %+v, released %v", b.workers, b.member.released)
@@ -253,12 +285,13 @@ func TestHoldingChanges(t *testing.T) {
 func TestBeatsInTime(t *testing.T) {
 	beats(t, func(b *beating) {
 		time.Sleep(10 * fakeTTL)
-		if n := b.member.beats; n < 28 || n > 34 {
+		synctest.Wait()
+		if n := b.member.beats.Load(); n < 28 || n > 34 {
 			b.Errorf("%d heartbeats in ten times to live", n)
 		}
-		n := b.member.beats
+		n := b.member.beats.Load()
 		b.soon()
-		if b.member.beats != n+1 {
+		if b.member.beats.Load() != n+1 {
 			b.Error("none when it was asked for")
 		}
 	})
@@ -293,6 +326,27 @@ func TestLaneLost(t *testing.T) {
 	})
 }
 
+// TestLaneOfTheSameInstance: a lane that was lost and is ours again begins when its last runner has
+// ended, and not before.
+func TestLaneOfTheSameInstance(t *testing.T) {
+	beats(t, func(b *beating) {
+		before := b.workers[1]
+		before.slow = make(chan struct{})
+		b.holding.Leases = leasesOf(2)
+		b.soon()
+		b.holding.Leases = leasesOf(1, 2)
+		b.soon()
+		if b.workers[1] != before {
+			b.Error("the lane has two runners")
+		}
+		close(before.slow)
+		synctest.Wait()
+		if b.workers[1] == before {
+			b.Error("the lane is not worked any more")
+		}
+	})
+}
+
 // TestFatalLane: an error that is for the whole instance ends the heartbeat, as it is.
 func TestFatalLane(t *testing.T) {
 	beats(t, func(b *beating) {
@@ -308,12 +362,12 @@ func TestFatalLane(t *testing.T) {
 // is asked for in its place.
 func TestLanesFarAhead(t *testing.T) {
 	beats(t, func(b *beating) {
-		b.workers[1].farAhead = true
+		b.workers[1].farAhead.Store(true)
 		b.soon()
 		if b.member.wanted != 3 {
 			b.Errorf("%d lanes are wanted", b.member.wanted)
 		}
-		b.holding.Leases = leasesOf(1, 2, 3)
+		b.hold(0b11, 1, 2, 3)
 		b.soon()
 		if b.workers[1].ended || !b.workers[3].claims {
 			b.Errorf("the one in its place: %+v", b.workers[3])
@@ -325,19 +379,21 @@ func TestLanesFarAhead(t *testing.T) {
 // lanes go on.
 func TestBeatsFail(t *testing.T) {
 	beats(t, func(b *beating) {
-		b.err = errAway
+		b.fail(errAway)
 		b.soon()
 		if b.leases.good() {
 			b.Error("good after a heartbeat that failed")
 		}
-		n := b.member.beats
+		n := b.member.beats.Load()
 		time.Sleep(10 * time.Second)
-		if n = b.member.beats - n; n < 17 || n > 30 {
+		synctest.Wait()
+		if n = b.member.beats.Load() - n; n < 17 || n > 30 {
 			b.Errorf("%d tries in 10 s", n)
 		}
 		resumed := b.workers[1].resumed
-		b.err = nil
+		b.fail(nil)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if !b.leases.good() || b.workers[1].resumed != resumed+1 || b.workers[1].ended {
 			b.Errorf("good: %v, the lane %+v", b.leases.good(), b.workers[1])
 		}
@@ -351,10 +407,10 @@ func TestBeatsFail(t *testing.T) {
 // TestDeposed: the others have taken over. The heartbeat says so and ends, and confirms nothing more.
 func TestDeposed(t *testing.T) {
 	beats(t, func(b *beating) {
-		b.err = driver.ErrDeposed
+		b.fail(driver.ErrDeposed)
 		b.soon()
 		<-b.done
-		if !errors.Is(b.result, driver.ErrDeposed) || b.leases.confirm(b.Context(), 1) || len(b.member.events) != 0 {
+		if !errors.Is(b.result, driver.ErrDeposed) || b.leases.confirm(b.Context(), func() driver.Lease { return driver.Lease{Lane: 1} }) || len(b.member.events) != 0 {
 			b.Errorf("it ended with %v, after %v", b.result, b.member.events)
 		}
 	})
@@ -366,10 +422,12 @@ func TestMute(t *testing.T) {
 	beats(t, func(b *beating) {
 		b.progress.answered.touch()
 		time.Sleep(mutePatience*fakeTTL + fakeTTL)
-		n := b.member.beats
+		synctest.Wait()
+		n := b.member.beats.Load()
 		time.Sleep(10 * time.Second)
-		if b.member.beats != n || b.leases.good() {
-			b.Errorf("%d heartbeats, good: %v", b.member.beats-n, b.leases.good())
+		synctest.Wait()
+		if b.member.beats.Load() != n || b.leases.good() {
+			b.Errorf("%d heartbeats, good: %v", b.member.beats.Load()-n, b.leases.good())
 		}
 		select {
 		case <-b.clock.doubt:
@@ -377,7 +435,9 @@ func TestMute(t *testing.T) {
 			b.Error("the time is not asked for")
 		}
 		b.progress.answered.touch()
-		if time.Sleep(time.Second); !b.leases.good() {
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !b.leases.good() {
 			b.Error("it has been answered, and does not go on")
 		}
 	})
@@ -387,16 +447,16 @@ func TestMute(t *testing.T) {
 // is begun; the heartbeat ends with the last lane.
 func TestStop(t *testing.T) {
 	beats(t, func(b *beating) {
-		begun, n := time.Now(), b.member.beats
+		begun, n := time.Now(), b.member.beats.Load()
 		b.stop()
 		synctest.Wait()
 		if !slices.Equal(b.member.events, []string{"release shards"}) || b.owned[len(b.owned)-1] != 0 {
 			b.Errorf("after %v, owned is %v", b.member.events, b.owned)
 		}
-		b.holding.Leases = leasesOf(1, 2, 3)
+		b.hold(0b11, 1, 2, 3)
 		b.soon()
-		if b.workers[3] != nil || b.member.beats < n+1 || b.owned[len(b.owned)-1] != 0 {
-			b.Errorf("%d heartbeats, owned is %v, a new lane: %v", b.member.beats-n, b.owned, b.workers[3])
+		if b.workers[3] != nil || b.member.beats.Load() < n+1 || b.owned[len(b.owned)-1] != 0 {
+			b.Errorf("%d heartbeats, owned is %v, a new lane: %v", b.member.beats.Load()-n, b.owned, b.workers[3])
 		}
 		<-b.done
 		if took := time.Since(begun); b.result != nil || took != time.Second || len(b.member.released) != 0 {

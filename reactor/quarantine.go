@@ -66,10 +66,10 @@ const (
 	mostEndings   = 1000
 	// betweenProbes is that between two tries at all: each row may fail for a reason of its own.
 	betweenProbes = 25 * time.Millisecond
-	// others is how many more are tried after each success, and enough after how many in a
-	// row all of them are let go.
-	others = 8
-	enough = 64
+	// triesPerSuccess is how many more are tried after each success, and enoughSuccesses after
+	// how many in a row all of them are let go.
+	triesPerSuccess = 8
+	enoughSuccesses = 64
 	// maxQuarantined bounds the memory. Beyond it a job is found anew each time.
 	maxQuarantined = 100_000
 	// forgetAfter is when a job is forgotten that nobody has seen since: it may have been
@@ -236,11 +236,11 @@ func (q *quarantine) free(ids []int64) (more []int64) {
 		n := 0
 		for other := range c.jobs {
 			switch job := q.jobs[other]; {
-			case c.row >= enough:
+			case c.row >= enoughSuccesses:
 				q.leave(other, job)
 				delete(q.jobs, other)
 				more = append(more, other)
-			case n == others:
+			case n == triesPerSuccess:
 			case !job.due:
 				job.due = true
 				more = append(more, other)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -188,6 +189,19 @@ func (s *settler) reopen(ctx context.Context, l settledLane, round int64, mark s
 	}
 	l.lose(round)
 	return nil
+}
+
+// forget drops the news of a lane that has ended, and returns when no settlement is under way
+// that may speak of it: the lane's next owner reads the journal after that. To the journal, the
+// next owner may be the same one, if it is the same instance. Where ctx ends, so does the
+// instance.
+func (s *settler) forget(ctx context.Context, l settledLane) {
+	s.mu.Lock()
+	s.pending = slices.DeleteFunc(s.pending, func(u unsettled) bool { return u.lane == l })
+	s.mu.Unlock()
+	if s.takeTurn(ctx) {
+		s.endTurn()
+	}
 }
 
 // takeTurn waits for what is under way, and reports whether ctx is still alive.

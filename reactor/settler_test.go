@@ -82,6 +82,7 @@ func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 		s.lane.progress[s.a] = 11
 		s.add(s.lane, s.b, 0)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		calls := journal.settled
 		if len(calls) != 6 {
 			s.Fatalf("%d settlements", len(calls))
@@ -111,6 +112,7 @@ func TestUrgentAndPatient(t *testing.T) {
 		is := func(what string, want ...time.Duration) {
 			s.Helper()
 			time.Sleep(time.Second)
+			synctest.Wait()
 			if !slices.Equal(at, want) {
 				s.Errorf("%s: settled after %v, want %v", what, at, want)
 			}
@@ -126,10 +128,12 @@ func TestUrgentAndPatient(t *testing.T) {
 		is("more patient", 8*time.Millisecond)
 		s.add(s.lane, s.a, 20*time.Millisecond)
 		time.Sleep(5 * time.Millisecond)
+		synctest.Wait()
 		s.add(s.lane, s.b, 0)
 		is("with an urgent one", 5*time.Millisecond)
 		s.add(s.lane, s.a, 20*time.Millisecond)
 		time.Sleep(time.Millisecond)
+		synctest.Wait()
 		s.hurry()
 		is("hurried", time.Millisecond)
 		sizes := []int{}
@@ -162,14 +166,17 @@ func TestReopenTakesItsTurn(t *testing.T) {
 		}
 		s.add(s.lane, s.a, 0)
 		time.Sleep(time.Second / 2)
+		synctest.Wait()
 		reopened := make(chan error)
 		go func() { reopened <- s.reopen(s.Context(), s.lane, 7, "mark") }()
 		time.Sleep(time.Second)
+		synctest.Wait()
 		s.add(s.lane, s.b, 0)
 		if err := <-reopened; err != nil || s.lane.lost != 7 {
 			s.Errorf("%v, the lane has lost round %d", err, s.lane.lost)
 		}
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		if want := []string{"settle", "settled", "reopen", "reopened", "settle", "settled"}; !slices.Equal(s.journal.calls, want) {
 			s.Errorf("in order: %v, want %v", s.journal.calls, want)
 		}
@@ -186,6 +193,7 @@ func TestSettlerEnds(t *testing.T) {
 	settles(t, &fakeJournal{settle: func(context.Context, []driver.Settlement) ([]driver.Settled, error) { return nil, errAway }}, func(s *settling) {
 		s.add(s.lane, s.a, 0)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		s.cancel()
 		<-s.done
 		if len(s.lane.settledN) != 0 || s.progress.settled.age() >= 0 {

@@ -12,9 +12,9 @@ import (
 // get mixed in one session; who goes on sending loses messages without a word.
 //
 // A take-over by the lane's next owner is in order, and after it the lease is not ours. One
-// while it is ours can be a latecomer, an owner before us that had been frozen on the way
-// to the broker. More than that means that the session is shared: sending stops, and goes on
-// when nobody takes over a connection on which nothing is sent.
+// while it is ours can be by an owner before us that had been frozen on the way to the broker.
+// More than that means that the session is shared: sending stops, and goes on when nobody
+// takes over a connection on which nothing is sent.
 //
 // Some brokers close a connection that was taken over without a word (Mosquitto before 2.1).
 // Then it shows by the session: there is one, and it has not our mark. Where sessions carry

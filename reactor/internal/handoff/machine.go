@@ -85,6 +85,8 @@ type Effects struct {
 	Hurry bool
 	// Capacity tells that there may be room for a claim.
 	Capacity bool
+	// Recorded tells that the journal says more than before.
+	Recorded bool
 	// Wake asks for Resume after this time, or later; 0: no.
 	Wake time.Duration
 	// NotOurs tells that the lane has another owner.
@@ -247,6 +249,16 @@ func (m *Machine) Idle() bool { return len(m.batches) == 0 }
 func (m *Machine) Exposed() bool {
 	for _, b := range m.batches {
 		if b.qos == 2 && !b.gone {
+			return true
+		}
+	}
+	return false
+}
+
+// HasNews reports whether the journal does not say yet what it should.
+func (m *Machine) HasNews() bool {
+	for _, b := range m.batches {
+		if !b.gone && b.hasNews() {
 			return true
 		}
 	}

@@ -97,6 +97,7 @@ func (m *Machine) Settled(now Now, b *Batch, s driver.Settlement, recorded bool)
 	if b.gone {
 		return &m.effects
 	}
+	m.effects.Recorded = true
 	b.recorded.kept = s.Kept
 	b.failures = slices.DeleteFunc(b.failures, func(f failure) bool { return f.ripe(s.Settled, s.Done) })
 	if b.qos == 2 {

@@ -160,7 +160,7 @@ func (w *world) instanceSteps(i int, can func(string, func(*world))) {
 			can(fmt.Sprint(i, " looks at its lease"), func(to *world) { to.confirm(i) })
 		}
 	case reopened:
-		if !w.failLost || len(in.news) == 0 && in.statement == nil {
+		if !in.m.HasNews() {
 			can(fmt.Sprint(i, " marks its session"), func(to *world) { to.attach(i) })
 		}
 	}
@@ -200,8 +200,8 @@ var modelNow = Now{Leased: true}
 
 // confirm has an instance look at its lease, and begin to send if the lane is still its own.
 // Before that a new owner reads the journal; and where the broker has no session any more,
-// the journal begins a new round. Where messages fail then, that is settled before the new
-// session is marked: whoever finds the mark sends what the journal lists.
+// the journal begins a new round. All that is known is settled before the new session is marked:
+// whoever finds the mark sends what the journal lists.
 func (w *world) confirm(i int) {
 	in := &w.in[i]
 	if int(w.owner) != i && !(w.trustsOldLease && in.m != nil) {
