@@ -87,7 +87,7 @@
 // again, after CONNACK: the broker closes the old owner's connection when the new one
 // connects, and the reverse. And what is received and not released is sent again over each
 // new connection before it is released: the broker may have been killed, and be back with
-// what it had saved. The model in handoff_model_test.go enumerates what can
+// what it had saved. The model in internal/handoff enumerates what can
 // happen to a lane, and finds a loss or a duplicate if one of the rules is broken.
 //
 // A commit whose answer is lost may or may not have happened. A claim is asked for by its
@@ -106,5 +106,5 @@
 // the first slot that the journal does not know as received; a recovery sends what lies
 // within it again as duplicates, and the rest as new.
 //
-// The comments at pgsource's statements and at lane.pump argue each of these.
+// The comments at pgsource's statements and in internal/handoff argue each of these.
 package reactor

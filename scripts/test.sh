@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What must hold before a change lands. Run by `make test`, `make lint`, `make fuzz`.
 #   scripts/test.sh         everything; go test comes last, so that its lines end the output
-#   scripts/test.sh lint    vet, other systems, staticcheck, gofumpt, tidy modules, no skipped tests
+#   scripts/test.sh lint    vet, other systems, staticcheck (staticcheck.conf), gofumpt, tidy modules, no skipped tests
 #   scripts/test.sh fuzz    every fuzzer for FUZZ_TIME (as of go test -fuzztime)
 #   scripts/test.sh bench   every benchmark once, so that none rots; figures come from make bench
 #   scripts/test.sh race    all tests with the race detector, on real servers
