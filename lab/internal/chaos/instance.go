@@ -202,9 +202,9 @@ func (in *instance) freeze(ctx context.Context, hold time.Duration) error {
 	if proc == nil {
 		return errBusy
 	}
-	if err := proc.Signal(syscall.SIGSTOP); err != nil {
+	if err := proc.Freeze(); err != nil {
 		return err
 	}
 	sleep(ctx, hold)
-	return proc.Signal(syscall.SIGCONT)
+	return proc.Thaw()
 }

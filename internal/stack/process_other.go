@@ -1,0 +1,30 @@
+//go:build !unix
+
+package stack
+
+import (
+	"os"
+	"syscall"
+)
+
+// Elsewhere than on Unix this package is only compiled, so that the tests which need servers
+// can be vetted. Signals other than SIGKILL do not exist there: os.Process.Signal refuses them.
+const (
+	signalFreeze = syscall.Signal(0x13)
+	signalThaw   = syscall.Signal(0x12)
+	signalSave   = syscall.Signal(0x0a)
+)
+
+func childAttributes(syscall.Signal, account) *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+
+func childrenOf(int) []int { return nil }
+
+func alive(pid int) bool { return signalProcess(pid, 0) == nil }
+
+func signalProcess(pid int, sig syscall.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return p.Signal(sig)
+}
