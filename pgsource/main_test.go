@@ -19,12 +19,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-func TestMain(m *testing.M) {
-	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {
-		_, err := pgsource.MigrateUp(ctx, url)
-		return err
-	}))
-}
+func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 
 // bench is a source on a database of its own, with a member and a lane.
 type bench struct {

@@ -17,12 +17,7 @@ import (
 	schema "github.com/job-publisher/reactor/sql"
 )
 
-func TestMain(m *testing.M) {
-	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {
-		_, err := pgsource.MigrateUp(ctx, url)
-		return err
-	}))
-}
+func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 
 // world is a database, a broker, an independent subscriber, and the application that
 // inserts jobs.

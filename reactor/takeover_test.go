@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,11 +23,10 @@ import (
 // freeze stops a broker until the answer is called, or the test ends.
 func freeze(t *testing.T, broker *stack.Mosquitto) (thaw func()) {
 	t.Helper()
-	pid := broker.Pid()
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+	if err := broker.Freeze(); err != nil {
 		t.Fatal(err)
 	}
-	thaw = func() { _ = syscall.Kill(pid, syscall.SIGCONT) }
+	thaw = func() { _ = broker.Thaw() }
 	t.Cleanup(thaw)
 	return thaw
 }

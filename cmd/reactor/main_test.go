@@ -14,12 +14,7 @@ import (
 	"github.com/job-publisher/reactor/pgsource"
 )
 
-func TestMain(m *testing.M) {
-	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {
-		_, err := pgsource.MigrateUp(ctx, url)
-		return err
-	}))
-}
+func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 
 // call runs the program in a process of its own, to its end.
 func call(t *testing.T, env []string, args ...string) (code int, output string) {

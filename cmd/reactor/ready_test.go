@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -35,12 +34,12 @@ func TestReadyMeansThatJobsFire(t *testing.T) {
 	exec(t, ctx, locker, "ROLLBACK")
 	ready("with the table free", http.StatusOK, "")
 
-	if err := syscall.Kill(mosquitto.Pid(), syscall.SIGSTOP); err != nil {
+	if err := mosquitto.Freeze(); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, ctx, db, "INSERT INTO jobs (topic, fire_at) VALUES ('ready', now())")
 	ready("with the broker frozen", http.StatusServiceUnavailable, "nothing is being published")
-	if err := syscall.Kill(mosquitto.Pid(), syscall.SIGCONT); err != nil {
+	if err := mosquitto.Thaw(); err != nil {
 		t.Fatal(err)
 	}
 	ready("with the broker thawed", http.StatusOK, "")

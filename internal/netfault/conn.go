@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/stack"
@@ -214,18 +213,6 @@ func (c *proxyConn) close() {
 	for _, side := range c.sides {
 		_ = side.Close()
 	}
-}
-
-// readWaiting reads what the kernel holds for a connection, without waiting.
-func readWaiting(conn *net.TCPConn, buf []byte) (n int) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	if err := raw.Control(func(fd uintptr) { n, _ = syscall.Read(int(fd), buf) }); err != nil {
-		return 0
-	}
-	return n
 }
 
 // listenAgain listens on addr, or on a port that will be free again when it is

@@ -7,13 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -96,16 +93,9 @@ func (c PgBouncerConfig) validate() error {
 //
 // Passwords are those of the server: it looks them up there (auth_query) for every role.
 type PgBouncer struct {
+	server
 	cfg    PgBouncerConfig
-	log    *slog.Logger
 	binary string
-	who    account
-	dir    string
-
-	mu     sync.Mutex // guards what follows, and makes starts and stops take turns
-	port   int
-	proc   *Process // nil before the first start; then the last process, perhaps gone
-	closed bool
 }
 
 // FindPgBouncer returns the path of an installed pgbouncer, or ErrPgBouncerNotFound.
@@ -121,47 +111,28 @@ func FindPgBouncer() (string, error) {
 // deadline in ctx, a minute is allowed. When it fails nothing is left behind and the
 // error carries the last lines of its log.
 func StartPgBouncer(ctx context.Context, cfg PgBouncerConfig) (*PgBouncer, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("start pgbouncer: %w", err)
-	}
-	b := &PgBouncer{cfg: cfg, log: cfg.Logger, binary: cfg.Binary}
-	var err error
-	if b.binary == "" {
-		b.binary, err = FindPgBouncer()
-	} else {
-		_, err = os.Stat(b.binary)
+	b, err := newPgBouncer(cfg)
+	if err == nil {
+		err = b.open(ctx, cfg.Dir, cfg.Port, nil, "postgres") // it refuses to run as root
 	}
 	if err != nil {
 		return nil, fmt.Errorf("start pgbouncer: %w", err)
 	}
-	// It refuses to run as root.
-	if b.who, err = unprivileged("postgres"); err != nil {
-		return nil, fmt.Errorf("start pgbouncer: %w", err)
-	}
-	if b.dir, err = prepareDir(cfg.Dir, "reactor-pgbouncer-", b.who); err != nil {
-		return nil, fmt.Errorf("start pgbouncer: %w", err)
-	}
-	ctx, cancel := withStartTimeout(ctx)
-	defer cancel()
-	if err := b.firstStart(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("start pgbouncer: %w", err), b.Close())
-	}
-	b.log.Info("pgbouncer started", "port", b.port, "pid", b.Pid(), "dir", b.dir, "pool_mode", cfg.PoolMode)
 	return b, nil
 }
 
-// firstStart finds the port.
-func (b *PgBouncer) firstStart(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return onFreePort(ctx, b.cfg.Port, func(port int) error {
-		b.port = port
-		if err := b.writeConfig(); err != nil {
-			return err
-		}
-		return b.start(ctx)
-	})
+func newPgBouncer(cfg PgBouncerConfig) (*PgBouncer, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	binary, err := givenOrFound(cfg.Binary, FindPgBouncer)
+	if err != nil {
+		return nil, err
+	}
+	b := &PgBouncer{cfg: cfg, binary: binary}
+	b.server = server{name: "pgbouncer", kind: b, logger: cfg.Logger}
+	return b, nil
 }
 
 // URL connects Target's superuser, through the pooler, to the database "postgres".
@@ -178,122 +149,11 @@ func (b *PgBouncer) DatabaseURL(name string) string {
 	return u.String()
 }
 
-// Port on 127.0.0.1. It stays the same over restarts.
-func (b *PgBouncer) Port() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.port
-}
-
-// Pid of the pooler, the last one if it does not run.
-func (b *PgBouncer) Pid() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.proc == nil {
-		return 0
-	}
-	return b.proc.Pid()
-}
-
-// Dir is the pooler's directory.
-func (b *PgBouncer) Dir() string { return b.dir }
-
-// LogPath is the file of the pooler's log, over all its starts.
-func (b *PgBouncer) LogPath() string { return filepath.Join(b.dir, "pgbouncer.log") }
-
-// Start starts a stopped pooler on its port. A running one is left alone.
-func (b *PgBouncer) Start(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return errors.New("start pgbouncer: it is closed")
-	}
-	ctx, cancel := withStartTimeout(ctx)
-	defer cancel()
-	if err := b.start(ctx); err != nil {
-		return fmt.Errorf("start pgbouncer: %w", err)
-	}
-	return nil
-}
-
 // Stop ends the pooler at once, with all connections through it (SIGTERM).
-func (b *PgBouncer) Stop() error { return b.end(syscall.SIGTERM) }
+func (b *PgBouncer) Stop() error { return b.stop(syscall.SIGTERM, stopGrace) }
 
-// Kill ends the pooler with SIGKILL and returns when it is gone.
-func (b *PgBouncer) Kill() error { return b.end(syscall.SIGKILL) }
-
-// Close stops the pooler and removes its directory. Closing twice is no error.
-func (b *PgBouncer) Close() error {
-	b.mu.Lock()
-	closed := b.closed
-	b.closed = true
-	b.mu.Unlock()
-	if closed {
-		return nil
-	}
-	return errors.Join(b.end(syscall.SIGTERM), os.RemoveAll(b.dir))
-}
-
-// start runs the pooler on b.port. Caller holds b.mu.
-func (b *PgBouncer) start(ctx context.Context) error {
-	if b.running() {
-		return nil
-	}
-	log, err := os.OpenFile(b.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close() // the child has its own
-	proc, err := StartProcess(ProcessSpec{
-		Path: b.binary, Args: []string{b.configPath()},
-		Dir: b.dir, Env: serverEnv(), Credential: b.who.cred, Stdout: log, Stderr: log,
-	})
-	if err != nil {
-		return err
-	}
-	b.proc = proc
-	if err := awaitReady(ctx, proc, b.ask); err != nil {
-		_ = b.endLocked(syscall.SIGKILL)
-		return fmt.Errorf("on port %d: %w; the last lines of its log:\n%s", b.port, err, logTail(b.LogPath()))
-	}
-	return nil
-}
-
-func (b *PgBouncer) running() bool {
-	if b.proc == nil {
-		return false
-	}
-	select {
-	case <-b.proc.Done():
-		return false
-	default:
-		return true
-	}
-}
-
-func (b *PgBouncer) end(sig syscall.Signal) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.endLocked(sig)
-}
-
-// endLocked: caller holds b.mu.
-func (b *PgBouncer) endLocked(sig syscall.Signal) error {
-	if !b.running() {
-		return nil
-	}
-	if err := b.proc.Signal(sig); err != nil {
-		return fmt.Errorf("stop pgbouncer: %w", err)
-	}
-	const grace = 10 * time.Second
-	if b.proc.goneWithin(grace) {
-		return nil
-	}
-	err := fmt.Errorf("pgbouncer did not stop within %s of %s", grace, sig)
-	if sigErr := b.proc.Signal(syscall.SIGKILL); sigErr != nil || !b.proc.goneWithin(grace) {
-		return errors.Join(err, sigErr, fmt.Errorf("process %d survives SIGKILL", b.proc.Pid()))
-	}
-	return err
+func (b *PgBouncer) command() ProcessSpec {
+	return ProcessSpec{Path: b.binary, Args: []string{b.configPath()}}
 }
 
 // ask makes sure that it is Target who answers through it.
@@ -325,7 +185,8 @@ func (b *PgBouncer) ask(ctx context.Context) error {
 func (b *PgBouncer) configPath() string { return filepath.Join(b.dir, "pgbouncer.ini") }
 func (b *PgBouncer) usersPath() string  { return filepath.Join(b.dir, "users.txt") }
 
-func (b *PgBouncer) writeConfig() error {
+// configure writes pgbouncer.ini.
+func (b *PgBouncer) configure() error {
 	host, port, err := net.SplitHostPort(b.cfg.Address)
 	if err != nil {
 		return fmt.Errorf("config: Address: %w", err)
@@ -356,11 +217,4 @@ func (b *PgBouncer) writeConfig() error {
 	return errors.Join(
 		b.writeFile(b.usersPath(), fmt.Sprintf("%q \"%s\"\n", superuser, password)),
 		b.writeFile(b.configPath(), strings.Join(lines, "\n")+"\n"))
-}
-
-func (b *PgBouncer) writeFile(path, text string) error {
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		return err
-	}
-	return b.who.own(path)
 }

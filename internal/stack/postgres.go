@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -48,68 +46,41 @@ type PostgresConfig struct {
 
 // Postgres is a PostgreSQL server of ours. Its methods may be called from any goroutine.
 type Postgres struct {
+	server
 	cfg      PostgresConfig
-	log      *slog.Logger
 	bin      PostgresBinaries
-	who      account
-	dir      string
 	password string
-
-	mu     sync.Mutex // guards what follows, and makes starts and stops take turns
-	port   int
-	proc   *Process // nil before the first start; then the last process, perhaps gone
-	killed bool     // the last process had no chance to remove its shared memory
-	closed bool
 }
 
 // StartPostgres creates a server and returns when it accepts connections. Without
 // a deadline in ctx, a minute is allowed. When it fails nothing is left behind and
 // the error carries the last lines of the server's log.
 func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
-	p := &Postgres{cfg: cfg, log: cfg.Logger}
-	if p.log == nil {
-		p.log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Port < 0 || cfg.Port > 65535 {
-		return nil, fmt.Errorf("start postgres: Port: %d is not a port", cfg.Port)
-	}
-	var err error
-	if p.bin, err = p.programs(); err != nil {
-		return nil, fmt.Errorf("start postgres: %w", err)
-	}
-	if p.who, err = unprivileged("postgres"); err != nil {
-		return nil, fmt.Errorf("start postgres: %w", err)
-	}
-	if p.dir, err = prepareDir(cfg.Dir, "reactor-postgres-", p.who); err != nil {
-		return nil, fmt.Errorf("start postgres: %w", err)
-	}
-	ctx, cancel := withStartTimeout(ctx)
-	defer cancel()
-	if err = p.initPostgres(ctx); err == nil {
-		err = p.firstStart(ctx)
+	p, err := newPostgres(cfg)
+	if err == nil {
+		err = p.open(ctx, cfg.Dir, cfg.Port, p.initPostgres, superuser)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start postgres: %w", err), p.Close())
+		return nil, fmt.Errorf("start postgres: %w", err)
 	}
-	p.log.Info("postgres started", "major", p.bin.Major, "port", p.port, "pid", p.Pid(), "dir", p.dir)
 	return p, nil
 }
 
-func (p *Postgres) programs() (PostgresBinaries, error) {
-	if p.cfg.BinDir != "" {
-		return InspectPostgres(p.cfg.BinDir)
+func newPostgres(cfg PostgresConfig) (*Postgres, error) {
+	if cfg.Port < 0 || cfg.Port > 65535 {
+		return nil, fmt.Errorf("config: Port: %d is not a port", cfg.Port)
 	}
-	return FindPostgres()
-}
-
-// firstStart finds the port.
-func (p *Postgres) firstStart(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return onFreePort(ctx, p.cfg.Port, func(port int) error {
-		p.port = port
-		return p.start(ctx)
-	})
+	find := FindPostgres
+	if cfg.BinDir != "" {
+		find = func() (PostgresBinaries, error) { return InspectPostgres(cfg.BinDir) }
+	}
+	bin, err := find()
+	if err != nil {
+		return nil, err
+	}
+	p := &Postgres{cfg: cfg, bin: bin}
+	p.server = server{name: "postgres", kind: p, logger: cfg.Logger}
+	return p, nil
 }
 
 // URL connects the superuser to the database "postgres". It contains the password.
@@ -127,47 +98,8 @@ func (p *Postgres) DatabaseURL(name string) string {
 	return u.String()
 }
 
-// Port on 127.0.0.1. It stays the same over restarts.
-func (p *Postgres) Port() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.port
-}
-
-// Pid of the postmaster, the last one if it does not run.
-func (p *Postgres) Pid() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.proc == nil {
-		return 0
-	}
-	return p.proc.Pid()
-}
-
-// Dir is the server's directory.
-func (p *Postgres) Dir() string { return p.dir }
-
 // Major is the server's major version.
 func (p *Postgres) Major() int { return p.bin.Major }
-
-// LogPath is the file of the server's log, over all its starts.
-func (p *Postgres) LogPath() string { return filepath.Join(p.dir, "postgres.log") }
-
-// Start starts a stopped or killed server on its port and data, and returns when
-// it accepts connections. A running server is left alone.
-func (p *Postgres) Start(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return errors.New("start postgres: it is closed")
-	}
-	ctx, cancel := withStartTimeout(ctx)
-	defer cancel()
-	if err := p.start(ctx); err != nil {
-		return fmt.Errorf("start postgres: %w", err)
-	}
-	return nil
-}
 
 // Restart is Stop and Start.
 func (p *Postgres) Restart(ctx context.Context) error {
@@ -175,85 +107,40 @@ func (p *Postgres) Restart(ctx context.Context) error {
 }
 
 // Stop is PostgreSQL's fast shutdown: sessions are ended, all is written, nothing
-// needs recovery. An error means that it took too long and was ended by force.
-func (p *Postgres) Stop() error { return p.end(syscall.SIGINT, 20*time.Second) }
+// needs recovery. An error means that it took too long and was killed.
+func (p *Postgres) Stop() error { return p.stop(syscall.SIGINT, 20*time.Second) }
 
 // StopImmediate is PostgreSQL's immediate shutdown: no session says goodbye, and
 // the next start recovers from the WAL.
-func (p *Postgres) StopImmediate() error { return p.end(syscall.SIGQUIT, 10*time.Second) }
+func (p *Postgres) StopImmediate() error { return p.stop(syscall.SIGQUIT, stopGrace) }
 
-// Kill ends the postmaster and all its children with SIGKILL, and returns when
-// they are gone.
-//
-// A killed postmaster's children would notice by themselves, but a busy one only
-// after its statement, and until then the server could not be started again. So
-// the postmaster is frozen, that it forks no more, and they go first.
-func (p *Postgres) Kill() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.kill()
-}
-
-// Close stops the server and removes its directory. Closing twice is no error.
+// Close stops the server and removes its folder. Closing twice is no error.
 func (p *Postgres) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return nil
-	}
-	p.closed = true
-	if p.killed {
+	if p.killed && !p.closed {
 		// Only the next postmaster removes the shared memory of a killed one.
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		if err := p.start(ctx); err != nil {
-			p.log.Warn("shared memory of a killed postgres may be left", "error", err)
+			p.logger.Warn("shared memory of a killed postgres may be left", "error", err)
 		}
 		cancel()
 	}
 	// Nobody will read its data again: no need for a last checkpoint.
-	err := p.endLocked(syscall.SIGQUIT, 10*time.Second)
-	return errors.Join(err, os.RemoveAll(p.dir))
+	return p.close(syscall.SIGQUIT)
 }
 
-func (p *Postgres) running() bool {
-	if p.proc == nil {
-		return false
-	}
-	select {
-	case <-p.proc.Done():
-		return false
-	default:
-		return true
-	}
-}
-
-// start runs the server on p.port. Caller holds p.mu.
-func (p *Postgres) start(ctx context.Context) error {
-	if p.running() {
-		return nil
-	}
-	log, err := os.OpenFile(p.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close() // the child has its own
-	proc, err := StartProcess(ProcessSpec{
+func (p *Postgres) command() ProcessSpec {
+	return ProcessSpec{
 		Path: filepath.Join(p.bin.Dir, "postgres"),
 		Args: []string{"-D", p.dataDir(), "-p", strconv.Itoa(p.port)},
-		Dir:  p.dir, Env: serverEnv(), Credential: p.who.cred,
-		Stdout: log, Stderr: log,
+
 		DeathSignal: syscall.SIGQUIT, // an immediate shutdown, which takes its children along
-	})
-	if err != nil {
-		return err
 	}
-	p.proc, p.killed = proc, false
-	if err := awaitReady(ctx, proc, p.ask); err != nil {
-		_ = p.endLocked(syscall.SIGQUIT, 5*time.Second)
-		return fmt.Errorf("on port %d: %w; the last lines of its log:\n%s", p.port, err, logTail(p.LogPath()))
-	}
-	return nil
 }
+
+// configure has nothing to write: the port is an argument.
+func (p *Postgres) configure() error { return nil }
 
 // ask connects, and makes sure that it is our server that answers.
 func (p *Postgres) ask(ctx context.Context) error {
@@ -279,55 +166,24 @@ func (p *Postgres) ask(ctx context.Context) error {
 	return nil
 }
 
-func (p *Postgres) end(sig syscall.Signal, grace time.Duration) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.endLocked(sig, grace)
-}
-
-// endLocked sends sig and insists when that does not help. Caller holds p.mu.
-func (p *Postgres) endLocked(sig syscall.Signal, grace time.Duration) error {
-	if !p.running() {
-		return nil
-	}
-	if err := p.proc.Signal(sig); err != nil {
-		return fmt.Errorf("stop postgres: %w", err)
-	}
-	if p.proc.goneWithin(grace) {
-		return nil
-	}
-	forced := fmt.Errorf("postgres did not stop within %s of %s", grace, sig)
-	if sig != syscall.SIGQUIT {
-		_ = p.proc.Signal(syscall.SIGQUIT)
-		if p.proc.goneWithin(5 * time.Second) {
-			return forced
-		}
-	}
-	return errors.Join(forced, p.kill())
-}
-
-// kill: see Kill. Caller holds p.mu.
+// kill ends the postmaster and all its children.
+//
+// A killed postmaster's children would notice by themselves, but a busy one only
+// after its statement, and until then the server could not be started again. So
+// the postmaster is frozen, that it forks no more, and they go first.
 func (p *Postgres) kill() error {
 	if !p.running() {
 		return nil
 	}
-	p.killed = true
-	pid := p.proc.Pid()
-	if err := p.proc.Signal(syscall.SIGSTOP); err != nil {
+	if err := p.proc.Freeze(); err != nil {
 		return fmt.Errorf("kill postgres: %w", err)
 	}
-	children := childrenOf(pid)
+	children := childrenOf(p.proc.Pid())
 	for _, child := range children {
 		// Children of a frozen parent: nobody reaps them, so no id is reused.
-		_ = syscall.Kill(child, syscall.SIGKILL)
+		_ = signalProcess(child, syscall.SIGKILL)
 	}
-	if err := p.proc.Signal(syscall.SIGKILL); err != nil {
-		return fmt.Errorf("kill postgres: %w", err)
-	}
-	if !p.proc.goneWithin(10 * time.Second) {
-		return fmt.Errorf("kill postgres: process %d survives SIGKILL", pid)
-	}
-	return awaitGone(children, 10*time.Second)
+	return errors.Join(p.server.kill(), awaitGone(children, killGrace))
 }
 
 // awaitGone waits for processes that are not our children, so that there is

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,28 +96,24 @@ func (p *Postgres) Promote(ctx context.Context) error {
 func (p *Postgres) copy(ctx context.Context, prepare func(*Postgres) error) (*Postgres, error) {
 	cfg := p.cfg
 	cfg.Dir, cfg.Port = "", 0
-	c := &Postgres{cfg: cfg, log: p.log, bin: p.bin, who: p.who, password: p.password}
-	if c.log == nil {
-		c.log = slog.New(slog.DiscardHandler)
-	}
-	var err error
-	if c.dir, err = prepareDir("", "reactor-postgres-", c.who); err != nil {
+	c := &Postgres{cfg: cfg, bin: p.bin, password: p.password}
+	c.server = server{name: p.name, kind: c, logger: p.logger}
+	err := c.open(ctx, "", 0, func(ctx context.Context) error {
+		if err := p.backup(ctx, c); err != nil {
+			return err
+		}
+		// The socket's folder is the original's in the settings that came along.
+		if err := c.appendSettings("postgresql.conf", map[string]string{"unix_socket_directories": c.socketDir()}); err != nil {
+			return err
+		}
+		if prepare != nil {
+			return prepare(c)
+		}
+		return nil
+	}, superuser)
+	if err != nil {
 		return nil, err
 	}
-	if err = p.backup(ctx, c); err == nil {
-		// The socket's folder is the original's in the settings that came along.
-		err = c.appendSettings("postgresql.conf", map[string]string{"unix_socket_directories": c.socketDir()})
-	}
-	if err == nil && prepare != nil {
-		err = prepare(c)
-	}
-	if err == nil {
-		err = c.firstStart(ctx)
-	}
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	c.log.Info("postgres copied", "port", c.port, "pid", c.Pid(), "dir", c.dir)
 	return c, nil
 }
 
@@ -206,9 +201,5 @@ func copyFile(from, to string, who account) error {
 
 // writeData writes a file of the data directory.
 func (p *Postgres) writeData(name, text string) error {
-	path := filepath.Join(p.dataDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		return err
-	}
-	return p.who.own(path)
+	return p.writeFile(filepath.Join(p.dataDir(), name), text)
 }

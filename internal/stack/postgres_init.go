@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -20,7 +19,7 @@ const (
 	maxSocketPath = 103
 )
 
-// initPostgres creates the cluster in p.dir/data and writes its configuration.
+// initPostgres creates the cluster in the folder data and writes its configuration.
 func (p *Postgres) initPostgres(ctx context.Context) error {
 	data := p.dataDir()
 	args := []string{
@@ -32,30 +31,14 @@ func (p *Postgres) initPostgres(ctx context.Context) error {
 	} else {
 		p.password = rand.Text()
 		file := filepath.Join(p.dir, "password")
-		if err := os.WriteFile(file, []byte(p.password+"\n"), 0o600); err != nil {
+		if err := p.writeFile(file, p.password+"\n"); err != nil {
 			return err
 		}
 		defer os.Remove(file)
-		if err := p.who.own(file); err != nil {
-			return err
-		}
 		args = append(args, "--auth=scram-sha-256", "--pwfile="+file)
 	}
-	var out bytes.Buffer
-	initdb, err := StartProcess(ProcessSpec{
-		Path: filepath.Join(p.bin.Dir, "initdb"), Args: args,
-		Dir: p.dir, Env: serverEnv(), Credential: p.who.cred, Stdout: &out, Stderr: &out,
-	})
-	if err != nil {
-		return fmt.Errorf("initdb: %w", err)
-	}
-	if err := initdb.Wait(ctx); err != nil {
-		_ = initdb.Signal(os.Kill)
-		<-initdb.Done()
-		return fmt.Errorf("initdb: %w", err)
-	}
-	if initdb.ExitCode() != 0 {
-		return fmt.Errorf("initdb: %s\n%s", initdb.Outcome(), out.String())
+	if err := p.runTool(ctx, filepath.Join(p.bin.Dir, "initdb"), args...); err != nil {
+		return err
 	}
 	return p.writeSettings()
 }
@@ -149,4 +132,14 @@ func lookProgram(name string, dirs ...string) string {
 		}
 	}
 	return ""
+}
+
+// givenOrFound returns the path of a program: the given one, which must be there, or else
+// what find finds.
+func givenOrFound(given string, find func() (string, error)) (string, error) {
+	if given == "" {
+		return find()
+	}
+	_, err := os.Stat(given)
+	return given, err
 }

@@ -29,8 +29,15 @@ type ProcessSpec struct {
 	// starts with what the thread has by then: a network namespace, say. Optional.
 	Enter func() error
 
-	// Credential is whom it runs as; nil: as us.
-	Credential *syscall.Credential
+	who account // whom it runs as
+}
+
+// deathSignal is DeathSignal or its default.
+func (s ProcessSpec) deathSignal() syscall.Signal {
+	if s.DeathSignal == 0 {
+		return syscall.SIGKILL
+	}
+	return s.DeathSignal
 }
 
 // Process is a running child. Its methods may be called from any goroutine.
@@ -51,12 +58,7 @@ func StartProcess(spec ProcessSpec) (*Process, error) {
 	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
 	// A grandchild may hold our pipe open after the child is gone.
 	cmd.WaitDelay = 5 * time.Second
-	death := spec.DeathSignal
-	if death == 0 {
-		death = syscall.SIGKILL
-	}
-	cmd.SysProcAttr = childAttributes(death)
-	cmd.SysProcAttr.Credential = spec.Credential
+	cmd.SysProcAttr = childAttributes(spec.deathSignal(), spec.who)
 
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
@@ -126,6 +128,13 @@ func (p *Process) Signal(sig os.Signal) error {
 	}
 	return nil
 }
+
+// Freeze stops the process (SIGSTOP): alive for the kernel and its peers' TCP, and doing
+// nothing.
+func (p *Process) Freeze() error { return p.Signal(signalFreeze) }
+
+// Thaw has a frozen process go on (SIGCONT).
+func (p *Process) Thaw() error { return p.Signal(signalThaw) }
 
 // Wait blocks until the process is gone or ctx ends.
 func (p *Process) Wait(ctx context.Context) error {

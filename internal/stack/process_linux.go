@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-func childAttributes(death syscall.Signal) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death}
+func childAttributes(death syscall.Signal, who account) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death, Credential: who.cred}
 }
 
 // childrenOf lists the direct children of a process.

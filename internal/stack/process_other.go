@@ -1,15 +1,30 @@
-//go:build unix && !linux
+//go:build !unix
 
 package stack
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
-// There is no parent death signal here: see the package comment.
-func childAttributes(syscall.Signal) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true}
-}
+// Elsewhere than on Unix this package is only compiled, so that the tests which need servers
+// can be vetted. Signals other than SIGKILL do not exist there: os.Process.Signal refuses them.
+const (
+	signalFreeze = syscall.Signal(0x13)
+	signalThaw   = syscall.Signal(0x12)
+	signalSave   = syscall.Signal(0x0a)
+)
 
-// childrenOf lists none: without /proc we leave it to the children to notice.
+func childAttributes(syscall.Signal, account) *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+
 func childrenOf(int) []int { return nil }
 
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+func alive(pid int) bool { return signalProcess(pid, 0) == nil }
+
+func signalProcess(pid int, sig syscall.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return p.Signal(sig)
+}

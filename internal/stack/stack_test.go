@@ -271,7 +271,7 @@ func TestMosquittoAsksForThePassword(t *testing.T) {
 	if err != nil || strings.Contains(string(text), "s3cret") {
 		t.Errorf("the password file holds the password itself (%v)", err)
 	}
-	stranger := &Mosquitto{port: m.Port()}
+	stranger := &Mosquitto{server: server{port: m.Port()}}
 	if err := stranger.ask(ctx); err == nil {
 		t.Error("it let a stranger in")
 	}

@@ -1,7 +1,7 @@
 // Package testkit gives tests real servers, faults in real connections, and real
 // processes to kill.
 //
-//	func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(migrate)) }
+//	func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 //
 //	func TestSomething(t *testing.T) {
 //		t.Parallel()

@@ -24,9 +24,14 @@ type Option func(*kit)
 
 // WithMigrations has migrate applied once, to the template that every database of
 // NewDatabase is cloned from. It must close its connections to url: PostgreSQL
-// clones no database that is in use.
-func WithMigrations(migrate func(ctx context.Context, url string) error) Option {
-	return func(k *kit) { k.migrate = migrate }
+// clones no database that is in use. What it returns besides the error is dropped.
+func WithMigrations[T any](migrate func(ctx context.Context, url string) (T, error)) Option {
+	return func(k *kit) {
+		k.migrate = func(ctx context.Context, url string) error {
+			_, err := migrate(ctx, url)
+			return err
+		}
+	}
 }
 
 // WithPostgres replaces the configuration of the shared server. Defaults to one

@@ -79,15 +79,20 @@ func (p *Process) Interrupt(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGI
 
 // Pause freezes the process with SIGSTOP: alive for the kernel and its peers'
 // TCP, and doing nothing. Resume with Continue.
-func (p *Process) Pause(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGSTOP) }
+func (p *Process) Pause(t testing.TB) { t.Helper(); must(t, p, "freeze", p.proc.Freeze()) }
 
 // Continue thaws what Pause froze.
-func (p *Process) Continue(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGCONT) }
+func (p *Process) Continue(t testing.TB) { t.Helper(); must(t, p, "thaw", p.proc.Thaw()) }
 
 func (p *Process) signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()
-	if err := p.proc.Signal(sig); err != nil {
-		t.Fatalf("testkit: %s to process %d: %v", sig, p.Pid(), err)
+	must(t, p, sig.String(), p.proc.Signal(sig))
+}
+
+func must(t testing.TB, p *Process, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("testkit: %s process %d: %v", what, p.Pid(), err)
 	}
 }
 

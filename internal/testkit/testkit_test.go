@@ -29,14 +29,13 @@ func testContext(t *testing.T) context.Context {
 }
 
 func TestMain(m *testing.M) {
-	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {
+	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) (pgconn.CommandTag, error) {
 		conn, err := pgx.Connect(ctx, url)
 		if err != nil {
-			return err
+			return pgconn.CommandTag{}, err
 		}
 		defer conn.Close(ctx)
-		_, err = conn.Exec(ctx, "CREATE TABLE migrated (n int)")
-		return err
+		return conn.Exec(ctx, "CREATE TABLE migrated (n int)")
 	}))
 }
 

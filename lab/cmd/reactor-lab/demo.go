@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +14,7 @@ import (
 	"github.com/job-publisher/reactor/internal/check"
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 	"github.com/job-publisher/reactor/lab/internal/embedded"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -67,7 +67,7 @@ type demo struct {
 	dir       string
 	database  string
 	broker    string
-	instances []*stack.Process
+	instances deploy.Programs
 	conn      *pgx.Conn
 }
 
@@ -165,58 +165,25 @@ func (d *demo) migrate(ctx context.Context) error {
 	return nil
 }
 
-// startInstances runs reactor, as a user would.
+// startInstances runs reactor, as a user would, and waits until the shards are shared among
+// all instances.
 func (d *demo) startInstances(ctx context.Context) error {
+	d.cleanup = append(d.cleanup, func() error { return d.instances.Stop() })
 	for i := 1; i <= d.Instances; i++ {
 		name := fmt.Sprintf("instance-%d", i)
-		log, err := os.Create(filepath.Join(d.dir, name+".log"))
-		if err != nil {
-			return err
-		}
-		process, err := stack.StartProcess(stack.ProcessSpec{
-			Path: d.program, Args: []string{"run", "--name", name, "--delivery", d.Delivery.String(), "--grace", "3s"},
-			// By the environment: arguments can be seen by every user of the machine.
-			Env:    append(cli.WithoutFlags(os.Environ()), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
-			Stdout: log, Stderr: log,
+		p, err := deploy.StartProgram(deploy.ProgramConfig{
+			Name: name, Path: d.program, Args: []string{"run", "--name", name, "--delivery", d.Delivery.String(), "--grace", "3s"},
+			Env: cli.WithoutFlags(os.Environ()), DatabaseURL: d.database, BrokerURL: d.broker, Dir: d.dir,
 		})
 		if err != nil {
-			log.Close()
-			return fmt.Errorf("start %s: %w", name, err)
-		}
-		d.instances = append(d.instances, process)
-		d.cleanup = append(d.cleanup, log.Close, func() error { return stopInstance(process) })
-	}
-	// Ready when the shards are shared among all of them.
-	for {
-		var ready bool
-		err := d.conn.QueryRow(ctx, `SELECT count(DISTINCT owner) = $1 AND count(owner) = 64 FROM reactor.shards`, d.Instances).Scan(&ready)
-		if err != nil {
-			return fmt.Errorf("wait for the instances: %w", err)
-		}
-		if ready {
-			break
-		}
-		if err := d.instancesAlive(); err != nil {
 			return err
 		}
-		if !pause(ctx, 20*time.Millisecond) {
-			return ctx.Err()
-		}
+		d.instances = append(d.instances, p)
+	}
+	if err := deploy.AwaitShares(ctx, d.conn, d.instances); err != nil {
+		return err
 	}
 	d.say("Instances    %d × reactor run --delivery %s, sharing 64 shards", d.Instances, d.Delivery)
-	return nil
-}
-
-// instancesAlive returns the last words of an instance that has ended.
-func (d *demo) instancesAlive() error {
-	for i, p := range d.instances {
-		select {
-		case <-p.Done():
-			text, _ := os.ReadFile(filepath.Join(d.dir, fmt.Sprintf("instance-%d.log", i+1))) // without it, the outcome must do
-			return fmt.Errorf("instance %d ended: %s: %s", i+1, p.Outcome(), text)
-		default:
-		}
-	}
 	return nil
 }
 
@@ -258,10 +225,10 @@ func (d *demo) watch(ctx context.Context, s *check.Subscriber) error {
 		if received >= d.Jobs || time.Now().After(deadline) {
 			return nil
 		}
-		if err := d.instancesAlive(); err != nil {
+		if err := d.instances.Failed(); err != nil {
 			return err
 		}
-		if !pause(ctx, show.interval) {
+		if !deploy.Sleep(ctx, show.interval) {
 			return ctx.Err()
 		}
 	}
@@ -271,10 +238,8 @@ func (d *demo) watch(ctx context.Context, s *check.Subscriber) error {
 func (d *demo) judge(ctx context.Context, s *check.Subscriber) error {
 	// Every message is in; a duplicate could still be on its way from a lane that is
 	// settling. Stopping the instances ends that.
-	for _, p := range d.instances {
-		if err := stopInstance(p); err != nil {
-			return err
-		}
+	if err := d.instances.Stop(); err != nil {
+		return err
 	}
 	expected, err := check.ExpectedFromDB(ctx, d.conn, "true")
 	if err != nil {
@@ -305,37 +270,6 @@ func (d *demo) cleanUp() error {
 		errs = append(errs, d.cleanup[i]())
 	}
 	return errors.Join(errs...)
-}
-
-// stopInstance stops a process cleanly, and kills it if that takes too long.
-func stopInstance(p *stack.Process) error {
-	select {
-	case <-p.Done():
-		return nil
-	default:
-	}
-	if err := p.Signal(os.Interrupt); err != nil {
-		return nil // it has just ended
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := p.Wait(ctx); ctx.Err() != nil {
-		_ = p.Signal(os.Kill)
-		<-p.Done()
-		return fmt.Errorf("an instance did not stop: %w", err)
-	}
-	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -10,12 +10,7 @@ import (
 	"github.com/job-publisher/reactor/pgsource"
 )
 
-func TestMain(m *testing.M) {
-	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {
-		_, err := pgsource.MigrateUp(ctx, url)
-		return err
-	}))
-}
+func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 
 func lab(t *testing.T) string { return testkit.Build(t, "./cmd/reactor-lab") }
 

@@ -14,7 +14,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	if err := cfg.Validate(); err != nil {
 		return Result{}, err
 	}
-	d, err := deploy(ctx, cfg)
+	d, err := newDeployment(ctx, cfg)
 	if err != nil {
 		return Result{}, err
 	}

@@ -17,12 +17,7 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-func TestMain(m *testing.M) {
-	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) error {
-		_, err := pgsource.MigrateUp(ctx, url)
-		return err
-	}))
-}
+func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 
 // measure runs a bench on servers of its own, with the program as users have it: without
 // the race detector, which would slow one side of each ratio.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 	"github.com/job-publisher/reactor/lab/internal/embedded"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -22,11 +23,10 @@ type deployment struct {
 	database, broker string
 	conn             *pgx.Conn
 	dir              string
-	postgres         *stack.Postgres  // nil: not ours
-	mosquitto        *stack.Mosquitto // nil: not ours
+	ours             deploy.Servers // none, if they are somebody else's
 }
 
-func deploy(ctx context.Context, cfg Config) (*deployment, error) {
+func newDeployment(ctx context.Context, cfg Config) (*deployment, error) {
 	d := &deployment{cfg: cfg, database: cfg.DatabaseURL, broker: cfg.BrokerURL}
 	if err := d.open(ctx); err != nil {
 		_ = d.close() // the first error counts
@@ -50,7 +50,7 @@ func (d *deployment) open(ctx context.Context) (err error) {
 	if d.conn, err = pgx.Connect(ctx, d.database); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
-	if d.postgres != nil {
+	if d.ours.Postgres != nil {
 		_, _ = d.conn.Exec(ctx, "CREATE EXTENSION pg_stat_statements") // see statements
 	}
 	return nil
@@ -81,17 +81,14 @@ func (d *deployment) startServers(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Settings: settings, Durable: d.cfg.Fsync})
-	if err != nil { // some packages come without the extension
+	database := stack.PostgresConfig{BinDir: found.Dir, Settings: settings, Durable: d.cfg.Fsync}
+	if d.ours, err = deploy.StartServers(ctx, database, stack.MosquittoConfig{}); err != nil { // some packages come without the extension
 		delete(settings, "shared_preload_libraries")
-		if d.postgres, err = stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Settings: settings, Durable: d.cfg.Fsync}); err != nil {
+		if d.ours, err = deploy.StartServers(ctx, database, stack.MosquittoConfig{}); err != nil {
 			return err
 		}
 	}
-	if d.mosquitto, err = stack.StartMosquitto(ctx, stack.MosquittoConfig{}); err != nil {
-		return err
-	}
-	d.database, d.broker = d.postgres.URL(), d.mosquitto.URL()
+	d.database, d.broker = d.ours.Postgres.URL(), d.ours.Mosquitto.URL()
 	_, err = pgsource.MigrateUp(ctx, d.database)
 	return err
 }
@@ -103,11 +100,5 @@ func (d *deployment) close() error {
 		defer cancel()
 		errs = append(errs, d.conn.Close(ctx))
 	}
-	if d.mosquitto != nil {
-		errs = append(errs, d.mosquitto.Close())
-	}
-	if d.postgres != nil {
-		errs = append(errs, d.postgres.Close())
-	}
-	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
+	return errors.Join(append(errs, d.ours.Close(), os.RemoveAll(d.dir))...)
 }

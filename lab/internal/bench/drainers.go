@@ -7,91 +7,33 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
-	"time"
 
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// program is a process that drains the load.
-type program struct {
-	name    string
-	process *stack.Process
-	log     *os.File
-}
-
-// startProgram starts a program. The URLs go by the environment: arguments can be seen by
-// every user of the machine.
-func (d *deployment) startProgram(path, name string, args ...string) (*program, error) {
-	log, err := os.Create(filepath.Join(d.dir, name+".log"))
-	if err != nil {
-		return nil, err
-	}
-	process, err := stack.StartProcess(stack.ProcessSpec{
-		Path: path, Args: args,
-		Env:    append(os.Environ(), "REACTOR_DATABASE_URL="+d.database, "REACTOR_MQTT_URL="+d.broker),
-		Stdout: log, Stderr: log,
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), log.Close())
-	}
-	return &program{name, process, log}, nil
-}
-
-// failed is why the program has ended, nil if it has not, or ended well.
-func (p *program) failed() error {
-	select {
-	case <-p.process.Done():
-		if p.process.ExitCode() == 0 {
-			return nil
-		}
-		text, _ := os.ReadFile(p.log.Name()) // without it, the outcome must do
-		return fmt.Errorf("%s ended (%s): %s", p.name, p.process.Outcome(), text)
-	default:
-		return nil
-	}
-}
-
 // programs are a drainer.
-type programs []*program
+type programs struct{ deploy.Programs }
 
 func (all programs) processes() []subject {
 	var list []subject
-	for _, p := range all {
-		list = append(list, subject{name: p.name, pid: p.process.Pid(), child: p.process})
+	for _, p := range all.Programs {
+		list = append(list, subject{name: p.Name, pid: p.Pid(), child: p.Process})
 	}
 	return list
 }
 
-func (all programs) failed() error {
-	for _, p := range all {
-		if err := p.failed(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (all programs) failed() error { return all.Failed() }
 
-// stop stops them cleanly, and insists after a while.
-func (all programs) stop() {
-	for _, p := range all {
-		_ = p.process.Signal(os.Interrupt)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
-	defer cancel()
-	for _, p := range all {
-		if p.process.Wait(ctx) != nil {
-			_ = p.process.Signal(os.Kill)
-			<-p.process.Done()
-		}
-		_ = p.log.Close()
-	}
-}
+func (all programs) finish(context.Context) (*Internals, error) { return nil, all.Stop() }
 
-func (all programs) finish(context.Context) (*Internals, error) {
-	all.stop()
-	return nil, nil
+// startProgram starts a program that has our environment: by that a measurement can give
+// the instances settings which the bench has no flag for.
+func (d *deployment) startProgram(path, name string, args ...string) (*deploy.Program, error) {
+	return deploy.StartProgram(deploy.ProgramConfig{
+		Name: name, Path: path, Args: args, Env: os.Environ(), DatabaseURL: d.database, BrokerURL: d.broker, Dir: d.dir,
+	})
 }
 
 // beginBare starts what reactor is compared with.
@@ -100,7 +42,10 @@ func (d *deployment) beginBare(kind Kind) func(context.Context) (drainer, error)
 		p, err := d.startProgram(d.cfg.Drainer, string(kind), "bench-drain", string(kind),
 			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.Lanes),
 			"--poll-rows", fmt.Sprint(d.cfg.Poll.Rows), "--poll-every", d.cfg.Poll.Every.String())
-		return programs{p}, err
+		if err != nil {
+			return nil, err
+		}
+		return programs{deploy.Programs{p}}, nil
 	}
 }
 
@@ -113,11 +58,10 @@ type instances struct {
 // beginInstances starts the instances and waits until they share the table.
 func (d *deployment) beginInstances(ctx context.Context) (drainer, error) {
 	in := &instances{}
-	err := d.startInstances(ctx, in)
-	if err != nil {
-		in.stop()
+	if err := d.startInstances(ctx, in); err != nil {
+		return nil, errors.Join(err, in.Stop())
 	}
-	return in, err
+	return in, nil
 }
 
 func (d *deployment) startInstances(ctx context.Context, in *instances) error {
@@ -132,28 +76,16 @@ func (d *deployment) startInstances(ctx context.Context, in *instances) error {
 		if err != nil {
 			return err
 		}
-		in.programs, in.health = append(in.programs, p), append(in.health, "http://"+address+"/healthz")
+		in.Programs, in.health = append(in.Programs, p), append(in.health, "http://"+address+"/healthz")
 	}
-	for len(in.programs) > 0 {
-		var ready bool
-		if err := d.conn.QueryRow(ctx, "SELECT count(owner) = 64 AND count(DISTINCT owner) = $1 FROM reactor.shards", len(in.programs)).Scan(&ready); err != nil {
-			return fmt.Errorf("wait for the instances: %w", err)
-		}
-		if ready {
-			return nil
-		}
-		if err := in.failed(); err != nil {
-			return err
-		}
-		if !sleep(ctx, 10*time.Millisecond) {
-			return ctx.Err()
-		}
+	if d.cfg.Instances == 0 {
+		return nil
 	}
-	return nil
+	return deploy.AwaitShares(ctx, d.conn, in.Programs)
 }
 
-func (in *instances) finish(ctx context.Context) (*Internals, error) {
-	defer in.stop()
+func (in *instances) finish(ctx context.Context) (_ *Internals, err error) {
+	defer func() { err = errors.Join(err, in.Stop()) }()
 	if len(in.health) == 0 {
 		return nil, nil
 	}
@@ -182,15 +114,4 @@ func statsOf(ctx context.Context, url string) (reactor.Stats, error) {
 	var health struct{ Stats reactor.Stats }
 	err = json.NewDecoder(response.Body).Decode(&health)
 	return health.Stats, err
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // patience is how long nothing may arrive, once jobs are due, before the rest is lost.
@@ -104,7 +105,7 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 		_, finishErr := drain.finish(context.WithoutCancel(ctx))
 		err = errors.Join(err, finishErr)
 	}()
-	if !sleep(ctx, settlingIn) {
+	if !deploy.Sleep(ctx, settlingIn) {
 		return m, ctx.Err()
 	}
 	asked, err := statements(ctx, d.conn)
@@ -118,7 +119,7 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 			return m, err
 		}
 		d.progress("idle", int(elapsed.Seconds()), int(d.cfg.Load.Idle.Seconds()))
-		if !sleep(ctx, min(time.Second, d.cfg.Load.Idle-elapsed)) {
+		if !deploy.Sleep(ctx, min(time.Second, d.cfg.Load.Idle-elapsed)) {
 			return m, ctx.Err()
 		}
 	}
@@ -157,7 +158,7 @@ func (d *deployment) await(ctx context.Context, name string, w *watcher, load Lo
 		if err := failed(); err != nil {
 			return err
 		}
-		if !sleep(ctx, 50*time.Millisecond) {
+		if !deploy.Sleep(ctx, 50*time.Millisecond) {
 			return ctx.Err()
 		}
 	}

@@ -103,11 +103,9 @@ func childrenCPU(parent procfs.ProcStat) float64 {
 // subscriber.
 func (d *deployment) servers() []subject {
 	list := []subject{{name: "subscriber", pid: os.Getpid()}}
-	if d.postgres != nil {
-		list = append(list, subject{name: "postgres", pid: d.postgres.Pid(), tree: true})
-	}
-	if d.mosquitto != nil {
-		list = append(list, subject{name: "mosquitto", pid: d.mosquitto.Pid()})
+	if d.ours.Postgres != nil {
+		list = append(list, subject{name: "postgres", pid: d.ours.Postgres.Pid(), tree: true})
+		list = append(list, subject{name: "mosquitto", pid: d.ours.Mosquitto.Pid()})
 	}
 	return list
 }

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,14 +50,14 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.Instances, 3)
-	setDefault(&c.Duration, 20*time.Second)
-	setDefault(&c.Rate, 1000)
-	setDefault(&c.Pause, 700*time.Millisecond)
+	c.Instances = cmp.Or(c.Instances, 3)
+	c.Duration = cmp.Or(c.Duration, 20*time.Second)
+	c.Rate = cmp.Or(c.Rate, 1000)
+	c.Pause = cmp.Or(c.Pause, 700*time.Millisecond)
 	if len(c.Faults) == 0 {
 		c.Faults = Everything()
 	}
-	setDefault(&c.Settings, SettingsBySeed)
+	c.Settings = cmp.Or(c.Settings, SettingsBySeed)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -91,10 +92,3 @@ func (c Config) beginsWithWAL() bool { return c.Feed == "wal" || c.Feed == "" &&
 
 // has reports whether a fault is in use.
 func (c Config) has(name string) bool { return slices.Contains(c.Faults, name) }
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/netfault"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // fault is a way to hurt the deployment.
@@ -115,7 +116,7 @@ var faults = []fault{
 		l, to, hold := d.link(), d.directions(), d.duration(50*time.Millisecond, 5*time.Second)
 		return action{fmt.Sprintf("%s, %v, for %v", l, to, hold), func(ctx context.Context, w *world) error {
 			l.of(w).Stall(to...)
-			sleep(ctx, hold)
+			deploy.Sleep(ctx, hold)
 			l.of(w).Resume(to...)
 			return nil
 		}}
@@ -124,7 +125,7 @@ var faults = []fault{
 		l, to, hold := d.link(), d.directions(), d.duration(50*time.Millisecond, 5*time.Second)
 		return action{fmt.Sprintf("%s, %v, for %v, then reset", l, to, hold), func(ctx context.Context, w *world) error {
 			l.of(w).Drop(to...)
-			sleep(ctx, hold)
+			deploy.Sleep(ctx, hold)
 			l.of(w).Reset()
 			l.of(w).Resume(to...)
 			return nil
@@ -135,7 +136,7 @@ var faults = []fault{
 		return action{fmt.Sprintf("%s, cut and not let in for %v", l, hold), func(ctx context.Context, w *world) error {
 			l.of(w).Refuse()
 			l.of(w).Cut()
-			sleep(ctx, hold)
+			deploy.Sleep(ctx, hold)
 			return l.of(w).Accept()
 		}}
 	}},
@@ -241,16 +242,4 @@ func (t trap) String() string {
 		how = "reset"
 	}
 	return fmt.Sprintf("%s %s the next %d.", how, when, t.nth)
-}
-
-// sleep waits, and reports whether it was for the whole time.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

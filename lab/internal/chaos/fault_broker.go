@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // drawBrokerKill kills the broker, which comes back with its last save: of before the kill,
@@ -28,7 +30,7 @@ func (w *world) killBroker(ctx context.Context, old bool, lag, down time.Duratio
 		if err := w.saveBroker(ctx); err != nil {
 			return err
 		}
-		sleep(ctx, lag)
+		deploy.Sleep(ctx, lag)
 	}
 	if err := w.broker.Kill(); err != nil {
 		return err
@@ -43,7 +45,7 @@ func (w *world) killBroker(ctx context.Context, old bool, lag, down time.Duratio
 		}
 	}
 	w.ledger.next()
-	sleep(ctx, down)
+	deploy.Sleep(ctx, down)
 	return w.broker.Start(ctx)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // drawReadOnly turns the primary read-only for a while.
@@ -43,7 +44,7 @@ func drawReadOnly(d draw) action {
 				return err
 			}
 		}
-		sleep(ctx, hold)
+		deploy.Sleep(ctx, hold)
 		return set(context.WithoutCancel(ctx), false) // heal does it again, if the server is down now
 	}}
 }
@@ -102,7 +103,7 @@ func (w *world) failover(ctx context.Context, behind time.Duration) error {
 	if err := standby.StopStreaming(ctx); err != nil {
 		return err
 	}
-	sleep(ctx, behind)
+	deploy.Sleep(ctx, behind)
 	if err := old.Kill(); err != nil {
 		return err
 	}

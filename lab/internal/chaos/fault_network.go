@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/netfault"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // drawBlackHole makes the connections of an instance to one server, or to both, go dead
@@ -30,7 +31,7 @@ func drawBlackHole(d draw) action {
 			for _, p := range proxies {
 				p.BlackHole()
 			}
-			sleep(ctx, keepalive)
+			deploy.Sleep(ctx, keepalive)
 			for _, p := range proxies {
 				p.GiveUp()
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/netfault"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // poison is a while in which rows of some topics could not be changed.
@@ -54,7 +55,7 @@ func drawRows(d draw) action {
 		w.mu.Unlock()
 		err := w.poison(ctx, what, topics)
 		if err == nil {
-			sleep(ctx, hold)
+			deploy.Sleep(ctx, hold)
 		}
 		if err := w.cure(context.WithoutCancel(ctx)); err != nil {
 			return err // the server may be down, or read-only; heal does it again
@@ -138,7 +139,7 @@ func drawLockJob(d draw) action {
 			if err := w.load.refused(ctx, refused); err != nil {
 				return err
 			}
-			sleep(ctx, pause)
+			deploy.Sleep(ctx, pause)
 			return w.holdRows(ctx, hold, func() { link.Resume(netfault.ToClient) })
 		},
 	}
@@ -163,6 +164,6 @@ func (w *world) holdRows(ctx context.Context, hold time.Duration, locked func())
 	w.rowsLocked += int(tag.RowsAffected())
 	w.mu.Unlock()
 	locked()
-	sleep(ctx, hold)
+	deploy.Sleep(ctx, hold)
 	return tx.Rollback(context.WithoutCancel(ctx))
 }

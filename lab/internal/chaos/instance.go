@@ -12,6 +12,7 @@ import (
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // instance is a supervised `reactor run`, with a proxy to each server.
@@ -113,7 +114,7 @@ func (in *instance) run(ctx context.Context) {
 			in.stop(proc)
 			return
 		}
-		if !sleep(ctx, in.ended(proc)) {
+		if !deploy.Sleep(ctx, in.ended(proc)) {
 			return
 		}
 	}
@@ -202,9 +203,9 @@ func (in *instance) freeze(ctx context.Context, hold time.Duration) error {
 	if proc == nil {
 		return errBusy
 	}
-	if err := proc.Signal(syscall.SIGSTOP); err != nil {
+	if err := proc.Freeze(); err != nil {
 		return err
 	}
-	sleep(ctx, hold)
-	return proc.Signal(syscall.SIGCONT)
+	deploy.Sleep(ctx, hold)
+	return proc.Thaw()
 }

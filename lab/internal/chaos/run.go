@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // Outcome is what became of a run.
@@ -121,7 +122,7 @@ func (w *world) destroy(ctx context.Context) []string {
 	begun := time.Now()
 	var did []string
 	for _, e := range events {
-		if !sleep(ctx, e.at-time.Since(begun)) {
+		if !deploy.Sleep(ctx, e.at-time.Since(begun)) {
 			break
 		}
 		w.cfg.Logger.Info(e.text)
@@ -132,7 +133,7 @@ func (w *world) destroy(ctx context.Context) []string {
 			}
 		})
 	}
-	sleep(ctx, w.cfg.Duration-time.Since(begun))
+	deploy.Sleep(ctx, w.cfg.Duration-time.Since(begun))
 	done()
 	busy.Wait()
 	w.load.close()
@@ -154,7 +155,7 @@ func (w *world) await(ctx context.Context, conn *pgx.Conn, what string, limit ti
 			w.found("the judge's own connection broke while it waited for %s: %v", what, err)
 			return
 		}
-		if !sleep(waiting, 50*time.Millisecond) {
+		if !deploy.Sleep(waiting, 50*time.Millisecond) {
 			w.found("waited %v in vain for %s (%v)%s", limit, what, err, whatIsStuck(context.WithoutCancel(ctx), conn))
 			return
 		}

@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
+	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
 // world is a deployment: servers, instances, and those who use the same servers.
@@ -55,27 +55,20 @@ func newWorld(ctx context.Context, cfg Config) (w *world, err error) {
 			w = nil
 		}
 	}()
-	servers, starting := errgroup.WithContext(ctx)
-	servers.Go(func() (err error) {
-		w.postgres, err = stack.StartPostgres(starting, stack.PostgresConfig{
-			Trust: true, Settings: map[string]string{"max_connections": fmt.Sprint(maxConnections)},
-		})
-		return err
-	})
-	servers.Go(func() (err error) {
-		// The state is saved at each stop; in between would only cost time.
-		brokerConfig := stack.MosquittoConfig{Persistence: true, Autosave: time.Hour}
-		if cfg.has("lockjob") {
-			// Allowed by a pattern: with topics alone Mosquitto 2.0.11 denies a subscriber that has
-			// not come back since its restart everything, and the judge is one.
-			brokerConfig.AccessRules = []string{"topic deny " + refusedTopics + "#", "pattern readwrite #"}
-		}
-		w.broker, err = stack.StartMosquitto(starting, brokerConfig)
-		return err
-	})
-	if err := servers.Wait(); err != nil {
+	// The state is saved at each stop; in between would only cost time.
+	broker := stack.MosquittoConfig{Persistence: true, Autosave: time.Hour}
+	if cfg.has("lockjob") {
+		// Allowed by a pattern: with topics alone Mosquitto 2.0.11 denies a subscriber that has
+		// not come back since its restart everything, and the judge is one.
+		broker.AccessRules = []string{"topic deny " + refusedTopics + "#", "pattern readwrite #"}
+	}
+	servers, err := deploy.StartServers(ctx, stack.PostgresConfig{
+		Trust: true, Settings: map[string]string{"max_connections": fmt.Sprint(maxConnections)},
+	}, broker)
+	if err != nil {
 		return w, err
 	}
+	w.postgres, w.broker = servers.Postgres, servers.Mosquitto
 	// Not a superuser: those have connections in reserve.
 	if err := w.exec(ctx, w.postgres.URL(), "CREATE ROLE app LOGIN REPLICATION", "CREATE DATABASE app OWNER app"); err != nil {
 		return w, err
@@ -249,7 +242,7 @@ func restart(ctx context.Context, down *sync.Mutex, stop func() error, start fun
 	if err := stop(); err != nil {
 		return err
 	}
-	sleep(ctx, pause)
+	deploy.Sleep(ctx, pause)
 	return start(context.WithoutCancel(ctx))
 }
 
@@ -273,7 +266,7 @@ func (w *world) holdTransaction(ctx context.Context, hold time.Duration, sql str
 	if _, err := tx.Exec(ctx, sql, args...); err != nil {
 		return err
 	}
-	sleep(ctx, hold)
+	deploy.Sleep(ctx, hold)
 	return tx.Rollback(context.WithoutCancel(ctx))
 }
 
@@ -292,7 +285,7 @@ func (w *world) exhaustConnections(ctx context.Context, hold time.Duration) erro
 		}
 		conns = append(conns, c)
 	}
-	sleep(ctx, hold)
+	deploy.Sleep(ctx, hold)
 	return nil
 }
 

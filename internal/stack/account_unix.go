@@ -1,3 +1,5 @@
+//go:build unix
+
 package stack
 
 import (
@@ -74,38 +76,4 @@ func (a account) canReach(path string) error {
 			return nil
 		}
 	}
-}
-
-// prepareDir makes the directory of a server: a new one under the system's
-// temporary folder when dir is empty, otherwise dir itself, which must be absent
-// or empty, since Close removes it with all that is in it.
-func prepareDir(dir, pattern string, who account) (string, error) {
-	if dir == "" {
-		made, err := os.MkdirTemp("", pattern)
-		if err != nil {
-			return "", err
-		}
-		dir = made
-	} else {
-		abs, err := filepath.Abs(dir)
-		if err != nil {
-			return "", err
-		}
-		dir = abs
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return "", err
-		}
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return "", err
-		}
-		if len(entries) > 0 {
-			return "", fmt.Errorf("directory %s is not empty", dir)
-		}
-	}
-	if err := errors.Join(who.canReach(dir), who.own(dir)); err != nil {
-		_ = os.Remove(dir)
-		return "", err
-	}
-	return dir, nil
 }
