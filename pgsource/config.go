@@ -46,9 +46,6 @@ type Config struct {
 	// StatementTimeout ends any statement that takes longer; claims and settlements end after 5 s
 	// at the latest. Like all durations here but TTL, 1 ms to 24 h. Defaults to 10 s.
 	StatementTimeout time.Duration
-	// Heartbeat has no effect and is going to be removed: an instance beats about every third of
-	// TTL, and when another instance announces a change of the membership.
-	Heartbeat time.Duration
 	// TTL is how old the last heartbeat of an instance may be before the others take its shards
 	// and lanes. A shorter TTL takes over faster; a longer one tolerates longer stalls. An
 	// instance beats about every third of it. 100 ms to 24 h. Defaults to 3 s.

@@ -360,7 +360,7 @@ func TestShortConnectionsEndWithTheBroker(t *testing.T) {
 		}
 		w.until("both lanes have come back", func() bool { return wire.count(packets.CONNECT, ofLane) >= connected+2 })
 	}
-	if lines := book.lines("--deployment"); len(lines) > 0 {
+	if lines := book.lines("pgsource.Config.Deployment"); len(lines) > 0 {
 		t.Errorf("the broker's end is taken for somebody: %s", lines[0])
 	}
 	w.until("both lanes send again", func() bool { return in.Stats().LanesUp == 2 })

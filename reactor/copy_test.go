@@ -43,7 +43,7 @@ func twoCopiesOnOneBroker(t *testing.T, delivery reactor.Delivery) {
 	one.insert(3000, 0, 5*time.Second)
 	other.insert(3000, 0, 5*time.Second)
 	one.until("a lane is left alone", func() bool { return first.Stats().Contested+second.Stats().Contested > 0 })
-	if n := len(firstBook.lines("--deployment")) + len(secondBook.lines("--deployment")); n == 0 {
+	if n := len(firstBook.lines("pgsource.Config.Deployment")) + len(secondBook.lines("pgsource.Config.Deployment")); n == 0 {
 		t.Error("nobody says what to do about it")
 	}
 	one.until("each of the two lanes is left alone by one of them", func() bool {

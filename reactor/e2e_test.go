@@ -348,7 +348,7 @@ func TestDeposedInstanceComesBack(t *testing.T) {
 	w := newWorld(t, "", "")
 	proxy := testkit.NewProxy(t, w.databaseURL)
 	short := func(s *pgsource.Config, _ *mqttsink.Config) {
-		s.Heartbeat, s.TTL, s.StatementTimeout = 100*time.Millisecond, time.Second, 2*time.Second
+		s.TTL, s.StatementTimeout = time.Second, 2*time.Second
 	}
 	w.start(reactor.Config{}, short)
 	w.start(reactor.Config{}, short, func(s *pgsource.Config, _ *mqttsink.Config) { s.DatabaseURL = proxy.Through(w.databaseURL) })

@@ -182,7 +182,7 @@ func (r *laneRunner) watch(ctx context.Context, session driver.Session) (alone, 
 func (r *laneRunner) leaveAlone(ctx context.Context) bool {
 	pause, shared := r.takeovers.takenOver(time.Now())
 	if shared {
-		r.log.Error("somebody else uses the MQTT session of this lane, again and again, and it is no instance of this deployment: does a copy of the database run on the same broker? Give one of the two a name of its own (--deployment). Nothing is sent over this lane until they have gone",
+		r.log.Error("somebody else uses the MQTT session of this lane, again and again, and it is no instance of this deployment: does a copy of the database run on the same broker? Give one of the two a name of its own (pgsource.Config.Deployment). Nothing is sent over this lane until they have gone",
 			"client_id", r.clientID, "next_look", pause.Round(time.Second))
 		r.stats.contested.Add(1)
 		defer r.stats.contested.Add(-1)
