@@ -98,6 +98,8 @@ func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool,
 		case <-stop:
 			*stopping = true
 			h.releaseShards(hard)
+			// Beat at once: it gives the shards to others, also to those that do not hear of it.
+			return false, nil
 		case end := <-h.lanes.ends:
 			if lost, err := h.lanes.ended(hard, end, soft.Err() != nil); lost || err != nil {
 				return false, err // beat at once: somebody is to adopt the lane
