@@ -11,8 +11,10 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// TestPromisesSurvive is a short set of seeds; `make chaos` goes on from there.
+// TestPromisesSurvive is a short set of seeds; `make chaos` goes on from there. They run beside
+// each other, as many as there are cores: a run mostly waits.
 func TestPromisesSurvive(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		cfg  chaos.Config
@@ -27,6 +29,7 @@ func TestPromisesSurvive(t *testing.T) {
 		{"broker killed", chaos.Config{Seed: 8, Faults: []string{"brokerkill", "postgres"}, Pause: time.Second}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			test.cfg.Program = testkit.Reactor(t)
 			test.cfg.Dir = t.TempDir()
 			test.cfg.Duration = 10 * time.Second
