@@ -220,7 +220,7 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 	// This waits for claims that hold the lane's row, but no longer than they take: depose has
 	// terminated their backends.
 	if len(c.adopt) > 0 {
-		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET owner = $1, epoch = epoch + 1 WHERE lane = ANY ($2)", m.id, c.adopt); err != nil {
+		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET owner = $1, epoch = greatest(epoch + 1, "+newEpoch+") WHERE lane = ANY ($2)", m.id, c.adopt); err != nil {
 			return err
 		}
 	}
@@ -229,7 +229,7 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 	if c.create > 0 {
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO reactor.lanes (lane, owner, epoch)
-			SELECT n, $1, 1 FROM generate_series(1, $2 + (SELECT count(*) FROM reactor.lanes)) AS n
+			SELECT n, $1, `+newEpoch+` FROM generate_series(1, $2 + (SELECT count(*) FROM reactor.lanes)) AS n
 			 WHERE NOT EXISTS (SELECT FROM reactor.lanes WHERE lane = n)
 			 ORDER BY n LIMIT $2`,
 			m.id, c.create); err != nil {
@@ -239,6 +239,11 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 	_, err := tx.Exec(ctx, tellMembershipSQL, membershipChannel)
 	return err
 }
+
+// newEpoch is the time in microseconds. An epoch is never used twice, even if a row of
+// reactor.lanes was deleted, or a failover has brought back an older one: an instance that still
+// works with its earlier lease would take that for the new one.
+const newEpoch = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 // tellMembershipSQL announces a change of the membership over both feeds, because the instances may
 // use different ones. If nobody decodes the server's log, the message costs a few bytes in it. Both

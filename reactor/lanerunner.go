@@ -89,7 +89,7 @@ type laneSettler interface {
 	// reopen begins another session while batches of the lane are being settled.
 	reopen(ctx context.Context, l settledLane, round int64, mark string) error
 	// forget returns when nothing is said of the lane any more.
-	forget(ctx context.Context, l settledLane)
+	forget(l settledLane)
 }
 
 // stageList is where the places are listed in which jobs wait.
@@ -135,7 +135,7 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	r.lane.leaveBy(func() { giveUp(driver.ErrLeaseLost) })
 	// The lane's next runner may be one of this instance: what this one knows must not be
 	// recorded, nor be on its way to the journal, when that reads it.
-	defer r.settler.forget(hard, r.lane)
+	defer r.settler.forget(r.lane)
 	defer r.lane.drop()
 	if session, err = r.recover(ours, session); err != nil {
 		return err

@@ -193,15 +193,14 @@ func (s *settler) reopen(ctx context.Context, l settledLane, round int64, mark s
 
 // forget drops the news of a lane that has ended, and returns when no settlement is under way
 // that may speak of it: the lane's next owner reads the journal after that. To the journal, the
-// next owner may be the same one, if it is the same instance. Where ctx ends, so does the
-// instance.
-func (s *settler) forget(ctx context.Context, l settledLane) {
+// next owner may be the same one, if it is the same instance. It does not go by the lane's
+// context, which may have ended; a settlement ends with the settler's at the latest.
+func (s *settler) forget(l settledLane) {
 	s.mu.Lock()
 	s.pending = slices.DeleteFunc(s.pending, func(u unsettled) bool { return u.lane == l })
 	s.mu.Unlock()
-	if s.takeTurn(ctx) {
-		s.endTurn()
-	}
+	s.turn <- struct{}{}
+	s.endTurn()
 }
 
 // takeTurn waits for what is under way, and reports whether ctx is still alive.

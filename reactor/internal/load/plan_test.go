@@ -389,6 +389,7 @@ func TestStopWhileMemoryTakesNothing(t *testing.T) {
 		ended := make(chan bool)
 		go func() { ended <- p.loader.Run(ctx) }()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if n := len(p.table.calls); n != 1 || p.loader.completed != 0 {
 			p.Errorf("%d reads while nobody takes the first, %d counted", n, p.loader.completed)
 		}
