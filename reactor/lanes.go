@@ -152,7 +152,7 @@ func (l *lanes) ended(ctx context.Context, end laneEnd, stopping bool) (lost boo
 	}
 	l.remove(lease.Lane)
 	if stopping || errors.Is(end.why, errLaneStopped) {
-		return false, nil // it has released the lane, or Leave will
+		return !stopping, nil // it has released the lane, or Leave will
 	}
 	if end.lane.claims && ctx.Err() == nil {
 		l.log.Warn("a lane has ended, its lease or its journal is not what it was; taking it anew", "lane", lease.Lane, "err", end.why)

@@ -3,6 +3,8 @@ package reactor_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,7 +86,7 @@ func TestRecoveryKeepsToFireAt(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
 	w := newWorld(t, "", broker.URL())
-	first := w.process(nil, "--lanes", "3")
+	first := w.processWithLanes(3)
 	w.insert(100, 0, 0)
 	w.judge()
 	thaw := freeze(t, broker)
@@ -99,6 +101,30 @@ func TestRecoveryKeepsToFireAt(t *testing.T) {
 	if report := w.judge(); report.MaxLateness > 2*time.Second {
 		t.Errorf("the last is %v late", report.MaxLateness)
 	}
+}
+
+// processWithLanes runs the program until all its lanes are connected: a broker that stops
+// answering earlier leaves some of them without a session, and they claim nothing.
+func (w *world) processWithLanes(n int, args ...string) *testkit.Process {
+	w.t.Helper()
+	port, err := stack.FreePort()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	address := fmt.Sprint("127.0.0.1:", port)
+	p := w.process(nil, append(args, "--lanes", fmt.Sprint(n), "--http-addr", address)...)
+	want := fmt.Sprintf("\nreactor_lanes_up %d\n", n)
+	w.until("all lanes are up", func() bool {
+		answer, err := http.Get("http://" + address + "/metrics")
+		if err != nil {
+			return false // it does not listen yet
+		}
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		return err == nil && strings.Contains(string(text), want)
+	})
+	http.DefaultClient.CloseIdleConnections()
+	return p
 }
 
 // TestRecoveredLanesAreNoDeadEnds: lanes that were left with messages on their way are the
@@ -118,7 +144,7 @@ func testRecoveredLanes(t *testing.T, lanes int) {
 	jobs := 1000 * lanes
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
 	w := newWorld(t, "", broker.URL())
-	first := w.process(nil, "--grace", "0s", "--lanes", fmt.Sprint(lanes))
+	first := w.processWithLanes(lanes, "--grace", "0s")
 	w.insert(100, 0, 0)
 	w.judge()
 	thaw := freeze(t, broker)
