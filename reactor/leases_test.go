@@ -97,6 +97,8 @@ func TestConfirm(t *testing.T) {
 		"never held": {[2][]driver.Lease{}, false},
 		// Somebody else has had it in between.
 		"held again": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 2}}}, false},
+		// The claimer has raised the epoch since.
+		"raised": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 0}}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

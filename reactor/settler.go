@@ -99,8 +99,13 @@ func (s *settler) run(ctx context.Context) {
 			continue
 		case <-s.wake:
 		}
-		batches := s.take()
-		if !s.settle(ctx, batches) {
+		// The turn comes first: what was taken without it would be settled after forget had waited.
+		if !s.takeTurn(ctx) {
+			return
+		}
+		ok := s.settle(ctx, s.take())
+		s.endTurn()
+		if !ok {
 			return
 		}
 	}
@@ -119,17 +124,13 @@ func (s *settler) take() []unsettled {
 	return batches
 }
 
-// settle repeats the same until it succeeds: doing it twice is harmless, but saying
-// more the second time, when the first has an unknown outcome, would count failures
-// twice.
+// settle repeats the same until it succeeds: doing it twice is harmless, but saying more the
+// second time, when the first has an unknown outcome, would count failures twice. The caller has
+// the turn.
 func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 	if len(batches) == 0 {
 		return true
 	}
-	if !s.takeTurn(ctx) {
-		return false
-	}
-	defer s.endTurn()
 	settlements := make([]driver.Settlement, len(batches))
 	for i, b := range batches {
 		settlements[i] = b.lane.settlement(b.batch)

@@ -220,3 +220,31 @@ func TestWhatComesOfASettlement(t *testing.T) {
 		}
 	})
 }
+
+// TestForget: what was announced of a lane that has ended is not settled any more, also where the
+// settler was about to.
+func TestForget(t *testing.T) {
+	journal := &fakeJournal{}
+	settles(t, journal, func(s *settling) {
+		s.turn <- struct{}{} // another lane's session is being reopened
+		s.add(s.lane, s.a, 0)
+		synctest.Wait()
+		forgotten := make(chan struct{})
+		go func() {
+			defer close(forgotten)
+			s.forget(s.lane)
+		}()
+		synctest.Wait()
+		select {
+		case <-forgotten:
+			s.Error("forgotten while it may be settled")
+		default:
+		}
+		s.endTurn()
+		<-forgotten
+		synctest.Wait()
+		if len(s.lane.settledN) != 0 {
+			s.Errorf("settled are %v of a lane that has ended", s.lane.settledN)
+		}
+	})
+}
