@@ -17,21 +17,22 @@ import (
 
 // claimer makes the claims of one lane, one at a time.
 type claimer struct {
-	lane     claimedLane
-	capacity <-chan struct{}    // set when the lane may have room again, or none any more
-	admit    func(driver.Batch) // has the lane take what was claimed, and send it in time
-	journal  claimJournal
-	clock    *clock
-	lead     *lead
-	log      *slog.Logger
-	stats    *counters // written here, read by Stats alone
-	progress *progress
-	due      <-chan due
-	finished chan<- []int64 // ids whose claim has ended
-	again    func([]int64)  // has ids looked at again
-	delivery Delivery
-	static   driver.ShardSet
-	rows     int
+	lane        claimedLane
+	capacity    <-chan struct{}    // set when the lane may have room again, or none any more
+	admit       func(driver.Batch) // has the lane take what was claimed, and send it in time
+	journal     claimJournal
+	clock       *clock
+	lead        *lead
+	log         *slog.Logger
+	stats       *counters // written here, read by Stats alone
+	progress    *progress
+	due         <-chan due
+	finished    chan<- []int64 // ids whose claim has ended
+	again       func([]int64)  // has ids looked at again
+	toLookAgain []int64        // of the batch in hand
+	delivery    Delivery
+	static      driver.ShardSet
+	rows        int
 
 	quarantine *quarantine
 	inHand     atomic.Int64    // nothingDue less when the first of the jobs is due that are being claimed; 0: none are
@@ -120,13 +121,19 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	for begun := time.Now(); len(alone) > 0 && err == nil && time.Since(begun) < retryBudget; alone = alone[1:] {
 		err = c.claim(hard, claim{alone[:1:1], batch.latest, true})
 	}
-	c.again(alone)
+	c.lookAgain(alone)
 	select {
 	case c.finished <- batch.ids:
 	case <-soft.Done():
 	}
+	// Not before: the dispatcher drops what it takes for being claimed.
+	c.again(c.toLookAgain)
+	c.toLookAgain = nil
 	return err
 }
+
+// lookAgain has jobs looked at again when the batch has been dealt with.
+func (c *claimer) lookAgain(ids []int64) { c.toLookAgain = append(c.toLookAgain, ids...) }
 
 // claim is what is tried to be claimed at once.
 type claim struct {
@@ -151,7 +158,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	}
 	lease, first, reach, ok := c.lane.room(len(jobs.ids))
 	if !ok { // halves need no more room than the whole, but the session may have gone
-		c.again(jobs.ids)
+		c.lookAgain(jobs.ids)
 		return nil
 	}
 	req := driver.ClaimRequest{
@@ -193,13 +200,13 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		c.lead.observe(took)
 		c.stats.claim.observe(took)
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
-		c.again(c.quarantine.free(jobs.ids))
+		c.lookAgain(c.quarantine.free(jobs.ids))
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()
 		c.admit(batch)
 	}
-	c.again(without(jobs.ids, batch.Jobs))
+	c.lookAgain(without(jobs.ids, batch.Jobs))
 	return err
 }
 
@@ -216,7 +223,7 @@ func (c *claimer) sessionEnded(ctx context.Context, jobs claim, why *driver.Unkn
 		c.setAside(ctx, []driver.BadJob{{ID: id, Why: &driver.JobError{Reason: "the session ends each time: " + why.Err.Error(), Costly: true}}})
 		return nil
 	}
-	c.again(jobs.ids)
+	c.lookAgain(jobs.ids)
 	if counts {
 		return nil
 	}
@@ -227,7 +234,7 @@ func (c *claimer) sessionEnded(ctx context.Context, jobs claim, why *driver.Unkn
 func (c *claimer) halves(ctx context.Context, jobs claim) error {
 	half := len(jobs.ids) / 2
 	if err := c.claim(ctx, jobs.of(jobs.ids[:half:half])); err != nil {
-		c.again(jobs.ids[half:])
+		c.lookAgain(jobs.ids[half:])
 		return err
 	}
 	return c.claim(ctx, jobs.of(jobs.ids[half:]))

@@ -158,6 +158,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 				d.loader.Roomy()
 			}
 		case rows := <-d.loaded:
+			d.forgetFinished() // first: they may be among the rows, to be looked at again
 			d.add(rows)
 		case ids := <-d.finished:
 			d.forget(ids)
@@ -234,6 +235,18 @@ func (d *dispatcher) evict(n int) {
 		list = append(list, places[shard])
 	}
 	d.loader.Evicted(list)
+}
+
+// forgetFinished takes all ends of claims that were told.
+func (d *dispatcher) forgetFinished() {
+	for {
+		select {
+		case ids := <-d.finished:
+			d.forget(ids)
+		default:
+			return
+		}
+	}
 }
 
 // forget lets jobs be loaded again.
