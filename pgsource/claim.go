@@ -192,6 +192,9 @@ func (s *Source) checkLease(ctx context.Context, lease driver.Lease) (driver.DBT
 
 // ResolveClaim implements driver.Journal.
 //
+// Raising the epoch by one, and no further, makes a repetition harmless, and tells our own raise
+// from a take-over (driver.Lease).
+//
 // The backend that runs the claim may still be working. Raising the epoch waits for that claim's
 // lock on the lane, and makes a later commit of it impossible; only after that is the journal's
 // answer final. If we crash before the commit, the lane is recovered with its old epoch; if after
@@ -201,8 +204,8 @@ func (s *Source) ResolveClaim(ctx context.Context, req driver.ClaimRequest) (dri
 	ok := false
 	err := s.hot.tx(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
-			UPDATE reactor.lanes SET epoch = epoch + 1 WHERE lane = $1 AND owner = $2 AND epoch >= $3 RETURNING epoch`,
-			lease.Lane, lease.Owner, lease.Epoch).Scan(&lease.Epoch)
+			UPDATE reactor.lanes SET epoch = $4 WHERE lane = $1 AND owner = $2 AND epoch IN ($3, $4) RETURNING epoch`,
+			lease.Lane, lease.Owner, lease.Epoch, lease.Epoch+1).Scan(&lease.Epoch)
 		if err == pgx.ErrNoRows {
 			return driver.ErrLeaseLost
 		}

@@ -229,6 +229,15 @@ func TestUnknownOutcome(t *testing.T) {
 			if _, err := s.Claim(b.ctx, req); !errors.Is(err, driver.ErrLeaseLost) {
 				t.Errorf("a claim with the old epoch: %v", err)
 			}
+			// The answer may be lost, so it is asked again.
+			if _, again, _, err := s.ResolveClaim(b.ctx, req); err != nil || again.Epoch != raised.Epoch || again.Epoch != lease.Epoch+1 {
+				t.Errorf("resolved again: %v, %+v", err, again)
+			}
+			// Another instance has had the lane in between.
+			b.exec("UPDATE reactor.lanes SET epoch = epoch + 1 WHERE lane = $1", lease.Lane)
+			if _, _, _, err := s.ResolveClaim(b.ctx, req); !errors.Is(err, driver.ErrLeaseLost) {
+				t.Errorf("resolved with the epoch of another owner: %v", err)
+			}
 		})
 	}
 }

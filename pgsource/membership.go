@@ -220,7 +220,7 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 	// This waits for claims that hold the lane's row, but no longer than they take: depose has
 	// terminated their backends.
 	if len(c.adopt) > 0 {
-		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET owner = $1, epoch = greatest(epoch + 1, "+newEpoch+") WHERE lane = ANY ($2)", m.id, c.adopt); err != nil {
+		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET owner = $1, epoch = greatest(epoch + 2, "+newEpoch+") WHERE lane = ANY ($2)", m.id, c.adopt); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,8 @@ type heartbeat struct {
 	log      *slog.Logger
 	shards   *atomic.Int64 // statistic: written here, read by Stats alone
 	progress *progress
+
+	ends []laneEnd // owned by run: taken while heartbeats fail, and not followed up on yet
 }
 
 // beatingMember is what the heartbeat needs of driver.Member.
@@ -71,8 +73,8 @@ func (h *heartbeat) run(soft, hard context.Context) error {
 		default:
 			h.leases.lapse()
 			failures.Fail(h.log, slog.LevelWarn, "cannot renew the leases; trying again", "err", err)
-			if !pause.Sleep(hard) {
-				return nil
+			if err := h.awaitRetry(hard, pause.Take()); err != nil || hard.Err() != nil {
+				return err
 			}
 			continue
 		}
@@ -83,10 +85,37 @@ func (h *heartbeat) run(soft, hard context.Context) error {
 	}
 }
 
+// awaitRetry waits after a heartbeat that failed. The end of a runner is followed up on in the database,
+// so it has to wait for one that succeeds; an error that ends the instance does not wait.
+func (h *heartbeat) awaitRetry(hard context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-hard.Done():
+			return nil
+		case end := <-h.lanes.ends:
+			if fatal := (*fatalError)(nil); errors.As(end.why, &fatal) {
+				return fatal.err
+			}
+			h.ends = append(h.ends, end)
+		case <-timer.C:
+			return nil
+		}
+	}
+}
+
 // rest follows what happens until it is time for the next heartbeat. over: there is to be none.
 func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool, err error) {
 	timer := time.NewTimer(wait.Jitter(h.member.TTL() / 3))
 	defer timer.Stop()
+	for len(h.ends) > 0 {
+		end := h.ends[0]
+		h.ends = h.ends[1:]
+		if lost, err := h.lanes.ended(hard, end, soft.Err() != nil); lost || err != nil {
+			return false, err
+		}
+	}
 	for !*stopping || h.lanes.alive > 0 {
 		stop := soft.Done()
 		if *stopping {

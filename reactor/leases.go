@@ -82,7 +82,8 @@ func (l *leases) tell() {
 // confirm waits for a heartbeat that began after the call and reports whether it still had the
 // lane with the epoch of the lease. Another epoch means that somebody else has had the lane in
 // between, and has published what we take for unsent, even if the lane is the instance's again.
-// That epoch is larger than ours. One that is smaller is from before the claimer raised it itself.
+// Such an epoch is larger than ours by two at least. One that is smaller, or larger by one, is from
+// before or after the claimer raised it (driver.Journal.ResolveClaim), which it may not know yet.
 func (l *leases) confirm(ctx context.Context, lease func() driver.Lease) bool {
 	// The one under way may have begun before; the one after it has not.
 	enough := l.count() + 2
@@ -93,7 +94,7 @@ func (l *leases) confirm(ctx context.Context, lease func() driver.Lease) bool {
 		if done {
 			now := lease()
 			epoch, ours := held[now.Lane]
-			return ours && epoch <= now.Epoch && !over && ctx.Err() == nil
+			return ours && epoch <= now.Epoch+1 && !over && ctx.Err() == nil
 		}
 		l.beatSoon()
 		select {

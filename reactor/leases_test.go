@@ -96,9 +96,10 @@ func TestConfirm(t *testing.T) {
 		"lost":       {[2][]driver.Lease{leasesOf(7), leasesOf(1)}, false},
 		"never held": {[2][]driver.Lease{}, false},
 		// Somebody else has had it in between.
-		"held again": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 2}}}, false},
-		// The claimer has raised the epoch since.
-		"raised": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 0}}}, true},
+		"held again": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 3}}}, false},
+		// The claimer has raised the epoch since, or has raised it and does not know yet.
+		"raised since":      {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 0}}}, true},
+		"raised, not heard": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 2}}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -355,6 +356,35 @@ func TestFatalLane(t *testing.T) {
 		b.workers[2].end <- &fatalError{errAway}
 		<-b.done
 		if b.result != errAway || !b.workers[1].ended {
+			b.Errorf("it ended with %v", b.result)
+		}
+	})
+}
+
+// TestEndsWhileBeatsFail: an error that is for the whole instance does not wait for the database; a
+// lane that has ended begins anew when heartbeats succeed again.
+func TestEndsWhileBeatsFail(t *testing.T) {
+	beats(t, func(b *beating) {
+		b.fail(errAway)
+		b.soon()
+		before := b.workers[1]
+		before.end <- driver.ErrLeaseLost
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(b.member.released) != 0 || b.workers[1] != before {
+			b.Errorf("without a database: released %v", b.member.released)
+		}
+		b.fail(nil)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(b.member.released) != 1 || b.workers[1] == before {
+			b.Errorf("with one again: released %v, a new runner: %t", b.member.released, b.workers[1] != before)
+		}
+		b.fail(errAway)
+		b.soon()
+		b.workers[2].end <- &fatalError{errAway}
+		<-b.done
+		if b.result != errAway {
 			b.Errorf("it ended with %v", b.result)
 		}
 	})

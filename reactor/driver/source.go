@@ -283,8 +283,8 @@ type Holding struct {
 	Leases []Lease
 }
 
-// Lease is the right to use one lane. A new owner raises the epoch, which voids
-// every older lease.
+// Lease is the right to use one lane. A new owner raises the epoch, by two at least, which voids
+// every older lease. Its owner itself raises it by one (ResolveClaim).
 type Lease struct {
 	Lane  int32
 	Owner int64
