@@ -74,9 +74,7 @@ func (m *Machine) answeredAgain(now Now, a driver.Ack, msg *message) {
 	switch {
 	case !a.Refused() || a.Code == driver.CodeInUse:
 		msg.unsure = false
-		if b := msg.batch; b.place(a.Slot) < b.recorded.concluded {
-			m.release(a.Slot)
-		}
+		m.releaseIfReady(a.Slot)
 	case a.Code == driver.CodeQuotaExceeded:
 		m.inFlight--
 		m.resend = append(m.resend, a.Slot)

@@ -23,6 +23,9 @@ type message struct {
 	batch  *Batch
 	sentAt time.Duration // local
 	state  state
+	// due tells that the time of the job has come (Launch). Nothing is sent for the first time, or
+	// released, before that.
+	due bool
 	// attempted tells that the message may have reached the broker: it can be sent again,
 	// but not handed back.
 	attempted bool

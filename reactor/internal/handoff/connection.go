@@ -114,24 +114,37 @@ func (m *Machine) SessionLost(round int64) *Effects {
 		for i := range b.failures {
 			b.failures[i].withEnd = false
 		}
+		failed := 0 // the places up to the last of those that fail
 		for i := range b.kept {
 			switch msg := m.at(b.slot(i)); {
 			case !msg.attempted || msg.state == ended:
-			case msg.state == held: // recovered before its time: it is still to be launched
-				msg.dup = false
-			case m.outcomeUnknown(b.slot(i)):
+			case !m.outcomeUnknown(b.slot(i)):
+				failed = i + 1
+			case msg.due:
 				msg.state = queued
 				again = append(again, b.slot(i))
 			}
 		}
+		m.endBefore(b, failed)
 	}
-	m.queue = append(again, rest...)
+	m.queue = slices.DeleteFunc(append(again, rest...), func(s driver.Slot) bool { return m.at(s).state == ended })
 	for _, b := range m.batches {
 		if !b.gone {
 			m.announce(b)
 		}
 	}
 	return &m.effects
+}
+
+// endBefore ends the messages before a place of a batch. The journal takes note of a batch from
+// its front: a message that is still to be sent would keep it from knowing that those behind it
+// have failed, and a recovery would send them again.
+func (m *Machine) endBefore(b *Batch, place int) {
+	for i := range place {
+		if s := b.slot(i); m.at(s).state != ended {
+			m.end(s, &driver.Failure{Reason: "not accepted yet when the broker lost its session state; it is tried again on its own"})
+		}
+	}
 }
 
 // outcomeUnknown deals with a message that the broker may have passed on, or have lost

@@ -178,13 +178,13 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 	}
 	for i := from; i < to && i < b.kept; i++ {
 		s := b.slot(i)
-		switch msg := m.at(s); msg.state {
-		case held:
+		msg := m.at(s)
+		msg.due = true
+		if msg.state == held {
 			msg.state = queued
 			m.queue = append(m.queue, s)
-		case received: // recovered before its time, and recorded
-			m.release(s)
 		}
+		m.releaseIfReady(s) // where it was recovered before its time
 	}
 	m.send(now)
 	return &m.effects

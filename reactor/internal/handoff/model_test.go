@@ -36,6 +36,12 @@ type model struct {
 	// losses: the broker loses the lane's session.
 	losses   int
 	failLost bool
+	// quotas: the broker refuses a message for its quota.
+	quotas int
+	// timed: the jobs fall due at some moment, and setBacks: the database's clock is set back
+	// after that.
+	timed    bool
+	setBacks int
 	// passesOnAtPublish: the broker passes a message on when it stores it, as MQTT allows, and
 	// not when it is released.
 	passesOnAtPublish bool
@@ -135,7 +141,7 @@ func TestModelKnowsTheMachine(t *testing.T) {
 		value any
 		want  int
 	}{
-		{Machine{}, 17}, {message{}, 8}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 3},
+		{Machine{}, 17}, {message{}, 9}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 3},
 	} {
 		if got := reflect.TypeOf(test.value).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, not %d: look at clone and key", test.value, got, test.want)
@@ -181,6 +187,12 @@ var models = map[string]*model{
 	"session lost, republish":            {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1},
 	"session lost, fail":                 {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1, failLost: true},
 	"session lost twice, fail":           {qos: 2, slots: 2, jobs: 2, instances: 1, claim: 1, losses: 2, failLost: true},
+	"over quota":                         {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, drops: 1, quotas: 1},
+	"over quota, session lost, fail":     {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, losses: 1, quotas: 1, failLost: true, passesOnAtPublish: true},
+	"a clock set back":                   {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, drops: 1, timed: true, setBacks: 1},
+	"set back, session lost, fail":       {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1, failLost: true},
+	"set back, session lost":             {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1},
+	"at least once, set back":            {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 2, timed: true, setBacks: 1},
 	"at least once":                      {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
 	"at most once":                       {qos: 0, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
 }

@@ -35,8 +35,20 @@ func TestMutations(t *testing.T) {
 			"a broker that is killed", "delivered 0 times",
 		},
 		"released before it was received again": {
-			"settlement.go", "msg.state == received && !msg.unsure", "msg.state == received",
+			"send.go", "msg.due && !msg.unsure", "msg.due",
 			"a broker that is killed", "delivered 0 times",
+		},
+		"sent again before its time": {
+			"connection.go", "case msg.due:", "default:",
+			"set back, session lost", "before its time",
+		},
+		"recovered jobs sent at once": {
+			"recovery.go", "waits := msg.job.FireAt > now.Database && msg.job.Topic != \"\"", "waits := false",
+			"at least once, set back", "nobody will launch it",
+		},
+		"a failure that the journal cannot be told": {
+			"connection.go", "m.endBefore(b, failed)", "_ = failed",
+			"over quota, session lost, fail", "delivered 2 times",
 		},
 		"sent again after PUBREL": {
 			"connection.go", "case msg.state == releasing && (msg.releases > 0 || msg.job.Topic == \"\"):", "case false:",

@@ -33,6 +33,7 @@ func (m *Machine) Recover(now Now, batches []driver.Batch, lost bool) (early []E
 			msg := m.at(s)
 			recorded := b.qos == 2 && i < b.recorded.concluded
 			waits := msg.job.FireAt > now.Database && msg.job.Topic != ""
+			msg.due = !waits
 			switch doubt := recorded || m.ring.minus(s, base) < b.reach; {
 			case !doubt:
 			case b.qos == 0:

@@ -112,6 +112,15 @@ func (m *Machine) release(s driver.Slot) {
 	}
 }
 
+// releaseIfReady releases a message of which the journal knows that the broker has it: not before
+// its time, and not before the broker has confirmed that it has it still.
+func (m *Machine) releaseIfReady(s driver.Slot) {
+	msg := m.at(s)
+	if msg.state == received && msg.due && !msg.unsure && msg.batch.place(s) < msg.batch.recorded.concluded {
+		m.release(s)
+	}
+}
+
 func (m *Machine) endAndAnnounce(s driver.Slot, f *driver.Failure) {
 	m.end(s, f)
 	m.announce(m.at(s).batch)

@@ -101,11 +101,9 @@ func (m *Machine) Settled(now Now, b *Batch, s driver.Settlement, recorded bool)
 	b.recorded.kept = s.Kept
 	b.failures = slices.DeleteFunc(b.failures, func(f failure) bool { return f.ripe(s.Concluded, s.Done) })
 	if b.qos == 2 {
-		for ; b.recorded.concluded < s.Concluded; b.recorded.concluded++ {
-			at := b.slot(b.recorded.concluded)
-			if msg := m.at(at); msg.state == received && !msg.unsure {
-				m.release(at)
-			}
+		for b.recorded.concluded < s.Concluded {
+			b.recorded.concluded++
+			m.releaseIfReady(b.slot(b.recorded.concluded - 1))
 		}
 	}
 	if s.Done {

@@ -3,6 +3,7 @@ package handoff
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -12,6 +13,8 @@ type world struct {
 	*model
 	owner, next, batches     int8 // of the lane, in the database; the next job; batches so far
 	drops, rollbacks, losses int8 // that there have been
+	quotas, setBacks         int8 // that there have been
+	time                     int8 // of the database: 0, or 1, when all jobs are due
 	journal                  []row
 	stored                   []int8 // at the broker, by slot - 1: the job kept under it
 	sessionLost              bool   // the broker has no session of the lane
@@ -46,6 +49,7 @@ type instance struct {
 	answers   []driver.Ack
 	news      []int8              // batches
 	waiting   []int8              // of batches, that are to be launched: their next place
+	local     time.Duration       // its monotonic clock
 	statement []driver.Settlement // that has begun; nil: there is none
 	ours      bool                // what it has found when it began
 }
@@ -106,6 +110,9 @@ func (w *world) steps() []step {
 		}
 		if len(w.in[i].sent) > 0 {
 			can(fmt.Sprint("the broker takes a packet of ", i), func(to *world) { to.arrive(i) })
+			if p := w.in[i].sent[0]; p.job > 0 && p.qos > 0 && w.stored[p.slot-1] == 0 && int(w.quotas) < w.model.quotas {
+				can(fmt.Sprint("the broker is over quota for a packet of ", i), func(to *world) { to.refuse(i) })
+			}
 		}
 		if int(w.drops) < w.model.drops {
 			can(fmt.Sprint("connection lost by ", i), func(to *world) {
@@ -123,6 +130,14 @@ func (w *world) steps() []step {
 	}
 	if int(w.losses) < w.model.losses {
 		can("the broker loses the session", func(to *world) { to.loseSession() })
+	}
+	if w.time < w.dueAt() {
+		can("the jobs fall due", func(to *world) { to.time = to.dueAt() })
+	} else if int(w.setBacks) < w.model.setBacks {
+		can("the clock is set back", func(to *world) {
+			to.setBacks++
+			to.time = 0
+		})
 	}
 	if int(w.owner)+1 < w.instances {
 		// The owner may be dead, or stopped, or slow: nobody can tell, and it can't either.
@@ -168,7 +183,7 @@ func (w *world) instanceSteps(i int, can func(string, func(*world))) {
 		can(fmt.Sprint(i, " takes an answer"), func(to *world) {
 			a := to.in[i].answers[0]
 			to.in[i].answers = to.in[i].answers[1:]
-			to.carryOut(i, to.in[i].m.Acks(modelNow, []driver.Ack{a}))
+			to.carryOut(i, to.in[i].m.Acks(to.now(i), []driver.Ack{a}))
 		})
 	}
 	if in.m == nil {
@@ -179,15 +194,19 @@ func (w *world) instanceSteps(i int, can func(string, func(*world))) {
 			can(fmt.Sprint(i, " claims"), func(to *world) { to.claimJobs(i, n) })
 		}
 	}
+	if in.m.pace.resting(in.local) {
+		can(fmt.Sprint(i, " has rested"), func(to *world) {
+			in := &to.in[i]
+			in.local += maxRest
+			to.carryOut(i, in.m.Resume(to.now(i)))
+		})
+	}
 	for at, b := range in.m.batches {
-		if b.gone || at >= len(in.waiting) || int(in.waiting[at]) >= b.jobs {
+		if w.time < w.dueAt() || b.gone || at >= len(in.waiting) || int(in.waiting[at]) >= b.jobs {
 			continue
 		}
 		can(fmt.Sprint(i, " launches a job of batch ", b.id), func(to *world) {
-			in := &to.in[i]
-			place := int(in.waiting[at])
-			in.waiting[at]++
-			to.carryOut(i, in.m.Launch(modelNow, in.m.batches[at], place, place+1))
+			to.launch(i, at)
 		})
 	}
 	if len(in.news) > 0 && in.statement == nil {
@@ -195,8 +214,26 @@ func (w *world) instanceSteps(i int, can func(string, func(*world))) {
 	}
 }
 
-// modelNow does not change: the model has no clock.
-var modelNow = Now{Leased: true}
+// launch launches the next job of a batch.
+func (w *world) launch(i, batch int) {
+	in := &w.in[i]
+	place := int(in.waiting[batch])
+	in.waiting[batch]++
+	w.carryOut(i, in.m.Launch(w.now(i), in.m.batches[batch], place, place+1))
+}
+
+// now is the present of an instance.
+func (w *world) now(i int) Now {
+	return Now{Local: w.in[i].local, Database: driver.DBTime(w.time), Leased: true}
+}
+
+// dueAt is when all jobs are due.
+func (w *world) dueAt() int8 {
+	if w.timed {
+		return 1
+	}
+	return 0
+}
 
 // confirm has an instance look at its lease, and begin to send if the lane is still its own.
 // Before that a new owner reads the journal; and where the broker has no session any more,
@@ -228,10 +265,19 @@ func (w *world) confirm(i int) {
 				job.beyondHelp = job.beyondHelp || job.forgotten
 			}
 		}
-		_, e := in.m.Recover(modelNow, w.read(), lost)
+		early, e := in.m.Recover(w.now(i), w.read(), lost)
 		in.waiting = nil
 		for _, b := range in.m.batches {
-			in.waiting = append(in.waiting, int8(b.jobs))
+			next := int8(b.jobs)
+			if w.time < w.dueAt() {
+				next = 0
+			}
+			in.waiting = append(in.waiting, next)
+			for place := int(next); place < b.jobs && w.wrong == ""; place++ {
+				if b.place(b.slot(place)) != place || !slices.ContainsFunc(early, func(e Early) bool { return e.Batch == b && e.Place == place }) && in.m.at(b.slot(place)).state != ended {
+					w.wrong = fmt.Sprintf("job %d of batch %d is recovered, and nobody will launch it", place+1, b.id)
+				}
+			}
 		}
 		w.carryOut(i, e)
 	case lost:
@@ -245,7 +291,7 @@ func (w *world) confirm(i int) {
 // attach has an instance send.
 func (w *world) attach(i int) {
 	w.sessionLost, w.in[i].link = false, confirmed
-	w.carryOut(i, w.in[i].m.Connect(modelNow, w.connection()))
+	w.carryOut(i, w.in[i].m.Connect(w.now(i), w.connection()))
 }
 
 func (w *world) newMachine() *Machine {
@@ -272,14 +318,16 @@ func (w *world) read() []driver.Batch {
 			Concluded: int(r.concluded), Reach: w.reach,
 		}
 		for place := range r.kept {
-			b.Jobs = append(b.Jobs, modelJob(r.job+place))
+			b.Jobs = append(b.Jobs, w.job(r.job+place))
 		}
 		list = append(list, b)
 	}
 	return list
 }
 
-func modelJob(number int8) driver.Job { return driver.Job{ID: int64(number), Topic: "t"} }
+func (w *world) job(number int8) driver.Job {
+	return driver.Job{ID: int64(number), Topic: "t", FireAt: driver.DBTime(w.dueAt())}
+}
 
 func (w *world) claimJobs(i, n int) {
 	in := &w.in[i]
@@ -291,21 +339,23 @@ func (w *world) claimJobs(i, n int) {
 	list := w.read()
 	b, e := in.m.Admit(list[len(list)-1])
 	w.carryOut(i, e)
-	if w.apart {
+	if w.apart || w.time < w.dueAt() {
 		in.waiting = append(in.waiting, 0)
 		return
 	}
 	in.waiting = append(in.waiting, int8(n))
-	w.carryOut(i, in.m.Launch(modelNow, b, 0, n))
+	w.carryOut(i, in.m.Launch(w.now(i), b, 0, n))
 }
 
 // carryOut does what a machine asks for.
 func (w *world) carryOut(i int, e *Effects) {
 	in := &w.in[i]
 	for _, s := range e.Release {
+		w.checkTime(i, s)
 		in.sent = append(in.sent, packet{slot: s})
 	}
 	for _, p := range e.Publish {
+		w.checkTime(i, p.Slot)
 		in.sent = append(in.sent, packet{slot: p.Slot, job: int8(p.JobID), qos: p.QoS, dup: p.Dup})
 		if p.QoS == 0 { // its only answer is that it was written
 			in.answers = append(in.answers, driver.Ack{Slot: p.Slot})
@@ -323,6 +373,19 @@ func (w *world) carryOut(i int, e *Effects) {
 	}
 }
 
+// checkTime checks that an instance sends nothing before its time: it has launched it, or has
+// recovered it when it was due.
+func (w *world) checkTime(i int, s driver.Slot) {
+	if w.time >= w.dueAt() || w.wrong != "" {
+		return
+	}
+	in := &w.in[i]
+	b := in.m.at(s).batch
+	if at := slices.Index(in.m.batches, b); at >= 0 && b.place(s) >= int(in.waiting[at]) {
+		w.wrong = fmt.Sprintf("slot %d is sent before its time", s)
+	}
+}
+
 // commit has a statement commit, whoever owns the lane by then.
 func (w *world) commit(i int) {
 	in := &w.in[i]
@@ -334,7 +397,7 @@ func (w *world) commit(i int) {
 			continue
 		}
 		if b := in.m.find(int8(s.BatchID)); b != nil {
-			w.carryOut(i, in.m.Settled(modelNow, b, s, recorded))
+			w.carryOut(i, in.m.Settled(w.now(i), b, s, recorded))
 		}
 	}
 }
@@ -409,6 +472,19 @@ func (w *world) arrive(i int) {
 	if !in.dead {
 		in.answers = append(in.answers, answer)
 	}
+}
+
+// refuse has the broker refuse the next packet of a connection for its quota.
+func (w *world) refuse(i int) {
+	w.quotas++
+	in := &w.in[i]
+	p := in.sent[0]
+	in.sent = slices.Clone(in.sent[1:])
+	answer := driver.Ack{Slot: p.slot, Code: driver.CodeQuotaExceeded}
+	if p.qos == 2 {
+		answer.Step = driver.Received
+	}
+	in.answers = append(in.answers, answer)
 }
 
 // disconnect ends a connection: what is on its way is lost. knows tells that the instance

@@ -38,6 +38,7 @@ func (w *world) heal(late bool) string {
 			late = false
 		}
 		w.run(last)
+		w.fallDue(last)
 		if !w.in[last].dead {
 			break
 		}
@@ -54,11 +55,32 @@ func (w *world) run(i int) {
 		for !in.dead && len(in.answers) > 0 {
 			a := in.answers[0]
 			in.answers = in.answers[1:]
-			w.carryOut(i, in.m.Acks(modelNow, []driver.Ack{a}))
+			w.carryOut(i, in.m.Acks(w.now(i), []driver.Ack{a}))
 		}
 		w.commit(i)
 		w.settleAll(i)
 	}
+}
+
+// fallDue has an instance launch what is left, rest, and work on.
+func (w *world) fallDue(i int) {
+	in := &w.in[i]
+	if in.dead {
+		return
+	}
+	w.time = w.dueAt()
+	for at := range in.m.batches {
+		for int(in.waiting[at]) < in.m.batches[at].jobs {
+			w.launch(i, at)
+		}
+	}
+	w.run(i)
+	if in.dead || !in.m.pace.resting(in.local) {
+		return
+	}
+	in.local += maxRest
+	w.carryOut(i, in.m.Resume(w.now(i)))
+	w.run(i)
 }
 
 // over returns what is wrong when all is over.
@@ -163,12 +185,8 @@ func (w *world) finish() string {
 	if in.dead { // it has given the lane up: the next one does what is left
 		return ""
 	}
-	for at, b := range in.m.batches {
-		if place := int(in.waiting[at]); place < b.jobs {
-			w.carryOut(owner, in.m.Launch(modelNow, b, place, b.jobs))
-		}
-	}
 	w.run(owner)
+	w.fallDue(owner)
 	if in.dead {
 		return ""
 	}

@@ -19,6 +19,7 @@ func (w *world) durableKey() string {
 
 func (w *world) durable(k *keyBytes) {
 	k.ints(int(w.next), int(w.losses), len(w.journal))
+	k.ints(int(w.time), int(w.setBacks), int(w.quotas))
 	k.bools(w.sessionLost)
 	for _, r := range w.journal {
 		k.ints(int(r.id), int(r.first), int(r.job), int(r.concluded), int(r.kept)) // and all of the same round
@@ -67,6 +68,7 @@ func (w *world) key() string {
 			k.ints(int(at))
 		}
 		if in.m != nil {
+			k.bools(in.m.pace.resting(in.local))
 			in.m.key(&k, w.round())
 		}
 	}
@@ -133,7 +135,7 @@ func (m *Machine) key(k *keyBytes, round int8) {
 		for i := range b.jobs {
 			msg := m.at(b.slot(i))
 			k.ints(int(msg.job.ID), int(msg.state), min(msg.releases, 2)) // 2 and more are the same
-			k.bools(msg.job.Topic == "", msg.attempted, msg.dup, msg.unsure)
+			k.bools(msg.job.Topic == "", msg.due, msg.attempted, msg.dup, msg.unsure)
 		}
 	}
 	for _, s := range m.queue {
