@@ -130,7 +130,7 @@ func TestTableIsGone(t *testing.T) {
 		t.Error(why)
 	}
 	b.exec("DROP TABLE other")
-	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "run `reactor migrate up` to create it anew") {
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "run `reactor migrate up` to create it again") {
 		t.Error(why)
 	}
 	if names := b.migrateUp(b.url); len(names) != 0 {
