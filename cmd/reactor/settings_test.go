@@ -207,7 +207,7 @@ func TestNoGrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
+	if err := check.Compare(expected, judge.Received(), check.Config{}).Err(); err != nil {
 		t.Error(err)
 	}
 }

@@ -252,7 +252,7 @@ func (d *demo) judge(ctx context.Context, s *check.Subscriber) error {
 			expected[i].KnownAt = inserted
 		}
 	}
-	report := check.Judge(expected, s.Received(), check.Config{})
+	report := check.Compare(expected, s.Received(), check.Config{})
 	if err := report.Table(d.out); err != nil {
 		return err
 	}

@@ -176,7 +176,7 @@ func (d *deployment) judge(ctx context.Context, name string, w *watcher, begun t
 		return Measurement{}, err
 	}
 	received := w.all()
-	m := newMeasurement(name, check.Judge(jobs, received, check.Config{}), received)
+	m := newMeasurement(name, check.Compare(jobs, received, check.Config{}), received)
 	m.InsertedPerSecond = insertedPerSecond
 	return m, nil
 }

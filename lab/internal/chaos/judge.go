@@ -56,7 +56,7 @@ func (w *world) judge(ctx context.Context, conn *pgx.Conn, subscriber *check.Sub
 	expected = append(expected, check.Expected{ID: markerID, Topic: markerTopic, FireAt: marked})
 
 	received = w.forgive(o, expected, received)
-	o.Report = check.Judge(expected, received, check.Config{})
+	o.Report = check.Compare(expected, received, check.Config{})
 	w.forgiveLost(o)
 	r := o.Report
 	switch w.cfg.Delivery {

@@ -37,7 +37,7 @@ func TestForgiveIsNarrow(t *testing.T) {
 		message(78, 20), // nobody's, and after it
 	}
 	var o Outcome
-	r := check.Judge(expected, w.forgive(&o, expected, received), check.Config{})
+	r := check.Compare(expected, w.forgive(&o, expected, received), check.Config{})
 	for name, c := range map[string]struct {
 		got  check.Findings
 		want string
