@@ -36,9 +36,9 @@ func TestDatabaseBlackHole(t *testing.T) {
 			}
 			// What is claimed, settled or asked just now does not arrive, and its locks stay
 			// with sessions that nobody can reach.
-			before := proxy.Swallowed(netfault.ToServer)
+			before := proxy.Discarded(netfault.ToServer)
 			proxy.BlackHole()
-			if err := proxy.WaitSwallowed(w.ctx, netfault.ToServer, before+1); err != nil {
+			if err := proxy.WaitDiscarded(w.ctx, netfault.ToServer, before+1); err != nil {
 				t.Fatal(err)
 			}
 			report := w.judge()

@@ -33,7 +33,7 @@ func drawBlackHole(d draw) action {
 			}
 			deploy.Sleep(ctx, keepalive)
 			for _, p := range proxies {
-				p.GiveUp()
+				p.ResetServerSide()
 			}
 			return nil
 		},

@@ -201,7 +201,7 @@ func (w *world) heal(ctx context.Context) error {
 	}
 	for _, in := range w.instances { // the instances have to find out by themselves
 		for _, p := range append(in.toDatabase(), in.broker) {
-			p.GiveUp()
+			p.ResetServerSide()
 		}
 	}
 	return w.healDatabase(ctx)
