@@ -174,7 +174,7 @@ func TestPostgresErrorsNameTheCause(t *testing.T) {
 	}
 	defer taken.Close()
 	full := t.TempDir()
-	if err := os.WriteFile(filepath.Join(full, "thesis.txt"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(full, "other.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
@@ -198,7 +198,7 @@ func TestPostgresErrorsNameTheCause(t *testing.T) {
 			}
 		})
 	}
-	if _, err := os.Stat(filepath.Join(full, "thesis.txt")); err != nil {
+	if _, err := os.Stat(filepath.Join(full, "other.txt")); err != nil {
 		t.Errorf("a failed start removed a file that it had not created: %v", err)
 	}
 }

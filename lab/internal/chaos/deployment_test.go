@@ -251,7 +251,7 @@ func TestDescribeStuck(t *testing.T) {
 		t.Fatalf("findings %q", findings)
 	}
 	text := findings[0]
-	for _, want := range []string{"in vain for something impossible", `waiting jobs: {"jobs":3,"overdue":3`, `owned by nobody: {"shards":64`} {
+	for _, want := range []string{"for something impossible", `waiting jobs: {"jobs":3,"overdue":3`, `without an owner: {"shards":64`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the finding does not contain %q:\n%s", want, text)
 		}

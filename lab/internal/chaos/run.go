@@ -159,7 +159,7 @@ func (d *deployment) await(ctx context.Context, conn *pgx.Conn, what string, lim
 			return
 		}
 		if !deploy.Sleep(waiting, 50*time.Millisecond) {
-			d.addFinding("waited %v in vain for %s (%v)%s", limit, what, err, describeStuck(context.WithoutCancel(ctx), conn))
+			d.addFinding("waited %v for %s, without success (%v)%s", limit, what, err, describeStuck(context.WithoutCancel(ctx), conn))
 			return
 		}
 	}

@@ -27,7 +27,7 @@ var diagnosticQueries = []struct{ title, sql string }{
 		       (SELECT count(*) FROM reactor.shards s WHERE s.owner = i.id) AS shards,
 		       (SELECT array_agg(lane ORDER BY lane) FROM reactor.lanes l WHERE l.owner = i.id) AS lanes
 		  FROM reactor.instances i ORDER BY i.name`},
-	{"owned by nobody", `
+	{"without an owner", `
 		SELECT (SELECT count(*) FROM reactor.shards WHERE owner IS NULL OR owner NOT IN (SELECT id FROM reactor.instances)) AS shards,
 		       (SELECT array_agg(lane) FROM reactor.lanes WHERE owner NOT IN (SELECT id FROM reactor.instances)) AS lanes`},
 	{"session", `
