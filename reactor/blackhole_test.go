@@ -36,9 +36,9 @@ func TestDatabaseBlackHole(t *testing.T) {
 			}
 			// Statements that are under way now get no answer, and their locks stay with
 			// sessions that nobody can reach.
-			before := proxy.Swallowed(netfault.ToServer)
+			before := proxy.Discarded(netfault.ToServer)
 			proxy.BlackHole()
-			if err := proxy.WaitSwallowed(w.ctx, netfault.ToServer, before+1); err != nil {
+			if err := proxy.WaitDiscarded(w.ctx, netfault.ToServer, before+1); err != nil {
 				t.Fatal(err)
 			}
 			report := w.judge()

@@ -228,7 +228,7 @@ func (w *world) delivered(earlier ...check.Received) check.Report {
 		w.t.Fatal(err)
 	}
 	received := slices.DeleteFunc(append(earlier, w.subscriber.Received()...), func(r check.Received) bool { return r.ID > firstMark })
-	report := check.Judge(expected, received, check.Config{})
+	report := check.Compare(expected, received, check.Config{})
 	if report.Early.Count > 0 || report.Altered.Count > 0 || report.Foreign.Count > 0 {
 		w.t.Error(report.Err())
 	}

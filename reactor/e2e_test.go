@@ -300,7 +300,7 @@ func TestBrokerRestarts(t *testing.T) {
 			if err := w.subscriber.WaitDistinct(w.ctx, len(expected)); err != nil {
 				t.Fatal(err)
 			}
-			report := check.Judge(expected, w.subscriber.Received(), check.Config{})
+			report := check.Compare(expected, w.subscriber.Received(), check.Config{})
 			if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 || report.Duplicated.Count > driver.LaneSlots {
 				t.Error(report.Err())
 			}
@@ -366,7 +366,7 @@ func TestDeposedInstanceComesBack(t *testing.T) {
 	if err := w.subscriber.WaitDistinct(w.ctx, len(expected)); err != nil {
 		t.Fatal(err)
 	}
-	report := check.Judge(expected, w.subscriber.Received(), check.Config{})
+	report := check.Compare(expected, w.subscriber.Received(), check.Config{})
 	if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 {
 		t.Error(report.Err())
 	}

@@ -188,7 +188,7 @@ func TestStateChangedByHand(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.until("later jobs are published", func() bool {
-				return check.Judge(expected, w.subscriber.Received(), check.Config{}).Published == n
+				return check.Compare(expected, w.subscriber.Received(), check.Config{}).Published == n
 			})
 		})
 	}

@@ -176,7 +176,7 @@ func (w *world) judgeThese(expected []check.Expected) check.Report {
 	if err := w.subscriber.WaitDistinct(w.ctx, len(expected)); err != nil {
 		w.t.Errorf("%v", err)
 	}
-	report := check.Judge(expected, w.subscriber.Received(), check.Config{})
+	report := check.Compare(expected, w.subscriber.Received(), check.Config{})
 	if err := report.Err(); err != nil {
 		w.t.Error(err)
 	}

@@ -283,7 +283,7 @@ func TestIdentityIsSharedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := slices.DeleteFunc(append(received, w.subscriber.Received()...), func(r check.Received) bool { return r.ID > firstMark })
-	report := check.Judge(expected, all, check.Config{})
+	report := check.Compare(expected, all, check.Config{})
 	if report.Lost.Count > 0 || report.Duplicated.Count > 0 {
 		t.Error(report.Err())
 	}
