@@ -33,8 +33,13 @@ type message struct {
 	dup bool
 	// unsure tells that a received message has to be sent again before it is released. The
 	// broker received it over a connection that is gone; it may have been killed since, and
-	// be back with what it had saved before that.
-	unsure bool
+	// be back with what it had saved before that. asking: it is queued for that, or was sent.
+	unsure, asking bool
+	// withheld tells that the broker does not pass the message on before its release: it was sent
+	// over connections of such brokers only.
+	withheld bool
+	// counted tells that Effects.Published has the message.
+	counted bool
 	// releases is how often PUBREL may have been sent.
 	releases int
 }
@@ -53,6 +58,14 @@ const (
 	releasing
 	ended
 )
+
+// stageable reports whether a message may be sent before its time, to be released then. One
+// that may expire is not: to release it is to have it published, however late that is.
+func (msg *message) stageable(now Now) bool {
+	ahead := msg.job.FireAt.Sub(now.Database)
+	return !msg.due && ahead > 0 && ahead <= maxStaged && !msg.job.Expires && msg.job.Topic != "" && len(msg.job.Payload) <= maxStagedBytes &&
+		(msg.state == held || msg.state == received && msg.unsure && !msg.asking)
+}
 
 // concluded reports that PUBLISH will not be sent again over this connection.
 func (s state) concluded() bool { return s >= received }

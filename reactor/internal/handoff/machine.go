@@ -41,7 +41,8 @@ type Machine struct {
 	messages   []message // by slot - 1
 	head       driver.Slot
 	batches    []*Batch      // oldest first; their slots are consecutive on the ring
-	queue      []driver.Slot // to be sent, in order
+	queue      []driver.Slot // to be sent, in order: their time has come
+	staging    []driver.Slot // to be sent before their time, in order; some may not be any more
 	bytes      int           // of the payloads of messages that have not ended
 	connection Connection
 	connected  bool
@@ -50,9 +51,11 @@ type Machine struct {
 	closing    bool // nothing more is admitted
 	pace       pace
 	poison     poison
+	now        Now // of the last event that told
 	effects    Effects
 	resend     []driver.Slot // reused by Acks
 	beyond     []driver.Slot // reused by send
+	doubtful   driver.Slot   // of send: the first slot in doubt
 }
 
 // Connection is what a lane may send over, once the lease was confirmed.
@@ -61,6 +64,9 @@ type Connection struct {
 	// Check returns why a message can never be sent over the connection, or nil. It does no
 	// I/O.
 	Check func(driver.Message) error
+	// Stages tells that the broker passes QoS 2 messages on when they are released, so that they
+	// can be sent before their time.
+	Stages bool
 }
 
 // MaxBytes bounds the payloads of a lane, but for the last claim's.
@@ -128,6 +134,12 @@ func (m *Machine) begin() *Effects {
 	return &m.effects
 }
 
+// beginAt is begin for an event that tells the time.
+func (m *Machine) beginAt(now Now) *Effects {
+	m.now = now
+	return m.begin()
+}
+
 // Room returns the slots for a claim of n jobs: the first one, and how far beyond the
 // first slot in doubt the batch's messages will be sent (Batch.Reach). ok tells that there is
 // room, and a connection.
@@ -146,11 +158,14 @@ func (m *Machine) freeSlots() int {
 	return int(m.ring) - used
 }
 
-// Admit takes in what a claim for the lane has committed, in the slots that Room named.
-// Nothing is sent before Launch.
-func (m *Machine) Admit(b driver.Batch) (*Batch, *Effects) {
-	m.begin()
-	return m.admit(b), &m.effects
+// Admit takes in what a claim for the lane has committed, in the slots that Room named. Nothing
+// is sent before Launch, unless it is staged.
+func (m *Machine) Admit(now Now, claimed driver.Batch) (*Batch, *Effects) {
+	m.beginAt(now)
+	b := m.admit(claimed)
+	m.stage(now, b)
+	m.send(now)
+	return b, &m.effects
 }
 
 func (m *Machine) admit(claimed driver.Batch) *Batch {
@@ -172,7 +187,7 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 
 // Launch sends the batch's jobs from … to-1: their time has come.
 func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
-	m.begin()
+	m.beginAt(now)
 	if b.gone {
 		return &m.effects
 	}
@@ -180,11 +195,18 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 		s := b.slot(i)
 		msg := m.at(s)
 		msg.due = true
-		if msg.state == held {
+		switch {
+		case msg.state == held:
 			msg.state = queued
 			m.queue = append(m.queue, s)
+		case msg.state == received && msg.unsure && !msg.asking:
+			if m.connected { // else Connect asks
+				m.ask(s)
+			}
+		case msg.state == received && i >= b.recorded.concluded:
+			m.effects.Hurry = true
 		}
-		m.releaseIfReady(s) // where it was recovered before its time
+		m.releaseIfReady(s) // where it was staged, or recovered before its time
 	}
 	m.send(now)
 	return &m.effects
@@ -192,7 +214,7 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 
 // Resume sends again, after the lease was in doubt or the pace asked for a rest.
 func (m *Machine) Resume(now Now) *Effects {
-	m.begin()
+	m.beginAt(now)
 	m.send(now)
 	m.effects.Capacity = true
 	return &m.effects
@@ -238,7 +260,7 @@ func (m *Machine) Drop() *Effects {
 	for _, b := range m.batches {
 		m.effects.InFlight -= b.jobs
 	}
-	m.batches, m.queue = nil, nil
+	m.batches, m.queue, m.staging = nil, nil, nil
 	return &m.effects
 }
 
