@@ -16,6 +16,8 @@ type broker struct {
 	// without ending the instance.
 	accepted atomic.Bool
 	unmarked sync.Once // warned that its sessions cannot be marked
+	// passing is the driver.Passing that was found last, and 1; 0: none was.
+	passing atomic.Int32
 
 	// checked has one place, for whether the broker was found to know clients by their client
 	// ids. Who takes it out is the one to find out; the others wait.

@@ -280,9 +280,7 @@ func (d *dispatcher) collect() {
 			return
 		}
 	}
-	// Once a claim is to be made it takes what falls due during the next lead, too:
-	// under a steady load one claim then follows the other, instead of one a job.
-	until := int64(now.Add(2 * lead))
+	until := int64(now.Add(d.lead.reach()))
 	take := func(job scheduled, at int64) {
 		d.next.take(job, driver.DBTime(at))
 		d.known[job.id] = noHandle
@@ -295,7 +293,7 @@ func (d *dispatcher) collect() {
 	d.late.Store(len(d.next.ids) >= d.rows && d.next.latest < now.Add(-lateBatch))
 	if len(d.next.ids) < d.rows {
 		if at, ok := d.wheel.Next(); ok {
-			d.wake.Set(driver.DBTime(at).Add(-2 * lead).Sub(now))
+			d.wake.Set(driver.DBTime(at).Add(-d.lead.reach()).Sub(now))
 		}
 	}
 }

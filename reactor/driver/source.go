@@ -181,7 +181,8 @@ type ClaimRequest struct {
 // Batch is what one claim took: the unit of the journal. Jobs are in launch
 // order (fire_at, id); Jobs[i] has the slot i places after FirstSlot. A recovered
 // job whose row is not there any more has no Topic: there is nothing left to
-// publish, but its place counts.
+// publish, but its place counts, and the broker may have it, not to be released
+// before FireAt.
 type Batch struct {
 	// ID orders the batches of a lane; Token names this one for good (ClaimRequest.Token).
 	ID        int64
