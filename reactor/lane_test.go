@@ -82,7 +82,7 @@ type testLane struct {
 func newTestLane(delivery Delivery) *testLane {
 	t := &testLane{leased: true}
 	t.lane = &lane{
-		lead: newLead(),
+		lead:     newLead(),
 		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(),
 		settle:   func(_ *lane, b *handoff.Batch, _ time.Duration) { t.news = append(t.news, b) },
 		hurry:    func() {},
