@@ -197,6 +197,7 @@ var faults = []fault{
 			return w.load.burst(ctx, n, ahead)
 		}}
 	}, harmless: true},
+	{name: "instant", weight: 6, draw: drawInstant},
 }
 
 // link is one instance's connections to one server.
