@@ -22,7 +22,7 @@ type lead struct {
 const (
 	minLead = 3 * time.Millisecond
 	maxLead = 100 * time.Millisecond
-	// leadMargin covers the way from the wheel to the claim.
+	// leadMargin covers the time from the wheel to the claim.
 	leadMargin = time.Millisecond
 	// maxStageLead bounds what is added where messages are staged. In a backlog acknowledgements
 	// take long, and nothing is staged that is late already.

@@ -81,7 +81,7 @@ later or more, ends it at once.`
 func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	go limitGarbage(ctx)
 	log := c.Logger(out.Stderr)
-	for _, name := range out.Strangers {
+	for _, name := range out.UnknownVariables {
 		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
 	}
 	r, err := c.build(log)

@@ -55,7 +55,7 @@ func TestRunPublishesAndStops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
+	if err := check.Compare(expected, judge.Received(), check.Config{}).Err(); err != nil {
 		t.Error(err)
 	}
 }
@@ -120,7 +120,7 @@ func TestKilledInstanceIsReplaced(t *testing.T) {
 	if err := judge.WaitDistinct(ctx, len(expected)); err != nil {
 		t.Fatal(err)
 	}
-	report := check.Judge(expected, judge.Received(), check.Config{})
+	report := check.Compare(expected, judge.Received(), check.Config{})
 	if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 || report.Altered.Count > 0 {
 		t.Error(report.Err())
 	}

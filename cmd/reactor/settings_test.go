@@ -110,7 +110,7 @@ func TestNoFlagLooksLikeAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range flagsOf(parser.Model.Node) {
-		others, typo := cli.NewEnvironment([]string{cli.VariableOf(name) + "=1"}).Strangers(parser.Model.Node)
+		others, typo := cli.NewEnvironment([]string{cli.VariableOf(name) + "=1"}).UnknownVariables(parser.Model.Node)
 		if len(others) > 0 || typo != nil {
 			t.Errorf("--%s is a stranger: %v, %v", name, others, typo)
 		}
@@ -207,7 +207,7 @@ func TestNoGrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
+	if err := check.Compare(expected, judge.Received(), check.Config{}).Err(); err != nil {
 		t.Error(err)
 	}
 }

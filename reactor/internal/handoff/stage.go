@@ -70,21 +70,21 @@ func (m *Machine) stage(now Now, b *Batch) {
 func (m *Machine) sendStaged(now Now, s driver.Slot) outcome {
 	msg := m.at(s)
 	if !msg.stageable(now) {
-		return gone
+		return taken
 	}
 	if m.isBeyondReach(s) {
-		return isBeyond
+		return beyondReach
 	}
 	packet := m.packet(s)
 	if msg.state == received {
 		msg.asking = true
 	} else if m.check(packet) != nil {
-		return gone // it fails at its time
+		return taken // it fails at its time
 	} else {
 		msg.state = sent
 	}
 	m.publish(now, packet)
-	return gone
+	return taken
 }
 
 // ask has a message sent again whose time has come, before it is released.
