@@ -53,6 +53,8 @@ type Source struct {
 	walTried      time.Time
 	walObstructed error
 
+	starts journalStarts // journalstart.go
+
 	// chores.go
 	chores                 sync.WaitGroup
 	closing                context.Context // Close ends it
@@ -226,6 +228,7 @@ func (s *Source) failed(doing string, err error) error {
 
 // reset makes the pools open every connection anew before its next use.
 func (s *Source) reset() {
+	s.starts.forget()
 	for _, db := range []*database{s.work, s.control, s.background} {
 		if db != nil {
 			db.pool.Reset()
