@@ -51,7 +51,7 @@ type Loader struct {
 	scanner scanner // owned by the goroutine that scans
 }
 
-// Config is what a Loader works with. All of it has to be set, but for MaxReads and Aside.
+// Config is what a Loader works with. All of it has to be set, but for MaxReads, Aside and Announced.
 type Config struct {
 	Source driver.Loader
 	Clock  Clock
@@ -62,6 +62,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Aside reports whether a job is set aside, as its row cannot be claimed.
 	Aside func(id int64) bool
+	// Announced reports whether new jobs are announced, while the feed stands. nil: they are.
+	Announced func() bool
 
 	// Page is how many rows one read brings at most, Capacity how many Memory holds.
 	Page, Capacity int
@@ -106,6 +108,9 @@ func New(cfg Config) *Loader {
 	cfg.Page = min(cfg.Page, cfg.Capacity)
 	if cfg.Aside == nil {
 		cfg.Aside = func(int64) bool { return false }
+	}
+	if cfg.Announced == nil {
+		cfg.Announced = func() bool { return true }
 	}
 	return &Loader{
 		cfg:      cfg,
