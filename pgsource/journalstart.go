@@ -60,6 +60,9 @@ const firstBatch = "'-9223372036854775808'::bigint"
 // reactor.journal_starts to vacuum.
 const raiseEvery = 1000
 
+// raiseAtLeast is after how long a start is raised if there were fewer claims.
+const raiseAtLeast = time.Minute
+
 // journalStarts is what the claims of this instance say about the lanes' journals.
 type journalStarts struct {
 	mu    sync.Mutex
@@ -67,9 +70,10 @@ type journalStarts struct {
 }
 
 type laneStart struct {
-	last  int64 // the number of the last batch that was claimed
-	since int   // claims since the start was raised
-	fails int   // raises in a row that did not get the lock
+	last   int64     // the number of the last batch that was claimed
+	since  int       // claims since the start was raised
+	raised time.Time // when that was
+	fails  int       // raises in a row that did not get the lock
 }
 
 // claimed notes a claim.
@@ -81,8 +85,7 @@ func (j *journalStarts) claimed(lane int32, batch int64) {
 		if j.lanes == nil {
 			j.lanes = map[int32]*laneStart{}
 		}
-		// An earlier owner may not have come to raise it.
-		l = &laneStart{since: raiseEvery}
+		l = &laneStart{} // never raised: it is due, since an earlier owner may not have come to it
 		j.lanes[lane] = l
 	}
 	l.last, l.since = batch, l.since+1
@@ -93,7 +96,7 @@ func (j *journalStarts) due() (lanes []int32) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for lane, l := range j.lanes {
-		if l.since >= raiseEvery {
+		if l.since >= raiseEvery || l.since > 0 && time.Since(l.raised) >= raiseAtLeast {
 			lanes = append(lanes, lane)
 		}
 	}
@@ -129,7 +132,7 @@ func (j *journalStarts) end(lane int32, last int64, err error) {
 	case err != nil:
 		l.fails++
 	default:
-		l.fails = 0
+		l.fails, l.raised = 0, time.Now()
 		l.since = int(max(0, min(l.last-last, raiseEvery-1))) // at most so many have come meanwhile
 	}
 }
