@@ -295,6 +295,10 @@ WITH (toast_tuple_target = 8160,
 -- How many slots, from the lane's first unsettled one on, its owner uses at most: messages beyond
 -- were never sent. NULL: the batch of a version without such a bound.
 ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS reach integer;
+-- When the last job of the batch is due. The broker may have a message before its time, to be released
+-- then; a recovery waits for that even if the row of the job was deleted meanwhile. NULL: the batch
+-- of a version before 5.
+ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS due_by timestamptz;
 -- A lane's part of the journal is read from where it starts (reactor.journal_starts). While an old
 -- snapshot keeps deleted rows, the statistics say that the table is empty, and the planner takes any
 -- index to be as good as any other, also for walking all of it. So the two indexes share no column:
