@@ -89,7 +89,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	)
 	err := s.control.row(ctx, `
 		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'feed')
-		       AND to_regclass('reactor.in_flight_lane_batch') IS NOT NULL
+		       AND (to_regclass('reactor.in_flight') IS NULL OR to_regclass('reactor.in_flight_lane_batch') IS NOT NULL)
 		  FROM reactor.deployment`, nil, &schema, &current)
 	switch code := sqlState(err); {
 	case code == pgerrcode.UndefinedTable, code == pgerrcode.InvalidSchemaName, code == pgerrcode.UndefinedColumn, errors.Is(err, pgx.ErrNoRows), err == nil && (schema == "" || !current):
