@@ -85,10 +85,10 @@ func (s *Source) inspectServerOnce(ctx context.Context) (path []string, err erro
 func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	var (
 		schema  string
-		current bool // since version 4
+		current bool // of version 5 at least
 	)
 	err := s.control.row(ctx, `
-		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'feed')
+		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'shard_hints')
 		  FROM reactor.deployment`, nil, &schema, &current)
 	switch code := sqlState(err); {
 	case code == pgerrcode.UndefinedTable, code == pgerrcode.InvalidSchemaName, code == pgerrcode.UndefinedColumn, errors.Is(err, pgx.ErrNoRows), err == nil && (schema == "" || !current):

@@ -53,6 +53,9 @@ type Source struct {
 	walTried      time.Time
 	walObstructed error
 
+	// owned are the shards of this instance, a driver.ShardSet: all of them until a beat has told.
+	owned atomic.Uint64
+
 	// chores.go
 	chores                 sync.WaitGroup
 	closing                context.Context // Close ends it
@@ -63,6 +66,7 @@ type Source struct {
 	tableGone              atomic.Bool // a statement did not find the table
 	gone                   ratelog.Limiter
 	unreturnable           ratelog.Limiter
+	saidOutdated           atomic.Bool // the log was told that the triggers are of an earlier version
 }
 
 // jobs returns the table and its statements.
@@ -95,12 +99,14 @@ func New(cfg Config) (*Source, error) {
 	}
 	var random [4]byte
 	rand.Read(random[:]) // never fails, by its documentation
-	return &Source{
+	s := &Source{
 		cfg:        cfg,
 		log:        cfg.Logger,
 		backends:   "reactor-" + hex.EncodeToString(random[:]),
 		feedChecks: make(chan struct{}, 1),
-	}, nil
+	}
+	s.owned.Store(uint64(driver.AllShards))
+	return s, nil
 }
 
 // Open connects, inspects the server, the table and our rights, and refuses a database on which it
