@@ -98,7 +98,7 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	}
 	// A connection is not pinged before each use: that would add a round trip to every claim. A
 	// broken connection is noticed when it is used; Source.failed then discards the others.
-	db.pool = newPool(ctx, poolConfig{connect: cfg, most: u.conns, idleTime: idleTime, lifetime: lifetime, jitter: jitter, short: s.connectionsAreShort, setUp: func(ctx context.Context, conn *pgx.Conn) error {
+	db.pool = newPool(ctx, poolConfig{connect: cfg, most: u.conns, idleTime: idleTime, keepTime: keepTime, lifetime: lifetime, jitter: jitter, short: s.connectionsAreShort, setUp: func(ctx context.Context, conn *pgx.Conn) error {
 		registerIDs(conn.TypeMap())
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
@@ -204,9 +204,9 @@ func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
 }
 
 const (
-	// asidePatience is for statements that nothing waits for, quickPatience for reads and for the
-	// clock: when all connections are in use for a moment, that is no reason to open another one.
-	asidePatience, quickPatience = 100 * time.Millisecond, 5 * time.Millisecond
+	// asidePatience is for statements that nothing waits for, quickPatience for reads: when all
+	// connections are in use for a moment, that is no reason to open another one.
+	asidePatience, quickPatience = 250 * time.Millisecond, 20 * time.Millisecond
 	// dialTimeout is how long a connection to one address may take.
 	dialTimeout = 5 * time.Second
 	// unacknowledgedTimeout is how long a host may acknowledge nothing of what we send, or of the

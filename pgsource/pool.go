@@ -41,7 +41,9 @@ type pool struct {
 	open    int           // connections that are idle or in use
 	opening int           // connections that are being opened
 	closing int           // connections that are being closed, which still count for the server
-	want    int           // how many are to be open, because of work that is expected
+	want    int           // how many are to be opened, because of work that is expected
+	keep    int           // how many are kept open for that work
+	until   time.Time     // and until when
 	era     int           // the number of resets
 	resting time.Time     // no connection is opened before, unless there is none
 	reaper  *time.Timer   // runs while there are more idle connections than there have to be
@@ -54,8 +56,9 @@ type poolConfig struct {
 	// setUp prepares a new connection.
 	setUp func(context.Context, *pgx.Conn) error
 	most  int
-	// idleTime is how long a connection may be unused; one always stays open.
-	idleTime time.Duration
+	// idleTime is how long a connection may be unused; one always stays open. keepTime is how long
+	// those stay open that were opened for expected work.
+	idleTime, keepTime time.Duration
 	// lifetime is the age at which a connection is replaced, so that a URL with several hosts, or a
 	// changed address, is looked up again at times. It varies by up to jitter.
 	lifetime, jitter time.Duration
@@ -84,9 +87,12 @@ type turn struct {
 }
 
 const (
-	// idleTime is longer than jobs are loaded ahead of their time (reactor.Config.Horizon), because
-	// the connections for their claims are opened when they are loaded.
-	idleTime = time.Minute
+	// idleTime is long enough for a connection to be kept from one statement to the next wherever
+	// statements come all the time, and short enough for an instance to be idle soon.
+	idleTime = 10 * time.Second
+	// keepTime is longer than jobs are loaded ahead of their time (reactor.Config.Horizon, which is
+	// at most the notify horizon): the connections for their claims are opened when they are loaded.
+	keepTime = notifyHorizon + idleTime
 	// shortRest is the time between two attempts to open a further connection when the server has
 	// none left.
 	shortRest = time.Second
@@ -282,12 +288,17 @@ func (p *pool) openOne(era int) {
 	}
 }
 
-// expect has connections opened for statements that will come soon. They are closed when they have
-// been unused for idleTime.
+// expect has connections opened for statements that will come within keepTime.
 func (p *pool) expect(connections int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if connections = min(connections, p.config.most); connections > p.open {
+	connections = min(connections, p.config.most)
+	now := time.Now()
+	if now.After(p.until) {
+		p.keep = 0
+	}
+	p.keep, p.until = max(p.keep, connections), now.Add(p.config.keepTime)
+	if connections > p.open {
 		p.want = max(p.want, connections)
 		p.grow()
 	}
@@ -300,19 +311,24 @@ func (p *pool) reapLater(after time.Duration) {
 	}
 }
 
-// reap closes connections that have been unused for idleTime, but not the last one.
+// reap closes connections that have been unused for idleTime, but not the last one, nor those that
+// are kept.
 func (p *pool) reap() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reaper = nil
 	now := time.Now()
-	for len(p.idle) > 0 && p.open > 1 && now.Sub(p.idle[0].used) >= p.config.idleTime {
+	least := 1
+	if now.Before(p.until) {
+		least = max(least, p.keep)
+	}
+	for len(p.idle) > 0 && p.open > least && now.Sub(p.idle[0].used) >= p.config.idleTime {
 		conn := p.idle[0]
 		p.idle = slices.Delete(p.idle, 0, 1)
 		p.discard(conn)
 	}
 	if len(p.idle) > 0 {
-		p.reapLater(p.config.idleTime - now.Sub(p.idle[0].used))
+		p.reapLater(max(p.config.idleTime-now.Sub(p.idle[0].used), p.config.idleTime/4))
 	}
 }
 

@@ -51,7 +51,7 @@ func newPoolBench(t *testing.T, role string, most int, idleTime time.Duration) *
 	}
 	connect.RuntimeParams["application_name"] = b.mark
 	b.pool = newPool(ctx, poolConfig{
-		connect: connect, most: most, idleTime: idleTime, lifetime: lifetime, jitter: jitter,
+		connect: connect, most: most, idleTime: idleTime, keepTime: 20 * idleTime, lifetime: lifetime, jitter: jitter,
 		setUp: func(context.Context, *pgx.Conn) error { return nil },
 		short: func(int, error) { b.short.Add(1) },
 	})
@@ -98,7 +98,7 @@ func (b *poolBench) take() *pooledConn {
 // TestPoolGrowsAndShrinks: as many connections as statements run at once, and one when they have
 // not been needed for a while.
 func TestPoolGrowsAndShrinks(t *testing.T) {
-	b := newPoolBench(t, "", 4, 100*time.Millisecond)
+	b := newPoolBench(t, "", 4, 150*time.Millisecond)
 	if n := b.sessions(); n != 0 {
 		t.Fatalf("%d sessions before the first statement", n)
 	}
@@ -131,6 +131,11 @@ func TestPoolGrowsAndShrinks(t *testing.T) {
 	})
 	b.expect(3)
 	b.eventually("three are opened ahead", func() bool { return b.sessions() == 3 })
+	begun := time.Now()
+	b.eventually("they are closed", func() bool { return b.sessions() == 1 })
+	if kept := time.Since(begun); kept < 5*b.config.idleTime {
+		t.Errorf("connections for work that is expected are kept for %v", kept)
+	}
 	before := b.take()
 	b.release(before)
 	if again := b.take(); again != before {

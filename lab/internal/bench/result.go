@@ -50,9 +50,11 @@ type Measurement struct {
 	Distribution []float64 `json:"lateness_distribution_ms"`
 
 	// StatementsPerSecond that the database was asked, all clients together.
-	StatementsPerSecond float64    `json:"database_statements_per_second"`
-	Usage               []Usage    `json:"usage"`
-	Internals           *Internals `json:"internals,omitempty"`
+	StatementsPerSecond float64 `json:"database_statements_per_second"`
+	// Connections that the instances held at the end, all together.
+	Connections int        `json:"database_connections"`
+	Usage       []Usage    `json:"usage"`
+	Internals   *Internals `json:"internals,omitempty"`
 
 	err error
 }

@@ -110,6 +110,12 @@ func (d *deployment) servers() []subject {
 	return list
 }
 
+// connections counts those of the instances.
+func connections(ctx context.Context, conn *pgx.Conn) (n int, err error) {
+	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'reactor-%' AND datname = current_database()`).Scan(&n)
+	return n, err
+}
+
 // statements counts what the database has been asked, by pg_stat_statements where it is
 // there, and otherwise in transactions: ours are single statements, nearly all of them.
 func statements(ctx context.Context, conn *pgx.Conn) (n int64, err error) {
