@@ -11,16 +11,17 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/load"
 )
 
-// dispatcher owns the wheel: it takes what the loader reads, waits until jobs fall
-// due, less the lead, and hands them in batches to whichever lane is free.
+// dispatcher owns the timer wheel. It takes the jobs that the loader reads, waits until a lead
+// before they fall due, and hands them in batches to whichever lane is free.
 //
-// A batch that no lane takes yet keeps growing up to its limit; that is how batches
-// form under load, without any waiting when there is none.
+// A batch that no lane takes yet keeps growing up to its limit. So batches form under load, and
+// without load no job waits for others.
 //
-// The wheel is a cache of the table in the order of due times. When it is full, what is due
-// last makes room for what is due earlier, and the loader is told from where each shard is
-// to be read again. Refusing what comes when it is full would be simpler, and was tried: with
-// a full wheel of jobs for the next half minute, one that is due now waited for them all.
+// The wheel is a cache of the table in the order of due times. When it is full, the jobs that
+// are due last are evicted in favour of jobs that are due earlier, and the loader is told from
+// where each shard has to be read again. A simpler dispatcher that refuses jobs when the wheel
+// is full was tried: with a wheel full of jobs for the next half minute, a job that was due at
+// once waited for all of them.
 type dispatcher struct {
 	clock    *clock
 	lead     *lead
@@ -36,15 +37,15 @@ type dispatcher struct {
 	// Written by run, read by anyone.
 	waiting atomic.Int64 // jobs in the wheel and on offer
 	late    atomic.Bool  // a full batch is on offer, and long due
-	oldest  atomic.Int64 // see OldestDue: nothingDue less that, 0 if there is none
+	oldest  atomic.Int64 // see OldestDue: nothingDue minus that time; 0: no job is due
 	latest  atomic.Int64 // see LatestDue
 
 	// Owned by run.
 	wheel *timerwheel.Wheel[scheduled]
-	known map[int64]timerwheel.Handle // in the wheel, or being claimed (noHandle)
+	known map[int64]timerwheel.Handle // jobs in the wheel, or being claimed (noHandle)
 	next  due
 	wake  waker
-	steps int64 // of the clock that the wheel has seen
+	steps int64 // steps of the clock that the wheel has taken into account
 	// largest is the size of the largest job that has been in the wheel since it was empty.
 	largest int
 }
@@ -55,12 +56,13 @@ type refiller interface {
 	Roomy()
 	// Rescan: the wheel was emptied.
 	Rescan()
-	// Evicted: what lies behind these places, one a shard, is not in the wheel any more.
+	// Evicted: the jobs behind these places, one place per shard, are not in the wheel any
+	// more.
 	Evicted(places []driver.Cursor)
 }
 
-// scheduled is what the wheel holds of a Pending, beside its deadline: there may be a
-// million of them.
+// scheduled is the part of a Pending that the wheel stores beside the deadline. It is small
+// because there may be a million of them.
 type scheduled struct {
 	id    int64
 	bytes int32
@@ -88,46 +90,46 @@ func (b *due) take(job scheduled, at driver.DBTime) {
 // wheelResolution is the width of the wheel's finest slots: far below the lead.
 const wheelResolution = 256 * time.Microsecond
 
-// lateBatch is how long a full batch must have been due for us to be behind.
+// lateBatch is how long a full batch must have been due before Behind reports true.
 const lateBatch = 100 * time.Millisecond
 
-// evictedShare is the share of the capacity that is evicted beyond what is needed: picking
-// the latest out of many costs too much to do it for each job that comes.
+// evictedShare is the share of the capacity that is evicted beyond what is needed: selecting
+// the latest jobs of the whole wheel costs too much to do it for each new job.
 const evictedShare = 64
 
 // noHandle marks a job that has left the wheel and whose claim has not ended.
 var noHandle timerwheel.Handle
 
-// Room is how many more jobs the wheel takes. It may be called by anyone, as may the next
-// four.
+// Room is how many more jobs the wheel takes. Any goroutine may call it, and the next four
+// methods.
 func (d *dispatcher) Room() int { return d.capacity - int(d.waiting.Load()) }
 
 // Behind reports whether jobs fall due faster than they are claimed.
 func (d *dispatcher) Behind() bool { return d.late.Load() }
 
-// OldestDue is when the earliest job in memory was due, or will be, that nobody has claimed
-// or is about to claim; nothingDue if there is none. If nothing is due yet it is not exact, but
+// OldestDue is the due time of the earliest job in memory that nobody has claimed or is about
+// to claim; nothingDue if there is none. While no job is due yet, the result is not exact, but
 // lies in the future.
 func (d *dispatcher) OldestDue() driver.DBTime {
-	return nothingDue - driver.DBTime(d.oldest.Load()) // wraps, and comes back
+	return nothingDue - driver.DBTime(d.oldest.Load()) // both subtractions may overflow, and cancel out
 }
 
 // oldestDue implements stage.
 func (d *dispatcher) oldestDue() driver.DBTime { return d.OldestDue() }
 
-// LatestDue bounds what is in memory: nothing is due later. It may be too late by far, as it
-// falls only when something is evicted or nothing is left.
+// LatestDue is an upper bound of the due times in memory. It may be far too late, as it falls
+// only when jobs are evicted or none is left.
 func (d *dispatcher) LatestDue() driver.DBTime { return driver.DBTime(d.latest.Load()) }
 
-// counted notes how many jobs there are.
+// counted publishes the number of jobs.
 func (d *dispatcher) counted() {
 	n := int64(d.wheel.Len() + len(d.next.ids))
 	d.waiting.Store(n)
 	d.pending.Store(n)
 }
 
-// run works until ctx ends. If drain is closed, nothing more will be loaded, and
-// run returns when everything has been handed out.
+// run works until ctx ends. When drain is closed, no more jobs are loaded, and run returns once
+// the claims of all have ended.
 func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 	wake, err := d.newAlarm()
 	if err != nil {
@@ -158,7 +160,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 				d.loader.Roomy()
 			}
 		case rows := <-d.loaded:
-			d.forgetFinished() // first: they may be among the rows, to be looked at again
+			d.forgetFinished() // first, because the rows may include such jobs, to be looked at again
 			d.add(rows)
 		case ids := <-d.finished:
 			d.forget(ids)
@@ -185,7 +187,7 @@ func (d *dispatcher) reset() {
 	d.latest.Store(int64(driver.DistantPast))
 }
 
-// add schedules loaded jobs. One that is known already may have been rescheduled.
+// add schedules loaded jobs. A job that is known already may have been rescheduled.
 func (d *dispatcher) add(rows []driver.Pending) {
 	if d.wheel.Len() == 0 {
 		d.largest = 0
@@ -214,8 +216,8 @@ func (d *dispatcher) add(rows []driver.Pending) {
 	d.counted()
 }
 
-// evict makes room by the n jobs that are due last. They are in the table still, and each
-// shard is read again from the earliest of its own.
+// evict removes the n jobs that are due last. They are still in the table, and each shard is
+// read again from its earliest evicted job.
 func (d *dispatcher) evict(n int) {
 	var places [driver.Shards]driver.Cursor
 	var shards driver.ShardSet
@@ -237,7 +239,7 @@ func (d *dispatcher) evict(n int) {
 	d.loader.Evicted(list)
 }
 
-// forgetFinished takes all ends of claims that were told.
+// forgetFinished forgets the jobs of all claims that are reported to have ended.
 func (d *dispatcher) forgetFinished() {
 	for {
 		select {
@@ -258,11 +260,11 @@ func (d *dispatcher) forget(ids []int64) {
 	}
 }
 
-// collect moves what has fallen due into the batch on offer, and sets the alarm for
-// what comes next.
+// collect moves the jobs that have fallen due into the batch on offer, and sets the alarm for
+// the next one.
 func (d *dispatcher) collect() {
 	if d.steps != d.clock.steps.Load() {
-		// The database's clock went back. The wheel's does not; begin anew.
+		// The database's clock went back. A wheel can't go back, so a new one begins.
 		d.reset()
 		d.loader.Rescan()
 	}
@@ -280,8 +282,8 @@ func (d *dispatcher) collect() {
 			return
 		}
 	}
-	// Once a claim is to be made it takes what falls due during the next lead, too:
-	// under a steady load one claim then follows the other, instead of one a job.
+	// A claim also takes the jobs that fall due during the next lead: under a steady load there
+	// is then one claim per lead instead of one per job.
 	until := int64(now.Add(2 * lead))
 	take := func(job scheduled, at int64) {
 		d.next.take(job, driver.DBTime(at))
@@ -302,14 +304,14 @@ func (d *dispatcher) collect() {
 
 // portion is how many jobs to take from the wheel at once. A job's size is known only when it
 // leaves the wheel, so as many are taken as fit if all were as large as the largest; where that
-// is none, one. So a claim is too large by one job at most. (The mean of those taken before was
-// tried: behind a small one, 33 jobs of 12 MB made a claim of 400.)
+// is none, one. So a claim is too large by one job at most. (To estimate by the mean size of
+// earlier jobs was tried: after a small job, 33 jobs of 12 MB made a claim of 400 MB.)
 func (d *dispatcher) portion() int {
 	return min(d.rows-len(d.next.ids), max(1, (maxClaimBytes-d.next.bytes)/max(1, d.largest)))
 }
 
-// report publishes the age of the oldest job. What is on offer left the wheel before what is
-// still in it.
+// report publishes the due time of the oldest job. The batch on offer comes first, as its jobs
+// were due before those in the wheel.
 func (d *dispatcher) report() {
 	oldest := nothingDue
 	if len(d.next.ids) > 0 {

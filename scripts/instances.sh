@@ -24,7 +24,7 @@ measure() { # NAME FOLDER INSTANCES
   local load="$out/$1-$3-load.txt" idle="$out/$1-$3-idle.txt" asked
   bench "$2" "$load" --instances "$3" --rate "$rate" --jobs $((rate * seconds))
   bench "$2" "$idle" --instances "$3" --idle "${seconds}s"
-  asked=$(awk '/^idle for/ { print $9, $(NF - 1) }' "$idle")
+  asked=$(awk '/^idle for/ { for (i = 2; i <= NF; i++) if ($i == "statements") print $(i - 1), $(NF - 1) }' "$idle")
   printf '%-5s %9d %16s %8s %11s %8s %8s %13s %8s %11s %12s\n' "$1" "$3" \
     "$(row "$load" 'statements per job')" "$(share "$load" postgres)" "$(share "$load" instance)" "$(row "$load" ' p50')" "$(row "$load" ' p99')" \
     "${asked% *}" "$(share "$idle" postgres)" "$(share "$idle" instance)" "${asked#* }"
