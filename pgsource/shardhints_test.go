@@ -80,7 +80,7 @@ func TestTriggersAreRenewedAfterTheLastOldInstance(t *testing.T) {
 	if named() {
 		t.Fatal("undoing the version has left its function")
 	}
-	if names := b.migrateUp(b.url); len(names) != 1 || names[0] != "instances" {
+	if names := b.migrateUp(b.url); len(names) != 1 || names[0] != "punctual" {
 		t.Errorf("applied %v", names)
 	}
 	if named() {

@@ -16,5 +16,5 @@ func Example() {
 	// 2 triggers
 	// 3 identity
 	// 4 feeds
-	// 5 instances
+	// 5 punctual
 }

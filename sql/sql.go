@@ -40,7 +40,7 @@ var Migrations = []Migration{
 	{Version: 4, Name: "feeds", Up: SchemaUp, Down: TriggersUp + AnnounceDown + PublicationsDown},
 	// The function of the triggers is not replaced here: instances of earlier versions, which may be
 	// running, ignore what the new one sends. pgsource.MigrateUp replaces it when they have gone.
-	{Version: 5, Name: "instances", Up: SchemaUp, Down: AnnounceDown},
+	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
 }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to
