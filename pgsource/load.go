@@ -115,6 +115,13 @@ type lastOf struct {
 	rows int
 }
 
+const (
+	// claimRows is about how many jobs one claim takes.
+	claimRows = 512
+	// manyRows is how many jobs of one load are no trickle.
+	manyRows = 64
+)
+
 func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pending, []lastOf, error) {
 	var (
 		jobs       []driver.Pending
@@ -144,6 +151,10 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pe
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	// Have the connections for claiming them opened before they are due.
+	if len(jobs) >= manyRows {
+		s.work.pool.expect(min(2+len(jobs)/claimRows, s.cfg.MaxConns))
 	}
 	var last []lastOf
 	for _, place := range places {

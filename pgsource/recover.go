@@ -49,7 +49,7 @@ func (s *Source) Mark(ctx context.Context, lease driver.Lease, mark string) erro
 // leased runs a transaction that commits only if the lane is still ours.
 func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx) error) error {
 	return s.work.tx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, s.slowSettings.localSQL()); err != nil {
+		if _, err := tx.Exec(ctx, s.slowSettings.localSQL(false)); err != nil {
 			return err
 		}
 		var held bool
