@@ -248,9 +248,6 @@ func idsOfBatch(batch driver.Batch) (ids []int64) {
 // processed or settled leaves the tables' pages. What heartbeats, recoveries, claims, settlements and
 // sweeps read of them does not grow: with ten times as many jobs it is as many pages, but for a level of an index.
 func TestPagesUnderOldSnapshot(t *testing.T) {
-	if testing.Short() {
-		t.Skip("processes 24,000 jobs")
-	}
 	b := newSnapshotBench(t)
 	const some = 600
 	b.process(some)

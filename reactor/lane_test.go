@@ -44,6 +44,7 @@ func (s *fakeSession) Publish(msgs []driver.Message) error {
 	s.sent = append(s.sent, msgs...)
 	return nil
 }
+
 func (s *fakeSession) PassesOn(context.Context) (driver.Passing, error) {
 	return driver.PassesOnAtPublish, nil
 }

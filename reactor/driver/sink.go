@@ -211,7 +211,8 @@ var ErrCannotMark = errors.New("sessions cannot be marked at this broker")
 // again at once would take the session from its new owner.
 var ErrSessionTakenOver = errors.New("the session was taken over by another connection with the same client id")
 
-// DisconnectedError: the session ended because the broker sent a DISCONNECT with a reason.
+// DisconnectedError is the error of a session that ended because the broker sent a DISCONNECT with a
+// reason.
 type DisconnectedError struct {
 	Code   byte // MQTT reason code
 	Reason string

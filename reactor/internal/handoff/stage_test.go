@@ -94,7 +94,7 @@ func TestStagedLeavesRoom(t *testing.T) {
 // TestNotStaged: what may expire or is large waits for its time, and so does everything where the
 // broker is not known to withhold it.
 func TestNotStaged(t *testing.T) {
-	r, c, _ := stagingRig(100, 4, func(i int, job *driver.Job) {
+	_, c, _ := stagingRig(100, 4, func(i int, job *driver.Job) {
 		switch i {
 		case 0:
 			job.Expires, job.ExpiresAt = true, job.FireAt.Add(time.Hour)
@@ -107,7 +107,7 @@ func TestNotStaged(t *testing.T) {
 	if sent := c.take(); len(sent) != 1 || sent[0].JobID != 4 {
 		t.Errorf("staged %+v", sent)
 	}
-	r = newRig(2)
+	r := newRig(2)
 	c = newFakeConnection(100)
 	r.attach(c)
 	r.admit(dueSoon(r, 3, nil))
