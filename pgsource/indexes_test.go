@@ -147,12 +147,11 @@ func TestDeadNotesAreNotWalked(t *testing.T) {
 	}
 	walks := func() bool {
 		t.Helper()
-		rows, err := s.hot.pool.Query(ctx, "EXPLAIN (ANALYZE, TIMING OFF) SELECT "+anyRetries)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
+		var lines []string
+		if err := s.hot.rows(ctx, "EXPLAIN (ANALYZE, TIMING OFF) SELECT "+anyRetries, nil, func(rows pgx.Rows) (err error) {
+			lines, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 		for _, line := range lines {

@@ -282,9 +282,9 @@ func (d *dispatcher) collect() {
 			return
 		}
 	}
-	// A claim also takes the jobs that fall due during the next lead: under a steady load there
-	// is then one claim per lead instead of one per job.
-	until := int64(now.Add(2 * lead))
+	// A claim also takes jobs that fall due a little later: under a steady load there are then few
+	// claims instead of one per job.
+	until := int64(now.Add(d.lead.reach()))
 	take := func(job scheduled, at int64) {
 		d.next.take(job, driver.DBTime(at))
 		d.known[job.id] = noHandle
@@ -297,7 +297,7 @@ func (d *dispatcher) collect() {
 	d.late.Store(len(d.next.ids) >= d.rows && d.next.latest < now.Add(-lateBatch))
 	if len(d.next.ids) < d.rows {
 		if at, ok := d.wheel.Next(); ok {
-			d.wake.Set(driver.DBTime(at).Add(-2 * lead).Sub(now))
+			d.wake.Set(driver.DBTime(at).Add(-d.lead.reach()).Sub(now))
 		}
 	}
 }

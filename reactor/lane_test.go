@@ -44,6 +44,10 @@ func (s *fakeSession) Publish(msgs []driver.Message) error {
 	s.sent = append(s.sent, msgs...)
 	return nil
 }
+
+func (s *fakeSession) PassesOn(context.Context) (driver.Passing, error) {
+	return driver.PassesOnAtPublish, nil
+}
 func (s *fakeSession) Unreleased() []driver.Slot { return s.unreleased }
 func (s *fakeSession) Release(slots []driver.Slot) error {
 	if s.ended {
@@ -79,6 +83,7 @@ type testLane struct {
 func newTestLane(delivery Delivery) *testLane {
 	t := &testLane{leased: true}
 	t.lane = &lane{
+		lead:     newLead(),
 		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(),
 		settle:   func(_ *lane, b *handoff.Batch, _ time.Duration) { t.news = append(t.news, b) },
 		hurry:    func() {},

@@ -54,6 +54,9 @@ type FeedState struct {
 	Lag      time.Duration
 }
 
+// Announces reports whether the feed tells of new jobs, as far as is known.
+func (f FeedState) Announces() bool { return f.Kind != "poll" && f.Problem == "" }
+
 // HintKind is the kind of a Hint.
 type HintKind uint8
 
@@ -85,6 +88,13 @@ type Loader interface {
 	LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64, until DBTime) ([]Pending, error)
 	// LoadIDs reads the jobs of the shards with these ids that are due before until.
 	LoadIDs(ctx context.Context, shards ShardSet, ids []int64, until DBTime) ([]Pending, error)
+	// Settled returns an instant of which this is known: what was written before it has been
+	// committed, or never will be. Reads that begin after the answer find all of that; what they
+	// do not find is written later. DistantPast: nothing is known yet, ask again.
+	//
+	// It stands still while a transaction that has written something is open, and comes up to
+	// the present when that has ended. Transactions that only read do not matter.
+	Settled(ctx context.Context) (DBTime, error)
 }
 
 // Cursor is a place in the jobs of one shard, in the order of (fire_at, id). A row at the place
@@ -173,7 +183,8 @@ type ClaimRequest struct {
 
 // Batch holds the jobs of one claim; it is the unit of the journal. Jobs are in launch order
 // (fire_at, id); Jobs[i] has the slot i places after FirstSlot. A recovered job whose row does not
-// exist any more has no Topic: nothing can be published, but the job keeps its place.
+// exist any more has no Topic: nothing can be published, but the job keeps its place, and the broker
+// may have its message, which must not be released before FireAt.
 type Batch struct {
 	// ID orders the batches of a lane. Token identifies this batch for ever (ClaimRequest.Token).
 	ID        int64

@@ -50,9 +50,11 @@ type Measurement struct {
 	Distribution []float64 `json:"lateness_distribution_ms"`
 
 	// StatementsPerSecond is how many statements all clients together sent to the database.
-	StatementsPerSecond float64    `json:"database_statements_per_second"`
-	Usage               []Usage    `json:"usage"`
-	Internals           *Internals `json:"internals,omitempty"`
+	StatementsPerSecond float64 `json:"database_statements_per_second"`
+	// Connections is how many connections all instances together held at the end.
+	Connections int        `json:"database_connections"`
+	Usage       []Usage    `json:"usage"`
+	Internals   *Internals `json:"internals,omitempty"`
 
 	err error
 }

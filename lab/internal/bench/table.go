@@ -12,7 +12,7 @@ func (r Result) Table(out io.Writer) error {
 	write := []func(io.Writer, []Measurement) error{measuresTable, r.comparison, usageTable}
 	if r.Reactor.Jobs == 0 { // idle
 		write = []func(io.Writer, []Measurement) error{usageTable}
-		fmt.Fprintf(out, "\nidle for %.0f s: the database got %.2f statements per second\n\n", r.Reactor.Seconds, r.Reactor.StatementsPerSecond)
+		fmt.Fprintf(out, "\nidle for %.0f s: the database got %.2f statements per second, over %d connections\n\n", r.Reactor.Seconds, r.Reactor.StatementsPerSecond, r.Reactor.Connections)
 	}
 	for _, w := range write {
 		if err := w(out, list); err != nil {
@@ -51,6 +51,8 @@ func measuresTable(out io.Writer, list []Measurement) error {
 	row("p99.9", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P999 })
 	row("max", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.Max })
 	row("database statements /s", "%.0f", func(m Measurement) float64 { return m.StatementsPerSecond })
+	row("statements per job", "%.2f", func(m Measurement) float64 { return ratio(m.StatementsPerSecond*m.Seconds, float64(m.Jobs)) })
+	row("database connections", "%.0f", func(m Measurement) float64 { return float64(m.Connections) })
 	return t.Flush()
 }
 

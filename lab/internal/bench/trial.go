@@ -79,6 +79,10 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	if err != nil {
 		return m, err
 	}
+	held, err := connections(ctx, d.conn)
+	if err != nil {
+		return m, err
+	}
 	// A clean stop settles all jobs. Jobs that are not settled would be published again.
 	finished = true
 	internals, err := drain.finish(ctx)
@@ -89,7 +93,7 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 		return m, err
 	}
 	m.Seconds, m.StatementsPerSecond = took.Seconds(), float64(now-asked)/took.Seconds()
-	m.Usage, m.Internals = usage, internals
+	m.Connections, m.Usage, m.Internals = held, usage, internals
 	return m, nil
 }
 
@@ -126,7 +130,11 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 	}
 	m.Name, m.Usage, m.Seconds = "reactor", meter.read(), time.Since(begun).Seconds()
 	now, err := statements(ctx, d.conn)
+	if err != nil {
+		return m, err
+	}
 	m.StatementsPerSecond = float64(now-asked) / m.Seconds
+	m.Connections, err = connections(ctx, d.conn)
 	return m, err
 }
 

@@ -41,18 +41,23 @@ type Machine struct {
 	messages   []message // by slot - 1
 	head       driver.Slot
 	batches    []*Batch      // oldest first; their slots are consecutive on the ring
-	queue      []driver.Slot // to be sent, in order
+	queue      []driver.Slot // to be sent, in order: their time has come
+	staging    []driver.Slot // to be sent before their time, in order; some need not be sent any more
 	bytes      int           // size of the payloads of messages that have not ended
 	connection Connection
 	connected  bool
+	early      int  // of those in flight, messages whose time has not come
+	earlyBytes int  // size of their payloads
 	inFlight   int  // slots that count against the broker's limit for this connection
 	blocked    bool // messages in the queue are beyond the reach of their batch
 	closing    bool // nothing more is admitted
 	pace       pace
 	poison     poison
+	now        Now // of the last event that told
 	effects    Effects
 	resend     []driver.Slot // reused by Acks
 	beyond     []driver.Slot // reused by send
+	doubtful   driver.Slot   // of send: the first slot in doubt
 }
 
 // Connection is a connection that the lane may send over, once the lease was confirmed.
@@ -61,6 +66,9 @@ type Connection struct {
 	// Check returns why a message can never be sent over the connection, or nil. It does no
 	// I/O.
 	Check func(driver.Message) error
+	// Stages tells that QoS 2 messages are to be sent before their time, as the broker passes them
+	// on when they are released. Withholds tells that this was found out, and not only claimed.
+	Stages, Withholds bool
 }
 
 // MaxBytes bounds the size of the payloads of a lane. The last claim may exceed it.
@@ -130,6 +138,12 @@ func (m *Machine) begin() *Effects {
 	return &m.effects
 }
 
+// beginAt is begin for an event that tells the time.
+func (m *Machine) beginAt(now Now) *Effects {
+	m.now = now
+	return m.begin()
+}
+
 // Room returns the slots for a claim of n jobs: the first one, and how far beyond the
 // first slot in doubt the batch's messages will be sent (Batch.Reach). ok tells that there is
 // room, and a connection.
@@ -149,10 +163,13 @@ func (m *Machine) freeSlots() int {
 }
 
 // Admit adds the batch that a claim for the lane has committed, in the slots that Room named.
-// Nothing is sent before Launch.
-func (m *Machine) Admit(b driver.Batch) (*Batch, *Effects) {
-	m.begin()
-	return m.admit(b), &m.effects
+// Nothing is sent before Launch, unless it can be staged.
+func (m *Machine) Admit(now Now, claimed driver.Batch) (*Batch, *Effects) {
+	m.beginAt(now)
+	b := m.admit(claimed)
+	m.stage(now, b)
+	m.send(now)
+	return b, &m.effects
 }
 
 func (m *Machine) admit(claimed driver.Batch) *Batch {
@@ -174,19 +191,27 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 
 // Launch sends the batch's jobs from … to-1: their time has come.
 func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
-	m.begin()
+	m.beginAt(now)
 	if b.gone {
 		return &m.effects
 	}
 	for i := from; i < to && i < b.kept; i++ {
 		s := b.slot(i)
 		msg := m.at(s)
+		m.notEarly(msg)
 		msg.due = true
-		if msg.state == held {
+		switch {
+		case msg.state == held:
 			msg.state = queued
 			m.queue = append(m.queue, s)
+		case msg.state == received && msg.unsure && !msg.asking:
+			if m.connected { // else Connect asks
+				m.ask(s)
+			}
+		case msg.state == received && i >= b.recorded.concluded:
+			m.effects.Hurry = true
 		}
-		m.releaseIfReady(s) // if it was recovered before its time
+		m.releaseIfReady(s) // where it was staged, or recovered before its time
 	}
 	m.send(now)
 	return &m.effects
@@ -194,7 +219,7 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 
 // Resume sends again, after the lease was in doubt or the pace asked for a rest.
 func (m *Machine) Resume(now Now) *Effects {
-	m.begin()
+	m.beginAt(now)
 	m.send(now)
 	m.effects.Capacity = true
 	return &m.effects
@@ -240,7 +265,7 @@ func (m *Machine) Drop() *Effects {
 	for _, b := range m.batches {
 		m.effects.InFlight -= b.jobs
 	}
-	m.batches, m.queue = nil, nil
+	m.batches, m.queue, m.staging = nil, nil, nil
 	return &m.effects
 }
 
@@ -283,7 +308,8 @@ func (m *Machine) OldestDue() (at driver.DBTime, ok bool) {
 	for _, b := range m.batches {
 		for i := range b.kept {
 			msg := m.at(b.slot(i))
-			if msg.state >= held && msg.state <= sent && msg.job.Topic != "" && (!ok || msg.job.FireAt < at) {
+			waits := msg.state >= held && msg.state <= sent || msg.state != ended && msg.due && !msg.counted
+			if waits && msg.job.Topic != "" && (!ok || msg.job.FireAt < at) {
 				at, ok = msg.job.FireAt, true
 			}
 		}

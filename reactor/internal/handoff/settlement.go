@@ -37,9 +37,12 @@ func (m *Machine) announce(b *Batch) {
 
 // patience is how long the news of a batch may wait.
 func (m *Machine) patience(b *Batch) time.Duration {
+	within, staged := m.stagedPatience(b)
 	switch {
 	case !b.urgent():
 		return endPatience
+	case staged:
+		return within
 	case m.full() && !m.releasesPressing():
 		return fullPatience
 	}
@@ -48,8 +51,8 @@ func (m *Machine) patience(b *Batch) time.Duration {
 
 // full reports whether the window is wide and nearly full.
 func (m *Machine) full() bool {
-	limit := m.connection.Limits.InFlight
-	return limit >= wideWindow && m.inFlight > limit/4*3
+	window := m.connection.Limits.InFlight - m.early
+	return window >= wideWindow && m.inFlight-m.early > window/4*3
 }
 
 // releasesPressing reports whether a large part of the window is held by messages that the
@@ -90,7 +93,7 @@ func (m *Machine) Settlement(b *Batch) driver.Settlement {
 // If we die before the release, the journal says what the broker has received, and the
 // recovery releases it.
 func (m *Machine) Settled(now Now, b *Batch, s driver.Settlement, recorded bool) *Effects {
-	m.begin()
+	m.beginAt(now)
 	if !recorded {
 		m.closing = true
 		m.effects.NotOurs = true
