@@ -57,6 +57,9 @@ func (m *Machine) send(now Now) {
 	m.blocked, m.doubtful = false, m.base()
 	// Without those that wait for their time, the window is narrower, and free of them.
 	m.queue = m.sendSome(now, m.queue, limit, limit-m.early, m.sendDue)
+	if len(m.queue) > 0 && m.stalled() {
+		m.sendFronts(now)
+	}
 	if len(m.queue) == 0 && m.connection.Stages {
 		most := limit - stageReserve(limit)
 		m.staging = m.sendSome(now, m.staging, most, most, m.sendStaged)
@@ -83,6 +86,9 @@ func (m *Machine) sendSome(now Now, list []driver.Slot, limit, window int, send 
 	m.beyond = m.beyond[:0]
 	for n < len(list) && m.inFlight < limit && m.poison.maySend() {
 		s := list[n]
+		if m.inFlight+1 >= m.connection.Limits.InFlight && m.overtakes(s) {
+			break // the last place is kept for those before it
+		}
 		n++
 		if send(now, s) == beyondReach {
 			m.beyond = append(m.beyond, s)

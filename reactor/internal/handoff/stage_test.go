@@ -76,8 +76,8 @@ func TestStagedLeavesRoom(t *testing.T) {
 		t.Fatalf("%d of a window of 10 are staged", len(staged))
 	}
 	r.advance(30 * time.Millisecond)
-	r.launch(b, 20, 22)
-	if sent := c.take(); len(sent) != 2 || sent[0].JobID != 21 {
+	r.launch(r.put(2, 2), 0, 2)
+	if sent := c.take(); len(sent) != 2 || sent[0].JobID != 2000 {
 		t.Fatalf("beside the staged ones, those that are due: %+v", sent)
 	}
 	r.acks(receivedFor(staged))
