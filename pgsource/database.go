@@ -79,7 +79,7 @@ type use struct {
 	// asynchronous: commits do not wait for the disk, and a crash of PostgreSQL may undo them.
 	asynchronous bool
 	// warm is called with each new connection.
-	warm func(context.Context, *pgx.Conn)
+	warm func(context.Context, *pgx.Conn) error
 }
 
 // open connects, and fails after connectTimeout.
@@ -111,7 +111,7 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 			}
 		}
 		if u.warm != nil {
-			u.warm(ctx, conn)
+			return u.warm(ctx, conn)
 		}
 		return nil
 	}})

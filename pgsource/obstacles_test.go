@@ -341,11 +341,13 @@ func testRowThatRefusesToReturn(t *testing.T, why, reason string) {
 	}
 }
 
-// TestLockedTable: neither the heartbeat nor a settlement waits for it.
+// TestLockedTable: neither the heartbeat nor a settlement waits for it, also if a claim that does
+// occupies the connection that there was, and another one has to be opened.
 func TestLockedTable(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(2, "-1 second")
 	batch := b.claim(ids)
+	request := b.request(b.insert(1, "-1 second"))
 	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -353,6 +355,13 @@ func TestLockedTable(t *testing.T) {
 	if _, err := tx.Exec(b.ctx, "LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
+	claimed := make(chan struct{})
+	go func() {
+		defer close(claimed)
+		_, _ = b.Claim(b.ctx, request) // ends with the lock, or before
+	}()
+	b.eventually("the claim waits for the table", `SELECT EXISTS (SELECT FROM pg_stat_activity
+		WHERE datname = current_database() AND wait_event_type = 'Lock')`)
 	start := time.Now()
 	b.refuse(batch)
 	if took := time.Since(start); took > 1500*time.Millisecond { // of a lock_timeout of 2 s
@@ -371,7 +380,8 @@ func TestLockedTable(t *testing.T) {
 	if err := tx.Commit(b.ctx); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually("the return", "SELECT count(*) = 2 FROM jobs WHERE NOT processed")
+	<-claimed
+	b.eventually("the return", "SELECT count(*) = 2 FROM jobs WHERE NOT processed AND id = ANY($1)", ids)
 }
 
 // TestPurge: the counts of published jobs are deleted, all of them, and notes that are still needed

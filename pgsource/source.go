@@ -207,17 +207,30 @@ func (s *Source) Now(ctx context.Context) (driver.DBTime, error) {
 	return now.DBTime, s.failed("read the clock", err)
 }
 
-// warm makes a connection's first claim and first settlement, of nothing: the first ones take its
+// warm makes a connection's first settlement and first claim, of nothing: the first ones take its
 // backend ten times as long as the later ones, and the lead of claims does not allow for that.
-// Errors are not reported, because the real statements will report the same.
-func (s *Source) warm(ctx context.Context, conn *pgx.Conn) {
+// Whoever opens the connection waits for it, and it may be a settlement, which must not wait
+// for a lock on the jobs table (warmLockTimeout). Other errors of the two are not reported, because the
+// real statements will report the same.
+func (s *Source) warm(ctx context.Context, conn *pgx.Conn) error {
 	const noLane = -1
-	if rows, err := conn.Query(ctx, s.jobs().claim, s.claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
-		rows.Close()
-	}
 	if rows, err := conn.Query(ctx, settleSQL, new(plainSettlements).args()...); err == nil {
 		rows.Close()
 	}
+	if err := setLockTimeout(ctx, conn, warmLockTimeout); err != nil {
+		return err
+	}
+	if rows, err := conn.Query(ctx, s.jobs().claim, s.claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
+		rows.Close()
+	}
+	return setLockTimeout(ctx, conn, tableLockTimeout)
+}
+
+// warmLockTimeout is much longer than any lock that the application takes for a moment.
+const warmLockTimeout = 50 * time.Millisecond
+
+func setLockTimeout(ctx context.Context, conn *pgx.Conn, d time.Duration) error {
+	return conn.PgConn().Exec(ctx, fmt.Sprintf("SET lock_timeout = '%dms'", d.Milliseconds())).Close()
 }
 
 // failed wraps the error of a statement. If the connection was lost it also discards the pooled
