@@ -76,7 +76,7 @@ func Defaults() Config { return Config{}.withDefaults() }
 func (c Config) withDefaults() Config {
 	setDefault(&c.JobsPerRead, 4096)
 	setDefault(&c.LoopFrequency, 2*time.Second)
-	setDefault(&c.Lanes, 2)
+	setDefault(&c.Lanes, 3)
 	setDefault(&c.Horizon, 30*time.Second)
 	setDefault(&c.MaxPending, 1<<18)
 	switch c.Grace {

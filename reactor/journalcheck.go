@@ -25,9 +25,6 @@ func (r *laneRunner) doubtJournal() {
 // checkJournal looks whenever it is told to, until ctx ends. An error says that the journal, or
 // the lease, is not what it was. Nothing is claimed meanwhile, for slots may not be what they seem.
 //
-// Reading changes nothing of a lane at work: only batches below QoS 2 are cut, and those are settled
-// as a whole, unless an earlier version has left them.
-//
 // It looks twice. A batch that was read and is not known any more may have been settled in
 // between; one that is still there then was not.
 func (r *laneRunner) checkJournal(ctx context.Context) error {
@@ -64,7 +61,7 @@ func (r *laneRunner) checkJournal(ctx context.Context) error {
 // unknownBatches reads the journal and returns the tokens of the batches in it that are not the
 // lane's.
 func (r *laneRunner) unknownBatches(ctx context.Context) (map[[16]byte]bool, error) {
-	batches, err := r.readJournal(ctx)
+	batches, err := r.readUnsettled(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,9 @@ type laneRunner struct {
 	clock    *clock
 	log      *slog.Logger
 	stats    *counters // written here, read by Stats alone
+	budget   *budget
+	// recovered gives back what the recovery has reserved of the budget; nil: nothing.
+	recovered func()
 
 	checkNow     wait.Signal // has the journal checked, see doubtJournal
 	readsJournal atomic.Bool // the journal is being read, or was: what it says may be outdated
@@ -67,6 +70,7 @@ type laneBroker interface {
 
 // laneJournal is what it needs of driver.Journal.
 type laneJournal interface {
+	Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error)
 	Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error)
 	Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error
 	Mark(ctx context.Context, lease driver.Lease, mark string) error
@@ -137,7 +141,10 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	// recorded, nor be on its way to the journal, when that reads it.
 	defer r.settler.forget(r.lane)
 	defer r.lane.drop()
-	if session, err = r.recover(ours, session); err != nil {
+	defer r.lane.leaveBudget()
+	session, err = r.recover(ours, session)
+	r.recoveryTakenIn()
+	if err != nil {
 		return err
 	}
 	if r.pad.wake, err = r.newAlarm(); err != nil {

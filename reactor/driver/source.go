@@ -127,6 +127,10 @@ type Journal interface {
 	// raised lease replaces the old one.
 	// ok is false if the claim did not happen.
 	ResolveClaim(ctx context.Context, req ClaimRequest) (batch Batch, lease Lease, ok bool, err error)
+	// Unsettled tells which batches Recover would return, without reading their jobs: a
+	// payload counts as large from so many bytes on. Like Recover it returns ErrLeaseLost if the lane
+	// is no longer ours.
+	Unsettled(ctx context.Context, lease Lease, largePayload int) ([]Unsettled, error)
 	// Recover returns the lane's unsettled batches, oldest first: what an earlier
 	// owner, dead or stopped, may or may not have published. Settled parts are
 	// left out, but those of QoS 2, which Batch.Concluded counts.
@@ -200,6 +204,13 @@ type Batch struct {
 	Round int64
 	// At is the database's time at some instant of the claim; 0 if it was not told.
 	At DBTime
+}
+
+// Unsettled is a batch in the journal, and how many bytes its payloads are: the small ones, and
+// the large ones.
+type Unsettled struct {
+	Token                  [16]byte
+	SmallBytes, LargeBytes int
 }
 
 // Settlement is the news about one batch. Its jobs are settled from the front;

@@ -43,6 +43,7 @@ type Machine struct {
 	batches    []*Batch      // oldest first; their slots are consecutive on the ring
 	queue      []driver.Slot // to be sent, in order
 	bytes      int           // of the payloads of messages that have not ended
+	largeBytes int           // of those of them that are large (LargePayload)
 	connection Connection
 	connected  bool
 	inFlight   int  // slots that are taken at the broker over this connection
@@ -163,7 +164,7 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 	m.batches = append(m.batches, b)
 	for i, job := range claimed.Jobs {
 		*m.at(b.slot(i)) = message{job: job, batch: b, state: held}
-		m.bytes += len(job.Payload)
+		m.count(len(job.Payload), 1)
 	}
 	m.head = b.slot(n)
 	m.effects.InFlight += n
@@ -292,6 +293,6 @@ func (m *Machine) at(s driver.Slot) *message { return &m.messages[s-1] }
 
 // forget lets go of a payload.
 func (m *Machine) forget(msg *message) {
-	m.bytes -= len(msg.job.Payload)
+	m.count(len(msg.job.Payload), -1)
 	msg.job = driver.Job{ID: msg.job.ID}
 }

@@ -82,11 +82,13 @@ type Clock interface {
 type Memory interface {
 	// Room is how many more jobs it takes.
 	Room() int
+	// Backlog is how many of the jobs in it are overdue, by more than a moment.
+	Backlog() int
 	// Behind reports whether there is more overdue in it than can be claimed.
 	Behind() bool
 	// OldestDue is when the earliest job in it was due; if it is empty, later than everything.
 	OldestDue() driver.DBTime
-	// LatestDue bounds what is in it: nothing is due later.
+	// LatestDue bounds what is in it and no backlog: nothing is due later.
 	LatestDue() driver.DBTime
 }
 
@@ -173,12 +175,15 @@ func (l *Loader) Rescan() {
 	l.scanWake.Set()
 }
 
-// Evicted notes that memory has no room for the jobs behind these places, one a shard. They
-// are read again when there is.
-func (l *Loader) Evicted(places []driver.Cursor) {
+// Evicted notes that memory has no room for the jobs behind these places, one a shard, which
+// are read again when there is: overdue for jobs that were due by now, ahead for others.
+func (l *Loader) Evicted(overdue, ahead []driver.Cursor, now driver.DBTime) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, place := range places {
+	for _, place := range overdue {
+		l.window.evictedOverdue(place, now)
+	}
+	for _, place := range ahead {
 		l.window.evicted(place)
 	}
 }

@@ -25,8 +25,10 @@ import (
 //
 //	the time in which all shards are walked, times four, and a loop
 //
-// and everything else as ever. While jobs fall due faster than they are claimed, there is a
-// sweep every few loops only, up to the oldest of them: what is due later has to wait anyway.
+// and everything else as ever. While jobs fall due faster than they are claimed, the deep past
+// is read up to the oldest of them only: what is due later has to wait anyway. What is near is
+// read all the same, for it may be due now; but every few loops, as it may be a lot, unless the
+// feed is down.
 //
 // What has not been read for the first time is the window's to read; the sweep ends there.
 type sweep struct {
@@ -64,7 +66,7 @@ func (l *Loader) planSweep(now driver.DBTime) {
 	case l.sweepNow:
 	case t.Before(s.next) || l.scanner.unfinished():
 		return
-	case l.cfg.Memory.Behind() && t.Sub(s.last) < sweepRarely*l.cfg.Loop:
+	case l.cfg.Memory.Behind() && l.feedUp && t.Sub(s.last) < sweepRarely*l.cfg.Loop:
 		s.next = t.Add(l.cfg.Loop / 8) // it may be over in a moment
 		return
 	}
@@ -74,14 +76,26 @@ func (l *Loader) planSweep(now driver.DBTime) {
 	}
 	l.sweepNow = false
 	s.next, s.last = t.Add(wait.Jitter(l.cfg.Loop)), t
-	s.whole = l.scanner.deep.shards >= shards.Len()
+	s.whole = l.scanner.deep.shards >= shards.Len() && l.window.backlog.set == 0 && !l.cfg.Memory.Behind()
 	s.near = nil
 	if !s.whole {
-		s.near = cursorsAt(shards, l.past(now))
+		s.near = l.nearCursors(shards, now)
 	}
 	if s.whole || len(s.deep) == 0 {
 		s.deep = cursorsAt(shards, driver.DistantPast)
 	}
+}
+
+// nearCursors are where a sweep of what is near begins: where the past ends, or the backlog,
+// which is to be read for the first time. The caller holds mu.
+func (l *Loader) nearCursors(shards driver.ShardSet, now driver.DBTime) []driver.Cursor {
+	list := cursorsAt(shards, l.past(now))
+	for i, c := range list {
+		if l.window.backlog.set.Has(c.Shard) {
+			list[i] = later(c, driver.CursorAt(c.Shard, l.window.split[c.Shard]))
+		}
+	}
+	return list
 }
 
 func cursorsAt(shards driver.ShardSet, from driver.DBTime) []driver.Cursor {
@@ -126,14 +140,20 @@ func (l *Loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 	}
 }
 
-// sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, what is
-// due after the oldest in memory is left out: that is known, and a lot.
+// sweepUntil is where a sweep ends. Of the deep past, what the backlog is still to read is left
+// out, and while jobs fall due faster than they are claimed what is due after the oldest in
+// memory: that is known, and a lot.
 func (l *Loader) sweepUntil(now driver.DBTime, kind scanKind) driver.DBTime {
-	until := now.Add(2 * l.cfg.Loop)
-	if kind == deepSweep && !l.scanner.sweep.whole {
-		until = l.past(now)
+	until := min(now.Add(2*l.cfg.Loop), l.window.swept(l.past(now)))
+	if kind == nearSweep {
+		return until
 	}
-	until = min(until, l.window.swept(l.past(now)))
+	if !l.scanner.sweep.whole {
+		until = min(until, l.past(now))
+	}
+	for _, c := range l.window.overdue() {
+		until = min(until, after(c))
+	}
 	if l.cfg.Memory.Behind() {
 		until = min(until, l.cfg.Memory.OldestDue())
 	}
