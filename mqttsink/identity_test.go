@@ -131,7 +131,7 @@ func TestIdentityAnswers(t *testing.T) {
 			// Nothing is left of a probe.
 			for _, d := range broker.goodbyes() {
 				if e := d.Properties.SessionExpiryInterval; e == nil || *e != 0 {
-					t.Errorf("a probe says goodbye with a session expiry of %v", e)
+					t.Errorf("a probe disconnects with a session expiry of %v", e)
 				}
 			}
 		})

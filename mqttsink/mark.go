@@ -76,7 +76,7 @@ func (s *session) leaveMark(ctx context.Context, mark string) error {
 	switch codes[0] {
 	case codeNoSubscription:
 	case codeSuccess:
-		return fmt.Errorf("%w: it takes what was never subscribed for a subscription", driver.ErrCannotMark)
+		return fmt.Errorf("%w: it reports a subscription that never existed", driver.ErrCannotMark)
 	default:
 		return fmt.Errorf("%w: it refuses to unsubscribe (%s): %s", driver.ErrCannotMark, reasonText(codes[0]), allowMarks)
 	}

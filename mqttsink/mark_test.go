@@ -151,12 +151,12 @@ func TestMarkOfAnUsedUpSession(t *testing.T) {
 // mark shows.
 func TestMarkAndTheBrokersMemory(t *testing.T) {
 	const never = 24 * time.Hour
-	t.Run("lost, and made anew by somebody", func(t *testing.T) {
+	t.Run("lost, and created again by somebody", func(t *testing.T) {
 		ctx := testContext(t)
 		broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
 		leave(t, ctx, broker.URL(), "x", "ours")
 		restart(t, ctx, broker, broker.Kill)
-		closed(t, ctx, connectMarked(t, ctx, broker.URL(), "x", "")) // dies before it can say so
+		closed(t, ctx, connectMarked(t, ctx, broker.URL(), "x", "")) // it dies before it can record the loss
 		wantLimits(t, "the second session", connectMarked(t, ctx, broker.URL(), "x", "ours"), true, false, false)
 	})
 	t.Run("stopped and started", func(t *testing.T) {
@@ -270,7 +270,7 @@ func TestBrokersThatCannotMark(t *testing.T) {
 				return unsuback(p, codeSuccess)
 			}
 			return suback(p, 0, 0, 0, 0, 0)
-		}, "never subscribed", false},
+		}, "never existed", false},
 		"always says that there was none": {func(kept *subscriptions, p *packets.ControlPacket) reply {
 			r := kept.answer(p)
 			if p.Type == packets.UNSUBSCRIBE {
@@ -288,13 +288,13 @@ func TestBrokersThatCannotMark(t *testing.T) {
 		"refuses to unsubscribe": {func(_ *subscriptions, p *packets.ControlPacket) reply {
 			return unsuback(p, codeNotAuthorized)
 		}, "reactor/session/#", false},
-		"disconnects whoever subscribes": {func(kept *subscriptions, p *packets.ControlPacket) reply {
+		"disconnects a client that subscribes": {func(kept *subscriptions, p *packets.ControlPacket) reply {
 			if p.Type == packets.SUBSCRIBE {
 				return disconnect(codeNotAuthorized)
 			}
 			return kept.answer(p)
 		}, "reactor/session/#", true},
-		"disconnects whoever unsubscribes": {func(_ *subscriptions, p *packets.ControlPacket) reply {
+		"disconnects a client that unsubscribes": {func(_ *subscriptions, p *packets.ControlPacket) reply {
 			return disconnect(packets.DisconnectProtocolError)
 		}, "protocol error", true},
 	} {

@@ -85,7 +85,7 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 		"packet_bytes", terms.limits.PacketBytes, "keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
 	if opts.QoS == 2 && terms.sessionExpiry < min(shortExpiry, s.cfg.SessionExpiry) {
 		s.warned.Do(func() {
-			s.cfg.Logger.Warn("the broker keeps the sessions of clients that are away only for a short time; after a longer outage what was on its way is treated as lost",
+			s.cfg.Logger.Warn("the broker keeps the sessions of disconnected clients only for a short time; after a longer outage the messages in flight count as lost",
 				"session_expiry", terms.sessionExpiry, "asked_for", s.cfg.SessionExpiry)
 		})
 	}

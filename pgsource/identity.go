@@ -104,7 +104,7 @@ func refuseRenaming(ctx context.Context, tx pgx.Tx, name, want string) error {
 	case alive > 0:
 		return fmt.Errorf("the deployment is called %s, and %d instances run under that name: stop all of them before you start one as %s (pgsource.Config.Deployment)", name, alive, want)
 	case journalled > 0:
-		return fmt.Errorf("the deployment is called %s, and messages are on their way under that name: run an instance as %s once more and stop it cleanly, then start all as %s (pgsource.Config.Deployment)", name, name, want)
+		return fmt.Errorf("the deployment is called %s, and messages are in flight under that name: run an instance as %s once more and stop it cleanly, then start all as %s (pgsource.Config.Deployment)", name, name, want)
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func TestRename(t *testing.T) {
 	if err := b.member.Leave(b.ctx); err != nil {
 		t.Fatal(err)
 	}
-	if why := b.refused(renamed); !strings.Contains(why, "on their way under that name") {
+	if why := b.refused(renamed); !strings.Contains(why, "in flight under that name") {
 		t.Error(why)
 	}
 	if b.name() != name {

@@ -174,7 +174,7 @@ func (s *Source) findMovedTable(ctx context.Context, was string) error {
 	}
 	switch {
 	case len(names) == 0:
-		return fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it anew", qualified(was))
+		return fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it again", qualified(was))
 	case len(names) > 1 || names[0] != "jobs":
 		list := make([]string, len(names))
 		for i := range names {
@@ -259,7 +259,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 		return err
 	}
 	if missing != "" {
-		return fmt.Errorf("%s is not there: restore it, or create it anew with psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database", missing)
+		return fmt.Errorf("%s is not there: restore it, or create it again with psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database", missing)
 	}
 	// A row-level security policy on a table of our own also looks like a lack of rights.
 	var covered *string

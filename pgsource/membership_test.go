@@ -94,7 +94,7 @@ func TestTakeOver(t *testing.T) {
 	if adopted.Epoch <= deadLease.Epoch || adopted.ClientID != deadLease.ClientID {
 		t.Fatalf("adopted %+v of %+v", adopted, deadLease)
 	}
-	// Its connections were cut off, so it hears of that first.
+	// Its connections were terminated, so it gets that error first.
 	var err error
 	for err = nil; !errors.Is(err, driver.ErrDeposed); _, err = deadMember.Beat(b.ctx) {
 		if b.ctx.Err() != nil {
@@ -105,7 +105,7 @@ func TestTakeOver(t *testing.T) {
 	if _, err := b.Claim(b.ctx, stale); !errors.Is(err, driver.ErrLeaseLost) {
 		t.Errorf("the deposed one's claim: %v", err)
 	}
-	// Neither may it settle what is the successor's now.
+	// It may not settle the batches that belong to the successor now.
 	b.settle(driver.Settlement{BatchID: batch.ID, Token: batch.Token, Lease: deadLease, Jobs: 4, Kept: 4, Concluded: 4, Done: true})
 	recovered, err := b.Recover(b.ctx, adopted)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 4 {
@@ -177,7 +177,7 @@ func TestClockSetBack(t *testing.T) {
 	if took := time.Since(begun); took < 500*time.Millisecond {
 		t.Errorf("took over after %v: it cannot know that soon", took)
 	}
-	// Its connections were cut off, so it hears of that first.
+	// Its connections were terminated, so it gets that error first.
 	var err error
 	for err = nil; !errors.Is(err, driver.ErrDeposed); _, err = dead.Beat(b.ctx) {
 		if b.ctx.Err() != nil {

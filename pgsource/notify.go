@@ -118,7 +118,7 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hin
 		case jobsChannel:
 			hint, err := parseHint(n.Payload)
 			if err != nil {
-				junk.Fail(s.log, slog.LevelWarn, "a notification is not ours, or of another version of the triggers: ignored, the sweep finds what it was about; if it is ours, run psql -f sql/triggers.sql",
+				junk.Fail(s.log, slog.LevelWarn, "ignored a notification that is not ours, or of another version of the triggers; the sweep finds its jobs; if it is ours, run psql -f sql/triggers.sql",
 					"payload", beginning(n.Payload))
 				continue
 			}

@@ -56,8 +56,8 @@ func TestReusedIDOfACancelledRow(t *testing.T) {
 	}
 }
 
-// TestRevivedRowIsNotRecovered: the application has made the row unprocessed while its message was
-// on its way. It is claimed again, so a recovery must not publish it as well.
+// TestRevivedRowIsNotRecovered: the application has made the row unprocessed while its message was in
+// flight. It is claimed again, so a recovery must not publish it as well.
 func TestRevivedRowIsNotRecovered(t *testing.T) {
 	b := newBench(t)
 	ids := b.insert(2, "-1 second")
@@ -96,7 +96,7 @@ func TestRetriesOfAReusedID(t *testing.T) {
 	if n := b.count("SELECT attempts FROM reactor.retries WHERE job_id = $1", ids[0]); n != 1 {
 		t.Errorf("%d attempts of the new row are counted, want 1", n)
 	}
-	// Its own are counted on.
+	// The attempts of the new row itself are counted further.
 	b.refuse(b.claim(ids))
 	if n := b.count("SELECT attempts FROM reactor.failed_jobs WHERE job_id = $1", ids[0]); n != 2 {
 		t.Errorf("failed after %d attempts, want 2", n)

@@ -24,7 +24,7 @@ FROM generate_series(1,20000) AS x(test_data);`)
 	if n := b.count(`SELECT count(*) FROM jobs WHERE NOT processed AND shard BETWEEN 0 AND 63`); n != 20000 {
 		t.Fatalf("%d rows", n)
 	}
-	// The shards of the stored column are even enough to share work by.
+	// The stored column distributes rows evenly enough over the shards.
 	if n := b.count(`SELECT max(n) FROM (SELECT count(*) n FROM jobs GROUP BY shard) s`); n > 20000/64*3/2 {
 		t.Fatalf("the fullest of 64 shards has %d of 20,000 jobs", n)
 	}

@@ -36,7 +36,7 @@ func TestTwoTablesOfTheSamePath(t *testing.T) {
 	if why := b.refused(pgsource.Config{DatabaseURL: with(t, b.url, "search_path", "front,public")}); !strings.Contains(why, `"front"."jobs"`) {
 		t.Error(why)
 	}
-	// A queue of some framework is not what the application means by jobs of ours.
+	// A table jobs with other columns, such as the queue of a framework, is not mistaken for ours.
 	b.exec("DROP TABLE front.jobs; CREATE TABLE front.jobs (id int, what text)")
 	b.start(with(t, b.url, "search_path", "front,public"))
 }
@@ -66,7 +66,7 @@ func TestRoleNamedReactor(t *testing.T) {
 			t.Errorf("claimed %+v", batch)
 		}
 	})
-	t.Run("old", func(t *testing.T) { // stays where it is
+	t.Run("old", func(t *testing.T) { // the table stays in schema reactor
 		b := examine(t, server.DatabaseURL("old"))
 		b.versionTwoIn("reactor")
 		b.exec("INSERT INTO reactor.jobs (topic, fire_at) VALUES ('t', now()); GRANT ALL ON ALL TABLES IN SCHEMA reactor TO reactor; GRANT ALL ON SCHEMA reactor TO reactor")
@@ -106,7 +106,7 @@ func TestRoleNamedReactor(t *testing.T) {
 func TestForeignTable(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (id bigint, queue text, payload text)")
-	for range 2 { // the second time is no different
+	for range 2 { // the second attempt does the same
 		_, err := pgsource.MigrateUp(b.ctx, b.url)
 		if err == nil || !strings.Contains(err.Error(), "public.jobs already, and it is not reactor's") || !strings.Contains(err.Error(), "rename it") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("migrating says %v", err)
@@ -130,7 +130,7 @@ func TestTableIsGone(t *testing.T) {
 		t.Error(why)
 	}
 	b.exec("DROP TABLE other")
-	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "run `reactor migrate up` to create it anew") {
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "run `reactor migrate up` to create it again") {
 		t.Error(why)
 	}
 	if names := b.migrateUp(b.url); len(names) != 0 {
@@ -145,8 +145,8 @@ func TestTableIsGone(t *testing.T) {
 	b.wholePath()
 }
 
-// TestTableMoves: its schema is renamed, or it goes to another one. It is found at the start,
-// and by those that run.
+// TestTableMoves: the table's schema is renamed, or the table moves to another schema. Instances find
+// it when they start, and while they run.
 func TestTableMoves(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("CREATE SCHEMA app; ALTER TABLE jobs SET SCHEMA app")
@@ -169,8 +169,8 @@ func TestTableMoves(t *testing.T) {
 	}
 }
 
-// TestTableMovesBeforeAMigration: nothing has run since, so nothing has followed it. The scripts do,
-// and put no empty table where it was.
+// TestTableMovesBeforeAMigration: no instance has run since the move, so the record is outdated. The
+// scripts find the table, and create no empty one at the old place.
 func TestTableMovesBeforeAMigration(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("CREATE SCHEMA app; ALTER TABLE jobs SET SCHEMA app")
@@ -183,7 +183,8 @@ func TestTableMovesBeforeAMigration(t *testing.T) {
 	b.wholePath()
 }
 
-// TestOwnerMigrates: who owns what is there needs no right to create in the database.
+// TestOwnerMigrates: the owner of the schema and its tables needs no right to create objects in the
+// database.
 func TestOwnerMigrates(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
@@ -196,7 +197,7 @@ func TestOwnerMigrates(t *testing.T) {
 	}
 }
 
-// TestTemporarySchemaFirst: a table there would be gone with the migration's session.
+// TestTemporarySchemaFirst: a table in the temporary schema would end with the migration's session.
 func TestTemporarySchemaFirst(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
@@ -205,8 +206,8 @@ func TestTemporarySchemaFirst(t *testing.T) {
 	b.wholePath()
 }
 
-// TestStrangersTable: the owner of a table has his triggers run as whoever writes it, so one
-// that a producer has put in the way is not taken for ours.
+// TestStrangersTable: the triggers of a table run as the role that writes to it. So a table jobs that a
+// producer has created first is not used.
 func TestStrangersTable(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("ALTER TABLE jobs RENAME TO mine; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (LIKE mine INCLUDING ALL)")
@@ -232,7 +233,7 @@ func TestCopiedTable(t *testing.T) {
 	}
 }
 
-// TestColumnIsGone: every statement would fail.
+// TestColumnIsGone: without a column every statement would fail.
 func TestColumnIsGone(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("ALTER TABLE jobs RENAME COLUMN topic TO subject")
@@ -241,7 +242,7 @@ func TestColumnIsGone(t *testing.T) {
 	}
 }
 
-// TestRuleOnTheTable: no claim would get through.
+// TestRuleOnTheTable: with a rule on updates no claim would succeed.
 func TestRuleOnTheTable(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("CREATE TABLE audit (id bigint); CREATE RULE audited AS ON UPDATE TO jobs DO ALSO INSERT INTO audit VALUES (NEW.id)")
@@ -250,7 +251,7 @@ func TestRuleOnTheTable(t *testing.T) {
 	}
 }
 
-// TestOurTableIsGone is no lack of rights.
+// TestOurTableIsGone: a missing table of schema reactor is not reported as a missing right.
 func TestOurTableIsGone(t *testing.T) {
 	for _, name := range []string{"instances", "shards", "lanes", "in_flight", "retries", "failed_jobs"} {
 		t.Run(name, func(t *testing.T) {
@@ -260,19 +261,19 @@ func TestOurTableIsGone(t *testing.T) {
 			if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "reactor."+name+" is not there") || strings.Contains(why, "GRANT") {
 				t.Error(why)
 			}
-			// What it says does help.
+			// The remedy in the error works.
 			b.exec(schema.Migrations[0].Up + schema.Migrations[1].Up)
 			b.start(b.url)
 		})
 	}
 }
 
-// TestDownNamesWhatIsLost: it drops the deployment's own table, wherever the path leads, and
-// not under the feet of those that run.
+// TestDownNamesWhatIsLost: migrate down drops the deployment's own table, wherever the search path
+// leads, and refuses while instances run.
 func TestDownNamesWhatIsLost(t *testing.T) {
 	b := newBench(t)
 	b.insert(3, "1 hour")
-	// One is claimed, and nobody knows whether it is published.
+	// One job is claimed, and it is not known whether it was published.
 	b.exec(`UPDATE jobs SET processed = true WHERE id = 1; CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.jobs (id int);
 		INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, job_ids) VALUES (1, 1, gen_random_uuid(), 2, 1, '{1}')`)
 	url := with(t, b.url, "search_path", "elsewhere")
@@ -311,7 +312,7 @@ func TestDownNamesWhatIsLost(t *testing.T) {
 	}
 }
 
-// TestDownLeavesAForeignTable: the name was given to another one since.
+// TestDownLeavesAForeignTable: another table has the name of ours since then.
 func TestDownLeavesAForeignTable(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	for range 3 { // down to the first version

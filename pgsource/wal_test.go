@@ -63,7 +63,7 @@ func TestWALTellsAtTheCommit(t *testing.T) {
 	if err := tx.QueryRow(b.ctx, "INSERT INTO jobs (topic, fire_at) VALUES ('late', clock_timestamp() + interval '60.3 seconds') RETURNING id").Scan(&id); err != nil {
 		t.Fatal(err)
 	}
-	// Those that commit meanwhile are told meanwhile.
+	// Transactions that commit meanwhile are announced meanwhile.
 	conn := connect(t, b.ctx, b.url)
 	if err := conn.QueryRow(b.ctx, "INSERT INTO jobs (topic, fire_at) VALUES ('prompt', now()) RETURNING id").Scan(&other); err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestWALTellsAtTheCommit(t *testing.T) {
 	if h := next(b, hints); h.MinID != other {
 		t.Fatalf("the hint %+v, want one for %d", h, other)
 	}
-	if _, err := tx.Exec(b.ctx, "SELECT pg_sleep(0.4)"); err != nil { // it has come within a minute
+	if _, err := tx.Exec(b.ctx, "SELECT pg_sleep(0.4)"); err != nil { // now it is due within a minute
 		t.Fatal(err)
 	}
 	if err := tx.Commit(b.ctx); err != nil {
@@ -80,7 +80,7 @@ func TestWALTellsAtTheCommit(t *testing.T) {
 	if h := next(b, hints); h.MinID != id || h.MaxID != id {
 		t.Fatalf("the hint %+v, want one for %d", h, id)
 	}
-	// What is rolled back, and a savepoint that is, are told to nobody.
+	// Transactions and savepoints that are rolled back are not announced.
 	b.exec("BEGIN; INSERT INTO jobs (topic, fire_at) VALUES ('never', now()); ROLLBACK")
 	if err := b.conn.QueryRow(b.ctx, "INSERT INTO jobs (topic, fire_at) VALUES ('last', now()) RETURNING id").Scan(&id); err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestWALOfLargeTransaction(t *testing.T) {
 	if h := next(b, hints); h.MaxID-h.MinID != rows-1 {
 		t.Fatalf("%d rows: the hint %+v", rows, h)
 	}
-	// One that is rolled back after it was sent for the most part is forgotten.
+	// A transaction that is rolled back after most of it was sent is not announced.
 	if tx, err = b.conn.Begin(b.ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestWALWaitsUntilItCanBeSeen(t *testing.T) {
 		hidden <- err
 	}()
 	b.eventually("the commit waits for the standby", "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')")
-	// One that does not wait is behind it in the WAL, and overtakes it.
+	// A commit behind it in the WAL that does not wait is announced before it.
 	b.exec("SET synchronous_commit = local")
 	b.exec("INSERT INTO jobs (id, topic, fire_at) VALUES (1002, 'seen', now())")
 	if h := next(b, hints); h.MinID != 1002 || h.MaxID != 1002 {

@@ -168,7 +168,7 @@ func TestNoRightToReplicate(t *testing.T) {
 	hints, _ := b.readsWAL(wal(url))
 	b.announces(hints, "jobs", 1, "now")
 
-	// What looks like that and is not: the role of the other URL may not connect.
+	// A similar error with another cause: the role of the other URL may not connect.
 	other, otherURL := b.role("REPLICATION")
 	b.exec(`DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$`)
 	cfg := wal(b.url)
@@ -211,7 +211,7 @@ func TestNoSenderIsFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until(b.conn, "the end of the sender", "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
-	// Neither the connection that only tries, nor that of the feed before, stands in the way.
+	// Neither the trial connection nor that of the previous feed keeps the WAL sender occupied.
 	for range 20 {
 		s := open(t, b.ctx, wal(b.url))
 		for range 5 {
@@ -241,7 +241,7 @@ func TestNotPublished(t *testing.T) {
 			role, url := b.role("REPLICATION")
 			b.grant(role)
 			b.refusesWAL(url, notPublished)
-			// Half of what it takes is not enough.
+			// One of the two rights alone is not enough.
 			b.exec("DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO " + role + "', current_database()); END $$")
 			b.refusesWAL(url, notPublished)
 			publish(b)
@@ -266,7 +266,7 @@ func TestHeirsInTheWAL(t *testing.T) {
 	}
 	hints, ended = listen(t, b.ctx, b.Source)
 	b.announces(hints, "archive", 2, "now")
-	// One that comes while the feed stands.
+	// A child that is added while the feed is established.
 	b.exec("CREATE TABLE another () INHERITS (archive)")
 	b.announces(hints, "archive", 3, "now")
 	b.exec("ALTER TABLE another ADD PRIMARY KEY (id)")
@@ -310,12 +310,12 @@ func TestPartitionsInTheWAL(t *testing.T) {
 	if n := b.count("SELECT count(*) FROM pg_publication_tables"); n != 2 {
 		t.Errorf("%d tables are published, want the root in two publications", n)
 	}
-	// Falling due, a job goes from one partition to another, by a DELETE and an INSERT.
+	// A new fire_at moves a job to another partition, by a DELETE and an INSERT.
 	b.announces(hints, "jobs", 1, "2025-06-01")
 	b.announces(hints, "jobs", 2, "2050-01-01")
 	b.announces(hints, "jobs", 3, "2200-01-01")
 	b.announces(hints, "jobs_far", 4, "2200-01-01")
-	// Partitions of partitions, and those that come later: nobody has to publish them.
+	// Partitions of partitions, and later partitions, need not be published separately.
 	b.exec(`CREATE TABLE later (LIKE jobs INCLUDING ALL EXCLUDING IDENTITY) PARTITION BY RANGE (fire_at);
 		CREATE TABLE later_yet PARTITION OF later FOR VALUES FROM ('2300-01-01') TO ('2400-01-01');
 		DELETE FROM jobs WHERE fire_at >= '2100-01-01'; DROP TABLE jobs_far;
@@ -484,7 +484,7 @@ func TestUnpublishedWhileRunning(t *testing.T) {
 		hints, _ := listen(t, b.ctx, b.Source)
 		b.announces(hints, "jobs", id, "now")
 	}
-	// Whoever may not publish it says so.
+	// An instance whose role may not publish the table reports that.
 	_, ended := b.readsWAL(wal(url))
 	b.exec(schema.PublicationsDown)
 	if why := b.ends(ended); !strings.HasPrefix(why, unpublished) {

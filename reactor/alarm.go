@@ -6,16 +6,18 @@ import (
 	"github.com/job-publisher/reactor/internal/alarm"
 )
 
-// timers are what is made for each goroutine that waits for an instant, or for the host's
-// clock to be set: files of the kernel, which tests replace.
+// timers makes the alarms of the goroutines that wait for an instant, and the watch that tells
+// when the host's clock is set. In production both use files of the kernel; tests replace them.
 type timers struct {
 	newAlarm   func() (waker, error)
 	watchClock func() clockWatch
 }
 
-// waker is an alarm.Alarm: it wakes the goroutine that owns it at an instant, or a moment later.
+// waker is an alarm.Alarm. A waker wakes the goroutine that owns it at an instant, or shortly
+// after.
 type waker interface {
-	// Set replaces the instant: d from now, at once if d is not positive.
+	// Set replaces the instant by the one d from now. If d is not positive, the waker fires at
+	// once.
 	Set(d time.Duration)
 	C() <-chan struct{}
 	Close()
@@ -27,7 +29,7 @@ type clockWatch interface {
 	Close()
 }
 
-// kernelTimers are the precise ones.
+// kernelTimers are the timers of production: the kernel's, which are more precise than Go's.
 func kernelTimers() timers {
 	return timers{
 		newAlarm: func() (waker, error) {

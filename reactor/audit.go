@@ -4,10 +4,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// What a lane knows of its journal, and how it keeps from claiming while that is in doubt
-// (laneRunner.checkJournal).
+// This file holds what a lane knows about its journal. While the journal is in doubt, the lane
+// claims nothing (laneRunner.checkJournal).
 
-// doubt has nothing claimed until trust.
+// doubt stops claims until trust is called.
 func (l *lane) doubt() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -21,7 +21,7 @@ func (l *lane) trust() {
 	l.capacity.Set()
 }
 
-// unknown returns the tokens of batches that are not the lane's.
+// unknown returns the tokens of the journal's batches that the lane does not know.
 func (l *lane) unknown(journal []driver.Unsettled) map[[16]byte]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

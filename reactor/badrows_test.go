@@ -30,7 +30,7 @@ func (b *logbook) Write(p []byte) (int, error) {
 	return b.text.Write(p)
 }
 
-// lines returns those that contain all of some texts.
+// lines returns the lines that contain all of the given texts.
 func (b *logbook) lines(texts ...string) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -47,7 +47,7 @@ next:
 	return found
 }
 
-// startLogged is start with a logbook, of warnings and errors.
+// startLogged is start with a logbook that keeps warnings and errors.
 func (w *world) startLogged(cfg reactor.Config, change ...func(*pgsource.Config, *mqttsink.Config)) (*instance, *logbook) {
 	w.t.Helper()
 	book := &logbook{}
@@ -55,7 +55,7 @@ func (w *world) startLogged(cfg reactor.Config, change ...func(*pgsource.Config,
 	return w.start(cfg, change...), book
 }
 
-// both is two handlers.
+// both passes each record to two handlers.
 type both struct{ one, other slog.Handler }
 
 func (b both) Enabled(ctx context.Context, l slog.Level) bool {
@@ -81,9 +81,9 @@ func (b both) WithGroup(name string) slog.Handler {
 	return both{b.one.WithGroup(name), b.other.WithGroup(name)}
 }
 
-// TestRowsThatCannotBeClaimed: some rows violate a constraint that is not valid for what was
-// there before. Their batches are not held up by them; they are recorded, and fire when the
-// constraint has gone.
+// TestRowsThatCannotBeClaimed: some rows violate a constraint that was added NOT VALID. They
+// don't delay their batches; they are recorded, and are published once the constraint is
+// dropped.
 func TestRowsThatCannotBeClaimed(t *testing.T) {
 	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce} {
 		t.Run(delivery.String(), func(t *testing.T) {
@@ -104,14 +104,14 @@ func TestRowsThatCannotBeClaimed(t *testing.T) {
 			if report.MaxLateness > 2*time.Second {
 				t.Errorf("jobs whose rows are in order were up to %v late", report.MaxLateness)
 			}
-			t.Logf("the good ones are up to %v late", report.MaxLateness)
+			t.Logf("jobs whose rows are in order are up to %v late", report.MaxLateness)
 			w.eventually("the others are recorded with their reason", `
 				SELECT count(*) = 10 AND bool_and(reason LIKE 'cannot be claimed: %odd%') FROM reactor.failed_jobs`)
 			if s := in.Stats(); s.Quarantined != 10 {
 				t.Errorf("%d are quarantined, want 10", s.Quarantined)
 			}
 			if lines := book.lines("cannot be claimed", "odd"); len(lines) == 0 || len(lines) > 10 {
-				t.Errorf("%d lines tell of them: %q", len(lines), lines)
+				t.Errorf("%d log lines are about them: %q", len(lines), lines)
 			}
 			// Jobs that come later don't wait for them either.
 			w.insert(200, 500*time.Millisecond, 500*time.Millisecond)
@@ -124,9 +124,9 @@ func TestRowsThatCannotBeClaimed(t *testing.T) {
 	}
 }
 
-// TestRowsWhoseTriggersFail: a trigger of the application needs something for some rows that it
-// does not get: a row that somebody has locked, a table that was dropped. Others don't wait for
-// it, and those fire soon after it is there again.
+// TestRowsWhoseTriggersFail: for some rows, a trigger of the application needs something that
+// it can't get: a row that somebody has locked, or a table that was dropped. Other jobs don't
+// wait for these, and these are published soon after the cause ends.
 func TestRowsWhoseTriggersFail(t *testing.T) {
 	for name, need := range map[string]string{
 		"a locked row": "UPDATE public.counters SET n = n + 1",
@@ -161,14 +161,14 @@ func TestRowsWhoseTriggersFail(t *testing.T) {
 			}
 			report := w.judgeThese(expected)
 			if report.MaxLateness > 10*time.Second {
-				t.Errorf("jobs whose triggers lack nothing were up to %v late", report.MaxLateness)
+				t.Errorf("jobs whose triggers work were up to %v late", report.MaxLateness)
 			}
-			t.Logf("the good ones are up to %v late", report.MaxLateness)
+			t.Logf("jobs whose rows are in order are up to %v late", report.MaxLateness)
 			if name == "the session" {
-				// Only while others get through it is known to be a job's doing.
+				// A job is known to be the cause only while claims of other jobs succeed.
 				w.insert(50, 0, 20*time.Second)
 				w.until("some are set aside", func() bool { return in.Stats().InQuarantine > 0 })
-				return // they are tried rarely
+				return // such jobs are tried rarely
 			}
 			if err := tx.Rollback(w.ctx); err != nil {
 				t.Fatal(err)
@@ -177,14 +177,15 @@ func TestRowsWhoseTriggersFail(t *testing.T) {
 			began := time.Now()
 			w.judge()
 			if took := time.Since(began); took > 15*time.Second {
-				t.Errorf("what was set aside came %v after the end of the cause", took)
+				t.Errorf("jobs that were set aside were published %v after the end of the cause", took)
 			}
 		})
 	}
 }
 
-// TestQuarantineEnds: what could not be claimed fires when whatever was in its way has gone,
-// and its record goes too. Another instance has not set it aside, and need not wait.
+// TestQuarantineEnds: jobs that could not be claimed are published when the cause has ended,
+// and their records are removed. Another instance has not set them aside, and does not have to
+// wait.
 func TestQuarantineEnds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -206,7 +207,8 @@ func refusing(t *testing.T) *stack.Mosquitto {
 }
 
 // TestLockedRowsOfRefusedJobs: an application has locked the rows of jobs that the broker
-// refuses. They go back to the table when that ends; jobs of other topics don't wait for it.
+// refuses. The jobs go back to the table when the lock ends; jobs of other topics don't wait
+// for it.
 func TestLockedRowsOfRefusedJobs(t *testing.T) {
 	t.Parallel()
 	broker := refusing(t)
@@ -254,8 +256,9 @@ func TestLockedRowsOfRefusedJobs(t *testing.T) {
 		"SELECT count(*) = 50 AND bool_and(attempts = 3) FROM reactor.failed_jobs")
 }
 
-// TestGivenUpIsSaid: a job that is given up is said, with its id, topic and reason, but not
-// for each of fifty; what is counted as failed is what was given up.
+// TestGivenUpIsSaid: when a job is given up, the log says so with its id, topic and reason, but
+// fifty such jobs don't make fifty lines. The count of failed jobs is the count of those given
+// up.
 func TestGivenUpIsSaid(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", refusing(t).URL())
@@ -271,9 +274,9 @@ func TestGivenUpIsSaid(t *testing.T) {
 	}
 	lines := book.lines("given up", "topic=forbidden/", "job=", "not authorized")
 	if len(lines) == 0 || len(lines) > 5 {
-		t.Errorf("%d lines tell of 50 jobs that were given up: %q", len(lines), lines)
+		t.Errorf("%d log lines are about 50 jobs that were given up: %q", len(lines), lines)
 	}
-	// All are accounted for, when it has ended at the latest.
+	// The log accounts for all of them, at the latest when the instance has ended.
 	in.halt(t)
 	said := len(lines)
 	for _, line := range book.lines("given up") {

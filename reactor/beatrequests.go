@@ -7,19 +7,20 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// beatRequests has heartbeats follow what other instances say of the membership. Anybody who
-// may connect to the database can say so, as often as he likes, and a heartbeat writes: the
-// first request is followed at once, those after it together, every requestPause.
+// beatRequests asks for a heartbeat when another instance announces a change of the membership.
+// Anybody who may connect to the database can send such notifications, as often as he likes,
+// and each heartbeat writes. So the first request causes a heartbeat at once, and later ones
+// are merged into one heartbeat every requestPause.
 type beatRequests struct {
 	beatNow wait.Signal
-	last    time.Time // owned by the goroutine of the feed: of the latest beat asked for
+	last    time.Time // owned by the goroutine of the feed: when the latest heartbeat was asked for
 	waiting atomic.Bool
 }
 
-// requestPause is short against what a change of hands takes, of which each is told.
+// requestPause is short compared with the time that a hand-over of shards or lanes takes.
 const requestPause = 20 * time.Millisecond
 
-// request asks for a heartbeat. None is forgotten: one begins after it.
+// request asks for a heartbeat. No request is lost: a heartbeat begins after each.
 func (r *beatRequests) request() {
 	rest := requestPause - time.Since(r.last)
 	if rest <= 0 {
@@ -30,7 +31,7 @@ func (r *beatRequests) request() {
 	if r.waiting.CompareAndSwap(false, true) {
 		r.last = r.last.Add(requestPause)
 		time.AfterFunc(rest, func() {
-			r.waiting.Store(false) // before the beat: what is requested from here on needs another
+			r.waiting.Store(false) // before the heartbeat: a request from here on needs another one
 			r.beatNow.Set()
 		})
 	}

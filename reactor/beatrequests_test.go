@@ -8,8 +8,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// TestBeatRequests: whoever floods the channel of the membership does not have every instance
-// write without a pause; a single request is followed at once, and the last one always.
+// TestBeatRequests: a flood on the membership's channel does not make every instance write
+// without a pause. A single request causes a heartbeat at once, and the last request always
+// causes one.
 func TestBeatRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := beatRequests{beatNow: wait.NewSignal()}
@@ -25,9 +26,9 @@ func TestBeatRequests(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		for range 3 { // alone, it is not kept waiting
+		for range 3 { // a single request does not wait
 			if r.request(); !beaten() {
-				t.Fatal("a request is not followed")
+				t.Fatal("no heartbeat follows a request")
 			}
 			time.Sleep(requestPause)
 		}
@@ -38,16 +39,16 @@ func TestBeatRequests(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		if most := int(1000*time.Millisecond/requestPause) + 1; beats > most || beats < most/2 {
-			t.Errorf("%d beats in a second of junk, want %d at most", beats, most)
+			t.Errorf("%d heartbeats in a second of pointless requests, want %d at most", beats, most)
 		}
 		r.request()
 		time.Sleep(requestPause)
 		if !beaten() {
-			t.Error("the last request is not followed")
+			t.Error("no heartbeat follows the last request")
 		}
 		time.Sleep(time.Minute)
 		if beaten() {
-			t.Error("a beat comes of nothing")
+			t.Error("a heartbeat without a request")
 		}
 	})
 }

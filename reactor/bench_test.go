@@ -13,7 +13,7 @@ import (
 // The stages of a job in memory, without the database and the broker. An op is one job, so
 // allocs/op shows what each costs beside its message.
 
-// instantSession takes everything and remembers only how much.
+// instantSession takes all messages and only counts them.
 type instantSession struct {
 	fakeSession
 	acks []driver.Ack
@@ -37,7 +37,7 @@ func (s *instantSession) Release(slots []driver.Slot) error {
 	return nil
 }
 
-// BenchmarkLane takes batches through a lane: claimed, launched, answered, settled.
+// BenchmarkLane passes batches through a lane: they are claimed, launched, answered, settled.
 func BenchmarkLane(b *testing.B) {
 	for _, delivery := range []Delivery{ExactlyOnce, AtLeastOnce} {
 		b.Run(delivery.String(), func(b *testing.B) {

@@ -12,13 +12,13 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// deadConnection bounds how late jobs may be whose connections went dead without a word: a
-// statement is given up after 5 s at the latest, and is then made again.
+// deadConnection bounds how late jobs may be after connections went dead without being closed:
+// a statement is given up after 5 s at the latest, and is then repeated.
 const deadConnection = 8 * time.Second
 
-// TestDatabaseBlackHole: all connections of an instance to the database go dead at once,
-// claims and settlements included, and new ones work. Jobs are late by the deadlines of the
-// statements at most; none is lost, none twice.
+// TestDatabaseBlackHole: all connections of an instance to the database go dead at once, claims
+// and settlements included, and new ones work. Jobs are late by the deadlines of the statements
+// at most; none is lost, none is published twice.
 func TestDatabaseBlackHole(t *testing.T) {
 	for name, instances := range map[string]int{"one instance": 1, "one of two": 2} {
 		t.Run(name, func(t *testing.T) {
@@ -34,29 +34,29 @@ func TestDatabaseBlackHole(t *testing.T) {
 			if err := w.subscriber.WaitDistinct(w.ctx, 1000); err != nil {
 				t.Fatal(err)
 			}
-			// What is claimed, settled or asked just now does not arrive, and its locks stay
-			// with sessions that nobody can reach.
-			before := proxy.Swallowed(netfault.ToServer)
+			// Statements that are under way now get no answer, and their locks stay with
+			// sessions that nobody can reach.
+			before := proxy.Discarded(netfault.ToServer)
 			proxy.BlackHole()
-			if err := proxy.WaitSwallowed(w.ctx, netfault.ToServer, before+1); err != nil {
+			if err := proxy.WaitDiscarded(w.ctx, netfault.ToServer, before+1); err != nil {
 				t.Fatal(err)
 			}
 			report := w.judge()
 			if report.MaxLateness > deadConnection {
-				t.Errorf("the last is %v late", report.MaxLateness)
+				t.Errorf("the latest job is %v late", report.MaxLateness)
 			}
-			t.Logf("the last is %v late", report.MaxLateness)
+			t.Logf("the latest job is %v late", report.MaxLateness)
 		})
 	}
 }
 
-// TestBrokerBlackHole is the same on the way to the broker.
+// TestBrokerBlackHole does the same with the connections to the broker.
 func TestBrokerBlackHole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
 	proxy := testkit.NewProxy(t, w.brokerURL)
-	// A proxy cannot keep the kernel from acknowledging what it reads, so the limit is that of
-	// silence: one and a half keep-alives.
+	// A proxy cannot keep the kernel from acknowledging what it reads, so TCP does not notice.
+	// The client gives up after a silence of one and a half keep-alives.
 	w.start(reactor.Config{}, w.through(proxy), func(_ *pgsource.Config, s *mqttsink.Config) { s.KeepAlive = 2 * time.Second })
 	w.sharesOf(1)
 	w.insert(4000, 0, 2*time.Second)
@@ -66,13 +66,13 @@ func TestBrokerBlackHole(t *testing.T) {
 	proxy.BlackHole()
 	report := w.judge()
 	if report.MaxLateness > deadConnection {
-		t.Errorf("the last is %v late", report.MaxLateness)
+		t.Errorf("the latest job is %v late", report.MaxLateness)
 	}
-	t.Logf("the last is %v late", report.MaxLateness)
+	t.Logf("the latest job is %v late", report.MaxLateness)
 }
 
-// TestPrimaryTurnsReadOnly: for some seconds the server takes no writes, as one that was
-// demoted. Its connections are no use then, and when it takes writes again all goes on.
+// TestPrimaryTurnsReadOnly: for some seconds the server takes no writes, like a server that was
+// demoted. Its connections are useless then; when it takes writes again, everything goes on.
 func TestPrimaryTurnsReadOnly(t *testing.T) {
 	t.Parallel()
 	server := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true})
@@ -95,10 +95,10 @@ func TestPrimaryTurnsReadOnly(t *testing.T) {
 	back := time.Now()
 	report := w.judge()
 	if d := time.Since(back); d > 15*time.Second {
-		t.Errorf("it took %v to catch up", d)
+		t.Errorf("the instance took %v to catch up", d)
 	}
-	t.Logf("the last is %v late", report.MaxLateness)
+	t.Logf("the latest job is %v late", report.MaxLateness)
 	if lines := book.lines("read-only"); len(lines) > 20 {
-		t.Errorf("%d lines about it", len(lines))
+		t.Errorf("%d log lines about it", len(lines))
 	}
 }

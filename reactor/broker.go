@@ -9,16 +9,17 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// broker is what all lanes of an instance know together about the broker they connect to.
+// broker holds what all lanes of an instance know about the broker, and share.
 type broker struct {
 	sink driver.Sink
-	// accepted tells that it has accepted a connection of ours: from then on it may go away
-	// without ending the instance.
+	// accepted tells that the broker has accepted a connection of ours. From then on its
+	// absence does not end the instance.
 	accepted atomic.Bool
-	unmarked sync.Once // warned that its sessions cannot be marked
+	unmarked sync.Once // guards the warning that sessions cannot be marked
 
-	// checked has one place, for whether the broker was found to know clients by their client
-	// ids. Who takes it out is the one to find out; the others wait.
+	// checked has capacity one. Its value tells whether the broker is known to tell clients
+	// apart by their client ids. Whoever receives the value does the check; the others wait
+	// until it is put back.
 	checked chan bool
 }
 
@@ -33,13 +34,13 @@ func (b *broker) Connect(ctx context.Context, opts driver.ConnectOptions) (drive
 	return b.sink.Connect(ctx, opts)
 }
 
-// checkIdentity finds out, once, whether the broker knows clients by their client ids. Where
-// it does not, all lanes are one session, and nothing may be sent. It is for a lane that has
-// just connected, before it sends anything.
+// checkIdentity finds out, once, whether the broker tells clients apart by their client ids. If
+// it does not, all lanes share one session, and nothing may be sent. A lane calls it right
+// after connecting, before it sends anything.
 func (b *broker) checkIdentity(ctx context.Context, qos byte) error { return b.check(ctx, qos, false) }
 
-// recheckIdentity is checkIdentity, whatever was found before: a broker that was started anew
-// may have been configured anew.
+// recheckIdentity checks again, whatever was found before: a broker that was restarted may have
+// a new configuration.
 func (b *broker) recheckIdentity(ctx context.Context, qos byte) error { return b.check(ctx, qos, true) }
 
 func (b *broker) check(ctx context.Context, qos byte, again bool) (err error) {
@@ -58,12 +59,12 @@ func (b *broker) check(ctx context.Context, qos byte, again bool) (err error) {
 // hasAccepted notes that a lane is connected.
 func (b *broker) hasAccepted() { b.accepted.Store(true) }
 
-// everAccepted reports whether one ever was.
+// everAccepted reports whether a lane has ever been connected.
 func (b *broker) everAccepted() bool { return b.accepted.Load() }
 
-// cannotMark says, once, that sessions cannot be marked.
+// cannotMark logs, once, that sessions cannot be marked.
 func (b *broker) cannotMark(log *slog.Logger, why error) {
 	b.unmarked.Do(func() {
-		log.Warn("sessions cannot be marked at this broker: should it lose one while an instance dies, messages on their way may be lost", "err", why)
+		log.Warn("sessions cannot be marked at this broker: if it loses a session while an instance dies, messages on their way may be lost", "err", why)
 	})
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// through has an instance use the broker by a proxy.
+// through makes an instance reach the broker by a proxy.
 func (w *world) through(broker *netfault.Proxy) func(*pgsource.Config, *mqttsink.Config) {
 	return func(_ *pgsource.Config, s *mqttsink.Config) { s.URL = broker.Through(w.brokerURL) }
 }
@@ -39,7 +39,7 @@ func (w *world) process(broker *netfault.Proxy, args ...string) *testkit.Process
 	})
 }
 
-// until polls what has no signal to wait for.
+// until polls a condition that has no signal to wait for.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -53,8 +53,8 @@ func (w *world) until(what string, ok func() bool) {
 	}
 }
 
-// lockJournal keeps everybody from writing the journal until the answer is called. It may
-// be called twice.
+// lockJournal keeps everybody from writing the journal until the returned function is called.
+// That function may be called twice.
 func (w *world) lockJournal() (unlock func()) {
 	w.t.Helper()
 	conn := w.connect()
@@ -68,8 +68,8 @@ func (w *world) lockJournal() (unlock func()) {
 	return func() { _ = tx.Rollback(w.ctx) }
 }
 
-// receivedNotReleased brings n messages to where the broker has all of them and may not
-// release one. It returns how to let the journal hear of it.
+// receivedNotReleased brings n messages into the state in which the broker has received all of
+// them and none may be released. It returns a function that lets the journal record them.
 func (w *world) receivedNotReleased(proxy *netfault.Proxy, wire *wiretap, n int) (unlock func()) {
 	w.t.Helper()
 	proxy.Stall(netfault.ToServer)
@@ -82,9 +82,9 @@ func (w *world) receivedNotReleased(proxy *netfault.Proxy, wire *wiretap, n int)
 	return unlock
 }
 
-// TestBrokerKilledBetweenReceiptAndRelease: Mosquitto is killed and comes back with its last
-// save, in which the sessions are, and the messages are not. It would confirm their release
-// all the same.
+// TestBrokerKilledBetweenReceiptAndRelease: Mosquitto is killed and restarts with its last
+// saved state, which has the sessions, but not the messages. It would confirm their release
+// even so.
 func TestBrokerKilledBetweenReceiptAndRelease(t *testing.T) {
 	for name, markedBefore := range map[string]bool{"marked before it is back": true, "marked after": false} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +107,8 @@ func TestBrokerKilledBetweenReceiptAndRelease(t *testing.T) {
 				t.Fatal(err)
 			}
 			if markedBefore {
-				// What is released before is under way, and may be lost with the broker.
+				// Messages released before this are on their way to the subscriber, and may be
+				// lost with the broker.
 				w.until("the instance has noticed", func() bool { return in.Stats().LanesUp == 0 })
 				unlock()
 				w.eventually("the journal says that all are received",
@@ -125,8 +126,8 @@ func TestBrokerKilledBetweenReceiptAndRelease(t *testing.T) {
 			}
 			w.eventually("all are processed", "SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed)")
 			w.settled()
-			// Of the first hundred the broker may not have had the subscriber's answer when it saved:
-			// those it delivers again, and says so (DUP).
+			// For some of the first hundred the broker may not have had the subscriber's answer
+			// when it saved. It delivers those again, as duplicates (DUP).
 			if r := w.delivered(); r.Lost.Count > 0 || r.Early.Count > 0 || r.Duplicated.Count > r.Redelivered {
 				t.Error(r.Err())
 			}
@@ -137,9 +138,9 @@ func TestBrokerKilledBetweenReceiptAndRelease(t *testing.T) {
 	}
 }
 
-// TestBrokerKilledInABurst: what Mosquitto had not been told to release is not lost, wherever
-// the kill comes. What it had been told, or was being told, it may lose: its own queues go
-// with it.
+// TestBrokerKilledInABurst: messages that Mosquitto had not been told to release are not lost,
+// whenever it is killed. It may lose those that it had been told to release, or was being told:
+// its own queues are lost with it.
 func TestBrokerKilledInABurst(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
@@ -152,12 +153,12 @@ func TestBrokerKilledInABurst(t *testing.T) {
 	if err := broker.Save(w.ctx); err != nil {
 		t.Fatal(err)
 	}
-	// The broker goes back to packet ids that a judge at QoS 2 would take for repetitions.
+	// The broker uses packet ids again that a subscriber at QoS 2 would take for repetitions.
 	w.subscriber.Close()
 	first := w.subscriber.Received()
 	w.subscribe(1)
-	// A save while much is on its way: the broker comes back with messages that were
-	// released since, and the sessions' slots full of them.
+	// The broker saves while many messages are on their way. So it restarts with messages in
+	// the sessions' slots that were released after the save.
 	w.insert(6000, 0, 2*time.Second)
 	wire.await(w.ctx, t, packets.PUBREL, 1000)
 	if err := broker.Save(w.ctx); err != nil {
@@ -195,9 +196,9 @@ func TestBrokerKilledInABurst(t *testing.T) {
 			unnoticed++
 		}
 	}
-	// PUBRELs that were on their way when the broker died may or may not have arrived: a
-	// commit's worth of marks, not a window. What TestBrokerKilledBetweenReceiptAndRelease
-	// shows is exact.
+	// PUBRELs that were on their way when the broker died may or may not have arrived. These
+	// are as many as one commit marks, not a whole window.
+	// TestBrokerKilledBetweenReceiptAndRelease tests the same without this inaccuracy.
 	if unnoticed > 100 {
 		t.Errorf("%d jobs are lost that had not been released before the kill", unnoticed)
 	}
@@ -205,13 +206,13 @@ func TestBrokerKilledInABurst(t *testing.T) {
 		len(released), lost, unnoticed, report.Duplicated.Count)
 }
 
-// marks numbers the messages that tell that nothing is on its way any more.
+// marks numbers the marker messages of delivered.
 var marks atomic.Int64
 
 const firstMark = 1 << 60
 
-// delivered waits until nothing is on its way to the subscriber, and judges that and what came
-// earlier to another one.
+// delivered waits until no message is on its way to the subscriber. It judges what this
+// subscriber and an earlier one received.
 func (w *world) delivered(earlier ...check.Received) check.Report {
 	w.t.Helper()
 	id := firstMark + marks.Add(1)
@@ -227,16 +228,16 @@ func (w *world) delivered(earlier ...check.Received) check.Report {
 		w.t.Fatal(err)
 	}
 	received := slices.DeleteFunc(append(earlier, w.subscriber.Received()...), func(r check.Received) bool { return r.ID > firstMark })
-	report := check.Judge(expected, received, check.Config{})
+	report := check.Compare(expected, received, check.Config{})
 	if report.Early.Count > 0 || report.Altered.Count > 0 || report.Foreign.Count > 0 {
 		w.t.Error(report.Err())
 	}
 	return report
 }
 
-// TestSessionLostAndOwnerKilled: the broker loses its sessions, and the instance is killed
-// when it has found out and the database does not let it say so. The next owner finds a
-// new and empty session, and must not take it for the one in which the messages were sent.
+// TestSessionLostAndOwnerKilled: the broker loses its sessions. The instance finds out, can't
+// write that to the database, and is killed. The next owner finds a new and empty session, and
+// must not take it for the one in which the messages were sent.
 func TestSessionLostAndOwnerKilled(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
@@ -254,7 +255,8 @@ func TestSessionLostAndOwnerKilled(t *testing.T) {
 	if err := os.Remove(filepath.Join(broker.Dir(), "mosquitto.db")); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	// No goodbye is heard, so the sessions that are made now outlive their connections.
+	// No DISCONNECT reaches the broker, so the sessions that are made now outlive their
+	// connections.
 	wire.cutAt(func(p tapped) bool { return p.kind == packets.DISCONNECT && ofLane(p) })
 	welcomes := wire.count(packets.CONNACK, ofLane)
 	if err := broker.Start(w.ctx); err != nil {
@@ -285,8 +287,9 @@ func hangUp(port, clients int) error {
 	return listener.Close()
 }
 
-// TestBrokerKilledAgainAndAgain: each time it comes back with sessions that are not those of
-// the journal. With that it looks as if somebody else used them; but it was away.
+// TestBrokerKilledAgainAndAgain: each time the broker restarts with sessions that are not those
+// of the journal. This looks as if somebody else had used the sessions, but the broker was
+// away.
 func TestBrokerKilledAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
@@ -317,12 +320,12 @@ func TestBrokerKilledAgainAndAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.until("the lanes are down", func() bool { return in.Stats().LanesUp == 0 })
-		err := hangUp(broker.Port(), 6) // on each of them, or so: they take turns
+		err := hangUp(broker.Port(), 6) // about once on each lane's connection, as the lanes take turns
 		if err != nil {
 			t.Fatal(err)
 		}
-		// First its sessions are lost, and have other marks from then on; from the second
-		// time on they are those of the save.
+		// At the first kill the sessions are lost, and new ones get other marks. From the
+		// second kill on, the broker restarts with the sessions that it had saved.
 		switch round {
 		case 0:
 			err = os.Rename(db, db+".kept")
@@ -338,12 +341,12 @@ func TestBrokerKilledAgainAndAgain(t *testing.T) {
 		published()
 	}
 	if said := book.lines("somebody else uses the MQTT session"); len(said) > 0 {
-		t.Errorf("%d times, first: %s", len(said), said[0])
+		t.Errorf("%d log lines claim that somebody else uses the session, first: %s", len(said), said[0])
 	}
 }
 
-// TestShortConnectionsEndWithTheBroker: connections that end with the broker, as soon as they are
-// made, are nobody's take-overs, and no lane is left alone because of them.
+// TestShortConnectionsEndWithTheBroker: connections that end soon after they were made, because
+// the broker ends, don't count as take-overs, and no lane is left alone because of them.
 func TestShortConnectionsEndWithTheBroker(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
@@ -367,11 +370,11 @@ func TestShortConnectionsEndWithTheBroker(t *testing.T) {
 		w.until("both lanes have come back", func() bool { return wire.count(packets.CONNECT, ofLane) >= connected+2 })
 	}
 	if lines := book.lines("pgsource.Config.Deployment"); len(lines) > 0 {
-		t.Errorf("the broker's end is taken for somebody: %s", lines[0])
+		t.Errorf("the broker's end is taken for a take-over: %s", lines[0])
 	}
 	w.until("both lanes send again", func() bool { return in.Stats().LanesUp == 2 })
 	w.insert(300, 0, 0)
 	if report := w.judge(); report.MaxLateness > 10*time.Second {
-		t.Errorf("the last is %v late", report.MaxLateness)
+		t.Errorf("the latest job is %v late", report.MaxLateness)
 	}
 }

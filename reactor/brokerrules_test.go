@@ -11,8 +11,8 @@ import (
 )
 
 // TestBrokerForgetsRulesOfWhoIsAway: docs/delivery.md says which access rules a subscriber
-// needs that is not back yet when Mosquitto has been started again. With rules for topics
-// alone the broker drops what comes for it, with a pattern it keeps it.
+// needs that has not reconnected yet when Mosquitto has restarted. If its rules only name
+// topics, the broker drops its messages; with a pattern rule, the broker keeps them.
 func TestBrokerForgetsRulesOfWhoIsAway(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{
@@ -40,7 +40,7 @@ func TestBrokerForgetsRulesOfWhoIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := away.Progress().Distinct; n >= 3000 {
-		t.Fatalf("%d have arrived at a subscriber that is away", n)
+		t.Fatalf("%d messages have arrived at a subscriber that is away", n)
 	}
 	if err := proxy.Accept(); err != nil {
 		t.Fatal(err)

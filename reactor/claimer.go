@@ -35,8 +35,8 @@ type claimer struct {
 	anyone      <-chan due     // what none of those has taken
 	bulk        <-chan due     // for those that may take it
 	finished    chan<- []int64 // ids whose claim has ended
-	again       func([]int64)  // has ids looked at again
-	toLookAgain []int64        // of the batch in hand
+	again       func([]int64)  // asks the loader to look at ids again
+	toLookAgain []int64        // ids of the batch being claimed
 	delivery    Delivery
 	static      driver.ShardSet
 	rows        int
@@ -44,14 +44,14 @@ type claimer struct {
 	// heavy are the batches of bulk that what is claimed now may have to wait for.
 	heavy      []*handoff.Batch // owned by run
 	quarantine *quarantine
-	inHand     atomic.Int64    // nothingDue less when the first of the jobs is due that are being claimed; 0: none are
-	failures   ratelog.Limiter // of claims
-	bad        ratelog.Limiter // about jobs that cannot be claimed
+	inHand     atomic.Int64    // nothingDue minus the earliest due time of the jobs being claimed; 0: none are
+	failures   ratelog.Limiter // limits the log of failed claims
+	bad        ratelog.Limiter // limits the log of jobs that cannot be claimed
 }
 
 // claimedLane is what a claimer needs of its lane.
 type claimedLane interface {
-	// room reports whether a claim of n jobs can be made, and how.
+	// room reports whether a claim of n jobs can be made, and with which slots and reach.
 	room(n int) (lease driver.Lease, first driver.Slot, reach int, ok bool)
 	// claims notes the token of the claim that is about to be made.
 	claims(token [16]byte)
@@ -71,7 +71,7 @@ type claimJournal interface {
 	Quarantine(ctx context.Context, jobs []driver.BadJob) error
 }
 
-// claimSlack covers what our clock is behind the database's, and rounding.
+// claimSlack covers rounding, and how far our clock may be behind the database's.
 const claimSlack = 5 * time.Millisecond
 
 // retryBudget is how long a claimer goes on trying jobs in quarantine, one by one, before it
@@ -137,10 +137,11 @@ const mostHeavyAlone = 3
 // oldestDue implements stage: the batch that is being claimed.
 func (c *claimer) oldestDue() driver.DBTime { return nothingDue - driver.DBTime(c.inHand.Load()) }
 
-// take claims a batch. Whatever it did not get will be looked at again.
+// take claims a batch. Jobs that it did not get are looked at again.
 //
-// That a claim has ended is said as long as there is a dispatcher to hear it, also where the
-// lane is given up (hard): other lanes will not get jobs that it takes for being claimed.
+// take tells the dispatcher that the claim has ended as long as the dispatcher runs, even when
+// the lane is given up (hard). Otherwise the dispatcher would take the jobs for being claimed,
+// and never hand them to another lane.
 func (c *claimer) take(soft, hard context.Context, batch due) error {
 	c.inHand.Store(int64(nothingDue - batch.earliest))
 	defer c.inHand.Store(0)
@@ -155,16 +156,16 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	case c.finished <- batch.ids:
 	case <-soft.Done():
 	}
-	// Not before: the dispatcher drops what it takes for being claimed.
+	// Only after finished: the dispatcher drops loaded jobs that it takes for being claimed.
 	c.again(c.toLookAgain)
 	c.toLookAgain = nil
 	return err
 }
 
-// lookAgain has jobs looked at again when the batch has been dealt with.
+// lookAgain has the jobs looked at again once the batch is finished.
 func (c *claimer) lookAgain(ids []int64) { c.toLookAgain = append(c.toLookAgain, ids...) }
 
-// claim is what is tried to be claimed at once.
+// claim is a set of jobs that one statement tries to claim.
 type claim struct {
 	ids     []int64
 	latest  driver.DBTime // the last of their due times
@@ -173,22 +174,22 @@ type claim struct {
 	large   bool
 }
 
-// of is the same for some of the jobs.
+// of returns the claim reduced to some of its jobs.
 func (c claim) of(ids []int64) claim { return claim{ids, c.latest, c.briefly, c.bulk, c.large} }
 
-// claim takes jobs and has the lane admit what it got.
+// claim claims jobs and hands those that it got to the lane.
 //
-// One whose row cannot be claimed (a constraint, somebody's trigger, a damaged value) makes
-// the whole statement fail. So that it does not hold up the others for longer than a few
-// statements, the source sifts the batch, or it is halved until that job is alone. Where it
+// A job whose row cannot be claimed (a constraint, somebody's trigger, a damaged value) makes
+// the whole statement fail. So that such a job delays the others by a few statements only, the
+// source sifts the batch, or the batch is halved until that job is alone. If the statement
 // failed because it had waited, for a lock that a trigger needs or for a trigger that sleeps,
-// the halves wait briefly.
+// the halves wait briefly only.
 func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	if len(jobs.ids) == 0 {
 		return nil
 	}
 	lease, first, reach, ok := c.lane.room(len(jobs.ids))
-	if !ok { // halves need no more room than the whole, but the session may have gone
+	if !ok { // halves need no more room than the whole, but the session may have ended
 		c.lookAgain(jobs.ids)
 		return nil
 	}
@@ -249,9 +250,9 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	return err
 }
 
-// sessionEnded follows up on a claim that did not happen, as its database session has ended.
-// Mostly that is an outage, which is over by now. But it may have been a row that makes the
-// server end it: then the others are to get through.
+// sessionEnded handles a claim that did not happen because its database session ended. Usually
+// the cause is an outage, which is over by now. But a row may make the server end the session:
+// then the other jobs must still be claimed.
 func (c *claimer) sessionEnded(ctx context.Context, jobs claim, why *driver.UnknownError) error {
 	if len(jobs.ids) > 1 {
 		return c.halves(ctx, jobs)
@@ -269,7 +270,7 @@ func (c *claimer) sessionEnded(ctx context.Context, jobs claim, why *driver.Unkn
 	return why // with a pause
 }
 
-// halves claims the first half of some jobs, and then the other.
+// halves claims the first half of the jobs, then the second.
 func (c *claimer) halves(ctx context.Context, jobs claim) error {
 	half := len(jobs.ids) / 2
 	if err := c.claim(ctx, jobs.of(jobs.ids[:half:half])); err != nil {
@@ -279,7 +280,7 @@ func (c *claimer) halves(ctx context.Context, jobs claim) error {
 	return c.claim(ctx, jobs.of(jobs.ids[half:]))
 }
 
-// fewJobs is how many are halved rather than sifted.
+// fewJobs is up to how many jobs a batch is halved rather than sifted.
 const fewJobs = 4
 
 // sift sets aside those jobs that cannot be claimed, as far as the source can tell, and
@@ -318,8 +319,8 @@ func (c *claimer) setAside(ctx context.Context, bad []driver.BadJob) {
 	}
 }
 
-// resolve finds out whether a claim was committed, for as long as it takes: until
-// then its jobs are neither ours nor anybody's.
+// resolve finds out whether a claim was committed, and tries for as long as it takes: until
+// then we don't know whether its jobs are ours.
 func (c *claimer) resolve(ctx context.Context, req driver.ClaimRequest, why error) (batch driver.Batch, happened bool, err error) {
 	c.stats.unknown.Add(1)
 	c.failures.Fail(c.log, slog.LevelWarn, "a claim's outcome is unknown; asking the journal", "err", why)
@@ -340,7 +341,7 @@ func (c *claimer) resolve(ctx context.Context, req driver.ClaimRequest, why erro
 	}
 }
 
-// without returns the ids that no job has.
+// without returns the ids that belong to none of the jobs.
 func without(ids []int64, jobs []driver.Job) []int64 {
 	if len(ids) == len(jobs) {
 		return nil

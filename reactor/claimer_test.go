@@ -14,9 +14,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// fakeLane is a lane with as much room as it is told to have.
+// fakeLane is a lane whose room the test sets.
 type fakeLane struct {
-	rooms    atomic.Int32 // how often there is room yet; negative: always
+	rooms    atomic.Int32 // how many more calls find room; negative: all
 	lease    driver.Lease
 	announce [][16]byte // tokens that were noted
 	unable   atomic.Bool
@@ -36,7 +36,7 @@ func (l *fakeLane) room(int) (driver.Lease, driver.Slot, int, bool) {
 func (l *fakeLane) claims(token [16]byte)    { l.announce = append(l.announce, token) }
 func (l *fakeLane) relet(lease driver.Lease) { l.lease = lease }
 
-// claiming is a claimer that runs, and what is around it.
+// claiming is a running claimer with its fakes.
 type claiming struct {
 	*testing.T
 	*claimer
@@ -88,17 +88,18 @@ func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 	})
 }
 
-// offer has a batch claimed, waits until that has ended, and checks that whoever loads is told.
+// offer has a batch claimed, waits until the claim has ended, and checks that the dispatcher is
+// told.
 func (c *claiming) offer(ids ...int64) {
 	c.Helper()
 	c.due <- due{ids: ids, earliest: c.clock.Now(), latest: c.clock.Now()}
 	if ended := <-c.finished; !slices.Equal(ended, ids) {
-		c.Errorf("told that %v have ended, of %v", ended, ids)
+		c.Errorf("the claims of %v are reported to have ended, want %v", ended, ids)
 	}
 	synctest.Wait()
 }
 
-// got checks what was admitted and what is looked at again, since the last time.
+// got checks which jobs were admitted and which are looked at again, since the last call.
 func (c *claiming) got(what string, admitted, again []int64) {
 	c.Helper()
 	slices.Sort(c.admitted)
@@ -109,7 +110,7 @@ func (c *claiming) got(what string, admitted, again []int64) {
 	c.admitted, c.again = nil, nil
 }
 
-// claimedIDs are those of the claims that were made, since the last time.
+// claimedIDs returns the ids of the claims that were made since the last call.
 func (c *claiming) claimedIDs() (list [][]int64) {
 	for _, req := range c.journal.claims {
 		list = append(list, req.IDs)
@@ -138,13 +139,13 @@ func TestClaim(t *testing.T) {
 			c.Errorf("the request is %+v", req)
 		}
 		if c.oldestDue() != nothingDue {
-			c.Error("something is in hand")
+			c.Error("oldestDue counts a job though no claim is under way")
 		}
 	})
 }
 
-// TestNoRoom: nothing is taken while the lane has no room, and what was taken goes back if the room
-// has gone meanwhile.
+// TestNoRoom: no batch is taken while the lane has no room, and a batch that was taken goes
+// back if the room has gone meanwhile.
 func TestNoRoom(t *testing.T) {
 	claimed(t, &fakeJournal{}, func(c *claiming) {
 		c.lane.rooms.Store(0)
@@ -155,7 +156,7 @@ func TestNoRoom(t *testing.T) {
 			c.Fatal("a batch was taken without room for it")
 		default:
 		}
-		c.lane.rooms.Store(1) // the session goes after that
+		c.lane.rooms.Store(1) // the session ends after that
 		c.capacity.Set()
 		c.offer(1, 2)
 		c.got("the session has gone", nil, []int64{1, 2})
@@ -165,7 +166,7 @@ func TestNoRoom(t *testing.T) {
 	})
 }
 
-// unknown is a claim's error of which nobody knows the outcome.
+// unknown is the error of a claim whose outcome is unknown.
 func unknown(context.Context, driver.ClaimRequest) (driver.Batch, error) {
 	return driver.Batch{}, &driver.UnknownError{Err: errAway}
 }
@@ -196,9 +197,9 @@ func TestUnknownOutcome(t *testing.T) {
 	})
 }
 
-// TestClaimThatDidNotHappen: its session has ended, and that may have been a row's doing. The jobs are
-// claimed by halves, and the one with which sessions end again and again, while those of others
-// succeed, is set aside.
+// TestClaimThatDidNotHappen: the claim's session has ended, perhaps because of a row. The jobs
+// are claimed by halves. A job is set aside if sessions end with it again and again, while
+// claims of other jobs succeed.
 func TestClaimThatDidNotHappen(t *testing.T) {
 	journal := &fakeJournal{
 		claim: func(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {
@@ -221,7 +222,7 @@ func TestClaimThatDidNotHappen(t *testing.T) {
 		if q := journal.quarantined; len(q) != 1 || q[0].ID != 5 || !q[0].Why.Costly || c.quarantine.len() != 1 {
 			c.Errorf("in quarantine are %+v", q)
 		}
-		// An outage is no job's doing.
+		// No job is to blame for an outage.
 		begun := time.Now()
 		journal.claim = unknown
 		for range 10 {
@@ -245,8 +246,8 @@ func bad(ids ...int64) func(context.Context, driver.ClaimRequest) (driver.Batch,
 	}
 }
 
-// TestBadRows: where the source cannot tell which it is, the batch is halved until the job is alone;
-// the others are claimed, and the halves of a claim that has waited wait briefly.
+// TestBadRows: where the source cannot tell which it is, the batch is halved until the job is
+// alone; the others are claimed, and the halves of a claim that has waited wait only briefly.
 func TestBadRows(t *testing.T) {
 	claimed(t, &fakeJournal{claim: bad(11)}, func(c *claiming) {
 		c.offer(count(8, 8)...)
@@ -264,9 +265,9 @@ func TestBadRows(t *testing.T) {
 			c.Errorf("recorded are %+v", q)
 		}
 		if c.stats.quarantined.Load() != 1 {
-			c.Error("it is not counted")
+			c.Error("the job in quarantine is not counted")
 		}
-		// From then on it is left out, and tried alone when its time comes.
+		// From then on the job is left out, and tried alone when it is time.
 		c.offer(10, 11)
 		c.got("left out", []int64{10}, nil)
 		time.Sleep(2 * lastProbe)
@@ -281,7 +282,8 @@ func TestBadRows(t *testing.T) {
 	})
 }
 
-// TestSift: where the source can tell, the others are claimed at once.
+// TestSift: if the source can tell which jobs cannot be claimed, the others are claimed at
+// once.
 func TestSift(t *testing.T) {
 	journal := &fakeJournal{claim: bad(9, 11), sift: func([]int64) ([]driver.BadJob, error) {
 		return []driver.BadJob{{ID: 9, Why: &driver.JobError{Reason: "a"}}, {ID: 11, Why: &driver.JobError{Reason: "b"}}}, nil
@@ -299,8 +301,8 @@ func TestSift(t *testing.T) {
 	})
 }
 
-// TestLeaseLost: the claimer ends, says why, and says that the claim has ended: other lanes will not
-// get the jobs before.
+// TestLeaseLost: the claimer ends, returns why, and tells the dispatcher that the claim has
+// ended, as other lanes don't get the jobs before that.
 func TestLeaseLost(t *testing.T) {
 	journal := &fakeJournal{claim: func(context.Context, driver.ClaimRequest) (driver.Batch, error) {
 		return driver.Batch{}, driver.ErrLeaseLost
@@ -310,13 +312,13 @@ func TestLeaseLost(t *testing.T) {
 		c.got("the lease is lost", nil, []int64{1, 2})
 		<-c.done
 		if !errors.Is(c.err, driver.ErrLeaseLost) {
-			c.Errorf("it ended with %v", c.err)
+			c.Errorf("the claimer ended with %v", c.err)
 		}
 	})
 }
 
-// TestNothingIsForgotten: where a claim of some of a batch fails, the rest is looked at again as well:
-// the other half, and jobs in quarantine whose turn it was.
+// TestNothingIsForgotten: if the claim of a part of a batch fails, the rest is looked at again
+// as well: the other half, and jobs in quarantine whose turn it was.
 func TestNothingIsForgotten(t *testing.T) {
 	claimed(t, &fakeJournal{}, func(c *claiming) {
 		c.journal.claim = func(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {
@@ -340,7 +342,8 @@ func TestNothingIsForgotten(t *testing.T) {
 	})
 }
 
-// TestFailedClaimsPause: an error that is nobody's fault is tried again, with growing pauses.
+// TestFailedClaimsPause: after an error that no row causes, claims are tried again, with
+// growing pauses.
 func TestFailedClaimsPause(t *testing.T) {
 	journal := &fakeJournal{claim: func(context.Context, driver.ClaimRequest) (driver.Batch, error) { return driver.Batch{}, errAway }}
 	claimed(t, journal, func(c *claiming) {
@@ -370,7 +373,7 @@ func TestClaimUnderWay(t *testing.T) {
 		c.due <- due{ids: []int64{1}, earliest: at, latest: at}
 		synctest.Wait()
 		if c.oldestDue() != at {
-			c.Errorf("in hand is what was due at %v", c.oldestDue())
+			c.Errorf("oldestDue is %v", c.oldestDue())
 		}
 		c.stop()
 		<-c.done

@@ -16,28 +16,28 @@ import (
 //
 //	D - m1  <=  offset  <=  D - m0
 //
-// and with the lower bound as offset, Now is never later than the database's own
-// time. That is what "never early" rests on. It costs lateness of up to the way
-// back of a round trip; the largest lower bound of the recent readings, i.e. the one
-// with the fastest way back, is used, which brings it close to half of the shortest.
+// and with the lower bound as offset, Now is never later than the database's own time. The
+// promise "never early" rests on this. The cost is lateness, of up to the return time of a
+// round trip. Of the recent readings the largest lower bound is used, which is the one with the
+// fastest return; so the lateness is close to half of the shortest round trip.
 //
-// Local instants are monotonic: steps of the host's wall clock do not exist here.
-// A step of the database's clock shows as bounds that contradict each other; then
-// the newest reading alone is believed. It is noticed by the next reading, by the next
-// claim, which tells the time too, and, as the database is often on the same host, by
-// an alarm that the kernel rings when that host's clock is set.
+// Local instants are monotonic: steps of the host's wall clock don't affect them. A step of the
+// database's clock shows as bounds that contradict each other; then only the newest reading
+// counts. Three things detect a step: the next reading, the next claim, which returns the
+// database's time too, and, as the database is often on the same host, an event of the kernel
+// when that host's clock is set.
 type clock struct {
 	start  time.Time // has the monotonic reading that local instants count from
 	latest atomic.Pointer[estimate]
-	steps  atomic.Int64 // how often the database's clock was seen to go back
-	doubt  wait.Signal  // set when it has been set: read it again, and well
+	steps  atomic.Int64 // how often the database's clock was found to have gone back
+	doubt  wait.Signal  // asks for several readings at once, for example after a step
 
 	mu       sync.Mutex
 	readings []reading     // guarded by mu; oldest first
 	moved    chan struct{} // guarded by mu: closed by the next step, forward or back
 }
 
-// estimate is what the readings say.
+// estimate is what follows from the readings.
 type estimate struct {
 	at     time.Duration // local instant at which it was made
 	offset time.Duration // database time at the local instant 0
@@ -50,7 +50,7 @@ type reading struct {
 }
 
 const (
-	// clockReadings are kept; older ones say less and less.
+	// clockReadings is how many readings are kept. Older ones bound the offset less and less.
 	clockReadings = 16
 	// clockDrift is how far two clocks may drift apart, per unit of time: 50 ppm, a
 	// quartz without correction.
@@ -112,13 +112,13 @@ func (c *clock) observe(d driver.DBTime, sent, received time.Duration) {
 		c.steps.Add(1)
 	}
 	if step := low - old.offset; step < -clockStep || step > clockStep {
-		close(c.moved) // whoever sleeps until some instant has to think again
+		close(c.moved) // whoever sleeps until an instant has to compute it again
 		c.moved = make(chan struct{})
 	}
 }
 
-// confirm takes a reading that comes along with something else, like a claim. It may have
-// taken long, and says little about the offset then, but enough to see a step.
+// confirm takes a reading that comes as a by-product, for example of a claim. Such a reading
+// may have taken long; then it bounds the offset badly, but it still shows a step.
 func (c *clock) confirm(d driver.DBTime, sent, received time.Duration) {
 	exact := time.Duration(d) * time.Microsecond
 	e := c.latest.Load()
@@ -136,7 +136,7 @@ func (c *clock) Step() <-chan struct{} {
 	return c.moved
 }
 
-// bounds intersects the readings, each widened by what may have drifted since.
+// bounds intersects the readings, each widened by the possible drift since.
 func (c *clock) bounds(now time.Duration) (low, high time.Duration) {
 	for i, r := range c.readings {
 		drift := drifted(now - r.at)
@@ -168,9 +168,9 @@ func (c *clock) read(ctx context.Context, source timeSource, n int) error {
 	return nil
 }
 
-// run keeps the offset up to date. That a reading fails is for others to report:
-// the offset stays, and drifts by microseconds a second. watchClock tells when the host's
-// clock is set.
+// run keeps the offset up to date. It does not report failed readings, as other stages report
+// an outage: the offset stays, and drifts by microseconds a second. watchClock tells when the
+// host's clock is set.
 func (c *clock) run(ctx context.Context, source timeSource, watchClock func() clockWatch, answered *moment) {
 	set := watchClock()
 	defer set.Close()

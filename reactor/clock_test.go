@@ -60,15 +60,15 @@ func TestClockFollowsSteps(t *testing.T) {
 	}
 	observe(4*time.Second, 1_002_000_000+3_600_000_000) // an hour ahead
 	if n := c.steps.Load(); n != 1 {
-		t.Errorf("a step ahead needs no new wheel, yet it was counted")
+		t.Errorf("a step ahead was counted, though it needs no new wheel")
 	}
 	if moved := time.Duration(c.latest.Load().offset - before); moved < 59*time.Minute {
 		t.Errorf("the offset moved by %v", moved)
 	}
 }
 
-// TestClockConfirms: what a slow claim says of the time is no reading, but enough to see
-// a step, either way, and whoever sleeps is woken by it.
+// TestClockConfirms: the time that a slow claim returns is not used as a reading, but it shows
+// a step in either direction, and the step wakes whoever sleeps.
 func TestClockConfirms(t *testing.T) {
 	for _, step := range []driver.DBTime{-10_000_000, 10_000_000} {
 		c := newClock()

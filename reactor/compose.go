@@ -10,11 +10,11 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// incarnation is one membership of an instance, from Join to Leave. An instance that
-// the others gave up for dead loses everything it holds, and begins anew with another.
+// incarnation is one membership of an instance, from Join to Leave. An instance that the others
+// have declared dead loses everything it holds, and begins again with a new incarnation.
 //
-// What it consists of and what is wired to what is here; supervise.go starts it and says whose
-// end is the end of what; shutdown.go ends it.
+// This file lists its parts and wires them; supervise.go starts them and says what happens when
+// one of them ends; shutdown.go ends the incarnation.
 type incarnation struct {
 	log      *slog.Logger
 	grace    time.Duration
@@ -41,8 +41,8 @@ type incarnation struct {
 //	                  │ └─ full, roomy ─────┘ └── finished ──┤
 //	                  └─────────── look again ───────────────┘
 //
-// and the heartbeat, which tells the loader its shards and the lanes their leases. What outlives
-// a membership is the Reactor's: clock, leads, broker, quarantine, statistics.
+// and the heartbeat, which tells the loader its shards and the lanes their leases. Parts that
+// outlive a membership belong to the Reactor: clock, leads, broker, quarantine, statistics.
 func (r *Reactor) compose(member driver.Member) *incarnation {
 	var (
 		loaded   = make(chan []driver.Pending)
@@ -87,7 +87,7 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	}
 }
 
-// newLaneRunner is a lane with its launch pad and its runner, which does not claim.
+// newLaneRunner returns a lane with its launch pad and its runner. The runner does not claim.
 func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, budget *budget) *laneRunner {
 	l := &lane{
 		clientID: lease.ClientID, delivery: r.cfg.Delivery, log: r.log, stats: &r.stats, progress: &r.progress,

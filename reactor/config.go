@@ -20,10 +20,10 @@ type Config struct {
 	// claim (which takes at most 512). Smaller reads use less memory, larger ones
 	// fewer statements. At most 1,048,576. Defaults to 4096.
 	JobsPerRead int
-	// LoopFrequency is how often the table is swept. New jobs are announced by the
-	// database; the sweep is the safety net for what the announcement missed, and
-	// bounds how late that can be (see sweep.go in internal/load for when it is more than a loop).
-	// 1 ms to 24 h. Defaults to 2 s.
+	// LoopFrequency is how often the table is swept. New jobs are announced by the database;
+	// the sweep is the safety net for what the announcement missed, and bounds how late that
+	// can be (internal/load/sweep.go says when a late job waits for more than one loop). 1 ms
+	// to 24 h. Defaults to 2 s.
 	LoopFrequency time.Duration
 	// ConsumerCount and ConsumerIndex give this instance a fixed share: of
 	// ConsumerCount consumers, the one with this index, counted from 0. Each index
@@ -43,19 +43,20 @@ type Config struct {
 	// each. Beyond it they wait in the table, those due last. A read is never larger
 	// than it, whatever JobsPerRead says. 1024 to 100,000,000. Defaults to 262,144.
 	MaxPending int
-	// Grace is how long a stop waits for the broker to acknowledge what is on its
-	// way, at most 24 h. NoGrace is not at all: what is under way then is recovered by
-	// whoever takes over the lane. Defaults to 10 s.
+	// Grace is how long a stop waits for the broker to acknowledge what is on its way, at most
+	// 24 h. With NoGrace a stop does not wait: what is under way then is recovered by whoever
+	// takes over the lane. Defaults to 10 s.
 	Grace time.Duration
-	// Logger defaults to discarding.
+	// Logger takes the log. Defaults to one that discards everything.
 	Logger *slog.Logger
 }
 
-// NoGrace is the Config.Grace of a stop that waits for nothing: 0 is the default.
+// NoGrace is the Config.Grace of a stop that waits for nothing. It is not 0, as 0 stands for
+// the default.
 const NoGrace time.Duration = -1
 
-// longest bounds durations, so that a few of them can be added, and any of them be told to
-// the database.
+// longest bounds durations, so that the sum of a few does not overflow, and so that the
+// database accepts each.
 const longest = 24 * time.Hour
 
 // notifyHorizon is the interval in sql/triggers.sql: rows due later are not
@@ -69,7 +70,7 @@ const maxClaim = handoff.MaxClaim
 // maxClaimBytes bounds the payload memory of one claim; a single larger job passes.
 const maxClaimBytes = 8 << 20
 
-// Defaults is what the zero Config stands for.
+// Defaults returns the Config that the zero Config stands for.
 func Defaults() Config { return Config{}.withDefaults() }
 
 // withDefaults is applied once.

@@ -14,9 +14,9 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// TestTwoCopiesOnOneBroker: a physical copy of a running database is started beside it, and
-// nothing tells the two apart but that each takes the other's MQTT sessions over. They stop
-// fighting, and say so; and when one has gone, nothing of either is lost.
+// TestTwoCopiesOnOneBroker: a physical copy of a running database is started beside it. The two
+// notice each other only because each takes the other's MQTT sessions over. They stop doing
+// that, and log it. When one has gone, no message of either is lost.
 func TestTwoCopiesOnOneBroker(t *testing.T) {
 	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce} {
 		t.Run(delivery.String(), func(t *testing.T) {
@@ -44,16 +44,17 @@ func twoCopiesOnOneBroker(t *testing.T, delivery reactor.Delivery) {
 	other.insert(3000, 0, 5*time.Second)
 	one.until("a lane is left alone", func() bool { return first.Stats().Contested+second.Stats().Contested > 0 })
 	if n := len(firstBook.lines("pgsource.Config.Deployment")) + len(secondBook.lines("pgsource.Config.Deployment")); n == 0 {
-		t.Error("nobody says what to do about it")
+		t.Error("no log line says what to do about it")
 	}
 	one.until("each of the two lanes is left alone by one of them", func() bool {
 		return first.Stats().Contested+second.Stats().Contested >= 2
 	})
-	// 20 to 80 are usual; without an end there are twenty a second, for as long as it lasts.
+	// 20 to 80 are usual. If the lanes did not stop, there would be twenty a second without an
+	// end.
 	if n := wire.count(packets.CONNECT, ofLane); n > 160 {
 		t.Errorf("the lanes have connected %d times before they stopped", n)
 	}
-	// One after the other they bring to an end what they had begun.
+	// One after the other they finish what they had begun.
 	first.stop()
 	second.stop()
 	first.halt(t)
@@ -67,8 +68,8 @@ func twoCopiesOnOneBroker(t *testing.T, delivery reactor.Delivery) {
 	t.Logf("%d connections of lanes", connects)
 }
 
-// TestRestoredCopyHasItsOwnName: a database restored from a dump, in another cluster, notices
-// that it is a copy, whatever it has in common with the original.
+// TestRestoredCopyHasItsOwnName: a database restored from a dump, in another cluster, is
+// recognized as a copy, whatever it has in common with the original.
 func TestRestoredCopyHasItsOwnName(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
@@ -85,7 +86,7 @@ func TestRestoredCopyHasItsOwnName(t *testing.T) {
 	if err := one.db.QueryRow(one.ctx, "SELECT name, system_identifier FROM reactor.deployment").Scan(&name, &system); err != nil {
 		t.Fatal(err)
 	}
-	// As a dump would: the name, and the cluster and oid of the original.
+	// A dump would contain the same: the name, and the cluster and oid of the original.
 	err := pgx.BeginFunc(other.ctx, other.db, func(tx pgx.Tx) error {
 		_, err := tx.Exec(other.ctx, `UPDATE reactor.deployment SET name = $1, system_identifier = $2,
 			database = (SELECT oid FROM pg_database WHERE datname = current_database())`, name, system+1)

@@ -10,28 +10,17 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/load"
 )
 
-// dispatcher owns what waits in memory: it takes what the loader reads, waits until jobs fall
-// due, less the lead, and hands them in batches to whichever lane is free.
+// dispatcher owns the timer wheel. It takes the jobs that the loader reads, waits until a lead
+// before they fall due, and hands them in batches to whichever lane is free.
 //
-// A batch that no lane takes yet keeps growing up to its limit; that is how batches
-// form under load, without any waiting when there is none.
+// A batch that no lane takes yet keeps growing up to its limit. So batches form under load, and
+// without load no job waits for others.
 //
-// Jobs wait in three lines (line.go), and a batch is of one of them, so that what is due now waits
-// neither for a million jobs that are overdue nor for a payload of 200 MB:
-//
-//	near      small jobs, until they are due      ──► urgent: any lane, first one without bulk
-//	backlog   small jobs that are overdue, in     ──► lanes that may take bulk (traffic.go)
-//	          order of fire_at
-//	large     large payloads                      ──► the same, as the budget allows (budget.go)
-//
-// What falls due faster than it is claimed moves from near to backlog after a moment: so it
-// waits its turn there, and what falls due next is on time. Backlog and large payloads take turns.
-//
-// Memory is a cache of the table in the order of due times. When it is full, what is due
-// last makes room for what is due earlier, and the loader is told from where each shard is
-// to be read again. Refusing what comes when it is full would be simpler, and was tried: with
-// memory full of jobs for the next half minute, one that is due now waited for them all. The
-// latest of the backlog goes before that, down to its share: that has to wait anyway.
+// The wheel is a cache of the table in the order of due times. When it is full, the jobs that
+// are due last are evicted in favour of jobs that are due earlier, and the loader is told from
+// where each shard has to be read again. A simpler dispatcher that refuses jobs when the wheel
+// is full was tried: with a wheel full of jobs for the next half minute, a job that was due at
+// once waited for all of them.
 type dispatcher struct {
 	clock     *clock
 	lead      *lead
@@ -54,7 +43,7 @@ type dispatcher struct {
 	waiting atomic.Int64 // jobs in the lines and on offer
 	behind  atomic.Int64 // those of them that are overdue, see Backlog
 	late    atomic.Bool  // a full batch is on offer, and long due
-	oldest  atomic.Int64 // see OldestDue: nothingDue less that, 0 if there is none
+	oldest  atomic.Int64 // see OldestDue: nothingDue minus that time; 0: no job is due
 	latest  atomic.Int64 // see LatestDue
 
 	// Owned by run.
@@ -85,8 +74,8 @@ type refiller interface {
 // lateBatch is how long a full batch must have been due for us to be behind.
 const lateBatch = 100 * time.Millisecond
 
-// evictedShare is the share of the capacity that is evicted beyond what is needed: picking
-// the latest out of many costs too much to do it for each job that comes.
+// evictedShare is the share of the capacity that is evicted beyond what is needed: selecting
+// the latest jobs of the whole wheel costs too much to do it for each new job.
 const evictedShare = 64
 
 // backlogSteps is in how many steps of the capacity the loader hears of less backlog.
@@ -117,11 +106,11 @@ func (d *dispatcher) Backlog() int { return int(d.behind.Load()) }
 // Behind reports whether jobs fall due faster than they are claimed.
 func (d *dispatcher) Behind() bool { return d.late.Load() }
 
-// OldestDue is when the earliest job in memory was due, or will be, that nobody has claimed
-// or is about to claim; nothingDue if there is none. If nothing is due yet it is not exact, but
+// OldestDue is the due time of the earliest job in memory that nobody has claimed or is about
+// to claim; nothingDue if there is none. While no job is due yet, the result is not exact, but
 // lies in the future.
 func (d *dispatcher) OldestDue() driver.DBTime {
-	return nothingDue - driver.DBTime(d.oldest.Load()) // wraps, and comes back
+	return nothingDue - driver.DBTime(d.oldest.Load()) // both subtractions may overflow, and cancel out
 }
 
 // oldestDue implements stage.
@@ -161,7 +150,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case large <- d.largeNext:
 			d.handedOver(&d.largeNext)
 		case rows := <-d.loaded:
-			d.forgetFinished() // first: they may be among the rows, to be looked at again
+			d.forgetFinished() // first, because the rows may include such jobs, to be looked at again
 			d.add(rows)
 		case ids := <-d.finished:
 			d.forget(ids)

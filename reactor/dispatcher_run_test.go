@@ -11,9 +11,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The dispatcher at work, in synthetic time.
+// Tests of a running dispatcher, in synthetic time.
 
-// dispatch is a dispatcher that runs, and what is around it.
+// dispatch is a running dispatcher with its fakes.
 type dispatch struct {
 	*testing.T
 	*dispatcher
@@ -54,7 +54,7 @@ func dispatched(t *testing.T, test func(d *dispatch)) {
 	})
 }
 
-// load gives it jobs with these ids, due in so long.
+// load gives the dispatcher jobs with these ids, due after d.
 func (d *dispatch) load(dueIn time.Duration, ids ...int64) {
 	rows := make([]driver.Pending, len(ids))
 	for i, id := range ids {
@@ -83,7 +83,7 @@ func count(from, n int64) []int64 {
 }
 
 // TestDispatchInTime: jobs are handed out a lead before they are due, give or take the wheel's
-// resolution, and with them what falls due during the next.
+// resolution, together with the jobs that fall due during the next lead.
 func TestDispatchInTime(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		lead, begun := d.lead.get(), d.clock.Now()
@@ -107,8 +107,8 @@ func TestDispatchInTime(t *testing.T) {
 	})
 }
 
-// TestBatchGrowsUntilTaken: while no lane takes it the batch on offer grows, up to its limit; what
-// is long due then says that we are behind.
+// TestBatchGrowsUntilTaken: while no lane takes it, the batch on offer grows up to its limit.
+// If that batch has long been due, the dispatcher is behind.
 func TestBatchGrowsUntilTaken(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		for i := range int64(15) {
@@ -116,10 +116,10 @@ func TestBatchGrowsUntilTaken(t *testing.T) {
 		}
 		synctest.Wait()
 		if d.Behind() {
-			d.Error("behind, with a batch that is due just now")
+			d.Error("behind, though the batch has only just fallen due")
 		}
 		time.Sleep(2 * lateBatch)
-		d.load(time.Hour, 1000) // it looks
+		d.load(time.Hour, 1000) // a load makes the dispatcher check
 		synctest.Wait()
 		if !d.Behind() || d.Room() != 1024-151 {
 			d.Errorf("behind: %v, room for %d", d.Behind(), d.Room())
@@ -131,15 +131,15 @@ func TestBatchGrowsUntilTaken(t *testing.T) {
 		if d.Behind() || d.Room() != 1023 || d.pending.Load() != 1 {
 			d.Errorf("behind: %v, room for %d, pending %d", d.Behind(), d.Room(), d.pending.Load())
 		}
-		d.pending.Store(12345) // a statistic: nothing goes by it
+		d.pending.Store(12345) // a statistic: no decision depends on it
 		if d.Room() != 1023 {
 			d.Errorf("room for %d", d.Room())
 		}
 	})
 }
 
-// TestJobsAreKnown: what is in the wheel, on offer or being claimed is not handed out again,
-// whatever is loaded; once its claim has ended it may be. A job that was rescheduled is moved.
+// TestJobsAreKnown: a job in the wheel, on offer or being claimed is not handed out a second
+// time if it is loaded again. Once its claim has ended it may be. A rescheduled job is moved.
 func TestJobsAreKnown(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		d.load(0, 1, 2)
@@ -166,7 +166,8 @@ func TestJobsAreKnown(t *testing.T) {
 	})
 }
 
-// TestDrain: when nothing more is loaded the dispatcher ends, but not before all claims have.
+// TestDrain: when no more jobs are loaded, the dispatcher ends, but not before all claims have
+// ended.
 func TestDrain(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		d.load(time.Second, 1)
@@ -175,7 +176,7 @@ func TestDrain(t *testing.T) {
 		time.Sleep(time.Minute)
 		select {
 		case <-d.done:
-			d.Error("it has ended while a job is being claimed")
+			d.Error("the dispatcher has ended while a job is being claimed")
 		default:
 		}
 		d.ended <- batch.ids
@@ -183,7 +184,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestRoomyIsSaid: once, when a quarter of a full wheel is free.
+// TestRoomyIsSaid: the loader is told once, when a quarter of a full wheel is free.
 func TestRoomyIsSaid(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		d.load(0, count(0, 1024)...)
@@ -191,14 +192,14 @@ func TestRoomyIsSaid(t *testing.T) {
 			<-d.out
 			synctest.Wait()
 			if want := int32(i / 3); d.roomy.Load() != min(want, 1) {
-				d.Errorf("after %d batches room was told %d times", i, d.roomy.Load())
+				d.Errorf("after %d batches Roomy was called %d times", i, d.roomy.Load())
 			}
 		}
 	})
 }
 
-// TestDispatcherBeginsAnew when the database's clock goes back: the wheel is empty then, and what is
-// on offer stays known.
+// TestDispatcherBeginsAnew when the database's clock goes back: the wheel is emptied, and the
+// batch on offer stays known.
 func TestDispatcherBeginsAnew(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		d.load(0, 1)

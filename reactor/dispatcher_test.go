@@ -13,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// testDispatcher is a dispatcher whose steps the test takes itself.
+// testDispatcher is a dispatcher that the test drives step by step.
 type testDispatcher struct {
 	*dispatcher
 	gone []driver.Cursor // evicted, as due later
@@ -40,7 +40,7 @@ func (d *testDispatcher) Evicted(overdue, ahead []driver.Cursor, _ driver.DBTime
 	d.past, d.gone = append(d.past, overdue...), append(d.gone, ahead...)
 }
 
-// handOver is what a lane does.
+// handOver takes the batch on offer, as a lane does.
 func (d *testDispatcher) handOver() due {
 	batch := d.next
 	d.next = due{}
@@ -99,8 +99,8 @@ func TestClaimBytes(t *testing.T) {
 	}
 }
 
-// TestEviction: full memory keeps what is due first, and says for each shard from where what
-// is missing is to be read.
+// TestEviction: full memory keeps the jobs that are due first, and tells the loader for each
+// shard from where it has to read the missing ones.
 func TestEviction(t *testing.T) {
 	const capacity = 1024
 	d := newTestDispatcher(t, capacity)
@@ -132,9 +132,9 @@ func TestEviction(t *testing.T) {
 		}
 	}
 	if oldest := d.OldestDue(); oldest != nothingDue {
-		t.Errorf("something is due at %v before anything was looked at", oldest)
+		t.Errorf("OldestDue is %v before the first collect", oldest)
 	}
-	// An urgent job finds room, and what was evicted is known as new when it comes again.
+	// An urgent job gets room, and evicted jobs count as new when they are loaded again.
 	urgent := driver.Pending{ID: -1, DueAt: now}
 	d.add([]driver.Pending{urgent})
 	d.collect()

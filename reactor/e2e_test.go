@@ -14,8 +14,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The main job, end to end: rows inserted by plain SQL into a real PostgreSQL are
-// received from a real Mosquitto, each once, none early.
+// Tests of the whole path: rows that plain SQL inserts into a real PostgreSQL are received from
+// a real Mosquitto, each once, none early.
 
 func TestBacklog(t *testing.T) {
 	for _, delivery := range []reactor.Delivery{reactor.AtLeastOnce, reactor.AtMostOnce} {
@@ -75,8 +75,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	})
 }
 
-// TestCancelAndReschedule: the row is the truth until the claim, whatever the wheel
-// knows.
+// TestCancelAndReschedule: until the claim only the row counts, not the wheel's copy of it.
 func TestCancelAndReschedule(t *testing.T) {
 	overFeeds(t, func(t *testing.T, w *world) {
 		in := w.start(reactor.Config{})
@@ -106,7 +105,8 @@ func TestCancelAndReschedule(t *testing.T) {
 	})
 }
 
-// TestFarFutureStaysSilent: jobs for next year and a stop in between disturb nobody.
+// TestFarFutureStaysSilent: jobs that are due next year, and a stop in between, have no effect
+// on others.
 func TestFarFutureStaysSilent(t *testing.T) {
 	overFeeds(t, func(t *testing.T, w *world) {
 		in := w.start(reactor.Config{})
@@ -128,8 +128,8 @@ func TestFarFutureStaysSilent(t *testing.T) {
 	})
 }
 
-// TestLocksBlockNobody: a row that somebody has locked is claimed when it is free, and
-// nothing else waits for it.
+// TestLocksBlockNobody: a row that somebody has locked is claimed when the lock ends, and no
+// other job waits for it.
 func TestLocksBlockNobody(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -175,7 +175,8 @@ func TestMaxReads(t *testing.T) {
 	w.judgeThese(expected)
 }
 
-// TestMaxReadsWithoutGrace ends as well, without an error, and leaves no member behind.
+// TestMaxReadsWithoutGrace: such an instance ends as well, without an error, and ends its
+// membership.
 func TestMaxReadsWithoutGrace(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -187,8 +188,8 @@ func TestMaxReadsWithoutGrace(t *testing.T) {
 	w.eventually("it has left", "SELECT count(*) = 0 FROM reactor.instances")
 }
 
-// TestBrokerRefusesTopics: jobs the broker refuses end as failed, with its reason, and
-// hold nobody up.
+// TestBrokerRefusesTopics: jobs that the broker refuses end as failed, with its reason, and
+// delay no other job.
 func TestBrokerRefusesTopics(t *testing.T) {
 	t.Parallel()
 	acl := writeFile(t, "acl", "topic readwrite #\ntopic deny forbidden/#\n")
@@ -234,8 +235,8 @@ func TestPoisonJob(t *testing.T) {
 	}
 }
 
-// TestPostgresRestarts: a restart, clean or not, while jobs are due loses nothing, and
-// nobody is taken for dead because of it.
+// TestPostgresRestarts: a restart, clean or not, while jobs are due loses no job, and no
+// instance is declared dead because of it.
 func TestPostgresRestarts(t *testing.T) {
 	for name, stop := range map[string]func(*stack.Postgres) error{
 		"fast":      (*stack.Postgres).Stop,
@@ -261,7 +262,7 @@ func TestPostgresRestarts(t *testing.T) {
 			w.judge()
 			for _, in := range []*instance{a, b} {
 				if s := in.Stats(); s.Recovered != 0 {
-					t.Errorf("an instance recovered %d jobs, though nobody died", s.Recovered)
+					t.Errorf("an instance recovered %d jobs, though no instance died", s.Recovered)
 				}
 			}
 		})
@@ -299,18 +300,18 @@ func TestBrokerRestarts(t *testing.T) {
 			if err := w.subscriber.WaitDistinct(w.ctx, len(expected)); err != nil {
 				t.Fatal(err)
 			}
-			report := check.Judge(expected, w.subscriber.Received(), check.Config{})
+			report := check.Compare(expected, w.subscriber.Received(), check.Config{})
 			if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 || report.Duplicated.Count > driver.LaneSlots {
 				t.Error(report.Err())
 			}
-			t.Logf("%d of %d jobs twice", report.Duplicated.Count, len(expected))
+			t.Logf("%d of %d jobs were received twice", report.Duplicated.Count, len(expected))
 			w.settled()
 		})
 	}
 }
 
-// TestBackpressure: with the broker away nothing is claimed beyond the lanes' slots,
-// and the backlog drains when it is back.
+// TestBackpressure: while the broker is away, no more jobs are claimed than the lanes have
+// slots, and the backlog is published when the broker is back.
 func TestBackpressure(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -340,9 +341,9 @@ func TestBackpressure(t *testing.T) {
 	w.judge()
 }
 
-// TestDeposedInstanceComesBack: an instance whose database connections stall for
-// longer than its time to live is replaced, and joins again when it can. Its jobs are
-// published by the other; at QoS 1 some may be twice, none is lost.
+// TestDeposedInstanceComesBack: an instance whose database connections stall for longer than
+// its time to live is replaced, and joins again when it can. Its jobs are published by the
+// other; at QoS 1 some may be published twice, none is lost.
 func TestDeposedInstanceComesBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -365,14 +366,14 @@ func TestDeposedInstanceComesBack(t *testing.T) {
 	if err := w.subscriber.WaitDistinct(w.ctx, len(expected)); err != nil {
 		t.Fatal(err)
 	}
-	report := check.Judge(expected, w.subscriber.Received(), check.Config{})
+	report := check.Compare(expected, w.subscriber.Received(), check.Config{})
 	if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 {
 		t.Error(report.Err())
 	}
 	w.settled()
 }
 
-// TestFeedIsOnlyAHint: without triggers the sweep finds everything.
+// TestFeedIsOnlyAHint: without triggers the sweep finds all jobs.
 func TestFeedIsOnlyAHint(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -384,8 +385,9 @@ func TestFeedIsOnlyAHint(t *testing.T) {
 	w.judge()
 }
 
-// TestMembershipIsLookedUpWithTheFeed: what was told of shards and lanes before the feed
-// stood is found out when it does, not with the next beat.
+// TestMembershipIsLookedUpWithTheFeed: notifications about shards and lanes are missed while
+// the feed is not connected. When it connects, a heartbeat is sent at once, so that the changes
+// are not found only with the next regular heartbeat.
 func TestMembershipIsLookedUpWithTheFeed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -395,10 +397,10 @@ func TestMembershipIsLookedUpWithTheFeed(t *testing.T) {
 	w.sharesOf(1)
 	w.start(reactor.Config{}, func(s *pgsource.Config, _ *mqttsink.Config) {
 		s.ListenURL = proxy.Through(w.databaseURL)
-		s.TTL = 10 * time.Minute // beats come every three minutes or so
+		s.TTL = 10 * time.Minute // heartbeats come about every three minutes
 	})
 	w.sharesOf(2)
-	leaver.halt(t) // and gives its shards to the other, which does not hear of it
+	leaver.halt(t) // the leaver gives its shards to the other instance, which gets no notification
 	w.sharesOf(1)
 	if err := proxy.Accept(); err != nil {
 		t.Fatal(err)

@@ -13,10 +13,10 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// TestFailoversLoseCommits: again and again a standby takes over that lacks the last commits
-// of its primary: claims, settlements, epochs and heartbeats are undone. What that undoes
-// can't be known, so jobs may come twice; but all that are in the table are published in the
-// end, and both instances work on.
+// TestFailoversLoseCommits: again and again a standby takes over that lacks the last commits of
+// its primary: claims, settlements, epochs and heartbeats are undone. Nobody can know what was
+// undone, so jobs may be published twice. But all jobs in the table are published in the end,
+// and both instances go on.
 func TestFailoversLoseCommits(t *testing.T) {
 	t.Parallel()
 	server := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true})
@@ -40,7 +40,7 @@ func TestFailoversLoseCommits(t *testing.T) {
 		if err := standby.StopStreaming(w.ctx); err != nil {
 			t.Fatal(err)
 		}
-		// This is what the new primary will not have.
+		// The new primary will not have the commits from here on.
 		if err := w.subscriber.WaitDistinct(w.ctx, start+600); err != nil {
 			t.Fatal(err)
 		}
@@ -67,12 +67,13 @@ func TestFailoversLoseCommits(t *testing.T) {
 	w.insert(1000, 0, 0)
 	w.published()
 	if second.Stats().Claimed == before {
-		t.Error("the second instance claims nothing any more")
+		t.Error("the second instance does not claim any more")
 	}
 	t.Logf("%d lines of warnings, %d of lanes that ended", len(book.lines("")), len(book.lines("a lane has ended")))
 }
 
-// published waits until all that is in the table is, and judges: repeated is allowed.
+// published waits until all jobs in the table are published, and judges; repetitions are
+// allowed.
 func (w *world) published() {
 	w.t.Helper()
 	w.eventually("all are processed, and none is on its way",
@@ -86,7 +87,7 @@ func (w *world) published() {
 	}
 }
 
-// everyLaneWorks waits until no lane belongs to somebody who is not there.
+// everyLaneWorks waits until each lane's owner is a live instance.
 func (w *world) everyLaneWorks() {
 	w.t.Helper()
 	w.eventually("all lanes have living owners", `
@@ -94,9 +95,9 @@ func (w *world) everyLaneWorks() {
 		   AND count(owner) >= 4 FROM reactor.lanes`)
 }
 
-// TestCrashesLoseCommits is the same with a server that crashes and does not have its last
-// commits, since somebody has switched synchronous_commit off. Ours do not follow it: what an
-// instance has committed is there after the crash, and nothing comes twice.
+// TestCrashesLoseCommits does the same with a server that crashes and loses its last commits,
+// as somebody has switched synchronous_commit off. Our sessions override that setting: what an
+// instance has committed is there after the crash, and no job is published twice.
 func TestCrashesLoseCommits(t *testing.T) {
 	t.Parallel()
 	server := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true, Settings: map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"}})
@@ -122,7 +123,7 @@ func TestCrashesLoseCommits(t *testing.T) {
 	w.everyLaneWorks()
 }
 
-// insertDurably is an application that minds its commits.
+// insertDurably inserts jobs as an application that needs durable commits.
 func insertDurably(t *testing.T, w *world, n int, within time.Duration) {
 	t.Helper()
 	err := pgx.BeginFunc(w.ctx, w.db, func(tx pgx.Tx) error {
@@ -139,12 +140,12 @@ func insertDurably(t *testing.T, w *world, n int, within time.Duration) {
 	}
 }
 
-// TestStateChangedByHand: somebody repairs what was not broken. Whatever of it was needed is
-// made again within seconds, and nobody who has lost a lane goes on as if it were his.
+// TestStateChangedByHand: somebody changes the scheduler's tables by hand. What was needed is
+// restored within seconds, and an instance that has lost a lane does not go on using it.
 func TestStateChangedByHand(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change string
-		// repeats: messages on their way are in no journal any more.
+		// repeats: jobs may be repeated, as messages on their way are in no journal any more.
 		repeats bool
 	}{
 		"epochs set back":          {"UPDATE reactor.lanes SET epoch = 0", false},
@@ -187,14 +188,14 @@ func TestStateChangedByHand(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.until("later jobs are published", func() bool {
-				return check.Judge(expected, w.subscriber.Received(), check.Config{}).Published == n
+				return check.Compare(expected, w.subscriber.Received(), check.Config{}).Published == n
 			})
 		})
 	}
 }
 
-// TestEpochsLostWhileIdle: a failover brings back the lanes of before we raised their epochs, and
-// nothing is due that would be claimed and would show it. The lanes are taken anew all the same.
+// TestEpochsLostWhileIdle: a failover brings back the lanes' rows from before we raised their
+// epochs. No job is due, so no claim shows that. The lanes are leased again even so.
 func TestEpochsLostWhileIdle(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")

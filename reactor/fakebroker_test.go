@@ -14,7 +14,7 @@ import (
 type fakeBroker struct {
 	mu        sync.Mutex
 	calls     []string              // guarded by mu
-	marks     map[string]string     // guarded by mu: of the sessions that there are
+	marks     map[string]string     // guarded by mu: marks of the existing sessions
 	open      map[string]*sessionOf // guarded by mu: the latest connection of each
 	received  map[string]int        // guarded by mu: by topic, of released messages
 	silent    bool                  // guarded by mu: answers to no message
@@ -71,14 +71,15 @@ func (b *fakeBroker) CheckIdentity(context.Context, byte) error {
 	return nil
 }
 
-// change changes what it does.
+// change changes the broker's behaviour.
 func (b *fakeBroker) change(how func(b *fakeBroker)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	how(b)
 }
 
-// got is how often it has received a message, and sent the messages of a client's latest connection.
+// got is how often the broker has received a message, and sent returns the messages of a
+// client's latest connection.
 func (b *fakeBroker) got(topic string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

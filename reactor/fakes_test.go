@@ -10,8 +10,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// What the stages are tested against, in bubbles of synthetic time: alarms that are timers of the
-// runtime, and a database and a broker that do what they are told to.
+// This file holds the fakes for tests of the stages in synthetic time: alarms that are timers
+// of the runtime, and a database whose answers the test sets.
 
 // timerWaker is a waker.
 type timerWaker struct {
@@ -44,7 +44,7 @@ func (w *timerWaker) Set(d time.Duration) {
 func (w *timerWaker) C() <-chan struct{} { return w.c }
 func (w *timerWaker) Close()             { w.timer.Stop() }
 
-// silentWatch is the watch of a clock that nobody sets.
+// silentWatch watches a clock that is never set.
 type silentWatch struct{}
 
 func (silentWatch) C() <-chan struct{} { return nil }
@@ -54,7 +54,7 @@ func testTimers() timers {
 	return timers{newAlarm: newTimerWaker, watchClock: func() clockWatch { return silentWatch{} }}
 }
 
-// testClock is a clock that has been read, and testSet sets the database's by d.
+// testClock returns a clock with a reading, and testSet moves the database's clock by d.
 func testClock() *clock {
 	c := newClock()
 	time.Sleep(time.Second)
@@ -70,7 +70,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 var errAway = errors.New("the server is away")
 
-// fakeJournal answers with what its functions say, and remembers what it was asked.
+// fakeJournal answers with the results of its functions, and remembers its calls.
 type fakeJournal struct {
 	mu          sync.Mutex
 	claims      []driver.ClaimRequest // guarded by mu

@@ -13,10 +13,10 @@ import (
 	schema "github.com/job-publisher/reactor/sql"
 )
 
-// noSweep is a loop that finds nothing in the time of a test: what nobody announces is late.
+// noSweep is a loop that is longer than a test: a job that is not announced is late.
 const noSweep = time.Minute
 
-// hears waits until an instance hears of new jobs by these feeds.
+// hears waits until an instance gets its hints from these feeds.
 func (w *world) hears(in *instance, feeds string) {
 	w.t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -25,7 +25,7 @@ func (w *world) hears(in *instance, feeds string) {
 		select {
 		case <-tick.C:
 		case <-w.ctx.Done():
-			w.t.Fatalf("the instance hears by %+v, want %q", in.Stats().Feed, feeds)
+			w.t.Fatalf("the instance gets its hints from %+v, want %q", in.Stats().Feed, feeds)
 		}
 	}
 }
@@ -52,7 +52,7 @@ func (w *world) insertWhile() (stop func()) {
 	}
 }
 
-// TestFeedAnnounces: each feed brings what is due at once, without a sweep.
+// TestFeedAnnounces: each feed announces jobs that are due at once, without a sweep.
 func TestFeedAnnounces(t *testing.T) {
 	t.Parallel()
 	for _, feed := range []pgsource.Feed{pgsource.FeedNotify, pgsource.FeedWAL} {
@@ -79,7 +79,7 @@ func TestFeedAnnounces(t *testing.T) {
 }
 
 // TestLateCommitOverWAL: the transaction wrote its jobs when they were too far away to be
-// announced, and commits when they are overdue. The sweep has nothing to do with it.
+// announced, and commits when they are overdue. The sweep does not help here.
 func TestLateCommitOverWAL(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -93,7 +93,7 @@ func TestLateCommitOverWAL(t *testing.T) {
 	if _, err := tx.Exec(w.ctx, "INSERT INTO jobs (topic, payload, fire_at) VALUES ($1, 'payload', clock_timestamp() + interval '2 seconds')", w.prefix+"/late"); err != nil {
 		t.Fatal(err)
 	}
-	// What falls due after it is published before it.
+	// A job that falls due later is published before it.
 	w.insert(1, 2500*time.Millisecond, 2500*time.Millisecond)
 	if err := w.subscriber.WaitDistinct(w.ctx, 1); err != nil {
 		t.Fatal(err)
@@ -151,7 +151,8 @@ func TestFeedChangesOver(t *testing.T) {
 	}
 }
 
-// TestFeedDoesNotChangeOver: one that does not follow is named, and keeps what it hears by.
+// TestFeedDoesNotChangeOver: the error names an instance that does not change over, and that
+// instance keeps its feed.
 func TestFeedDoesNotChangeOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -217,7 +218,8 @@ func TestFeedLostAndFound(t *testing.T) {
 	w.eventually("no slot is left", "SELECT count(*) = 0 FROM pg_replication_slots WHERE database = current_database()")
 }
 
-// TestFeedAuto: without triggers it is the WAL. Triggers that come back are heard, too.
+// TestFeedAuto: without triggers it is the WAL. If the triggers come back, their notifications
+// are used, too.
 func TestFeedAuto(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")

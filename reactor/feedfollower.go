@@ -10,7 +10,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// feedFollower passes the feed's hints on, and keeps the feed alive.
+// feedFollower passes the feed's hints on, and reopens the feed when it is lost.
 type feedFollower struct {
 	feed   hintSource
 	loader hintTaker
@@ -21,18 +21,18 @@ type feedFollower struct {
 	stats   *counters // written here, read by Stats alone
 }
 
-// hintSource is what it needs of driver.Feed.
+// hintSource is what a feedFollower needs of driver.Feed.
 type hintSource interface {
 	Listen(ctx context.Context, on func(driver.Hint)) error
 }
 
-// hintTaker is what it needs of the loader.
+// hintTaker is what a feedFollower needs of the loader.
 type hintTaker interface {
 	Hint(h driver.Hint)
 	FeedLost()
 }
 
-// journalDoubter is what it needs of the lanes.
+// journalDoubter is what a feedFollower needs of the lanes.
 type journalDoubter interface{ doubtJournals() }
 
 // run listens until ctx ends.
@@ -54,8 +54,8 @@ func (f *feedFollower) run(ctx context.Context) {
 				f.stats.feedUp.Store(true)
 				pause.Reset()
 				failures.OK(f.log, "the feed of new jobs works again")
-				// The database may be another one than before, and what became of the shards and
-				// lanes meanwhile was told to nobody.
+				// The database may be another one than before, and notifications about shards
+				// and lanes were missed meanwhile.
 				f.lanes.doubtJournals()
 				f.beatNow.Set()
 			}

@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// Health is what Stats come to.
+// Health is a judgement of Stats.
 type Health struct {
-	// Ready: what is due fires.
+	// Ready tells that due jobs are published.
 	Ready bool
-	// Problems are what is not as it should be, in words; some of them don't keep jobs from
-	// firing.
+	// Problems says in words what is wrong. Some problems don't stop jobs from being published.
 	Problems []string
 }
 
 const (
-	// silentBeat is how old the last heartbeat may be: after it nothing is sent any more.
+	// silentBeat is how old the last heartbeat may be: beyond that age, no job is sent any
+	// more.
 	silentBeat = 4 * time.Second
-	// stuckAfter is how late a job may be before something must be moving at least, and
-	// how long ago the last message was accepted then.
+	// stuckAfter: an instance is stuck if a job is later than this, and no message was accepted
+	// for longer than this.
 	stuckAfter = 5 * time.Second
-	// behindAfter is how late a job may be, whatever moves.
+	// behindAfter is how late a job may be even if others are published.
 	behindAfter = 30 * time.Second
 )
 
-// Health judges by what was accomplished and by what was not: connections that are up, and a
-// process that is alive, say little.
+// Health judges by work that was done or not done: open connections and a live process prove
+// little.
 func (s Stats) Health() Health {
 	h := Health{Ready: true}
 	fatal := func(format string, args ...any) {
@@ -78,5 +78,5 @@ func (s Stats) Health() Health {
 	return h
 }
 
-// loadPatience is how old the last read of the table may be, which is made every loop.
+// loadPatience is how old the last read of the table may be. The table is read every loop.
 func loadPatience(loop time.Duration) time.Duration { return max(3*loop, stuckAfter) }

@@ -21,13 +21,13 @@ type heartbeat struct {
 	leases   *leases
 	lanes    *lanes
 	loader   shardOwner
-	static   driver.ShardSet // the fixed share; 0: what the membership says
+	static   driver.ShardSet // the fixed share; 0: the share that the membership gives
 	clock    *clock
 	log      *slog.Logger
 	shards   *atomic.Int64 // statistic: written here, read by Stats alone
 	progress *progress
 
-	ends []laneEnd // owned by run: taken while heartbeats fail, and not followed up on yet
+	ends []laneEnd // owned by run: ends of runners that came while heartbeats failed, and are not handled yet
 }
 
 // beatingMember is what the heartbeat needs of driver.Member.
@@ -38,22 +38,22 @@ type beatingMember interface {
 	ReleaseShards(ctx context.Context) error
 }
 
-// shardOwner is what it needs of the loader.
+// shardOwner is what the heartbeat needs of the loader.
 type shardOwner interface {
 	Own(shards driver.ShardSet)
 }
 
 const (
-	// mutePatience is for how many times its time to live an instance may get no answer on the
-	// connections of its claims before it stops renewing its leases.
+	// mutePatience is how long an instance may get no answer on the connections of its claims
+	// before it stops renewing its leases, in multiples of its time to live.
 	mutePatience = 3
-	// longestBeatPause bounds the pause after a heartbeat that failed: later, we would be taken
-	// for dead.
+	// longestBeatPause bounds the pause after a heartbeat that failed: after a longer one, the
+	// others would take us for dead.
 	longestBeatPause = time.Second / 2
 )
 
-// run beats until soft has ended and all lanes are shut down, or hard ends. It returns
-// ErrDeposed if the membership is over, and an error of a lane that is for the whole instance.
+// run sends heartbeats until soft has ended and all lanes are shut down, or hard ends. It
+// returns ErrDeposed if the membership is over, or a lane's error that ends the whole instance.
 func (h *heartbeat) run(soft, hard context.Context) error {
 	defer h.leases.end()
 	var (
@@ -69,7 +69,7 @@ func (h *heartbeat) run(soft, hard context.Context) error {
 		case errors.Is(err, driver.ErrDeposed):
 			return err
 		case hard.Err() != nil:
-			return nil // the beat was cut off by the end of the grace, or by whatever failed
+			return nil // the heartbeat was cancelled by the end of the grace, or by another part's error
 		default:
 			h.leases.lapse()
 			failures.Fail(h.log, slog.LevelWarn, "cannot renew the leases; trying again", "err", err)
@@ -85,8 +85,9 @@ func (h *heartbeat) run(soft, hard context.Context) error {
 	}
 }
 
-// awaitRetry waits after a heartbeat that failed. The end of a runner is followed up on in the database,
-// so it has to wait for one that succeeds; an error that ends the instance does not wait.
+// awaitRetry waits after a heartbeat that failed. To handle the end of a runner takes the
+// database, so that waits for a heartbeat that succeeds; an error that ends the instance does
+// not wait.
 func (h *heartbeat) awaitRetry(hard context.Context, pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -105,7 +106,8 @@ func (h *heartbeat) awaitRetry(hard context.Context, pause time.Duration) error 
 	}
 }
 
-// rest follows what happens until it is time for the next heartbeat. over: there is to be none.
+// rest handles events until it is time for the next heartbeat. over tells that no heartbeat is
+// to follow.
 func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool, err error) {
 	timer := time.NewTimer(wait.Jitter(h.member.TTL() / 3))
 	defer timer.Stop()
@@ -127,11 +129,12 @@ func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool,
 		case <-stop:
 			*stopping = true
 			h.releaseShards(hard)
-			// Beat at once: it gives the shards to others, also to those that do not hear of it.
+			// A heartbeat at once gives the shards to others, also to those that get no
+			// notification.
 			return false, nil
 		case end := <-h.lanes.ends:
 			if lost, err := h.lanes.ended(hard, end, soft.Err() != nil); lost || err != nil {
-				return false, err // beat at once: somebody is to adopt the lane
+				return false, err // a heartbeat at once, so that somebody adopts the lane
 			}
 		case <-h.leases.beatNow:
 			return false, nil
@@ -142,7 +145,7 @@ func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool,
 	return true, nil
 }
 
-// renew beats once and follows what it says.
+// renew sends one heartbeat and applies its answer.
 func (h *heartbeat) renew(soft, hard context.Context) error {
 	h.member.WantLanes(h.lanes.want())
 	begun := h.clock.local()
@@ -167,9 +170,9 @@ func (h *heartbeat) renew(soft, hard context.Context) error {
 }
 
 func (h *heartbeat) beat(ctx context.Context) (driver.Holding, error) {
-	// An instance whose heartbeats arrive and whose claims don't must not keep its share.
+	// An instance whose heartbeats arrive but whose claims don't must not keep its share.
 	if age := h.progress.answered.age(); age > mutePatience*h.member.TTL() {
-		h.clock.doubt.Set() // ask at once: after an outage everything waits for this
+		h.clock.doubt.Set() // read the clock at once: after an outage everything waits for an answer
 		return driver.Holding{}, fmt.Errorf("the database has answered nothing but heartbeats for %v; the others may take over", age.Round(time.Second))
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.member.TTL())
@@ -177,11 +180,11 @@ func (h *heartbeat) beat(ctx context.Context) (driver.Holding, error) {
 	return h.member.Beat(ctx)
 }
 
-// releaseShards lets the others begin with our share while the lanes are shut down.
+// releaseShards lets the others start on our share while the lanes shut down.
 func (h *heartbeat) releaseShards(hard context.Context) {
 	h.loader.Own(0)
 	if hard.Err() != nil {
-		return // without a grace: Leave comes next, and does it
+		return // without a grace, Leave follows at once, and releases the shards
 	}
 	ctx, cancel := context.WithTimeout(hard, h.member.TTL())
 	defer cancel()

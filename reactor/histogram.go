@@ -5,12 +5,12 @@ import (
 	"math/bits"
 )
 
-// histogram counts durations in microseconds, up to maxTiming, so that a percentile is less
-// than a hundredth too large.
+// histogram counts durations in microseconds, up to maxTiming. A percentile is too large by
+// less than a hundredth.
 //
 // As in HdrHistogram (https://hdrhistogram.github.io/HdrHistogram/), below 256 each value has a
-// count of its own, and each power of two beyond that is divided into 128 parts. It is all that
-// we need of it, in 20 KB, and spares whoever imports us a dependency with its own.
+// count of its own, and each power of two beyond that is divided into 128 parts. This type is
+// all that we need of HdrHistogram, takes 20 KB, and saves our importers a dependency.
 type histogram struct {
 	counts [histogramParts * (histogramDoublings + 2)]int64
 	total  int64
@@ -41,7 +41,8 @@ func largestAt(index int) int64 {
 	return int64(index-histogramParts*doublings+1)<<doublings - 1
 }
 
-// percentile is the value that so many percent of all do not exceed, 0 if there is none.
+// percentile is the value that this percentage of all values does not exceed; 0 if there are no
+// values.
 func (h *histogram) percentile(percent float64) int64 {
 	rank := max(int64(math.Ceil(percent/100*float64(h.total))), 1)
 	for i, n := range h.counts {

@@ -15,7 +15,7 @@ func TestPercentiles(t *testing.T) {
 		var h histogram
 		values := make([]int64, 1+r.IntN(1000))
 		for i := range values {
-			values[i] = min(int64(math.Exp(r.Float64()*18)), limit) // each order of magnitude alike
+			values[i] = min(int64(math.Exp(r.Float64()*18)), limit) // all orders of magnitude are equally likely
 			h.record(values[i])
 		}
 		slices.Sort(values)

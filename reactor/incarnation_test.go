@@ -13,8 +13,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// fakeSource is a driver.Source: a table in memory, of which one shard is used, and the memberships
-// of an instance. It notes what becomes of those, and of the lanes.
+// fakeSource is a driver.Source: a table in memory, of which one shard is used, and the
+// memberships of an instance. It notes the events of the memberships and of the lanes.
 type fakeSource struct {
 	*fakeJournal
 	start time.Time
@@ -163,8 +163,8 @@ func jobAt(id int64, at time.Duration) driver.Job {
 	return driver.Job{ID: id, Topic: fmt.Sprint("job ", id), FireAt: driver.DBTime(at / time.Microsecond)}
 }
 
-// ended checks that the instance ends in order: the lane when all is settled, beside that the shards,
-// and the membership last.
+// ended checks that the instance ends in order: the lane is released when all is settled, the
+// shards are released meanwhile, and the membership ends last.
 func (in *instanceOf) ended(what string) {
 	in.Helper()
 	<-in.done
@@ -174,8 +174,9 @@ func (in *instanceOf) ended(what string) {
 	}
 }
 
-// TestIncarnation publishes what is due in its time, and stops in the order of the data: what is claimed
-// and not sent goes back, and the lane is released when all is settled.
+// TestIncarnation: the instance publishes jobs at their time, and stops in the order in which
+// the data flows: jobs that are claimed and not sent go back, and the lane is released when all
+// is settled.
 func TestIncarnation(t *testing.T) {
 	jobs := []driver.Job{jobAt(1, 0), jobAt(2, 10*time.Second), jobAt(3, time.Hour)}
 	runInstance(t, Config{}, jobs, func(in *instanceOf) {
@@ -196,8 +197,8 @@ func TestIncarnation(t *testing.T) {
 	})
 }
 
-// TestGrace: a stop waits for the broker's answers, for the grace and no longer; the lane is not released
-// then, for its journal is not empty.
+// TestGrace: a stop waits for the broker's answers, but not longer than the grace. The lane is
+// not released then, as its journal is not empty.
 func TestGrace(t *testing.T) {
 	for _, grace := range []time.Duration{NoGrace, 4 * time.Second} {
 		runInstance(t, Config{Grace: grace}, []driver.Job{jobAt(1, 0)}, func(in *instanceOf) {
@@ -210,13 +211,14 @@ func TestGrace(t *testing.T) {
 				in.Errorf("a grace of %v takes %v", grace, took)
 			}
 			if slices.Contains(in.source.events, "release lane") || in.source.events[len(in.source.events)-1] != "leave" {
-				in.Errorf("in the end: %q", in.source.events)
+				in.Errorf("events in the end: %q", in.source.events)
 			}
 		})
 	}
 }
 
-// TestReadsUsedUp: the instance ends when what its reads have found is published, and not before.
+// TestReadsUsedUp: the instance ends when the jobs that its reads have found are published, and
+// not before.
 func TestReadsUsedUp(t *testing.T) {
 	jobs := []driver.Job{jobAt(1, 0), jobAt(2, 20*time.Second)}
 	runInstance(t, Config{MaxReads: 1}, jobs, func(in *instanceOf) {
@@ -233,7 +235,7 @@ func TestReadsUsedUp(t *testing.T) {
 	})
 }
 
-// TestReadsUsedUpGoesByTheLanes, not by the statistics: those are for people.
+// TestReadsUsedUpGoesByTheLanes: the end depends on the lanes, not on the statistics.
 func TestReadsUsedUpGoesByTheLanes(t *testing.T) {
 	runInstance(t, Config{MaxReads: 1}, []driver.Job{jobAt(1, 10*time.Second)}, func(in *instanceOf) {
 		time.Sleep(5 * time.Second)
@@ -246,8 +248,8 @@ func TestReadsUsedUpGoesByTheLanes(t *testing.T) {
 	})
 }
 
-// TestDeposedBeginsAnew: everything of the membership that is over ends at once, and it is not left; the
-// instance joins again and goes on.
+// TestDeposedBeginsAnew: all parts of the membership that is over end at once, without a call
+// of Leave. The instance joins again and goes on.
 func TestDeposedBeginsAnew(t *testing.T) {
 	runInstance(t, Config{}, []driver.Job{jobAt(1, 0), jobAt(2, 30*time.Second)}, func(in *instanceOf) {
 		time.Sleep(5 * time.Second)
@@ -261,12 +263,13 @@ func TestDeposedBeginsAnew(t *testing.T) {
 		}
 		time.Sleep(30 * time.Second)
 		if in.broker.got("job 2") != 1 {
-			in.Error("nothing is published any more")
+			in.Error("no job is published any more")
 		}
 	})
 }
 
-// TestBrokerUnusable: the first connection fails, and the instance ends with that, and leaves.
+// TestBrokerUnusable: the first connection fails. The instance ends with that error, and leaves
+// its membership.
 func TestBrokerUnusable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &fakeSource{fakeJournal: &fakeJournal{}, start: time.Now(), rows: map[int64]driver.Job{}}

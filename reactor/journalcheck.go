@@ -4,17 +4,17 @@ import (
 	"context"
 )
 
-// A failover that loses the last commits brings batches back into the journal that have
-// long been settled. Nobody knows them: the lane has forgotten them and goes on taking
-// slots, among them those that they stand for, and whoever recovered it would find two
-// batches in one place. So each lane holds its journal against what it knows whenever the
-// database may be another one, and where there is more in it, begins anew, with all that is
-// in the journal. What had been published of that is published twice then: which it was,
-// is what the failover has lost.
+// A failover that loses the last commits brings batches back into the journal that were settled
+// long ago. The lane has forgotten them and goes on taking slots, theirs included; whoever
+// recovered the lane would find two batches in the same slots. So each lane compares its
+// journal with its memory whenever the database may be another one. If the journal holds
+// unknown batches, the lane is taken anew, with all that is in the journal. Jobs of these
+// batches that had been published are published twice then: the failover has lost which ones
+// they were.
 
-// doubtJournal has the lane hold its journal against what it knows: the database may be another
-// one than before. Nothing is claimed until that is done. It may be called from any goroutine.
-// A lane that has not read its journal yet is going to.
+// doubtJournal makes the lane compare its journal with its memory, as the database may be
+// another one than before. The lane claims nothing until that is done. Any goroutine may call
+// it. A lane that has not read its journal yet will read it anyway.
 func (r *laneRunner) doubtJournal() {
 	if r.readsJournal.Load() {
 		r.lane.doubt()
@@ -22,18 +22,22 @@ func (r *laneRunner) doubtJournal() {
 	}
 }
 
-// checkJournal looks whenever it is told to, until ctx ends. An error says that the journal, or
-// the lease, is not what it was. Nothing is claimed meanwhile, for slots may not be what they seem.
+// checkJournal checks the journal on each request, until ctx ends. An error says that the
+// journal or the lease has changed. Nothing is claimed during a check, for a slot that seems
+// free may be taken in the journal.
 //
-// It looks twice. A batch that was read and is not known any more may have been settled in
-// between; one that is still there then was not.
+// Reading the journal does not disturb a working lane: the read cuts only batches below QoS 2,
+// and those are settled as a whole, unless an earlier version has left them.
+//
+// checkJournal reads the journal twice. A batch that was read and is not known any more may
+// have been settled in between; a batch that the second read finds again was not.
 func (r *laneRunner) checkJournal(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-r.checkNow:
-			r.lane.doubt() // it may have been told to while it looked, and trusted after that
+			r.lane.doubt() // another request may have come during the check, and trust after it
 		}
 		first, err := r.unknownBatches(ctx)
 		if err == nil && len(first) > 0 {
@@ -50,8 +54,8 @@ func (r *laneRunner) checkJournal(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			// The lease is lost. Nobody but us may notice: the lane's row can have our name and an
-			// older epoch, and no claim is made that would find it out.
+			// The lease is lost. Perhaps only we can notice it: the lane's row may have our
+			// name and an older epoch, and an idle lane makes no claim that would find it out.
 			return err
 		}
 		r.lane.trust()

@@ -11,9 +11,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// lane is one way to the broker. What happens to its messages is decided by the machine of
-// package handoff; the lane owns the machine's mutex, the lease, the session and the clock,
-// and carries out what the machine asks for.
+// lane is one MQTT session at the broker, with the messages that are sent over it. The machine
+// of package handoff decides about the messages; the lane owns the machine's mutex, the lease,
+// the session and the clock, and carries out what the machine asks for.
 //
 // The mutex is held for as long as it takes to queue some messages, never while waiting for
 // the network or the database.
@@ -25,12 +25,12 @@ type lane struct {
 	stats    *counters
 	progress *progress
 	clock    *clock
-	// leased reports whether we may send right now, by our own clock.
+	// leased reports whether our lease still holds now, by our own clock, so that we may send.
 	leased func() bool
-	// settle takes a batch with news for the journal, to be told within a while. It does not
-	// block.
+	// settle passes a batch with news to the settler, which writes them to the journal within a
+	// time. It does not block.
 	settle func(l *lane, b *handoff.Batch, within time.Duration)
-	// hurry has what was taken told at once.
+	// hurry makes the settler write at once what it was passed.
 	hurry func()
 	// capacity is set when slots became free or a session was attached.
 	capacity wait.Signal
@@ -41,11 +41,11 @@ type lane struct {
 	machine    *handoff.Machine // guarded by mu
 	lease      driver.Lease     // guarded by mu
 	session    driver.Session   // guarded by mu; nil while there is none
-	unreleased []driver.Slot    // guarded by mu: that the session has refused to release, having ended
+	unreleased []driver.Slot    // guarded by mu: slots that the session did not release because it had ended
 	end        func()           // guarded by mu: ends the lane's runner; nil before it runs
 	overQuota  ratelog.Limiter
-	// claiming is the token of the claim that is under way; doubted keeps others from being
-	// made (audit.go).
+	// claiming is the token of the claim that is under way; doubted stops further claims
+	// (audit.go).
 	claiming [16]byte // guarded by mu
 	doubted  bool     // guarded by mu
 	// budget is told of the payloads that the lane holds, and counted is what it was told last. It
@@ -58,7 +58,7 @@ func newMachine(delivery Delivery, onLoss SessionLossPolicy) *handoff.Machine {
 	return handoff.New(handoff.Config{QoS: delivery.QoS(), FailLost: onLoss == Fail})
 }
 
-// now is the present for the machine.
+// now returns the present time in the machine's terms.
 func (l *lane) now() handoff.Now {
 	local := l.clock.local()
 	return handoff.Now{Local: local, Database: l.clock.at(local), Leased: l.leased()}
@@ -67,10 +67,10 @@ func (l *lane) now() handoff.Now {
 // carryOut does what the machine asks for. The caller holds mu.
 func (l *lane) carryOut(e *handoff.Effects) {
 	if len(e.Release) > 0 && l.session.Release(e.Release) != nil {
-		l.unreleased = append(l.unreleased, e.Release...) // the session has ended, and none was sent
+		l.unreleased = append(l.unreleased, e.Release...) // the session has ended, and no PUBREL was sent
 	}
 	if len(e.Publish) > 0 {
-		// An error means that the session has ended: detach will have them queued again.
+		// An error means that the session has ended: detach queues the messages again.
 		_ = l.session.Publish(e.Publish)
 	}
 	for _, n := range e.News {
@@ -95,7 +95,7 @@ func (l *lane) carryOut(e *handoff.Effects) {
 	l.weigh()
 }
 
-// account takes an event's effects into the statistics and the log. The caller holds mu.
+// account adds an event's effects to the statistics and the log. The caller holds mu.
 func (l *lane) account(e *handoff.Effects) {
 	c := l.stats
 	c.inFlight.Add(int64(e.InFlight))
@@ -117,8 +117,8 @@ func (l *lane) account(e *handoff.Effects) {
 	}
 }
 
-// room reports whether a claim of n jobs can be made: there are slots, and somebody to send
-// to. first is where its slots begin, reach how far they are used.
+// room reports whether a claim of n jobs can be made: there are free slots, and a session.
+// first is the claim's first slot, reach is that of its batch (handoff.Machine.Room).
 func (l *lane) room(n int) (lease driver.Lease, first driver.Slot, reach int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,14 +142,14 @@ func (l *lane) launch(b *handoff.Batch, from, to int) {
 	l.carryOut(l.machine.Launch(l.now(), b, from, to))
 }
 
-// resume sends again after the lease was in doubt, or after a rest.
+// resume goes on sending after the lease was in doubt, or after a rest.
 func (l *lane) resume() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.carryOut(l.machine.Resume(l.now()))
 }
 
-// acks takes the broker's answers; the session calls it.
+// acks processes the broker's answers; the session calls it.
 func (l *lane) acks(acks []driver.Ack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -164,7 +164,8 @@ func (l *lane) attach(s driver.Session) {
 	l.carryOut(l.machine.Connect(l.now(), handoff.Connection{Limits: s.Limits(), Check: s.Check}))
 }
 
-// detach ends it, for a reason. It reports whether the session got anything done.
+// detach ends the sending over a session, for a reason. It reports whether the broker had
+// answered anything over it.
 func (l *lane) detach(why error) (fruitful bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,7 +206,7 @@ func (l *lane) settlement(b *handoff.Batch) driver.Settlement {
 	return s
 }
 
-// settled follows up on a settlement that was made. held tells whether the lane was still
+// settled processes a settlement that was committed. held tells whether the lane was still
 // ours.
 func (l *lane) settled(s driver.Settlement, b *handoff.Batch, held bool) {
 	l.mu.Lock()
@@ -213,42 +214,43 @@ func (l *lane) settled(s driver.Settlement, b *handoff.Batch, held bool) {
 	l.carryOut(l.machine.Settled(l.now(), b, s, held))
 }
 
-// handBack gives back what was claimed and never sent.
+// handBack returns to the table what was claimed and never sent.
 func (l *lane) handBack() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.carryOut(l.machine.HandBack())
 }
 
-// drop gives up what is left: it is in the journal, for the lane's next owner.
+// drop forgets what is left: the journal has it, for the lane's next owner.
 func (l *lane) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.carryOut(l.machine.Drop())
 }
 
-// idle reports whether nothing is left to be settled.
+// idle reports whether everything is settled.
 func (l *lane) idle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.machine.Idle()
 }
 
-// exposed reports whether anything depends on the broker's memory of our slots.
+// exposed reports whether a batch depends on the session state that the broker keeps for our
+// slots.
 func (l *lane) exposed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.machine.Exposed()
 }
 
-// hasNews reports whether the journal does not say yet what it should.
+// hasNews reports whether there is something that the journal does not say yet.
 func (l *lane) hasNews() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.machine.HasNews()
 }
 
-// oldestDue implements stage: what is claimed, and not yet accepted by the broker.
+// oldestDue implements stage, for jobs that are claimed and not yet accepted by the broker.
 func (l *lane) oldestDue() driver.DBTime {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -258,28 +260,28 @@ func (l *lane) oldestDue() driver.DBTime {
 	return nothingDue
 }
 
-// leaveBy says how to end the lane's runner.
+// leaveBy sets the function that ends the lane's runner.
 func (l *lane) leaveBy(end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.end = end
 }
 
-// relet replaces the lease after its epoch was raised by ourselves.
+// relet replaces the lease after we have raised its epoch ourselves.
 func (l *lane) relet(lease driver.Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lease.Epoch = lease.Epoch
 }
 
-// leaseNow is the lease as it stands.
+// leaseNow returns the present lease.
 func (l *lane) leaseNow() driver.Lease {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lease
 }
 
-// marked notes the mark of the session that the journal speaks of.
+// marked notes the mark of the session that the journal is about.
 func (l *lane) marked(mark string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

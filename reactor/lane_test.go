@@ -13,13 +13,13 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// fakeSession gathers what is sent. Real connections are tested in mqttsink and end to end.
+// fakeSession records what is sent. Real connections are tested in mqttsink and end to end.
 type fakeSession struct {
 	limits driver.Limits
 	sent   []driver.Message
 	freed  []driver.Slot // released
-	ended  bool          // nothing more is taken
-	// unreleased are those that never left.
+	ended  bool          // the session takes no more messages
+	// unreleased are the slots for which PUBREL was never sent.
 	unreleased []driver.Slot
 	bad        string // topic that Check objects to
 	done       chan struct{}
@@ -138,8 +138,8 @@ func TestLaneHoldsWithoutLease(t *testing.T) {
 	}
 }
 
-// TestReleasesThatNeverLeft: neither those that an ended session refuses, nor those that it
-// had queued, count as sent. Their messages are sent again.
+// TestReleasesThatNeverLeft: releases that an ended session refuses, or had only queued, don't
+// count as sent. Their messages are sent again.
 func TestReleasesThatNeverLeft(t *testing.T) {
 	l := newTestLane(ExactlyOnce)
 	s := newFakeSession(10)
@@ -151,13 +151,13 @@ func TestReleasesThatNeverLeft(t *testing.T) {
 		received = append(received, driver.Ack{Slot: m.Slot, Step: driver.Received})
 	}
 	l.acks(received[:2])
-	l.settleAll() // releases two
+	l.settleAll() // releases two messages
 	l.acks(received[2:])
 	s.ended = true
-	l.settleAll() // and a third, in vain
+	l.settleAll() // and a third, which the session refuses
 	s.unreleased = s.freed[1:]
 	if !l.detach(errHangUp) {
-		t.Error("a session that has got answers counts as fruitless")
+		t.Error("a session with answers counts as one without")
 	}
 	s = newFakeSession(10)
 	l.attach(s)
@@ -170,7 +170,8 @@ func TestReleasesThatNeverLeft(t *testing.T) {
 	}
 }
 
-// TestLostLaneEndsItsRunner: what the journal could not be told belongs to the new owner.
+// TestLostLaneEndsItsRunner: messages that the journal could not record belong to the new
+// owner.
 func TestLostLaneEndsItsRunner(t *testing.T) {
 	l := newTestLane(ExactlyOnce)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -185,11 +186,11 @@ func TestLostLaneEndsItsRunner(t *testing.T) {
 		t.Error("released a message whose receipt was not committed")
 	}
 	if _, _, _, ok := l.room(1); ok || ctx.Err() == nil {
-		t.Error("the lane goes on")
+		t.Error("the lane's runner goes on")
 	}
 }
 
-// TestLaneRests: the lane wakes itself up after the rest that an over-quota broker gets.
+// TestLaneRests: the lane goes on by itself after the pause for a broker that is over quota.
 func TestLaneRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLane(AtLeastOnce)

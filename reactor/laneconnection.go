@@ -11,11 +11,12 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// steadySession is how long a session lasts that is not one of a row of failures.
+// steadySession is how long a session has to last so that its end does not count as another
+// failure in a row.
 const steadySession = 10 * time.Second
 
-// keepConnected replaces the session whenever it ends, until ctx ends; then it closes
-// it properly. An error is why the lane will not be connected again before that.
+// keepConnected replaces the session whenever it ends. When ctx ends it closes the session
+// properly. If it gives up before that, it returns why.
 func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Session) error {
 	var pause wait.Backoff
 	for {
@@ -45,8 +46,8 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Ses
 		if !pause.Sleep(ctx) {
 			return nil
 		}
-		// Not every broker says that it was a take-over. Connecting again before the lease
-		// is confirmed would take the session back from its new owner.
+		// Not every broker says that a connection ended by a take-over. To connect again before
+		// the lease is confirmed would take the session back from its new owner.
 		if !r.leases.confirm(ctx, r.lane.leaseNow) {
 			return lostUnlessEnded(ctx)
 		}
@@ -64,7 +65,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Ses
 	}
 }
 
-// lostUnlessEnded is why a lease could not be confirmed.
+// lostUnlessEnded returns the reason why a lease could not be confirmed.
 func lostUnlessEnded(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
@@ -72,11 +73,12 @@ func lostUnlessEnded(ctx context.Context) error {
 	return driver.ErrLeaseLost
 }
 
-// reconnect returns a session in which all is known that was sent, or, where the broker has
-// lost it, a new one. noted tells that the last one is known to have been taken over.
+// reconnect returns the lane's session, in which the broker knows what was sent, or a new one
+// if the broker has lost it. noted tells that the take-over of the last connection is already
+// counted.
 //
-// A session without our mark may be that of somebody who has taken it over, or one of an older
-// save of the broker's, unless it could be reached all the while.
+// A session without our mark may belong to somebody who has taken ours over. Or the broker was
+// away meanwhile, and has restarted with an older saved state.
 func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Session, error) {
 	var (
 		pause   wait.Backoff
@@ -92,7 +94,8 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Se
 		if away {
 			r.takeovers.away()
 		}
-		// Without a mark a session that is there now may be the empty one of our last try.
+		// Without a mark, a session that is there now may be the empty one that our last
+		// attempt left.
 		lost = !session.Limits().Resumed || lost && r.lane.leaseNow().Mark == ""
 		strange := lost && session.Limits().Present && r.lane.leaseNow().Mark != ""
 		if strange && !noted && !away {
@@ -112,8 +115,9 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Se
 			}
 			return session, nil
 		}
-		// A broker that was started anew may have been configured anew. One that does not go
-		// by client ids any more has our sessions still, and will find them when it does.
+		// A broker that was restarted may have a new configuration. If it does not tell clients
+		// apart by their client ids any more, it still has our sessions, and finds them once
+		// the setting is gone.
 		if err = r.broker.recheckIdentity(ctx, r.delivery.QoS()); err == nil {
 			break
 		}
@@ -135,11 +139,12 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Se
 	})
 }
 
-// watch looks at a session before anything is sent over it, where somebody else may be
-// using it; it reports whether it is still there, and if not, whether somebody has it now.
+// watch observes a session, before anything is sent over it, if somebody else may be using it.
+// It reports whether the connection is still there (alone), and if not, whether somebody has
+// taken it over.
 //
-// A second connection, under a client id that nobody uses, tells a take-over from a connection
-// that ends as all do: where the network, or the broker, comes and goes, it does not last either.
+// A second connection, under a client id that nobody uses, tells a take-over from other causes:
+// if the network or the broker comes and goes, the second connection does not last either.
 func (r *laneRunner) watch(ctx context.Context, session driver.Session) (alone, takenOver bool) {
 	d := r.takeovers.watch(time.Now())
 	if d == 0 {
@@ -172,13 +177,14 @@ func (r *laneRunner) watch(ctx context.Context, session driver.Session) (alone, 
 			return false, ctx.Err() == nil
 		}
 	} else if refused := (*driver.ConnectRefusedError)(nil); errors.As(err, &refused) {
-		return false, ctx.Err() == nil // not every broker lets strangers in; then we cannot tell
+		return false, ctx.Err() == nil // not every broker accepts unknown client ids; then we cannot tell the causes apart
 	}
 	r.takeovers.endsForAll(time.Now())
 	return false, false
 }
 
-// leaveAlone stays away from a session that somebody took over while the lane is ours.
+// leaveAlone waits without connecting, after somebody has taken the session over while the lane
+// is ours.
 func (r *laneRunner) leaveAlone(ctx context.Context) bool {
 	pause, shared := r.takeovers.takenOver(time.Now())
 	if shared {

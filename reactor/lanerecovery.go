@@ -11,12 +11,13 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// recover takes over what the journal holds of this lane, and returns the session to go on
+// recover takes over what the journal holds for this lane, and returns the session to go on
 // with.
 //
-// At QoS 2 it is the one that the journal speaks of, as long as something depends on it;
-// else a new one. What a broker may keep of messages that the journal has no trace of, as
-// after a failover that lost some commits, would swallow new ones in the same slots.
+// At QoS 2, the session that the journal is about is kept if the broker still has it and a
+// batch depends on it; otherwise a new session begins. A broker may hold messages that the
+// journal knows nothing of, for example after a failover that lost commits. In an old session
+// it would take new messages in the same slots for repetitions, and drop them.
 func (r *laneRunner) recover(hard context.Context, session driver.Session) (driver.Session, error) {
 	r.readsJournal.Store(true)
 	batches, err := r.readJournalInBudget(hard)
@@ -40,8 +41,8 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 		if lost && anyQoS2(batches) {
 			r.log.Warn("the broker has no session of a lane whose last owner left messages on their way; what becomes of those is unknown", "client_id", r.clientID, "policy", r.onLoss)
 		}
-		// The batches are taken in when the journal has begun the round, and not again if it has to
-		// be told of another mark.
+		// The machine gets the batches once the journal has begun the round, and not a second
+		// time if the journal has to note another mark.
 		round, taken := newRound(), false
 		return r.beginSession(hard, session, anyQoS2(batches), func(mark string) error {
 			err := r.journal.Reopen(hard, r.lane.leaseNow(), round, mark)
@@ -61,7 +62,8 @@ func (r *laneRunner) recover(hard context.Context, session driver.Session) (driv
 	return session, nil
 }
 
-// takeIn takes in what an earlier owner left. What is due later waits on the launch pad.
+// takeIn passes what an earlier owner left to the machine. Jobs that are due later wait on the
+// launch pad.
 func (r *laneRunner) takeIn(batches []driver.Batch, lost bool) {
 	if len(batches) > 0 {
 		jobs := 0
@@ -77,14 +79,14 @@ func (r *laneRunner) takeIn(batches []driver.Batch, lost bool) {
 	}
 }
 
-// leastFarAhead is how far ahead recovered jobs may be due in a lane that claims others as well.
+// leastFarAhead is how far in the future recovered jobs may be due in a lane that also claims.
 const leastFarAhead = time.Second
 
-// noteFarAhead reports, and notes, whether the lane does not claim because its recovered jobs are due much later, as
-// after the database's clock was set back. They keep its first slots until then, and what is
-// claimed behind them would soon be out of reach. The instance leases another lane in its place.
-// A lane that was not to claim anyway is not to count, either, among those that the instance
-// wants.
+// noteFarAhead reports, and notes, whether the lane must not claim because its recovered jobs
+// are due much later, for example after the database's clock was set back. These jobs keep the
+// lane's first slots until then, and jobs claimed behind them would soon be beyond the reach.
+// The instance leases another lane instead. A lane that would not claim anyway does not count
+// among the wanted lanes either.
 func (r *laneRunner) noteFarAhead() bool {
 	if r.latest.Sub(r.clock.Now()) < leastFarAhead {
 		return false
@@ -95,7 +97,7 @@ func (r *laneRunner) noteFarAhead() bool {
 	return true
 }
 
-// settleEnded takes batches out of the journal that have ended before.
+// settleEnded removes batches from the journal that had ended earlier.
 func (r *laneRunner) settleEnded(hard context.Context, ended []driver.Batch) error {
 	settlements := make([]driver.Settlement, 0, len(ended))
 	for _, b := range ended {

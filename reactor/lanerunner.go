@@ -14,16 +14,16 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// laneRunner works one leased lane: connects it, recovers what its last owner left,
+// laneRunner runs one leased lane: it connects the lane, recovers what its last owner left,
 // keeps it connected, and shuts it down.
 //
 //	connect ──► confirm lease ──► recover ──► serve ──► stop: hand back, await acks,
 //	   ▲                                        │       settle, disconnect, release
 //	   └──────── connection lost ◄──────────────┘
 //
-// The order at the top matters. Once the broker has accepted our connection it has
-// closed that of an owner before us; once the lease is confirmed after that, we are
-// the only one to send; and only then is the journal complete.
+// The order of the first three steps matters. When the broker accepts our connection it closes
+// that of an earlier owner. When the lease is confirmed after that, nobody else can send. Only
+// from then on is the journal complete.
 type laneRunner struct {
 	lane     *lane
 	claimer  *claimer // nil: the lane is only recovered and released
@@ -45,30 +45,30 @@ type laneRunner struct {
 	// recovered gives back what the recovery has reserved of the budget; nil: nothing.
 	recovered func()
 
-	checkNow     wait.Signal // has the journal checked, see doubtJournal
-	readsJournal atomic.Bool // the journal is being read, or was: what it says may be outdated
+	checkNow     wait.Signal // asks for a check of the journal, see doubtJournal
+	readsJournal atomic.Bool // the journal is being read, or was read: the result may be outdated
 	farAhead     atomic.Bool // see noteFarAhead
 	failures     ratelog.Limiter
-	takeovers    takeovers     // of the goroutine that connects, as is the next
-	refused      int           // connections that could not be made
-	latest       driver.DBTime // when the last of the recovered jobs is due that are not yet
+	takeovers    takeovers     // owned by the goroutine that connects, as is the next field
+	refused      int           // failed attempts to connect
+	latest       driver.DBTime // the latest due time of the recovered jobs that are not due yet
 }
 
-// laneBroker is what a runner needs of the broker: one for all lanes of the instance.
+// laneBroker is what a runner needs of the broker. All lanes of the instance share one.
 type laneBroker interface {
 	Connect(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error)
-	// checkIdentity makes sure that the broker knows clients by their client ids: once, or,
-	// recheckIdentity, again.
+	// checkIdentity makes sure, once, that the broker tells clients apart by their client ids.
+	// recheckIdentity does it again.
 	checkIdentity(ctx context.Context, qos byte) error
 	recheckIdentity(ctx context.Context, qos byte) error
-	// hasAccepted notes that a connection was made, everAccepted asks whether one ever was.
+	// hasAccepted notes that a connection was made. everAccepted reports whether one ever was.
 	hasAccepted()
 	everAccepted() bool
-	// cannotMark says that sessions cannot be marked.
+	// cannotMark logs that sessions cannot be marked.
 	cannotMark(log *slog.Logger, why error)
 }
 
-// laneJournal is what it needs of driver.Journal.
+// laneJournal is what a runner needs of driver.Journal.
 type laneJournal interface {
 	Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error)
 	Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error)
@@ -77,7 +77,7 @@ type laneJournal interface {
 	Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Receipt, error)
 }
 
-// leaseHolder is what it needs of whoever holds the leases.
+// leaseHolder is what a runner needs of the holder of the leases.
 type leaseHolder interface {
 	// confirm waits for a heartbeat that begins after the call, and reports whether it still
 	// had the lane, with the same epoch.
@@ -88,15 +88,16 @@ type leaseHolder interface {
 	beatSoon()
 }
 
-// laneSettler is what it needs of the settler.
+// laneSettler is what a runner needs of the settler.
 type laneSettler interface {
-	// reopen begins another session while batches of the lane are being settled.
+	// reopen has the journal begin another session, while no batch of the lane is being
+	// settled.
 	reopen(ctx context.Context, l settledLane, round int64, mark string) error
-	// forget returns when nothing is said of the lane any more.
+	// forget returns when the settler writes nothing about the lane any more.
 	forget(l settledLane)
 }
 
-// stageList is where the places are listed in which jobs wait.
+// stageList lists the places where jobs wait.
 type stageList interface {
 	enter(s stage)
 	leave(s stage)
@@ -104,24 +105,24 @@ type stageList interface {
 
 // A runner ends for one of these reasons; lanes.ended follows up on it.
 var (
-	// errLaneStopped is why it ends when it was told to (soft): all that it had is settled,
-	// and the lane is released.
+	// errLaneStopped: the runner was told to end (soft). All that it had is settled, and the
+	// lane is released.
 	errLaneStopped = errors.New("the lane was shut down")
-	// errJournalChanged: the journal holds what had left it.
-	errJournalChanged = errors.New("the lane's journal is not what it was")
-	// driver.ErrLeaseLost: the lane is another's, or its lease is not what it was.
-	// A *fatalError ends the instance. Any other reason is that hard has ended.
+	// errJournalChanged: the journal holds batches that had left it.
+	errJournalChanged = errors.New("the lane's journal holds batches that were settled before")
+	// driver.ErrLeaseLost: the lane has another owner, or its lease has changed. A *fatalError
+	// ends the instance. For any other error, hard has ended.
 )
 
-// fatalError is one that the instance ends with: the first connection of all to the broker
-// could not be made, or the system has no alarm for us.
+// fatalError is an error that ends the instance: the very first connection to the broker
+// failed, or the system could not make a timer.
 type fatalError struct{ err error }
 
 func (e *fatalError) Error() string { return e.err.Error() }
 func (e *fatalError) Unwrap() error { return e.err }
 
-// run works until the lane is shut down (soft) or given up at once (hard), and returns why it
-// has ended.
+// run works until the lane is shut down (soft) or given up at once (hard), and returns the
+// reason for its end.
 func (r *laneRunner) run(soft, hard context.Context) error {
 	r.stages.enter(r.lane)
 	defer r.stages.leave(r.lane)
@@ -133,12 +134,12 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	if err != nil {
 		return err
 	}
-	// ours ends when the lane is not ours any more: what is under way belongs to its next owner.
+	// ours ends when the lane is no longer ours: what is under way belongs to its next owner.
 	ours, giveUp := context.WithCancelCause(hard)
 	defer giveUp(errLaneStopped)
 	r.lane.leaveBy(func() { giveUp(driver.ErrLeaseLost) })
-	// The lane's next runner may be one of this instance: what this one knows must not be
-	// recorded, nor be on its way to the journal, when that reads it.
+	// The lane's next runner may belong to this instance. When it reads the journal, this
+	// runner's news must not be on their way to the journal, nor be written later.
 	defer r.settler.forget(r.lane)
 	defer r.lane.drop()
 	defer r.lane.leaveBudget()
@@ -167,7 +168,7 @@ func (r *laneRunner) serve(soft, ours context.Context, giveUp context.CancelCaus
 	var group errgroup.Group
 	group.Go(func() error {
 		if err := r.keepConnected(connected, ours, session); err != nil {
-			giveUp(err) // it will not be connected again
+			giveUp(err) // the lane will not be connected again
 		}
 		return nil
 	})
@@ -195,9 +196,10 @@ func (r *laneRunner) serve(soft, ours context.Context, giveUp context.CancelCaus
 	_ = group.Wait()
 }
 
-// connect opens a session and confirms the lease, for as long as it takes. It returns a session,
-// or why there is none. The first connection of all is different: it tells a misconfigured broker
-// from one that is away, and its error ends the instance.
+// connect opens a session and confirms the lease, and tries for as long as it takes. It returns
+// a session, or the reason why there is none. The very first connection of the instance is
+// different: if it fails, the broker is probably misconfigured, and the error ends the
+// instance.
 func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (driver.Session, error) {
 	var pause wait.Backoff
 	for {
@@ -244,13 +246,13 @@ func (r *laneRunner) awaitIdle(ours context.Context) {
 	}
 }
 
-// idle reports whether nothing is left to be settled.
+// idle reports whether everything is settled.
 func (r *laneRunner) idle() bool { return r.lane.idle() }
 
-// resume sends again after the lease was in doubt.
+// resume goes on sending after the lease was in doubt.
 func (r *laneRunner) resume() { r.lane.resume() }
 
-// lease is the lane's as it stands.
+// lease returns the lane's present lease.
 func (r *laneRunner) lease() driver.Lease { return r.lane.leaseNow() }
 
 // holdsFarAhead reports whether the lane does not claim because of what it has recovered.

@@ -15,7 +15,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// running is a lane's runner that runs, and what is around it. It holds the lease.
+// running is a running laneRunner with its fakes. It implements leaseHolder.
 type running struct {
 	*testing.T
 	*laneRunner
@@ -87,7 +87,7 @@ func (j loggedJournal) Settle(ctx context.Context, s []driver.Settlement) ([]dri
 	return j.fakeJournal.Settle(ctx, s)
 }
 
-// runs runs a test of a runner. before is called before it begins.
+// runs runs a test of a runner. before is called before the runner begins.
 func runs(t *testing.T, before func(r *running), test func(r *running)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &running{
@@ -122,7 +122,7 @@ func runs(t *testing.T, before func(r *running), test func(r *running)) {
 		r.journal.claim = func(_ context.Context, req driver.ClaimRequest) (driver.Batch, error) {
 			b := claimAll(req)
 			for i := range b.Jobs {
-				b.Jobs[i].FireAt = c.Now().Add(time.Duration(b.Jobs[i].ID) * time.Second) // the id says when
+				b.Jobs[i].FireAt = c.Now().Add(time.Duration(b.Jobs[i].ID) * time.Second) // the id is the due time in seconds
 			}
 			return b, nil
 		}
@@ -155,11 +155,12 @@ func runs(t *testing.T, before func(r *running), test func(r *running)) {
 	})
 }
 
-// begins are the steps of a lane at a broker that has no session of it.
+// begins are the first steps of a lane if the broker has no session of it.
 var begins = []string{"connect", "check identity", "confirm lease", "recover", "reopen", "leave mark"}
 
-// TestBegin: only over a connection, which the broker has closed the last owner's for, is the lease
-// looked at; only then is the journal complete; and only when all is recovered is anything sent.
+// TestBegin: the lease is confirmed only after the connection is made, as the broker closes the
+// last owner's connection then. The journal is read only after that, as it is complete only
+// then. The first message is sent only when all is recovered.
 func TestBegin(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.went("at first", begins...)
@@ -173,8 +174,8 @@ func TestBegin(t *testing.T) {
 	})
 }
 
-// TestRecovers what the last owner left, in a session that the broker still has: it is sent again, and
-// no other session is begun.
+// TestRecovers: what the last owner left is sent again in the session that the broker still
+// has, and no other session is begun.
 func TestRecovers(t *testing.T) {
 	runs(t, func(r *running) {
 		r.broker.marks[runnerClient] = "mark"
@@ -192,8 +193,9 @@ func TestRecovers(t *testing.T) {
 	})
 }
 
-// TestLostSessionFailsBeforeItsMark: what fails because the broker has lost its session is settled
-// before the new session is marked. Who finds the mark sends what the journal lists.
+// TestLostSessionFailsBeforeItsMark: messages that fail because the broker has lost its session
+// are settled before the new session is marked, as whoever finds the mark sends what the
+// journal lists.
 func TestLostSessionFailsBeforeItsMark(t *testing.T) {
 	runs(t, func(r *running) {
 		r.lane.machine = newMachine(ExactlyOnce, Fail)
@@ -210,8 +212,8 @@ func TestLostSessionFailsBeforeItsMark(t *testing.T) {
 	})
 }
 
-// TestLostLaneSaysNothingMore: a lane that was lost hands nothing back, and nothing of it is
-// settled after its runner has ended: its next owner may be this instance again.
+// TestLostLaneSaysNothingMore: a lane that was lost hands no job back, and no batch of it is
+// settled after its runner has ended, as its next owner may be this instance again.
 func TestLostLaneSaysNothingMore(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.due <- due{ids: []int64{0, 3600}} // the second one is due in an hour
@@ -227,7 +229,8 @@ func TestLostLaneSaysNothingMore(t *testing.T) {
 	})
 }
 
-// TestFirstConnection: its failure is for the whole instance, unless the broker was there before.
+// TestFirstConnection: if the first connection fails, the whole instance ends, unless the
+// broker had accepted one before.
 func TestFirstConnection(t *testing.T) {
 	runs(t, func(r *running) { r.broker.away = true }, func(r *running) {
 		<-r.done
@@ -246,12 +249,12 @@ func TestFirstConnection(t *testing.T) {
 		synctest.Wait()
 		steps := r.since()
 		if !slices.Equal(steps[len(steps)-len(begins):], begins) || len(steps) < 20 {
-			r.Errorf("in the end: %q", steps)
+			r.Errorf("steps in the end: %q", steps)
 		}
 	})
 }
 
-// TestLeaseNotConfirmed: the connection is closed, and the journal is left alone.
+// TestLeaseNotConfirmed: the connection is closed, and the journal is not touched.
 func TestLeaseNotConfirmed(t *testing.T) {
 	runs(t, func(r *running) { r.held.Store(false) }, func(r *running) {
 		<-r.done
@@ -262,8 +265,8 @@ func TestLeaseNotConfirmed(t *testing.T) {
 	})
 }
 
-// TestReconnects: after a lost connection the lease is looked at before connecting, which would take the
-// session back from its new owner, and after it.
+// TestReconnects: after a lost connection the lease is confirmed twice: before connecting, as
+// to connect would take the session back from a new owner, and after it.
 func TestReconnects(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.since()
@@ -275,12 +278,13 @@ func TestReconnects(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if r.broker.got("t") != 1 {
-			r.Error("nothing is sent any more")
+			r.Error("no message is sent any more")
 		}
 	})
 }
 
-// TestRunnerTakenOver by the lane's next owner: the runner ends, and neither connects nor releases the lane.
+// TestRunnerTakenOver: the lane's next owner takes the session over. The runner ends, and
+// neither connects nor releases the lane.
 func TestRunnerTakenOver(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.since()
@@ -294,8 +298,8 @@ func TestRunnerTakenOver(t *testing.T) {
 	})
 }
 
-// TestSharedSession: somebody takes the session over while the lease is ours, again and again. After
-// some times the lane leaves it alone, for longer each time, and says so.
+// TestSharedSession: somebody takes the session over again and again while the lease is ours.
+// After some take-overs the lane leaves the session alone, for longer each time, and logs that.
 func TestSharedSession(t *testing.T) {
 	runs(t, func(r *running) {
 		r.broker.onConnect = func(client string) {
@@ -323,13 +327,13 @@ func TestSharedSession(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 		synctest.Wait()
 		if r.stats.contested.Load() != 0 || r.stats.lanesUp.Load() != 1 {
-			r.Error("the other has gone, and the lane is still left alone")
+			r.Error("the other side has gone, and the session is still left alone")
 		}
 	})
 }
 
-// TestBrokerLostTheSession: the broker comes back without our session. The journal is told, a new one is marked,
-// and what was on its way is sent again.
+// TestBrokerLostTheSession: the broker comes back without our session. The journal begins a new
+// round, a new session is marked, and messages that were on their way are sent again.
 func TestBrokerLostTheSession(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.broker.change(func(b *fakeBroker) { b.silent = true })
@@ -355,8 +359,8 @@ func TestBrokerLostTheSession(t *testing.T) {
 	})
 }
 
-// TestShutDown: what is not sent goes back, what is on its way is awaited and settled, then the lane
-// disconnects, and is released.
+// TestShutDown: jobs that are not sent go back, the answers to the others are awaited and
+// settled, then the lane disconnects, and is released.
 func TestShutDown(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.broker.change(func(b *fakeBroker) { b.silent = true })
@@ -381,7 +385,7 @@ func TestShutDown(t *testing.T) {
 	})
 }
 
-// TestAbandoned: nothing is awaited, settled or released any more.
+// TestAbandoned: the lane awaits, settles and releases nothing any more.
 func TestAbandoned(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.broker.change(func(b *fakeBroker) { b.silent = true })
@@ -398,7 +402,8 @@ func TestAbandoned(t *testing.T) {
 	})
 }
 
-// TestNotHeldAnyMore: a settlement says that the lane is another's. What is under way is his.
+// TestNotHeldAnyMore: a settlement finds that the lane has another owner. What is under way
+// belongs to that owner.
 func TestNotHeldAnyMore(t *testing.T) {
 	runs(t, func(r *running) {
 		r.journal.settle = func(_ context.Context, s []driver.Settlement) ([]driver.Receipt, error) {
@@ -415,8 +420,8 @@ func TestNotHeldAnyMore(t *testing.T) {
 	})
 }
 
-// TestJournalDoubted: nothing is claimed while the journal is looked at; if it holds what the lane does
-// not know, twice, the runner ends and says so; else it goes on.
+// TestJournalDoubted: nothing is claimed while the journal is checked. If it holds, twice, a
+// batch that the lane does not know, the runner ends and returns that; otherwise it goes on.
 func TestJournalDoubted(t *testing.T) {
 	stranger := []driver.Batch{{Token: [16]byte{1}, Jobs: make([]driver.Job, 1)}}
 	answers := make(chan []driver.Batch, 10)
@@ -431,7 +436,7 @@ func TestJournalDoubted(t *testing.T) {
 			}
 		}
 	}, func(r *running) {
-		r.doubtJournal() // before it has connected, or while it reads: that is looked at anyway
+		r.doubtJournal() // before the lane has connected or while it reads the journal, a check changes nothing: the journal is read anyway
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		r.since()
@@ -450,7 +455,7 @@ func TestJournalDoubted(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if r.broker.got("t") != 1 {
-			r.Error("nothing is claimed any more")
+			r.Error("no job is claimed any more")
 		}
 		answers <- stranger
 		answers <- stranger
@@ -467,8 +472,8 @@ func TestJournalDoubted(t *testing.T) {
 	})
 }
 
-// TestFarAhead: a lane whose recovered jobs are due much later claims nothing, and publishes them in
-// their time.
+// TestFarAhead: a lane whose recovered jobs are due much later claims nothing, and publishes
+// them at their time.
 func TestFarAhead(t *testing.T) {
 	runs(t, func(r *running) {
 		r.broker.marks[runnerClient], r.lane.lease.Mark = "mark", "mark"
@@ -478,13 +483,13 @@ func TestFarAhead(t *testing.T) {
 		}
 	}, func(r *running) {
 		if !r.holdsFarAhead() || !slices.Contains(r.since(), "beat soon") {
-			r.Error("nobody is told")
+			r.Error("no heartbeat is asked for")
 		}
 		time.Sleep(59 * time.Second)
 		synctest.Wait()
 		select {
 		case r.due <- due{}:
-			r.Error("it claims")
+			r.Error("the lane claims")
 		default:
 		}
 		if r.broker.got("left") != 0 {

@@ -12,23 +12,23 @@ import (
 
 // lanes are the lanes that the instance leases, and their runners.
 //
-// The heartbeat starts runners and abandons them, by what it is told that we hold (hold). A
-// runner that ends says why over ends; the heartbeat takes that, and ended follows up on it.
-// So one goroutine decides about runners, and no end is overlooked.
+// The heartbeat starts and abandons runners, according to the lanes that its answer says we
+// hold (hold). A runner that ends sends its reason over ends; the heartbeat receives it and
+// calls ended. So one goroutine decides about runners, and no end is overlooked.
 type lanes struct {
 	log     *slog.Logger
-	wanted  int // how many are to claim; the others that we hold are recovered and released
+	wanted  int // how many lanes are to claim; further lanes that we hold are only recovered and released
 	start   func(lease driver.Lease, claims bool) laneWorker
 	release func(ctx context.Context, lease driver.Lease)
 
 	ends    chan laneEnd
-	changed wait.Signal // set when a runner has ended: what the lanes hold may be less
+	changed wait.Signal // set when a runner has ended, so that the lanes may hold less
 	runners sync.WaitGroup
 
 	// Owned by the goroutine of the heartbeat.
-	claiming int           // of running
-	alive    int           // runners whose end was not taken from ends, abandoned ones included
-	leaving  map[int32]int // by lane: abandoned runners among those
+	claiming int           // how many of running claim
+	alive    int           // runners whose end was not received from ends yet, abandoned ones included
+	leaving  map[int32]int // abandoned runners among alive, by lane
 
 	mu      sync.Mutex
 	running map[int32]*runningLane // guarded by mu: written by the heartbeat alone
@@ -40,13 +40,14 @@ type laneWorker interface {
 	// why it has ended: see errLaneStopped.
 	run(soft, hard context.Context) error
 	lease() driver.Lease
-	// holdsFarAhead reports whether it does not claim because of what it has recovered.
+	// holdsFarAhead reports whether the lane does not claim because of jobs that it has
+	// recovered.
 	holdsFarAhead() bool
 	// idle reports whether nothing is left to be settled.
 	idle() bool
 	// resume sends again after the lease was in doubt.
 	resume()
-	// doubtJournal has it hold its journal against what it knows.
+	// doubtJournal makes the lane compare its journal with its memory.
 	doubtJournal()
 }
 
@@ -70,9 +71,9 @@ func newLanes(log *slog.Logger, wanted int, start func(driver.Lease, bool) laneW
 	}
 }
 
-// want is how many lanes to ask for: those that are to claim, and those that hold recovered jobs
-// and do not, among them some that were to. Those do not count as claiming from then on, so
-// that the instance gets others in their place.
+// want is how many lanes to ask for: those that are to claim, plus those that only hold
+// recovered jobs. A lane that was to claim, and then holds jobs that are due much later, does
+// not count as claiming any more, so that the instance gets another lane in its place.
 func (l *lanes) want() int {
 	n := l.wanted
 	for _, lane := range l.running {
@@ -88,9 +89,9 @@ func (l *lanes) want() int {
 	return n
 }
 
-// hold runs the lanes that we did not have, unless soft has ended, and abandons those that are
-// no longer ours. A lane that is ours again is not run before its last runner has ended: to the
-// journal both are the same owner.
+// hold runs the lanes that are new to us, unless soft has ended, and abandons those that are no
+// longer ours. A lane that is ours again is not run before its last runner has ended: to the
+// journal both runners are the same owner.
 func (l *lanes) hold(soft, hard context.Context, leased []driver.Lease) {
 	held := map[int32]bool{}
 	for _, lease := range leased {
@@ -126,18 +127,18 @@ func (l *lanes) run(soft, hard context.Context, lease driver.Lease) {
 		l.changed.Set()
 		select {
 		case l.ends <- laneEnd{lane, why}:
-		case <-hard.Done(): // nobody listens any more
+		case <-hard.Done(): // nobody receives any more
 		}
 	})
 }
 
-// ended follows up on the end of a runner; the heartbeat calls it. It reports whether a lane is to
-// be run anew, or by somebody else, and returns an error that the whole instance is to end with.
+// ended handles the end of a runner; the heartbeat calls it. It reports whether the lane is to
+// be run again, by us or by somebody else. An error that it returns ends the whole instance.
 //
-// A runner that we did not tell to end has lost its lease, as far as it could tell: to another
-// instance, as the next heartbeat will say, or to a failover that brought back an older state of
-// the lane's row or of the journal. Then the lane is still ours, and nobody works it: we give it
-// back, and whoever adopts it begins with a lease of its own.
+// A runner that we did not tell to end has found its lease lost. Either another instance has
+// the lane, and the next heartbeat will say so. Or a failover brought back an older state of
+// the lane's row or of the journal: then the lane is still ours, and nobody works it. So we
+// give the lane back, and whoever adopts it begins with a new lease.
 func (l *lanes) ended(ctx context.Context, end laneEnd, stopping bool) (lost bool, err error) {
 	l.alive--
 	if fatal := (*fatalError)(nil); errors.As(end.why, &fatal) {
@@ -148,14 +149,14 @@ func (l *lanes) ended(ctx context.Context, end laneEnd, stopping bool) (lost boo
 		if l.leaving[lease.Lane]--; l.leaving[lease.Lane] == 0 {
 			delete(l.leaving, lease.Lane)
 		}
-		return true, nil // it was abandoned, and the lane may be ours again
+		return true, nil // the runner was abandoned, and the lane may be ours again
 	}
 	l.remove(lease.Lane)
 	if stopping || errors.Is(end.why, errLaneStopped) {
-		return !stopping, nil // it has released the lane, or Leave will
+		return !stopping, nil // the runner has released the lane, or Leave will
 	}
 	if end.lane.claims && ctx.Err() == nil {
-		l.log.Warn("a lane has ended, its lease or its journal is not what it was; taking it anew", "lane", lease.Lane, "err", end.why)
+		l.log.Warn("a lane has ended because its lease or its journal has changed; it will be leased again", "lane", lease.Lane, "err", end.why)
 	}
 	l.release(ctx, lease)
 	return true, nil
@@ -170,15 +171,15 @@ func (l *lanes) remove(number int32) {
 	delete(l.running, number)
 }
 
-// resume has all lanes send again after the leases were in doubt.
+// resume has all lanes go on sending after the leases were in doubt.
 func (l *lanes) resume() {
 	for _, lane := range l.running {
 		lane.worker.resume()
 	}
 }
 
-// doubtJournals has all lanes look at their journals: the database may be another one than
-// before. It may be called by anyone.
+// doubtJournals has all lanes check their journals: the database may be another one than
+// before. Any goroutine may call it.
 func (l *lanes) doubtJournals() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -187,7 +188,7 @@ func (l *lanes) doubtJournals() {
 	}
 }
 
-// idle reports whether no lane has anything left to be settled. It may be called by anyone.
+// idle reports whether everything of all lanes is settled. Any goroutine may call it.
 func (l *lanes) idle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

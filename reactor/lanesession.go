@@ -11,22 +11,22 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// beginSession begins a session that the journal is about from then on, in place of what the
-// broker has; reopen tells the journal so. exposed tells that something depends on what
-// the broker had.
+// beginSession begins a new session in place of the one that the broker has. From then on the
+// journal is about the new one; reopen writes that to the journal. exposed tells that a batch
+// depends on the old session.
 //
 //	discard ──► reopen (commit) ──► settle ──► connect ──► mark ──► send
 //
 // If we die before the commit, the broker has no session, or one without the mark that the
-// journal names, and the next owner does all of this. If we die after it, no session has
-// the new mark, nothing has been sent, and the next owner does it as well.
+// journal names, and the next owner does all of this. If we die after the commit, no session
+// has the new mark, nothing has been sent, and the next owner does all of this as well.
 //
-// What is known of the messages is settled before the mark is left: which have ended, and which
-// fail because their outcome is unknown (Config.OnSessionLoss). Whoever finds the mark takes the
-// session for the one of the journal, and sends what the journal lists.
+// All that is known of the messages is settled before the session is marked: which have ended,
+// and which fail because their outcome is unknown (Config.OnSessionLoss). Whoever finds the
+// mark takes the session for the one of the journal, and sends what the journal lists.
 //
-// A session that the broker has made just now is kept, unless there is no mark to tell it
-// from the one that it replaces: should it outlive us, it would be taken for that one.
+// A session that the broker has just created is kept, unless it has no mark that tells it from
+// the session that it replaces: if it outlived us, it would be taken for that session.
 func (r *laneRunner) beginSession(hard context.Context, session driver.Session, exposed bool, reopen func(mark string) error) (driver.Session, error) {
 	if session.Limits().Present || exposed && r.lane.leaseNow().Mark == "" {
 		discardSession(session)
@@ -75,14 +75,14 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 				return nil, err
 			}
 			select {
-			case <-session.Done(): // it was ended for the try
+			case <-session.Done(): // the attempt to mark has ended the session
 				session = nil
 			default:
 			}
 			continue
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot mark the session; trying again", "client_id", r.clientID, "err", err)
-		discardSession(session) // the mark may be there, in part
+		discardSession(session) // the mark may have been left in part
 		session = nil
 		if !pause.Sleep(hard) {
 			return nil, hard.Err()
@@ -90,7 +90,7 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 	}
 }
 
-// awaitRecorded waits until the journal says all that it should.
+// awaitRecorded waits until the journal has all news.
 func (r *laneRunner) awaitRecorded(hard context.Context) error {
 	for r.lane.hasNews() {
 		select {
@@ -102,9 +102,10 @@ func (r *laneRunner) awaitRecorded(hard context.Context) error {
 	return nil
 }
 
-// connectEmpty connects to a session in which nothing is. Clean Start would do that in one go,
-// but Mosquitto 2.0.11 does not save sessions that began with it; so one that is there all
-// the same is discarded, and where the broker does not care for that, begun clean and left.
+// connectEmpty connects to an empty session. Clean Start would do that in one step, but
+// Mosquitto 2.0.11 does not save sessions that began with it. So an existing session is
+// discarded; if the broker keeps it even so, a session is begun with Clean Start, closed, and
+// connected to again.
 func (r *laneRunner) connectEmpty(hard context.Context) (driver.Session, error) {
 	for try := range 3 {
 		session, err := r.connect(hard, hard, false)
@@ -125,9 +126,9 @@ func (r *laneRunner) connectEmpty(hard context.Context) (driver.Session, error) 
 	return r.connect(hard, hard, false)
 }
 
-// renewMark gives a session that we know a whole mark again, where it has lost a part of
-// it, or never had one. The mark comes first, and the note of it second: the session is good,
-// and both the old mark and the new one may say so.
+// renewMark gives a session that we know a complete mark again, if it has lost a part of the
+// mark, or never had one. The session is marked first, and the journal notes the mark second:
+// the session is the right one, so both the old mark and the new one may identify it.
 func (r *laneRunner) renewMark(hard context.Context, session driver.Session) error {
 	if session.Limits().Marked {
 		return nil
@@ -135,14 +136,14 @@ func (r *laneRunner) renewMark(hard context.Context, session driver.Session) err
 	mark := rand.Text()
 	if err := r.leaveMark(hard, session, mark); err != nil {
 		if !errors.Is(err, driver.ErrCannotMark) {
-			return nil // the session has ended, or next time will do
+			return nil // the session has ended, or the next connection renews the mark
 		}
 		mark = ""
 	}
 	return r.note(hard, mark, func(mark string) error { return r.journal.Mark(hard, r.lane.leaseNow(), mark) })
 }
 
-// markPatience is how long a broker may take to leave a mark.
+// markPatience is how long a broker may take to mark a session.
 const markPatience = 10 * time.Second
 
 func (r *laneRunner) leaveMark(ctx context.Context, session driver.Session, mark string) error {
@@ -151,7 +152,7 @@ func (r *laneRunner) leaveMark(ctx context.Context, session driver.Session, mark
 	return session.Mark(ctx, mark)
 }
 
-// note tells the journal of a mark, for as long as it takes.
+// note writes a mark to the journal, and tries for as long as it takes.
 func (r *laneRunner) note(hard context.Context, mark string, reopen func(string) error) error {
 	var pause wait.Backoff
 	for {
@@ -170,14 +171,14 @@ func (r *laneRunner) note(hard context.Context, mark string, reopen func(string)
 	}
 }
 
-// closeSession ends a session, which the broker keeps. It waits for a second at most.
+// closeSession closes the connection; the broker keeps the session. It waits for a second at
+// most.
 func closeSession(s driver.Session) { within(time.Second, s.Close) }
 
-// discardSession ends a session for good.
+// discardSession closes the connection and has the broker delete the session.
 func discardSession(s driver.Session) { within(time.Second, s.Discard) }
 
-// within is not bounded by a caller's context: whoever gives a session up may have been told
-// to end.
+// within does not use a caller's context: whoever gives a session up may have been told to end.
 func within(d time.Duration, end func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()

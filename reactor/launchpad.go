@@ -11,8 +11,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// launchpad is where the claimed jobs of a lane wait their last milliseconds, each
-// for its own microsecond.
+// launchpad holds the claimed jobs of a lane for their last milliseconds, and launches each at
+// its own microsecond.
 //
 // Batches are sorted, so a heap of batches by their next job is a queue of all jobs.
 type launchpad struct {
@@ -33,12 +33,12 @@ type launcher interface {
 	launch(b *handoff.Batch, from, to int)
 }
 
-// waitingBatch is a row of jobs of a batch that have not been launched.
+// waitingBatch is a run of jobs of a batch that have not been launched.
 type waitingBatch struct {
 	batch *handoff.Batch
 	first int          // place in the batch of the first of the jobs
-	jobs  []driver.Job // shared with nobody; their fire_at is what counts
-	next  int          // the first that was not launched
+	jobs  []driver.Job // not shared; the launch pad reads only their fire_at
+	next  int          // index of the first job that was not launched
 }
 
 type waiting []*waitingBatch
@@ -57,7 +57,8 @@ func (w *waiting) Pop() any {
 	return last
 }
 
-// put adds jobs of a batch, in order of fire_at, of which the first is at a place.
+// put adds jobs of a batch, in order of fire_at. The first of them is at the place first in the
+// batch.
 func (p *launchpad) put(b *handoff.Batch, first int, jobs []driver.Job) {
 	p.mu.Lock()
 	heap.Push(&p.queue, &waitingBatch{batch: b, first: first, jobs: jobs})
@@ -65,8 +66,7 @@ func (p *launchpad) put(b *handoff.Batch, first int, jobs []driver.Job) {
 	p.news.Set()
 }
 
-// run launches until ctx ends. What has not been launched then is the lane's to hand
-// back.
+// run launches until ctx ends. The lane hands back what has not been launched then.
 func (p *launchpad) run(ctx context.Context) {
 	for {
 		step := p.clock.Step()
@@ -81,7 +81,7 @@ func (p *launchpad) run(ctx context.Context) {
 	}
 }
 
-// fire launches everything that is due, and sets the alarm for what is next.
+// fire launches every job that is due, and sets the alarm for the next one.
 func (p *launchpad) fire() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

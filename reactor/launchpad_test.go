@@ -20,7 +20,7 @@ type launched struct {
 	late time.Duration
 }
 
-// launching is a launch pad that runs; it is its own lane.
+// launching is a running launch pad; it also plays the pad's lane.
 type launching struct {
 	*testing.T
 	*launchpad
@@ -37,14 +37,14 @@ func (l *launching) launch(f *handoff.Batch, from, to int) {
 	}
 }
 
-// launched returns what was, so far.
+// launched returns the jobs that were launched so far.
 func (l *launching) launched() []launched {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.list)
 }
 
-// batch puts jobs that are due in so long on the pad.
+// batch puts jobs on the pad that are due after the given durations.
 func (l *launching) batch(dueIn ...time.Duration) {
 	jobs := make([]driver.Job, len(dueIn))
 	for i, d := range dueIn {
@@ -99,7 +99,7 @@ func TestNeverEarly(t *testing.T) {
 			l.Fatalf("%d of %d jobs were launched", len(l.launched()), jobs)
 		}
 		for i, job := range l.launched() {
-			// The clock stays behind by what it may have drifted: some microseconds in a second.
+			// The clock stays behind by its possible drift: some microseconds in a second.
 			if job.late < 0 || job.late > time.Millisecond {
 				l.Fatalf("job %d of %d is %v late", i, jobs, job.late)
 			}
@@ -107,7 +107,7 @@ func TestNeverEarly(t *testing.T) {
 	})
 }
 
-// TestLaunchOrder: one that comes later and is due earlier goes first.
+// TestLaunchOrder: a job that comes later and is due earlier is launched first.
 func TestLaunchOrder(t *testing.T) {
 	onPad(t, func(l *launching) {
 		l.batch(time.Second, 3*time.Second)
@@ -132,21 +132,21 @@ func TestLaunchOrder(t *testing.T) {
 	})
 }
 
-// TestLaunchFollowsTheClock: what is due by the database's clock goes, whatever it seemed before.
+// TestLaunchFollowsTheClock: a step of the database's clock changes when jobs are launched.
 func TestLaunchFollowsTheClock(t *testing.T) {
 	onPad(t, func(l *launching) {
 		l.batch(time.Minute)
 		testSet(l.clock, time.Hour)
 		synctest.Wait()
 		if len(l.launched()) != 1 {
-			l.Error("the clock was set forward, and nothing is launched")
+			l.Error("the clock was set forward, and no job is launched")
 		}
 		l.batch(time.Second)
 		testSet(l.clock, -time.Minute)
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
 		if len(l.launched()) != 1 {
-			l.Error("launched early, by the clock as it was")
+			l.Error("launched early, by the clock before the step")
 		}
 		time.Sleep(32 * time.Second)
 		synctest.Wait()

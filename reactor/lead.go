@@ -20,7 +20,7 @@ type lead struct {
 const (
 	minLead = 3 * time.Millisecond
 	maxLead = 100 * time.Millisecond
-	// leadMargin covers the way from the wheel to the claim.
+	// leadMargin covers the time from the wheel to the claim.
 	leadMargin = time.Millisecond
 )
 

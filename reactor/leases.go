@@ -11,10 +11,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// leases are what the instance may act on: the lanes that the latest heartbeat found to be
-// ours, and until when that is certain.
+// leases are what allows the instance to act: the lanes that are ours according to the latest
+// heartbeat, and until when that is certain.
 //
-// The heartbeat writes them; lanes ask.
+// The heartbeat writes them; lanes read them.
 type leases struct {
 	clock   *clock
 	log     *slog.Logger
@@ -25,9 +25,9 @@ type leases struct {
 	until atomic.Int64
 
 	mu      sync.Mutex
-	beats   int64           // guarded by mu: successful ones
-	held    map[int32]int64 // guarded by mu: lanes of the latest one, and their epochs
-	over    bool            // guarded by mu: there will be no more
+	beats   int64           // guarded by mu: successful heartbeats
+	held    map[int32]int64 // guarded by mu: lanes of the latest heartbeat, and their epochs
+	over    bool            // guarded by mu: no more heartbeats will come
 	changed chan struct{}   // guarded by mu: closed when beats or over changes
 }
 
@@ -41,12 +41,12 @@ func newLeases(c *clock, log *slog.Logger, member leaseMember) *leases {
 	return &leases{clock: c, log: log, member: member, beatNow: wait.NewSignal(), changed: make(chan struct{})}
 }
 
-// good reports whether our leases are still good, as far as we know: the latest heartbeat
-// succeeded, and no TTL has passed since it began.
+// good reports whether our leases hold for certain: the latest heartbeat succeeded, and it
+// began less than a TTL ago.
 func (l *leases) good() bool { return int64(l.clock.local()) < l.until.Load() }
 
 // renew notes a heartbeat that succeeded: the leases are ours for another TTL, counted from
-// before it was sent. It reports whether they were in doubt.
+// before it was sent. It reports whether the leases were in doubt before.
 func (l *leases) renew(begun time.Duration, held []driver.Lease) (doubted bool) {
 	doubted = !l.good()
 	l.until.Store(int64(begun + l.member.TTL()))
@@ -61,11 +61,11 @@ func (l *leases) renew(begun time.Duration, held []driver.Lease) (doubted bool) 
 	return doubted
 }
 
-// lapse notes a heartbeat that failed. Our session may be gone, and with it what tells the
-// others that we live: nothing is sent until one succeeds.
+// lapse notes a heartbeat that failed. Our database session may be gone, and then the others
+// take us for dead: nothing is sent until a heartbeat succeeds.
 func (l *leases) lapse() { l.until.Store(0) }
 
-// end notes that there will be no more heartbeats.
+// end notes that no more heartbeats will come.
 func (l *leases) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,12 +80,14 @@ func (l *leases) tell() {
 }
 
 // confirm waits for a heartbeat that began after the call and reports whether it still had the
-// lane with the epoch of the lease. Another epoch means that somebody else has had the lane in
-// between, and has published what we take for unsent, even if the lane is the instance's again.
-// Such an epoch is larger than ours by two at least. One that is smaller, or larger by one, is from
-// before or after the claimer raised it (driver.Journal.ResolveClaim), which it may not know yet.
+// lane with the epoch of the lease. A different epoch usually means that somebody else has had
+// the lane in between, and has published what we take for unsent, even if the lane is ours
+// again. Such an epoch is larger than ours by at least two. An epoch that is smaller, or larger
+// by one, comes from our own claimer, which has raised the epoch (driver.Journal.ResolveClaim):
+// either the heartbeat read the row before that, or the claimer does not know yet that it
+// succeeded.
 func (l *leases) confirm(ctx context.Context, lease func() driver.Lease) bool {
-	// The one under way may have begun before; the one after it has not.
+	// The heartbeat under way may have begun before the call; the one after it begins later.
 	enough := l.count() + 2
 	for {
 		l.mu.Lock()

@@ -16,7 +16,7 @@ import (
 
 const fakeTTL = 3 * time.Second
 
-// fakeMember is a membership that says what its functions do.
+// fakeMember is a membership that answers with the results of its functions.
 type fakeMember struct {
 	beat     func(ctx context.Context) (driver.Holding, error)
 	beats    atomic.Int64
@@ -54,39 +54,39 @@ func leasesOf(numbers ...int32) (list []driver.Lease) {
 	return list
 }
 
-// TestLeasesLapse: they are good for a TTL from before the heartbeat was sent, and not after one that
-// failed.
+// TestLeasesLapse: leases are good for a TTL, counted from before the heartbeat was sent, and
+// not good after a heartbeat that failed.
 func TestLeasesLapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLeases(testClock(), discard(), &fakeMember{})
 		if l.good() {
-			t.Error("good before the first heartbeat")
+			t.Error("leases are good before the first heartbeat")
 		}
 		begun := l.clock.local()
-		time.Sleep(time.Second) // the answer takes its time
+		time.Sleep(time.Second) // the answer takes a second
 		if doubted := l.renew(begun, nil); !doubted || !l.good() {
 			t.Errorf("in doubt before: %v, good after: %v", doubted, l.good())
 		}
 		if time.Sleep(2*time.Second - time.Microsecond); !l.good() {
-			t.Error("not good until its time is over")
+			t.Error("leases are not good until the TTL is over")
 		}
 		if time.Sleep(time.Microsecond); l.good() {
-			t.Error("good for too long")
+			t.Error("leases are good for longer than the TTL")
 		}
 		l.renew(l.clock.local(), nil)
 		if doubted := l.renew(l.clock.local(), nil); doubted {
-			t.Error("in doubt after a heartbeat")
+			t.Error("leases are in doubt after a heartbeat")
 		}
 		if l.lapse(); l.good() {
-			t.Error("good after a heartbeat that failed")
+			t.Error("leases are good after a heartbeat that failed")
 		}
 	})
 }
 
 func leaseOf7() driver.Lease { return leasesOf(7)[0] }
 
-// TestConfirm: the heartbeat that is under way may have begun before, so the one after it counts; it
-// is asked for, and what it says of the lane is the answer.
+// TestConfirm: the heartbeat that is under way may have begun before the call, so the one after
+// it counts. That heartbeat is asked for, and what it says about the lane is the answer.
 func TestConfirm(t *testing.T) {
 	for name, c := range map[string]struct {
 		held [2][]driver.Lease // of two heartbeats
@@ -95,9 +95,9 @@ func TestConfirm(t *testing.T) {
 		"held":       {[2][]driver.Lease{nil, leasesOf(1, 7)}, true},
 		"lost":       {[2][]driver.Lease{leasesOf(7), leasesOf(1)}, false},
 		"never held": {[2][]driver.Lease{}, false},
-		// Somebody else has had it in between.
+		// Somebody else has had the lane in between.
 		"held again": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 3}}}, false},
-		// The claimer has raised the epoch since, or has raised it and does not know yet.
+		// The claimer has raised the epoch since, or has raised it and does not know that yet.
 		"raised since":      {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 0}}}, true},
 		"raised, not heard": {[2][]driver.Lease{nil, {{Lane: 7, Epoch: 2}}}, true},
 	} {
@@ -136,7 +136,7 @@ func TestConfirm(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		if <-answers {
-			t.Error("confirmed for one that was told to end")
+			t.Error("confirmed for a caller that was told to end")
 		}
 		go func() { answers <- l.confirm(t.Context(), leaseOf7) }()
 		synctest.Wait()
@@ -157,7 +157,7 @@ type fakeWorker struct {
 	doubted  int
 	end      chan error
 	ended    bool
-	slow     chan struct{} // nil, or closed when it may end after it was abandoned
+	slow     chan struct{} // nil, or closed when the worker may end after it was abandoned
 }
 
 func (w *fakeWorker) run(soft, hard context.Context) error {
@@ -166,7 +166,7 @@ func (w *fakeWorker) run(soft, hard context.Context) error {
 	case why := <-w.end:
 		return why
 	case <-soft.Done():
-		wait.Sleep(hard, time.Second) // the broker's answers
+		wait.Sleep(hard, time.Second) // stands for the wait for the broker's answers
 		return errLaneStopped
 	case <-hard.Done():
 		if w.slow != nil {
@@ -181,14 +181,14 @@ func (w *fakeWorker) idle() bool          { return !w.busy.Load() }
 func (w *fakeWorker) resume()             { w.resumed++ }
 func (w *fakeWorker) doubtJournal()       { w.doubted++ }
 
-// beating is a heartbeat with its leases and lanes, which two of are wanted.
+// beating is a running heartbeat with its leases and lanes, of which two are wanted.
 type beating struct {
 	*testing.T
 	*heartbeat
 	member  *fakeMember
 	mu      sync.Mutex
 	holding driver.Holding // guarded by mu
-	err     error          // guarded by mu: of the next beats
+	err     error          // guarded by mu: of the next heartbeats
 	workers map[int32]*fakeWorker
 	owned   []driver.ShardSet // guarded by mu
 	stop    func()
@@ -241,7 +241,7 @@ func beats(t *testing.T, test func(b *beating)) {
 	})
 }
 
-// hold has the next heartbeats say what we hold, and fail has them fail.
+// hold sets the holding that the next heartbeats return, and fail makes them fail.
 func (b *beating) hold(shards driver.ShardSet, lanes ...int32) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -254,15 +254,16 @@ func (b *beating) fail(err error) {
 	b.err = err
 }
 
-// soon waits for the next heartbeat.
+// soon asks for a heartbeat and waits for it.
 func (b *beating) soon() {
 	b.leases.beatSoon()
 	time.Sleep(time.Millisecond)
 	synctest.Wait()
 }
 
-// TestHoldingChanges: shards go to the loader, new lanes get runners, of which as many claim as are
-// wanted; those that are gone are abandoned, and not given back, for they are others'.
+// TestHoldingChanges: shards go to the loader, and new lanes get runners, of which as many
+// claim as are wanted. Lanes that are no longer ours are abandoned, and not released, as they
+// belong to others.
 func TestHoldingChanges(t *testing.T) {
 	beats(t, func(b *beating) {
 		if len(b.workers) != 2 || !b.workers[1].claims || !b.workers[2].claims || b.member.wanted != 2 {
@@ -284,7 +285,8 @@ func TestHoldingChanges(t *testing.T) {
 	})
 }
 
-// TestBeatsInTime: three in a time to live, give or take, and at once when asked.
+// TestBeatsInTime: there are about three heartbeats in a time to live, and one at once when
+// asked for.
 func TestBeatsInTime(t *testing.T) {
 	beats(t, func(b *beating) {
 		time.Sleep(10 * fakeTTL)
@@ -295,13 +297,13 @@ func TestBeatsInTime(t *testing.T) {
 		n := b.member.beats.Load()
 		b.soon()
 		if b.member.beats.Load() != n+1 {
-			b.Error("none when it was asked for")
+			b.Error("no heartbeat when one was asked for")
 		}
 	})
 }
 
-// TestLaneLost: a runner that ends by itself has lost its lane, which is given back, and begins anew
-// with the next lease.
+// TestLaneLost: a runner that ends by itself has lost its lane. The lane is released, and
+// begins again with the next lease.
 func TestLaneLost(t *testing.T) {
 	beats(t, func(b *beating) {
 		for i, why := range []error{driver.ErrLeaseLost, errJournalChanged} {
@@ -312,10 +314,10 @@ func TestLaneLost(t *testing.T) {
 				b.Fatalf("released are %v", b.member.released)
 			}
 			if b.workers[1] == before || !b.workers[1].claims {
-				b.Error("the lane does not begin anew")
+				b.Error("the lane does not begin again")
 			}
 		}
-		// One that has shut itself down has given it back already.
+		// A runner that was shut down has released its lane already.
 		b.workers[2].end <- errLaneStopped
 		synctest.Wait()
 		if len(b.member.released) != 2 {
@@ -324,13 +326,13 @@ func TestLaneLost(t *testing.T) {
 		select {
 		case <-b.lanes.changed:
 		default:
-			b.Error("whoever waits for the lanes is not told")
+			b.Error("changed is not set when a runner has ended")
 		}
 	})
 }
 
-// TestLaneOfTheSameInstance: a lane that was lost and is ours again begins when its last runner has
-// ended, and not before.
+// TestLaneOfTheSameInstance: a lane that was lost and is ours again gets a runner when its last
+// one has ended, and not before.
 func TestLaneOfTheSameInstance(t *testing.T) {
 	beats(t, func(b *beating) {
 		before := b.workers[1]
@@ -345,12 +347,13 @@ func TestLaneOfTheSameInstance(t *testing.T) {
 		close(before.slow)
 		synctest.Wait()
 		if b.workers[1] == before {
-			b.Error("the lane is not worked any more")
+			b.Error("the lane has no runner any more")
 		}
 	})
 }
 
-// TestFatalLane: an error that is for the whole instance ends the heartbeat, as it is.
+// TestFatalLane: a lane's error for the whole instance ends the heartbeat, which returns it
+// unchanged.
 func TestFatalLane(t *testing.T) {
 	beats(t, func(b *beating) {
 		b.workers[2].end <- &fatalError{errAway}
@@ -361,8 +364,8 @@ func TestFatalLane(t *testing.T) {
 	})
 }
 
-// TestEndsWhileBeatsFail: an error that is for the whole instance does not wait for the database; a
-// lane that has ended begins anew when heartbeats succeed again.
+// TestEndsWhileBeatsFail: an error for the whole instance does not wait for the database. A
+// lane that has ended begins again when heartbeats succeed again.
 func TestEndsWhileBeatsFail(t *testing.T) {
 	beats(t, func(b *beating) {
 		b.fail(errAway)
@@ -402,13 +405,13 @@ func TestLanesFarAhead(t *testing.T) {
 		b.hold(0b11, 1, 2, 3)
 		b.soon()
 		if b.workers[1].ended || !b.workers[3].claims {
-			b.Errorf("the one in its place: %+v", b.workers[3])
+			b.Errorf("the lane in its place: %+v", b.workers[3])
 		}
 	})
 }
 
-// TestBeatsFail: the leases lapse at once, are tried for again soon, and when they are good again the
-// lanes go on.
+// TestBeatsFail: when a heartbeat fails, the leases lapse at once, heartbeats are tried again
+// soon, and when one succeeds the lanes go on.
 func TestBeatsFail(t *testing.T) {
 	beats(t, func(b *beating) {
 		b.fail(errAway)
@@ -431,7 +434,7 @@ func TestBeatsFail(t *testing.T) {
 		}
 		b.soon()
 		if b.workers[1].resumed != resumed+1 {
-			b.Error("a lane resumes that had not stopped")
+			b.Error("resume is called though the leases were not in doubt")
 		}
 	})
 }
@@ -448,8 +451,8 @@ func TestDeposed(t *testing.T) {
 	})
 }
 
-// TestMute: an instance whose heartbeats arrive, and whose other statements get no answer, does not
-// renew its leases, and asks for the time at once.
+// TestMute: an instance whose heartbeats are answered, and whose other statements are not, does
+// not renew its leases, and reads the clock at once.
 func TestMute(t *testing.T) {
 	beats(t, func(b *beating) {
 		b.progress.answered.touch()
@@ -464,19 +467,19 @@ func TestMute(t *testing.T) {
 		select {
 		case <-b.clock.doubt:
 		default:
-			b.Error("the time is not asked for")
+			b.Error("no reading of the clock is asked for")
 		}
 		b.progress.answered.touch()
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if !b.leases.good() {
-			b.Error("it has been answered, and does not go on")
+			b.Error("other statements are answered again, and heartbeats don't go on")
 		}
 	})
 }
 
-// TestStop: the shards are released first; leases are renewed as long as a lane needs them; nothing new
-// is begun; the heartbeat ends with the last lane.
+// TestStop: the shards are released first; leases are renewed as long as a lane needs them; no
+// new lane is begun; the heartbeat ends with the last lane.
 func TestStop(t *testing.T) {
 	beats(t, func(b *beating) {
 		begun, n := time.Now(), b.member.beats.Load()
@@ -486,7 +489,7 @@ func TestStop(t *testing.T) {
 			b.Errorf("after %v, owned is %v", b.member.events, b.owned)
 		}
 		if b.member.beats.Load() != n+1 {
-			b.Error("no heartbeat gives the released shards to others, who may not hear of it")
+			b.Error("no heartbeat gives the released shards to others, which may get no notification")
 		}
 		b.hold(0b11, 1, 2, 3)
 		b.soon()
@@ -500,7 +503,8 @@ func TestStop(t *testing.T) {
 	})
 }
 
-// TestLanesAreAsked for what they hold, and told to look at their journals, by anyone.
+// TestLanesAreAsked: any goroutine may ask whether the lanes are idle, and tell them to check
+// their journals.
 func TestLanesAreAsked(t *testing.T) {
 	beats(t, func(b *beating) {
 		if !b.lanes.idle() {
@@ -508,10 +512,10 @@ func TestLanesAreAsked(t *testing.T) {
 		}
 		b.workers[2].busy.Store(true)
 		if b.lanes.idle() {
-			b.Error("idle, and one is busy")
+			b.Error("idle, though one lane is busy")
 		}
 		if b.lanes.doubtJournals(); b.workers[1].doubted != 1 || b.workers[2].doubted != 1 {
-			b.Error("not all doubt their journals")
+			b.Error("not all lanes were told to check their journals")
 		}
 	})
 }

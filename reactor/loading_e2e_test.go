@@ -13,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// waitFull waits until memory has taken what it takes of jobs that are due later.
+// waitFull waits until memory holds as many jobs that are due later as it takes.
 func waitFull(w *world, in *instance, pending int64) {
 	w.t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -27,8 +27,9 @@ func waitFull(w *world, in *instance, pending int64) {
 	}
 }
 
-// TestUrgentWithFullMemory: there are more jobs in the next seconds than fit in memory. What
-// is due now is published now, announced or found by the sweep, and the others at their time.
+// TestUrgentWithFullMemory: there are more jobs in the next seconds than fit in memory. Jobs
+// that are due now are published now, whether they are announced or found by the sweep, and the
+// others at their time.
 func TestUrgentWithFullMemory(t *testing.T) {
 	overFeeds(t, func(t *testing.T, w *world) {
 		in := w.start(reactor.Config{MaxPending: 1024, JobsPerRead: 256, LoopFrequency: time.Second})
@@ -47,7 +48,7 @@ func TestUrgentWithFullMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !early {
-			t.Error("what was urgent was published when the others were due")
+			t.Error("the urgent jobs were published only when the others were due")
 		}
 		report := w.judge()
 		t.Logf("up to %v late", report.MaxLateness)
@@ -77,8 +78,9 @@ func (s *rangeSource) LoadRange(ctx context.Context, shards driver.ShardSet, min
 	return s.Source.LoadRange(ctx, shards, minID, maxID, until)
 }
 
-// TestFarApartIDsInTheTable: ids are any bigint, and two of one statement may be further apart than a
-// bigint can say. They are published at once, and nobody reads the whole table by id for them.
+// TestFarApartIDsInTheTable: ids are any bigint, and the difference of two ids of one statement
+// may overflow a bigint. Such jobs are published at once, and the whole table is not read by id
+// for them.
 func TestFarApartIDsInTheTable(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
@@ -106,7 +108,7 @@ func TestFarApartIDsInTheTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.insert(2000, time.Hour, 2*time.Hour)
-	// As many pairs as a producer with random ids makes, and the ends of all ids.
+	// Many pairs, as a producer with random ids makes them, and the smallest and largest ids.
 	w.exec(`INSERT INTO jobs (id, topic, payload, fire_at)
 		SELECT id, $1 || '/far', 'payload', now() FROM (VALUES (-6000000000000000000), (6000000000000000000)) v (id)`, w.prefix)
 	w.exec(`INSERT INTO jobs (id, topic, payload, fire_at)

@@ -45,7 +45,7 @@ func overFeeds(t *testing.T, test func(t *testing.T, w *world)) {
 	}
 }
 
-// use has the instances that are started from now on hear of new jobs by a feed.
+// use sets the feed of the instances that are started from now on.
 func (w *world) use(feed pgsource.Feed) {
 	w.t.Helper()
 	w.feed = feed
@@ -54,7 +54,7 @@ func (w *world) use(feed pgsource.Feed) {
 	}
 }
 
-// newWorld uses the shared servers, unless it is given others.
+// newWorld uses the shared servers unless others are given.
 func newWorld(t *testing.T, databaseURL, brokerURL string) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -71,7 +71,7 @@ func newWorld(t *testing.T, databaseURL, brokerURL string) *world {
 	return w
 }
 
-// subscribe has another judge listen from now on.
+// subscribe replaces the judge by a new one that listens from now on.
 func (w *world) subscribe(qos byte) {
 	w.t.Helper()
 	sub, err := check.Subscribe(w.ctx, check.SubscriberConfig{
@@ -160,8 +160,8 @@ func (w *world) insert(n int, from, to time.Duration) {
 		  FROM generate_series(1, $2::bigint) n`, w.prefix, n, from.Microseconds(), to.Microseconds())
 }
 
-// judge waits until all jobs have been received and holds the whole table against
-// what was.
+// judge waits until all jobs have been received, and compares the whole table with what was
+// received.
 func (w *world) judge() check.Report {
 	w.t.Helper()
 	expected, err := check.ExpectedFromDB(w.ctx, w.db, "true")
@@ -176,7 +176,7 @@ func (w *world) judgeThese(expected []check.Expected) check.Report {
 	if err := w.subscriber.WaitDistinct(w.ctx, len(expected)); err != nil {
 		w.t.Errorf("%v", err)
 	}
-	report := check.Judge(expected, w.subscriber.Received(), check.Config{})
+	report := check.Compare(expected, w.subscriber.Received(), check.Config{})
 	if err := report.Err(); err != nil {
 		w.t.Error(err)
 	}
@@ -190,7 +190,7 @@ func (w *world) settled() {
 	w.eventually("the journal is empty", "SELECT NOT EXISTS (SELECT FROM reactor.in_flight)")
 }
 
-// eventually repeats a query until it says true.
+// eventually repeats a query until it returns true.
 func (w *world) eventually(what, query string, args ...any) {
 	w.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)

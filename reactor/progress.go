@@ -9,10 +9,11 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// progress is what tells that an instance does what it is there for: when each of the
-// things it lives by last succeeded, and what is due and has not been published.
+// progress shows whether an instance does its work: when each kind of step last succeeded, and
+// since when jobs are due that are not published.
 type progress struct {
-	// A beat, a reading of the clock (on the connections of the claims), a claim that got something, a settlement, and a message that the broker accepted.
+	// The last success of: a heartbeat, a reading of the clock (on the connections of the
+	// claims), a claim that got jobs, a settlement, and a message that the broker accepted.
 	beaten, answered, claimed, settled, accepted moment
 
 	mu     sync.Mutex
@@ -21,8 +22,8 @@ type progress struct {
 
 // stage is a place where jobs wait.
 type stage interface {
-	// oldestDue is when the first of the jobs was due, or is, that are here and not
-	// published; nothingDue if there is none. It may be called from any goroutine.
+	// oldestDue is the earliest due time of the jobs that are in this stage and not published;
+	// nothingDue if there is none. Any goroutine may call it.
 	oldestDue() driver.DBTime
 }
 
@@ -46,7 +47,7 @@ func (p *progress) leave(s stage) {
 	delete(p.stages, s)
 }
 
-// oldestDue is that of all stages.
+// oldestDue is the earliest of all stages.
 func (p *progress) oldestDue() driver.DBTime {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -57,8 +58,7 @@ func (p *progress) oldestDue() driver.DBTime {
 	return oldest
 }
 
-// moment is when something last succeeded, in nanoseconds after began. The zero value is
-// never.
+// moment is the time of a last success, in nanoseconds after began. The zero value means never.
 type moment struct{ after atomic.Int64 }
 
 // began has the monotonic reading that moments count from.
@@ -66,7 +66,7 @@ var began = time.Now()
 
 func (m *moment) touch() { m.after.Store(int64(time.Since(began)) + 1) }
 
-// age is how long ago that was; negative: never.
+// age is the time since the last success; negative if there was none.
 func (m *moment) age() time.Duration {
 	after := m.after.Load()
 	if after == 0 {

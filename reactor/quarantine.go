@@ -8,23 +8,23 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// quarantine remembers the jobs that could not be claimed because of their own rows. They
-// are due and unprocessed, so every read of the table brings them again; they are claimed
-// by themselves, and seldom, until their row is changed or what is in the way is removed.
+// quarantine remembers the jobs that could not be claimed because of their own rows. They are
+// due and unprocessed, so every read of the table finds them again. Each is tried alone, and
+// seldom, until its row is changed or the cause is removed.
 //
-// What is in the way of one is mostly in the way of many, and goes for all of them at once:
-// a constraint, the lock that a trigger waits for, a table that it misses. So one job is
-// tried for each cause. Each that succeeds has a few others tried with the next; after a row
-// of successes all are let go. So it costs little as long as it lasts, however many they
-// are, and they fire within seconds of its end.
+// A cause mostly affects many jobs, and ends for all of them at once: a constraint, a lock that
+// a trigger waits for, a table that a trigger misses. So for each cause one job is tried. After
+// each success a few more jobs of the cause are tried; after several successes in a row all are
+// released. So a cause costs little while it lasts, however many jobs it affects, and its jobs
+// are published within seconds of its end.
 type quarantine struct {
 	mu        sync.Mutex
 	jobs      map[int64]*setAside // guarded by mu
 	causes    map[string]*cause   // guarded by mu
-	next      time.Time           // guarded by mu: no cause is probed before
+	next      time.Time           // guarded by mu: no cause is probed before this time
 	purged    time.Time           // guarded by mu
 	endings   map[int64]endings   // guarded by mu
-	successes int64               // guarded by mu: of claims
+	successes int64               // guarded by mu: number of claims that succeeded
 }
 
 // setAside is a job in quarantine.
@@ -34,51 +34,53 @@ type setAside struct {
 	tried time.Time // when it last failed
 }
 
-// endings is how often the session ended over which a job was claimed alone, and how many
-// claims had succeeded then.
+// endings counts for one job how often the database session ended while it was claimed alone.
+// It also holds how many claims had succeeded by the last time.
 type endings struct {
 	n         int
 	successes int64
 }
 
-// cause is what is in the way of some jobs.
+// cause is a reason why some jobs cannot be claimed.
 type cause struct {
 	key   string
 	jobs  map[int64]struct{}
-	next  time.Time     // when one of them is tried
-	pause time.Duration // until the one after that
+	next  time.Time     // when the next of its jobs is tried
+	pause time.Duration // until the try after that
 	most  time.Duration // the longest pause
 	row   int           // successes since the last failure
-	waits bool          // to find out takes time
+	waits bool          // a failing claim waits before it fails
 }
 
 const (
-	// firstProbe and lastProbe are the least and the most time between two tries of a
+	// firstProbe and lastProbe are the shortest and the longest time between two tries of a
 	// cause's jobs.
 	firstProbe = time.Second
 	lastProbe  = 4 * time.Second
-	// costlyProbe and lastCostly are those of a job that ends the session.
+	// costlyProbe and lastCostly are the same for a job that ends the session.
 	costlyProbe = 3 * time.Second
 	lastCostly  = 15 * time.Second
-	// enoughEndings is how often a job may do that, and mostEndings of how many that is
-	// remembered.
+	// enoughEndings is after how many ended sessions a job is blamed, and mostEndings is for
+	// how many jobs that is counted.
 	enoughEndings = 3
 	mostEndings   = 1000
-	// betweenProbes is that between two tries at all: each row may fail for a reason of its own.
+	// betweenProbes is the shortest time between two tries of any causes: each row may fail for
+	// a cause of its own.
 	betweenProbes = 25 * time.Millisecond
-	// triesPerSuccess is how many more are tried after each success, and enoughSuccesses after
-	// how many in a row all of them are let go.
+	// triesPerSuccess is how many more jobs of a cause are tried after each success, and
+	// enoughSuccesses is after how many successes in a row all of them are released.
 	triesPerSuccess = 8
 	enoughSuccesses = 64
-	// maxQuarantined bounds the memory. Beyond it a job is found anew each time.
+	// maxQuarantined bounds the memory. Further jobs are not remembered, and are found to be
+	// bad each time.
 	maxQuarantined = 100_000
-	// forgetAfter is when a job is forgotten that nobody has seen since: it may have been
-	// deleted.
+	// forgetAfter is after how long a job is forgotten that no read has found again: it may
+	// have been deleted.
 	forgetAfter = 5 * time.Minute
 )
 
-// split returns the jobs to be claimed together, and those to be claimed one by one. The
-// others are not to be tried yet.
+// split returns the jobs to claim together, and those to claim one by one. Jobs in neither list
+// are not to be tried yet.
 func (q *quarantine) split(ids []int64) (together, alone []int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -97,8 +99,8 @@ func (q *quarantine) split(ids []int64) (together, alone []int64) {
 	return together, alone
 }
 
-// holds reports whether a job is not to be tried yet. It lets one through where it is time
-// to try.
+// holds reports whether a job is not to be tried yet. When it is time to try a cause, holds
+// lets one of its jobs through.
 func (q *quarantine) holds(id int64, now time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -114,10 +116,10 @@ func (q *quarantine) holds(id int64, now time.Time) bool {
 	return false
 }
 
-// sessionEnded notes that the database session has ended over which a job was claimed alone.
-// blamed: that is the job's doing, for it has happened again and again, and not to others in
-// between. Where no claim has succeeded since the last time it may be anybody's, and does not
-// count.
+// sessionEnded notes that the database session ended while a job was claimed alone. blamed
+// tells that the job is the cause: it has happened to this job several times, and claims of
+// others succeeded in between. If no claim has succeeded since the last time, the cause may be
+// an outage, and the event does not count.
 func (q *quarantine) sessionEnded(id int64) (blamed, counts bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -133,8 +135,8 @@ func (q *quarantine) sessionEnded(id int64) (blamed, counts bool) {
 	return e.n >= enoughEndings, counts
 }
 
-// waits reports whether there are jobs whose claims wait until they fail. Then others like
-// them are to be expected, and should not hold up their neighbours for long.
+// waits reports whether there are jobs whose claims wait before they fail. Then more such jobs
+// are to be expected, and should not delay the rest of their batch for long.
 func (q *quarantine) waits() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -146,7 +148,7 @@ func (q *quarantine) waits() bool {
 	return false
 }
 
-// add sets a job aside, and reports whether it was not before.
+// add sets a job aside, and reports whether it was not set aside before.
 func (q *quarantine) add(id int64, why *driver.JobError, now time.Time) (fresh bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -162,7 +164,7 @@ func (q *quarantine) add(id int64, why *driver.JobError, now time.Time) (fresh b
 		job = &setAside{}
 		q.jobs[id] = job
 	}
-	// Ids and the like are in many a reason.
+	// Many reasons contain ids and other values of the row.
 	key := strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' {
 			return -1
@@ -199,7 +201,8 @@ func (q *quarantine) leave(id int64, job *setAside) {
 	}
 }
 
-// purge forgets jobs that nobody has seen for long, if there are too many. The caller holds mu.
+// purge forgets jobs that no read has found for long, if there are too many. The caller holds
+// mu.
 func (q *quarantine) purge(now time.Time) {
 	if len(q.jobs) < maxQuarantined || now.Sub(q.purged) < forgetAfter {
 		return
@@ -213,8 +216,8 @@ func (q *quarantine) purge(now time.Time) {
 	}
 }
 
-// free forgets jobs of a claim that succeeded: their rows are in order, or not there. It
-// returns others that may be so as well, to be looked at again.
+// free forgets jobs of a claim that succeeded: their rows are in order, or gone. It returns
+// other jobs of the same causes, to be looked at again.
 func (q *quarantine) free(ids []int64) (more []int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -251,7 +254,7 @@ func (q *quarantine) free(ids []int64) (more []int64) {
 	return more
 }
 
-// len is how many there are.
+// len is the number of jobs in quarantine.
 func (q *quarantine) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestQuarantineProbes: however many jobs one cause holds up, one is tried for all of them, and
-// seldom; once that succeeds, the others follow within a few rounds.
+// TestQuarantineProbes: however many jobs one cause affects, only one of them is tried at a
+// time, and seldom. Once a try succeeds, the others follow within a few rounds.
 func TestQuarantineProbes(t *testing.T) {
 	var q quarantine
 	now := time.Now()
@@ -82,16 +82,16 @@ func TestQuarantineOfManyCauses(t *testing.T) {
 		t.Errorf("%d tries in a second", tries)
 	}
 	if !q.holds(4999, now) || q.holds(5000, now) {
-		t.Error("holds is mistaken")
+		t.Error("holds is wrong")
 	}
 }
 
-// TestSessionsThatEnd: an outage that ends every session is no job's doing.
+// TestSessionsThatEnd: no job is blamed for an outage that ends every session.
 func TestSessionsThatEnd(t *testing.T) {
 	var q quarantine
 	for range 100 {
 		if blamed, _ := q.sessionEnded(1); blamed {
-			t.Fatal("a job is blamed while no claim gets through")
+			t.Fatal("a job is blamed while no claim succeeds")
 		}
 	}
 	for n := range 2 {
@@ -102,6 +102,6 @@ func TestSessionsThatEnd(t *testing.T) {
 	}
 	q.free([]int64{1})
 	if blamed, _ := q.sessionEnded(1); blamed {
-		t.Error("a job that was claimed is blamed for what was before")
+		t.Error("a job that was claimed is blamed for earlier endings")
 	}
 }

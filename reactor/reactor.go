@@ -26,7 +26,7 @@ type Reactor struct {
 	stats     counters
 	// progress is what health goes by.
 	progress progress
-	// quarantine outlives a membership: it is about the rows.
+	// quarantine outlives a membership, as it is about rows of the table.
 	quarantine quarantine
 	broker     *broker
 
@@ -65,7 +65,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 	return err
 }
 
-// serve opens the source, and works one membership after the other.
+// serve opens the source, and runs one membership after the other.
 func (r *Reactor) serve(ctx context.Context) error {
 	if err := r.source.Open(ctx); err != nil {
 		return err
@@ -97,8 +97,8 @@ func (r *Reactor) join(ctx context.Context) (driver.Member, error) {
 	return r.source.Join(ctx, driver.JoinOptions{Static: r.cfg.share(), Lanes: r.cfg.Lanes})
 }
 
-// joinAgain repeats until it succeeds, or ctx ends: whatever made the others give us up
-// may last, and they have cut off our connections.
+// joinAgain tries until it succeeds or ctx ends: the cause for which the others declared us
+// dead may last, and they have ended our database sessions.
 func (r *Reactor) joinAgain(ctx context.Context) driver.Member {
 	var failures ratelog.Limiter
 	var pause wait.Backoff

@@ -15,8 +15,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// settler tells the journal what has ended. One settlement is under way at a time;
-// what ends meanwhile goes together into the next.
+// settler writes to the journal which messages have ended. One settlement is under way at a
+// time; what ends meanwhile goes into the next one, together.
 type settler struct {
 	journal  settleJournal
 	log      *slog.Logger
@@ -27,12 +27,12 @@ type settler struct {
 	failures ratelog.Limiter
 	givenUp  ratelog.Limiter
 
-	turn chan struct{} // has one place, taken while a settlement, or a reopening, is under way
+	turn chan struct{} // capacity one; taken while a settlement or a reopening is under way
 
 	mu      sync.Mutex
 	pending []unsettled // guarded by mu
-	later   *time.Timer // guarded by mu: wakes for what is not urgent; nil: there is none
-	laterAt time.Time   // guarded by mu: when it does
+	later   *time.Timer // guarded by mu: wakes run for news that are not urgent; nil: there are none
+	laterAt time.Time   // guarded by mu: when later fires
 }
 
 // settleJournal is what the settler needs of driver.Journal.
@@ -41,14 +41,16 @@ type settleJournal interface {
 	Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error
 }
 
-// settledLane is what it needs of a lane.
+// settledLane is what the settler needs of a lane.
 type settledLane interface {
 	// settlement describes the batch's present state for the journal.
 	settlement(batch *handoff.Batch) driver.Settlement
-	// settled follows up on a settlement that was committed. held: the lane was still ours.
+	// settled processes a settlement that was committed. held tells whether the lane was still
+	// ours.
 	settled(s driver.Settlement, batch *handoff.Batch, held bool)
 	leaseNow() driver.Lease
-	// lose has the lane forget what it knows of messages: the broker has lost its session.
+	// lose tells the lane that the broker has lost its session, so that the state of its
+	// messages is void.
 	lose(round int64)
 }
 
@@ -58,12 +60,12 @@ type unsettled struct {
 	batch *handoff.Batch
 }
 
-// newSettler returns one that has nothing to settle.
+// newSettler returns a settler that has nothing to settle.
 func newSettler(journal settleJournal, log *slog.Logger, stats *counters, progress *progress) *settler {
 	return &settler{journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal(), turn: make(chan struct{}, 1)}
 }
 
-// add takes a batch, to be settled within a while; it does not block.
+// add takes a batch, to be settled within a time; it does not block.
 func (s *settler) add(l settledLane, batch *handoff.Batch, within time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,14 +82,14 @@ func (s *settler) add(l settledLane, batch *handoff.Batch, within time.Duration)
 	}
 }
 
-// hurry has what was added settled at once.
+// hurry makes run settle at once what was added.
 func (s *settler) hurry() { s.wake.Set() }
 
-// run settles until ctx ends. What is not settled then stays in the journal, for the
-// lanes' next owners.
+// run settles until ctx ends. What is not settled by then stays in the journal, for the lanes'
+// next owners.
 func (s *settler) run(ctx context.Context) {
 	defer s.sumUp()
-	// Jobs that are given up within an interval are summed up at its end.
+	// The log sums up the jobs that were given up within an interval.
 	sums := time.NewTicker(ratelog.Interval)
 	defer sums.Stop()
 	for {
@@ -99,7 +101,8 @@ func (s *settler) run(ctx context.Context) {
 			continue
 		case <-s.wake:
 		}
-		// The turn comes first: what was taken without it would be settled after forget had waited.
+		// The turn comes first: news that were taken without it could be settled after forget
+		// has returned.
 		if !s.takeTurn(ctx) {
 			return
 		}
@@ -111,7 +114,7 @@ func (s *settler) run(ctx context.Context) {
 	}
 }
 
-// take returns all news there are.
+// take returns all pending news.
 func (s *settler) take() []unsettled {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,9 +127,9 @@ func (s *settler) take() []unsettled {
 	return batches
 }
 
-// settle repeats the same until it succeeds: doing it twice is harmless, but saying more the
-// second time, when the first has an unknown outcome, would count failures twice. The caller has
-// the turn.
+// settle repeats the same settlement until it succeeds. A repetition is harmless. But if the
+// first attempt has an unknown outcome, a second one with more content would count failures
+// twice. The caller has the turn.
 func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 	if len(batches) == 0 {
 		return true
@@ -165,7 +168,7 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 	return true
 }
 
-// count takes note of what was not published, and says what will never be.
+// count counts the jobs that were not published, and logs those that never will be.
 func (s *settler) count(st driver.Settlement, outcome driver.Receipt) {
 	s.stats.retried.Add(int64(len(st.Failures) - len(outcome.GivenUp)))
 	s.stats.failed.Add(int64(len(outcome.GivenUp)))
@@ -178,8 +181,8 @@ func (s *settler) sumUp() {
 	s.givenUp.Sum(s.log, slog.LevelWarn, "more jobs were given up, they are in reactor.failed_jobs")
 }
 
-// reopen has the journal, and then the lane, forget what they know of messages whose
-// session the broker has lost. A settlement that is under way comes first.
+// reopen makes the journal, and then the lane, forget the state of messages whose session the
+// broker has lost. It waits for a settlement that is under way.
 func (s *settler) reopen(ctx context.Context, l settledLane, round int64, mark string) error {
 	if !s.takeTurn(ctx) {
 		return ctx.Err()
@@ -193,9 +196,9 @@ func (s *settler) reopen(ctx context.Context, l settledLane, round int64, mark s
 }
 
 // forget drops the news of a lane that has ended, and returns when no settlement is under way
-// that may speak of it: the lane's next owner reads the journal after that. To the journal, the
-// next owner may be the same one, if it is the same instance. It does not go by the lane's
-// context, which may have ended; a settlement ends with the settler's at the latest.
+// that may concern the lane: the lane's next owner reads the journal after that. The journal
+// can't tell the next owner from us if it is the same instance. forget does not use the lane's
+// context, which may have ended; a settlement ends with the settler's context at the latest.
 func (s *settler) forget(l settledLane) {
 	s.mu.Lock()
 	s.pending = slices.DeleteFunc(s.pending, func(u unsettled) bool { return u.lane == l })
@@ -204,7 +207,7 @@ func (s *settler) forget(l settledLane) {
 	s.endTurn()
 }
 
-// takeTurn waits for what is under way, and reports whether ctx is still alive.
+// takeTurn waits until the turn is free and takes it. It returns false if ctx ends first.
 func (s *settler) takeTurn(ctx context.Context) bool {
 	select {
 	case s.turn <- struct{}{}:
@@ -216,5 +219,5 @@ func (s *settler) takeTurn(ctx context.Context) bool {
 
 func (s *settler) endTurn() { <-s.turn }
 
-// newRound is a number that no other round of a lane has.
+// newRound returns a number that no other round of a lane has.
 func newRound() int64 { return 1 + rand.Int64N(1<<62) }

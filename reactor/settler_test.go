@@ -13,11 +13,11 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
 )
 
-// newsLane is a lane whose batches have news: how much of each is settled.
+// newsLane is a lane whose batches have news. It counts what is settled.
 type newsLane struct {
 	ids      map[*handoff.Batch]int64
 	progress map[*handoff.Batch]int
-	settledN []int // what was followed up on
+	settledN []int // what settled was called with
 	heldN    int   // of those where the lane was still ours
 	lost     int64 // round
 	lease    driver.Lease
@@ -37,7 +37,7 @@ func (l *newsLane) settled(s driver.Settlement, _ *handoff.Batch, held bool) {
 func (l *newsLane) leaseNow() driver.Lease { return l.lease }
 func (l *newsLane) lose(round int64)       { l.lost = round }
 
-// settling is a settler that runs, and a lane with two batches.
+// settling is a running settler, and a lane with two batches.
 type settling struct {
 	*testing.T
 	*settler
@@ -66,8 +66,9 @@ func settles(t *testing.T, journal *fakeJournal, test func(s *settling)) {
 	})
 }
 
-// TestSettlementsAreRepeatedWordForWord: after an error nobody knows what was recorded. To say more
-// the second time would count failures twice, so what is new goes into the next settlement.
+// TestSettlementsAreRepeatedWordForWord: after an error nobody knows what was recorded. A
+// second attempt with more content would count failures twice, so later news go into the next
+// settlement.
 func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 	fails := 4
 	journal := &fakeJournal{settle: func(_ context.Context, list []driver.Settlement) ([]driver.Receipt, error) {
@@ -96,12 +97,13 @@ func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 			s.Errorf("then: %+v", calls[5])
 		}
 		if !slices.Equal(s.lane.settledN, []int{10, 20}) || s.lane.heldN != 2 {
-			s.Errorf("followed up on %v", s.lane.settledN)
+			s.Errorf("settled was called with %v", s.lane.settledN)
 		}
 	})
 }
 
-// TestUrgentAndPatient: what can wait waits for as long as it may, and goes along with what cannot.
+// TestUrgentAndPatient: news that can wait are settled after their time, or together with
+// urgent ones.
 func TestUrgentAndPatient(t *testing.T) {
 	settles(t, &fakeJournal{}, func(s *settling) {
 		var at []time.Duration
@@ -146,9 +148,9 @@ func TestUrgentAndPatient(t *testing.T) {
 	})
 }
 
-// TestReopenTakesItsTurn: a session is begun anew after the settlement that is under way, and before
-// the next, so that none says of the new session what was true of the old. If it fails, nothing is
-// forgotten.
+// TestReopenTakesItsTurn: a session is begun anew after the settlement that is under way, and
+// before the next, so that no settlement records for the new session what was true of the old
+// one. If the reopening fails, the lane keeps its state.
 func TestReopenTakesItsTurn(t *testing.T) {
 	settles(t, &fakeJournal{}, func(s *settling) {
 		s.journal.settle = func(_ context.Context, list []driver.Settlement) ([]driver.Receipt, error) {
@@ -187,8 +189,8 @@ func TestReopenTakesItsTurn(t *testing.T) {
 	})
 }
 
-// TestSettlerEnds with its context, also while the journal is away: what is not settled is for the
-// lanes' next owners, and nobody follows up on it.
+// TestSettlerEnds: the settler ends with its context, also while the journal can't be reached.
+// What is not settled is left to the lanes' next owners, and settled is not called for it.
 func TestSettlerEnds(t *testing.T) {
 	settles(t, &fakeJournal{settle: func(context.Context, []driver.Settlement) ([]driver.Receipt, error) { return nil, errAway }}, func(s *settling) {
 		s.add(s.lane, s.a, 0)
@@ -202,8 +204,8 @@ func TestSettlerEnds(t *testing.T) {
 	})
 }
 
-// TestWhatComesOfASettlement: whoever drains is told, failures are counted, and a lane that is not
-// ours any more hears so.
+// TestWhatComesOfASettlement: quiet is set, failures are counted, and a lane that is no longer
+// ours is told so.
 func TestWhatComesOfASettlement(t *testing.T) {
 	journal := &fakeJournal{settle: func(context.Context, []driver.Settlement) ([]driver.Receipt, error) {
 		return []driver.Receipt{{GivenUp: []driver.Failure{{JobID: 1}}}}, nil
@@ -213,7 +215,7 @@ func TestWhatComesOfASettlement(t *testing.T) {
 		s.add(s.lane, s.a, 0)
 		<-s.quiet
 		if s.lane.heldN != 0 || len(s.lane.settledN) != 1 {
-			s.Errorf("followed up on %v, %d held", s.lane.settledN, s.lane.heldN)
+			s.Errorf("settled was called with %v, %d held", s.lane.settledN, s.lane.heldN)
 		}
 		if s.stats.failed.Load() != 1 || s.stats.retried.Load() != 2 {
 			s.Errorf("failed %d, retried %d", s.stats.failed.Load(), s.stats.retried.Load())
@@ -221,8 +223,8 @@ func TestWhatComesOfASettlement(t *testing.T) {
 	})
 }
 
-// TestForget: what was announced of a lane that has ended is not settled any more, also where the
-// settler was about to.
+// TestForget: news of a lane that has ended are not settled any more, even if the settler was
+// about to settle them.
 func TestForget(t *testing.T) {
 	journal := &fakeJournal{}
 	settles(t, journal, func(s *settling) {

@@ -7,9 +7,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// An incarnation ends in two stages, in the order of the data.
+// An incarnation ends in two stages, in the order in which the data flows.
 //
-// soft ends first, by the caller's context, when the reads are used up, or as hard has ended:
+// soft ends first, by the caller's context, when the reads are used up, or because hard has
+// ended:
 //
 //  1. nothing is read or claimed any more: feed, loader, dispatcher and claimers end;
 //  2. the shards are released, so that the others begin with them (heartbeat.releaseShards);
@@ -17,9 +18,9 @@ import (
 //     has them settled, disconnects, and is released (laneRunner.run);
 //  4. when all lanes have ended, the heartbeat and the settler do (publish).
 //
-// hard ends when that is done, when the grace is over, or with the first error: what is under
-// way then stays in the journal, for the lanes' next owners. Last, the membership is left,
-// unless the others have ended it.
+// hard ends when these steps are done, when the grace is over, or with the first error: what is
+// under way then stays in the journal, for the lanes' next owners. Last, the incarnation leaves
+// its membership, unless the others have ended it.
 
 // leavingMember is what a shutdown needs of driver.Member.
 type leavingMember interface {
@@ -42,7 +43,7 @@ func (in *incarnation) limitGrace(soft, hard context.Context, stop, abort func()
 }
 
 // awaitPublished waits until everything that was handed to the lanes is published and settled,
-// or soft ends. The end of soft would hand back what is claimed and not due yet.
+// or soft ends. If soft ended earlier, lanes would hand back what is claimed and not due yet.
 func (in *incarnation) awaitPublished(soft context.Context) {
 	for !in.lanes.idle() {
 		select {
@@ -54,11 +55,11 @@ func (in *incarnation) awaitPublished(soft context.Context) {
 	}
 }
 
-// leave ends the membership. ctx has ended, mostly.
+// leave ends the membership. ctx has usually ended already.
 func (in *incarnation) leave(ctx context.Context) {
 	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), leavePatience)
 	defer cancel()
 	if err := in.member.Leave(patient); err != nil {
-		in.log.Warn("could not leave; the others will notice", "err", err)
+		in.log.Warn("could not leave the membership; the others will notice", "err", err)
 	}
 }

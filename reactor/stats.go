@@ -33,12 +33,12 @@ type Stats struct {
 	// Lateness of jobs when they were handed to the lane, against fire_at on the
 	// database's clock; Accepted the same, when the broker had accepted them.
 	Lateness, Accepted Timing
-	// OldestDue is how long ago the first of the jobs was due that are in this instance
-	// and not accepted by the broker; 0 if nothing is due.
+	// OldestDue is the age of the oldest due job in this instance that the broker has not
+	// accepted; 0 if none is due.
 	OldestDue time.Duration
-	// Since the last success of each; negative: there was none yet. A claim of something, a
-	// settlement, a message that the broker accepted may be long ago because there was
-	// nothing to do.
+	// The time since the last success of each; negative: there was none yet. The last claim
+	// that got jobs, the last settlement and the last accepted message may be long ago because
+	// there was nothing to do.
 	LastBeat, LastLoad, LastClaim, LastSettle, LastAccepted time.Duration
 
 	// Pending jobs wait in the wheel; InFlight ones are claimed and not settled.
@@ -56,11 +56,11 @@ type Stats struct {
 	Loop time.Duration
 	// Lead is how long before fire_at jobs are claimed.
 	Lead time.Duration
-	// ClockBound is how exactly the database's clock is known.
+	// ClockBound is how far our time may be behind the database's clock.
 	ClockBound time.Duration
 }
 
-// counters are what the parts of a Reactor count in.
+// counters are the counts that the parts of a Reactor keep.
 type counters struct {
 	claimedJobs, published, refused, retried, failed, returned, recovered atomic.Int64
 	quarantined, contested                                                atomic.Int64

@@ -12,25 +12,25 @@ import (
 // run works until ctx ends, the reads are used up, or the membership ends. It returns ErrDeposed
 // if the others have taken over, and else an error that the instance ends with.
 //
-// Who runs until when, and what comes of it when one ends by itself:
+// How long each part runs, and what happens when it ends by itself:
 //
 //	clock, feed         until soft ends; they go on whatever fails
 //	loader              until soft ends, or its reads are used up: then drain begins
 //	dispatcher          until soft ends, or everything is handed out in drain: then soft ends, as
 //	                    soon as everything handed out is published. An error ends the instance
 //	heartbeat           until the lanes have ended after soft. Its error ends the membership
-//	each lane's runner  while its lease lasts; its end is the heartbeat's to follow up on (lanes.ended)
+//	each lane's runner  while its lease lasts; the heartbeat handles its end (lanes.ended)
 //	settler             until the lanes have ended
 //
-// Nothing of these is restarted here: what can fail and be tried again is tried again where it
-// fails, with pauses. A lane that was lost begins anew with the next lease. An instance that was
-// deposed begins anew with the next membership (Reactor.serve).
+// None of these is restarted here: what can be tried again is tried again where it failed, with
+// pauses. A lane that was lost begins again with the next lease. An instance that was deposed
+// begins again with the next membership (Reactor.serve).
 func (in *incarnation) run(ctx context.Context) error {
 	soft, stop := context.WithCancel(ctx)
 	defer stop()
 	base, abort := context.WithCancel(context.WithoutCancel(ctx))
 	defer abort()
-	group, hard := errgroup.WithContext(base) // the first error of any ends hard
+	group, hard := errgroup.WithContext(base) // the first error of any part ends hard
 	in.progress.enter(in.dispatcher)
 	defer in.progress.leave(in.dispatcher)
 
@@ -45,7 +45,7 @@ func (in *incarnation) run(ctx context.Context) error {
 	return err
 }
 
-// read starts what brings jobs from the table to the lanes.
+// read starts the parts that bring jobs from the table to the lanes.
 func (in *incarnation) read(group *errgroup.Group, soft context.Context, stop func()) {
 	drain := make(chan struct{})
 	group.Go(func() error {
@@ -71,7 +71,8 @@ func (in *incarnation) read(group *errgroup.Group, soft context.Context, stop fu
 	})
 }
 
-// publish starts what brings jobs from the lanes to the broker, and out of the journal.
+// publish starts the parts that bring jobs from the lanes to the broker, and out of the
+// journal.
 func (in *incarnation) publish(group *errgroup.Group, soft, hard context.Context, abort func()) {
 	settling, stopSettling := context.WithCancel(hard)
 	group.Go(func() error {
@@ -82,7 +83,7 @@ func (in *incarnation) publish(group *errgroup.Group, soft, hard context.Context
 		defer stopSettling()
 		err := in.heartbeat.run(soft, hard)
 		if err != nil {
-			abort() // the lanes are not ours any more; they would wait for each other
+			abort() // the lanes are no longer ours; without abort they would end only after the return that waits for them
 		}
 		in.lanes.wait()
 		return err

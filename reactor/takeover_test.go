@@ -22,7 +22,7 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// freeze stops a broker until the answer is called, or the test ends.
+// freeze stops a broker until the returned function is called, or the test ends.
 func freeze(t *testing.T, broker *stack.Mosquitto) (thaw func()) {
 	t.Helper()
 	if err := broker.Freeze(); err != nil {
@@ -33,9 +33,9 @@ func freeze(t *testing.T, broker *stack.Mosquitto) (thaw func()) {
 	return thaw
 }
 
-// TestRecoverySendsAsNewWhatIsNew: an instance is killed before a broker that does nothing,
-// with thousands of jobs claimed. Who recovers them marks as duplicates what may have been
-// sent, and nothing else: a broker may drop a duplicate of what it has never seen.
+// TestRecoverySendsAsNewWhatIsNew: an instance is killed while its broker is frozen and
+// thousands of jobs are claimed. Whoever recovers them marks those as duplicates that may have
+// been sent, and no others: a broker may drop a duplicate of a message that it has never seen.
 func TestRecoverySendsAsNewWhatIsNew(t *testing.T) {
 	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce} {
 		t.Run(delivery.String(), func(t *testing.T) {
@@ -79,9 +79,9 @@ func TestRecoverySendsAsNewWhatIsNew(t *testing.T) {
 	}
 }
 
-// TestRecoveryKeepsToFireAt: what was claimed and not published is due later than now, as
-// after a failover to a server whose clock is behind. Its recovery waits, over a guest lane
-// too: the next instance has fewer lanes of its own.
+// TestRecoveryKeepsToFireAt: jobs that were claimed and not published are due in the future, as
+// after a failover to a server whose clock is behind. Their recovery waits until they are due,
+// also over a lane beyond those that the instance wants: the next instance wants fewer lanes.
 func TestRecoveryKeepsToFireAt(t *testing.T) {
 	t.Parallel()
 	broker := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
@@ -99,7 +99,7 @@ func TestRecoveryKeepsToFireAt(t *testing.T) {
 	second := w.start(reactor.Config{Lanes: 1})
 	w.until("they are recovered", func() bool { return second.Stats().Recovered >= 2000 })
 	if report := w.judge(); report.MaxLateness > 2*time.Second {
-		t.Errorf("the last is %v late", report.MaxLateness)
+		t.Errorf("the latest job is %v late", report.MaxLateness)
 	}
 }
 
@@ -117,7 +117,7 @@ func (w *world) processWithLanes(n int, args ...string) *testkit.Process {
 	w.until("all lanes are up", func() bool {
 		answer, err := http.Get("http://" + address + "/metrics")
 		if err != nil {
-			return false // it does not listen yet
+			return false // the program does not listen yet
 		}
 		defer answer.Body.Close()
 		text, err := io.ReadAll(answer.Body)
@@ -127,11 +127,11 @@ func (w *world) processWithLanes(n int, args ...string) *testkit.Process {
 	return p
 }
 
-// TestRecoveredLanesAreNoDeadEnds: lanes that were left with messages on their way are the
-// first that the next instance takes, and the database's clock is behind. What is due later
-// keeps its place in them, and what is due now goes out over others.
+// TestRecoveredLanesAreNoDeadEnds: the next instance first takes the lanes that were left with
+// messages on their way, and the database's clock is behind. Jobs that are due later keep their
+// slots in these lanes, and jobs that are due now are sent over others.
 func TestRecoveredLanesAreNoDeadEnds(t *testing.T) {
-	// Of four, two are beyond what the heir wants for itself.
+	// Of four lanes, two are beyond what the next instance wants.
 	for _, lanes := range []int{2, 4} {
 		t.Run(fmt.Sprint(lanes), func(t *testing.T) {
 			t.Parallel()
@@ -160,7 +160,7 @@ func testRecoveredLanes(t *testing.T, lanes int) {
 	w.until("they are recovered", func() bool { return second.Stats().Recovered >= int64(jobs) })
 	w.insert(3000, 0, 0)
 	if report := w.judge(); report.MaxLateness > 5*time.Second {
-		t.Errorf("the last is %v late", report.MaxLateness)
+		t.Errorf("the latest job is %v late", report.MaxLateness)
 	}
 }
 
@@ -172,8 +172,8 @@ func sharedIdentity() stack.MosquittoConfig {
 	}
 }
 
-// TestRefusesSharedIdentity: with use_username_as_clientid all lanes are one session, and
-// mix up their packet ids without a word. That is refused, in one line.
+// TestRefusesSharedIdentity: with use_username_as_clientid all lanes are one session, and mix
+// up their packet ids without an error. Run refuses that, in one line.
 func TestRefusesSharedIdentity(t *testing.T) {
 	for _, delivery := range []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce, reactor.AtMostOnce} {
 		t.Run(delivery.String(), func(t *testing.T) {
@@ -182,7 +182,7 @@ func TestRefusesSharedIdentity(t *testing.T) {
 			database := testkit.NewDatabase(t)
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
-			// Not the first either, while another one is about to be refused.
+			// No lane sends, not even the first one while a second one is about to be refused.
 			ended := make(chan error, 2)
 			for range cap(ended) {
 				source, err := pgsource.New(pgsource.Config{DatabaseURL: database})
@@ -242,7 +242,7 @@ func TestIdentityIsSharedLater(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The judge would take its part in the mix-up: it is one of the clients.
+	// The judge is one of the clients, and would share the session, too.
 	aside := func() {
 		t.Helper()
 		proxy.Refuse()
@@ -283,7 +283,7 @@ func TestIdentityIsSharedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := slices.DeleteFunc(append(received, w.subscriber.Received()...), func(r check.Received) bool { return r.ID > firstMark })
-	report := check.Judge(expected, all, check.Config{})
+	report := check.Compare(expected, all, check.Config{})
 	if report.Lost.Count > 0 || report.Duplicated.Count > 0 {
 		t.Error(report.Err())
 	}

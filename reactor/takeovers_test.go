@@ -10,7 +10,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// brief is a session that nothing is sent over, and that ends after a while.
+// brief is a session that ends after a time. Nothing is sent over it.
 type brief struct {
 	driver.Session
 	done chan struct{}
@@ -36,9 +36,9 @@ func (s briefSink) Connect(context.Context, driver.ConnectOptions) (driver.Sessi
 	return s.second, s.err
 }
 
-// TestWatch: a connection that is watched, for others before it were short, and that ends as
-// well. It was taken over if it ends alone. If nobody's connections last, as where the network
-// comes and goes, nobody else is to blame, and the lane goes on.
+// TestWatch: a connection is watched because the ones before it were short, and ends as well.
+// If only this connection ends, it was taken over. If other clients' connections end too, for
+// example because of the network, it was not, and the lane goes on.
 func TestWatch(t *testing.T) {
 	const long = time.Hour
 	for name, c := range map[string]struct {

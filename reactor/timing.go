@@ -9,11 +9,10 @@ import (
 // Timing says how long something took, each of the times it happened since New.
 type Timing struct {
 	Count int64
-	// Sum takes nothing for longer than a minute, so that it stays a figure: a job whose
-	// fire_at was 4713 BC when it was inserted would otherwise be all that it says. It
-	// never falls.
+	// Sum counts each time as one minute at most. Otherwise a single job that was inserted with
+	// a fire_at of 4713 BC would outweigh all others. Sum never falls.
 	Sum time.Duration
-	// P50, P99 and Max are exact to a hundredth, and from a microsecond to a minute.
+	// P50, P99 and Max are exact to a hundredth, in the range from a microsecond to a minute.
 	P50, P99, Max time.Duration
 }
 
@@ -27,8 +26,8 @@ type timing struct {
 	histogram *histogram    // guarded by mu: microseconds; nil: it never happened
 }
 
-// maxTiming is the longest that is told apart. A sum of it reaches the longest Duration,
-// 292 years, after 153 million times.
+// maxTiming is the longest time that is distinguished. The sum of 153 million such times
+// reaches the longest Duration, 292 years.
 const maxTiming = time.Minute
 
 // observe adds durations.

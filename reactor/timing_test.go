@@ -8,8 +8,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestTimingSaturates: a sum never falls, whatever is added, and one that was never true
-// does not swallow the others.
+// TestTimingSaturates: a sum never falls, whatever is added, and an absurdly long time does not
+// outweigh the others.
 func TestTimingSaturates(t *testing.T) {
 	var g timing
 	now := driver.DBTimeOf(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC))

@@ -15,8 +15,9 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 )
 
-// wiretap reads what passes through a proxy in front of the broker. What a subscriber gets
-// does not tell what was sent to it: a broker that is killed loses its queues as well.
+// wiretap reads the packets that pass through a proxy in front of the broker. What a subscriber
+// receives does not show what the broker was sent: a broker that is killed also loses its
+// queues.
 type wiretap struct {
 	mu      sync.Mutex
 	changed chan struct{}
@@ -49,7 +50,7 @@ type tapped struct {
 	job       int64 // of a PUBLISH
 }
 
-// tap begins to listen. It takes the place of the proxy's hook.
+// tap begins to listen. It sets the proxy's hook.
 func tap(p *netfault.Proxy) *wiretap {
 	w := &wiretap{changed: make(chan struct{}), partial: map[tapEnd][]byte{}, clients: map[int]string{}}
 	p.SetHook(func(c netfault.Chunk) netfault.Verdict {
@@ -160,7 +161,7 @@ func (w *wiretap) await(ctx context.Context, t *testing.T, kind byte, n int, fil
 	}
 }
 
-// all returns what has passed so far.
+// all returns the packets that have passed so far.
 func (w *wiretap) all() []tapped {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -169,5 +170,5 @@ func (w *wiretap) all() []tapped {
 
 func isDup(p tapped) bool { return p.dup }
 
-// ofLane leaves the probes out.
+// ofLane selects the packets of lanes, without those of probes.
 func ofLane(p tapped) bool { return !strings.Contains(p.client, "probe") }

@@ -252,7 +252,8 @@ CREATE TABLE IF NOT EXISTS reactor.shards (
 INSERT INTO reactor.shards (shard) SELECT generate_series(0, 63) ON CONFLICT DO NOTHING;
 
 -- A lane is one MQTT session with a client id of its own. Each new owner raises the epoch, which
--- makes all older leases void.
+-- makes all older leases void. Epochs are times in microseconds, so that none repeats, not even
+-- after a failover that lost the last commits.
 CREATE TABLE IF NOT EXISTS reactor.lanes (
     lane  integer PRIMARY KEY,
     owner bigint,

@@ -29,8 +29,8 @@ func benchDeadlines(n int) []int64 {
 	return deadlines
 }
 
-// scheduler is what the benchmarks need of whoever competes. What its owner keeps for each
-// entry in order to cancel it is 8 bytes with all of them, and allocated beforehand.
+// scheduler is what the benchmarks need from each contender. For each entry its owner keeps 8 bytes, to
+// cancel it; they are allocated beforehand.
 type scheduler interface {
 	schedule(i int, deadline int64)
 	cancel(i int)
@@ -44,14 +44,14 @@ func fill(s scheduler, deadlines []int64) {
 	}
 }
 
-// contender is a scheduler to be made for n entries.
+// contender creates a scheduler for n entries.
 type contender struct {
 	name string
 	make func(n int) scheduler
 	step int64 // by which to advance it
 }
 
-// millisecond is a step that suits an owner who wakes up for what is due.
+// millisecond is the step of an owner that wakes up when entries are due.
 const millisecond = 1000
 
 func wheelContender(resolution int64) contender {
@@ -84,9 +84,9 @@ func (s *wheelScheduler) advance(now int64) {
 	s.Advance(now, math.MaxInt, func(benchValue, int64) { s.expired++ })
 }
 
-// heapScheduler is the textbook's: container/heap over pointers, each knowing its index so
-// that it can be cancelled. Expired timers are reused, so it does not allocate either once
-// it has grown.
+// heapScheduler is the textbook solution: container/heap over pointers. Each timer stores its index, so
+// that it can be cancelled. Expired timers are reused, so it does not allocate any more once it has
+// grown.
 type heapScheduler struct {
 	heap    timerHeap
 	timers  []*heapTimer
@@ -150,9 +150,8 @@ func (s *heapScheduler) advance(now int64) {
 	}
 }
 
-// runtimeScheduler is what a program has that keeps a timer of Go's for each entry. It runs
-// by itself, on real time and in goroutines; so nothing falls due here, and only schedule,
-// cancel and memory compare.
+// runtimeScheduler keeps a timer of Go's runtime for each entry. These run on real time, in goroutines;
+// so no entry becomes due in the benchmarks, and only schedule, cancel and memory can be compared.
 type runtimeScheduler struct{ timers []*time.Timer }
 
 func newRuntimeScheduler(n int) scheduler { return &runtimeScheduler{make([]*time.Timer, n)} }

@@ -61,8 +61,8 @@ func TestEvictPending(t *testing.T) {
 	}
 }
 
-// BenchmarkEvict refills a full wheel with what is due earlier, as the reactor does. An op is
-// one entry evicted and one scheduled.
+// BenchmarkEvict refills a full wheel with entries that are due earlier, as reactor does. An op is one
+// entry evicted and one scheduled.
 func BenchmarkEvict(b *testing.B) {
 	const capacity = 1 << 18
 	deadlines := benchDeadlines(capacity)

@@ -22,8 +22,8 @@ const (
 	opCount
 )
 
-// maxFuzzEntries bounds what opSame makes: the oracle is quadratic, and the fuzzer takes a
-// run of ten seconds for a deadlock.
+// maxFuzzEntries bounds the entries that opSame creates: the oracle is quadratic, and the fuzzer
+// mistakes a run of ten seconds for a deadlock.
 const maxFuzzEntries = 1500
 
 // program reads arguments until it runs out, then zeros.
@@ -44,7 +44,7 @@ func (p *program) int64() int64 {
 	return int64(binary.LittleEndian.Uint64(raw[:]))
 }
 
-// distance is a byte of mantissa and one of exponent, so that every magnitude is two bytes.
+// distance reads a byte of mantissa and one of exponent, so that two bytes express every magnitude.
 func (p *program) distance() int64 {
 	return int64(uint64(p.byte()) << (p.byte() % 56))
 }

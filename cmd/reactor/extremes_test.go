@@ -14,8 +14,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// TestExtremeJobs: jobs from the ends of PostgreSQL's calendar are published, or fail, as
-// all others, and no counter falls for them.
+// TestExtremeJobs: jobs with the first and last timestamps of PostgreSQL are published, or fail,
+// like all others, and they make no counter decrease.
 func TestExtremeJobs(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -75,7 +75,7 @@ func TestExtremeJobs(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(received)); !slices.Equal(got, slices.Sorted(slices.Values(outcome["published"]))) || len(judge.Received()) != 7 {
 		t.Errorf("received %v, marked as published %v", received, outcome["published"])
 	}
-	// Of 11 jobs, none later than the minute that a sum takes note of.
+	// There are 11 jobs, and a sum counts at most a minute of lateness for each.
 	sum := regexp.MustCompile(`(?m)^reactor_lateness_seconds_total (\S+)$`).FindStringSubmatch(metrics)
 	if sum == nil {
 		t.Fatalf("no lateness in\n%s", metrics)

@@ -9,8 +9,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// TestFailuresAreOneLine: whatever is wrong, there is one line that says what to do,
-// an exit code, and no password.
+// TestFailuresAreOneLine: after each failure there is one line that says what to do, an exit code,
+// and no password.
 func TestFailuresAreOneLine(t *testing.T) {
 	ctx := testContext(t)
 	database, plain := testkit.NewDatabase(t), testkit.Broker(t).URL()
@@ -120,8 +120,8 @@ func TestMigrateCommand(t *testing.T) {
 	}
 }
 
-// TestForeignTable: whoever meets a table of another program is told so by every command, and
-// is not sent in a circle between them.
+// TestForeignTable: every command reports a table jobs of another program, and no command advises
+// the user to run another one that fails as well.
 func TestForeignTable(t *testing.T) {
 	ctx := testContext(t)
 	database := testkit.NewDatabase(t)
@@ -143,7 +143,7 @@ func TestForeignTable(t *testing.T) {
 	if err := db.QueryRow(ctx, "SELECT count(*) FROM pg_namespace WHERE nspname = 'reactor'").Scan(&left); err != nil || left != 0 {
 		t.Errorf("schema reactor is left behind, %v", err)
 	}
-	exec(t, ctx, db, "INSERT INTO jobs VALUES (1, 'theirs')") // as it was
+	exec(t, ctx, db, "INSERT INTO jobs VALUES (1, 'theirs')") // the table is unchanged
 }
 
 func TestHelpAndVersion(t *testing.T) {

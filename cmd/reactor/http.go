@@ -36,7 +36,7 @@ func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, 
 		defer func() {
 			shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			_ = server.Shutdown(shutdown) // what is still being served then is cut off by the exit
+			_ = server.Shutdown(shutdown) // the exit ends requests that are still being served then
 		}()
 		return r.Run(ctx)
 	})
@@ -62,7 +62,7 @@ func handler(r *reactor.Reactor) http.Handler {
 
 // health is the answer of /healthz and /readyz.
 type health struct {
-	Status   string        `json:"status"` // "ok", "degraded" (what is due fires) or "not ready"
+	Status   string        `json:"status"` // "ok", "degraded" (due jobs are published all the same) or "not ready"
 	Problems []string      `json:"problems,omitempty"`
 	Stats    reactor.Stats `json:"stats"`
 }
@@ -79,10 +79,10 @@ func writeHealth(w http.ResponseWriter, stats reactor.Stats, code int) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(h) // the client is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(h) // it fails only if the client is gone
 }
 
-// collector offers reactor.Stats to Prometheus.
+// collector provides reactor.Stats to Prometheus.
 type collector struct{ r *reactor.Reactor }
 
 func metric(name, help string) *prometheus.Desc {
@@ -98,8 +98,8 @@ var (
 		metric("jobs_retried_total", "Jobs not published and to be tried again."):                                                          func(s reactor.Stats) float64 { return float64(s.Retried) },
 		metric("jobs_quarantined_total", "Jobs that could not be claimed because of their own row."):                                       func(s reactor.Stats) float64 { return float64(s.Quarantined) },
 		metric("jobs_returned_total", "Jobs handed back unsent by a stop."):                                                                func(s reactor.Stats) float64 { return float64(s.Returned) },
-		metric("throttled_total", "Messages that the broker was over quota for; sent again, slower."):                                      func(s reactor.Stats) float64 { return float64(s.Throttled) },
-		metric("outcomes_unknown_total", "Messages that were on their way when the broker lost its session state."):                        func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },
+		metric("throttled_total", "Messages that the broker refused because its quota was exceeded; sent again, more slowly."):             func(s reactor.Stats) float64 { return float64(s.Throttled) },
+		metric("outcomes_unknown_total", "Messages that were in flight when the broker lost its session state."):                           func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },
 		metric("jobs_recovered_total", "Jobs found unsettled in the journal of a lane."):                                                   func(s reactor.Stats) float64 { return float64(s.Recovered) },
 		metric("jobs_launched_total", "Jobs handed to a lane at their time."):                                                              func(s reactor.Stats) float64 { return float64(s.Lateness.Count) },
 		metric("launch_lateness_seconds_total", "Sum over launched jobs of the time since fire_at, a minute at most."):                     func(s reactor.Stats) float64 { return s.Lateness.Sum.Seconds() },
@@ -107,7 +107,7 @@ var (
 		metric("loads_total", "Reads of the table."):                                                                                       func(s reactor.Stats) float64 { return float64(s.Loads) },
 		metric("claims_total", "Claims."):                                                                                                  func(s reactor.Stats) float64 { return float64(s.Claim.Count) },
 		metric("claim_seconds_total", "Sum of the durations of claims."):                                                                   func(s reactor.Stats) float64 { return s.Claim.Sum.Seconds() },
-		metric("claims_unknown_total", "Claims whose outcome had to be asked for."):                                                        func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
+		metric("claims_unknown_total", "Claims with an unknown outcome, which had to be resolved."):                                        func(s reactor.Stats) float64 { return float64(s.UnknownClaims) },
 		metric("settlements_total", "Settlements."):                                                                                        func(s reactor.Stats) float64 { return float64(s.Settle.Count) },
 		metric("ack_seconds_total", "Sum over published jobs of the time from PUBLISH to the broker's answer."):                            func(s reactor.Stats) float64 { return s.Ack.Sum.Seconds() },
 		metric("feed_losses_total", "How often the feed of new jobs was lost."):                                                            func(s reactor.Stats) float64 { return float64(s.FeedLosses) },
@@ -117,28 +117,28 @@ var (
 		metric("jobs_pending", "Jobs waiting in memory for their time."):                                                        func(s reactor.Stats) float64 { return float64(s.Pending) },
 		metric("jobs_in_flight", "Jobs claimed and not settled."):                                                               func(s reactor.Stats) float64 { return float64(s.InFlight) },
 		metric("shards", "Shards owned, of 64."):                                                                                func(s reactor.Stats) float64 { return float64(s.Shards) },
-		metric("lanes_up", "Connections to the broker that are up."):                                                            func(s reactor.Stats) float64 { return float64(s.LanesUp) },
+		metric("lanes_up", "Connections to the broker that are established."):                                                   func(s reactor.Stats) float64 { return float64(s.LanesUp) },
 		metric("lead_seconds", "How long before fire_at jobs are claimed."):                                                     func(s reactor.Stats) float64 { return s.Lead.Seconds() },
-		metric("clock_error_seconds", "How exactly the database's clock is known."):                                             func(s reactor.Stats) float64 { return s.ClockBound.Seconds() },
+		metric("clock_error_seconds", "Largest possible error of our estimate of the database's clock."):                        func(s reactor.Stats) float64 { return s.ClockBound.Seconds() },
 		metric("lateness_max_seconds", "Largest time from fire_at to the broker's acceptance so far, a minute at most."):        func(s reactor.Stats) float64 { return s.Accepted.Max.Seconds() },
 		metric("launch_lateness_max_seconds", "Largest lateness of a launched job so far, a minute at most."):                   func(s reactor.Stats) float64 { return s.Lateness.Max.Seconds() },
 		metric("oldest_due_seconds", "How long the oldest job in this instance has been due that the broker has not accepted."): func(s reactor.Stats) float64 { return s.OldestDue.Seconds() },
 		metric("jobs_in_quarantine", "Jobs that cannot be claimed because of their own row."):                                   func(s reactor.Stats) float64 { return float64(s.InQuarantine) },
-		metric("lanes_contested", "Connections to the broker given up because somebody else uses their sessions."):              func(s reactor.Stats) float64 { return float64(s.Contested) },
+		metric("lanes_contested", "Connections to the broker given up because another client uses their sessions."):             func(s reactor.Stats) float64 { return float64(s.Contested) },
 		metric("feed_lag_bytes", "How much the server keeps of its log for the WAL feed of this instance."):                     func(s reactor.Stats) float64 { return float64(s.Feed.LagBytes) },
-		metric("feed_lag_seconds", "How long ago what the WAL feed reads was written."):                                         func(s reactor.Stats) float64 { return s.Feed.Lag.Seconds() },
+		metric("feed_lag_seconds", "Age of the part of the log that the WAL feed reads."):                                       func(s reactor.Stats) float64 { return s.Feed.Lag.Seconds() },
 		metric("last_beat_seconds", "Time since the last heartbeat that the database answered; negative: none yet."):            func(s reactor.Stats) float64 { return s.LastBeat.Seconds() },
 		metric("last_load_seconds", "Time since the last read of the table; negative: none yet."):                               func(s reactor.Stats) float64 { return s.LastLoad.Seconds() },
 		metric("last_claim_seconds", "Time since the last claim of any jobs; negative: none yet."):                              func(s reactor.Stats) float64 { return s.LastClaim.Seconds() },
 		metric("last_settlement_seconds", "Time since the last settlement; negative: none yet."):                                func(s reactor.Stats) float64 { return s.LastSettle.Seconds() },
 		metric("last_accepted_seconds", "Time since the broker last accepted a message; negative: never."):                      func(s reactor.Stats) float64 { return s.LastAccepted.Seconds() },
-		metric("ready", "1 while what is due fires, as /readyz says."): func(s reactor.Stats) float64 {
+		metric("ready", "1 while due jobs are published, as /readyz says."): func(s reactor.Stats) float64 {
 			if s.Health().Ready {
 				return 1
 			}
 			return 0
 		},
-		metric("feed_up", "1 while new jobs are announced, 0 while they are swept up."): func(s reactor.Stats) float64 {
+		metric("feed_up", "1 while new jobs are announced, 0 while only the sweep finds them."): func(s reactor.Stats) float64 {
 			if s.FeedUp {
 				return 1
 			}
@@ -147,8 +147,8 @@ var (
 	}
 )
 
-// feedKind tells which feed it is, one series each.
-var feedKind = prometheus.NewDesc("reactor_feed", "1 for the feeds that new jobs are announced by.", []string{"kind"}, nil)
+// feedKind has one series for each kind of feed.
+var feedKind = prometheus.NewDesc("reactor_feed", "1 for each feed that announces new jobs to this instance.", []string{"kind"}, nil)
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }

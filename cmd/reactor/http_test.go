@@ -20,7 +20,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// serveHTTP serves the health of an instance that does not run.
+// serveHTTP serves the health of an instance that is not running.
 func serveHTTP(t *testing.T) (address string) {
 	t.Helper()
 	source, err := pgsource.New(pgsource.Config{DatabaseURL: "postgres://localhost"})
@@ -42,7 +42,7 @@ func serveHTTP(t *testing.T) (address string) {
 	server, ended := newServer(handler(r)), make(chan error)
 	go func() { ended <- server.Serve(listener) }()
 	t.Cleanup(func() {
-		// Waits for all connections, as Close does not.
+		// Shutdown waits for all connections; Close does not.
 		if err := server.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
@@ -53,7 +53,7 @@ func serveHTTP(t *testing.T) (address string) {
 	return listener.Addr().String()
 }
 
-// raw opens a connection and says something.
+// raw opens a connection and sends a text.
 func raw(t *testing.T, address, text string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -67,7 +67,7 @@ func raw(t *testing.T, address, text string) net.Conn {
 	return conn
 }
 
-// TestHalfRequests: whoever does not finish what he says is not listened to for long.
+// TestHalfRequests: the server soon closes a connection with an incomplete request.
 func TestHalfRequests(t *testing.T) {
 	t.Parallel()
 	address := serveHTTP(t)
@@ -90,8 +90,8 @@ func TestHalfRequests(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionsKeepNobodyOut: neither those that have never asked, nor those that
-// asked once, nor those that have begun to.
+// TestIdleConnectionsKeepNobodyOut: idle connections do not block new ones, whether they have sent no
+// request, one request, or a part of one.
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -117,8 +117,7 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	if took := time.Since(begun); took > httpReadTimeout/2 {
 		t.Errorf("the answer took %v", took)
 	}
-	// As many as it took were closed for it, long before they would have been for their
-	// silence.
+	// As many connections as necessary were closed, long before their timeouts.
 	ended := make(chan error, len(conns))
 	for _, conn := range conns {
 		conn.SetReadDeadline(begun.Add(httpReadTimeout * 4 / 5))
@@ -132,7 +131,7 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 		if err := <-ended; i < gone && errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("%d of %d connections were closed, want %d", i, len(conns), gone)
 		}
-		if i == gone-1 { // the others have shown what they can
+		if i == gone-1 { // the others stay open
 			for _, conn := range conns {
 				conn.Close()
 			}
@@ -148,7 +147,7 @@ func TestLargeHeadersAreRefused(t *testing.T) {
 	}
 }
 
-// TestHealthInFlagTerms: who reads it knows flags, not fields.
+// TestHealthInFlagTerms: the health names flags, not fields, because its readers know the flags.
 func TestHealthInFlagTerms(t *testing.T) {
 	answer := httptest.NewRecorder()
 	writeHealth(answer, reactor.Stats{Feed: driver.FeedState{Problem: "give pgsource.Config.ListenURL"}}, 200)

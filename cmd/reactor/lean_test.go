@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// maxProgramBytes is for the daemon as `make build` makes it.
+	// maxProgramBytes is for the daemon as `make build` builds it.
 	maxProgramBytes = 20_000_000
 	// maxConsumerModules is for the whole module graph of a program that embeds the library.
 	maxConsumerModules = 40
 )
 
-// notInTheDaemon begin the import paths of what belongs to the lab, to tests or to tools.
+// notInTheDaemon are prefixes of the import paths that belong to the lab, to tests or to tools.
 var notInTheDaemon = []string{
 	"github.com/job-publisher/reactor/lab", "github.com/job-publisher/reactor/internal/stack",
 	"github.com/job-publisher/reactor/internal/testkit", "github.com/job-publisher/reactor/internal/check",
@@ -42,13 +42,13 @@ func goTool(t *testing.T, dir string, env []string, args ...string) []string {
 	return strings.Fields(string(bytes.TrimSpace(out)))
 }
 
-// TestDaemonIsLean: what is only for demo, benchmarks and tests is not linked.
+// TestDaemonIsLean: packages that are only for demo, benchmarks and tests are not linked.
 func TestDaemonIsLean(t *testing.T) {
 	t.Parallel()
 	for _, path := range goTool(t, ".", nil, "list", "-deps", ".") {
 		for _, fat := range notInTheDaemon {
 			if path == fat || strings.HasPrefix(path, strings.TrimSuffix(fat, "/")+"/") {
-				t.Errorf("the daemon links %s: go list -f '{{.ImportPath}} {{.Imports}}' -deps ./cmd/reactor says by way of what", path)
+				t.Errorf("the daemon links %s: go list -f '{{.ImportPath}} {{.Imports}}' -deps ./cmd/reactor shows which package imports it", path)
 			}
 		}
 	}
@@ -63,8 +63,8 @@ func TestDaemonIsLean(t *testing.T) {
 	}
 }
 
-// TestLibraryIsLean: a program of somebody else's that embeds the library has few modules in
-// its graph, those that it only needs to be tidy included.
+// TestLibraryIsLean: a program that embeds the library has few modules in its graph, including those
+// that only `go mod tidy` needs.
 func TestLibraryIsLean(t *testing.T) {
 	t.Parallel()
 	root, err := filepath.Abs("../..")
@@ -94,14 +94,14 @@ func main() {
 		}
 	}
 	env := []string{"GOFLAGS=-mod=mod", "GOWORK=off"}
-	goTool(t, dir, env, "build", "-o", os.DevNull, ".") // writes what it needs into go.mod
+	goTool(t, dir, env, "build", "-o", os.DevNull, ".") // writes the requirements into go.mod
 	modules := goTool(t, dir, env, "list", "-m", "-f", "{{.Path}}", "all")
 	if t.Logf("%d modules", len(modules)); len(modules) > maxConsumerModules {
-		t.Errorf("whoever imports the library has %d modules in the graph, more than %d:\n%s", len(modules), maxConsumerModules, strings.Join(modules, "\n"))
+		t.Errorf("a program that imports the library has %d modules in its graph, more than %d:\n%s", len(modules), maxConsumerModules, strings.Join(modules, "\n"))
 	}
 	for _, lab := range []string{"github.com/nats-io/nats-server/v2", "gonum.org/v1/gonum", "gonum.org/v1/plot", "honnef.co/go/tools", "github.com/mochi-mqtt/server/v2"} {
 		if slices.Contains(modules, lab) {
-			t.Errorf("whoever imports the library has %s in the graph", lab)
+			t.Errorf("a program that imports the library has %s in its graph", lab)
 		}
 	}
 }

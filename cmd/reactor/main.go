@@ -11,10 +11,10 @@ import (
 const description = `Publishes the jobs of a PostgreSQL table to an MQTT broker, each at its fire_at.
 
 Insert rows into the table jobs from any program; any number of instances of
-"reactor run" share the work. The program reactor-lab shows and measures that on
+"reactor run" share the work. The program reactor-lab demonstrates and measures this on
 servers of its own.`
 
-// commands are those of the command line.
+// commands are the commands of the command line.
 type commands struct {
 	Run     runCommand     `cmd:"" help:"Publish jobs as they fall due."`
 	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`

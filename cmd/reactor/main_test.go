@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 
-// call runs the program in a process of its own, to its end.
+// call runs the program in a process of its own, and returns when it has ended.
 func call(t *testing.T, env []string, args ...string) (code int, output string) {
 	t.Helper()
 	p := testkit.Run(t, testkit.ProcessConfig{Path: testkit.Reactor(t), Args: args, Env: env})
@@ -48,7 +48,7 @@ func exec(t *testing.T, ctx context.Context, conn *pgx.Conn, sql string, args ..
 	}
 }
 
-// broker starts a broker of the test's own: the verbatim statement's topic is fixed.
+// broker starts a broker for this test alone, because the topic of the verbatim statement is fixed.
 func broker(t *testing.T) string {
 	t.Helper()
 	return testkit.OwnMosquitto(t, stack.MosquittoConfig{}).URL()

@@ -8,26 +8,29 @@ import (
 	"time"
 )
 
-// What waits in memory for its time makes a large heap without pointers, which costs the
-// garbage collector next to nothing to look through. Go's default of letting the heap double
-// between two collections would double the memory of a million pending jobs for that.
+// The jobs that wait in memory form a large heap without pointers, which costs the garbage
+// collector almost nothing to scan. Go's default lets the heap double between two collections,
+// which would double the memory of a million pending jobs.
 const (
-	// gcHeadroom is how much the heap may grow between two collections, unless a part of
-	// what is live is more. With a heap smaller than this, Go's default is left alone: more
-	// collections would only make jobs late.
+	// gcHeadroom is how many bytes the heap may grow between two collections, unless
+	// gcPercentLeast of the live heap is more. If the live heap is smaller than this, Go's default
+	// stays: more collections would only make jobs late.
 	gcHeadroom = 8 << 20
-	// gcPercentLeast is that part.
+	// gcPercentLeast is the smallest growth between two collections, in percent of the live heap.
 	gcPercentLeast = 10
-	gcInterval     = 2 * time.Second
+	// gcInterval is the time between two adjustments.
+	gcInterval = 2 * time.Second
 
-	// gcPercentIdle is the most that the heap may grow while there is next to nothing to do.
-	// Collections are rare then; Go's least heap of 4 MB would be twice what an idle instance needs.
+	// gcPercentIdle is the largest growth, in percent, while the instance is idle. Collections are
+	// rare then; Go's minimum heap of 4 MB would be twice what an idle instance needs.
 	gcPercentIdle = 50
-	// gcIdle is how much an instance allocates in gcInterval while it is idle, and a little more.
+	// gcIdle is the number of bytes that an instance allocates in gcInterval while it is idle,
+	// rounded up.
 	gcIdle = 1 << 20
 )
 
-// limitGarbage keeps to that until ctx ends. Whoever sets GOGC has the last word.
+// limitGarbage adjusts the garbage collector to these limits until ctx ends. It does nothing if
+// GOGC is set.
 func limitGarbage(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
@@ -47,7 +50,7 @@ func limitGarbage(ctx context.Context) {
 		live, allocated := heap[0].Value.Uint64(), heap[1].Value.Uint64()
 		idle := allocated-before < gcIdle
 		before = allocated
-		// By and large: each change stops the world for a moment.
+		// Ignore small differences, because each change stops all goroutines for a moment.
 		if percent := gcPercent(live, idle); percent > last*5/4 || percent < last*4/5 {
 			debug.SetGCPercent(percent)
 			last = percent

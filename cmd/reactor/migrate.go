@@ -15,12 +15,12 @@ type migrateCommand struct {
 	Up     migrateUp     `cmd:"" default:"withargs" help:"Apply all pending versions (the default). Safe to run from many places at once."`
 	Down   migrateDown   `cmd:"" help:"Undo the newest version; not while instances run."`
 	Status migrateStatus `cmd:"" help:"List the versions."`
-	Feed   migrateFeed   `cmd:"" help:"Change over how instances hear of new jobs, while they run."`
+	Feed   migrateFeed   `cmd:"" help:"Switch to another feed of new jobs, while instances run."`
 }
 
 type migrateUp struct {
 	databaseFlags
-	WithoutTriggers bool `help:"For the WAL feed: publish the table instead of giving it triggers, as migrate feed wal does."`
+	WithoutTriggers bool `help:"For the WAL feed: publish the table instead of creating triggers, as migrate feed wal does."`
 }
 
 func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
@@ -39,7 +39,7 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	case err != nil:
 		return err
 	case restored != "":
-		fmt.Fprintf(out.Stdout, "created the table %s anew: it was gone\n", restored)
+		fmt.Fprintf(out.Stdout, "created the table %s again, because it was missing\n", restored)
 	default:
 		fmt.Fprintln(out.Stdout, "nothing to do: the schema is up to date")
 	}
@@ -56,19 +56,19 @@ func (c *migrateUp) feed(ctx context.Context, out cli.Output) error {
 type migrateFeed struct {
 	databaseFlags
 	To       pgsource.Feed `arg:"" help:"wal: the instances read the server's log, the triggers are dropped. notify: back to the triggers."`
-	Patience time.Duration `default:"1m" help:"How long instances, and transactions that hold locks on the table, are waited for."`
+	Patience time.Duration `default:"1m" help:"How long to wait for instances, and for transactions that hold locks on the table."`
 }
 
 // Help is shown by `reactor migrate feed --help`.
 func (*migrateFeed) Help() string {
-	return `Nothing is lost or late: what the new feed needs is created, the instances begin with it and say
-so, and only then what the old one needs is dropped. Instances follow by themselves unless they
-were started with another --feed than auto.`
+	return `The command creates what the new feed needs, waits until all instances report that they use it, and
+only then drops what the old feed needs. No job is lost or late meanwhile. Instances switch by
+themselves, unless they were started with another --feed than auto.`
 }
 
 func (c *migrateFeed) Run(ctx context.Context, out cli.Output) error {
 	if c.To != pgsource.FeedWAL && c.To != pgsource.FeedNotify {
-		return cli.Usage(fmt.Errorf("there is no changing over to %s: use wal or notify", c.To))
+		return cli.Usage(fmt.Errorf("a deployment cannot be switched to %s: use wal or notify", c.To))
 	}
 	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, To: c.To, Patience: c.Patience})
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// TestMigrateWithoutTriggers: a database without triggers, an instance that reads the WAL, and
-// the way back while it runs.
+// TestMigrateWithoutTriggers: a database without triggers, an instance that reads the WAL, and the
+// switch back to the triggers while it runs.
 func TestMigrateWithoutTriggers(t *testing.T) {
 	ctx := testContext(t)
 	database, broker := testkit.NewDatabase(t), broker(t)
@@ -34,7 +34,7 @@ func TestMigrateWithoutTriggers(t *testing.T) {
 				return
 			}
 			if ctx.Err() != nil {
-				t.Fatalf("the instance does not hear by %s:\n%s", feed, metrics)
+				t.Fatalf("the instance does not learn of new jobs by %s:\n%s", feed, metrics)
 			}
 		}
 	}

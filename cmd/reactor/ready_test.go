@@ -11,8 +11,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// TestReadyMeansThatJobsFire: /readyz says no while jobs that are due don't fire, whatever
-// is up, and yes again afterwards.
+// TestReadyMeansThatJobsFire: /readyz says no while due jobs are not published, whatever connections
+// are established, and yes again afterwards.
 func TestReadyMeansThatJobsFire(t *testing.T) {
 	t.Parallel()
 	server := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true})
@@ -54,7 +54,7 @@ func TestReadyMeansThatJobsFire(t *testing.T) {
 	ready("with the database back", http.StatusOK, "")
 }
 
-// awaitReady asks until the answer is as wanted.
+// awaitReady requests /readyz until it returns the wanted answer.
 func awaitReady(t *testing.T, ctx context.Context, url, what string, code int, problem string) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)

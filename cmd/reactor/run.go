@@ -26,35 +26,35 @@ type databaseFlags struct {
 // runCommand is `reactor run`.
 type runCommand struct {
 	databaseFlags
-	Feed                pgsource.Feed `default:"auto" group:"Database" help:"How new jobs are heard of: wal (logical replication: inserts pay nothing; needs wal_level=logical and a role that may replicate), notify (the table's triggers), poll (not at all: the sweep finds them, see --loop-frequency) or auto (what the table has: triggers, else the WAL where server and role allow it)."`
-	ListenURL           string        `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for the feed, where the database URL leads through a pooler."`
-	MaxFeedWAL          int64         `name:"max-feed-wal" default:"${max_feed_wal}" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may have to keep for this instance before the feed is begun anew."`
-	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements; three more are used besides, of which the feed's is one for replication with --feed wal."`
+	Feed                pgsource.Feed `default:"auto" group:"Database" help:"How instances learn of new jobs: wal (logical replication: inserts cost producers nothing; needs wal_level=logical and a role that may replicate), notify (the table's triggers), poll (no announcements: the sweep finds them, see --loop-frequency) or auto (what the table provides: triggers, otherwise the WAL if server and role allow it)."`
+	ListenURL           string        `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for the feed, if the database URL leads through a pooler."`
+	MaxFeedWAL          int64         `name:"max-feed-wal" default:"${max_feed_wal}" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may keep for this instance before the feed is started again (default ${default})."`
+	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements; three more are opened for other purposes. With --feed wal one of these is for replication."`
 	Migrate             bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
-	Deployment          string        `group:"Database" placeholder:"NAME" help:"What the MQTT client ids are made of, the same for all instances; a random name that the database keeps if not given. Needed where a copy of the database that cannot be told from it, such as a base backup, uses the same broker."`
-	Name                string        `group:"Database" placeholder:"NAME" help:"How this instance is called in reactor.instances; host and process id if not given."`
+	Deployment          string        `group:"Database" placeholder:"NAME" help:"A part of the MQTT client ids, the same for all instances; if not given, a random name that is stored in the database. Needed if a copy of the database that PostgreSQL cannot tell from it, such as a base backup, uses the same broker."`
+	Name                string        `group:"Database" placeholder:"NAME" help:"The name of this instance in reactor.instances; host and process id if not given."`
 
 	MQTTURL       string                    `required:"" type:"url" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
 	MQTTUsername  string                    `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
-	MQTTPassword  string                    `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the environment than by the flag."`
+	MQTTPassword  string                    `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the variable than by the flag."`
 	Lanes         int                       `default:"${lanes}" group:"Broker" help:"Connections to the broker."`
 	Delivery      reactor.Delivery          `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
-	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What becomes of messages that were on their way at exactly-once when the broker lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
+	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What happens at exactly-once to the messages in flight when the broker has lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
-	JobsPerRead   int           `default:"${jobs_per_read}" group:"Work" help:"Most rows that one read of the table returns, and most jobs of one claim (at most 512)."`
-	LoopFrequency time.Duration `default:"${loop_frequency}" group:"Work" help:"How often the table is swept for what the feed missed."`
-	MaxReads      int           `default:"0" group:"Work" help:"Stop after this many reads of the table, when what they found is published. 0 means never."`
-	MaxPending    int           `default:"${max_pending}" group:"Work" help:"Most jobs waiting in memory, about 80 bytes each; the others wait in the table."`
-	Grace         time.Duration `default:"${grace}" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: not at all."`
+	JobsPerRead   int           `default:"${jobs_per_read}" group:"Work" help:"The maximum number of rows in one read of the table, and of jobs in one claim (there at most 512)."`
+	LoopFrequency time.Duration `default:"${loop_frequency}" group:"Work" help:"The time between two sweeps of the table for jobs that the feed has missed."`
+	MaxReads      int           `default:"0" group:"Work" help:"Stop after this number of reads of the table, when the jobs that they found are published. 0 means never."`
+	MaxPending    int           `default:"${max_pending}" group:"Work" help:"The maximum number of jobs that wait in memory, about 80 bytes each; the others wait in the table."`
+	Grace         time.Duration `default:"${grace}" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: it does not wait."`
 
 	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
 	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
 	cli.LoggingFlags
 }
 
-// runDefaults are those of the flags that the libraries have a default for.
+// runDefaults are the defaults of the flags whose defaults the libraries define.
 func runDefaults() kong.Vars {
 	source, core := pgsource.Defaults(), reactor.Defaults()
 	return kong.Vars{
@@ -66,21 +66,21 @@ func runDefaults() kong.Vars {
 
 // Help is shown by `reactor run --help`.
 func (*runCommand) Help() string {
-	return `Every flag can be given by an environment variable, too. One that is empty counts as not set.
+	return `Every flag can also be given by an environment variable. A variable that is empty counts as not set.
 
   reactor run --database-url postgres://app:secret@db/app --mqtt-url mqtt://broker
   REACTOR_DATABASE_URL=… REACTOR_MQTT_URL=… reactor run --consumer-count 5 --consumer-index 0
 
-The first SIGINT or SIGTERM stops cleanly: nothing is claimed any more, what was claimed and not
-sent goes back to the table, what is on its way is awaited. Another one, half a second later
-or more, ends at once.`
+The first SIGINT or SIGTERM stops the instance cleanly: it claims no more jobs, hands the jobs back
+that were claimed and not sent, and waits for the messages in flight. A second signal, half a second
+later or more, ends it at once.`
 }
 
 // Run publishes until it is told to stop.
 func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	go limitGarbage(ctx)
 	log := c.Logger(out.Stderr)
-	for _, name := range out.Strangers {
+	for _, name := range out.UnknownVariables {
 		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
 	}
 	r, err := c.build(log)
@@ -116,7 +116,7 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	return serveWhile(ctx, listener, r, log)
 }
 
-// profileCPU writes a profile until end is called.
+// profileCPU writes a CPU profile until end is called.
 func profileCPU(name string) (end func(), err error) {
 	f, err := os.Create(name)
 	if err != nil {
@@ -127,7 +127,7 @@ func profileCPU(name string) (end func(), err error) {
 	}
 	return func() {
 		pprof.StopCPUProfile()
-		_ = f.Close() // it is only for looking at
+		_ = f.Close() // losing the profile must not fail the command
 	}, nil
 }
 
@@ -145,9 +145,9 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	if err != nil {
 		return nil, err
 	}
-	grace := cli.Given(c.Grace) // for 0, which is NoGrace
+	grace := cli.Given(c.Grace) // turns 0 into NoGrace
 	if c.Grace < 0 {
-		grace = min(c.Grace, 2*reactor.NoGrace) // for less, which is nothing
+		grace = min(c.Grace, 2*reactor.NoGrace) // not NoGrace, so that reactor.New refuses it
 	}
 	return reactor.New(source, sink, reactor.Config{
 		Delivery: c.Delivery, OnSessionLoss: c.OnSessionLoss,
@@ -157,7 +157,7 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	})
 }
 
-// stopped turns an error into nil if it only says that we were told to stop.
+// stopped returns nil instead of an error that is only the result of a stop signal.
 func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil

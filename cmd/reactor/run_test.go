@@ -13,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// verbatim is the statement of the system we replace, as its users have it.
+// verbatim is the insert statement of the system that we replace, exactly as its users wrote it.
 const verbatim = `INSERT INTO jobs (topic, payload, fire_at, processed, processed_at)
 SELECT 'job/test/topic', '{"Job": "' || x.test_data || '"}', now(), false, null
 FROM generate_series(1,20000) AS x(test_data);`
@@ -47,7 +47,7 @@ func TestRunPublishesAndStops(t *testing.T) {
 		}
 	}
 	p.Terminate(t)
-	p.Interrupt(t) // the same once more, as timeout(1) does it
+	p.Interrupt(t) // a second signal at once, as timeout(1) sends it
 	if code := p.Wait(t, 20*time.Second); code != 0 {
 		t.Errorf("a clean stop exits with %d:\n%s", code, p.Output())
 	}
@@ -55,12 +55,12 @@ func TestRunPublishesAndStops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
+	if err := check.Compare(expected, judge.Received(), check.Config{}).Err(); err != nil {
 		t.Error(err)
 	}
 }
 
-// httpAddress is where an instance serves HTTP.
+// httpAddress returns the address at which an instance serves HTTP.
 func httpAddress(t *testing.T, ctx context.Context, p *testkit.Process) string {
 	t.Helper()
 	_, address, _ := strings.Cut(waitLine(t, ctx, p, "serving health and metrics"), `"address":"`)
@@ -90,8 +90,8 @@ func get(t *testing.T, ctx context.Context, url string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// TestKilledInstanceIsReplaced: of three instances one is killed with -9 while jobs
-// are due. None is lost, and what it held is published within seconds.
+// TestKilledInstanceIsReplaced: one of three instances is killed with -9 while jobs are due. No job is
+// lost, and the jobs that it had claimed are published within seconds.
 func TestKilledInstanceIsReplaced(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -120,7 +120,7 @@ func TestKilledInstanceIsReplaced(t *testing.T) {
 	if err := judge.WaitDistinct(ctx, len(expected)); err != nil {
 		t.Fatal(err)
 	}
-	report := check.Judge(expected, judge.Received(), check.Config{})
+	report := check.Compare(expected, judge.Received(), check.Config{})
 	if report.Lost.Count > 0 || report.Early.Count > 0 || report.Foreign.Count > 0 || report.Altered.Count > 0 {
 		t.Error(report.Err())
 	}

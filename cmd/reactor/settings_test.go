@@ -36,7 +36,7 @@ func TestVariables(t *testing.T) {
 	c, env, _, err := settings(t, []string{
 		"REACTOR_DATABASE_URL=\tpostgres://db/app \r\n", "REACTOR_MQTT_URL=mqtt://variable", "REACTOR_MQTT_PASSWORD= secret \r\n",
 		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_DELIVERY=at-most-once",
-		"REACTOR_JOBS=many", // of reactor-lab
+		"REACTOR_JOBS=many", // a setting of reactor-lab
 	}, "run", "--mqtt-url", "mqtt://flag\n", "--max-reads", "0")
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestMistakesInVariables(t *testing.T) {
 	for name, test := range map[string]struct {
 		variable string
 		args     []string
-		want     string // in the only line that is not of the log
+		want     string // in the only line that is not a line of the log
 	}{
 		"zero":       {"REACTOR_LANES=0", flags, "--lanes (from REACTOR_LANES) is 0, must be 1 to 64"},
 		"no number":  {"REACTOR_LANES=many", flags, `got "many" (from REACTOR_LANES)`},
@@ -84,8 +84,8 @@ func TestMistakesInVariables(t *testing.T) {
 	}
 }
 
-// TestStrangers: a variable that only begins like ours is told of; those that the
-// surroundings define for a service of our name are not.
+// TestStrangers: a variable that only begins like one of ours is reported. Variables that Kubernetes or
+// Docker define for a service with our name are not.
 func TestStrangers(t *testing.T) {
 	code, output := call(t, []string{
 		"REACTOR_COLOUR_OF_THE_DOOR=red", "REACTOR_HTTP_PORT=8080",
@@ -102,15 +102,15 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestNoFlagLooksLikeAnother: what is almost the name of a setting is refused, so no
-// setting may be.
+// TestNoFlagLooksLikeAnother: a variable whose name is almost that of a setting is refused. So no name
+// of a setting may be almost that of another.
 func TestNoFlagLooksLikeAnother(t *testing.T) {
 	_, _, parser, err := settings(t, nil, "version")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name := range flagsOf(parser.Model.Node) {
-		others, typo := cli.NewEnvironment([]string{cli.VariableOf(name) + "=1"}).Strangers(parser.Model.Node)
+		others, typo := cli.NewEnvironment([]string{cli.VariableOf(name) + "=1"}).UnknownVariables(parser.Model.Node)
 		if len(others) > 0 || typo != nil {
 			t.Errorf("--%s is a stranger: %v, %v", name, others, typo)
 		}
@@ -132,7 +132,7 @@ func flagsOf(node *kong.Node) map[string]bool {
 	return all
 }
 
-// TestFieldsHaveFlags: what a configuration error is translated to exists, on both sides.
+// TestFieldsHaveFlags: the fields and the flags that the command replaces them by exist.
 func TestFieldsHaveFlags(t *testing.T) {
 	_, _, parser, err := settings(t, nil, "version")
 	if err != nil {
@@ -151,7 +151,7 @@ func TestFieldsHaveFlags(t *testing.T) {
 	}
 }
 
-// TestURLFromAFile: the end of its line is no part of a URL.
+// TestURLFromAFile: the line end after a URL from a file is ignored.
 func TestURLFromAFile(t *testing.T) {
 	t.Parallel()
 	database, mqtt := testkit.NewDatabase(t)+"\n", testkit.Broker(t).URL()+"\r\n"
@@ -169,8 +169,8 @@ func TestURLFromAFile(t *testing.T) {
 	}
 }
 
-// TestNoGrace: a stop that is told not to wait does not, whatever is under way; and that
-// is not lost, nor sent twice.
+// TestNoGrace: a stop with a grace of 0 does not wait, whatever is in flight; the messages in flight
+// are neither lost nor sent twice.
 func TestNoGrace(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -194,7 +194,7 @@ func TestNoGrace(t *testing.T) {
 	if code := p.Wait(t, time.Minute); code != 0 {
 		t.Errorf("exit code %d:\n%s", code, p.Output())
 	}
-	// The goodbyes to both servers have times of their own; the default grace is 10 s.
+	// Closing the connections to both servers has time limits of its own; the default grace is 10 s.
 	if took := time.Since(begun); took > 7*time.Second {
 		t.Errorf("it waited for %v", took)
 	}
@@ -207,7 +207,7 @@ func TestNoGrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := check.Judge(expected, judge.Received(), check.Config{}).Err(); err != nil {
+	if err := check.Compare(expected, judge.Received(), check.Config{}).Err(); err != nil {
 		t.Error(err)
 	}
 }

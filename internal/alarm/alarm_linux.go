@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// osTimer is a timerfd, and the goroutine that reads it.
+// osTimer is a timerfd and the goroutine that reads it.
 type osTimer struct {
 	fd   int
 	file *os.File
@@ -20,7 +20,7 @@ func (a *Alarm) start() error {
 	if err != nil {
 		return fmt.Errorf("create timerfd: %w", err)
 	}
-	// Non-blocking, so that the file is read through the runtime's poller.
+	// The descriptor is non-blocking, so the runtime reads the file through its poller.
 	a.fd, a.file, a.done = fd, os.NewFile(uintptr(fd), "timerfd"), make(chan struct{})
 	go func() {
 		defer close(a.done)
@@ -38,7 +38,7 @@ func (a *Alarm) start() error {
 func (a *Alarm) set(d time.Duration) {
 	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}
 	if err := unix.TimerfdSettime(a.fd, 0, &spec, nil); err != nil {
-		panic(fmt.Sprintf("alarm: set a timerfd of our own to %v: %v", d, err))
+		panic(fmt.Sprintf("alarm: set timerfd to %v: %v", d, err))
 	}
 }
 

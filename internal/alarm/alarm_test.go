@@ -21,7 +21,7 @@ func TestAlarmIsNeverEarly(t *testing.T) {
 		a.Set(d)
 		<-a.C()
 		if took := time.Since(start); took < d {
-			t.Errorf("set to %v, went off after %v", d, took)
+			t.Errorf("set to %v, expired after %v", d, took)
 		}
 	}
 }
@@ -39,19 +39,19 @@ func TestSetReplaces(t *testing.T) {
 	}
 }
 
-// That ClockWatch reports a change was tested by hand, because a test must not set the clock of the
-// machine that runs it.
+// A test must not set the clock of the machine that runs it. So only a test by hand has shown that
+// ClockWatch reports a change.
 func TestClockWatchIsSilentUntilClosed(t *testing.T) {
 	w := WatchClock()
 	w.Close()
 	select {
 	case <-w.C():
-		t.Error("the clock was set, it says")
+		t.Error("ClockWatch reports that the clock was set, but it was not")
 	default:
 	}
 }
 
-// BenchmarkLateness compares how late a goroutine wakes.
+// BenchmarkLateness compares how late an Alarm and a time.Timer wake a goroutine.
 func BenchmarkLateness(b *testing.B) {
 	const pause = 3 * time.Millisecond
 	b.Run("alarm", func(b *testing.B) {

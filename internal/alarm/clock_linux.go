@@ -11,7 +11,7 @@ import (
 // osClockWatch is a timerfd on the wall clock that never expires, but whose reads are cancelled
 // when the clock is set [timerfd_create(2), TFD_TIMER_CANCEL_ON_SET].
 type osClockWatch struct {
-	file *os.File // nil: the kernel does not support it
+	file *os.File // nil if the kernel does not support it
 	done chan struct{}
 }
 
@@ -41,7 +41,7 @@ func (w *ClockWatch) start() {
 			}
 			select {
 			case w.c <- struct{}{}:
-			default: // one is waiting already
+			default: // a value is waiting already
 			}
 		}
 	}()
@@ -50,12 +50,12 @@ func (w *ClockWatch) start() {
 func arm(fd uintptr) {
 	const never = 1 << 40 // seconds since 1970
 	spec := unix.ItimerSpec{Value: unix.Timespec{Sec: never}}
-	// An error means that the clock was set at this very moment, and the next read reports it; or
-	// that the kernel does not support it, and the next read blocks for ever.
+	// An error has one of two reasons. Either the clock was set just now; then the next read reports
+	// it. Or the kernel does not support it; then the next read blocks until Close.
 	_ = unix.TimerfdSettime(int(fd), unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &spec, nil)
 }
 
-// Close ends the watch.
+// Close ends the ClockWatch.
 func (w *ClockWatch) Close() {
 	if w.file != nil {
 		w.file.Close() // unblocks the reader

@@ -6,5 +6,5 @@ type osClockWatch struct{}
 
 func (w *ClockWatch) start() {}
 
-// Close ends the watch.
+// Close ends the ClockWatch.
 func (w *ClockWatch) Close() {}

@@ -14,8 +14,9 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// BenchmarkSubscriber measures how many messages a second the subscriber records,
-// sent without waiting for acknowledgements. Broker and sender share its machine.
+// BenchmarkSubscriber measures how many messages per second the subscriber records. The
+// sender does not wait for acknowledgements. Broker, sender and subscriber share the
+// machine.
 func BenchmarkSubscriber(b *testing.B) {
 	for qos := range byte(2) {
 		b.Run("QoS"+strconv.Itoa(int(qos)), func(b *testing.B) {
@@ -49,7 +50,7 @@ func BenchmarkSubscriber(b *testing.B) {
 				if _, err := m.WriteTo(w); err != nil {
 					b.Fatal(err)
 				}
-				if i%1000 == 999 { // stay within what the broker takes in flight
+				if i%1000 == 999 { // limit how many messages the broker has to queue
 					if err := w.Flush(); err != nil {
 						b.Fatal(err)
 					}

@@ -16,23 +16,24 @@ const (
 	writeBufferBytes = 16 << 10
 )
 
-// bufferedConn makes paho cheap: paho reads a packet in several tiny reads and
-// writes each part of each acknowledgement by itself, every one a system call.
+// bufferedConn saves system calls: paho reads a packet in several small reads and
+// writes each part of each acknowledgement separately, and each of these would be a
+// system call.
 //
-// Reads go through a buffer. Writes, between the Lock and Unlock that paho calls
-// around a packet, gather in a buffer; a goroutine writes out what has gathered
-// while it was writing. The first write error is reported by the next write.
+// Reads go through a buffer. paho calls Lock and Unlock around each packet; what it
+// writes in between goes into a buffer, and a goroutine writes the buffer to the
+// network. The first write error is returned by the next write.
 //
-// It also tells the time of the last read from the network, from which a message
-// gets its time of arrival, however long it then waits in paho's channels.
+// It also records the time of the last read from the network. That is a message's time
+// of arrival, however long the message then waits in paho's channels.
 type bufferedConn struct {
 	net.Conn
 	r      *bufio.Reader
 	stamp  *stampingReader
-	mu     sync.Mutex // guards what follows; it is the Locker that paho sees
+	mu     sync.Mutex // guards the fields below; paho locks it through Lock and Unlock
 	w      *bufio.Writer
 	err    error
-	wake   chan struct{} // one slot: something is to be written out
+	wake   chan struct{} // one slot: the buffer has something to write
 	closed chan struct{}
 	once   sync.Once
 }
@@ -60,12 +61,12 @@ func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 // Lock starts a packet.
 func (c *bufferedConn) Lock() { c.mu.Lock() }
 
-// Unlock ends a packet and has it written out soon.
+// Unlock ends a packet and wakes the goroutine that writes it.
 func (c *bufferedConn) Unlock() {
 	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:
-	default: // the goroutine is about to look anyway
+	default: // the goroutine is already woken
 	}
 }
 
@@ -77,7 +78,7 @@ func (c *bufferedConn) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// Close writes out what has gathered, a DISCONNECT mostly, and closes.
+// Close writes what is in the buffer, mostly a DISCONNECT, and closes the connection.
 func (c *bufferedConn) Close() error {
 	c.once.Do(func() {
 		close(c.closed)
@@ -107,7 +108,7 @@ func (c *bufferedConn) flush() {
 	}
 }
 
-// stampingReader remembers when it last read something.
+// stampingReader records the time of its last read.
 type stampingReader struct {
 	from io.Reader
 	last time.Time // owned by the goroutine that reads
@@ -119,13 +120,14 @@ func (r *stampingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// stampingSession is paho's session, which also puts the time of arrival on each
-// message at QoS 1 and 2, on the goroutine that reads the connection.
+// stampingSession is paho's session, but it also adds the time of arrival to each
+// message at QoS 1 and 2. It does so on the goroutine that reads the connection.
 //
-// paho hands a message to us on another goroutine, through a channel and a copy,
-// so a message carries its time in the one property that is a pointer to an
-// integer and that no broker sends to a subscription without an identifier.
-// Messages at QoS 0 bypass the session and get their time a little later.
+// paho gives us a message on another goroutine, through a channel and a copy. So we
+// store the time in the message: in the subscription identifier, the only property
+// that is a pointer to an integer. A broker sends it only for a subscription with an
+// identifier, and ours has none. Messages at QoS 0 do not pass through the session;
+// they get their time a little later.
 type stampingSession struct {
 	*state.State
 	conn *bufferedConn // owned by the goroutine that connects, then by the one that reads

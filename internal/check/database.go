@@ -7,10 +7,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ExpectedFromDB reads what was asked for from the table jobs in the search path:
-// id, topic, payload and fire_at of the rows that meet where, a condition in SQL
+// ExpectedFromDB reads the expected jobs from the table jobs in the search path: id,
+// topic, payload and fire_at of the rows that meet where, a condition in SQL
 // ("topic LIKE 'demo/%'"; empty: all rows). The condition becomes part of the
-// statement as it is, so it must not come from a stranger.
+// statement without quoting, so it must not come from an untrusted source.
 func ExpectedFromDB(ctx context.Context, conn *pgx.Conn, where string) ([]Expected, error) {
 	sql := "SELECT id, topic, payload, fire_at FROM jobs"
 	if where != "" {
@@ -24,7 +24,7 @@ func ExpectedFromDB(ctx context.Context, conn *pgx.Conn, where string) ([]Expect
 		var e Expected
 		var payload *string
 		err := row.Scan(&e.ID, &e.Topic, &payload, &e.FireAt)
-		// A job without payload is published with an empty one: that is compared too.
+		// A job without a payload is published with an empty one. This is compared too.
 		e.Payload = []byte{}
 		if payload != nil {
 			e.Payload = []byte(*payload)

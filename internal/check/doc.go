@@ -1,16 +1,17 @@
-// Package check is the one judge of what reactor promises: every due job
-// published exactly once, unchanged, and none early.
+// Package check verifies what reactor promises: every due job is published
+// exactly once, unchanged, and none is published early.
 //
-// It takes no part in the publishing and shares no code with it. What was asked
-// for is read from the table, what came out is seen by a subscriber of its own
-// through another MQTT client, and Judge holds the one against the other. Demo,
-// tests, chaos runs and benchmarks all use this judge, so that "no duplicates"
+// It takes no part in the publishing and shares no code with it. It reads the
+// expected jobs from the table, it receives the messages with its own subscriber
+// through another MQTT client, and Compare compares the two. The demo, the tests,
+// the chaos runs and the benchmarks all use this package, so that "no duplicates"
 // means the same everywhere.
 //
 //	jobs table ── ExpectedFromDB ──► []Expected ─┐
-//	                                             ├─► Judge ──► Report ──► OK, Err, Table
+//	                                             ├─► Compare ──► Report ──► OK, Err, Table
 //	broker ────── Subscriber ──────► []Received ─┘
 //
-// Counting needs care on the subscriber's side too: see Subscriber for the QoS
-// to choose and for what a broker restart may do to the evidence.
+// The subscriber must not lose or repeat messages either. SubscriberConfig.QoS says
+// which QoS to choose, and Progress.SessionsLost says what a restart of the broker can
+// do to the result.
 package check

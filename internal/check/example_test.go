@@ -8,7 +8,7 @@ import (
 	"github.com/job-publisher/reactor/internal/check"
 )
 
-func ExampleJudge() {
+func ExampleCompare() {
 	noon := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 	var jobs []check.Expected
 	var messages []check.Received
@@ -17,11 +17,11 @@ func ExampleJudge() {
 		jobs = append(jobs, check.Expected{ID: id, FireAt: fire, Topic: "demo"})
 		messages = append(messages, check.Received{ID: id, At: fire.Add(250 * time.Microsecond), Topic: "demo"})
 	}
-	report := check.Judge(jobs, messages, check.Config{})
+	report := check.Compare(jobs, messages, check.Config{})
 	_ = report.Table(os.Stdout)
 	fmt.Println(report.OK())
 
-	report = check.Judge(jobs, append(messages[1:], messages[7]), check.Config{})
+	report = check.Compare(jobs, append(messages[1:], messages[7]), check.Config{})
 	fmt.Println(report.Err())
 	// Output:
 	// published         1000 of 1000

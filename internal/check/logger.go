@@ -9,7 +9,7 @@ import (
 	pahologger "github.com/eclipse/paho.golang/paho/log"
 )
 
-// pahoLogger passes paho's lines to slog: its default logger hides everything.
+// pahoLogger passes paho's log lines to slog. paho's default logger discards them.
 type pahoLogger struct {
 	log   *slog.Logger
 	level slog.Level

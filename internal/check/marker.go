@@ -12,8 +12,8 @@ import (
 )
 
 // Mark publishes a message with this job id at QoS 2 and returns when the broker has it.
-// Whatever the broker accepted before it arrives at a subscriber before it: when the
-// mark is there, nothing is under way any more.
+// A subscriber receives messages in the order in which the broker accepted them. So when
+// it has received this message, no earlier one is still in transit.
 func Mark(ctx context.Context, brokerURL, topic string, id int64) error {
 	server, err := url.Parse(brokerURL)
 	if err != nil {

@@ -22,13 +22,13 @@ const (
 	payloadBlockBytes = 1 << 20
 )
 
-// recorder keeps messages, cheaply: one lock, one append and one map lookup each.
+// recorder stores messages at low cost: one lock, one append and one map lookup each.
 type recorder struct {
 	mu       sync.Mutex
 	messages []Received
 	distinct map[int64]struct{}
-	topics   map[string]string // one copy of each topic, while they are few
-	block    []byte            // room for payloads
+	topics   map[string]string // one copy of each topic, up to a limit
+	block    []byte            // memory for payloads
 	waiters  []waiter
 }
 
@@ -71,19 +71,20 @@ func (r *recorder) add(p *paho.Publish) {
 	r.wakeWaiters()
 }
 
+// intern returns one shared copy of a topic, so that equal topics share memory.
 func (r *recorder) intern(topic string) string {
-	const few = 10_000
+	const maxTopics = 10_000
 	if known, ok := r.topics[topic]; ok {
 		return known
 	}
-	if len(r.topics) < few {
+	if len(r.topics) < maxTopics {
 		r.topics[topic] = topic
 	}
 	return topic
 }
 
-// keep copies a payload into a block: paho's own slice has at least 512 bytes
-// behind it, which a million recorded messages would hold on to.
+// keep copies a payload into a block. paho's own slice has a capacity of at least 512
+// bytes, and a million recorded messages would keep all of that memory in use.
 func (r *recorder) keep(payload []byte) []byte {
 	if len(payload) > payloadBlockBytes/4 {
 		return slices.Clone(payload)
@@ -108,12 +109,12 @@ func (r *recorder) progress() Progress {
 	return r.counts()
 }
 
-// counts: caller holds the lock.
+// counts returns the counters. The caller holds the lock.
 func (r *recorder) counts() Progress {
 	return Progress{Messages: len(r.messages), Distinct: len(r.distinct)}
 }
 
-// wakeWaiters: caller holds the lock.
+// wakeWaiters wakes those whose condition is true. The caller holds the lock.
 func (r *recorder) wakeWaiters() {
 	if len(r.waiters) == 0 {
 		return
@@ -151,7 +152,7 @@ func (r *recorder) wait(ctx context.Context, ready func() bool) error {
 	return ctx.Err()
 }
 
-// waitCount is wait for a number of messages or jobs.
+// waitCount waits for a number of messages or jobs.
 func (r *recorder) waitCount(ctx context.Context, n int, count func(Progress) int) error {
 	err := r.wait(ctx, func() bool { return count(r.counts()) >= n })
 	if err != nil {
@@ -160,7 +161,7 @@ func (r *recorder) waitCount(ctx context.Context, n int, count func(Progress) in
 	return nil
 }
 
-// waitFor is wait for one job.
+// waitFor waits for one job.
 func (r *recorder) waitFor(ctx context.Context, id int64) error {
 	err := r.wait(ctx, func() bool { _, ok := r.distinct[id]; return ok })
 	if err != nil {

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Findings are jobs of one kind.
+// Findings are the jobs or messages with one kind of error.
 type Findings struct {
-	Count int     // of messages for Duplicated (the extra ones) and Foreign, of jobs otherwise
-	IDs   []int64 // of the jobs, sorted; an id may repeat in Foreign
+	Count int     // for Duplicated the extra messages, for Foreign the messages, otherwise the jobs
+	IDs   []int64 // of the jobs, sorted; in Foreign an id may occur more than once
 }
 
 func (f *Findings) add(id int64) {
@@ -21,41 +21,40 @@ func (f *Findings) add(id int64) {
 	f.IDs = append(f.IDs, id)
 }
 
-// Report is what Judge found.
+// Report is the result of Compare.
 type Report struct {
-	Expected  int // jobs asked for
-	Due       int // of these, jobs whose time has come
-	Messages  int // that arrived, with all copies
+	Expected  int // expected jobs
+	Due       int // expected jobs whose FireAt is not after Config.Until
+	Messages  int // received messages, all copies included
 	Published int // jobs that arrived at least once
 
-	Lost       Findings // due and never arrived
-	Duplicated Findings // arrived more than once; Count is that of the extra messages
-	Early      Findings // arrived before fire_at
-	Foreign    Findings // nobody asked for these
-	Altered    Findings // topic or payload differ from the row
+	Lost       Findings // due jobs that never arrived
+	Duplicated Findings // jobs that arrived more than once; Count is the number of extra messages
+	Early      Findings // jobs that arrived before fire_at
+	Foreign    Findings // messages that belong to no expected job
+	Altered    Findings // jobs whose topic or payload differs from the row
 
-	// Redelivered is how many of the extra messages carry the DUP flag: the broker
-	// may have sent them twice because the subscriber's connection was lost. They
-	// stay counted as duplicates: the flag proves no innocence, since a message
-	// that was published twice can be redelivered as well. A subscriber at QoS 2
-	// sees none.
+	// Redelivered is the number of extra messages with the DUP flag. The broker may have
+	// sent them twice because the subscriber's connection was lost. They still count as
+	// duplicates, because a message that was published twice can be redelivered too. A
+	// subscriber at QoS 2 receives none.
 	Redelivered int
 
-	MaxEarly    time.Duration // by which the earliest was early
+	MaxEarly    time.Duration // the largest time by which a job was early
 	MaxLateness time.Duration
 
-	// Lateness of each job's first arrival, sorted. Early ones are left out.
+	// Lateness of each job's first arrival, sorted. Early jobs have no entry.
 	Lateness []time.Duration
 
-	// PerSecond is the rate of jobs from the first to the last first arrival;
-	// 0 where there are fewer than two.
+	// PerSecond is the number of jobs per second. It counts each job's first arrival,
+	// from the first job to the last one. It is 0 for fewer than two jobs.
 	PerSecond float64
 }
 
-// ErrNothingExpected: a judgement without jobs would prove nothing.
+// ErrNothingExpected is the error of a report without jobs, which would prove nothing.
 var ErrNothingExpected = errors.New("no jobs were expected, so nothing is proved")
 
-// LatenessAt is a percentile of lateness, 0 < percent ≤ 100.
+// LatenessAt returns a percentile of lateness, 0 < percent ≤ 100.
 func (r Report) LatenessAt(percent float64) time.Duration {
 	if len(r.Lateness) == 0 {
 		return 0
@@ -64,10 +63,11 @@ func (r Report) LatenessAt(percent float64) time.Duration {
 	return r.Lateness[min(max(rank, 1), len(r.Lateness))-1]
 }
 
-// OK reports whether every promise was kept.
+// OK reports whether there is no error.
 func (r Report) OK() bool { return r.Err() == nil }
 
-// Err is nil, or one line that counts what went wrong and names the first few jobs.
+// Err returns nil, or one line with the number of errors of each kind and the ids of the
+// first few jobs.
 func (r Report) Err() error {
 	if r.Expected == 0 && r.Messages == 0 {
 		return ErrNothingExpected
@@ -95,13 +95,13 @@ func (r Report) Err() error {
 	return fmt.Errorf("of %d due jobs %d published: %s", r.Due, r.Published, strings.Join(broken, "; "))
 }
 
-// firstIDs names a few: "job 1, 2, 3, …".
+// firstIDs lists the first ids: "job 1, 2, 3, …".
 func firstIDs(ids []int64) string {
-	const few = 5
+	const maxIDs = 5
 	var b strings.Builder
 	b.WriteString("job ")
 	for i, id := range ids {
-		if i == few {
+		if i == maxIDs {
 			b.WriteString(", …")
 			break
 		}
@@ -117,8 +117,8 @@ func firstIDs(ids []int64) string {
 	return b.String()
 }
 
-// Table writes the result for a person. Kinds that nobody hopes to see have a
-// line only when there are any.
+// Table writes the result for a person. The kinds Foreign and Altered, which are rare,
+// have a line only if there are any.
 func (r Report) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	row := func(name string, value any) { fmt.Fprintf(t, "%s\t%v\n", name, value) }

@@ -16,7 +16,7 @@ import (
 	"github.com/eclipse/paho.golang/paho/session/state"
 )
 
-// SubscriberConfig says what to listen to.
+// SubscriberConfig says what to subscribe to.
 type SubscriberConfig struct {
 	// URL of the broker, mqtt://[user:password@]host:port.
 	URL string
@@ -27,27 +27,27 @@ type SubscriberConfig struct {
 	// QoS of the subscription: a message arrives at the lower one of this and what
 	// it was published with.
 	//
-	//	0  cheap, and lossy: the broker drops what we cannot take
-	//	1  a lost connection brings messages again, marked DUP
-	//	2  each message the broker accepted arrives once, also over reconnects
+	//	0  fast, but the broker drops messages that we cannot receive in time
+	//	1  after a lost connection messages arrive again, with the flag DUP
+	//	2  each message that the broker accepted arrives once, also after a reconnect
 	//
-	// Choose 2 to judge exactly-once while connections break, 1 for throughput.
+	// Choose 2 to verify exactly-once while connections break, and 1 for throughput.
 	QoS byte
 
 	// ClientID defaults to a random one.
 	ClientID string
 
-	// SessionExpiry is how long the broker keeps our session while we are away.
+	// SessionExpiry is how long the broker keeps our session while we are disconnected.
 	// Defaults to 10 minutes.
 	SessionExpiry time.Duration
 
-	// KeepAlive is how often a silent connection is probed. Defaults to 30 seconds.
+	// KeepAlive is how often an idle connection is probed. Defaults to 30 seconds.
 	KeepAlive time.Duration
 
-	// Expect is about how many messages will come, to reserve memory. Optional.
+	// Expect is the approximate number of messages, to reserve memory. Optional.
 	Expect int
 
-	// Logger gets what the MQTT client has to say. Defaults to none.
+	// Logger gets the log of the MQTT client. Defaults to none.
 	Logger *slog.Logger
 }
 
@@ -69,28 +69,28 @@ func (c SubscriberConfig) withDefaults() SubscriberConfig {
 
 // Progress is a snapshot of a subscriber's counters.
 type Progress struct {
-	Messages int // all that arrived
+	Messages int // all messages that arrived
 	Distinct int // different job ids among them
 
 	Connected  bool
 	Reconnects int // successful connections after the first one
 
-	// SessionsLost counts the reconnects at which the broker had forgotten our
-	// session. What it accepted between its loss of the session and our new
-	// subscription never reaches us: a judgement that finds jobs lost has to be
-	// read with this number.
+	// SessionsLost counts the reconnects at which the broker did not have our session any
+	// more. We never receive the messages that it accepted between the loss of the
+	// session and our new subscription. So if this is not 0, a job that Compare reports
+	// as lost may have been published.
 	SessionsLost int
 }
 
 // Subscriber records the messages of a topic filter. It reconnects by itself,
 // with Clean Start 0, so that the broker keeps for it what arrives meanwhile.
 //
-// It uses the stock paho client on a connection of ours (see conn.go). Of the
-// bugs of paho v0.23.0's session, those in sending (quota, lost waiters, races)
-// do not touch a client that only receives; receiving at QoS 2 it remembers the
-// ids of its PUBRECs over reconnects, and passes a repeated PUBLISH on once. One
-// waiter it does lose, that of a SUBSCRIBE on a connection that breaks, so we
-// give up waiting ourselves when the connection is gone.
+// It uses the unchanged paho client on our own connection (see conn.go). The session of
+// paho v0.23.0 has bugs in sending (quota, lost waiters, races), but they do not affect a
+// client that only receives. When it receives at QoS 2, it keeps the ids of its PUBRECs
+// over reconnects, and passes a repeated PUBLISH on only once. One bug does affect us: it
+// never wakes the goroutine that waits for the answer to a SUBSCRIBE when the connection
+// breaks. So we stop waiting ourselves when the connection has ended (whileConnected).
 type Subscriber struct {
 	cfg     SubscriberConfig
 	server  *url.URL
@@ -101,21 +101,21 @@ type Subscriber struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when run has returned
 
-	mu         sync.Mutex // guards the connection's counters
-	connected  bool
-	connects   int
-	sessionsLo int
+	mu           sync.Mutex // guards the connection's counters
+	connected    bool
+	connects     int
+	sessionsLost int
 }
 
 // Subscribe connects, subscribes, and returns when the broker has confirmed the
-// subscription: what is published from then on is recorded. ctx bounds only this
-// first part; Close ends the rest.
+// subscription. All messages that are published from then on are recorded. ctx applies
+// only until Subscribe returns; Close ends the subscriber.
 func Subscribe(ctx context.Context, cfg SubscriberConfig) (*Subscriber, error) {
 	cfg = cfg.withDefaults()
 	server, err := url.Parse(cfg.URL)
 	switch {
 	case err != nil:
-		return nil, errors.New("subscriber: URL: not a URL") // its text may hold a password
+		return nil, errors.New("subscriber: URL: not a URL") // err may contain a password
 	case server.Scheme != "mqtt" && server.Scheme != "tcp":
 		return nil, fmt.Errorf("subscriber: URL: scheme %q, want mqtt", server.Scheme)
 	case cfg.Filter == "":
@@ -144,34 +144,34 @@ func Subscribe(ctx context.Context, cfg SubscriberConfig) (*Subscriber, error) {
 	return s, nil
 }
 
-// Close ends the session at the broker, so that it keeps no messages for us, and
-// returns when nothing more will be recorded. Closing twice is no error.
+// Close ends the session at the broker, so that the broker keeps no messages for us. It
+// returns when no more messages will be recorded. Closing twice is not an error.
 func (s *Subscriber) Close() error {
 	s.cancel()
 	<-s.done
 	return nil
 }
 
-// Received returns a copy of all messages so far, in order of arrival. Payloads
-// are shared and must not be changed.
+// Received returns a copy of all messages so far, in order of arrival. The payloads are
+// not copied and must not be changed.
 func (s *Subscriber) Received() []Received { return s.rec.all() }
 
-// Progress returns the counters of now.
+// Progress returns the current counters.
 func (s *Subscriber) Progress() Progress {
 	p := s.rec.progress()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.Connected, p.Reconnects, p.SessionsLost = s.connected, max(s.connects-1, 0), s.sessionsLo
+	p.Connected, p.Reconnects, p.SessionsLost = s.connected, max(s.connects-1, 0), s.sessionsLost
 	return p
 }
 
-// WaitDistinct blocks until n different jobs have arrived, or ctx ends; then the
-// error says how many have.
+// WaitDistinct blocks until n different jobs have arrived, or ctx ends. In the latter
+// case the error says how many have arrived.
 func (s *Subscriber) WaitDistinct(ctx context.Context, n int) error {
 	return s.rec.waitCount(ctx, n, func(p Progress) int { return p.Distinct })
 }
 
-// WaitMessages is WaitDistinct for messages, all copies counted, with or without id.
+// WaitMessages is like WaitDistinct, but counts messages: all copies, with or without id.
 func (s *Subscriber) WaitMessages(ctx context.Context, n int) error {
 	return s.rec.waitCount(ctx, n, func(p Progress) int { return p.Messages })
 }
@@ -179,7 +179,7 @@ func (s *Subscriber) WaitMessages(ctx context.Context, n int) error {
 // WaitFor blocks until a certain job has arrived, or ctx ends.
 func (s *Subscriber) WaitFor(ctx context.Context, id int64) error { return s.rec.waitFor(ctx, id) }
 
-// run keeps a connection up until ctx ends. It owns the client.
+// run reconnects whenever the connection ends, until ctx ends. It owns the client.
 func (s *Subscriber) run(ctx context.Context, client *paho.Client) {
 	defer close(s.done)
 	for {
@@ -187,7 +187,7 @@ func (s *Subscriber) run(ctx context.Context, client *paho.Client) {
 		case <-client.Done():
 			s.setConnected(false)
 		case <-ctx.Done():
-			s.leave(client)
+			s.unsubscribe(client)
 			endSession := uint32(0)
 			_ = client.Disconnect(&paho.Disconnect{
 				Properties: &paho.DisconnectProperties{SessionExpiryInterval: &endSession},
@@ -201,7 +201,7 @@ func (s *Subscriber) run(ctx context.Context, client *paho.Client) {
 	}
 }
 
-// reconnect tries until it succeeds; nil when ctx ends.
+// reconnect tries until it succeeds. It returns nil when ctx ends.
 func (s *Subscriber) reconnect(ctx context.Context) *paho.Client {
 	const shortest, longest = 5 * time.Millisecond, 250 * time.Millisecond
 	pause := shortest
@@ -220,10 +220,12 @@ func (s *Subscriber) reconnect(ctx context.Context) *paho.Client {
 	}
 }
 
-// connect opens a connection, and subscribes where the broker may know of no subscription:
-// at first, whatever session an earlier subscriber of this client id has left (it may have
-// unsubscribed, and the broker been stopped before it read that the session is over), and
-// later where the session is gone.
+// connect opens a connection. It subscribes if the broker may have no subscription for us:
+//
+//   - On the first connection, even if the broker has a session of this client id. An
+//     earlier subscriber may have unsubscribed, and the broker may have been stopped before
+//     it read the DISCONNECT that ends the session.
+//   - Later, if the broker does not have the session any more.
 func (s *Subscriber) connect(ctx context.Context) (*paho.Client, error) {
 	var dialer net.Dialer
 	raw, err := dialer.DialContext(ctx, "tcp", s.server.Host)
@@ -265,7 +267,7 @@ func (s *Subscriber) connect(ctx context.Context) (*paho.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !first && !connack.SessionPresent {
-		s.sessionsLo++
+		s.sessionsLost++
 		s.log.Warn("broker lost the subscriber's session")
 	}
 	s.connects++
@@ -282,7 +284,7 @@ func (s *Subscriber) connectPacket() *paho.Connect {
 		KeepAlive:  uint16(min(max(s.cfg.KeepAlive/time.Second, 1), 65535)),
 		Properties: &paho.ConnectProperties{
 			ReceiveMaximum: &receiveMaximum, SessionExpiryInterval: &expiry,
-			// Without it some brokers strip the user properties, and the job id with them.
+			// Without it some brokers remove the user properties, and so the job id.
 			RequestProblemInfo: true,
 		},
 	}
@@ -301,7 +303,7 @@ func (s *Subscriber) subscribe(ctx context.Context, client *paho.Client) error {
 	_, err := client.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{
 		Topic: s.cfg.Filter, QoS: s.cfg.QoS,
 		RetainAsPublished: true,
-		RetainHandling:    2, // what was retained before we came is not of our run
+		RetainHandling:    2, // send no messages that were retained before we subscribed
 	}}})
 	return err
 }
@@ -312,10 +314,10 @@ func (s *Subscriber) setConnected(up bool) {
 	s.mu.Unlock()
 }
 
-// leave ends the stream of messages before the connection: closing with unread
-// bytes would reset it, and the broker might not see the DISCONNECT that ends the
-// session.
-func (s *Subscriber) leave(client *paho.Client) {
+// unsubscribe stops the messages before the connection is closed. Closing a connection
+// that has unread bytes resets it, and then the broker might not read the DISCONNECT that
+// ends the session.
+func (s *Subscriber) unsubscribe(client *paho.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	ctx, done := whileConnected(ctx, client)
@@ -325,8 +327,8 @@ func (s *Subscriber) leave(client *paho.Client) {
 	}
 }
 
-// whileConnected returns a context that also ends with the client's connection:
-// an answer that can no longer come is one that paho would wait for.
+// whileConnected returns a context that also ends with the client's connection, because
+// paho would go on waiting for an answer that cannot come any more.
 func whileConnected(ctx context.Context, client *paho.Client) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {

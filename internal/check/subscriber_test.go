@@ -40,7 +40,7 @@ func subscribe(t testing.TB, cfg check.SubscriberConfig) *check.Subscriber {
 	return s
 }
 
-// publisher is a plain client that publishes and waits for the acknowledgement.
+// publisher returns a function that publishes a message and waits for its acknowledgement.
 func publisher(t testing.TB, broker string) func(topic, jobID string, qos byte, payload string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(broker, "mqtt://"))
@@ -124,9 +124,9 @@ func TestSubscriberWaitEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// At QoS 2 each message arrives once, however often the connection breaks and
-// wherever; also what is published while there is none.
-func TestSubscriberAtQoS2IsExactOverBrokenConnections(t *testing.T) {
+// At QoS 2 each message arrives once, however often and at whichever byte the connection
+// breaks, also if it is published while there is no connection.
+func TestSubscriberAtQoS2RecordsEachMessageOnceOverBrokenConnections(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	broker := testkit.Broker(t).URL()
@@ -138,9 +138,9 @@ func TestSubscriberAtQoS2IsExactOverBrokenConnections(t *testing.T) {
 	var jobs []check.Expected
 	for round := range rounds {
 		if round%2 == 0 {
-			proxy.CutAfterBytes(netfault.ToServer, int64(5+7*round)) // amid its PUBRECs and PUBCOMPs
+			proxy.CutAfterBytes(netfault.ToServer, int64(5+7*round)) // between its PUBRECs and PUBCOMPs
 		} else {
-			proxy.CutAfterBytes(netfault.ToClient, int64(20+61*round)) // amid PUBLISHes and PUBRELs
+			proxy.CutAfterBytes(netfault.ToClient, int64(20+61*round)) // between PUBLISHes and PUBRELs
 		}
 		for range each {
 			id := int64(len(jobs) + 1)
@@ -156,15 +156,15 @@ func TestSubscriberAtQoS2IsExactOverBrokenConnections(t *testing.T) {
 	}
 	p := s.Progress()
 	if p.Reconnects < rounds/2 || p.SessionsLost != 0 {
-		t.Errorf("the connections did not break as meant: %+v", p)
+		t.Errorf("too few reconnects, or a session was lost: %+v", p)
 	}
-	// A last message, in order after all the others, and after their repetitions.
+	// This message comes last, after all others and their repetitions.
 	jobs = append(jobs, check.Expected{ID: 1 << 40})
 	publish(prefix+"/x", strconv.Itoa(1<<40), 2, "p")
 	if err := s.WaitDistinct(ctx, len(jobs)); err != nil {
 		t.Fatal(err)
 	}
-	if err := check.Judge(jobs, s.Received(), check.Config{}).Err(); err != nil {
+	if err := check.Compare(jobs, s.Received(), check.Config{}).Err(); err != nil {
 		t.Error(err)
 	}
 }
@@ -188,20 +188,20 @@ func TestSubscriberSurvivesABrokerRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 			again := publisher(t, broker.URL())
-			if c.persistence { // the broker keeps it for us, connected or not
+			if c.persistence { // the broker keeps it for us, even if we are not connected
 				again("t/2", "2", 2, "")
 			} else {
-				for id := 2; s.Progress().Distinct < 2; id++ { // heard once subscribed anew
+				for id := 2; s.Progress().Distinct < 2; id++ { // one arrives after the new subscription
 					again("t/x", strconv.Itoa(id), 2, "")
 					if ctx.Err() != nil {
-						t.Fatal("never heard again")
+						t.Fatal("no message arrived after the restart")
 					}
 				}
 			}
 			if err := s.WaitDistinct(ctx, 2); err != nil {
 				t.Fatal(err)
 			}
-			// A message may come before the subscriber knows that it is subscribed.
+			// A message may arrive before the subscriber has read that it is subscribed.
 			for s.Progress().Reconnects == 0 && ctx.Err() == nil {
 				runtime.Gosched()
 			}
@@ -212,24 +212,25 @@ func TestSubscriberSurvivesABrokerRestart(t *testing.T) {
 	}
 }
 
-// TestSubscribeTrustsNoSessionItFinds: the client id has a session, and no subscription in
-// it, as after a goodbye of which the broker has read only the first half.
-func TestSubscribeTrustsNoSessionItFinds(t *testing.T) {
+// TestSubscribeRenewsTheSubscriptionOfAnExistingSession: the client id has a session
+// without a subscription, as if the broker had read the UNSUBSCRIBE of an earlier
+// subscriber, but not its DISCONNECT.
+func TestSubscribeRenewsTheSubscriptionOfAnExistingSession(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	broker := testkit.Broker(t).URL()
 	prefix := testkit.TopicPrefix(t)
-	id := "judge-" + strings.ReplaceAll(prefix, "/", "-")
+	id := "check-" + strings.ReplaceAll(prefix, "/", "-")
 	conn, err := net.Dial("tcp", strings.TrimPrefix(broker, "mqtt://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := paho.NewClient(paho.ClientConfig{Conn: conn})
+	earlier := paho.NewClient(paho.ClientConfig{Conn: conn})
 	expiry := uint32(60)
-	if _, err := left.Connect(ctx, &paho.Connect{ClientID: id, KeepAlive: 60, Properties: &paho.ConnectProperties{SessionExpiryInterval: &expiry}}); err != nil {
+	if _, err := earlier.Connect(ctx, &paho.Connect{ClientID: id, KeepAlive: 60, Properties: &paho.ConnectProperties{SessionExpiryInterval: &expiry}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := left.Disconnect(&paho.Disconnect{}); err != nil {
+	if err := earlier.Disconnect(&paho.Disconnect{}); err != nil {
 		t.Fatal(err)
 	}
 
@@ -263,7 +264,7 @@ func TestSubscribeErrors(t *testing.T) {
 			s.Close()
 			t.Errorf("%s: subscribed", name)
 		} else if strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: the error tells the password: %v", name, err)
+			t.Errorf("%s: the error contains the password: %v", name, err)
 		}
 	}
 	subscribe(t, check.SubscriberConfig{URL: guarded.URL(), Filter: "#"})

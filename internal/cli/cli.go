@@ -1,5 +1,5 @@
-// Package cli is what the commands of this project have in common: flags that are
-// environment variables, too, failures of one line, exit codes, signals and the log.
+// Package cli is what the commands of this project have in common: flags that can also be
+// set by environment variables, errors of one line, exit codes, signals and the log.
 package cli
 
 import (
@@ -19,39 +19,41 @@ const (
 	ExitOK          = 0
 	ExitFailure     = 1
 	ExitUsage       = 2
-	ExitInterrupted = 130 // stopped by a second signal, as a shell reports SIGINT
+	ExitInterrupted = 130 // ended by a second signal; a shell reports SIGINT with this code
 )
 
 // Program is a command line.
 type Program struct {
 	Name, Description string
-	// Commands is a pointer to the struct that kong fills in. A command's Run may ask for
-	// a context.Context, which ends with the first signal, and for the Output.
+	// Commands is a pointer to the struct that kong fills in. A command's Run can have the
+	// parameters context.Context, which ends with the first signal, and Output.
 	Commands any
-	// Strict refuses variables that are almost the name of a flag, and tells of others that
-	// begin like ours. A program that starts instances with variables meant for them is not.
+	// Strict refuses variables whose name is almost that of a flag's variable. Other unknown
+	// variables with our prefix are in Output.UnknownVariables. A program that passes its
+	// variables on to instances is not strict.
 	Strict bool
-	// Options add to kong's.
+	// Options are further options of kong.
 	Options []kong.Option
 }
 
 // Output is where a command writes.
 type Output struct {
 	Stdout, Stderr io.Writer
-	Strangers      []string // environment variables to warn of
+	// UnknownVariables are environment variables to warn about.
+	UnknownVariables []string
 }
 
-// Main is Run for os.Args, and the exit.
+// Main calls Run with os.Args and exits.
 func (p Program) Main() { os.Exit(p.Run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// Run parses the arguments and runs the command that they name. Every failure is one line
-// on stderr.
+// Run parses the arguments and runs the command that they name. Every error is one line on
+// stderr.
 func (p Program) Run(args []string, stdout, stderr io.Writer) (code int) {
-	// --help ends the parser by way of its exit function.
-	type helped int
+	// After --help the parser calls its exit function. The panic leaves the parser.
+	type helpExit int
 	defer func() {
 		if r := recover(); r != nil {
-			h, ok := r.(helped)
+			h, ok := r.(helpExit)
 			if !ok {
 				panic(r)
 			}
@@ -59,16 +61,16 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) (code int) {
 		}
 	}()
 	env := NewEnvironment(os.Environ())
-	parser, err := p.Parser(env, kong.Writers(stdout, stderr), kong.Exit(func(code int) { panic(helped(code)) }))
+	parser, err := p.Parser(env, kong.Writers(stdout, stderr), kong.Exit(func(code int) { panic(helpExit(code)) }))
 	if err != nil {
-		panic(err) // the command line's own definition is broken
+		panic(err) // the definition of the command line is invalid
 	}
 	parsed, err := parser.Parse(args)
-	var strangers []string
+	var unknown []string
 	if p.Strict {
 		var typo error
-		if strangers, typo = env.Strangers(parser.Model.Node); err != nil || hasSettings(parsed) {
-			err = errors.Join(err, typo) // the one may explain the other
+		if unknown, typo = env.UnknownVariables(parser.Model.Node); err != nil || hasSettings(parsed) {
+			err = errors.Join(err, typo) // the typo may be the cause of err
 		}
 	}
 	if err != nil {
@@ -81,7 +83,7 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) (code int) {
 	ctx, stop := signals()
 	defer stop()
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	parsed.Bind(Output{stdout, stderr, strangers})
+	parsed.Bind(Output{stdout, stderr, unknown})
 	if err := inFlags(parsed.Run(), parsed.Flags(), env); err != nil {
 		fmt.Fprintf(stderr, "%s: %s\n", p.Name, oneLine(err))
 		var usage *usageError
@@ -93,7 +95,7 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) (code int) {
 	return ExitOK
 }
 
-// Parser makes the parser of the command line.
+// Parser returns the parser of the command line.
 func (p Program) Parser(env *Environment, options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(p.Commands, slices.Concat(p.Options, options, []kong.Option{
 		kong.Name(p.Name),
@@ -105,24 +107,25 @@ func (p Program) Parser(env *Environment, options ...kong.Option) (*kong.Kong, e
 	})...)
 }
 
-// Usage marks an error as a mistake in flags that only the command can see.
+// Usage marks an error of a command as an error in its flags. Run then returns ExitUsage.
 func Usage(err error) error { return &usageError{err} }
 
 type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-// hasSettings reports whether the command has any, as the one for the version does not.
+// hasSettings reports whether the command has flags besides --help. The command that prints the
+// version has none.
 func hasSettings(parsed *kong.Context) bool {
 	return slices.ContainsFunc(parsed.Flags(), func(flag *kong.Flag) bool { return flag.Name != "help" })
 }
 
-// oneLine is an error on a single line.
+// oneLine returns the text of an error on a single line, in terms of the flags.
 func oneLine(err error) string {
 	return InFlagTerms(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
 }
 
-// commandOf names the command that was being parsed, for the hint.
+// commandOf returns the name of the parsed command and a space, for the hint at --help.
 func commandOf(parsed *kong.Context) string {
 	if parsed == nil || parsed.Command() == "" {
 		return ""
@@ -130,7 +133,7 @@ func commandOf(parsed *kong.Context) string {
 	return parsed.Command() + " "
 }
 
-// helpWithEnv shows the environment variable of each flag.
+// helpWithEnv adds the environment variable to the help of each flag.
 func helpWithEnv(value *kong.Value) string {
 	if value.Flag == nil || value.Name == "help" {
 		return value.Help

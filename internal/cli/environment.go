@@ -11,27 +11,26 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// variablePrefix begins the name of every environment variable that is a flag: REACTOR_LANES
-// is --lanes.
+// variablePrefix is the prefix of the environment variable of a flag: REACTOR_LANES sets --lanes.
 const variablePrefix = "REACTOR_"
 
-// VariableOf names the environment variable of a flag.
+// VariableOf returns the name of a flag's environment variable.
 func VariableOf(flag string) string {
 	return variablePrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// Environment gives flags that are not on the command line the values of their variables.
+// Environment sets flags that are not on the command line from environment variables.
 //
-// An empty variable, or one of white space, is as good as none: that is what an unset
-// variable becomes on its way through docker-compose and CI systems. White space around a
-// value is no part of it, for a value from a file ends with the end of its line; a
-// password only loses that.
+// A variable that is empty or only white space counts as not set, because docker-compose and
+// CI systems turn an unset variable into an empty one. White space around a value is removed,
+// because a value that comes from a file ends with a line break. From a password only the line
+// break is removed.
 type Environment struct {
-	values map[string]string // of our variables, by their names
-	set    map[string]bool   // flags that have their value from here
+	values map[string]string // our variables, by name
+	set    map[string]bool   // flags that were set from a variable
 }
 
-// NewEnvironment reads it from entries like those of os.Environ.
+// NewEnvironment returns the Environment of entries like those of os.Environ.
 func NewEnvironment(environ []string) *Environment {
 	e := &Environment{values: map[string]string{}, set: map[string]bool{}}
 	for _, entry := range environ {
@@ -43,16 +42,16 @@ func NewEnvironment(environ []string) *Environment {
 	return e
 }
 
-// WithoutFlags leaves out what an instance would take for its settings.
+// WithoutFlags removes the variables that an instance would read as its settings.
 func WithoutFlags(environ []string) []string {
 	return slices.DeleteFunc(environ, func(entry string) bool { return strings.HasPrefix(entry, variablePrefix) })
 }
 
-// Gave reports whether a flag has its value from here.
+// Gave reports whether a flag was set from a variable.
 func (e *Environment) Gave(flag string) bool { return e.set[flag] }
 
-// hasPrefix reports whether a variable begins like ours, in whatever case: reactor_lanes is
-// none of ours, and somebody's mistake.
+// hasPrefix reports whether a variable has our prefix. It ignores case, to detect a mistake
+// such as reactor_lanes, which sets nothing.
 func hasPrefix(name string) bool {
 	n := len(variablePrefix)
 	return len(name) > n && strings.EqualFold(name[:n], variablePrefix)
@@ -73,7 +72,7 @@ func (e *Environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	} else {
 		value = strings.TrimSpace(value)
 	}
-	// The parser would not say where a value that it cannot read has come from.
+	// If the value is invalid, the error must name the variable. The parser's error does not.
 	trial := reflect.New(flag.Target.Type()).Elem()
 	if err := flag.Parse(kong.ScanFromTokens(kong.Token{Type: kong.FlagValueToken, Value: value}), trial); err != nil {
 		return nil, fmt.Errorf("%w (from %s)", errors.Unwrap(err), name)
@@ -82,18 +81,17 @@ func (e *Environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return value, nil
 }
 
-// Strangers are variables that begin like ours and are no flag of any command.
+// UnknownVariables finds variables that have our prefix but belong to no flag of any command.
 //
-// One that is almost the name of a flag is a mistake, and an error: an instance that starts
-// without --consumer-index, say, does another's work and leaves its own undone. Of the
-// others the log tells. They may be meant for something else, and a program that refuses to
-// start because of a variable that it does not know could not be run with the settings of
-// its successor.
+// If the name is almost that of a flag's variable, it is probably a typo, which is an error: an
+// instance that starts without --consumer-index, for example, does the work of another instance
+// and does not do its own. The other unknown variables are returned, to be logged. They are no
+// error for two reasons: they may be for another program, and an older version must be able to
+// start with the settings of a newer one.
 //
-// Those that Kubernetes and Docker define for a service called "reactor" are nobody's
-// mistake.
-func (e *Environment) Strangers(root *kong.Node) (others []string, typo error) {
-	known := map[string]string{} // by their names, what to write
+// Variables that Kubernetes and Docker define for a service with the name "reactor" are ignored.
+func (e *Environment) UnknownVariables(root *kong.Node) (others []string, typo error) {
+	known := map[string]string{} // name of a variable → what to write instead of a similar name
 	var walk func(*kong.Node)
 	walk = func(node *kong.Node) {
 		for _, flag := range node.Flags {
@@ -134,26 +132,26 @@ func serviceLink(name, value string) bool {
 	return serviceLinks.MatchString(name) || strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
 }
 
-// nearest returns what to write instead of a name that is one or two slips away from a
-// known one, or "".
+// nearest returns what to write instead of a name whose edit distance to a known name is at
+// most 2, or "" if there is no such name.
 func nearest(name string, known map[string]string) string {
 	name = strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-	best, least := "", 3 // slips
+	best, bestDistance := "", 3 // the distance must be less, or equal to that of best
 	if len(name) < len(variablePrefix)+8 {
-		least = 2 // of a short name, two make another
+		bestDistance = 2 // a short name with two edits may be a different word
 	}
 	for candidate, write := range known {
-		if n := slips(name, candidate); n < least || n == least && best != "" && write < best {
-			best, least = write, n
+		if n := editDistance(name, candidate); n < bestDistance || n == bestDistance && best != "" && write < best {
+			best, bestDistance = write, n
 		}
 	}
 	return best
 }
 
-// slips is the Levenshtein distance: how many letters have to be added, left out or
-// replaced to make b of a.
-func slips(a, b string) int {
-	row := make([]int, len(b)+1) // from the letters of a so far to each beginning of b
+// editDistance is the Levenshtein distance: how many letters have to be added, removed or
+// replaced to turn a into b. Time is O(len(a)·len(b)), memory O(len(b)).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1) // distance from the letters of a so far to each prefix of b
 	for j := range row {
 		row[j] = j
 	}

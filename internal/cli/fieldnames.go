@@ -10,29 +10,29 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// The libraries' texts name the fields of their configurations, such as
-// pgsource.Config.ListenURL. Whoever runs the command knows the flags and not the fields, so
-// everything that the command shows goes through InFlagTerms.
+// The libraries' texts name fields of their configurations, such as pgsource.Config.ListenURL.
+// Users of the command know the flags and not the fields. So InFlagTerms rewrites every text
+// that the command shows.
 
-// configField finds a field with its package and, where the text goes on like that, the value
-// that the field has or should have: "reactor.Config.Delivery to AtLeastOnce or AtMostOnce".
+// configField matches a field with its package. If the text goes on with a value that the field
+// has or should have, it matches that too: "reactor.Config.Delivery to AtLeastOnce or AtMostOnce".
 var configField = regexp.MustCompile(`\b(?:pgsource|mqttsink|reactor)\.Config\.([A-Z][A-Za-z]*)((?: is| to) [A-Z][A-Za-z]*(?: or [A-Z][A-Za-z]*)*)?`)
 
-// fieldValue finds the words that may be values of a field.
+// fieldValue matches words that may be values of a field.
 var fieldValue = regexp.MustCompile(`[A-Z][A-Za-z]*`)
 
-// valueOf says how a value is written behind a flag, by the name of its constant.
+// valueOf maps the name of a constant to the value of the flag.
 var valueOf = map[string]string{
 	"ExactlyOnce": reactor.ExactlyOnce.String(), "AtLeastOnce": reactor.AtLeastOnce.String(), "AtMostOnce": reactor.AtMostOnce.String(),
 	"Republish": reactor.Republish.String(), "Fail": reactor.Fail.String(),
 	"FeedAuto": pgsource.FeedAuto.String(), "FeedWAL": pgsource.FeedWAL.String(), "FeedNotify": pgsource.FeedNotify.String(), "FeedPoll": pgsource.FeedPoll.String(),
 }
 
-// InFlagTerms replaces the fields that a text names by their flags, and their values by those of
-// the flags: "set reactor.Config.Delivery to AtLeastOnce" becomes "set --delivery to
-// at-least-once". A field without a flag stays as it is.
+// InFlagTerms replaces fields in a text by their flags, and values of the fields by values of the
+// flags: "set reactor.Config.Delivery to AtLeastOnce" becomes "set --delivery to at-least-once". A
+// field without a flag is not changed.
 func InFlagTerms(text string) string {
-	if !strings.Contains(text, ".Config.") { // nearly all texts
+	if !strings.Contains(text, ".Config.") { // the usual case
 		return text
 	}
 	return configField.ReplaceAllStringFunc(text, func(found string) string {
@@ -55,12 +55,12 @@ type flagTermsHandler struct{ slog.Handler }
 
 // Handle implements slog.Handler.
 func (h flagTermsHandler) Handle(ctx context.Context, r slog.Record) error {
-	said := slog.NewRecord(r.Time, r.Level, InFlagTerms(r.Message), r.PC)
+	rewritten := slog.NewRecord(r.Time, r.Level, InFlagTerms(r.Message), r.PC)
 	r.Attrs(func(a slog.Attr) bool {
-		said.AddAttrs(attrInFlagTerms(a))
+		rewritten.AddAttrs(attrInFlagTerms(a))
 		return true
 	})
-	return h.Handler.Handle(ctx, said)
+	return h.Handler.Handle(ctx, rewritten)
 }
 
 // WithAttrs implements slog.Handler.
@@ -98,7 +98,7 @@ func attrInFlagTerms(a slog.Attr) slog.Attr {
 	return a
 }
 
-// TextsInFlagTerms is InFlagTerms of each.
+// TextsInFlagTerms applies InFlagTerms to each text.
 func TextsInFlagTerms(texts []string) []string {
 	list := make([]string, len(texts))
 	for i, text := range texts {
@@ -107,8 +107,8 @@ func TextsInFlagTerms(texts []string) []string {
 	return list
 }
 
-// flagTermsError is an error that reads in terms of the flags. It stays an error, because handlers
-// show errors in a way of their own.
+// flagTermsError is an error whose text is in terms of the flags. It has to be an error and not a
+// string, because handlers format errors in a special way.
 type flagTermsError struct{ error }
 
 func (e flagTermsError) Error() string { return InFlagTerms(e.error.Error()) }

@@ -43,7 +43,7 @@ func TestInFlagTerms(t *testing.T) {
 	}
 }
 
-// TestLogInFlagTerms: whatever is logged, and by whichever way it gets there.
+// TestLogInFlagTerms: fields are replaced in messages and in every kind of attribute.
 func TestLogInFlagTerms(t *testing.T) {
 	const field, flag = "pgsource.Config.ListenURL", "--listen-url"
 	for _, format := range []string{"json", "text"} {
@@ -52,13 +52,13 @@ func TestLogInFlagTerms(t *testing.T) {
 		log.With("with", "give "+field).WithGroup("group").Error("lacks "+field,
 			"text", field, "err", fmt.Errorf("listen: %w", errors.New(field)), "list", []string{field, "x"}, slog.Group("inner", "text", field))
 		if n := strings.Count(out.String(), flag); n != 6 || strings.Contains(out.String(), field) {
-			t.Errorf("%s: the flag is there %d times of 6:\n%s", format, n, out.String())
+			t.Errorf("%s: the flag occurs %d times, want 6, and the field must not occur:\n%s", format, n, out.String())
 		}
 	}
 }
 
-// TestEveryFieldHasAFlag reads the sources of the libraries: every field that a text of theirs
-// names exists, and has a flag, and so does every constant that it names as the field's value.
+// TestEveryFieldHasAFlag reads the texts in the libraries' sources. Every field that they name must
+// exist and have a flag, and every constant that they name as a field's value must have a flag value.
 func TestEveryFieldHasAFlag(t *testing.T) {
 	configs := map[string]reflect.Type{
 		"pgsource": reflect.TypeFor[pgsource.Config](), "mqttsink": reflect.TypeFor[mqttsink.Config](), "reactor": reflect.TypeFor[reactor.Config](),
@@ -70,24 +70,24 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 			for _, match := range named.FindAllStringSubmatch(text, -1) {
 				found++
 				if _, ok := configs[match[1]].FieldByName(match[2]); !ok {
-					t.Errorf("%s: %q names a field that %s.Config has not", path, text, match[1])
+					t.Errorf("%s: %q names a field that %s.Config does not have", path, text, match[1])
 				}
 				if FlagOf[match[2]] == "" {
 					t.Errorf("%s: %q names a field without a flag", path, text)
 				}
 				if match[3] != "" && valueOf[match[3]] == "" {
-					t.Errorf("%s: %q names a value that is not known", path, text)
+					t.Errorf("%s: %q names a value that is not in valueOf", path, text)
 				}
 			}
 		}
 	}
 	if found < 10 {
-		t.Errorf("found %d names of fields: does the search still work?", found)
+		t.Errorf("found %d names of fields, want at least 10: the search is probably broken", found)
 	}
 }
 
-// literals returns the string literals of a package without its tests, by their positions. The
-// parts of a concatenation are joined.
+// literals returns the string literals of a package without its tests, by position. The parts of a
+// concatenation are joined.
 func literals(t *testing.T, folder string) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(folder, "*.go"))

@@ -12,9 +12,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The libraries' configurations and the flags say the same in two languages.
-
-// FlagOf names the flag for each field of a Config that has one.
+// FlagOf maps fields of the libraries' configurations to flags.
 var FlagOf = map[string]string{
 	// pgsource
 	"DatabaseURL": "database-url", "Feed": "feed", "ListenURL": "listen-url", "MaxFeedWAL": "max-feed-wal", "MaxConns": "database-connections", "Name": "name", "Deployment": "deployment",
@@ -26,8 +24,9 @@ var FlagOf = map[string]string{
 	"LoopFrequency": "loop-frequency", "MaxReads": "max-reads", "MaxPending": "max-pending", "Grace": "grace",
 }
 
-// Given turns the value of a flag into that of a field whose zero value stands for its
-// default: a 0 that somebody has written is a 0, and refused where it makes no sense.
+// Given converts the value of a flag to the value of a field whose zero value means its default.
+// A 0 that the user has given must not become the default, so it becomes -1. The library refuses
+// -1, except where "nothing" is a valid choice (reactor.NoGrace).
 func Given[T ~int | ~int64](value T) T {
 	if value == 0 {
 		return -1
@@ -35,7 +34,7 @@ func Given[T ~int | ~int64](value T) T {
 	return value
 }
 
-// inFlags says a configuration error in terms of the flags, as they were given.
+// inFlags rewrites a configuration error in terms of the flags, with the values that were given.
 func inFlags(err error, flags []*kong.Flag, env *Environment) error {
 	var bad *driver.ConfigError
 	if !errors.As(err, &bad) {
@@ -62,7 +61,7 @@ func inFlags(err error, flags []*kong.Flag, env *Environment) error {
 	return err
 }
 
-// flagValue is what a flag was set to; nothing if it was not.
+// flagValue returns the value of a flag.
 func flagValue(flag *kong.Flag) any {
 	value := flag.Target
 	if value.Kind() == reflect.Pointer {
@@ -71,10 +70,11 @@ func flagValue(flag *kong.Flag) any {
 	return value.Interface()
 }
 
-// fieldName finds words that may be fields.
+// fieldName matches words that may be fields.
 var fieldName = regexp.MustCompile(`\b[A-Z][A-Za-z]+\b`)
 
-// trimmed is the mapper of URLs, which often come out of a file, with the end of its line.
+// trimmed is the mapper of URLs. It removes white space, because a URL from a file often ends
+// with a line break.
 func trimmed(ctx *kong.DecodeContext, target reflect.Value) error {
 	var value string
 	if err := ctx.Scan.PopValueInto("string", &value); err != nil {

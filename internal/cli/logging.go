@@ -10,13 +10,13 @@ import (
 	"github.com/lmittmann/tint"
 )
 
-// LoggingFlags choose what is logged, and how.
+// LoggingFlags are the flags of the log.
 type LoggingFlags struct {
 	LogLevel  LogLevel `default:"info" group:"Logging" help:"Least important level to log: debug, info, warn or error."`
 	LogFormat string   `default:"auto" enum:"auto,text,json" group:"Logging" help:"auto (coloured text on a terminal, JSON elsewhere), text or json."`
 }
 
-// LogLevel is a slog.Level that says what can be written.
+// LogLevel is a slog.Level whose parse error lists the possible values.
 type LogLevel slog.Level
 
 // Level implements slog.Leveler.
@@ -30,7 +30,7 @@ func (l *LogLevel) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Logger makes the log of a command that writes it to w, in terms of the flags.
+// Logger returns a logger that writes to w, in terms of the flags.
 func (f LoggingFlags) Logger(w io.Writer) *slog.Logger {
 	return slog.New(flagTermsHandler{f.handler(w)})
 }
@@ -44,8 +44,7 @@ func (f LoggingFlags) handler(w io.Writer) slog.Handler {
 	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel})
 }
 
-// IsTerminal reports whether w is a character device, which a log file or a pipe is
-// not.
+// IsTerminal reports whether w is a character device. A file or a pipe is not.
 func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// sameSignal is within what time a second signal is the first one once more. timeout(1) sends
-// one to the process and one to its group; a terminal's Ctrl-C reaches a process directly
-// and through whatever it was started by, sudo or make.
-const sameSignal = time.Second / 2
+// repeatWindow is how long after the first signal another one counts as its repetition.
+// timeout(1) sends a signal to the process and then to its group. A Ctrl-C on a terminal
+// reaches a process directly and also through the program that started it, sudo or make.
+const repeatWindow = time.Second / 2
 
-// signals ends the context with the first SIGINT or SIGTERM: a clean stop. The
-// second ends the process, if it comes later.
+// signals returns a context that ends with the first SIGINT or SIGTERM, for a clean stop. A
+// second signal ends the process, unless it is a repetition of the first.
 func signals() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan os.Signal, 2)
@@ -31,7 +31,7 @@ func signals() (context.Context, context.CancelFunc) {
 		for {
 			select {
 			case <-ch:
-				if time.Since(first) >= sameSignal {
+				if time.Since(first) >= repeatWindow {
 					os.Exit(ExitInterrupted)
 				}
 			case <-done:

@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Blackhole has the system drop whatever arrives from now on over a connection of this
-// process. Its peer gets no answer any more, not even an acknowledgement, as from a host
-// that has lost its power; a stalled or frozen program's system still acknowledges. It needs
-// no privilege: it is a socket filter that accepts nothing [socket(7), SO_ATTACH_FILTER].
+// Blackhole makes the system drop everything that arrives from now on over a connection of
+// this process. Its peer gets no answer any more, not even an acknowledgement, as from a host
+// that has lost power. (If only the program is stopped, its system still acknowledges.) It
+// needs no privilege: it is a socket filter that accepts nothing [socket(7), SO_ATTACH_FILTER].
 func Blackhole(conn *net.TCPConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

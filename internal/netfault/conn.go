@@ -17,16 +17,16 @@ const chunkBytes = 32 << 10
 type proxyConn struct {
 	proxy  *Proxy
 	number int
-	sides  [2]*net.TCPConn // the receiver by direction: server, client
+	sides  [2]*net.TCPConn // by direction, the receiver: server, client
 
-	dead bool // guarded by proxy.mu: a black hole
+	dead bool // guarded by proxy.mu: the connection is a black hole
 
 	once  sync.Once
-	ended chan struct{} // closed by a fault: nothing is passed on any more
+	ended chan struct{} // closed by a fault: nothing is forwarded any more
 }
 
-// pump carries one direction until its sender is done or the connection ended.
-// It is the only reader of its sender and the only writer of its receiver.
+// pump copies the bytes of one direction until the sender has closed or the connection
+// has ended. It is the only reader of its sender and the only writer of its receiver.
 func (c *proxyConn) pump(d Direction) {
 	from, to := c.sides[1-d], c.sides[d]
 	buf := make([]byte, chunkBytes)
@@ -35,16 +35,16 @@ func (c *proxyConn) pump(d Direction) {
 		n, err := from.Read(buf)
 		switch {
 		case n == 0:
-		case c.pass(d):
+		case c.awaitResume(d):
 			if !c.forward(d, to, buf[:n], offset) && !c.hasEnded() && !c.isDead() {
-				c.end(FaultReset) // the receiver is gone: so are we
+				c.end(FaultReset) // the receiver has closed, so end the connection
 			}
 			offset += int64(n)
 		default:
 			if c.isDead() {
-				c.proxy.update(func() { c.proxy.swallowed[d] += int64(n) })
+				c.proxy.update(func() { c.proxy.discarded[d] += int64(n) })
 			}
-			c.lose(d, buf[:n])
+			c.reportLost(d, buf[:n])
 		}
 		if err != nil {
 			c.finish(d, err)
@@ -53,8 +53,9 @@ func (c *proxyConn) pump(d Direction) {
 	}
 }
 
-// pass waits at the gate. It reports whether the chunk is to be forwarded.
-func (c *proxyConn) pass(d Direction) bool {
+// awaitResume waits while the direction is stalled. It reports whether the chunk is to be
+// forwarded.
+func (c *proxyConn) awaitResume(d Direction) bool {
 	p := c.proxy
 	for {
 		p.mu.Lock()
@@ -74,8 +75,8 @@ func (c *proxyConn) pass(d Direction) bool {
 	}
 }
 
-// forward writes a chunk, or as much of it as hook and limit allow, and does the
-// fault they ask for. It reports whether the receiver could be written to.
+// forward writes a chunk, or as much of it as the hook and the limit allow, and then makes
+// the fault that they ask for. It reports whether the write succeeded.
 func (c *proxyConn) forward(d Direction, to *net.TCPConn, data []byte, offset int64) bool {
 	p := c.proxy
 	allowed, fault := c.askHook(d, data, offset)
@@ -90,7 +91,7 @@ func (c *proxyConn) forward(d Direction, to *net.TCPConn, data []byte, offset in
 	}
 	p.mu.Unlock()
 	if allowed < len(data) {
-		c.lose(d, data[allowed:])
+		c.reportLost(d, data[allowed:])
 	}
 	if _, err := to.Write(data[:allowed]); err != nil {
 		return false
@@ -116,9 +117,9 @@ func (c *proxyConn) askHook(d Direction, data []byte, offset int64) (allowed int
 	return min(max(v.Forward, 0), len(data)), v.Then
 }
 
-// finish tells the receiver how its sender ended: a FIN becomes a FIN, and the
-// other direction may go on; anything else becomes a reset. Where bytes do not get
-// through, neither does this: of a black hole's end the other side never hears.
+// finish passes the end of a sender on to its receiver. A FIN becomes a FIN, and the other
+// direction can go on; anything else becomes a reset. While the direction is stalled or
+// dropping, finish waits. The end of a black hole is never passed on.
 func (c *proxyConn) finish(d Direction, err error) {
 	p := c.proxy
 	if errors.Is(err, os.ErrDeadlineExceeded) { // see end
@@ -166,13 +167,13 @@ func (c *proxyConn) hasEnded() bool {
 	}
 }
 
-// end does a fault. After a cut, a reset still ends what its peers leave open.
+// end makes a fault. A reset after a cut closes sides that are still open.
 func (c *proxyConn) end(fault Fault) {
 	c.once.Do(func() { close(c.ended) })
 	for _, side := range c.sides {
 		if fault == FaultCut {
-			// Closing now would send a RST where bytes of the peer are unread. So a
-			// FIN goes out, and the pumps read on until the peer closes too.
+			// A close would send a RST if bytes of the peer are unread. So only send a
+			// FIN; the pumps go on reading until the peer closes too.
 			_ = side.CloseWrite()
 			continue
 		}
@@ -184,22 +185,22 @@ func (c *proxyConn) end(fault Fault) {
 	}
 }
 
-// lose tells who wants to know that bytes went nowhere.
-func (c *proxyConn) lose(d Direction, data []byte) {
+// reportLost calls the function of ObserveLost, if there is one.
+func (c *proxyConn) reportLost(d Direction, data []byte) {
 	if observe := c.proxy.lost.Load(); observe != nil {
 		(*observe)(Chunk{Conn: c.number, Direction: d, Data: data})
 	}
 }
 
-// drain reads what a reset would throw away unseen: the kernel has taken it from its
-// sender, for which it is sent.
+// drain reads and reports the bytes that a reset would discard unread. To their sender they
+// are sent, because our kernel has received them.
 func (c *proxyConn) drain(d Direction) {
 	for buf := make([]byte, chunkBytes); ; {
 		n := readWaiting(c.sides[1-d], buf)
 		if n <= 0 {
 			return
 		}
-		c.lose(d, buf[:n])
+		c.reportLost(d, buf[:n])
 	}
 }
 
@@ -215,8 +216,8 @@ func (c *proxyConn) close() {
 	}
 }
 
-// listenAgain listens on addr, or on a port that will be free again when it is
-// closed and wanted back.
+// listenAgain listens on addr. If addr is empty, it chooses a port that will still be free
+// when the listener is closed and opened again (see stack.FreePort).
 func listenAgain(addr string) (net.Listener, error) {
 	if addr != "" {
 		return net.Listen("tcp", addr)

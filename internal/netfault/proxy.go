@@ -1,11 +1,12 @@
-// Package netfault is a TCP proxy that does to a connection what networks do: cuts it,
-// resets it, stalls it, drops bytes of it, swallows it, refuses it. Tests and the chaos
-// runs place it between an instance and its servers.
+// Package netfault makes network faults in TCP connections. Its proxy can cut, reset, stall
+// or refuse a connection, drop its bytes, or make it a black hole. Tests and the chaos runs
+// place it between an instance and its servers.
 //
-// A proxy in user space has one limit: the kernel of its host acknowledges what it reads,
-// so a peer's TCP never misses an acknowledgement, and TCP_USER_TIMEOUT and keepalives
-// never fire. Only deadlines of the program itself can find such a connection dead. Wire,
-// on Linux and for root, is a network whose packets really vanish.
+// A proxy in user space has one limit. The kernel of its host acknowledges the bytes that
+// it receives, so a peer's TCP never misses an acknowledgement, and TCP_USER_TIMEOUT and
+// keepalives never end the connection. Only timeouts of the program itself can detect that
+// such a connection is dead. Wire, on Linux and for root, is a network that really drops
+// packets.
 package netfault
 
 import (
@@ -30,73 +31,73 @@ const (
 
 func (d Direction) String() string { return [...]string{"to server", "to client"}[d] }
 
-// Fault is what a Hook may have done to its connection.
+// Fault is a fault that a Hook can make in its connection.
 type Fault int
 
 const (
 	FaultNone  Fault = iota
-	FaultCut         // as Proxy.Cut, this connection only
-	FaultReset       // as Proxy.Reset, this connection only
+	FaultCut         // like Proxy.Cut, but for this connection only
+	FaultReset       // like Proxy.Reset, but for this connection only
 )
 
 // Chunk is what the proxy has read from one side and not yet written to the other.
-// It may hold several protocol packets, or parts of them.
+// It may contain several protocol packets, or parts of them.
 type Chunk struct {
 	Conn      int // 1 for the first connection that the proxy accepted, 2 for the second, …
 	Direction Direction
-	Offset    int64  // of Data in this connection's bytes of this direction
+	Offset    int64  // how many bytes of this connection and direction came before Data
 	Data      []byte // valid until the hook returns; must not be changed
 }
 
-// Verdict is a hook's answer: pass the first Forward bytes on, then do Then. With
-// FaultNone all bytes are passed on whatever Forward says.
+// Verdict is what a hook decides about a chunk: forward the first Forward bytes, then make
+// the fault Then. With FaultNone all bytes are forwarded, and Forward is ignored.
 type Verdict struct {
 	Forward int
 	Then    Fault
 }
 
-// Hook is called for every chunk before it is passed on, one call at a time.
+// Hook is called for every chunk before it is forwarded, one call at a time.
 // It may call the proxy's other methods, except SetHook and Close.
 type Hook func(Chunk) Verdict
 
-// Proxy is a TCP proxy between a client and a server under test, that does to
-// their connection what networks do.
+// Proxy is a TCP proxy between a client and a server. It makes faults in their
+// connections.
 //
-// Each connection has two pumps, one a direction, that read, pass the gate of
-// their direction, ask the hook, and write:
+// Each connection has two goroutines, the pumps, one for each direction. A pump reads a
+// chunk, waits while its direction is stalled, calls the hook, and writes:
 //
-//	client ──read──► gate ──► hook ──► write──► server
-//	client ◄──write── hook ◄── gate ◄──read── server
+//	client ──read──► stalled? ──► hook ──► write──► server
+//	client ◄──write── hook ◄── stalled? ◄──read── server
 //
-// A stalled gate holds the chunk that was read, and TCP flow control does the rest.
-// Its methods may be called from any goroutine.
+// A stalled pump does not read on, so TCP flow control stops the sender when the buffers
+// are full. The methods may be called from any goroutine.
 type Proxy struct {
-	bind func(addr string) (net.Listener, error) // listens there, or anywhere for ""
+	bind func(addr string) (net.Listener, error) // listens on addr, or on a free port if it is ""
 
-	hookMu sync.Mutex // makes hook calls take turns
+	hookMu sync.Mutex // held while the hook is called or replaced
 	hook   Hook
 
 	lost atomic.Pointer[func(Chunk)] // see ObserveLost
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields up to closed
 	target    string     // host:port
 	addr      string
 	listener  net.Listener // nil while refusing
 	conns     map[*proxyConn]struct{}
 	accepted  int
 	forwarded [2]int64      // bytes, by direction
-	swallowed [2]int64      // bytes that vanished in black holes, by direction
+	discarded [2]int64      // bytes that black holes have discarded, by direction
 	stalled   [2]bool       // by direction
 	dropping  [2]bool       // by direction
-	limits    [2]int64      // bytes until a cut, by direction; < 0: none
+	limits    [2]int64      // bytes until a cut, by direction; < 0: no limit
 	changed   chan struct{} // closed and replaced when any of these changes
 	closed    bool
 
 	pumps sync.WaitGroup
 }
 
-// New starts a proxy on 127.0.0.1 to a server, given as host:port or as a URL with
-// them. It works until Close.
+// New starts a proxy on 127.0.0.1 to a server. The server is host:port, or a URL that
+// contains them. The proxy runs until Close.
 func New(server string) (*Proxy, error) { return newProxy(server, listenAgain) }
 
 func newProxy(server string, bind func(addr string) (net.Listener, error)) (*Proxy, error) {
@@ -118,14 +119,14 @@ func newProxy(server string, bind func(addr string) (net.Listener, error)) (*Pro
 	return p, nil
 }
 
-// Addr is where clients connect, host:port. It stays the same over Refuse and Accept.
+// Addr is the address for clients, host:port. Refuse and Accept do not change it.
 func (p *Proxy) Addr() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.addr
 }
 
-// Through returns rawURL with the proxy's host and port in it.
+// Through returns rawURL with the proxy's host and port.
 func (p *Proxy) Through(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -142,10 +143,9 @@ func (p *Proxy) SetHook(hook Hook) {
 	p.hook = hook
 }
 
-// ObserveLost has observe called with the bytes that went nowhere: a side has sent them, as
-// far as it knows, and the proxy did not pass them on, because the connection had ended, or
-// a fault threw them away. It is called from any goroutine, and may not call the proxy.
-// nil ends it.
+// ObserveLost sets a function that is called with lost bytes: a side has sent them, and the
+// proxy did not forward them, because the connection had ended or a fault discarded them.
+// The function is called from any goroutine, and must not call the proxy. nil removes it.
 func (p *Proxy) ObserveLost(observe func(Chunk)) {
 	if observe == nil {
 		p.lost.Store(nil)
@@ -154,33 +154,33 @@ func (p *Proxy) ObserveLost(observe func(Chunk)) {
 	p.lost.Store(&observe)
 }
 
-// Cut ends all connections as a peer does that closes: each side gets a FIN after
-// the bytes it has been sent. What the sides still send is read and thrown away.
+// Cut ends all connections as if the peer had closed them: each side gets a FIN after the
+// bytes that were forwarded to it. What the sides still send is read and discarded.
 func (p *Proxy) Cut() { p.end(FaultCut) }
 
-// Reset ends all connections with a RST to both sides. Bytes on the way are lost.
+// Reset ends all connections with a RST to both sides. Bytes in transit are lost.
 func (p *Proxy) Reset() { p.end(FaultReset) }
 
-// CutAfterBytes lets n more bytes pass in one direction, over all connections,
-// and then cuts the connection that carried the last of them. 0 ≤ n.
+// CutAfterBytes forwards n ≥ 0 more bytes in one direction, counted over all connections,
+// and then cuts the connection of the last byte.
 func (p *Proxy) CutAfterBytes(d Direction, n int64) {
 	p.update(func() { p.limits[d] = n })
 }
 
-// Stall holds bytes back in the given directions, or both, until Resume. The
-// connections stay up and their buffers fill.
+// Stall forwards no bytes in the given directions, or in both if none is given, until
+// Resume. The connections stay open and their buffers fill.
 func (p *Proxy) Stall(directions ...Direction) {
 	p.update(func() { set(&p.stalled, true, directions) })
 }
 
-// Drop throws bytes away in the given directions, or both: to its sender a
-// half-open connection seems alive. After Resume the stream has a hole, so what
-// should follow is Cut or Reset.
+// Drop discards bytes in the given directions, or in both if none is given. To the sender
+// the connection seems to work. After Resume bytes are missing from the stream, so Cut or
+// Reset should follow.
 func (p *Proxy) Drop(directions ...Direction) {
 	p.update(func() { set(&p.dropping, true, directions) })
 }
 
-// Resume ends Stall and Drop in the given directions, or both.
+// Resume ends Stall and Drop in the given directions, or in both if none is given.
 func (p *Proxy) Resume(directions ...Direction) {
 	p.update(func() {
 		set(&p.stalled, false, directions)
@@ -188,11 +188,11 @@ func (p *Proxy) Resume(directions ...Direction) {
 	})
 }
 
-// BlackHole makes the connections of this moment go dead without a word, as they do when
-// a host loses power or a NAT forgets a flow, and returns how many there were. Whatever
-// either side sends them from now on is acknowledged and vanishes, a FIN and a RST as
-// well. New connections work. It lasts until both sides have closed, or Cut, Reset or
-// Close; see GiveUp for a server that finds out.
+// BlackHole turns all open connections into black holes, and returns how many there were.
+// This happens when a host loses power or a NAT drops the state of a connection. Everything
+// that either side sends from now on is acknowledged and discarded, a FIN and a RST too. New
+// connections work. A black hole lasts until both sides have closed, or until Cut, Reset or
+// Close. See also ResetServerSide.
 func (p *Proxy) BlackHole() int {
 	n := 0
 	p.update(func() {
@@ -206,9 +206,10 @@ func (p *Proxy) BlackHole() int {
 	return n
 }
 
-// GiveUp resets the server's side of the black holes, as its keepalive does after a
-// while. Until then its sessions live on with their locks. The client hears nothing.
-func (p *Proxy) GiveUp() {
+// ResetServerSide resets the server's side of the black holes, as the server's keepalive
+// does after some time. Until then the server keeps the sessions and their locks. The
+// client is not informed.
+func (p *Proxy) ResetServerSide() {
 	for _, c := range p.list() {
 		if c.isDead() {
 			reset(c.sides[ToServer])
@@ -216,7 +217,7 @@ func (p *Proxy) GiveUp() {
 	}
 }
 
-// Dead is how many connections are black holes.
+// Dead returns how many connections are black holes.
 func (p *Proxy) Dead() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -229,13 +230,13 @@ func (p *Proxy) Dead() int {
 	return n
 }
 
-// Retarget has new connections go to another server, host:port, as a name or a virtual
-// address does after a failover. Open ones are left alone.
+// Retarget sends new connections to another server, host:port, as a name or a virtual
+// address does after a failover. Open connections are not changed.
 func (p *Proxy) Retarget(server string) {
 	p.update(func() { p.target = server })
 }
 
-// Refuse refuses new connections until Accept. Open ones are left alone.
+// Refuse refuses new connections until Accept. Open connections are not changed.
 func (p *Proxy) Refuse() {
 	p.update(func() {
 		if p.listener != nil {
@@ -248,32 +249,32 @@ func (p *Proxy) Refuse() {
 // Accept ends Refuse, on the same port.
 func (p *Proxy) Accept() error { return p.listen() }
 
-// Open is how many connections are up.
+// Open returns how many connections are open.
 func (p *Proxy) Open() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.conns)
 }
 
-// Accepted is how many connections there have been.
+// Accepted returns how many connections there have been.
 func (p *Proxy) Accepted() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.accepted
 }
 
-// Forwarded is how many bytes were passed on in a direction.
+// Forwarded returns how many bytes were forwarded in a direction.
 func (p *Proxy) Forwarded(d Direction) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.forwarded[d]
 }
 
-// Swallowed is how many bytes of a direction have vanished in black holes.
-func (p *Proxy) Swallowed(d Direction) int64 {
+// Discarded returns how many bytes of a direction the black holes have discarded.
+func (p *Proxy) Discarded(d Direction) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.swallowed[d]
+	return p.discarded[d]
 }
 
 // WaitAccepted blocks until there have been n connections in all, or ctx ends.
@@ -281,26 +282,25 @@ func (p *Proxy) WaitAccepted(ctx context.Context, n int) error {
 	return p.await(ctx, fmt.Sprintf("%d connections", n), func() bool { return p.accepted >= n })
 }
 
-// WaitForwarded blocks until n bytes have been passed on in a direction, or ctx ends.
+// WaitForwarded blocks until n bytes have been forwarded in a direction, or ctx ends.
 func (p *Proxy) WaitForwarded(ctx context.Context, d Direction, n int64) error {
 	return p.await(ctx, fmt.Sprintf("%d bytes %s", n, d), func() bool { return p.forwarded[d] >= n })
 }
 
-// WaitSwallowed blocks until n bytes of a direction have vanished in black holes, or ctx
-// ends.
-func (p *Proxy) WaitSwallowed(ctx context.Context, d Direction, n int64) error {
-	return p.await(ctx, fmt.Sprintf("%d bytes %s to vanish", n, d), func() bool { return p.swallowed[d] >= n })
+// WaitDiscarded blocks until black holes have discarded n bytes of a direction, or ctx ends.
+func (p *Proxy) WaitDiscarded(ctx context.Context, d Direction, n int64) error {
+	return p.await(ctx, fmt.Sprintf("%d discarded bytes %s", n, d), func() bool { return p.discarded[d] >= n })
 }
 
-// WaitOpen blocks until at most n connections are up, or ctx ends.
+// WaitOpen blocks until at most n connections are open, or ctx ends.
 func (p *Proxy) WaitOpen(ctx context.Context, n int) error {
-	return p.await(ctx, fmt.Sprintf("at most %d connections", n), func() bool { return len(p.conns) <= n })
+	return p.await(ctx, fmt.Sprintf("at most %d open connections", n), func() bool { return len(p.conns) <= n })
 }
 
-// WaitClosed blocks until no connection is up, or ctx ends.
+// WaitClosed blocks until no connection is open, or ctx ends.
 func (p *Proxy) WaitClosed(ctx context.Context) error { return p.WaitOpen(ctx, 0) }
 
-// Close ends everything and waits for it. Closing twice is no error.
+// Close ends all connections and waits for the goroutines. Closing twice is not an error.
 func (p *Proxy) Close() {
 	p.Refuse()
 	p.update(func() { p.closed = true })
@@ -308,7 +308,7 @@ func (p *Proxy) Close() {
 	p.pumps.Wait()
 }
 
-// update changes the state and wakes those who wait for a change.
+// update changes the state and wakes the goroutines that wait for a change.
 func (p *Proxy) update(change func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -367,7 +367,7 @@ func (p *Proxy) accept(l net.Listener) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			continue // the client went away while it was queued
+			continue // the client has closed before Accept
 		}
 		p.pumps.Add(1)
 		go func() {
@@ -377,14 +377,14 @@ func (p *Proxy) accept(l net.Listener) {
 	}
 }
 
-// serve opens the server's side and starts the pumps.
+// serve connects to the server and runs the pumps.
 func (p *Proxy) serve(client *net.TCPConn) {
 	p.mu.Lock()
 	target := p.target
 	p.mu.Unlock()
 	server, err := net.Dial("tcp", target)
 	if err != nil {
-		_ = client.SetLinger(0) // no server: for the client a reset
+		_ = client.SetLinger(0) // there is no server: reset the client
 		_ = client.Close()
 		return
 	}
@@ -413,7 +413,7 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	p.update(func() { delete(p.conns, c) })
 }
 
-// end does a fault to all connections.
+// end makes a fault in all connections.
 func (p *Proxy) end(fault Fault) {
 	for _, c := range p.list() {
 		c.end(fault)

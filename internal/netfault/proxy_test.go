@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// limit bounds every wait of a test; none is meant to reach it.
+// limit is the timeout of every wait in a test. No wait should reach it.
 const limit = 30 * time.Second
 
 func testContext(t *testing.T) context.Context {
@@ -28,8 +28,8 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// newPair returns a proxy and a way to open connections through it: the client's
-// end and the server's end.
+// newPair returns a proxy and a function that opens a connection through it. The function
+// returns the client's end and the server's end.
 func newPair(t *testing.T) (*netfault.Proxy, func() (client, server *net.TCPConn)) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -49,7 +49,7 @@ func newPair(t *testing.T) (*netfault.Proxy, func() (client, server *net.TCPConn
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The server hears of a connection a moment before the proxy counts it as its own.
+		// The server accepts a connection before the proxy counts it.
 		dialed++
 		if err := proxy.WaitAccepted(testContext(t), dialed); err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func receive(t *testing.T, c net.Conn, want string) {
 	}
 }
 
-// readToEnd returns what still arrives and how the stream ends.
+// readToEnd returns what still arrives, and the error at the end of the stream.
 func readToEnd(c net.Conn) (string, error) {
 	var b bytes.Buffer
 	_, err := io.Copy(&b, c)
@@ -101,7 +101,7 @@ func TestProxyForwardsManyBytesAndHalfCloses(t *testing.T) {
 	receive(t, client, "still open")
 }
 
-func TestProxyCutIsAFin(t *testing.T) {
+func TestProxyCutSendsFin(t *testing.T) {
 	t.Parallel()
 	proxy, dial := newPair(t)
 	client, server := dial()
@@ -113,10 +113,10 @@ func TestProxyCutIsAFin(t *testing.T) {
 	}
 	proxy.Cut()
 	if got, err := readToEnd(client); err != nil || got != "" {
-		t.Errorf("client: %q, %v; want a plain end", got, err)
+		t.Errorf("client: %q, %v; want end of file only", got, err)
 	}
 	if got, err := readToEnd(server); err != nil || got != "on its way" {
-		t.Errorf("server: %q, %v; want what was on its way, and a plain end", got, err)
+		t.Errorf("server: %q, %v; want the sent bytes, then end of file", got, err)
 	}
 	client.Close()
 	server.Close()
@@ -129,7 +129,7 @@ func TestProxyCutIsAFin(t *testing.T) {
 	receive(t, server, "again")
 }
 
-func TestProxyResetIsARst(t *testing.T) {
+func TestProxyResetSendsRst(t *testing.T) {
 	t.Parallel()
 	proxy, dial := newPair(t)
 	client, server := dial()
@@ -150,15 +150,15 @@ func TestProxyStallAndResume(t *testing.T) {
 	send(t, client, "before")
 	receive(t, server, "before")
 	if err := proxy.WaitForwarded(testContext(t), netfault.ToServer, int64(len("before"))); err != nil {
-		t.Fatal(err) // it is counted a moment after it arrives
+		t.Fatal(err) // without this wait the bytes may arrive before they are counted
 	}
 	proxy.Stall(netfault.ToServer)
 	send(t, client, "held")
-	// The other direction works: its answer comes after what is held was sent.
+	// The other direction works: the answer was sent after the stalled bytes.
 	send(t, server, "answer")
 	receive(t, client, "answer")
 	if got := proxy.Forwarded(netfault.ToServer); got != int64(len("before")) {
-		t.Errorf("%d bytes passed a stall", got)
+		t.Errorf("%d bytes were forwarded, want only those before the stall", got)
 	}
 	proxy.Resume()
 	receive(t, server, "held")
@@ -172,17 +172,17 @@ func TestProxyDrop(t *testing.T) {
 	receive(t, server, "a")
 	proxy.Drop(netfault.ToServer)
 	send(t, client, "lost")
-	client.CloseWrite() // and this is lost as well
+	client.CloseWrite() // this is dropped too
 	send(t, server, "b")
 	receive(t, client, "b")
 	proxy.Cut()
 	if got, err := readToEnd(server); err != nil || got != "" {
-		t.Errorf("server: %q, %v; want nothing but the cut", got, err)
+		t.Errorf("server: %q, %v; want end of file only", got, err)
 	}
 }
 
-// What was there goes dead in both directions, without a word to either side; what comes
-// after it works.
+// Open connections become dead in both directions, and neither side is informed. New
+// connections work.
 func TestProxyBlackHole(t *testing.T) {
 	t.Parallel()
 	proxy, dial := newPair(t)
@@ -190,74 +190,74 @@ func TestProxyBlackHole(t *testing.T) {
 	send(t, client, "before")
 	receive(t, server, "before")
 	if n := proxy.BlackHole(); n != 1 || proxy.Dead() != 1 {
-		t.Fatalf("%d swallowed, %d dead, want 1", n, proxy.Dead())
+		t.Fatalf("BlackHole returned %d, Dead %d, want 1", n, proxy.Dead())
 	}
 	ctx := testContext(t)
 	send(t, client, "question")
 	send(t, server, "news")
 	if err := errors.Join(
-		proxy.WaitSwallowed(ctx, netfault.ToServer, int64(len("question"))),
-		proxy.WaitSwallowed(ctx, netfault.ToClient, int64(len("news"))),
+		proxy.WaitDiscarded(ctx, netfault.ToServer, int64(len("question"))),
+		proxy.WaitDiscarded(ctx, netfault.ToClient, int64(len("news"))),
 	); err != nil {
 		t.Fatal(err)
 	}
-	mustHearNothing(t, client)
-	mustHearNothing(t, server)
+	mustReceiveNothing(t, client)
+	mustReceiveNothing(t, server)
 
 	client2, server2 := dial()
 	send(t, client2, "new ones work")
 	receive(t, server2, "new ones work")
 
-	// The end of the one is no news to the other, by FIN or by RST.
+	// The end of one side is not passed on to the other, neither by FIN nor by RST.
 	_ = client.SetLinger(0)
 	client.Close()
-	mustHearNothing(t, server)
-	send(t, server, "still there?") // and not even a reset in answer
-	if err := proxy.WaitSwallowed(ctx, netfault.ToClient, int64(len("news"+"still there?"))); err != nil {
+	mustReceiveNothing(t, server)
+	send(t, server, "question") // the answer is not even a reset
+	if err := proxy.WaitDiscarded(ctx, netfault.ToClient, int64(len("news"+"question"))); err != nil {
 		t.Fatal(err)
 	}
-	mustHearNothing(t, server)
-	proxy.GiveUp()
+	mustReceiveNothing(t, server)
+	proxy.ResetServerSide()
 	if _, err := readToEnd(server); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("server: %v, want a reset when it gives up", err)
+		t.Errorf("server: %v, want a reset", err)
 	}
 	send(t, server2, "and go on")
 	receive(t, client2, "and go on")
-	if err := proxy.WaitOpen(ctx, 1); err != nil { // both sides have ended, and so has it
+	if err := proxy.WaitOpen(ctx, 1); err != nil { // both sides have closed, so the connection ends
 		t.Error(err)
 	}
 }
 
-// A server that gives a black hole up tells its client nothing.
-func TestProxyBlackHoleOutlivesItsServer(t *testing.T) {
+// When the server's side of a black hole is reset, the client is not informed.
+func TestProxyBlackHoleAfterTheServerEnds(t *testing.T) {
 	t.Parallel()
 	proxy, dial := newPair(t)
 	client, server := dial()
 	proxy.BlackHole()
-	proxy.GiveUp()
+	proxy.ResetServerSide()
 	if _, err := readToEnd(server); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("server: %v, want a reset", err)
 	}
 	send(t, client, "hello?")
-	if err := proxy.WaitSwallowed(testContext(t), netfault.ToServer, int64(len("hello?"))); err != nil {
+	if err := proxy.WaitDiscarded(testContext(t), netfault.ToServer, int64(len("hello?"))); err != nil {
 		t.Fatal(err)
 	}
-	mustHearNothing(t, client)
+	mustReceiveNothing(t, client)
 	proxy.Reset()
 	if _, err := readToEnd(client); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("client: %v, want a reset", err)
 	}
 }
 
-// mustHearNothing checks that nothing has arrived so far, not even an end.
-func mustHearNothing(t *testing.T, c *net.TCPConn) {
+// mustReceiveNothing checks that nothing has arrived so far, not even end of file.
+func mustReceiveNothing(t *testing.T, c *net.TCPConn) {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
 	var b [1]byte
 	if n, err := c.Read(b[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("it heard %q, %v; want nothing", b[:n], err)
+		t.Errorf("received %q, %v; want nothing", b[:n], err)
 	}
 	_ = c.SetDeadline(time.Now().Add(limit))
 }
@@ -320,14 +320,14 @@ func TestProxyCutAfterBytes(t *testing.T) {
 	receive(t, server, "0123")
 	send(t, client, "456789")
 	if got, err := readToEnd(server); err != nil || got != "456" {
-		t.Errorf("server: %q, %v; want 456 and an end", got, err)
+		t.Errorf("server: %q, %v; want 456, then end of file", got, err)
 	}
 	client, server = dial() // the limit is used up
 	send(t, client, "0123456789")
 	receive(t, server, "0123456789")
 }
 
-// A hook that cuts right after the third acknowledgement, wherever chunks end.
+// A hook cuts right after the third acknowledgement, also in the middle of a chunk.
 func TestProxyHookCutsInsideAChunk(t *testing.T) {
 	t.Parallel()
 	proxy, dial := newPair(t)
@@ -350,17 +350,17 @@ func TestProxyHookCutsInsideAChunk(t *testing.T) {
 	receive(t, client, "xAy")
 	send(t, server, "AzAlost")
 	if got, err := readToEnd(client); err != nil || got != "AzA" {
-		t.Errorf("client: %q, %v; want AzA and an end", got, err)
+		t.Errorf("client: %q, %v; want AzA, then end of file", got, err)
 	}
 }
 
-// TestProxyObservesWhatIsLost: what a side has sent and the other will not get, whatever
-// the fault.
+// TestProxyObservesWhatIsLost: for every fault, ObserveLost reports the bytes that a side has
+// sent and that the other side does not receive.
 func TestProxyObservesWhatIsLost(t *testing.T) {
 	for name, fault := range map[string]func(p *netfault.Proxy, server *net.TCPConn){
 		"reset": func(p *netfault.Proxy, _ *net.TCPConn) { p.Reset() },
 		"cut":   func(p *netfault.Proxy, _ *net.TCPConn) { p.Cut() },
-		"the server is gone": func(p *netfault.Proxy, server *net.TCPConn) {
+		"the server has closed": func(p *netfault.Proxy, server *net.TCPConn) {
 			_ = server.SetLinger(0)
 			server.Close()
 		},
@@ -392,10 +392,10 @@ func TestProxyObservesWhatIsLost(t *testing.T) {
 			select {
 			case <-all:
 			case <-testContext(t).Done():
-				t.Fatalf("%d bytes were seen", len(lost))
+				t.Fatalf("%d lost bytes were reported, want 100,000", len(lost))
 			}
 			if got := string(lost); got != strings.Repeat("lost ", 20_000) {
-				t.Error("not what was sent, or not in its order")
+				t.Error("the reported bytes are not those that were sent")
 			}
 		})
 	}
@@ -413,7 +413,7 @@ func TestProxyWithoutServer(t *testing.T) {
 		t.Errorf("Through: %s, want %s", got, want)
 	}
 	c, err := net.Dial("tcp", proxy.Addr())
-	if err == nil { // else the reset was faster than the end of the handshake
+	if err == nil { // otherwise the reset came before the end of the handshake
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(limit))
 		_, err = readToEnd(c)

@@ -4,5 +4,5 @@ package netfault
 
 import "net"
 
-// readWaiting reads nothing: what a reset throws away is not observed here.
+// readWaiting reads nothing. On this system ObserveLost does not report what a reset discards.
 func readWaiting(*net.TCPConn, []byte) int { return 0 }

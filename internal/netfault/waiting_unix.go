@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// readWaiting reads what the kernel holds for a connection, without waiting.
+// readWaiting reads what the kernel has received for a connection, without blocking.
 func readWaiting(conn *net.TCPConn, buf []byte) (n int) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -13,16 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoWire: this process may not make networks.
-var ErrNoWire = errors.New("a network of one's own needs root and the program ip (Debian, Ubuntu: apt-get install iproute2)")
+// ErrNoWire is the error of NewWire if this process may not create network namespaces.
+var ErrNoWire = errors.New("a network namespace needs root and the program ip (Debian, Ubuntu: apt-get install iproute2)")
 
 const (
-	wireServer  = "10.77.0.1" // in both namespaces of a Wire, which nobody else can see
+	wireServer  = "10.77.0.1" // visible only in the two namespaces of a Wire
 	wireNetwork = "10.77.0.0/24"
 	wireSources = 250 // addresses of the client's end, from 10.77.0.2 on
 )
 
-// Wire is a network whose packets really vanish: two network namespaces of its own, joined
+// Wire is a network that really drops packets. It consists of two network namespaces, joined
 // by a pair of virtual Ethernet devices.
 //
 //	 client's namespace                 server's namespace     our network
@@ -31,22 +31,22 @@ const (
 //	│ 10.77.0.2, .3, …       │        │ 10.77.0.1         │
 //	└────────────────────────┘        └───────────────────┘
 //
-// The kernel of the client's end gets no acknowledgement for what has vanished, so that
-// its retransmissions, keepalives and TCP_USER_TIMEOUT do what they do in the world. That
-// is what a Proxy alone, in user space, cannot show.
+// The client's kernel gets no acknowledgement for dropped packets. So retransmissions,
+// keepalives and TCP_USER_TIMEOUT work as in a real network. A Proxy alone, in user space,
+// cannot test that.
 //
-// Packets are dropped by routing rules of the server's namespace, since these need no
-// kernel module. Nothing outside of the two namespaces is touched, and they go with the
-// last socket and process in them.
+// Routing rules of the server's namespace drop the packets, because they need no kernel
+// module. Nothing outside the two namespaces is changed. The kernel removes a namespace when
+// its last socket and process have ended.
 type Wire struct {
 	client, server *os.File // the namespaces
 
 	mu     sync.Mutex
-	source int // guarded by mu; the last part of the address that new connections come from
-	cut    bool
+	source int  // guarded by mu; the last part of the source address of new connections
+	cut    bool // guarded by mu
 }
 
-// NewWire makes a network, or fails with ErrNoWire.
+// NewWire creates a network. The error is ErrNoWire if this process may not do so.
 func NewWire() (*Wire, error) {
 	if _, err := exec.LookPath("ip"); os.Geteuid() != 0 || err != nil {
 		return nil, ErrNoWire
@@ -71,21 +71,22 @@ func (w *Wire) join() error {
 	for n := 2; n < 2+wireSources; n++ {
 		addresses = append(addresses, fmt.Sprintf("addr add %s/24 dev wire", sourceAddress(n)))
 	}
-	// One namespace hands the other its end of the pair, by our own descriptor.
+	// The command in the client's namespace moves one end of the pair into the server's
+	// namespace, which it finds through our file descriptor.
 	theirs := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), w.server.Fd())
 	return errors.Join(
 		ip(w.client, "link set lo up", "link add wire type veth peer name wire netns "+theirs),
 		ip(w.client, addresses...), ip(w.client, "link set wire up"),
 		ip(w.server, "link set lo up", "addr add "+wireServer+"/24 dev wire", "link set wire up",
-			// The table of local addresses comes before every other rule: move it, so
-			// that ours come first.
+			// The rule for local addresses comes before all others. Move it, so that our
+			// rules come first.
 			"rule add pref 1000 lookup local", "rule del pref 0"),
-		w.comeFrom(2),
+		w.setSource(2),
 	)
 }
 
-// Proxy returns a proxy to a server in our network, given as host:port or as a URL with
-// them, whose clients reach it over the wire.
+// Proxy returns a proxy to a server in our network. The server is host:port, or a URL that
+// contains them. Clients reach the proxy over the Wire.
 func (w *Wire) Proxy(server string) (*Proxy, error) {
 	return newProxy(server, func(addr string) (l net.Listener, err error) {
 		if addr == "" {
@@ -96,36 +97,37 @@ func (w *Wire) Proxy(server string) (*Proxy, error) {
 	})
 }
 
-// Do calls f on a thread at the client's end: the sockets that it opens itself, not by
-// goroutines that it starts, belong there. net.Dial to an IP address does so.
+// Do calls f on a thread in the client's namespace. Sockets that f opens on this thread
+// belong to the namespace, but not those of goroutines that it starts. net.Dial to an IP
+// address opens its socket on this thread.
 func (w *Wire) Do(f func() error) error { return within(w.client, f) }
 
-// Enter moves the calling thread to the client's end, for good: for
+// Enter moves the calling thread into the client's namespace permanently. It is for
 // stack.ProcessSpec.Enter.
 func (w *Wire) Enter() error { return enter(w.client) }
 
-// BlackHole makes packets of the connections of this moment vanish. New ones work, from
-// another address.
+// BlackHole drops the packets of all open connections. New connections work: they have
+// another source address.
 func (w *Wire) BlackHole() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.source+1 >= 2+wireSources {
-		return errors.New("wire: all its addresses are black holes")
+		return errors.New("wire: no source address is left: all are black holes")
 	}
 	dead := sourceAddress(w.source)
 	w.source++
-	return errors.Join(w.comeFrom(w.source), ip(w.server,
+	return errors.Join(w.setSource(w.source), ip(w.server,
 		fmt.Sprintf("rule add pref %d from %s blackhole", 10+w.source, dead),
 		fmt.Sprintf("rule add pref %d to %s blackhole", 10+w.source, dead)))
 }
 
-// Cut makes all packets vanish, of new connections as well, until Mend.
-func (w *Wire) Cut() error { return w.cutting(true, "add") }
+// Cut drops all packets, also of new connections, until Restore.
+func (w *Wire) Cut() error { return w.setCut(true, "add") }
 
-// Mend ends Cut. What BlackHole has made stays.
-func (w *Wire) Mend() error { return w.cutting(false, "del") }
+// Restore ends Cut. It does not end black holes.
+func (w *Wire) Restore() error { return w.setCut(false, "del") }
 
-func (w *Wire) cutting(cut bool, verb string) error {
+func (w *Wire) setCut(cut bool, verb string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cut == cut {
@@ -135,7 +137,7 @@ func (w *Wire) cutting(cut bool, verb string) error {
 	return ip(w.server, "rule "+verb+" pref 1 from "+wireNetwork+" blackhole", "rule "+verb+" pref 2 to "+wireNetwork+" blackhole")
 }
 
-// Close lets go of the namespaces.
+// Close closes the namespaces.
 func (w *Wire) Close() {
 	for _, f := range []*os.File{w.client, w.server} {
 		if f != nil {
@@ -144,15 +146,15 @@ func (w *Wire) Close() {
 	}
 }
 
-// comeFrom chooses the address of new connections.
-func (w *Wire) comeFrom(n int) error {
+// setSource chooses the source address of new connections.
+func (w *Wire) setSource(n int) error {
 	return ip(w.client, fmt.Sprintf("route replace %s dev wire src %s", wireNetwork, sourceAddress(n)))
 }
 
 func sourceAddress(n int) string { return fmt.Sprint("10.77.0.", n) }
 
-// newNamespace makes a network namespace that lives as long as somebody holds it: the
-// file, a socket or a process.
+// newNamespace creates a network namespace. It exists as long as the file is open or a socket
+// or process is in it.
 func newNamespace() (f *os.File, err error) {
 	err = onOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -164,6 +166,7 @@ func newNamespace() (f *os.File, err error) {
 	return f, err
 }
 
+// within calls f on a thread of its own in a network namespace.
 func within(namespace *os.File, f func() error) error {
 	return onOwnThread(func() error {
 		if err := enter(namespace); err != nil {
@@ -180,12 +183,12 @@ func enter(namespace *os.File) error {
 	return nil
 }
 
-// onOwnThread calls f on a thread that ends with it: nobody else must find itself in
-// another network.
+// onOwnThread calls f on a thread that ends after it, so that no other goroutine runs in
+// another namespace.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: so the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked, so the thread ends with this goroutine
 		done <- f()
 	}()
 	return <-done

@@ -13,13 +13,13 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 )
 
-// newWire returns a network, or nil where this process may not make one; that it is told
-// so is then what the test checks.
+// newWire returns a network. It returns nil if this process is not root; then the test only
+// checks that the error is ErrNoWire.
 func newWire(t *testing.T) *netfault.Wire {
 	t.Helper()
 	w, err := netfault.NewWire()
 	if errors.Is(err, netfault.ErrNoWire) && os.Geteuid() != 0 {
-		t.Logf("not as root: %v", err)
+		t.Logf("not root: %v", err)
 		return nil
 	}
 	if err != nil {
@@ -29,7 +29,7 @@ func newWire(t *testing.T) *netfault.Wire {
 	return w
 }
 
-// wirePair opens connections over a wire.
+// wirePair returns a function that opens a connection over a Wire.
 func wirePair(t *testing.T, w *netfault.Wire) func() (client, server *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -77,9 +77,9 @@ func setUserTimeout(t *testing.T, c *net.TCPConn, d time.Duration) {
 	}
 }
 
-// The kernel itself finds a black hole of a wire, by TCP_USER_TIMEOUT, while new
-// connections work.
-func TestWireBlackHoleIsSeenByTheKernel(t *testing.T) {
+// The kernel itself detects a black hole of a Wire, by TCP_USER_TIMEOUT. New connections
+// work.
+func TestWireBlackHoleIsDetectedByTheKernel(t *testing.T) {
 	t.Parallel()
 	w := newWire(t)
 	if w == nil {
@@ -98,19 +98,19 @@ func TestWireBlackHoleIsSeenByTheKernel(t *testing.T) {
 	send(t, client, "vanishes")
 	send(t, server, "vanishes as well")
 	if got, err := readToEnd(client); !errors.Is(err, syscall.ETIMEDOUT) || got != "" {
-		t.Errorf("client: %q, %v; want to time out", got, err)
+		t.Errorf("client: %q, %v; want ETIMEDOUT", got, err)
 	}
 	if from, was := client.LocalAddr().(*net.TCPAddr).IP, client.RemoteAddr().(*net.TCPAddr).IP; from.Equal(was) {
-		t.Errorf("both ends are %s", from)
+		t.Errorf("both ends have the address %s", from)
 	}
 	client, server = dial()
 	send(t, client, "new ones work")
 	receive(t, server, "new ones work")
 }
 
-// A wire that is cut lets nothing through, and all of it after it is mended: TCP sends
+// While a Wire is cut, nothing arrives. After Restore everything arrives, because TCP sends
 // it again.
-func TestWireCutAndMend(t *testing.T) {
+func TestWireCutAndRestore(t *testing.T) {
 	t.Parallel()
 	w := newWire(t)
 	if w == nil {
@@ -122,8 +122,8 @@ func TestWireCutAndMend(t *testing.T) {
 		t.Fatal(err)
 	}
 	send(t, client, "late")
-	mustHearNothing(t, server)
-	if err := w.Mend(); err != nil {
+	mustReceiveNothing(t, server)
+	if err := w.Restore(); err != nil {
 		t.Fatal(err)
 	}
 	receive(t, server, "late")

@@ -1,11 +1,11 @@
-// Package ratelog limits how often a repeated failure is logged: the first one is logged at once,
-// the following ones are counted, and the count is logged from time to time.
+// Package ratelog limits how often a repeated failure is logged. It logs the first failure at once,
+// counts the following ones, and logs their number once per Interval.
 //
-// The limit applies to a reason, which is a message with the text of its error. Another reason is
-// logged at once. A success does not reset the limit, because a failure that comes and goes many
-// times a second would write two lines each time. While the log says that there is no failure, a
-// reason that was logged less than Interval ago is counted as well; the next line says how many
-// times it came and how many times it ended.
+// The limit applies to a reason, which is a message together with the text of its error. Another
+// reason is logged at once. A success does not reset the limit: otherwise a failure that occurs and
+// ends many times per second would write two lines each time. So a reason that was logged less than
+// Interval ago is only counted, even if the latest line says that the operation works. The next line
+// says how many failures were not logged, and how many times they ended.
 package ratelog
 
 import (
@@ -21,8 +21,8 @@ import (
 const (
 	// Interval is how often a repeated reason is logged.
 	Interval = 10 * time.Second
-	// maxReasons bounds how many reasons are told apart within an Interval, and thereby the number
-	// of lines. All further reasons count as one.
+	// maxReasons is how many different reasons an Interval can have. It limits the number of lines.
+	// All further reasons count as one reason.
 	maxReasons = 8
 )
 
@@ -35,14 +35,15 @@ type Limiter struct {
 	failing bool               // guarded by mu: the latest call was Fail
 	shown   bool               // guarded by mu: the latest line reports a failure
 	latest  time.Time          // guarded by mu: time of the latest line
-	// Since the latest line: how many failures were not logged, and how many times they ended.
+	// hidden is the number of failures that no line has reported yet. recovered is how many times
+	// a failure ended without a line since the latest line.
 	hidden, recovered int // guarded by mu
 }
 
 // reason is one way to fail.
 type reason struct {
 	next     time.Time // when it may be logged again
-	repeated int       // how many times it was not logged since it was logged last
+	repeated int       // failures that were not logged since the last line with this reason
 }
 
 // Fail logs the failure, unless the same reason was logged less than Interval ago. A reason is the
@@ -68,8 +69,8 @@ func (l *Limiter) Fail(log *slog.Logger, level slog.Level, msg string, args ...a
 	l.shown, l.latest = true, now
 }
 
-// OK logs that the operation works again, if the log says that it does not. Otherwise it logs the
-// counts of what the log does not say, at most once an Interval.
+// OK logs that the operation works again, if the latest line reports a failure. Otherwise it logs
+// the number of failures that were not logged, if there are any, at most once per Interval.
 func (l *Limiter) OK(log *slog.Logger, msg string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,8 +98,9 @@ func (l *Limiter) OK(log *slog.Logger, msg string, args ...any) {
 	}
 }
 
-// Sum logs how many failures no line has reported, if there are any. It is for operations that fail
-// finally: no success ever leads to a count, and perhaps no failure of the same kind follows.
+// Sum logs the number of failures that no line has reported yet, if there are any. It is for
+// operations that are not tried again: no later success, and perhaps no later failure, would log the
+// number.
 func (l *Limiter) Sum(log *slog.Logger, level slog.Level, msg string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,7 +128,7 @@ func (l *Limiter) find(name string, now time.Time) *reason {
 	if r := l.reasons[name]; r != nil {
 		return r
 	}
-	if len(l.reasons) >= maxReasons { // remove those that may be logged again anyway
+	if len(l.reasons) >= maxReasons { // remove the reasons that may be logged again now
 		for name, r := range l.reasons {
 			if !now.Before(r.next) {
 				l.others.repeated += r.repeated
@@ -145,8 +147,8 @@ func (l *Limiter) find(name string, now time.Time) *reason {
 	return r
 }
 
-// port matches what differs between two attempts that fail for the same reason: each has its own
-// local port.
+// port matches a port in an error text. Each connection has its own local port, so without this two
+// attempts with the same reason would have different texts.
 var port = regexp.MustCompile(`:\d+`)
 
 // reasonOf returns the name of a reason.
@@ -155,7 +157,7 @@ func reasonOf(msg string, args []any) string {
 	name.WriteString(msg)
 	for i := 0; i < len(args); i++ {
 		key, ok := args[i].(string)
-		if !ok || i+1 == len(args) { // a slog.Attr, or an error of the caller
+		if !ok || i+1 == len(args) { // a slog.Attr, or a key without a value
 			continue
 		}
 		i++

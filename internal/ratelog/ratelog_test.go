@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// line is what was logged.
+// line is a logged line.
 type line struct {
 	Level, Msg          string
 	Err                 string
 	Repeated, Recovered int
 }
 
-// record keeps what is logged.
+// record returns a logger and a function that returns the lines it has logged.
 func record(t *testing.T) (*slog.Logger, func() []line) {
 	t.Helper()
 	var out bytes.Buffer
@@ -38,16 +38,16 @@ func TestRepeatedFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
 		var l Limiter
-		l.OK(log, "fine") // nothing has failed: nothing to say
+		l.OK(log, "works") // nothing has failed, so this logs nothing
 		for range 100 {
 			l.Fail(log, slog.LevelWarn, "broken")
 			time.Sleep(Interval / 10)
 		}
-		l.OK(log, "mended")
-		l.OK(log, "mended")
+		l.OK(log, "works again")
+		l.OK(log, "works again")
 		lines := logged()
 		if len(lines) != 11 {
-			t.Fatalf("100 failures over 10 intervals, and their end, in %d lines: %v", len(lines), lines)
+			t.Fatalf("100 failures over 10 intervals, and their end, were logged in %d lines, want 11: %v", len(lines), lines)
 		}
 		for i, got := range lines {
 			want := line{Level: "WARN", Msg: "broken", Repeated: 9}
@@ -55,7 +55,7 @@ func TestRepeatedFailure(t *testing.T) {
 			case 0:
 				want.Repeated = 0
 			case 10:
-				want = line{Level: "INFO", Msg: "mended", Repeated: 9}
+				want = line{Level: "INFO", Msg: "works again", Repeated: 9}
 			}
 			if got != want {
 				t.Errorf("line %d is %+v, want %+v", i, got, want)
@@ -64,9 +64,9 @@ func TestRepeatedFailure(t *testing.T) {
 	})
 }
 
-// TestComesAndGoes: an operation fails and works again 20 times a second. A few log lines account
-// for every failure.
-func TestComesAndGoes(t *testing.T) {
+// TestIntermittentFailure: an operation fails and works again 20 times per second. A few log lines
+// report the number of all failures.
+func TestIntermittentFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
 		var l Limiter
@@ -79,10 +79,10 @@ func TestComesAndGoes(t *testing.T) {
 		}
 		time.Sleep(Interval)
 		l.OK(log, "connected again")
-		l.OK(log, "connected again") // all is said
+		l.OK(log, "connected again") // all failures are reported, so this logs nothing
 		lines := logged()
-		if len(lines) > 9 { // two an interval, begun or not, and the sum
-			t.Errorf("30 s of coming and going in %d lines: %v", len(lines), lines)
+		if len(lines) > 9 { // two for each of the four intervals, and one for the last count
+			t.Errorf("30 s of intermittent failures were logged in %d lines, want at most 9: %v", len(lines), lines)
 		}
 		failures, recoveries := 0, 0
 		for _, got := range lines {
@@ -92,23 +92,23 @@ func TestComesAndGoes(t *testing.T) {
 			}
 		}
 		if failures != times {
-			t.Errorf("%d failures, of which the log accounts for %d: %v", times, failures, lines)
+			t.Errorf("the log reports %d failures, want %d: %v", failures, times, lines)
 		}
 		if recoveries < times*9/10 {
-			t.Errorf("%d times it was mended, of which the log counts %d: %v", times, recoveries, lines)
+			t.Errorf("the log reports %d recoveries of %d, want at least 90 %%: %v", recoveries, times, lines)
 		}
 		if last := lines[len(lines)-1]; last.Level != "INFO" {
-			t.Errorf("it works, and the last line is %+v", last)
+			t.Errorf("the operation works, but the last line is %+v", last)
 		}
 	})
 }
 
-// TestSum: failures that never end are counted as well, once.
+// TestSum: Sum reports the failures that were not logged, and each of them once.
 func TestSum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
 		var l Limiter
-		l.Sum(log, slog.LevelWarn, "some were lost") // none was
+		l.Sum(log, slog.LevelWarn, "some were lost") // none was lost, so this logs nothing
 		for range 50 {
 			l.Fail(log, slog.LevelWarn, "one is lost")
 		}
@@ -127,8 +127,8 @@ func TestSum(t *testing.T) {
 	})
 }
 
-// TestNewReasonIsNews: a new reason is logged at once, whatever else has failed just before.
-func TestNewReasonIsNews(t *testing.T) {
+// TestNewReasonIsLoggedAtOnce: a new reason is logged at once, also just after another one.
+func TestNewReasonIsLoggedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
 		var l Limiter
@@ -136,12 +136,12 @@ func TestNewReasonIsNews(t *testing.T) {
 			l.Fail(log, slog.LevelWarn, "refused", "job", 1, "err", errors.New(err))
 		}
 		l.Fail(log, slog.LevelWarn, "lost")
-		l.OK(log, "fine")
+		l.OK(log, "works")
 		want := []line{
 			{Level: "WARN", Msg: "refused", Err: "not authorized"},
 			{Level: "WARN", Msg: "refused", Err: "quota"},
 			{Level: "WARN", Msg: "lost"},
-			{Level: "INFO", Msg: "fine", Repeated: 2},
+			{Level: "INFO", Msg: "works", Repeated: 2},
 		}
 		if got := logged(); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("logged\n%v\nwant\n%v", got, want)
@@ -149,8 +149,8 @@ func TestNewReasonIsNews(t *testing.T) {
 	})
 }
 
-// TestReasonsAreBounded: texts that never repeat do not exceed the limit, and a different port is
-// no new reason.
+// TestReasonsAreBounded: the number of lines is limited even if no text occurs twice, and a
+// different port is not a new reason.
 func TestReasonsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
@@ -160,9 +160,9 @@ func TestReasonsAreBounded(t *testing.T) {
 			time.Sleep(3 * Interval / 10_000)
 		}
 		if lines := logged(); len(lines) > 4*(maxReasons+1) {
-			t.Errorf("%d lines", len(lines))
+			t.Errorf("%d lines, want at most %d", len(lines), 4*(maxReasons+1))
 		}
-		l.OK(log, "fine")
+		l.OK(log, "works")
 		failures := 0
 		for _, got := range logged() {
 			failures += got.Repeated
@@ -171,7 +171,7 @@ func TestReasonsAreBounded(t *testing.T) {
 			}
 		}
 		if failures != 10_000 || len(l.reasons) > maxReasons {
-			t.Errorf("10,000 failures, of which the log accounts for %d; %d reasons are kept", failures, len(l.reasons))
+			t.Errorf("the log reports %d failures, want 10,000; %d reasons are stored, want at most %d", failures, len(l.reasons), maxReasons)
 		}
 
 		before := len(logged())
@@ -180,33 +180,34 @@ func TestReasonsAreBounded(t *testing.T) {
 			l.Fail(log, slog.LevelWarn, "lost", "err", fmt.Errorf("read tcp 127.0.0.1:%d->127.0.0.1:1883: connection reset", 40_000+i))
 		}
 		if n := len(logged()) - before; n != 1 {
-			t.Errorf("100 connections that were lost alike make %d lines", n)
+			t.Errorf("100 connections were lost for the same reason: %d lines, want 1", n)
 		}
 	})
 }
 
-// TestFailsAfterHiddenRecovery: while the log says that there is no failure, a lasting failure is
-// logged when its Interval is over.
+// TestFailsAfterHiddenRecovery: the latest line says that the operation works, and the reason was
+// logged less than Interval ago. If the operation fails now and does not recover, the failure is
+// logged when the Interval is over.
 func TestFailsAfterHiddenRecovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logged := record(t)
 		var l Limiter
 		l.Fail(log, slog.LevelWarn, "broken")
-		l.OK(log, "fine")
+		l.OK(log, "works")
 		begun := time.Now()
 		for len(logged()) < 3 {
 			l.Fail(log, slog.LevelWarn, "broken")
 			time.Sleep(time.Second)
 		}
 		if took := time.Since(begun); took > Interval+time.Second {
-			t.Errorf("said after %v", took)
+			t.Errorf("the failure was logged after %v, want at most %v", took, Interval+time.Second)
 		}
-		l.OK(log, "fine")
+		l.OK(log, "works")
 		want := []line{
 			{Level: "WARN", Msg: "broken"},
-			{Level: "INFO", Msg: "fine"},
+			{Level: "INFO", Msg: "works"},
 			{Level: "WARN", Msg: "broken", Repeated: 10},
-			{Level: "INFO", Msg: "fine"},
+			{Level: "INFO", Msg: "works"},
 		}
 		if got := logged(); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("logged\n%v\nwant\n%v", got, want)

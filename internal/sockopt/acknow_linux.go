@@ -2,13 +2,14 @@ package sockopt
 
 import "golang.org/x/sys/unix"
 
-// AckNow makes the kernel acknowledge what was read at once, instead of waiting for up to 40 ms for
-// data of ours to send along. A broker that uses Nagle's algorithm, as Mosquitto does by default,
-// holds its next answer back until then; at QoS 2 a message needs two answers.
+// AckNow makes the kernel acknowledge at once what was read. Otherwise the kernel waits up to 40 ms
+// for data of ours, to send the acknowledgement with it (delayed acknowledgement). A broker that uses
+// Nagle's algorithm, as Mosquitto does by default, does not send its next answer before it has the
+// acknowledgement; and at QoS 2 a message needs two answers.
 func (w *LowWater) AckNow() {
 	if w.socket == nil {
 		return
 	}
-	// After an error the kernel waits, as it does without this call.
+	// If this fails, the kernel delays the acknowledgement as it does by default.
 	_ = w.socket.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
 }

@@ -2,5 +2,5 @@
 
 package sockopt
 
-// AckNow does nothing: only Linux has that option.
+// AckNow does nothing: only Linux has this option.
 func (*LowWater) AckNow() {}

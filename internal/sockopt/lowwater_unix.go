@@ -10,17 +10,17 @@ import (
 )
 
 // LowWater is a socket's receive low-water mark: how many bytes must have arrived before a reader
-// is woken. One goroutine owns it.
+// is woken. One goroutine uses it.
 type LowWater struct {
 	socket syscall.RawConn // nil: the connection is not TCP
 	bytes  int             // the current mark
 }
 
-// NewLowWater returns the mark of a connection, found under TLS and other wrappers.
+// NewLowWater returns the mark of a connection, which may be wrapped, for example by TLS.
 func NewLowWater(conn net.Conn) LowWater {
 	w := LowWater{bytes: 1}
-	if tcp := below(conn); tcp != nil {
-		w.socket, _ = tcp.SyscallConn() // an error means that it is closed, which a read will report
+	if tcp := underlyingTCP(conn); tcp != nil {
+		w.socket, _ = tcp.SyscallConn() // an error means that it is closed; the next read reports that
 	}
 	return w
 }

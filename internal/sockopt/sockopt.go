@@ -1,8 +1,8 @@
-// Package sockopt sets options that let a TCP connection notice when its peer is gone.
+// Package sockopt sets options by which a TCP connection detects that its peer is unreachable.
 //
-// A host that loses power, and a NAT that forgets a connection, send nothing. Without these
-// options, data that is not acknowledged is sent again for about 15 minutes on Linux, and an idle
-// connection never ends.
+// When a host loses power, or a NAT drops the state of a connection, the other side gets no packet
+// about it. Without these options, Linux sends data that is not acknowledged again for about 15
+// minutes, and an idle connection never ends.
 package sockopt
 
 import (
@@ -11,25 +11,26 @@ import (
 )
 
 const (
-	// minTimeout is the time that a connection needs to send something again: Linux waits for at
-	// least 200 ms before it does so for the first time.
+	// minTimeout leaves enough time for retransmissions: Linux waits at least 200 ms before the
+	// first one.
 	minTimeout = time.Second
-	// probes is how many probes an idle peer gets, in the second half of timeout.
+	// probes is how many keepalive probes are sent on an idle connection, in the second half of
+	// the timeout.
 	probes = 3
 )
 
 // Harden makes the operating system end a connection when its peer has acknowledged nothing for
-// timeout: nothing of what was sent or, on an idle connection, no probe. The system sends probes at
-// intervals of whole seconds. Reads and writes then fail with ETIMEDOUT. A timeout below one second
+// timeout: no data or, on an idle connection, no keepalive probe. Reads and writes then fail with
+// ETIMEDOUT. The system sends probes at intervals of whole seconds. A timeout below one second
 // counts as one second.
 //
-// Only Linux has a limit for what was sent (TCP_USER_TIMEOUT). That limit also applies to a peer
-// whose program reads nothing for that long while its buffers are full: the peer's system still
+// Only Linux has a limit for unacknowledged data (TCP_USER_TIMEOUT). The limit also applies if the
+// peer's program does not read for that long and its buffers are full: the peer's system still
 // answers, but accepts no data.
 //
-// A connection that is not TCP is left alone.
+// Harden does nothing with a connection that is not TCP.
 func Harden(conn net.Conn, timeout time.Duration) error {
-	tcp := below(conn)
+	tcp := underlyingTCP(conn)
 	if tcp == nil {
 		return nil
 	}
@@ -43,8 +44,8 @@ func Harden(conn net.Conn, timeout time.Duration) error {
 	return limitUnacknowledged(tcp, timeout)
 }
 
-// below returns the TCP connection under TLS and other wrappers; nil if there is none.
-func below(conn net.Conn) *net.TCPConn {
+// underlyingTCP returns the TCP connection inside TLS and other wrappers, or nil if there is none.
+func underlyingTCP(conn net.Conn) *net.TCPConn {
 	for {
 		switch c := conn.(type) {
 		case *net.TCPConn:

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// limitUnacknowledged does nothing: only Linux has that option.
+// limitUnacknowledged does nothing: only Linux has this option.
 func limitUnacknowledged(*net.TCPConn, time.Duration) error { return nil }

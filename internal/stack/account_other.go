@@ -2,7 +2,7 @@
 
 package stack
 
-// account is whom a server runs as: always ourselves.
+// account is the account that a server runs as: here always our own.
 type account struct{}
 
 func unprivileged(...string) (account, error) { return account{}, nil }

@@ -12,14 +12,14 @@ import (
 	"syscall"
 )
 
-// account is whom a server runs as. The zero account is ourselves.
+// account is the account that a server runs as. The zero value is our own account.
 type account struct {
 	name string
 	cred *syscall.Credential
 }
 
-// unprivileged returns the account for a server: ourselves, unless we are root;
-// then the first of names that exists on this machine, then nobody.
+// unprivileged returns the account for a server: our own, unless we are root. For root it
+// is the first of names that exists on this machine, or else "nobody".
 func unprivileged(names ...string) (account, error) {
 	if os.Geteuid() != 0 {
 		return account{}, nil
@@ -39,7 +39,7 @@ func unprivileged(names ...string) (account, error) {
 	return account{}, errors.New("running as root, and there is no unprivileged account to run the server under")
 }
 
-// own gives path to the account.
+// own makes the account the owner of path.
 func (a account) own(path string) error {
 	if a.cred == nil {
 		return nil
@@ -47,8 +47,8 @@ func (a account) own(path string) error {
 	return os.Chown(path, int(a.cred.Uid), int(a.cred.Gid))
 }
 
-// canReach says whether the account may enter every folder above path. We do not
-// open up folders that are not ours; the error names the one that is closed.
+// canReach returns an error if the account may not enter every folder above path. The error
+// names the folder. We do not change the rights of folders that are not ours.
 func (a account) canReach(path string) error {
 	if a.cred == nil {
 		return nil
@@ -70,7 +70,7 @@ func (a account) canReach(path string) error {
 			enter = 0o010
 		}
 		if info.Mode().Perm()&enter == 0 {
-			return fmt.Errorf("the server runs as %q, who may not enter %s: choose another directory", a.name, dir)
+			return fmt.Errorf("the server runs as %q, which may not enter %s: choose another directory", a.name, dir)
 		}
 		if dir == filepath.Dir(dir) {
 			return nil

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// fakePostgres makes a folder whose programs claim a version.
+// fakePostgres makes a folder with programs that print a version.
 func fakePostgres(t *testing.T, version string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -30,10 +30,10 @@ func TestInspectPostgres(t *testing.T) {
 		}
 	}
 	if _, err := InspectPostgres(fakePostgres(t, "14.12")); err == nil || !strings.Contains(err.Error(), "PostgreSQL 14") {
-		t.Errorf("an old version passed: %v", err)
+		t.Errorf("an old version: %v, want an error", err)
 	}
 	if _, err := InspectPostgres(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("an empty folder: %v", err)
+		t.Errorf("an empty folder: %v, want os.ErrNotExist", err)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestFreePortsAreFree(t *testing.T) {
 			t.Fatal(err)
 		}
 		if port < lowestPort || port >= lowestEphemeralPort() {
-			t.Errorf("port %d is among those of outgoing connections", port)
+			t.Errorf("port %d is in the range of outgoing connections", port)
 		}
 	}
 }

@@ -7,10 +7,10 @@ import (
 	"path/filepath"
 )
 
-// prepareDir makes the directory of a server: a new one under the system's
-// temporary folder when dir is empty, otherwise dir itself, which must be absent
-// or empty, since Close removes it with all that is in it.
-func prepareDir(dir, pattern string, who account) (string, error) {
+// prepareDir makes the directory of a server. If dir is "", it is a new one under the
+// system's temporary folder. Otherwise it is dir, which must be absent or empty, because
+// Close removes it with its contents.
+func prepareDir(dir, pattern string, owner account) (string, error) {
 	if dir == "" {
 		made, err := os.MkdirTemp("", pattern)
 		if err != nil {
@@ -34,7 +34,7 @@ func prepareDir(dir, pattern string, who account) (string, error) {
 			return "", fmt.Errorf("directory %s is not empty", dir)
 		}
 	}
-	if err := errors.Join(who.canReach(dir), who.own(dir)); err != nil {
+	if err := errors.Join(owner.canReach(dir), owner.own(dir)); err != nil {
 		_ = os.Remove(dir)
 		return "", err
 	}

@@ -17,48 +17,49 @@ import (
 	"github.com/eclipse/paho.golang/packets"
 )
 
-// ErrMosquittoNotFound: no Mosquitto is installed.
+// ErrMosquittoNotFound is the error if no Mosquitto is installed.
 var ErrMosquittoNotFound = errors.New("no mosquitto found: install it (Debian, Ubuntu: apt-get install mosquitto)")
 
-// MosquittoConfig says what broker to start. The zero value is an open broker on
-// 127.0.0.1 that keeps its sessions in memory.
+// MosquittoConfig configures a broker. The zero value is a broker on 127.0.0.1 without access
+// control that keeps its sessions in memory.
 type MosquittoConfig struct {
-	// Dir is where the broker lives: configuration, log and saved state. It must
-	// be absent or empty; Close removes it. Defaults to a new folder under the
-	// system's temporary folder.
+	// Dir is the folder of configuration, log and saved state. It must be absent or
+	// empty; Close removes it. Defaults to a new folder under the system's temporary
+	// folder.
 	Dir string
 
 	// Port on 127.0.0.1. Defaults to a free one.
 	Port int
 
-	// Binary is the program. Defaults to what FindMosquitto finds.
+	// Binary is the path of the program. Defaults to the result of FindMosquitto.
 	Binary string
 
-	// Persistence saves sessions and queued messages: at a proper stop, and every
-	// Autosave. What happened since is lost by a kill.
+	// Persistence saves sessions and queued messages: at a clean stop, and every
+	// Autosave. A kill loses the changes since the last save.
 	Persistence bool
 
-	// Autosave is how often the state is saved, in whole seconds; it stops all
-	// traffic for as long as that takes. Defaults to a second.
+	// Autosave is how often the state is saved, in whole seconds. The broker handles no
+	// messages during a save. Defaults to a second.
 	Autosave time.Duration
 
-	// MaxInflight is max_inflight_messages: how many messages may be between
-	// PUBLISH and its last acknowledgement, each way, per session.
-	// Mosquitto's own default of 20 is too small for throughput, and with no limit
-	// its QoS 2 bookkeeping, a linear list, collapses. Defaults to 1000.
+	// MaxInflight is max_inflight_messages: how many messages of a session and direction
+	// may be between PUBLISH and the last acknowledgement. Mosquitto's default of 20 is
+	// too small for throughput. Without a limit it becomes very slow at QoS 2, because it
+	// searches a linear list of these messages. Defaults to 1000.
 	MaxInflight int
 
-	// Username and Password are required of clients. Defaults to letting all in.
+	// Username and Password are what clients must send. By default every client may
+	// connect.
 	Username, Password string
 
-	// AccessRules are the lines of its access control list (acl_file), in the form of
-	// mosquitto.conf(5): "topic readwrite #", "topic deny secret/#". Defaults to none, by
-	// which everything is allowed. Rules for topics are attached to a client when it connects:
-	// after a restart Mosquitto 2.0.11 drops what comes for a subscriber that has a session
-	// and is not back yet, unless a "pattern" rule allows it.
+	// AccessRules are the lines of its access control list (acl_file), in the format of
+	// mosquitto.conf(5): "topic readwrite #", "topic deny secret/#". Without rules everything
+	// is allowed. Mosquitto applies "topic" rules to a client when it connects. So after a
+	// restart, Mosquitto 2.0.11 drops messages for a subscriber that has a session but has not
+	// connected again yet, unless a "pattern" rule allows them.
 	AccessRules []string
 
-	// ExtraLines of mosquitto.conf.
+	// ExtraLines are added to mosquitto.conf.
 	ExtraLines []string
 
 	// Logger gets progress lines. Defaults to none.
@@ -94,7 +95,8 @@ func (c MosquittoConfig) validate() error {
 	return nil
 }
 
-// Mosquitto is a broker of ours. Its methods may be called from any goroutine.
+// Mosquitto is a broker that this process has started. Its methods may be called from any
+// goroutine.
 type Mosquitto struct {
 	server
 	cfg    MosquittoConfig
@@ -111,14 +113,14 @@ func FindMosquitto() (string, error) {
 	return path, nil
 }
 
-// StartMosquitto starts a broker and returns when it accepts MQTT connections.
-// Without a deadline in ctx, a minute is allowed. When it fails nothing is left
-// behind and the error carries the last lines of the broker's log.
+// StartMosquitto starts a broker and returns when it accepts MQTT connections. If ctx has
+// no deadline, the timeout is a minute. After an error nothing is left, and the error
+// contains the last lines of the broker's log.
 func StartMosquitto(ctx context.Context, cfg MosquittoConfig) (*Mosquitto, error) {
 	m, err := newMosquitto(cfg)
 	if err == nil {
-		// As root it would drop to this account by itself, but that change of identity
-		// makes Linux forget the parent death signal.
+		// Started as root, Mosquitto would change to this account itself. But when a process
+		// changes its account, Linux clears its parent death signal.
 		err = m.open(ctx, cfg.Dir, cfg.Port, m.writePasswords, "mosquitto")
 	}
 	if err != nil {
@@ -150,13 +152,13 @@ func (m *Mosquitto) URL() string {
 	return u.String()
 }
 
-// Restart is Stop and Start.
+// Restart calls Stop and Start.
 func (m *Mosquitto) Restart(ctx context.Context) error {
 	return errors.Join(m.Stop(), m.Start(ctx))
 }
 
-// Save has the broker save its state now (SIGUSR1), and returns when it has. It must have
-// been started with Persistence.
+// Save makes the broker save its state (SIGUSR1), and returns when it has done so. The
+// broker must have been started with Persistence.
 func (m *Mosquitto) Save(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -164,12 +166,12 @@ func (m *Mosquitto) Save(ctx context.Context) error {
 	case !m.cfg.Persistence:
 		return errors.New("save mosquitto: it was started without Persistence")
 	case !m.running():
-		return errors.New("save mosquitto: it does not run")
+		return errors.New("save mosquitto: it is not running")
 	}
 	ctx, cancel := withStartTimeout(ctx)
 	defer cancel()
-	// It writes another file and renames that, so a save is a change of identity. That is
-	// only sure while we hold the old one: its inode might be used again.
+	// The broker writes a new file and renames it, so after a save the path has another
+	// inode. Keep the old file open: otherwise the new one could get the same inode number.
 	before, err := os.Open(m.statePath())
 	if err == nil {
 		defer before.Close()
@@ -195,7 +197,8 @@ func (m *Mosquitto) Save(ctx context.Context) error {
 	}
 }
 
-// replaced reports whether another file is at path than before, where nil means none.
+// replaced reports whether path is another file than before. If before is nil, there was no
+// file.
 func replaced(before *os.File, path string) (bool, error) {
 	now, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -208,16 +211,16 @@ func replaced(before *os.File, path string) (bool, error) {
 	return err == nil && !os.SameFile(was, now), err
 }
 
-// Stop ends the broker properly; with Persistence it saves its state. An error
-// means that it took too long and was killed.
+// Stop stops the broker cleanly; with Persistence it saves its state. An error means that
+// the stop took too long and the broker was killed.
 func (m *Mosquitto) Stop() error { return m.stop(syscall.SIGTERM, stopGrace) }
 
 func (m *Mosquitto) command() ProcessSpec {
 	return ProcessSpec{Path: m.binary, Args: []string{"-c", m.configPath()}}
 }
 
-// ask opens an MQTT 5 session and closes it.
-func (m *Mosquitto) ask(ctx context.Context) error {
+// ping connects with MQTT 5 and disconnects.
+func (m *Mosquitto) ping(ctx context.Context) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", address(m.port))
 	if err != nil {

@@ -22,10 +22,10 @@ func (m *Mosquitto) configure() error {
 		"log_dest stderr",
 		"log_timestamp_format %Y-%m-%dT%H:%M:%S",
 		fmt.Sprintf("max_inflight_messages %d", m.cfg.MaxInflight),
-		// A slow subscriber's messages wait, rather than being dropped. Not 0, for no
-		// limit: with it mosquitto 2.0.11 closes a connection whose message it refuses.
+		// A slow subscriber's messages are queued, not dropped. Do not use 0 (no limit):
+		// then mosquitto 2.0.11 closes a connection whose message it refuses.
 		"max_queued_messages 10000000",
-		"set_tcp_nodelay true", // Nagle would hold a message back until the last one is acknowledged
+		"set_tcp_nodelay true", // with Nagle's algorithm a message waits for the acknowledgement of the last one
 	}
 	if m.cfg.Username == "" {
 		lines = append(lines, "allow_anonymous true")
@@ -48,8 +48,8 @@ func (m *Mosquitto) configure() error {
 	return m.writeFile(m.configPath(), strings.Join(lines, "\n")+"\n")
 }
 
-// writePasswords lets mosquitto_passwd hash a file, since its command line could
-// be read by every user of this machine.
+// writePasswords writes the password to a file and lets mosquitto_passwd hash it there. The
+// password must not be an argument, because every user of this machine can read arguments.
 func (m *Mosquitto) writePasswords(ctx context.Context) error {
 	if m.cfg.Username == "" {
 		return nil

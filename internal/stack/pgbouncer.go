@@ -15,43 +15,43 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrPgBouncerNotFound: no PgBouncer is installed.
+// ErrPgBouncerNotFound is the error if no PgBouncer is installed.
 var ErrPgBouncerNotFound = errors.New("no pgbouncer found: install it (Debian, Ubuntu: apt-get install pgbouncer)")
 
-// Modes of a pool: what a client has a server connection for.
+// Modes of a pool: how long a client keeps a server connection.
 const (
-	PoolSession     = "session"     // until it disconnects
-	PoolTransaction = "transaction" // a transaction
-	PoolStatement   = "statement"   // a statement; transactions of several are refused
+	PoolSession     = "session"     // until the client disconnects
+	PoolTransaction = "transaction" // for a transaction
+	PoolStatement   = "statement"   // for a statement; transactions of several statements are refused
 )
 
-// PgBouncerConfig says what pooler to start.
+// PgBouncerConfig configures a pooler.
 type PgBouncerConfig struct {
-	// Target is the server behind it. Its databases and roles are all let through.
+	// Target is the server behind the pooler. All its databases and roles can be used.
 	Target *Postgres
 
-	// Address of the server, host:port. Defaults to Target's own; a proxy's puts a fault
-	// between the two.
+	// Address is the address of the server, host:port. Defaults to that of Target. With the
+	// address of a proxy, faults can be made between pooler and server.
 	Address string
 
 	// PoolMode defaults to PoolTransaction.
 	PoolMode string
 
-	// PoolSize is default_pool_size, the most server connections for a pair of database
-	// and role. Defaults to 20, as PgBouncer does.
+	// PoolSize is default_pool_size, the maximum number of server connections for each pair
+	// of database and role. Defaults to 20, like PgBouncer's own default.
 	PoolSize int
 
-	// Dir is where it lives: configuration and log. It must be absent or empty; Close
-	// removes it. Defaults to a new folder under the system's temporary folder.
+	// Dir is the folder of configuration and log. It must be absent or empty; Close removes
+	// it. Defaults to a new folder under the system's temporary folder.
 	Dir string
 
 	// Port on 127.0.0.1. Defaults to a free one.
 	Port int
 
-	// Binary is the program. Defaults to what FindPgBouncer finds.
+	// Binary is the path of the program. Defaults to the result of FindPgBouncer.
 	Binary string
 
-	// ExtraLines of the section [pgbouncer].
+	// ExtraLines are added to the section [pgbouncer].
 	ExtraLines []string
 
 	// Logger gets progress lines. Defaults to none.
@@ -88,10 +88,10 @@ func (c PgBouncerConfig) validate() error {
 	return nil
 }
 
-// PgBouncer is a pooler of ours before a PostgreSQL of ours. Its methods may be called
-// from any goroutine.
+// PgBouncer is a connection pooler in front of a Postgres. Its methods may be called from
+// any goroutine.
 //
-// Passwords are those of the server: it looks them up there (auth_query) for every role.
+// The passwords are those of the server: the pooler reads them there (auth_query).
 type PgBouncer struct {
 	server
 	cfg    PgBouncerConfig
@@ -107,9 +107,9 @@ func FindPgBouncer() (string, error) {
 	return path, nil
 }
 
-// StartPgBouncer starts a pooler and returns when a query gets through it. Without a
-// deadline in ctx, a minute is allowed. When it fails nothing is left behind and the
-// error carries the last lines of its log.
+// StartPgBouncer starts a pooler and returns when a query through it succeeds. If ctx has
+// no deadline, the timeout is a minute. After an error nothing is left, and the error
+// contains the last lines of the pooler's log.
 func StartPgBouncer(ctx context.Context, cfg PgBouncerConfig) (*PgBouncer, error) {
 	b, err := newPgBouncer(cfg)
 	if err == nil {
@@ -135,11 +135,11 @@ func newPgBouncer(cfg PgBouncerConfig) (*PgBouncer, error) {
 	return b, nil
 }
 
-// URL connects Target's superuser, through the pooler, to the database "postgres".
+// URL is for Target's superuser and the database "postgres", through the pooler.
 func (b *PgBouncer) URL() string { return b.DatabaseURL(superuser) }
 
-// DatabaseURL is URL for another database of Target; "pgbouncer" is the pooler's own
-// console, for SHOW POOLS and the like, with simple queries only.
+// DatabaseURL is like URL, for another database of Target. "pgbouncer" is the pooler's
+// console, for commands like SHOW POOLS; it accepts simple queries only.
 func (b *PgBouncer) DatabaseURL(name string) string {
 	u, err := url.Parse(b.cfg.Target.DatabaseURL(name))
 	if err != nil {
@@ -149,15 +149,15 @@ func (b *PgBouncer) DatabaseURL(name string) string {
 	return u.String()
 }
 
-// Stop ends the pooler at once, with all connections through it (SIGTERM).
+// Stop stops the pooler at once and closes all connections through it (SIGTERM).
 func (b *PgBouncer) Stop() error { return b.stop(syscall.SIGTERM, stopGrace) }
 
 func (b *PgBouncer) command() ProcessSpec {
 	return ProcessSpec{Path: b.binary, Args: []string{b.configPath()}}
 }
 
-// ask makes sure that it is Target who answers through it.
-func (b *PgBouncer) ask(ctx context.Context) error {
+// ping connects, and checks that the server behind the pooler is Target.
+func (b *PgBouncer) ping(ctx context.Context) error {
 	cfg, err := pgx.ParseConfig("sslmode=disable")
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func (b *PgBouncer) ask(ctx context.Context) error {
 	cfg.Host, cfg.Port = loopback, uint16(b.port)
 	cfg.User, cfg.Password, cfg.Database = superuser, b.cfg.Target.password, superuser
 	cfg.Fallbacks = nil
-	// Named statements do not survive a change of the server connection.
+	// A named statement exists only on the server connection that prepared it.
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -205,7 +205,7 @@ func (b *PgBouncer) configure() error {
 		"unix_socket_dir =",
 		"auth_type = " + authentication,
 		"auth_file = " + b.usersPath(),
-		// Roles that come and go with the tests, some without a password.
+		// Tests create and drop roles, some without a password.
 		"auth_query = SELECT usename, coalesce(passwd, '') FROM pg_catalog.pg_shadow WHERE usename = $1",
 		"admin_users = " + superuser,
 		"pool_mode = " + b.cfg.PoolMode,

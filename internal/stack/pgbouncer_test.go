@@ -33,9 +33,9 @@ func show(t *testing.T, conn *pgx.Conn, sql string) (value string) {
 	return value
 }
 
-// In transaction mode strangers share server connections: what one sets in its session,
-// the next one finds. In session mode it is reset.
-func TestPgBouncerSharesSessions(t *testing.T) {
+// In transaction mode clients share server connections: a session setting of one client is
+// still there for the next one. In session mode it is reset.
+func TestPgBouncerPoolModes(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	p, err := StartPostgres(ctx, PostgresConfig{}) // with passwords
@@ -68,16 +68,16 @@ func TestPgBouncerSharesSessions(t *testing.T) {
 			t.Errorf("%s: server process %s, want the same as before, %s", mode, got, backend)
 		}
 		if got := show(t, two, "SHOW statement_timeout"); got != want {
-			t.Errorf("%s: a stranger's statement_timeout is %s, want %s", mode, got, want)
+			t.Errorf("%s: another client's statement_timeout is %s, want %s", mode, got, want)
 		}
 		console := simple(t, b.DatabaseURL("pgbouncer"))
 		if got := show(t, console, "SHOW VERSION"); !strings.Contains(got, "PgBouncer") {
-			t.Errorf("the console says %q", got)
+			t.Errorf("the console answers %q, want the version of PgBouncer", got)
 		}
 	}
 }
 
-func TestPgBouncerEndsAndStarts(t *testing.T) {
+func TestPgBouncerStopsAndStarts(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	p, err := StartPostgres(ctx, PostgresConfig{Trust: true})
@@ -111,10 +111,10 @@ func TestPgBouncerEndsAndStarts(t *testing.T) {
 	if err := errors.Join(b.Close(), b.Close()); err != nil {
 		t.Fatal(err)
 	}
-	mustBeGone(t, pids, port, b.Dir())
+	mustLeaveNothing(t, pids, port, b.Dir())
 }
 
-func TestPgBouncerErrorsSayWhatIsWrong(t *testing.T) {
+func TestPgBouncerErrorsNameTheCause(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	p := &Postgres{} // not started
@@ -123,7 +123,7 @@ func TestPgBouncerErrorsSayWhatIsWrong(t *testing.T) {
 		want string
 	}{
 		"no target":       {PgBouncerConfig{}, "Target"},
-		"no such mode":    {PgBouncerConfig{Target: p, PoolMode: "telepathy"}, "telepathy"},
+		"no such mode":    {PgBouncerConfig{Target: p, PoolMode: "other"}, "other"},
 		"no such program": {PgBouncerConfig{Target: p, Binary: "/nonexistent/pgbouncer"}, "/nonexistent/pgbouncer"},
 	} {
 		b, err := StartPgBouncer(ctx, c.cfg)
@@ -132,7 +132,7 @@ func TestPgBouncerErrorsSayWhatIsWrong(t *testing.T) {
 			t.Fatalf("%s: it started", name)
 		}
 		if !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: error does not tell %q:\n%v", name, c.want, err)
+			t.Errorf("%s: the error does not contain %q:\n%v", name, c.want, err)
 		}
 	}
 }

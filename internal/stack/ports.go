@@ -14,19 +14,18 @@ import (
 const (
 	loopback = "127.0.0.1"
 
-	// startAttempts is how often a start is tried with another port when the
-	// port was taken between our choice and the server's bind.
+	// startAttempts is how many ports a start tries. Another process may bind a port
+	// after we have chosen it and before the server binds it.
 	startAttempts = 5
 
 	lowestPort = 10000
 )
 
-// freePort returns a port of 127.0.0.1 that nobody listens on right now.
+// freePort returns a port of 127.0.0.1 that is not in use.
 //
-// It is chosen below the range from which the kernel takes the local ports of
-// outgoing connections: a server that is stopped and started again must find
-// its port free, and any client on this machine might be given a port of that
-// range in between.
+// The port is below the range from which the kernel takes local ports of outgoing
+// connections. Otherwise, while a server is stopped, any client on this machine could get
+// its port, and the server could not be started again.
 func freePort() (int, error) {
 	for range 100 {
 		port := lowestPort + rand.IntN(lowestEphemeralPort()-lowestPort)
@@ -42,8 +41,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// onFreePort starts a server on a port of its choice, or on the given one where that is not
-// 0. A port may be taken between our choice and the server's bind: then another one is tried.
+// onFreePort starts a server on the given port or, if that is 0, on a free one. If another
+// process has bound the free port meanwhile, it tries another port.
 func onFreePort(ctx context.Context, given int, start func(port int) error) error {
 	var err error
 	for range startAttempts {
@@ -61,8 +60,8 @@ func onFreePort(ctx context.Context, given int, start func(port int) error) erro
 	return err
 }
 
-// FreePort is freePort for those who start a server of another kind.
-// The port is free now; whoever binds it must be prepared to try again.
+// FreePort returns a free port of 127.0.0.1 for a server that this package does not start.
+// Another process may bind it first, so the caller must be prepared to try again.
 func FreePort() (int, error) { return freePort() }
 
 // lowestEphemeralPort is 32768 on Linux by default and 49152 elsewhere.
@@ -79,7 +78,7 @@ func lowestEphemeralPort() int {
 	return low
 }
 
-// portTaken reports whether someone holds the port.
+// portTaken reports whether the port is in use.
 func portTaken(port int) bool {
 	l, err := net.Listen("tcp", address(port))
 	if err != nil {

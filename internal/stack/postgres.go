@@ -14,37 +14,36 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PostgresConfig says what server to start. The zero value is a good server for
-// tests and demonstrations.
+// PostgresConfig configures a server. The zero value suits tests and demonstrations.
 type PostgresConfig struct {
-	// Dir is where the server lives: data, log and socket. It must be absent or
-	// empty; Close removes it. Defaults to a new folder under the system's
-	// temporary folder.
+	// Dir is the folder of data, log and socket. It must be absent or empty; Close
+	// removes it. Defaults to a new folder under the system's temporary folder.
 	Dir string
 
 	// Port on 127.0.0.1. Defaults to a free one.
 	Port int
 
-	// BinDir holds the programs postgres and initdb. Defaults to what
-	// FindPostgres finds.
+	// BinDir is the folder of the programs postgres and initdb. Defaults to the result of
+	// FindPostgres.
 	BinDir string
 
-	// Settings of postgresql.conf, on top of ours.
+	// Settings are added to postgresql.conf. They override ours.
 	Settings map[string]string
 
 	// Durable keeps fsync and full_page_writes on, for benchmarks. Without it a
 	// commit survives a kill of the server but not a crash of the machine.
 	Durable bool
 
-	// Trust lets every user of this machine in as superuser, without a password.
-	// It saves the milliseconds of SCRAM for each connection of a test.
+	// Trust lets every user of this machine connect as superuser without a password.
+	// It saves the milliseconds that SCRAM takes for each connection of a test.
 	Trust bool
 
 	// Logger gets progress lines. Defaults to none.
 	Logger *slog.Logger
 }
 
-// Postgres is a PostgreSQL server of ours. Its methods may be called from any goroutine.
+// Postgres is a PostgreSQL server that this process has started. Its methods may be called
+// from any goroutine.
 type Postgres struct {
 	server
 	cfg      PostgresConfig
@@ -52,9 +51,9 @@ type Postgres struct {
 	password string
 }
 
-// StartPostgres creates a server and returns when it accepts connections. Without
-// a deadline in ctx, a minute is allowed. When it fails nothing is left behind and
-// the error carries the last lines of the server's log.
+// StartPostgres creates a server and returns when it accepts connections. If ctx has no
+// deadline, the timeout is a minute. After an error nothing is left, and the error contains
+// the last lines of the server's log.
 func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
 	p, err := newPostgres(cfg)
 	if err == nil {
@@ -83,10 +82,10 @@ func newPostgres(cfg PostgresConfig) (*Postgres, error) {
 	return p, nil
 }
 
-// URL connects the superuser to the database "postgres". It contains the password.
+// URL is for the superuser and the database "postgres". It contains the password.
 func (p *Postgres) URL() string { return p.DatabaseURL("postgres") }
 
-// DatabaseURL is URL for another database of this server.
+// DatabaseURL is like URL, for another database of this server.
 func (p *Postgres) DatabaseURL(name string) string {
 	u := url.URL{
 		Scheme: "postgres", User: url.User(superuser), Host: address(p.Port()),
@@ -101,32 +100,34 @@ func (p *Postgres) DatabaseURL(name string) string {
 // Major is the server's major version.
 func (p *Postgres) Major() int { return p.bin.Major }
 
-// Restart is Stop and Start.
+// Restart calls Stop and Start.
 func (p *Postgres) Restart(ctx context.Context) error {
 	return errors.Join(p.Stop(), p.Start(ctx))
 }
 
-// Stop is PostgreSQL's fast shutdown: sessions are ended, all is written, nothing
-// needs recovery. An error means that it took too long and was killed.
+// Stop is PostgreSQL's fast shutdown: it ends the sessions and writes everything to disk, so
+// the next start needs no recovery. An error means that the shutdown took too long and the
+// server was killed.
 func (p *Postgres) Stop() error { return p.stop(syscall.SIGINT, 20*time.Second) }
 
-// StopImmediate is PostgreSQL's immediate shutdown: no session says goodbye, and
-// the next start recovers from the WAL.
+// StopImmediate is PostgreSQL's immediate shutdown: it aborts the sessions, and the next
+// start recovers from the WAL.
 func (p *Postgres) StopImmediate() error { return p.stop(syscall.SIGQUIT, stopGrace) }
 
-// Close stops the server and removes its folder. Closing twice is no error.
+// Close stops the server and removes its folder. Closing twice is not an error.
 func (p *Postgres) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.killed && !p.closed {
-		// Only the next postmaster removes the shared memory of a killed one.
+		// Only the next postmaster of this data directory removes the shared memory of a
+		// killed one. So start the server once more.
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		if err := p.start(ctx); err != nil {
 			p.logger.Warn("shared memory of a killed postgres may be left", "error", err)
 		}
 		cancel()
 	}
-	// Nobody will read its data again: no need for a last checkpoint.
+	// The data will not be read again, so a last checkpoint is not needed.
 	return p.close(syscall.SIGQUIT)
 }
 
@@ -135,15 +136,15 @@ func (p *Postgres) command() ProcessSpec {
 		Path: filepath.Join(p.bin.Dir, "postgres"),
 		Args: []string{"-D", p.dataDir(), "-p", strconv.Itoa(p.port)},
 
-		DeathSignal: syscall.SIGQUIT, // an immediate shutdown, which takes its children along
+		DeathSignal: syscall.SIGQUIT, // an immediate shutdown, which also ends the children
 	}
 }
 
-// configure has nothing to write: the port is an argument.
+// configure writes nothing, because the port is an argument.
 func (p *Postgres) configure() error { return nil }
 
-// ask connects, and makes sure that it is our server that answers.
-func (p *Postgres) ask(ctx context.Context) error {
+// ping connects, and checks that it is our server that answers.
+func (p *Postgres) ping(ctx context.Context) error {
 	cfg, err := pgx.ParseConfig("sslmode=disable")
 	if err != nil {
 		return err
@@ -168,9 +169,9 @@ func (p *Postgres) ask(ctx context.Context) error {
 
 // kill ends the postmaster and all its children.
 //
-// A killed postmaster's children would notice by themselves, but a busy one only
-// after its statement, and until then the server could not be started again. So
-// the postmaster is frozen, that it forks no more, and they go first.
+// Children detect themselves that their postmaster has been killed, but a busy one only
+// after its statement. Until then the server could not be started again. So kill freezes the
+// postmaster, so that it forks no more, then kills the children, and then the postmaster.
 func (p *Postgres) kill() error {
 	if !p.running() {
 		return nil
@@ -180,14 +181,14 @@ func (p *Postgres) kill() error {
 	}
 	children := childrenOf(p.proc.Pid())
 	for _, child := range children {
-		// Children of a frozen parent: nobody reaps them, so no id is reused.
+		// A frozen parent does not reap its children, so their process ids are not reused.
 		_ = signalProcess(child, syscall.SIGKILL)
 	}
 	return errors.Join(p.server.kill(), awaitGone(children, killGrace))
 }
 
-// awaitGone waits for processes that are not our children, so that there is
-// nothing to wait on but the process table.
+// awaitGone waits until processes have ended. They are not our children, so it has to poll
+// the process table.
 func awaitGone(pids []int, limit time.Duration) error {
 	deadline := time.Now().Add(limit)
 	for _, pid := range pids {

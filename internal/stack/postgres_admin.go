@@ -8,18 +8,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// SetReadOnly turns the whole server read-only, or back, while it runs, as a primary is
-// that was demoted by its keeper: open sessions follow within moments, at their next
-// statement, and sessions that set default_transaction_read_only themselves do not. It
-// returns when new sessions have it.
+// SetReadOnly makes the whole server read-only or writable while it runs, as when a cluster
+// manager demotes a primary. Open sessions get the setting within moments, at their next
+// statement. Sessions that set default_transaction_read_only themselves keep their value. It
+// returns when new sessions have the setting.
 func (p *Postgres) SetReadOnly(ctx context.Context, on bool) error {
 	return p.setAndReload(ctx, "default_transaction_read_only", onOff(on))
 }
 
-// SetDatabaseReadOnly makes new sessions of one database read-only, or not. Open ones keep
-// what they have: after a failover by name, so do those of a pool.
+// SetDatabaseReadOnly makes new sessions of one database read-only or writable. Open sessions
+// keep their setting, like the sessions of a pool after a failover by name.
 func (p *Postgres) SetDatabaseReadOnly(ctx context.Context, database string, on bool) error {
-	// A session of its own is read-only perhaps, and may not change the catalog then.
+	// Our session may be read-only itself; then it could not change the catalog.
 	return p.exec(ctx, "SET default_transaction_read_only = off",
 		fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = %s", pgx.Identifier{database}.Sanitize(), onOff(on)))
 }
@@ -31,8 +31,8 @@ func onOff(on bool) string {
 	return "off"
 }
 
-// setAndReload changes a setting that needs no restart, and returns when new sessions
-// have it. ALTER SYSTEM is allowed to read-only sessions.
+// setAndReload changes a setting that needs no restart, and returns when new sessions have
+// it. A read-only session may use ALTER SYSTEM.
 func (p *Postgres) setAndReload(ctx context.Context, name, value string) error {
 	if err := p.exec(ctx,
 		fmt.Sprintf("ALTER SYSTEM SET %s = %s", name, quoteLiteral(value)), "SELECT pg_reload_conf()"); err != nil {
@@ -42,7 +42,7 @@ func (p *Postgres) setAndReload(ctx context.Context, name, value string) error {
 		fmt.Sprintf("SELECT setting = %s FROM pg_settings WHERE name = %s", quoteLiteral(value), quoteLiteral(name)))
 }
 
-// exec runs statements, one after the other, on a connection of its own.
+// exec runs statements, one after the other, on a new connection.
 func (p *Postgres) exec(ctx context.Context, statements ...string) error {
 	conn, err := pgx.Connect(ctx, p.URL())
 	if err != nil {
@@ -57,7 +57,7 @@ func (p *Postgres) exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-// await asks, each time over a new connection, until the answer is true.
+// await repeats a query, each time on a new connection, until it returns true.
 func (p *Postgres) await(ctx context.Context, what, sql string) error {
 	ctx, cancel := withStartTimeout(ctx)
 	defer cancel()
@@ -70,7 +70,7 @@ func (p *Postgres) await(ctx context.Context, what, sql string) error {
 		case <-ctx.Done():
 			return fmt.Errorf("postgres: wait for %s: %w (%v)", what, ctx.Err(), last)
 		}
-		ok, err := p.ask1(ctx, sql)
+		ok, err := p.queryBool(ctx, sql)
 		if ok {
 			return nil
 		}
@@ -79,7 +79,8 @@ func (p *Postgres) await(ctx context.Context, what, sql string) error {
 	}
 }
 
-func (p *Postgres) ask1(ctx context.Context, sql string) (ok bool, err error) {
+// queryBool runs a query that returns a boolean, on a new connection.
+func (p *Postgres) queryBool(ctx context.Context, sql string) (ok bool, err error) {
 	conn, err := pgx.Connect(ctx, p.URL())
 	if err != nil {
 		return false, err

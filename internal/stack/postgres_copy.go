@@ -13,9 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// CopyPostgres starts a physical copy of a running server beside it, on a port of its
-// own: what a snapshot, a base backup or a restore to a point in time is. The copy has the
-// same system identifier, databases, oids and passwords; from now on both go their ways.
+// CopyPostgres starts a physical copy of a running server on another port, like a snapshot, a
+// base backup or a restore to a point in time. The copy has the same system identifier,
+// databases, oids and passwords. Later changes to one server do not affect the other.
 func CopyPostgres(ctx context.Context, p *Postgres) (*Postgres, error) {
 	ctx, cancel := withStartTimeout(ctx)
 	defer cancel()
@@ -26,13 +26,13 @@ func CopyPostgres(ctx context.Context, p *Postgres) (*Postgres, error) {
 	return c, nil
 }
 
-// StartStandby starts a hot standby of a running server, on a port of its own, that
-// streams asynchronously: a commit at the primary waits for nothing here.
+// StartStandby starts a hot standby of a running server on another port. It streams
+// asynchronously: a commit at the primary does not wait for the standby.
 //
 //	StartStandby ──► streaming ──StopStreaming──► behind ──┐
 //	                     └───────────────Promote───────────┴──► a primary of its own
 //
-// What the primary commits after StopStreaming is lost by Promote.
+// Promote loses what the primary has committed after StopStreaming.
 func StartStandby(ctx context.Context, primary *Postgres) (*Postgres, error) {
 	ctx, cancel := withStartTimeout(ctx)
 	defer cancel()
@@ -43,7 +43,8 @@ func StartStandby(ctx context.Context, primary *Postgres) (*Postgres, error) {
 			conninfo = fmt.Sprintf("host=%s port=%d user=%s sslmode=disable", loopback, primary.Port(), superuser)
 		}
 		return errors.Join(
-			// Where StopStreaming has left its word, if primary was a standby once.
+			// If primary was a standby once, StopStreaming has set primary_conninfo in
+			// postgresql.auto.conf. Override it in the same file.
 			s.appendSettings("postgresql.auto.conf", map[string]string{"primary_conninfo": conninfo, "hot_standby": "on"}),
 			s.writeData("standby.signal", ""))
 	})
@@ -58,7 +59,7 @@ func StartStandby(ctx context.Context, primary *Postgres) (*Postgres, error) {
 	return s, nil
 }
 
-// StopStreaming cuts a standby off from its primary, and returns when nothing comes in
+// StopStreaming disconnects a standby from its primary, and returns when it receives nothing
 // any more.
 func (p *Postgres) StopStreaming(ctx context.Context) error {
 	if err := p.setAndReload(ctx, "primary_conninfo", ""); err != nil {
@@ -67,7 +68,7 @@ func (p *Postgres) StopStreaming(ctx context.Context) error {
 	return p.await(ctx, "the end of streaming", "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)")
 }
 
-// CatchUp blocks until a standby has replayed what primary has committed by now.
+// CatchUp blocks until a standby has replayed what primary has committed until now.
 func (p *Postgres) CatchUp(ctx context.Context, primary *Postgres) error {
 	conn, err := pgx.Connect(ctx, primary.URL())
 	if err != nil {
@@ -81,8 +82,8 @@ func (p *Postgres) CatchUp(ctx context.Context, primary *Postgres) error {
 	return p.await(ctx, "the replay of "+lsn, "SELECT pg_last_wal_replay_lsn() >= "+quoteLiteral(lsn)+"::pg_lsn")
 }
 
-// Promote makes a standby a primary. The old one is not stopped by that: end it before,
-// or have two.
+// Promote makes a standby a primary. It does not stop the old primary: stop that before, or
+// there are two.
 func (p *Postgres) Promote(ctx context.Context) error {
 	ctx, cancel := withStartTimeout(ctx)
 	defer cancel()
@@ -92,7 +93,7 @@ func (p *Postgres) Promote(ctx context.Context) error {
 	return p.await(ctx, "the end of recovery", "SELECT NOT pg_is_in_recovery()")
 }
 
-// copy starts a server on a copy of p's data, which prepare may change before.
+// copy starts a server on a copy of p's data. prepare may change the copy before the start.
 func (p *Postgres) copy(ctx context.Context, prepare func(*Postgres) error) (*Postgres, error) {
 	cfg := p.cfg
 	cfg.Dir, cfg.Port = "", 0
@@ -102,7 +103,7 @@ func (p *Postgres) copy(ctx context.Context, prepare func(*Postgres) error) (*Po
 		if err := p.backup(ctx, c); err != nil {
 			return err
 		}
-		// The socket's folder is the original's in the settings that came along.
+		// The copied settings contain the original's folder for the socket.
 		if err := c.appendSettings("postgresql.conf", map[string]string{"unix_socket_directories": c.socketDir()}); err != nil {
 			return err
 		}
@@ -117,11 +118,11 @@ func (p *Postgres) copy(ctx context.Context, prepare func(*Postgres) error) (*Po
 	return c, nil
 }
 
-// backup copies the data of a running server, by the low-level API of base backups
-// (https://www.postgresql.org/docs/15/continuous-archiving.html, 26.3.3): pg_basebackup is
-// not among the programs of every installation. Between start and stop the server writes
-// whole pages to the WAL, so a page that is copied while it changes is put right by the
-// replay; the WAL is copied last, and holds everything from start to stop.
+// backup copies the data of a running server by the low-level API of base backups
+// (https://www.postgresql.org/docs/15/continuous-archiving.html, 26.3.3), because not every
+// installation has pg_basebackup. Between start and stop the server writes whole pages to the
+// WAL, so the replay corrects a page that changed while it was copied. The WAL is copied last
+// and contains everything from start to stop.
 func (p *Postgres) backup(ctx context.Context, to *Postgres) error {
 	conn, err := pgx.Connect(ctx, p.URL())
 	if err != nil {
@@ -141,13 +142,14 @@ func (p *Postgres) backup(ctx context.Context, to *Postgres) error {
 	return errors.Join(p.copyTree(to, "pg_wal", func(string) bool { return true }), to.writeData("backup_label", label))
 }
 
-// neverCopied is what a copy makes anew; of folders, what is in them.
+// neverCopied lists the files, and the folders whose contents, are not copied, because the new
+// server creates them.
 var neverCopied = map[string]bool{
 	"postmaster.pid": true, "postmaster.opts": true, "pg_wal": true, "pg_replslot": true, "pg_dynshmem": true,
 	"pg_notify": true, "pg_serial": true, "pg_snapshots": true, "pg_stat_tmp": true, "pg_subtrans": true,
 }
 
-// copyTree copies a folder of the data directory. What vanishes meanwhile is not missed.
+// copyTree copies a folder of the data directory. It ignores files that are deleted meanwhile.
 func (p *Postgres) copyTree(to *Postgres, folder string, wanted func(path string) bool) error {
 	from := filepath.Join(p.dataDir(), folder)
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
@@ -161,13 +163,13 @@ func (p *Postgres) copyTree(to *Postgres, folder string, wanted func(path string
 		if err != nil {
 			return err
 		}
-		there := filepath.Join(to.dataDir(), relative)
+		target := filepath.Join(to.dataDir(), relative)
 		switch {
 		case entry.IsDir():
-			if err := os.MkdirAll(there, 0o700); err != nil {
+			if err := os.MkdirAll(target, 0o700); err != nil {
 				return err
 			}
-			if err := to.who.own(there); err != nil {
+			if err := to.account.own(target); err != nil {
 				return err
 			}
 			if !wanted(relative) {
@@ -177,12 +179,12 @@ func (p *Postgres) copyTree(to *Postgres, folder string, wanted func(path string
 		case !wanted(relative), strings.HasPrefix(entry.Name(), "pgsql_tmp"):
 			return nil
 		default:
-			return copyFile(path, there, to.who)
+			return copyFile(path, target, to.account)
 		}
 	})
 }
 
-func copyFile(from, to string, who account) error {
+func copyFile(from, to string, owner account) error {
 	in, err := os.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -196,7 +198,7 @@ func copyFile(from, to string, who account) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close(), who.own(to))
+	return errors.Join(err, out.Close(), owner.own(to))
 }
 
 // writeData writes a file of the data directory.

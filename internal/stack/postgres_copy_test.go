@@ -7,8 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A copy is the same cluster to all that a server says of itself, and another one to all
-// that is written after.
+// A copy has the same identity as the original. Later writes to one are not in the other.
 func TestCopyPostgres(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -26,10 +25,10 @@ func TestCopyPostgres(t *testing.T) {
 	defer c.Close()
 	const identity = "SELECT system_identifier::text || ' ' || (SELECT oid::text FROM pg_database WHERE datname = 'app') FROM pg_control_system()"
 	if a, b := show(t, simple(t, p.URL()), identity), show(t, simple(t, c.URL()), identity); a != b {
-		t.Errorf("identity %s, of the copy %s", a, b)
+		t.Errorf("identity %s of the original, %s of the copy", a, b)
 	}
 	if p.Port() == c.Port() || p.Dir() == c.Dir() {
-		t.Errorf("port %d, folder %s of both", c.Port(), c.Dir())
+		t.Errorf("original and copy share port %d or folder %s", c.Port(), c.Dir())
 	}
 	execSQL(ctx, t, p.DatabaseURL("app"), "INSERT INTO seen VALUES (0)")
 	execSQL(ctx, t, c.DatabaseURL("app"), "DELETE FROM seen WHERE n <= 10")
@@ -42,13 +41,13 @@ func TestCopyPostgres(t *testing.T) {
 	if err := errors.Join(c.Restart(ctx), c.Close()); err != nil {
 		t.Fatal(err)
 	}
-	mustBeGone(t, pids, c.Port(), c.Dir())
+	mustLeaveNothing(t, pids, c.Port(), c.Dir())
 	if got := count(ctx, t, p.DatabaseURL("app"), "SELECT count(*) FROM seen"); got != 100_001 {
-		t.Errorf("%d rows in the original after the copy's end", got)
+		t.Errorf("%d rows in the original after the copy was closed, want 100,001", got)
 	}
 }
 
-// A promoted standby has what was streamed, and not the primary's last commits.
+// A promoted standby has the streamed commits, but not the primary's last ones.
 func TestStandbyLosesTheLastCommits(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -73,7 +72,7 @@ func TestStandbyLosesTheLastCommits(t *testing.T) {
 	if err := s.StopStreaming(ctx); err != nil {
 		t.Fatal(err)
 	}
-	execSQL(ctx, t, p.URL(), "INSERT INTO seen SELECT generate_series(1, 10)") // and is lost
+	execSQL(ctx, t, p.URL(), "INSERT INTO seen SELECT generate_series(1, 10)") // these are lost
 	if err := errors.Join(p.Kill(), s.Promote(ctx)); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +80,7 @@ func TestStandbyLosesTheLastCommits(t *testing.T) {
 	if got := count(ctx, t, s.URL(), "SELECT count(*) FROM seen"); got != 1001 {
 		t.Errorf("%d rows after the failover, want 1001", got)
 	}
-	// And on: the new primary has a standby of its own.
+	// The new primary can have a standby too.
 	s2, err := StartStandby(ctx, s)
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +94,7 @@ func TestStandbyLosesTheLastCommits(t *testing.T) {
 	}
 }
 
-func TestPostgresTurnsReadOnly(t *testing.T) {
+func TestPostgresReadOnly(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	p, err := StartPostgres(ctx, PostgresConfig{Trust: true})
@@ -113,14 +112,14 @@ func TestPostgresTurnsReadOnly(t *testing.T) {
 		}
 		return ""
 	}
-	write := func(who string, want string) {
+	write := func(session string, want string) {
 		t.Helper()
 		conn := open
-		if who == "new" {
+		if session == "new" {
 			conn = simple(t, url)
 		}
 		if _, err := conn.Exec(ctx, "INSERT INTO seen VALUES (1)"); code(err) != want {
-			t.Errorf("a write by the %s session: %v, want %q", who, err, want)
+			t.Errorf("a write by the %s session: %v, want %q", session, err, want)
 		}
 	}
 	const readOnly = "25006"
@@ -136,7 +135,7 @@ func TestPostgresTurnsReadOnly(t *testing.T) {
 	}
 	write("new", "")
 	write("open", "")
-	// Of one database, for new sessions only, which keep it.
+	// One database becomes read-only for new sessions only. They keep the setting.
 	if err := p.SetDatabaseReadOnly(ctx, "app", true); err != nil {
 		t.Fatal(err)
 	}

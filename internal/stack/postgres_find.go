@@ -11,29 +11,30 @@ import (
 	"strings"
 )
 
-// oldestPostgres is the first major version with what reactor uses: column lists
-// and row filters of publications.
+// oldestPostgres is the first major version with column lists and row filters of
+// publications, which reactor uses.
 const oldestPostgres = 15
 
-// ErrPostgresNotFound: no PostgreSQL that is new enough is installed.
+// ErrPostgresNotFound is the error if no PostgreSQL is installed that is new enough.
 var ErrPostgresNotFound = errors.New("no PostgreSQL server, version 15 or newer, found: install it (Debian, Ubuntu: apt-get install postgresql)")
 
 // PostgresBinaries is a folder with the programs of one PostgreSQL version.
 type PostgresBinaries struct {
-	Dir   string // holds postgres and initdb
+	Dir   string // contains postgres and initdb
 	Major int    // e.g. 15
 }
 
-// PostgresVariable is the environment variable that names the folder of PostgreSQL's
-// programs, to the exclusion of all others: for tests, chaos and demo on another version.
+// PostgresVariable is the environment variable for the folder of PostgreSQL's programs. If it
+// is set, no other folder is used. It is for tests, chaos and demo on another version.
 // The account "postgres" must be able to read it.
 //
 //	REACTOR_TEST_POSTGRES=/opt/postgres-18/bin go test ./...
 const PostgresVariable = "REACTOR_TEST_POSTGRES"
 
-// FindPostgres looks for an installed PostgreSQL: where PostgresVariable says, and only
-// there if it is set; in PATH, where pg_config says, and in the folders where packages put
-// it, newest first. The error is ErrPostgresNotFound with what was seen on the way.
+// FindPostgres looks for an installed PostgreSQL. If PostgresVariable is set, it looks only
+// there. Otherwise it looks in PATH, in the folder that pg_config names, and in the folders
+// of usual packages, newest version first. The error is ErrPostgresNotFound, joined with the
+// reasons why the installations that were found cannot be used.
 func FindPostgres() (PostgresBinaries, error) {
 	if dir := os.Getenv(PostgresVariable); dir != "" {
 		found, err := InspectPostgres(dir)
@@ -81,7 +82,7 @@ func postgresFolders() []string {
 	return dirs
 }
 
-// numberIn returns the first number in a path, 0 if there is none.
+// numberIn returns the first number in a path, or 0 if there is none.
 func numberIn(path string) int {
 	start := strings.IndexAny(path, "0123456789")
 	if start < 0 {
@@ -95,7 +96,7 @@ func numberIn(path string) int {
 	return n
 }
 
-// InspectPostgres says what is in dir, or why it cannot be used.
+// InspectPostgres checks the programs in dir. The error says why they cannot be used.
 func InspectPostgres(dir string) (PostgresBinaries, error) {
 	for _, program := range []string{"postgres", "initdb"} {
 		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
@@ -108,7 +109,7 @@ func InspectPostgres(dir string) (PostgresBinaries, error) {
 	}
 	major := numberIn(string(out)) // "postgres (PostgreSQL) 15.18 (Debian …)"
 	if major < oldestPostgres {
-		return PostgresBinaries{}, fmt.Errorf("%s holds PostgreSQL %d, need %d or newer", dir, major, oldestPostgres)
+		return PostgresBinaries{}, fmt.Errorf("%s contains PostgreSQL %d, need %d or newer", dir, major, oldestPostgres)
 	}
 	return PostgresBinaries{Dir: dir, Major: major}, nil
 }

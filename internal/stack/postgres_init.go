@@ -14,8 +14,8 @@ import (
 const (
 	superuser = "postgres"
 
-	// maxSocketPath is what fits into sockaddr_un.sun_path with its final zero on
-	// macOS and the BSDs; Linux allows 107.
+	// maxSocketPath is the maximum length in bytes of a path in sockaddr_un.sun_path on macOS
+	// and the BSDs, without its final zero; Linux allows 107.
 	maxSocketPath = 103
 )
 
@@ -43,8 +43,8 @@ func (p *Postgres) initPostgres(ctx context.Context) error {
 	return p.writeSettings()
 }
 
-// writeSettings appends to postgresql.conf, rather than passing options to the
-// server, so that ALTER SYSTEM still has the last word.
+// writeSettings appends to postgresql.conf. Options of the server's command line would
+// override ALTER SYSTEM, which tests use.
 func (p *Postgres) writeSettings() error {
 	settings := map[string]string{
 		"listen_addresses":        loopback,
@@ -60,10 +60,10 @@ func (p *Postgres) writeSettings() error {
 		"logging_collector":       "off",
 	}
 	if !p.cfg.Durable {
-		// Without fsync a commit still reaches the kernel before it is
-		// acknowledged, so it survives a kill -9 of the server, though not a
-		// crash of the machine. synchronous_commit stays on for that reason:
-		// off, commits would be lost with the server's shared memory.
+		// Without fsync a commit still reaches the kernel before it is acknowledged. So
+		// it survives a kill -9 of the server, but not a crash of the machine.
+		// synchronous_commit must stay on: otherwise a kill would lose commits that are
+		// only in the server's shared memory.
 		settings["fsync"] = "off"
 		settings["full_page_writes"] = "off"
 	}
@@ -73,8 +73,8 @@ func (p *Postgres) writeSettings() error {
 	return p.appendSettings("postgresql.conf", settings)
 }
 
-// appendSettings adds to postgresql.conf, or to postgresql.auto.conf, which overrides it.
-// In each the last word on a setting counts.
+// appendSettings adds to postgresql.conf, or to postgresql.auto.conf, which overrides it. In
+// each file the last line for a setting counts.
 func (p *Postgres) appendSettings(file string, settings map[string]string) error {
 	names := make([]string, 0, len(settings))
 	for name := range settings {
@@ -99,11 +99,11 @@ func (p *Postgres) appendSettings(file string, settings map[string]string) error
 	return err
 }
 
-// quoteLiteral quotes for SQL and for postgresql.conf alike.
+// quoteLiteral quotes a value for SQL and for postgresql.conf.
 func quoteLiteral(value string) string { return "'" + strings.ReplaceAll(value, "'", "''") + "'" }
 
-// socketDir is where the Unix socket goes, for a person with psql; we connect
-// through TCP. A path too long for a socket address means no socket.
+// socketDir is the folder of the Unix socket, which is for a person with psql; we connect
+// through TCP. If the path is too long for a socket address, there is no socket.
 func (p *Postgres) socketDir() string {
 	if len(filepath.Join(p.dir, ".s.PGSQL.65535")) > maxSocketPath {
 		return ""
@@ -113,15 +113,15 @@ func (p *Postgres) socketDir() string {
 
 func (p *Postgres) dataDir() string { return filepath.Join(p.dir, "data") }
 
-// serverEnv is our environment without what would lead the server's programs
-// elsewhere: PGDATA, PGPORT and kin.
+// serverEnv is our environment without the variables that change what the server's programs
+// use: PGDATA, PGPORT and other PG variables, and NOTIFY_SOCKET.
 func serverEnv() []string {
 	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, "PG") || strings.HasPrefix(entry, "NOTIFY_SOCKET=")
 	})
 }
 
-// lookProgram finds a program in PATH or in one of dirs; "" if it is nowhere.
+// lookProgram finds a program in PATH or in one of dirs. It returns "" if there is none.
 func lookProgram(name string, dirs ...string) string {
 	if path, err := exec.LookPath(name); err == nil {
 		return path
@@ -134,8 +134,8 @@ func lookProgram(name string, dirs ...string) string {
 	return ""
 }
 
-// givenOrFound returns the path of a program: the given one, which must be there, or else
-// what find finds.
+// givenOrFound returns the path of a program: the given one, which must exist, or if that is
+// "" the result of find.
 func givenOrFound(given string, find func() (string, error)) (string, error) {
 	if given == "" {
 		return find()

@@ -12,27 +12,28 @@ import (
 	"time"
 )
 
-// ProcessSpec describes a program to run as a child that dies with us.
+// ProcessSpec describes a program to run as a child process that ends when our process ends.
 type ProcessSpec struct {
 	Path string   // the program
 	Args []string // its arguments, without its name
-	Dir  string   // working directory; empty: ours
-	Env  []string // environment; nil: ours
+	Dir  string   // working directory; defaults to ours
+	Env  []string // environment; nil means ours
 
 	Stdout, Stderr io.Writer // nil: discarded
 
-	// DeathSignal is what the child receives when our process dies (Linux).
-	// Defaults to SIGKILL.
+	// DeathSignal is the signal that the child receives when our process ends (Linux
+	// only). Defaults to SIGKILL.
 	DeathSignal syscall.Signal
 
-	// Enter is called before the start, on a thread that ends with the child, which
-	// starts with what the thread has by then: a network namespace, say. Optional.
+	// Enter is called before the start, on the thread that starts the child. The child
+	// inherits the thread's state, for example its network namespace. The thread ends
+	// with the child. Optional.
 	Enter func() error
 
-	who account // whom it runs as
+	account account // the account it runs as
 }
 
-// deathSignal is DeathSignal or its default.
+// deathSignal returns DeathSignal or its default.
 func (s ProcessSpec) deathSignal() syscall.Signal {
 	if s.DeathSignal == 0 {
 		return syscall.SIGKILL
@@ -46,19 +47,18 @@ type Process struct {
 	done chan struct{}
 }
 
-// StartProcess runs a program in a process group of its own.
+// StartProcess runs a program in its own process group.
 //
-// PR_SET_PDEATHSIG is tied to the thread that forks, not to the process: the
-// child gets its signal when that thread ends, and the Go runtime may end
-// threads. So the goroutine that forks keeps its thread locked and stays until
-// the child is gone.
+// PR_SET_PDEATHSIG belongs to the thread that forks, not to the process: the child gets its
+// signal when that thread ends, and the Go runtime may end threads. So the goroutine that
+// forks locks its thread and waits until the child has ended.
 func StartProcess(spec ProcessSpec) (*Process, error) {
 	cmd := exec.Command(spec.Path, spec.Args...)
 	cmd.Dir, cmd.Env = spec.Dir, spec.Env
 	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
-	// A grandchild may hold our pipe open after the child is gone.
+	// A grandchild may keep our pipe open after the child has ended.
 	cmd.WaitDelay = 5 * time.Second
-	cmd.SysProcAttr = childAttributes(spec.deathSignal(), spec.who)
+	cmd.SysProcAttr = childAttributes(spec.deathSignal(), spec.account)
 
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
@@ -66,7 +66,7 @@ func StartProcess(spec ProcessSpec) (*Process, error) {
 		runtime.LockOSThread()
 		if spec.Enter == nil {
 			defer runtime.UnlockOSThread()
-		} else if err := spec.Enter(); err != nil { // the thread is spoilt: it ends with us
+		} else if err := spec.Enter(); err != nil { // the thread stays locked, so it ends with this goroutine
 			started <- err
 			return
 		}
@@ -84,13 +84,13 @@ func StartProcess(spec ProcessSpec) (*Process, error) {
 	return p, nil
 }
 
-// Pid is the process id. It stays what it was after the process is gone.
+// Pid is the process id, also after the process has ended.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Done is closed when the process is gone and all its output is written.
+// Done is closed when the process has ended and all its output is written.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// ExitCode is the exit code, or −1 while it runs and when a signal ended it.
+// ExitCode is the exit code. It is −1 while the process runs and if a signal ended it.
 func (p *Process) ExitCode() int {
 	select {
 	case <-p.done:
@@ -100,8 +100,7 @@ func (p *Process) ExitCode() int {
 	}
 }
 
-// Outcome says how the process ended ("exit status 1", "signal: killed"),
-// or that it has not.
+// Outcome says how the process ended ("exit status 1", "signal: killed"), or "running".
 func (p *Process) Outcome() string {
 	select {
 	case <-p.done:
@@ -111,7 +110,8 @@ func (p *Process) Outcome() string {
 	}
 }
 
-// CPUTime is what the process has taken, its own children included. 0 while it runs.
+// CPUTime is the CPU time of the process and the children it has waited for. It is 0 while
+// the process runs.
 func (p *Process) CPUTime() time.Duration {
 	select {
 	case <-p.done:
@@ -121,7 +121,7 @@ func (p *Process) CPUTime() time.Duration {
 	}
 }
 
-// Signal sends sig. A process that is gone already is no error.
+// Signal sends sig. It is not an error if the process has ended already.
 func (p *Process) Signal(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -129,14 +129,13 @@ func (p *Process) Signal(sig os.Signal) error {
 	return nil
 }
 
-// Freeze stops the process (SIGSTOP): alive for the kernel and its peers' TCP, and doing
-// nothing.
+// Freeze suspends the process (SIGSTOP). The kernel still answers for its TCP connections.
 func (p *Process) Freeze() error { return p.Signal(signalFreeze) }
 
-// Thaw has a frozen process go on (SIGCONT).
+// Thaw resumes a frozen process (SIGCONT).
 func (p *Process) Thaw() error { return p.Signal(signalThaw) }
 
-// Wait blocks until the process is gone or ctx ends.
+// Wait blocks until the process has ended or ctx ends.
 func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.done:

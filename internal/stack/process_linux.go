@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-func childAttributes(death syscall.Signal, who account) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death, Credential: who.cred}
+func childAttributes(death syscall.Signal, runAs account) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death, Credential: runAs.cred}
 }
 
 // childrenOf lists the direct children of a process.

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// TestChildDiesWithParent runs this test binary again as a parent, kills it, and
-// expects its child to be gone. Its child's output pipe tells: it is closed when
-// the last process holding it is.
+// TestChildDiesWithParent runs this test binary again as a parent and kills it. Its child
+// must end too. The test sees that by the pipe of the child's output, which is closed when
+// the last process that has it open ends.
 func TestChildDiesWithParent(t *testing.T) {
 	t.Parallel()
 	const role = "REACTOR_TEST_PARENT"
@@ -44,7 +44,7 @@ func TestChildDiesWithParent(t *testing.T) {
 		buf := make([]byte, 256)
 		n, err := read.Read(buf)
 		if err != nil {
-			t.Fatalf("the parent said %q: %v", out.String(), err)
+			t.Fatalf("the parent printed %q: %v", out.String(), err)
 		}
 		out.Write(buf[:n])
 	}
@@ -69,7 +69,7 @@ func TestProcessOutcome(t *testing.T) {
 		t.Errorf("code %d, output %q, outcome %q", p.ExitCode(), out.String(), p.Outcome())
 	}
 	if err := p.Signal(syscall.SIGTERM); err != nil {
-		t.Errorf("a signal to a process that is gone: %v", err)
+		t.Errorf("a signal to a process that has ended: %v", err)
 	}
 	if _, err := StartProcess(ProcessSpec{Path: "/nonexistent"}); err == nil {
 		t.Error("a program that does not exist started")

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// Elsewhere than on Unix this package is only compiled, so that the tests which need servers
-// can be vetted. Signals other than SIGKILL do not exist there: os.Process.Signal refuses them.
+// On systems other than Unix this package is only compiled, so that go vet can check the tests
+// that need servers. Only SIGKILL works there: os.Process.Signal refuses all other signals.
 const (
 	signalFreeze = syscall.Signal(0x13)
 	signalThaw   = syscall.Signal(0x12)

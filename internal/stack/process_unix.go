@@ -4,12 +4,13 @@ package stack
 
 import "syscall"
 
-// There is no parent death signal here: see the package comment.
-func childAttributes(_ syscall.Signal, who account) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Credential: who.cred}
+// childAttributes sets no parent death signal: this system has none (see the package comment).
+func childAttributes(_ syscall.Signal, runAs account) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Credential: runAs.cred}
 }
 
-// childrenOf lists none: without /proc we leave it to the children to notice.
+// childrenOf returns nothing, because there is no /proc. The children detect themselves that
+// their parent has ended.
 func childrenOf(int) []int { return nil }
 
 func alive(pid int) bool { return signalProcess(pid, 0) == nil }

@@ -15,20 +15,20 @@ const (
 )
 
 var (
-	// errPortLost: another server answers on the port that we had chosen.
+	// errPortLost: another server answers on the port that we have chosen.
 	errPortLost = errors.New("another server answers on this port")
 
-	// errRefused: it serves, but not us; asking again will not help.
+	// errRefused: the server runs but refuses us, so another attempt will not help.
 	errRefused = errors.New("it refuses our connection")
 
 	errExited = errors.New("it exited while starting")
 )
 
-// awaitReady asks the server again and again whether it serves, by really
-// connecting, until it does, it exits, or ctx ends.
-func awaitReady(ctx context.Context, p *Process, ask func(context.Context) error) error {
+// awaitReady connects to the server again and again, until the server answers, the process
+// exits, or ctx ends.
+func awaitReady(ctx context.Context, p *Process, ping func(context.Context) error) error {
 	const slowest = 50 * time.Millisecond
-	serving, exited := context.WithCancel(ctx) // a question to a process that is gone need not time out
+	serving, exited := context.WithCancel(ctx) // ends a ping when the process has exited, before the ping's timeout
 	defer exited()
 	go func() {
 		select {
@@ -50,14 +50,14 @@ func awaitReady(ctx context.Context, p *Process, ask func(context.Context) error
 		case <-timer.C:
 		}
 		attempt, cancel := context.WithTimeout(serving, 5*time.Second)
-		last = ask(attempt)
+		last = ping(attempt)
 		cancel()
 		if errors.Is(last, errPortLost) || errors.Is(last, errRefused) {
 			return last
 		}
 		if last == nil {
 			select {
-			case <-p.Done(): // then somebody else answered
+			case <-p.Done(): // another server has answered
 				return fmt.Errorf("%w (%s)", errExited, p.Outcome())
 			default:
 				return nil
@@ -68,7 +68,7 @@ func awaitReady(ctx context.Context, p *Process, ask func(context.Context) error
 	}
 }
 
-// withStartTimeout bounds a start that the caller left unbounded.
+// withStartTimeout adds the timeout of a start if ctx has no deadline.
 func withStartTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, bounded := ctx.Deadline(); bounded {
 		return ctx, func() {}

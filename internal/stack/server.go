@@ -18,47 +18,46 @@ const (
 	killGrace = 10 * time.Second // how long the kernel may take to end a killed process
 )
 
-// server is what Postgres, Mosquitto and PgBouncer have in common, and embed: a program
-// that runs under an unprivileged account, in a folder of its own, on one port, with one log
-// over all its starts.
+// server is the common part of Postgres, Mosquitto and PgBouncer: a program that runs under
+// an unprivileged account, in its own folder, on one port, with one log for all its starts.
 type server struct {
-	name   string // of the program; also in errors and in the names of log and folder
-	kind   kind
-	logger *slog.Logger
-	who    account
-	dir    string
+	name    string // of the program; it is also in errors and in the names of log and folder
+	kind    kind
+	logger  *slog.Logger
+	account account
+	dir     string
 
-	mu     sync.Mutex // guards what follows, and makes starts and stops take turns
+	mu     sync.Mutex // guards the fields below; held during a start or a stop
 	port   int
-	proc   *Process // nil before the first start; then the last process, perhaps gone
-	killed bool     // the last process was ended by SIGKILL, and could not clean up
+	proc   *Process // nil before the first start; then the latest process, which may have ended
+	killed bool     // the latest process was ended by SIGKILL, so it could not clean up
 	closed bool
 }
 
-// kind is what differs between the servers. Callers hold server.mu, but for Close.
+// kind is the part that differs between the servers. Callers hold server.mu, except for Close.
 type kind interface {
-	// command is the program on server.port. The server adds folder, account and log.
+	// command starts the program on server.port. The caller adds folder, account and log.
 	command() ProcessSpec
-	// configure writes server.port to where the program reads it.
+	// configure writes server.port to the program's configuration.
 	configure() error
-	// ask returns nil if the program serves, and is ours.
-	ask(ctx context.Context) error
-	// kill ends the program and its children with SIGKILL, and waits until they are gone.
+	// ping returns nil if the program is ready and is the one that we have started.
+	ping(ctx context.Context) error
+	// kill ends the program and its children with SIGKILL, and waits until they have ended.
 	kill() error
 	Close() error
 }
 
-// open makes the folder, which is a new one if dir is empty, has prepare fill it, and starts
-// the program on port, or on a free one where that is 0. users are accounts to run it under if
-// we are root. When it fails nothing is left behind.
+// open makes the folder (a new one if dir is ""), calls prepare to fill it, and starts the
+// program on port, or on a free one if port is 0. users are the accounts to run it under if we
+// are root. After an error nothing is left.
 func (s *server) open(ctx context.Context, dir string, port int, prepare func(context.Context) error, users ...string) (err error) {
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
-	if s.who, err = unprivileged(users...); err != nil {
+	if s.account, err = unprivileged(users...); err != nil {
 		return err
 	}
-	if s.dir, err = prepareDir(dir, "reactor-"+s.name+"-", s.who); err != nil {
+	if s.dir, err = prepareDir(dir, "reactor-"+s.name+"-", s.account); err != nil {
 		return err
 	}
 	ctx, cancel := withStartTimeout(ctx)
@@ -76,7 +75,7 @@ func (s *server) open(ctx context.Context, dir string, port int, prepare func(co
 	return nil
 }
 
-// firstStart finds the port.
+// firstStart chooses the port, and configures and starts the program.
 func (s *server) firstStart(ctx context.Context, port int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,14 +88,15 @@ func (s *server) firstStart(ctx context.Context, port int) error {
 	})
 }
 
-// Port on 127.0.0.1. It stays the same over restarts.
+// Port is the port on 127.0.0.1. It stays the same after a restart.
 func (s *server) Port() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.port
 }
 
-// Pid of the server's first process, the last one if it does not run.
+// Pid is the process id of the server's main process. If the server does not run, it is that
+// of the last start, or 0 before the first one.
 func (s *server) Pid() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,11 +109,11 @@ func (s *server) Pid() int {
 // Dir is the server's folder.
 func (s *server) Dir() string { return s.dir }
 
-// LogPath is the file of the server's log, over all its starts.
+// LogPath is the file of the server's log, with the output of all its starts.
 func (s *server) LogPath() string { return filepath.Join(s.dir, s.name+".log") }
 
-// Start starts a stopped or killed server on its port and what it has saved, and returns
-// when it accepts connections. A running server is left alone.
+// Start starts a stopped or killed server again, with the same port and the data that is left.
+// It returns when the server accepts connections. It does nothing if the server runs.
 func (s *server) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,18 +128,18 @@ func (s *server) Start(ctx context.Context) error {
 	return nil
 }
 
-// Kill ends the server, its children too, with SIGKILL, and returns when all are gone.
+// Kill ends the server and its children with SIGKILL, and returns when all have ended.
 func (s *server) Kill() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.kind.kill()
 }
 
-// Freeze stops the server's first process, see Process.Freeze; Thaw has it go on. A server
-// that does not run is left alone by both.
+// Freeze suspends the server's main process, see Process.Freeze. It does nothing if the server
+// does not run.
 func (s *server) Freeze() error { return s.signal((*Process).Freeze) }
 
-// Thaw: see Freeze.
+// Thaw resumes the server's main process. It does nothing if the server does not run.
 func (s *server) Thaw() error { return s.signal((*Process).Thaw) }
 
 func (s *server) signal(send func(*Process) error) error {
@@ -151,14 +151,14 @@ func (s *server) signal(send func(*Process) error) error {
 	return send(s.proc)
 }
 
-// Close stops the server and removes its folder. Closing twice is no error.
+// Close stops the server and removes its folder. Closing twice is not an error.
 func (s *server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.close(syscall.SIGTERM)
 }
 
-// close ends the server by a signal and removes its folder. Caller holds s.mu.
+// close ends the server by a signal and removes its folder. The caller holds s.mu.
 func (s *server) close(sig syscall.Signal) error {
 	if s.closed {
 		return nil
@@ -167,7 +167,7 @@ func (s *server) close(sig syscall.Signal) error {
 	return errors.Join(s.end(sig, stopGrace), os.RemoveAll(s.dir))
 }
 
-// running reports whether the program runs. Caller holds s.mu.
+// running reports whether the program runs. The caller holds s.mu.
 func (s *server) running() bool {
 	if s.proc == nil {
 		return false
@@ -180,7 +180,7 @@ func (s *server) running() bool {
 	}
 }
 
-// start runs the program on s.port. Caller holds s.mu.
+// start runs the program on s.port. The caller holds s.mu.
 func (s *server) start(ctx context.Context) error {
 	if s.running() {
 		return nil
@@ -189,32 +189,32 @@ func (s *server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the child has its own
+	defer log.Close() // the child has its own descriptor
 	spec := s.kind.command()
-	spec.Dir, spec.Env, spec.who = s.dir, serverEnv(), s.who
+	spec.Dir, spec.Env, spec.account = s.dir, serverEnv(), s.account
 	spec.Stdout, spec.Stderr = log, log
 	proc, err := StartProcess(spec)
 	if err != nil {
 		return err
 	}
 	s.proc, s.killed = proc, false
-	if err := awaitReady(ctx, proc, s.kind.ask); err != nil {
-		// By what ends it when we die: that leaves nothing behind.
+	if err := awaitReady(ctx, proc, s.kind.ping); err != nil {
+		// The death signal also ends the children.
 		_ = s.end(spec.deathSignal(), stopGrace)
 		return fmt.Errorf("on port %d: %w; the last lines of its log:\n%s", s.port, err, logTail(s.LogPath()))
 	}
 	return nil
 }
 
-// stop is end for those who do not hold s.mu.
+// stop calls end for callers that do not hold s.mu.
 func (s *server) stop(sig syscall.Signal, grace time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.end(sig, grace)
 }
 
-// end sends sig, and kills when that does not help: then there is an error, too. Caller
-// holds s.mu.
+// end sends sig. If the process does not end within grace, it kills the process and returns an
+// error. The caller holds s.mu.
 func (s *server) end(sig syscall.Signal, grace time.Duration) error {
 	if !s.running() {
 		return nil
@@ -228,7 +228,7 @@ func (s *server) end(sig syscall.Signal, grace time.Duration) error {
 	return errors.Join(fmt.Errorf("%s did not stop within %s of %s", s.name, grace, sig), s.kind.kill())
 }
 
-// kill is that of a server without children, see kind.
+// kill implements kind for a server without children.
 func (s *server) kill() error {
 	if !s.running() {
 		return nil
@@ -243,19 +243,20 @@ func (s *server) kill() error {
 	return nil
 }
 
-// writeFile writes a file that the server's account may read.
+// writeFile writes a file that belongs to the server's account.
 func (s *server) writeFile(path, text string) error {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return err
 	}
-	return s.who.own(path)
+	return s.account.own(path)
 }
 
-// runTool runs a program that comes with the server, as the server's account, to its end.
+// runTool runs a program of the server's installation, under the server's account, until it
+// ends.
 func (s *server) runTool(ctx context.Context, path string, args ...string) error {
 	var out bytes.Buffer
 	tool, err := StartProcess(ProcessSpec{
-		Path: path, Args: args, Dir: s.dir, Env: serverEnv(), Stdout: &out, Stderr: &out, who: s.who,
+		Path: path, Args: args, Dir: s.dir, Env: serverEnv(), Stdout: &out, Stderr: &out, account: s.account,
 	})
 	if err == nil {
 		if err = tool.Wait(ctx); err != nil {

@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testContext bounds a test, so that a hang fails with a stack rather than never.
+// testContext has a timeout, so that a test that hangs fails.
 func testContext(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -25,8 +25,8 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// mustBeGone checks that a closed server left neither process, nor port, nor folder.
-func mustBeGone(t *testing.T, pids []int, port int, dir string) {
+// mustLeaveNothing checks that a closed server has left no process, port or folder.
+func mustLeaveNothing(t *testing.T, pids []int, port int, dir string) {
 	t.Helper()
 	for _, pid := range pids {
 		if pid != 0 && alive(pid) {
@@ -41,7 +41,7 @@ func mustBeGone(t *testing.T, pids []int, port int, dir string) {
 	}
 }
 
-// execSQL runs one statement on a connection of its own.
+// execSQL runs one statement on a new connection.
 func execSQL(ctx context.Context, t *testing.T, url, sql string) {
 	t.Helper()
 	conn, err := pgx.Connect(ctx, url)
@@ -67,7 +67,7 @@ func count(ctx context.Context, t *testing.T, url, sql string) (n int) {
 	return n
 }
 
-func TestPostgresKeepsItsDataOverEveryKindOfEnd(t *testing.T) {
+func TestPostgresKeepsItsDataAfterEveryKindOfStop(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	p, err := StartPostgres(ctx, PostgresConfig{Settings: map[string]string{"work_mem": "7MB"}})
@@ -113,7 +113,7 @@ func TestPostgresKeepsItsDataOverEveryKindOfEnd(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	mustBeGone(t, pids, port, p.Dir())
+	mustLeaveNothing(t, pids, port, p.Dir())
 	if err := p.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
 	}
@@ -122,7 +122,8 @@ func TestPostgresKeepsItsDataOverEveryKindOfEnd(t *testing.T) {
 	}
 }
 
-// A backend in the middle of a statement does not look at its death pipe.
+// A backend that executes a statement does not check whether its postmaster has ended, so Kill
+// has to end it.
 func TestPostgresKillEndsBusyBackends(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -152,19 +153,19 @@ func TestPostgresKillEndsBusyBackends(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-busy; err == nil {
-		t.Error("an endless statement ended well")
+		t.Error("the endless statement ended without an error")
 	}
 	if alive(backend) {
-		t.Errorf("backend %d survived", backend)
+		t.Errorf("backend %d still runs", backend)
 	}
 	// Close cleans up after the kill as well.
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	mustBeGone(t, []int{backend, p.Pid()}, p.Port(), p.Dir())
+	mustLeaveNothing(t, []int{backend, p.Pid()}, p.Port(), p.Dir())
 }
 
-func TestPostgresErrorsSayWhatIsWrong(t *testing.T) {
+func TestPostgresErrorsNameTheCause(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -173,7 +174,7 @@ func TestPostgresErrorsSayWhatIsWrong(t *testing.T) {
 	}
 	defer taken.Close()
 	full := t.TempDir()
-	if err := os.WriteFile(filepath.Join(full, "thesis.txt"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(full, "other.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
@@ -193,12 +194,12 @@ func TestPostgresErrorsSayWhatIsWrong(t *testing.T) {
 				t.Fatal("it started")
 			}
 			if !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error does not tell %q:\n%v", c.want, err)
+				t.Errorf("the error does not contain %q:\n%v", c.want, err)
 			}
 		})
 	}
-	if _, err := os.Stat(filepath.Join(full, "thesis.txt")); err != nil {
-		t.Errorf("a failed start removed what was not its own: %v", err)
+	if _, err := os.Stat(filepath.Join(full, "other.txt")); err != nil {
+		t.Errorf("a failed start removed a file that it had not created: %v", err)
 	}
 }
 
@@ -244,19 +245,19 @@ func TestMosquittoStopKillRestart(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(filepath.Join(m.Dir(), "mosquitto.db")); err != nil {
-		t.Errorf("nothing was saved at a stop: %v", err)
+		t.Errorf("the state was not saved at a stop: %v", err)
 	}
 	pids = append(pids, m.Pid())
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	mustBeGone(t, pids, port, m.Dir())
+	mustLeaveNothing(t, pids, port, m.Dir())
 	if err := m.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
 	}
 }
 
-func TestMosquittoAsksForThePassword(t *testing.T) {
+func TestMosquittoRequiresThePassword(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	m, err := StartMosquitto(ctx, MosquittoConfig{Username: "reactor", Password: "s3cret/@"})
@@ -269,22 +270,22 @@ func TestMosquittoAsksForThePassword(t *testing.T) {
 	}
 	text, err := os.ReadFile(m.passwordPath())
 	if err != nil || strings.Contains(string(text), "s3cret") {
-		t.Errorf("the password file holds the password itself (%v)", err)
+		t.Errorf("the password file contains the password in clear text (%v)", err)
 	}
-	stranger := &Mosquitto{server: server{port: m.Port()}}
-	if err := stranger.ask(ctx); err == nil {
-		t.Error("it let a stranger in")
+	anonymous := &Mosquitto{server: server{port: m.Port()}}
+	if err := anonymous.ping(ctx); err == nil {
+		t.Error("a client without a password was accepted")
 	}
 }
 
-func TestMosquittoErrorsSayWhatIsWrong(t *testing.T) {
+func TestMosquittoErrorsNameTheCause(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Accepts, never answers; the broker's own exit has to be noticed.
+	// This listener accepts and never answers, so StartMosquitto has to detect that the broker exits.
 	defer taken.Close()
 	for name, c := range map[string]struct {
 		cfg  MosquittoConfig
@@ -305,13 +306,13 @@ func TestMosquittoErrorsSayWhatIsWrong(t *testing.T) {
 				t.Fatal("it started")
 			}
 			if !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error does not tell %q:\n%v", c.want, err)
+				t.Errorf("the error does not contain %q:\n%v", c.want, err)
 			}
 		})
 	}
 }
 
-// What was saved is there after a kill, and what came later is not.
+// After a kill the saved state is there, and later changes are not.
 func TestMosquittoKilledAfterASave(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -342,7 +343,7 @@ func TestMosquittoKilledAfterASave(t *testing.T) {
 		return reply.Content.(*packets.Connack).SessionPresent
 	}
 	session("before")
-	for range 3 { // each of them, whatever inode the file gets
+	for range 3 { // Save must detect each save, whichever inode the new file gets
 		if err := m.Save(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -352,16 +353,16 @@ func TestMosquittoKilledAfterASave(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !session("before") || session("after") {
-		t.Error("the broker did not come back with its last save")
+		t.Error("after the kill the broker does not have the state of its last save")
 	}
-	memory := &Mosquitto{}
-	if err := memory.Save(ctx); err == nil || !strings.Contains(err.Error(), "Persistence") {
-		t.Errorf("a broker without persistence saved: %v", err)
+	inMemory := &Mosquitto{}
+	if err := inMemory.Save(ctx); err == nil || !strings.Contains(err.Error(), "Persistence") {
+		t.Errorf("Save without persistence: %v, want an error about Persistence", err)
 	}
 }
 
-// A message that the rules forbid is answered with reason 0x87, and the connection stays.
-func TestMosquittoRefusesByItsRules(t *testing.T) {
+// The broker answers a message that the rules forbid with reason 0x87, and keeps the connection.
+func TestMosquittoAccessRules(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	m, err := StartMosquitto(ctx, MosquittoConfig{AccessRules: []string{"topic readwrite #", "topic deny refused/#"}})

@@ -10,11 +10,11 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-// prefixNumber keeps the topics of tests apart, over -count as well.
+// prefixNumber makes the topics of each test unique, also with -count.
 var prefixNumber atomic.Int64
 
-// Broker returns the Mosquitto shared by the tests of this package. Tests must
-// leave it running, and keep to their TopicPrefix.
+// Broker returns the Mosquitto that the tests of this package share. Tests must not stop
+// it, and must only use topics under their TopicPrefix.
 func Broker(t testing.TB) *stack.Mosquitto {
 	t.Helper()
 	k := kitOf(t)
@@ -29,8 +29,8 @@ func Broker(t testing.TB) *stack.Mosquitto {
 	return broker
 }
 
-// OwnMosquitto starts a broker for this test alone, to stop and to kill. It is
-// closed when the test ends.
+// OwnMosquitto starts a broker for this test only, which may stop and kill it. It is closed
+// when the test ends.
 func OwnMosquitto(t testing.TB, cfg stack.MosquittoConfig) *stack.Mosquitto {
 	t.Helper()
 	if cfg.Logger == nil {
@@ -50,8 +50,8 @@ func OwnMosquitto(t testing.TB, cfg stack.MosquittoConfig) *stack.Mosquitto {
 	return broker
 }
 
-// TopicPrefix returns a topic of this call's own, without a final slash, fit for
-// topics ("…/a") and filters ("…/#").
+// TopicPrefix returns a topic that is unique for each call, without a final slash. It can be
+// used for topics ("…/a") and filters ("…/#").
 func TopicPrefix(t testing.TB) string {
 	name := strings.Map(func(r rune) rune {
 		switch {

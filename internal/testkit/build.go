@@ -15,12 +15,12 @@ import (
 type builds struct {
 	mu       sync.Mutex
 	dir      string
-	programs map[string]*lazy[string] // by package, and whether with the race detector
+	programs map[string]*lazy[string] // by package and whether it has the race detector
 	closed   bool
 }
 
-// reactorProgram is the program under test. It is built as its own module says, also for
-// the tests of another one.
+// reactorProgram is the package of the program under test. It is built in its own module, also
+// for the tests of another module.
 const reactorProgram = "github.com/job-publisher/reactor/cmd/reactor"
 
 // Reactor returns the path of the program under test, cmd/reactor.
@@ -29,21 +29,20 @@ func Reactor(t testing.TB) string {
 	return Build(t, reactorProgram)
 }
 
-// ReactorPlain is Reactor as users have it, like BuildPlain.
+// ReactorPlain is like Reactor, but never with the race detector. See BuildPlain.
 func ReactorPlain(t testing.TB) string {
 	t.Helper()
 	return BuildPlain(t, reactorProgram)
 }
 
-// Build returns the path of a program of the tested module, e.g. "./cmd/reactor-lab", built
-// once for this test binary, with the race detector where the tests have it.
+// Build returns the path of a program of the tested module, e.g. "./cmd/reactor-lab". The
+// program is built once for this test binary, with the race detector if the tests have it.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
 	return build(t, pkg, raceEnabled)
 }
 
-// BuildPlain returns the path of a program built as users have it, also where the tests
-// have the race detector: for what is about speed.
+// BuildPlain is like Build, but never with the race detector. It is for measurements of speed.
 func BuildPlain(t testing.TB, pkg string) string {
 	t.Helper()
 	return build(t, pkg, false)
@@ -103,7 +102,7 @@ func goBuild(pkg, out string, race bool) error {
 	return nil
 }
 
-// moduleRoot is the folder of go.mod, above the package that is tested.
+// moduleRoot returns the folder of go.mod above the tested package.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -119,7 +118,7 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// reactorRoot is the folder of the module of reactor, as the tested module sees it.
+// reactorRoot returns the folder of reactor's module that the tested module uses.
 func reactorRoot() (string, error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/job-publisher/reactor").Output()
 	if err != nil {

@@ -16,11 +16,11 @@ import (
 
 const templateDatabase = "reactor_template"
 
-// databaseNumber names the databases of this test binary, over -count as well.
+// databaseNumber makes the name of each database unique, also with -count.
 var databaseNumber atomic.Int64
 
-// Postgres returns the server shared by the tests of this package. Tests must
-// leave it running; those that don't start OwnPostgres.
+// Postgres returns the server that the tests of this package share. Tests must not stop it;
+// those that stop a server use OwnPostgres.
 func Postgres(t testing.TB) *stack.Postgres {
 	t.Helper()
 	k := kitOf(t)
@@ -35,12 +35,12 @@ func Postgres(t testing.TB) *stack.Postgres {
 	return server
 }
 
-// NewDatabase returns the URL of a new database, migrated where Main was given
-// migrations, that is dropped when the test ends, whoever is still connected.
+// NewDatabase returns the URL of a new database. It is migrated if Main got WithMigrations.
+// It is dropped when the test ends, even if there are connections to it.
 //
-// A database of its own isolates a test better than a schema would: NOTIFY
-// channels, logical replication and advisory locks are per database, and a search
-// path cannot be forgotten. Cloning a template costs some tens of milliseconds.
+// A database isolates a test better than a schema would: NOTIFY channels, logical
+// replication and advisory locks are per database, and no search path is needed. Cloning
+// the template takes some tens of milliseconds.
 func NewDatabase(t testing.TB) string {
 	t.Helper()
 	k, server := kitOf(t), Postgres(t)
@@ -76,8 +76,8 @@ func makeTemplate(server *stack.Postgres, migrate func(context.Context, string) 
 	return templateDatabase, nil
 }
 
-// dropDatabase ends the replication connections first: DROP DATABASE … FORCE ends
-// ordinary sessions only, and refuses where a replication slot is active.
+// dropDatabase ends the replication connections first. DROP DATABASE … FORCE ends only
+// ordinary sessions, and fails if a replication slot is active.
 func dropDatabase(admin, name string) error {
 	return execute(admin,
 		"SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"+
@@ -85,7 +85,7 @@ func dropDatabase(admin, name string) error {
 		"DROP DATABASE "+name+" WITH (FORCE)")
 }
 
-// execute runs statements on a connection of their own.
+// execute runs statements on a new connection.
 func execute(url string, statements ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -105,8 +105,8 @@ func execute(url string, statements ...string) error {
 	return nil
 }
 
-// OwnPostgres starts a server for this test alone, to stop and to kill. It is
-// closed when the test ends.
+// OwnPostgres starts a server for this test only, which may stop and kill it. It is closed
+// when the test ends.
 func OwnPostgres(t testing.TB, cfg stack.PostgresConfig) *stack.Postgres {
 	t.Helper()
 	if cfg.Logger == nil {
@@ -126,8 +126,8 @@ func OwnPostgres(t testing.TB, cfg stack.PostgresConfig) *stack.Postgres {
 	return server
 }
 
-// OwnPgBouncer starts a pooler for this test alone, before cfg.Target, which must be
-// closed after it: start that first. It is closed when the test ends.
+// OwnPgBouncer starts a pooler in front of cfg.Target, for this test only. It is closed when
+// the test ends. cfg.Target must be closed after it, so start cfg.Target first.
 func OwnPgBouncer(t testing.TB, cfg stack.PgBouncerConfig) *stack.PgBouncer {
 	t.Helper()
 	if cfg.Logger == nil {
@@ -147,14 +147,15 @@ func OwnPgBouncer(t testing.TB, cfg stack.PgBouncerConfig) *stack.PgBouncer {
 	return pooler
 }
 
-// Standby starts a streaming standby of a server for this test alone, and Copy a physical
-// copy; see stack.StartStandby and stack.CopyPostgres. They are closed when the test ends.
+// Standby starts a streaming standby of a server for this test only; see stack.StartStandby.
+// It is closed when the test ends.
 func Standby(t testing.TB, primary *stack.Postgres) *stack.Postgres {
 	t.Helper()
 	return derived(t, primary, stack.StartStandby)
 }
 
-// Copy: see Standby.
+// Copy starts a physical copy of a server for this test only; see stack.CopyPostgres. It is
+// closed when the test ends.
 func Copy(t testing.TB, server *stack.Postgres) *stack.Postgres {
 	t.Helper()
 	return derived(t, server, stack.CopyPostgres)
@@ -176,7 +177,7 @@ func derived(t testing.TB, from *stack.Postgres, start func(context.Context, *st
 	return server
 }
 
-// remedy is what to do about a server program that is missing.
+// remedy says how to install a missing server program.
 func remedy(err error) string {
 	switch {
 	case errors.Is(err, stack.ErrPostgresNotFound), errors.Is(err, stack.ErrMosquittoNotFound),

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Logger returns a logger that writes into the test's own log, all levels. What
-// is logged after the test's end is dropped, where t.Log would panic.
+// Logger returns a logger that writes all levels to the test's log. Lines that are logged
+// after the end of the test are dropped; t.Log would panic.
 func Logger(t testing.TB) *slog.Logger {
 	w := &testWriter{t: t}
 	t.Cleanup(w.end)
@@ -17,7 +17,7 @@ func Logger(t testing.TB) *slog.Logger {
 
 type testWriter struct {
 	mu sync.Mutex
-	t  testing.TB // nil after the end
+	t  testing.TB // nil after the end of the test
 }
 
 func (w *testWriter) Write(line []byte) (int, error) {

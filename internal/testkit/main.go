@@ -16,15 +16,16 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-// serverStartLimit bounds the start of a server; a laden machine is slow.
+// serverStartLimit is the timeout for the start of a server. It is long, for a machine that is
+// busy.
 const serverStartLimit = 90 * time.Second
 
-// Option of Main.
+// Option is an option of Main.
 type Option func(*kit)
 
-// WithMigrations has migrate applied once, to the template that every database of
-// NewDatabase is cloned from. It must close its connections to url: PostgreSQL
-// clones no database that is in use. What it returns besides the error is dropped.
+// WithMigrations makes Main call migrate once, for the template from which every database of
+// NewDatabase is cloned. migrate must close its connections to url, because PostgreSQL cannot
+// clone a database that is in use. Its first result is ignored.
 func WithMigrations[T any](migrate func(ctx context.Context, url string) (T, error)) Option {
 	return func(k *kit) {
 		k.migrate = func(ctx context.Context, url string) error {
@@ -34,8 +35,8 @@ func WithMigrations[T any](migrate func(ctx context.Context, url string) (T, err
 	}
 }
 
-// WithPostgres replaces the configuration of the shared server. Defaults to one
-// without fsync and without passwords.
+// WithPostgres replaces the configuration of the shared server. The default has no fsync and
+// no passwords.
 func WithPostgres(cfg stack.PostgresConfig) Option {
 	return func(k *kit) { k.postgresConfig = cfg }
 }
@@ -63,14 +64,14 @@ type kit struct {
 	builds    builds
 }
 
-// current is the kit of this test binary: tests have no other way to reach what
-// their TestMain made. Set by Main before any test runs.
+// current is the kit of this test binary. It is a global variable because tests have no other
+// access to what their TestMain made. Main sets it before any test runs.
 var current *kit
 
-// Main is the whole body of a TestMain. It runs the tests, stops the servers that
-// they had started, looks for leaked goroutines, and exits. SIGINT and SIGTERM
-// stop the servers too. What even a kill -9 must not leave running dies by itself
-// (see package stack), though its temporary folder then stays.
+// Main is the whole body of a TestMain. It runs the tests, stops the servers that they have
+// started, checks for leaked goroutines, and exits. SIGINT and SIGTERM stop the servers too.
+// After a kill -9 of this process the servers end by themselves (see package stack), but their
+// temporary folders stay.
 func Main(m *testing.M, options ...Option) {
 	k := &kit{postgresConfig: stack.PostgresConfig{Trust: true}}
 	for _, option := range options {
@@ -107,7 +108,7 @@ func Main(m *testing.M, options ...Option) {
 	os.Exit(code)
 }
 
-// run makes sure that the servers stop even where m.Run panics.
+// run runs the tests, and stops the servers even if m.Run panics.
 func (k *kit) run(m *testing.M) (code int) {
 	defer func() {
 		if err := k.close(); err != nil {
@@ -135,8 +136,8 @@ func kitOf(t testing.TB) *kit {
 	return current
 }
 
-// lazy is a value made by the first who asks. Others wait for it; a failure is
-// remembered, so that a hundred tests do not each wait for it again.
+// lazy is a value that the first call of get creates. Concurrent calls wait for it. An error is
+// kept too, so that not every test tries again and waits for the same error.
 type lazy[T any] struct {
 	mu     sync.Mutex
 	asked  bool

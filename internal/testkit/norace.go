@@ -2,5 +2,5 @@
 
 package testkit
 
-// raceEnabled: the tests run under the race detector.
+// raceEnabled reports whether the tests run with the race detector.
 const raceEnabled = false

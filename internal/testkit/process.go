@@ -14,27 +14,27 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-// ProcessConfig says what to run.
+// ProcessConfig says which program to run.
 type ProcessConfig struct {
 	Path string   // e.g. from Reactor(t)
 	Args []string // without the program's name
-	Env  []string // added to ours
-	Dir  string   // defaults to ours
+	Env  []string // added to our environment
+	Dir  string   // working directory; defaults to ours
 
-	Enter func() error // see stack.ProcessSpec; e.g. the Enter of a netfault.Wire
+	Enter func() error // see stack.ProcessSpec; e.g. netfault.Wire.Enter
 }
 
-// Process is a program under test, in a process group of its own. It is killed
-// when the test ends, or when the test binary dies.
+// Process is a program under test, in its own process group. It is killed when the test ends,
+// or when the test binary ends.
 type Process struct {
 	proc *stack.Process
 
 	mu      sync.Mutex
-	output  bytes.Buffer  // standard output and error, interleaved as they came
+	output  bytes.Buffer  // standard output and error, in the order of the writes
 	changed chan struct{} // closed and replaced at each write
 }
 
-// Run starts a program. What it prints is shown when the test fails.
+// Run starts a program. If the test fails, its output is logged.
 func Run(t testing.TB, cfg ProcessConfig) *Process {
 	t.Helper()
 	p := &Process{changed: make(chan struct{})}
@@ -61,10 +61,10 @@ func Run(t testing.TB, cfg ProcessConfig) *Process {
 // Pid is the process id.
 func (p *Process) Pid() int { return p.proc.Pid() }
 
-// Done is closed when the process is gone and its output is complete.
+// Done is closed when the process has ended and its output is complete.
 func (p *Process) Done() <-chan struct{} { return p.proc.Done() }
 
-// Kill sends SIGKILL and waits until the process is gone.
+// Kill sends SIGKILL and waits until the process has ended.
 func (p *Process) Kill(t testing.TB) {
 	t.Helper()
 	p.signal(t, syscall.SIGKILL)
@@ -77,12 +77,12 @@ func (p *Process) Terminate(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGT
 // Interrupt sends SIGINT and does not wait.
 func (p *Process) Interrupt(t testing.TB) { t.Helper(); p.signal(t, syscall.SIGINT) }
 
-// Pause freezes the process with SIGSTOP: alive for the kernel and its peers'
-// TCP, and doing nothing. Resume with Continue.
-func (p *Process) Pause(t testing.TB) { t.Helper(); must(t, p, "freeze", p.proc.Freeze()) }
+// Pause suspends the process with SIGSTOP. The kernel still answers for its TCP connections.
+// Continue resumes it.
+func (p *Process) Pause(t testing.TB) { t.Helper(); must(t, p, "pause", p.proc.Freeze()) }
 
-// Continue thaws what Pause froze.
-func (p *Process) Continue(t testing.TB) { t.Helper(); must(t, p, "thaw", p.proc.Thaw()) }
+// Continue resumes the process after Pause, with SIGCONT.
+func (p *Process) Continue(t testing.TB) { t.Helper(); must(t, p, "continue", p.proc.Thaw()) }
 
 func (p *Process) signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()
@@ -96,28 +96,28 @@ func must(t testing.TB, p *Process, what string, err error) {
 	}
 }
 
-// Wait waits for the process to end, and returns its exit code, −1 where a signal
-// ended it. The test fails when it takes longer than limit.
+// Wait waits for the end of the process and returns its exit code, or −1 if a signal ended it.
+// The test fails if this takes longer than limit.
 func (p *Process) Wait(t testing.TB, limit time.Duration) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if err := p.proc.Wait(ctx); err != nil {
-		t.Fatalf("testkit: process %d still runs after %s", p.Pid(), limit)
+		t.Fatalf("testkit: process %d has not ended after %s", p.Pid(), limit)
 	}
 	return p.proc.ExitCode()
 }
 
-// Output is all that was printed so far, standard output and error together.
+// Output returns the output so far, standard output and error together.
 func (p *Process) Output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.output.String()
 }
 
-// WaitLine blocks until a whole line that contains text has been printed, now or
-// earlier, and returns it. The error is that of ctx, or says that the process
-// ended without printing it.
+// WaitLine blocks until the process has printed a complete line that contains text, and returns
+// the line. A line that was printed before the call counts too. The error is that of ctx, or
+// says that the process has ended without such a line.
 func (p *Process) WaitLine(ctx context.Context, text string) (string, error) {
 	ended := false
 	for {
@@ -134,7 +134,7 @@ func (p *Process) WaitLine(ctx context.Context, text string) (string, error) {
 		select {
 		case <-changed:
 		case <-p.proc.Done():
-			ended = true // its output is complete now: look once more
+			ended = true // the output is complete now, so search it once more
 		case <-ctx.Done():
 			return "", fmt.Errorf("wait for %q: %w", text, ctx.Err())
 		}
@@ -150,7 +150,7 @@ func findLine(output, text string) (string, bool) {
 	return "", false
 }
 
-// processOutput is the writer behind both of a process's streams.
+// processOutput is the writer for standard output and error of a process.
 type processOutput Process
 
 func (o *processOutput) Write(text []byte) (int, error) {

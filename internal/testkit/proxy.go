@@ -6,8 +6,8 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 )
 
-// NewProxy starts a proxy to a server, given as host:port or as a URL with them. It is
-// closed when the test ends.
+// NewProxy starts a proxy to a server. The server is host:port, or a URL that contains them.
+// The proxy is closed when the test ends.
 func NewProxy(t testing.TB, server string) *netfault.Proxy {
 	t.Helper()
 	p, err := netfault.New(server)

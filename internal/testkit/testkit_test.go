@@ -19,7 +19,7 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// limit bounds every wait of a test; none is meant to reach it.
+// limit is the timeout of every wait in a test. No wait should reach it.
 const limit = 30 * time.Second
 
 func testContext(t *testing.T) context.Context {
@@ -49,7 +49,7 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	return conn
 }
 
-func TestDatabasesAreApartAndMigrated(t *testing.T) {
+func TestDatabasesAreSeparateAndMigrated(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	var urls sync.Map
@@ -59,7 +59,7 @@ func TestDatabasesAreApartAndMigrated(t *testing.T) {
 				t.Parallel()
 				url := testkit.NewDatabase(t)
 				if _, twice := urls.LoadOrStore(url, true); twice {
-					t.Errorf("%s was given out twice", url)
+					t.Errorf("two tests got the same database %s", url)
 				}
 				conn := connect(t, url)
 				if _, err := conn.Exec(ctx, "INSERT INTO migrated VALUES ($1)", i); err != nil {
@@ -67,16 +67,16 @@ func TestDatabasesAreApartAndMigrated(t *testing.T) {
 				}
 				var n int
 				if err := conn.QueryRow(ctx, "SELECT count(*) FROM migrated").Scan(&n); err != nil || n != 1 {
-					t.Errorf("%d rows, %v; want our own one", n, err)
+					t.Errorf("%d rows, %v; want only the row of this test", n, err)
 				}
 			})
 		}
 	})
-	// All of them are dropped again.
+	// After the tests all databases are dropped.
 	urls.Range(func(url, _ any) bool {
 		conn, err := pgx.Connect(ctx, url.(string))
 		if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != "3D000" {
-			t.Errorf("%s is still there: %v", url, err)
+			t.Errorf("%s still exists: %v", url, err)
 		}
 		if conn != nil {
 			conn.Close(ctx)
@@ -86,7 +86,7 @@ func TestDatabasesAreApartAndMigrated(t *testing.T) {
 }
 
 // A test may fail with its connections and its replication slot still open.
-func TestDatabaseIsDroppedUnderItsUsers(t *testing.T) {
+func TestDatabaseIsDroppedDespiteOpenConnections(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	var url string
@@ -109,24 +109,24 @@ func TestDatabaseIsDroppedUnderItsUsers(t *testing.T) {
 	defer walsender.Close(ctx)
 	defer ordinary.Close(ctx)
 	if err := ordinary.Ping(ctx); err == nil {
-		t.Error("the connection outlived its database")
+		t.Error("the connection works after its database was dropped")
 	}
 }
 
 func TestBrokerIsSharedAndTopicsAreNot(t *testing.T) {
 	t.Parallel()
 	if a, b := testkit.Broker(t), testkit.Broker(t); a != b {
-		t.Error("two brokers")
+		t.Error("two calls of Broker returned different brokers")
 	}
 	t.Run("a/+#b", func(t *testing.T) {
 		a, b := testkit.TopicPrefix(t), testkit.TopicPrefix(t)
 		if a == b || strings.ContainsAny(a, "+#$") || strings.HasSuffix(a, "/") {
-			t.Errorf("prefixes %q and %q", a, b)
+			t.Errorf("prefixes %q and %q: want two different ones, usable as topics", a, b)
 		}
 	})
 }
 
-func TestOwnServersAreGoneAfterTheTest(t *testing.T) {
+func TestOwnServersAreClosedAfterTheTest(t *testing.T) {
 	t.Parallel()
 	var dirs []string
 	t.Run("test", func(t *testing.T) {
@@ -139,12 +139,12 @@ func TestOwnServersAreGoneAfterTheTest(t *testing.T) {
 	})
 	for _, dir := range dirs {
 		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is still there (%v)", dir, err)
+			t.Errorf("%s still exists (%v)", dir, err)
 		}
 	}
 }
 
-func TestLoggerOutlivesItsTest(t *testing.T) {
+func TestLoggerAfterTheTest(t *testing.T) {
 	t.Parallel()
 	log := testkit.Logger(t)
 	t.Run("test", func(t *testing.T) {
@@ -154,16 +154,16 @@ func TestLoggerOutlivesItsTest(t *testing.T) {
 	log.Info("dropped") // t.Log would panic
 }
 
-const talker = "./internal/testkit/testdata/talker"
+const signalPrinter = "./internal/testkit/testdata/signalprinter"
 
 func TestProcess(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	bin := testkit.Build(t, talker)
-	if again := testkit.Build(t, talker); again != bin {
+	bin := testkit.Build(t, signalPrinter)
+	if again := testkit.Build(t, signalPrinter); again != bin {
 		t.Errorf("built twice: %s and %s", bin, again)
 	}
-	p := testkit.Run(t, testkit.ProcessConfig{Path: bin, Args: []string{"a", "b"}, Env: []string{"TALKER_NAME=joe"}})
+	p := testkit.Run(t, testkit.ProcessConfig{Path: bin, Args: []string{"a", "b"}, Env: []string{"SIGNALPRINTER_NAME=joe"}})
 	if line, err := p.WaitLine(ctx, "ready"); err != nil || line != "ready joe 2" {
 		t.Fatalf("line %q, %v", line, err)
 	}
@@ -179,22 +179,22 @@ func TestProcess(t *testing.T) {
 	if _, err := p.WaitLine(ctx, "got terminated"); err != nil {
 		t.Error(err)
 	}
-	if _, err := p.WaitLine(ctx, "never said"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
-		t.Errorf("waiting for what will not come: %v", err)
+	if _, err := p.WaitLine(ctx, "never printed"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
+		t.Errorf("WaitLine for a line that was not printed: %v", err)
 	}
 }
 
 func TestProcessKill(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	p := testkit.Run(t, testkit.ProcessConfig{Path: testkit.Build(t, talker)})
+	p := testkit.Run(t, testkit.ProcessConfig{Path: testkit.Build(t, signalPrinter)})
 	if _, err := p.WaitLine(ctx, "ready"); err != nil {
 		t.Fatal(err)
 	}
-	gone, cancel := context.WithCancel(ctx)
+	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := p.WaitLine(gone, "never said"); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v, want that of the context", err)
+	if _, err := p.WaitLine(cancelled, "never printed"); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want context.Canceled", err)
 	}
 	p.Kill(t)
 	if code := p.Wait(t, limit); code != -1 {
@@ -202,8 +202,8 @@ func TestProcessKill(t *testing.T) {
 	}
 }
 
-// TestInterruptedRunLeavesNothing runs this test binary again, and interrupts it
-// while its servers run.
+// TestInterruptedRunLeavesNothing runs this test binary again and interrupts it while its
+// servers run.
 func TestInterruptedRunLeavesNothing(t *testing.T) {
 	t.Parallel()
 	const role = "TESTKIT_INTERRUPTED"
@@ -237,10 +237,10 @@ func TestInterruptedRunLeavesNothing(t *testing.T) {
 	}
 	left, _ := filepath.Glob(filepath.Join(temp, "*"))
 	if len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("files were left: %v", left)
 	}
-	// Whatever ran in those folders would still have them on its command line.
+	// A server has its folder on its command line.
 	if out, err := exec.Command("ps", "-eo", "args").Output(); err == nil && strings.Contains(string(out), temp) {
-		t.Errorf("processes left behind:\n%s", out)
+		t.Errorf("processes were left:\n%s", out)
 	}
 }

@@ -8,9 +8,8 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 )
 
-// NewWire makes a network whose packets really vanish, which is closed when the test ends.
-// It is nil where it cannot be had: elsewhere than on Linux, and for others than root. A
-// test then ends, or proves less.
+// NewWire makes a network that really drops packets (netfault.Wire). It is closed when the test
+// ends. NewWire returns nil if we are not root. A test then has to end, or test less.
 func NewWire(t testing.TB) *netfault.Wire {
 	t.Helper()
 	w, err := netfault.NewWire()

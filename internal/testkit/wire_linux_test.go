@@ -8,7 +8,7 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// A program that is started with Enter has the wire's network, and no other.
+// A program that is started with Enter runs in the Wire's client namespace.
 func TestRunOnAWire(t *testing.T) {
 	t.Parallel()
 	w := testkit.NewWire(t)

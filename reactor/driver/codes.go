@@ -9,11 +9,11 @@ const (
 	CodeImplementationSpecific = 0x83
 	CodeNotAuthorized          = 0x87
 	CodeTopicNameInvalid       = 0x90
-	// CodeInUse: the packet identifier is in use. Some brokers give it to a repeated message
+	// CodeInUse: the packet identifier is in use. Some brokers answer a repeated message with it
 	// instead of another PUBREC.
 	CodeInUse = 0x91
 	// CodeUnknownSlot is a broker's answer to the release of a slot that it does not know:
-	// packet identifier not found. Not every broker says so.
+	// packet identifier not found. Not every broker reports this.
 	CodeUnknownSlot            = 0x92
 	CodeReceiveMaximumExceeded = 0x93
 	CodeTopicAliasInvalid      = 0x94

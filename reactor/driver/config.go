@@ -2,14 +2,15 @@ package driver
 
 import "fmt"
 
-// ConfigError says which field of a Config cannot be as it is, and why. The configurations
-// of pgsource and mqttsink are refused by it, too, so that a program that fills them from
-// settings of its own can tell its users which of those it was.
+// ConfigError says which field of a Config is invalid, and why. pgsource and mqttsink return it for
+// their configurations, too. A program that fills a Config from its own settings can use Field to
+// name the setting to its users.
 type ConfigError struct {
 	Field string
-	// Value is what the field was; nil if it is not to be shown, as it may hold a password.
+	// Value is the invalid value; nil if it must not be shown because it may contain a password.
 	Value any
-	// Problem goes on after the field and, if there is one, its value: "must be 1 to 64".
+	// Problem continues the sentence that begins with the field and, if there is one, its value:
+	// "must be 1 to 64".
 	Problem string
 }
 

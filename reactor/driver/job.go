@@ -11,12 +11,13 @@ import (
 // job's fire_at is made in DBTime; the host's wall clock is never consulted.
 type DBTime int64
 
-// DBTimeOf converts a timestamp read from the database. Postgres timestamps
-// are whole microseconds, so nothing is lost, but for those of its last 30 years: they
-// go on to the end of the year 294276, and microseconds since 1970 that fit in 64 bits
-// to the 10th of January 294247. What lies beyond is taken for the last one that fits.
+// DBTimeOf converts a timestamp read from the database. Postgres timestamps are whole
+// microseconds, so nothing is lost, except in the last 30 years of its range: timestamps end with
+// the year 294276, but microseconds since 1970 fit into 64 bits only up to the 10th of January
+// 294247. A later timestamp becomes the largest DBTime.
 func DBTimeOf(t time.Time) DBTime {
-	// UnixMicro wraps, seconds do not. The last second that fits in part counts as beyond.
+	// UnixMicro wraps around, Unix does not. The last second, which fits only partly, counts as
+	// too late.
 	const bound = math.MaxInt64 / 1_000_000
 	switch seconds := t.Unix(); {
 	case seconds >= bound:
@@ -30,8 +31,8 @@ func DBTimeOf(t time.Time) DBTime {
 // Time converts back for display and for query parameters.
 func (t DBTime) Time() time.Time { return time.UnixMicro(int64(t)).UTC() }
 
-// Add returns t+d, or the last instant on the side on which it would lie beyond. Fractions
-// of a microsecond are rounded up, so that a deadline never moves forward by rounding.
+// Add returns t+d, or the first or last instant if t+d is outside the range. Fractions of a
+// microsecond are rounded up, so that rounding never makes a deadline earlier.
 func (t DBTime) Add(d time.Duration) DBTime {
 	µs := int64(d / time.Microsecond)
 	if d%time.Microsecond > 0 {
@@ -47,8 +48,8 @@ func (t DBTime) Add(d time.Duration) DBTime {
 	return DBTime(sum)
 }
 
-// Sub returns t-u, or the longest duration on the side on which it would be longer: a
-// Duration ends at 292 years, and the instants of a table may lie 300,000 apart.
+// Sub returns t-u, or the longest positive or negative duration if t-u is longer: a Duration ends
+// at 292 years, but two instants of a table may be 300,000 years apart.
 func (t DBTime) Sub(u DBTime) time.Duration {
 	const longest = math.MaxInt64 / int64(time.Microsecond)
 	µs := int64(t) - int64(u)
@@ -61,21 +62,20 @@ func (t DBTime) Sub(u DBTime) time.Duration {
 	return time.Duration(µs) * time.Microsecond
 }
 
-// Job is one claimed row: ours alone, until it is settled.
+// Job is one claimed row. Nobody else may publish it until it is settled.
 type Job struct {
 	ID      int64
 	Topic   string
 	Payload []byte
 	FireAt  DBTime
-	// ExpiresAt is the instant after which the job must no longer be published, if
-	// Expires is true; otherwise there is none. Every DBTime is an instant, 0 is one of
-	// 1970.
+	// ExpiresAt is the instant after which the job must not be published. It is valid only if
+	// Expires is true, because every DBTime is an instant: 0 is in 1970.
 	ExpiresAt DBTime
 	Expires   bool
 }
 
-// Pending is what the wheel holds of a job that nobody has claimed yet. It is
-// a hint: the claim looks at the row again.
+// Pending is what the wheel holds of a job that nobody has claimed yet. It may be outdated: the
+// claim checks the row again.
 type Pending struct {
 	ID int64
 	// DueAt is fire_at, or the later instant of the next attempt after the
@@ -87,8 +87,8 @@ type Pending struct {
 	Shard uint8
 }
 
-// Shards is the number of hash shards the table is divided into. It is fixed
-// by the stored column jobs.shard (sql/schema.sql).
+// Shards is the number of hash shards into which the table is divided. It is fixed, because the
+// column jobs.shard is stored (sql/schema.sql).
 const Shards = 64
 
 // ShardSet is a set of shards, one bit each.
@@ -97,8 +97,8 @@ type ShardSet uint64
 // AllShards is the set of every shard.
 const AllShards = ^ShardSet(0)
 
-// StaticShards returns the share of consumer index (0-based) of count: every
-// count-th shard.
+// StaticShards returns the share of one consumer of count, with an index from 0: every count-th
+// shard.
 func StaticShards(count, index int) ShardSet {
 	var s ShardSet
 	for shard := index; shard < Shards; shard += count {

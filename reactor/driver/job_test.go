@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// Instants that a timestamptz can have, and those that only arithmetic can.
+// Instants that a timestamptz can have, and instants that only arithmetic can produce.
 var extremes = []DBTime{
 	math.MinInt64, math.MinInt64 + 1, DistantPast,
 	DBTimeOf(time.Date(-4713, 11, 24, 0, 0, 0, 0, time.UTC)), // PostgreSQL's first, 4714 BC
 	-1, 0, 1,
 	DBTimeOf(time.Date(2026, 11, 1, 12, 0, 0, 1000, time.UTC)),
-	DBTimeOf(time.Date(2320, 1, 1, 0, 0, 0, 0, time.UTC)), // further from 1970 than a Duration goes
+	DBTimeOf(time.Date(2320, 1, 1, 0, 0, 0, 0, time.UTC)), // further from 1970 than a Duration can express
 	DBTimeOf(time.Date(294246, 12, 31, 23, 59, 59, 999_999_000, time.UTC)),
 	math.MaxInt64 - 1, math.MaxInt64,
 }
@@ -76,7 +76,7 @@ func TestDBTimeOf(t *testing.T) {
 	}
 	for _, at := range extremes {
 		if at == math.MinInt64+1 || at == math.MaxInt64-1 {
-			continue // in a second that does not fit as a whole
+			continue // in a second that fits only partly
 		}
 		if back := DBTimeOf(at.Time()); back != at {
 			t.Errorf("%d comes back as %d", at, back)
@@ -84,7 +84,7 @@ func TestDBTimeOf(t *testing.T) {
 	}
 }
 
-// TestCursorBeforeEverything: no instant wraps to the other end of the table.
+// TestCursorBeforeEverything: no instant wraps around to the other end of the range.
 func TestCursorBeforeEverything(t *testing.T) {
 	for _, from := range extremes {
 		if c := CursorAt(0, from); c.AfterAt > from || c.AfterAt == from && from != math.MinInt64 {

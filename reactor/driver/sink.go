@@ -6,15 +6,14 @@ import (
 	"fmt"
 )
 
-// Slot numbers a message that is on its way over one lane, 1 … LaneSlots. It is
-// unique among the lane's messages that are not completed, and journalled with the claim. The
-// MQTT sink uses it as the packet identifier, which is what lets another
-// instance resume the very same exchange after a crash.
+// Slot is the number of a message in flight on one lane, 1 … LaneSlots. It is unique among the
+// messages of the lane whose exchange has not ended, and journalled with the claim. The MQTT sink
+// uses it as the packet identifier, so another instance can resume the same exchange after a crash.
 type Slot uint16
 
-// LaneSlots is how many messages of one lane may be claimed and not yet
-// settled. Fixed, because the slots of a journalled batch wrap around it: an
-// instance with another number could not recover the batch.
+// LaneSlots is how many messages of one lane may be claimed and not yet settled. It is fixed,
+// because the slots of a journalled batch wrap around at this number: an instance with another
+// number could not recover the batch.
 const LaneSlots = 4096
 
 // Plus returns the slot n places after s, on the ring of LaneSlots.
@@ -35,28 +34,28 @@ type Message struct {
 	Dup bool
 }
 
-// Ack is a step of one message's journey.
+// Ack reports one step of the exchange of one message.
 type Ack struct {
 	Slot Slot
 	Step Step
-	// Code is the MQTT reason code; 0x80 and above is a refusal of this message
-	// alone. With it the journey is over, whatever the step; but a slot that was
-	// Released is free in any case, and CodeUnknownSlot says that it was before.
+	// Code is the MQTT reason code. 0x80 and above refuses this message, and no other; the exchange
+	// of the message has then ended, whatever the step. A slot that is Released is free with any
+	// code; CodeUnknownSlot says that it was free before.
 	Code   byte
 	Reason string
 }
 
-// Step says how far a message has come.
+// Step says how far the exchange of a message has got.
 type Step uint8
 
 const (
-	// Completed: the exchange is over and the slot is free at the broker. QoS 0: the
-	// socket took the bytes; QoS 1: PUBACK.
+	// Completed: the exchange has ended, and the slot is free at the broker. QoS 0: the operating
+	// system has accepted the bytes; QoS 1: PUBACK.
 	Completed Step = iota
-	// Received: the broker has stored the message and remembers its slot until it is
-	// released. QoS 2: PUBREC.
+	// Received: the broker has stored the message, and remembers its slot until it is released.
+	// QoS 2: PUBREC.
 	Received
-	// Released: the broker has nothing under the slot any more. QoS 2: PUBCOMP.
+	// Released: the broker has forgotten the slot. QoS 2: PUBCOMP.
 	Released
 )
 
@@ -65,91 +64,89 @@ func (a Ack) Refused() bool { return a.Code >= 0x80 }
 
 // Sink publishes messages. mqttsink implements it.
 type Sink interface {
-	// Connect opens the session of one lane and returns when the broker has
-	// accepted it. Connecting with a client id that another connection uses
-	// makes the broker close that other one: this is the fence against an
-	// instance that lost the lane and does not know it yet.
+	// Connect opens the session of one lane, and returns when the broker has accepted it. If
+	// another connection uses the same client id, the broker closes that one: this fences an
+	// instance that has lost the lane and does not know it yet.
 	//
-	// A broker that refuses (login, protocol, QoS) yields a *ConnectRefusedError;
-	// anything else is a passing failure, worth another try.
+	// If the broker refuses (login, protocol, QoS), it returns a *ConnectRefusedError. Any other
+	// error is temporary, and the call may be repeated.
 	Connect(ctx context.Context, opts ConnectOptions) (Session, error)
-	// CheckIdentity makes sure that the broker keeps clients with different ids apart.
-	// Some can be told not to (mosquitto: use_username_as_clientid), and then all lanes
-	// share one session and mix up their slots. It connects with two client ids that nobody
-	// has used, and must not find a session. It returns a *ConnectRefusedError if it does;
-	// anything else is a passing failure. It should be called after a Connect that
-	// succeeded, before anything is sent: such a broker closes that session's connection.
+	// CheckIdentity checks that the broker gives clients with different ids different sessions.
+	// Some brokers can be configured otherwise (mosquitto: use_username_as_clientid), and then all
+	// lanes share one session and mix up their slots. It connects with two client ids that nobody
+	// has used, and expects to find no session. If it finds one, it returns a
+	// *ConnectRefusedError; any other error is temporary. Call it after a successful Connect and
+	// before anything is sent: a broker of this kind closes the connection of that session.
 	CheckIdentity(ctx context.Context, qos byte) error
 }
 
-// ProbePrefix is what the client ids of connections begin with that are no lane's, and look at the
-// broker, or for who else is there. It begins like those of lanes: a broker may allow no others.
+// ProbePrefix begins the client ids of connections that belong to no lane, and only check the
+// broker or look for other clients. It has the same beginning as the client ids of lanes, because a
+// broker may allow no others.
 const ProbePrefix = "reactor-probe-"
 
 // ConnectOptions describe the session to open.
 type ConnectOptions struct {
 	ClientID string
-	// QoS is the highest that will be published with.
+	// QoS is the highest QoS of the messages to be published.
 	QoS byte
-	// Fresh has the broker discard whatever session it keeps for ClientID. Mosquitto 2.0.11
-	// does not save sessions that begin so.
+	// Fresh makes the broker discard any session that it keeps for ClientID. Mosquitto 2.0.11
+	// does not save a session that begins in this way.
 	Fresh bool
-	// Mark is what Session.Mark left in the session that is to be resumed. A session
-	// that the broker resumes without it is another one: made anew after the broker had
-	// lost ours, restored from a save older than the mark, or somebody else's.
-	// Limits.Resumed is false then. It is true for a save that has the mark and lacks the
-	// newest messages: those the lane has to send again whatever Resumed says. "" takes any
-	// session for ours.
+	// Mark is the mark that Session.Mark has put into the session to be resumed. If the broker
+	// resumes a session without it, that is another session: created after the broker had lost
+	// ours, restored from a save that is older than the mark, or somebody else's. Limits.Resumed is
+	// false then. It is true for a restored save that has the mark and lacks the newest messages:
+	// the lane has to send these again whatever Resumed says. With "" any session counts as ours.
 	Mark string
-	// Acks receives acknowledgements in the order the broker sent them. It is
-	// called by one goroutine of the session at a time, never from within
-	// Publish, and not after Done is closed. The slice is the session's and valid
-	// during the call only. It may call Publish; it must not block.
+	// Acks receives acknowledgements in the order in which the broker sent them. One goroutine of
+	// the session at a time calls it, never from within Publish, and not after Done is closed. The
+	// slice belongs to the session, and is valid only during the call. Acks may call Publish; it
+	// must not block.
 	Acks func([]Ack)
 }
 
-// Session is one network connection of a lane. It remembers no message: what is
-// unacknowledged when it ends is the lane's to send again. All methods may be
-// called from several goroutines.
+// Session is one network connection of a lane. It stores no message: the lane has to send the
+// unacknowledged messages again when the session has ended. All methods may be called from several
+// goroutines.
 type Session interface {
-	// Limits are what the broker allows; constant for the session's life.
+	// Limits are the limits that the broker allows. They do not change during the session.
 	Limits() Limits
-	// Check returns the reason why a message can never be sent over this session
-	// (too large, a topic MQTT forbids), or nil. Sending it all the same would make
-	// the broker close the connection, with every message that is on its way.
+	// Check returns the reason why a message can never be sent over this session (too large, a
+	// topic that MQTT forbids), or nil. If it were sent, the broker would close the connection,
+	// which interrupts all messages in flight.
 	Check(m Message) error
-	// Publish queues messages for sending, in order, and returns without waiting
-	// for the network. The slice is the caller's again when it returns; a payload must not
-	// be changed before the message is acknowledged or the session has ended. The caller
-	// keeps the number of unacknowledged messages within Limits. It returns an error
-	// only if the session has ended; then none, some or all of the messages may
-	// have been sent.
+	// Publish queues messages for sending, in order, and returns without waiting for the network.
+	// The caller may use the slice again when it returns; a payload must not be changed before the
+	// message is acknowledged or the session has ended. The caller keeps the number of
+	// unacknowledged messages within Limits. Publish returns an error only if the session has
+	// ended; then none, some or all of the messages may have been sent.
 	Publish(msgs []Message) error
-	// Release tells the broker to forget the slots of messages it has Received: they
-	// will not be sent again (QoS 2: PUBREL). Each is answered by Released, also
-	// where the broker does not know the slot. Like Publish it does not wait. After an
-	// error, that the session has ended, none of these has been sent.
+	// Release tells the broker to forget the slots of messages that it has Received: they will not
+	// be sent again (QoS 2: PUBREL). Each is answered by Released, even if the broker does not know
+	// the slot. Like Publish it does not wait. It returns an error only if the session has ended;
+	// then none of these releases has been sent.
 	Release(slots []Slot) error
-	// Unreleased returns, once Done is closed, slots whose release was queued and never
-	// sent, for certain. The broker may be killed together with the connection, and be back
-	// with an older state: for these, and no others, it can be asked again.
+	// Unreleased returns, once Done is closed, the slots whose release was queued and certainly
+	// never sent. If the broker was killed together with the connection, and has restored an older
+	// state, only the messages in these slots may be sent again.
 	Unreleased() []Slot
-	// Mark leaves a mark in the broker's state of the session, by which a later Connect
-	// recognizes it, and waits until it is there. Nobody may have used the mark before.
-	// ErrCannotMark says that this broker does not allow it, or cannot tell the difference:
-	// nothing was left then, and if the broker ended the session for it, the next one can
-	// do without. After any other error there may or may not be a mark.
+	// Mark puts a mark into the broker's state of the session, by which a later Connect recognizes
+	// the session. It returns when the mark is there. Nobody may have used the mark before.
+	// ErrCannotMark means that this broker does not allow it, or does not say whether a session has
+	// a mark. Then the session has no mark; if the broker has ended the session because of it, the
+	// next session can work without. After any other error the session may or may not have the
+	// mark.
 	Mark(ctx context.Context, mark string) error
-	// Done is closed when the connection is gone and Acks will not be called any
-	// more.
+	// Done is closed when the connection has ended and Acks will not be called any more.
 	Done() <-chan struct{}
-	// Err says why, once Done is closed: among others ErrSessionTakenOver, or a
-	// *DisconnectedError.
+	// Err returns why the session has ended, once Done is closed: among others
+	// ErrSessionTakenOver, or a *DisconnectedError.
 	Err() error
-	// Close flushes what is queued, says DISCONNECT and waits for the connection
-	// to end, at most until ctx ends.
+	// Close sends what is queued, then DISCONNECT, and waits until the connection ends, at most
+	// until ctx ends.
 	Close(ctx context.Context) error
-	// Discard is Close, and has the broker forget the session's state.
+	// Discard does the same as Close, and makes the broker forget the session's state.
 	Discard(ctx context.Context) error
 }
 
@@ -157,25 +154,24 @@ type Session interface {
 type Limits struct {
 	// InFlight is how many messages may be unacknowledged at once.
 	InFlight int
-	// PacketBytes is the largest PUBLISH packet the broker takes, all included;
-	// 0 means no limit but MQTT's own.
+	// PacketBytes is the length of the largest PUBLISH packet that the broker accepts, including
+	// its header; 0 means no limit except MQTT's own.
 	PacketBytes int
-	// QoS is the highest the broker takes.
+	// QoS is the highest QoS that the broker accepts.
 	QoS byte
-	// Resumed tells that the broker still had the session's state, and that it is the
-	// one of ConnectOptions.Mark.
+	// Resumed means that the broker still had the session's state, and that the session carries
+	// ConnectOptions.Mark.
 	Resumed bool
-	// Present tells that the broker had some session under the client id, ours or not.
+	// Present means that the broker had some session for the client id, ours or another one.
 	Present bool
-	// Marked tells that the session carries the whole of ConnectOptions.Mark. If not, it is
-	// to be marked before anything is sent: anew, or because the broker has come to refuse
-	// what it once allowed; then a mark that was still recognized this time will not be for
-	// long.
+	// Marked means that the session carries the whole of ConnectOptions.Mark. Otherwise the lane
+	// has to mark it before anything is sent: the session may be new, or the broker may now refuse
+	// what it allowed before; then the mark was recognized this time, but may not be the next time.
 	Marked bool
 }
 
-// ConnectRefusedError is a broker's answer that trying again will not change
-// without somebody's help: a refused login, an unsupported protocol or QoS.
+// ConnectRefusedError is an answer of the broker that does not change until somebody changes a
+// setting: a refused login, an unsupported protocol or QoS.
 type ConnectRefusedError struct {
 	// Broker is the address, without credentials.
 	Broker string
@@ -189,13 +185,13 @@ func (e *ConnectRefusedError) Error() string {
 }
 
 // ErrCannotMark: see Session.Mark.
-var ErrCannotMark = errors.New("the broker does not let a session be told from another")
+var ErrCannotMark = errors.New("sessions cannot be marked at this broker")
 
-// ErrSessionTakenOver is why a session ended when another connection used its
-// client id. Connecting again at once would take it back from its new owner.
+// ErrSessionTakenOver: the session ended because another connection used its client id. Connecting
+// again at once would take the session from its new owner.
 var ErrSessionTakenOver = errors.New("the session was taken over by another connection with the same client id")
 
-// DisconnectedError is why a session ended when the broker said so, with a reason.
+// DisconnectedError: the session ended because the broker sent a DISCONNECT with a reason.
 type DisconnectedError struct {
 	Code   byte // MQTT reason code
 	Reason string

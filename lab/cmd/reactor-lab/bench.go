@@ -18,48 +18,48 @@ import (
 // benchCommand is `reactor-lab bench`.
 type benchCommand struct {
 	programFlag
-	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto for it, on private ports and in temporary folders; the URLs are not used then."`
-	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without, what is measured is the programs."`
+	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto on private ports and in temporary folders; the URLs are then ignored."`
+	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without it the speed of the disk has no influence."`
 	DatabaseURL string `type:"url" group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
 	MQTTURL     string `type:"url" group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
 
 	Jobs         int            `group:"Load" default:"50000" help:"How many jobs."`
-	Rate         *float64       `group:"Load" placeholder:"PER_SECOND" help:"Evenly paced, instead of a backlog that is due at once."`
-	Spread       *time.Duration `group:"Load" placeholder:"DURATION" help:"Or at random within this time."`
-	SameInstant  bool           `group:"Load" help:"Or all at one instant in the future."`
-	Idle         *time.Duration `group:"Load" placeholder:"DURATION" help:"Or no jobs: measure what instances take while they have nothing to do."`
-	Ahead        *time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; 2s if not given, 4s for the same instant."`
+	Rate         *float64       `group:"Load" placeholder:"PER_SECOND" help:"Jobs are due evenly at this rate, instead of all at the start."`
+	Spread       *time.Duration `group:"Load" placeholder:"DURATION" help:"Or at random times within this duration."`
+	SameInstant  bool           `group:"Load" help:"Or all at the same instant in the future."`
+	Idle         *time.Duration `group:"Load" placeholder:"DURATION" help:"Or there are no jobs: measure for this long what idle instances use."`
+	Ahead        *time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; defaults to 2s, or 4s for the same instant."`
 	PayloadBytes int            `group:"Load" default:"40" help:"Size of a payload."`
 	Topics       int            `group:"Load" default:"100" help:"How many different topics."`
 
-	Instances int              `group:"Work" default:"1" help:"How many instances to start; 0 uses those that run already."`
+	Instances int              `group:"Work" default:"1" help:"How many instances to start; 0 measures those that already run."`
 	Delivery  reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
 	Lanes     int              `group:"Work" default:"2" help:"Connections of each instance to the broker."`
 
-	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: measure a poller too, the design that reactor replaces."`
-	PollRows  int           `group:"Compare" default:"100" help:"Rows that it reads at a time."`
-	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often."`
-	Ceiling   bool          `group:"Compare" help:"Measure the bare claim, the bare broker and both together, too: a backlog drained with nothing between them."`
+	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: also measure a poller, the design that reactor replaces."`
+	PollRows  int           `group:"Compare" default:"100" help:"How many rows the poller reads at a time."`
+	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often the poller reads."`
+	Ceiling   bool          `group:"Compare" help:"Also measure the bare claim, the bare broker and both together: the highest rate at which a backlog can be drained."`
 
-	JSON string `group:"Output" name:"json" type:"path" placeholder:"FILE" help:"Write everything measured there; - is the standard output."`
-	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput there."`
+	JSON string `group:"Output" name:"json" type:"path" placeholder:"FILE" help:"Write all results to this file; - is the standard output."`
+	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput into this file."`
 }
 
 // Help is shown by `reactor-lab bench --help`.
 func (*benchCommand) Help() string {
-	return `Inserts jobs by plain SQL, lets instances publish them, and takes the time of each message with
-a subscriber of its own.
+	return `Inserts jobs by SQL, lets instances publish them, and records the time of each message with its
+own subscriber.
 
     reactor-lab bench --stack --jobs 100000 --ceiling --baseline poll
     reactor-lab bench --stack --jobs 10000 --rate 1000 --plot lateness.svg
 
-The subscriber, the servers and the instances share this machine: compare what one run measured, not
-one run with another.`
+The subscriber, the servers and the instances share this machine: compare the results of one run with
+each other, not those of different runs.`
 }
 
-// Run measures, and reports.
+// Run measures and writes the results.
 func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
-	if c.Stack { // whatever the environment says
+	if c.Stack { // the environment may have set the URLs
 		c.DatabaseURL, c.MQTTURL = "", ""
 	} else if c.DatabaseURL == "" || c.MQTTURL == "" {
 		return cli.Usage(errors.New("give --stack, or --database-url and --mqtt-url"))
@@ -100,9 +100,9 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 		return cli.Usage(err)
 	}
 	if c.Plot != "" && c.Idle != nil {
-		return cli.Usage(errors.New("there is nothing to draw of idleness: leave --plot away"))
+		return cli.Usage(errors.New("with --idle there is nothing to draw: leave --plot out"))
 	}
-	// Opened before anything is measured, lest it be for nothing.
+	// Open the files before the measurement: if that fails, no time is lost.
 	jsonFile, err := create(c.JSON, out.Stdout)
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 	result, err := bench.Run(ctx, cfg)
 	show.end()
 	if ctx.Err() != nil {
-		return errors.New("interrupted: nothing was measured, and the jobs are deleted again")
+		return errors.New("interrupted: there are no results, and the jobs are deleted")
 	}
 	if err != nil {
 		return err
@@ -139,15 +139,15 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 	return result.Err()
 }
 
-// check looks at what the bench's configuration, whose zero values stand for something
-// else, cannot tell from what was not given.
+// check refuses zero values of flags. In bench.Config a zero value means that the flag was not
+// given.
 func (c *benchCommand) check() error {
 	if c.Rate != nil && !(*c.Rate > 0 && *c.Rate <= math.MaxFloat64) { // NaN is neither
-		return fmt.Errorf("--rate is %v, must be more than 0: leave it away for a backlog", *c.Rate)
+		return fmt.Errorf("--rate is %v, must be more than 0: leave it out for a backlog", *c.Rate)
 	}
 	for name, d := range map[string]*time.Duration{"spread": c.Spread, "idle": c.Idle, "ahead": c.Ahead} {
 		if d != nil && *d <= 0 {
-			return fmt.Errorf("--%s is %v, must be more than 0s: leave it away for none, or its default", name, *d)
+			return fmt.Errorf("--%s is %v, must be more than 0s: leave it out for none, or for its default", name, *d)
 		}
 	}
 	if c.Lanes < 1 || c.Lanes > 64 {
@@ -156,7 +156,7 @@ func (c *benchCommand) check() error {
 	return nil
 }
 
-// orZero is what a flag was given, or zero if it was not.
+// orZero returns the value of a flag, or zero if the flag was not given.
 func orZero[T any](flag *T) (value T) {
 	if flag != nil {
 		value = *flag
@@ -164,23 +164,23 @@ func orZero[T any](flag *T) (value T) {
 	return value
 }
 
-// create opens a file to write to, the standard output for "-", and nothing for "".
+// create creates a file. For "-" it returns stdout, for "" a writer that discards.
 func create(name string, stdout io.Writer) (io.WriteCloser, error) {
 	switch name {
 	case "":
-		return kept{io.Discard}, nil
+		return nopCloser{io.Discard}, nil
 	case "-":
-		return kept{stdout}, nil
+		return nopCloser{stdout}, nil
 	}
 	return os.Create(name)
 }
 
-// kept is a writer that stays open.
-type kept struct{ io.Writer }
+// nopCloser is a writer whose Close does nothing.
+type nopCloser struct{ io.Writer }
 
-func (kept) Close() error { return nil }
+func (nopCloser) Close() error { return nil }
 
-// drainCommand is `reactor-lab bench-drain`, which the bench starts.
+// drainCommand is `reactor-lab bench-drain`, which the bench starts to publish without reactor.
 type drainCommand struct {
 	Kind        string           `arg:"" enum:"broker,ceiling,poller" help:"broker, ceiling or poller."`
 	DatabaseURL string           `required:"" type:"url"`
@@ -191,14 +191,14 @@ type drainCommand struct {
 	PollEvery   time.Duration    `default:"50ms"`
 }
 
-// Run drains.
+// Run publishes the jobs.
 func (c *drainCommand) Run(ctx context.Context) error {
 	err := bench.Bare{
 		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Kind: bench.Kind(c.Kind), Delivery: c.Delivery, Lanes: c.Lanes,
 		Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery},
 	}.Drain(ctx)
 	if ctx.Err() != nil {
-		return nil // told to stop
+		return nil // stopped by a signal
 	}
 	return err
 }

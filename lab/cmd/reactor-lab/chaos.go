@@ -19,41 +19,42 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// chaosCommand is `reactor-lab chaos`: it runs seed after seed of package chaos until it is
-// told to stop, and prints those that break a promise.
+// chaosCommand is `reactor-lab chaos`. It runs package chaos with one seed after the other until it
+// is stopped, and prints the results.
 type chaosCommand struct {
 	programFlag
-	Seed      *uint64          `help:"The first seed; the time if not given."`
-	Runs      int              `help:"How many seeds; 0: until stopped."`
-	Delivery  reactor.Delivery `default:"exactly-once" help:"The mode of delivery."`
+	Seed      *uint64          `help:"The first seed; defaults to the current time."`
+	Runs      int              `help:"How many seeds to run; 0 means until it is stopped."`
+	Delivery  reactor.Delivery `default:"exactly-once" help:"The delivery mode: exactly-once, at-least-once or at-most-once."`
 	Instances int              `default:"3" help:"How many instances."`
-	Duration  time.Duration    `default:"20s" help:"How long each seed destroys."`
+	Duration  time.Duration    `default:"20s" help:"How long faults are made with each seed."`
 	Rate      int              `default:"1000" help:"Jobs per second."`
 	Pause     time.Duration    `default:"700ms" help:"Mean time between two faults."`
-	Faults    []string         `placeholder:"NAME,…" help:"Only these. By default: ${everything}. Apart, since they break what the strictest promise rests on: ${apart}."`
+	Faults    []string         `placeholder:"NAME,…" help:"Use only these faults. Default: ${default_faults}. Only if named here, because they break an assumption of the strictest promise: ${optional_faults}."`
 	Settings  string           `enum:"seed,plain,hostile" default:"seed" help:"Settings of the instances' database role: plain, hostile, or hostile for a third of the seeds (seed)."`
-	Feed      string           `enum:",notify,wal" default:"" help:"The feed that a run begins with; the seed's choice if not given."`
-	Pooler    string           `enum:",transaction,session" default:"" help:"A PgBouncer between the instances and the database, in this mode."`
-	Keep      string           `type:"path" placeholder:"DIR" help:"Where the logs of runs are kept; by default those of failed runs, in the temporary folder."`
-	Verbose   bool             `short:"v" help:"Say what is done, as it is done."`
+	Feed      string           `enum:",notify,wal" default:"" help:"The feed at the start of a run; by default the seed decides."`
+	Pooler    string           `enum:",transaction,session" default:"" help:"Put a PgBouncer in this mode between the instances and the database."`
+	Keep      string           `type:"path" placeholder:"DIR" help:"Keep the logs of all runs in this folder. By default only those of failed runs are kept, in the temporary folder."`
+	Verbose   bool             `short:"v" help:"Log every fault."`
 }
 
+// faultNames are the variables in the help of --faults.
 func faultNames() kong.Vars {
-	everything := chaos.Everything()
-	apart := slices.DeleteFunc(chaos.FaultNames(), func(name string) bool { return slices.Contains(everything, name) })
-	return kong.Vars{"everything": strings.Join(everything, ", "), "apart": strings.Join(apart, ", ")}
+	defaults := chaos.DefaultFaults()
+	optional := slices.DeleteFunc(chaos.FaultNames(), func(name string) bool { return slices.Contains(defaults, name) })
+	return kong.Vars{"default_faults": strings.Join(defaults, ", "), "optional_faults": strings.Join(optional, ", ")}
 }
 
 // Help is shown by `reactor-lab chaos --help`.
 func (*chaosCommand) Help() string {
-	return "Destroys a deployment of its own, seed after seed, and judges whether every job was delivered as promised."
+	return "Makes faults in a deployment of its own, seed after seed, and checks that every job was delivered as promised."
 }
 
-// Run destroys until it is told to stop.
+// Run runs seeds until it is stopped.
 func (c *chaosCommand) Run(ctx context.Context, out cli.Output) error {
-	// To the package a zero is its default; here the defaults are those of the flags.
+	// In chaos.Config a zero means the default; the flags have defaults themselves, so refuse zeros.
 	if c.Instances < 1 || c.Duration <= 0 || c.Rate < 1 || c.Pause <= 0 || c.Runs < 0 {
-		return cli.Usage(errors.New("--instances, --duration, --rate and --pause must be more than 0, and --runs not less"))
+		return cli.Usage(errors.New("--instances, --duration, --rate and --pause must be more than 0, and --runs at least 0"))
 	}
 	program, err := c.find()
 	if err != nil {
@@ -85,6 +86,7 @@ func (c *chaosCommand) Run(ctx context.Context, out cli.Output) error {
 	return nil
 }
 
+// once runs one seed and prints the result. ok reports whether every promise was kept.
 func (c *chaosCommand) once(ctx context.Context, program string, seed uint64, out io.Writer, log *slog.Logger) (ok bool, err error) {
 	dir := filepath.Join(c.Keep, fmt.Sprint("seed-", seed))
 	if c.Keep == "" {
@@ -107,13 +109,13 @@ func (c *chaosCommand) once(ctx context.Context, program string, seed uint64, ou
 	if err != nil {
 		return false, err
 	}
-	verdict := "kept"
+	result := "kept"
 	if !ok {
-		verdict = "BROKEN"
+		result = "BROKEN"
 	}
 	r := o.Report
 	fmt.Fprintf(out, "seed %d: %s, %s: %d faults, %d jobs, lost %d, duplicated %d, early %d, lateness p50 %v p99 %v max %v, recovered in %v, in %v\n",
-		seed, c.Delivery, verdict, len(o.Schedule), r.Due-1, r.Lost.Count, r.Duplicated.Count, r.Early.Count,
+		seed, c.Delivery, result, len(o.Schedule), r.Due-1, r.Lost.Count, r.Duplicated.Count, r.Early.Count,
 		r.LatenessAt(50), r.LatenessAt(99), r.MaxLateness.Round(time.Millisecond), o.Recovery.Round(time.Millisecond), time.Since(begun).Round(time.Second))
 	for _, note := range o.Notes {
 		fmt.Fprintf(out, "  accepted: %s\n", note)
@@ -125,7 +127,7 @@ func (c *chaosCommand) once(ctx context.Context, program string, seed uint64, ou
 	return ok, nil
 }
 
-// flags are those that the schedule depends on, where they are not the defaults.
+// flags returns the flags that repeat the run.
 func (c *chaosCommand) flags() string {
 	var b strings.Builder
 	if len(c.Faults) > 0 {

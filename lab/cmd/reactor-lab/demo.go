@@ -31,13 +31,13 @@ type demoCommand struct {
 
 // Help is shown by `reactor-lab demo --help`.
 func (*demoCommand) Help() string {
-	return `Starts a PostgreSQL (one that is installed, or else one that it downloads) and a broker (mosquitto
-if it is installed, or else a small one in this process) on private ports and temporary folders,
-inserts jobs by plain SQL, runs instances as processes of their own, and holds what a subscriber
-receives against the table. Leaves nothing behind; Ctrl-C ends it early.`
+	return `Starts a PostgreSQL (an installed one, or else one that it downloads) and a broker (mosquitto if
+it is installed, or else a small one in this process) on private ports and in temporary folders.
+Then it inserts jobs by SQL, runs instances as separate processes, and compares the messages that a
+subscriber receives with the table. Leaves nothing behind; Ctrl-C ends it early.`
 }
 
-// Run is the demo, step by step.
+// Run runs the demo.
 func (c *demoCommand) Run(ctx context.Context, out cli.Output) error {
 	if c.Jobs < 1 || c.Instances < 1 || c.Instances > 20 || c.Over < 0 {
 		return cli.Usage(errors.New("--jobs must be at least 1, --instances 1 to 20, --over not negative"))
@@ -52,16 +52,16 @@ func (c *demoCommand) Run(ctx context.Context, out cli.Output) error {
 		err = cleanErr
 	}
 	if ctx.Err() != nil {
-		return errors.New("the demo was interrupted; everything it started is gone again")
+		return errors.New("the demo was interrupted; everything it had started is removed")
 	}
 	return err
 }
 
-// demo is a running demo and what has to be cleaned up after it.
+// demo is a running demo, and what has to be cleaned up after it.
 type demo struct {
 	*demoCommand
 	out     io.Writer
-	program string         // reactor
+	program string         // path of reactor
 	cleanup []func() error // in the order of starting
 
 	dir       string
@@ -102,7 +102,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.watch(ctx, subscriber); err != nil {
 		return err
 	}
-	return d.judge(ctx, subscriber)
+	return d.compare(ctx, subscriber)
 }
 
 func (d *demo) startPostgres(ctx context.Context) error {
@@ -112,11 +112,11 @@ func (d *demo) startPostgres(ctx context.Context) error {
 		where = found.Dir
 	} else {
 		d.say("PostgreSQL   none installed; downloading one (this needs the internet, once)")
-		if found, err = embedded.FindPostgres(ctx, quiet()); err != nil {
+		if found, err = embedded.FindPostgres(ctx, discardLogger()); err != nil {
 			return fmt.Errorf("find a PostgreSQL: %w", err)
 		}
 	}
-	server, err := stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Durable: true, Logger: quiet()})
+	server, err := stack.StartPostgres(ctx, stack.PostgresConfig{BinDir: found.Dir, Durable: true, Logger: discardLogger()})
 	if err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
@@ -132,7 +132,7 @@ func (d *demo) startPostgres(ctx context.Context) error {
 }
 
 func (d *demo) startBroker(ctx context.Context) error {
-	server, err := stack.StartMosquitto(ctx, stack.MosquittoConfig{Logger: quiet()})
+	server, err := stack.StartMosquitto(ctx, stack.MosquittoConfig{Logger: discardLogger()})
 	if err == nil {
 		d.cleanup = append(d.cleanup, server.Close)
 		d.broker = server.URL()
@@ -146,7 +146,7 @@ func (d *demo) startBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	inProcess, err := embedded.StartBroker(port, quiet())
+	inProcess, err := embedded.StartBroker(port, discardLogger())
 	if err != nil {
 		return fmt.Errorf("start a broker: %w", err)
 	}
@@ -165,8 +165,7 @@ func (d *demo) migrate(ctx context.Context) error {
 	return nil
 }
 
-// startInstances runs reactor, as a user would, and waits until the shards are shared among
-// all instances.
+// startInstances runs reactor as a user would, and waits until the instances share the shards.
 func (d *demo) startInstances(ctx context.Context) error {
 	d.cleanup = append(d.cleanup, func() error { return d.instances.Stop() })
 	for i := 1; i <= d.Instances; i++ {
@@ -187,8 +186,8 @@ func (d *demo) startInstances(ctx context.Context) error {
 	return nil
 }
 
-// insert adds the jobs as any application would: most of them spread, a tenth
-// overdue, a tenth all at one instant.
+// insert inserts the jobs as an application would: 80 % are spread over the time, 10 % are
+// overdue, and 10 % are due at the same instant.
 func (d *demo) insert(ctx context.Context) error {
 	const statement = `
 		INSERT INTO jobs (topic, payload, fire_at)
@@ -207,14 +206,14 @@ func (d *demo) insert(ctx context.Context) error {
 	return nil
 }
 
-// demoPatience is how long the demo waits for jobs after the last has fallen due.
-const demoPatience = 20 * time.Second
+// demoTimeout is how long the demo waits for messages after the last job is due.
+const demoTimeout = 20 * time.Second
 
-// watch shows progress until everything has been received.
+// watch shows the progress until every job has been received.
 func (d *demo) watch(ctx context.Context, s *check.Subscriber) error {
 	show := newProgress(d.out)
 	defer show.end()
-	deadline := time.Now().Add(d.Over + demoPatience)
+	deadline := time.Now().Add(d.Over + demoTimeout)
 	for {
 		received := s.Progress().Distinct
 		var waiting int
@@ -234,10 +233,10 @@ func (d *demo) watch(ctx context.Context, s *check.Subscriber) error {
 	}
 }
 
-// judge holds what was received against the table.
-func (d *demo) judge(ctx context.Context, s *check.Subscriber) error {
-	// Every message is in; a duplicate could still be on its way from a lane that is
-	// settling. Stopping the instances ends that.
+// compare compares the received messages with the table.
+func (d *demo) compare(ctx context.Context, s *check.Subscriber) error {
+	// Every job has been received, but a lane may still be sending a duplicate. After the
+	// instances have stopped, none can follow.
 	if err := d.instances.Stop(); err != nil {
 		return err
 	}
@@ -245,14 +244,14 @@ func (d *demo) judge(ctx context.Context, s *check.Subscriber) error {
 	if err != nil {
 		return err
 	}
-	// Overdue jobs count from the moment of their insertion.
+	// The lateness of overdue jobs counts from their insertion.
 	var inserted time.Time
 	if err := d.conn.QueryRow(ctx, "SELECT max(fire_at) + interval '1 minute' FROM jobs WHERE fire_at < now() - interval '1 minute'").Scan(&inserted); err == nil {
 		for i := range expected {
 			expected[i].KnownAt = inserted
 		}
 	}
-	report := check.Judge(expected, s.Received(), check.Config{})
+	report := check.Compare(expected, s.Received(), check.Config{})
 	if err := report.Table(d.out); err != nil {
 		return err
 	}
@@ -263,7 +262,7 @@ func (d *demo) judge(ctx context.Context, s *check.Subscriber) error {
 	return nil
 }
 
-// cleanUp ends everything, the last started first.
+// cleanUp stops everything, in the reverse order of the start.
 func (d *demo) cleanUp() error {
 	var errs []error
 	for i := len(d.cleanup) - 1; i >= 0; i-- {
@@ -272,4 +271,4 @@ func (d *demo) cleanUp() error {
 	return errors.Join(errs...)
 }
 
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+func discardLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }

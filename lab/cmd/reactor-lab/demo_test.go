@@ -13,12 +13,12 @@ import (
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	tmp := testTempDir(t)
-	// Settings that are meant for reactor run are not its instances'.
+	// Variables for `reactor run` must not change the demo's instances.
 	code, output := call(t, []string{"TMPDIR=" + tmp, "REACTOR_CONSUMER_COUNT=5", "REACTOR_LANES=0"}, "demo", "--program", testkit.Reactor(t), "--jobs", "300", "--over", "500ms")
 	if code != 0 || !strings.Contains(output, "published         300 of 300") || !strings.Contains(output, "lateness p99") {
 		t.Errorf("exit code %d:\n%s", code, output)
 	}
-	nothingIn(t, tmp)
+	mustBeEmpty(t, tmp)
 }
 
 func TestDemoInterrupted(t *testing.T) {
@@ -34,10 +34,11 @@ func TestDemoInterrupted(t *testing.T) {
 	if code := p.Wait(t, 30*time.Second); code != 1 || !strings.Contains(p.Output(), "interrupted") {
 		t.Errorf("exit code %d:\n%s", code, p.Output())
 	}
-	nothingIn(t, tmp)
+	mustBeEmpty(t, tmp)
 }
 
-// testTempDir is short, for Postgres's socket, and open to the servers' accounts.
+// testTempDir returns a folder with a short path, because a socket address is short, that the
+// servers' accounts may enter.
 func testTempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "rd-")
@@ -51,10 +52,10 @@ func testTempDir(t *testing.T) string {
 	return dir
 }
 
-func nothingIn(t *testing.T, dir string) {
+func mustBeEmpty(t *testing.T, dir string) {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v %v", left, err)
+		t.Errorf("files were left: %v %v", left, err)
 	}
 }

@@ -1,5 +1,5 @@
-// Command reactor-lab shows, measures and destroys deployments of reactor, which it runs as
-// a user would: as the program that it is.
+// Command reactor-lab demonstrates reactor, measures it, and tests it with faults. It runs
+// reactor as a user would, as a separate program.
 package main
 
 import (
@@ -8,17 +8,17 @@ import (
 	"github.com/job-publisher/reactor/internal/cli"
 )
 
-const description = `Runs reactor on servers of its own, to show it, to measure it and to destroy it.
-See it all at once:
+const description = `Runs reactor on its own servers: a demonstration, a benchmark, and a test with faults.
+Begin with:
 
   reactor-lab demo`
 
 // commands are those of the command line.
 type commands struct {
-	Demo  demoCommand  `cmd:"" help:"Show the main job on a PostgreSQL and a broker of its own."`
+	Demo  demoCommand  `cmd:"" help:"Insert jobs and watch them fire, on a temporary PostgreSQL and broker."`
 	Bench benchCommand `cmd:"" help:"Measure lateness and throughput."`
-	Chaos chaosCommand `cmd:"" help:"Destroy a deployment, seed after seed, and judge."`
-	Drain drainCommand `cmd:"" name:"bench-drain" hidden:"" help:"Be what the bench compares with."`
+	Chaos chaosCommand `cmd:"" help:"Make faults in a deployment, seed after seed, and check what was delivered."`
+	Drain drainCommand `cmd:"" name:"bench-drain" hidden:"" help:"Publish the bench's jobs without reactor, for comparison."`
 }
 
 func main() {

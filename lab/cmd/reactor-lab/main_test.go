@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.Mi
 
 func lab(t *testing.T) string { return testkit.Build(t, "./cmd/reactor-lab") }
 
-// call runs this program in a process of its own, to its end.
+// call runs this program in a separate process and waits for its end.
 func call(t *testing.T, env []string, args ...string) (code int, output string) {
 	t.Helper()
 	p := testkit.Run(t, testkit.ProcessConfig{Path: lab(t), Args: args, Env: env})
@@ -29,8 +29,8 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestFailuresAreOneLine: whatever is wrong, there is one line that says what to do,
-// an exit code, and no password.
+// TestFailuresAreOneLine: every error is one line that says what to do, without a password, and
+// sets the exit code.
 func TestFailuresAreOneLine(t *testing.T) {
 	database, plain := testkit.NewDatabase(t), testkit.Broker(t).URL()
 	for name, test := range map[string]struct {
@@ -54,7 +54,7 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"bench no broker":    {[]string{"bench", "--database-url", database, "--mqtt-url", "mqtt://u:sesame@127.0.0.1:1"}, 1, "is the broker running"},
 		"bench no url":       {[]string{"bench", "--database-url", "postgres://u:12@sesame@127.0.0.1:1/x", "--mqtt-url", plain}, 2, "--database-url"},
 		"chaos no instances": {[]string{"chaos", "--instances", "0"}, 2, "--instances"},
-		"chaos what":         {[]string{"chaos", "--runs", "1", "--faults", "pigeon"}, 1, "there is no fault"},
+		"chaos what":         {[]string{"chaos", "--runs", "1", "--faults", "unknown"}, 1, "there is no fault"},
 		"demo no jobs":       {[]string{"demo", "--jobs", "0"}, 2, "--jobs must be at least 1"},
 		"no reactor":         {[]string{"demo", "--program", "/nowhere/reactor"}, 1, "give another --program"},
 	} {

@@ -7,17 +7,17 @@ import (
 	"path/filepath"
 )
 
-// programFlag says which reactor is run.
+// programFlag is the flag for the path of reactor.
 type programFlag struct {
-	Program string `type:"path" placeholder:"FILE" help:"The program reactor. If not given, the one beside this program, or else the first in PATH."`
+	Program string `type:"path" placeholder:"FILE" help:"The program reactor. Defaults to the one in the folder of this program, or else the first one in PATH."`
 }
 
-// find returns its path.
+// find returns the path of reactor.
 func (f programFlag) find() (string, error) {
 	if f.Program != "" {
 		path, err := exec.LookPath(f.Program)
 		if err != nil {
-			return "", fmt.Errorf("the program to run: %w: give another --program", err)
+			return "", fmt.Errorf("program reactor: %w: give another --program", err)
 		}
 		return path, nil
 	}
@@ -28,7 +28,7 @@ func (f programFlag) find() (string, error) {
 	}
 	path, err := exec.LookPath("reactor")
 	if err != nil {
-		return "", fmt.Errorf("there is no reactor beside this program or in PATH: make build, or give --program")
+		return "", fmt.Errorf("there is no reactor in the folder of this program or in PATH: run make build, or give --program")
 	}
 	return path, nil
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/job-publisher/reactor/internal/cli"
 )
 
-// progress shows how far something is: on a terminal one line that is drawn anew,
-// elsewhere a line a second.
+// progress shows a progress bar. On a terminal it redraws one line; otherwise it prints a line
+// per second.
 type progress struct {
 	out      io.Writer
 	interval time.Duration
@@ -37,7 +37,7 @@ func (p *progress) update(text string, done, total int) {
 	}
 }
 
-// end leaves the line.
+// end finishes the last line and prints an empty one.
 func (p *progress) end() {
 	if p.redraw {
 		fmt.Fprintln(p.out)

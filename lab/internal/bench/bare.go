@@ -9,9 +9,9 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// Bare is somebody else who publishes the bench's jobs: what reactor is compared with.
-// Like the instances it runs in a process of its own (reactor-lab bench-drain): in one with the
-// subscriber, the two would share wake-ups, and look cheaper than they are.
+// Bare publishes the bench's jobs without reactor. reactor is compared with it. Like an
+// instance it runs in its own process (reactor-lab bench-drain): in one process with the
+// subscriber the two would share wake-ups, and their CPU time would be too low.
 type Bare struct {
 	DatabaseURL, BrokerURL string
 	Kind                   Kind
@@ -23,14 +23,14 @@ type Bare struct {
 // Kind is a way of publishing without reactor.
 type Kind string
 
-// The kinds there are.
+// The kinds.
 const (
-	Ceiling Kind = "ceiling" // ends when the table is drained
-	Broker  Kind = "broker"  // the same, but claims nothing
-	Poller  Kind = "poller"  // goes on until it is told to stop
+	Ceiling Kind = "ceiling" // claims and publishes all jobs, then ends
+	Broker  Kind = "broker"  // publishes all jobs without claiming them, then ends
+	Poller  Kind = "poller"  // polls the table and publishes until it is stopped
 )
 
-// Drain publishes.
+// Drain publishes the jobs, in the way of b.Kind.
 func (b Bare) Drain(ctx context.Context) error {
 	switch b.Kind {
 	case Ceiling:
@@ -40,10 +40,10 @@ func (b Bare) Drain(ctx context.Context) error {
 	case Poller:
 		return b.poll(ctx)
 	}
-	return fmt.Errorf("there is no %q", b.Kind)
+	return fmt.Errorf("there is no kind %q", b.Kind)
 }
 
-// withConn lends a connection of its own. Like reactor's, its statements go by indexes.
+// withConn calls use with a new connection. Like reactor's connections, it uses indexes only.
 func (b Bare) withConn(ctx context.Context, use func(*pgx.Conn) error) error {
 	conn, err := pgx.Connect(ctx, b.DatabaseURL)
 	if err != nil {

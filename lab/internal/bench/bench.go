@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Run measures what cfg asks for. Broken promises are in the Result; an error means that
-// it could not be measured.
+// Run makes the measurements of cfg. Lost, duplicated and early jobs are in the Result; an
+// error means that the measurement failed.
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	if err := cfg.Validate(); err != nil {
 		return Result{}, err
@@ -23,7 +23,8 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 }
 
 func (d *deployment) run(ctx context.Context) (r Result, err error) {
-	// Also when it was interrupted: what is left in the table would be published.
+	// Delete the jobs also after an interruption: otherwise the next instance would publish
+	// those that are left.
 	defer func() { err = errors.Join(err, clear(context.WithoutCancel(ctx), d.conn)) }()
 	r = Result{
 		At: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Go: runtime.Version(),
@@ -68,7 +69,7 @@ func (d *deployment) ceilings(ctx context.Context, r *Result) error {
 	if _, err := d.cfg.Load.insert(ctx, d.conn); err != nil {
 		return err
 	}
-	settleDown(ctx, d.conn)
+	checkpoint(ctx, d.conn)
 	d.progress("claim", 0, d.cfg.Load.Jobs)
 	claims, err := Bare{DatabaseURL: d.database, Lanes: d.cfg.Lanes, Delivery: d.cfg.Delivery}.claimAll(ctx)
 	if err != nil {
@@ -84,7 +85,7 @@ func (d *deployment) ceilings(ctx context.Context, r *Result) error {
 	return err
 }
 
-// baselineJobs bounds a backlog for the poller, which takes its time.
+// baselineJobs limits the backlog of the poller, because the poller is slow.
 const baselineJobs = 10_000
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

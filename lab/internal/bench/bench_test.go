@@ -19,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp)) }
 
-// measure runs a bench on servers of its own, with the program as users have it: without
-// the race detector, which would slow one side of each ratio.
+// measure runs a bench. The programs are built without the race detector, which would slow
+// down one side of each ratio.
 func measure(t *testing.T, cfg Config) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -48,8 +48,8 @@ func work(jobs int) Config {
 	}
 }
 
-// TestBacklogIsDrainedFasterThanByPolling is the guard against a regression in
-// throughput. It is about 20 times as fast, and close to the ceiling.
+// TestBacklogIsDrainedFasterThanByPolling detects a regression in throughput. reactor is
+// about 20 times as fast as the poller, and close to the ceiling.
 func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
 	cfg := work(20_000)
 	cfg.Ceiling, cfg.Baseline = true, true
@@ -61,23 +61,23 @@ func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
 		t.Errorf("reactor published %.0f jobs/s, less than a quarter of the ceiling's %.0f", r.Reactor.PublishedPerSecond, r.Ceiling.PublishedPerSecond)
 	}
 	if r.BareClaimsPerSecond <= 0 || r.Broker == nil || r.Broker.PublishedPerSecond <= 0 {
-		t.Errorf("the ceiling's halves were not measured: %f, %+v", r.BareClaimsPerSecond, r.Broker)
+		t.Errorf("the two parts of the ceiling were not measured: %f, %+v", r.BareClaimsPerSecond, r.Broker)
 	}
 	for _, m := range r.all() {
 		if m.Lost != 0 || m.Duplicated != 0 || m.Early != 0 || m.Jobs == 0 {
 			t.Errorf("%s: %+v", m.Name, m)
 		}
 		if len(m.Arrivals) == 0 || len(m.Distribution) != len(Percents) || m.StatementsPerSecond == 0 || m.InsertedPerSecond == 0 {
-			t.Errorf("%s: something was not measured: %+v", m.Name, m)
+			t.Errorf("%s: a value is missing: %+v", m.Name, m)
 		}
 	}
 	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.JobsPerClaim < 2 {
-		t.Errorf("inside reactor: %+v", i)
+		t.Errorf("internal timings: %+v", i)
 	}
 	checkOutput(t, r)
 }
 
-// checkOutput reads back what is written for programs.
+// checkOutput parses the JSON and the SVG.
 func checkOutput(t *testing.T, r Result) {
 	t.Helper()
 	text, err := json.Marshal(r)
@@ -101,13 +101,13 @@ func checkOutput(t *testing.T, r Result) {
 	}
 	for _, word := range []string{"<svg", "reactor", "ceiling", "baseline", "percentile"} {
 		if !strings.Contains(plot.String(), word) {
-			t.Errorf("the plot lacks %q", word)
+			t.Errorf("the plot does not contain %q", word)
 		}
 	}
 }
 
-// TestPacedLoadIsPublishedSoonerThanByPolling is the guard against a regression in
-// lateness: about 40 times sooner at the median.
+// TestPacedLoadIsPublishedSoonerThanByPolling detects a regression in lateness. At the median
+// the poller is about 40 times as late as reactor.
 func TestPacedLoadIsPublishedSoonerThanByPolling(t *testing.T) {
 	cfg := work(1000)
 	cfg.Baseline, cfg.Load.Rate = true, 500
@@ -118,7 +118,7 @@ func TestPacedLoadIsPublishedSoonerThanByPolling(t *testing.T) {
 	}
 }
 
-func TestSeveralInstancesAndEveryShapeOfLoad(t *testing.T) {
+func TestSeveralInstancesAndOtherLoads(t *testing.T) {
 	for name, load := range map[string]Load{
 		"spread":       {Jobs: 500, Spread: time.Second},
 		"same instant": {Jobs: 500, SameInstant: true, Ahead: time.Second},
@@ -134,10 +134,11 @@ func TestSeveralInstancesAndEveryShapeOfLoad(t *testing.T) {
 	}
 }
 
-// TestBrokerAsItComes: with a window of 20, and a broker that holds small packets back
-// until the last is acknowledged (Mosquitto's defaults), neither side may wait for the other.
-// It is about 0.4 of what a wide window does; waiting for each other made it a hundredth.
-func TestBrokerAsItComes(t *testing.T) {
+// TestBrokerWithDefaultSettings: Mosquitto has a window of 20 messages by default, and uses
+// Nagle's algorithm: it sends no small packet before the last one is acknowledged. Instance and
+// broker must not wait for each other. The throughput is about 0.4 of that with a large window.
+// When they waited for each other, it was a hundredth.
+func TestBrokerWithDefaultSettings(t *testing.T) {
 	perSecond := func(broker stack.MosquittoConfig) float64 {
 		cfg := work(10_000)
 		cfg.Delivery, cfg.DatabaseURL, cfg.BrokerURL = reactor.ExactlyOnce, testkit.NewDatabase(t), testkit.OwnMosquitto(t, broker).URL()
@@ -150,16 +151,16 @@ func TestBrokerAsItComes(t *testing.T) {
 	}
 }
 
-func TestIdleInstancesAskLittle(t *testing.T) {
+func TestIdleInstancesSendFewStatements(t *testing.T) {
 	cfg := work(0)
 	cfg.Load = Load{Idle: 4 * time.Second, PayloadBytes: 1, Topics: 1, Jobs: 1}
 	if r := measure(t, cfg); r.Reactor.StatementsPerSecond > 5 {
-		t.Errorf("an idle instance asks the database %.1f statements/s", r.Reactor.StatementsPerSecond)
+		t.Errorf("an idle instance sends the database %.1f statements/s, want at most 5", r.Reactor.StatementsPerSecond)
 	}
 }
 
-// TestInstancesThatRunAlready drains by an instance that is not the bench's.
-func TestInstancesThatRunAlready(t *testing.T) {
+// TestExternalInstances measures an instance that the bench has not started.
+func TestExternalInstances(t *testing.T) {
 	cfg := work(2000)
 	cfg.Instances, cfg.DatabaseURL, cfg.BrokerURL = 0, testkit.NewDatabase(t), testkit.Broker(t).URL()
 	testkit.Run(t, testkit.ProcessConfig{
@@ -172,10 +173,10 @@ func TestInstancesThatRunAlready(t *testing.T) {
 	}
 }
 
-func TestConfigIsChecked(t *testing.T) {
+func TestConfigValidate(t *testing.T) {
 	for _, tt := range []struct {
 		change func(*Config)
-		says   string
+		want   string
 	}{
 		{func(c *Config) { c.DatabaseURL = "postgres://x" }, "both URLs"},
 		{func(c *Config) { c.Instances = 0 }, "at least one"},
@@ -196,8 +197,8 @@ func TestConfigIsChecked(t *testing.T) {
 	} {
 		cfg := work(1)
 		tt.change(&cfg)
-		if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), tt.says) {
-			t.Errorf("%+v: %v, want %q in it", cfg, err, tt.says)
+		if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: error %v, want one that contains %q", cfg, err, tt.want)
 		}
 	}
 }

@@ -11,10 +11,12 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The ceiling is what a backlog could be drained at by somebody with nothing else to do:
-// no wheel, no shards, no leases, no recovery. Ids are known beforehand; each lane has a
-// connection that claims and journals, one that publishes batch after batch, each when the
-// last has been answered, and one that settles, all at once. At QoS 2 a batch is released after a commit that says that it was received.
+// The ceiling is the highest rate at which a backlog can be drained, by a program that does
+// nothing else: it has no wheel, no shards, no leases and no recovery, and it knows the ids
+// beforehand. Each lane has three connections to the database, which work at the same time:
+// one claims and journals, one publishes a batch as soon as the broker has acknowledged the
+// last one, and one settles. At QoS 2 a batch is released after a commit that records that
+// the broker has received it.
 
 const ceilingBatch = 500
 
@@ -31,7 +33,7 @@ WITH claimed AS (
 )
 SELECT batch, id, topic, payload FROM journalled, claimed`
 
-// drainCeiling drains the table, and returns.
+// drainCeiling drains the table and returns.
 func (b Bare) drainCeiling(ctx context.Context) error {
 	ids, err := b.ids(ctx)
 	if err != nil {
@@ -45,7 +47,7 @@ func (b Bare) drainCeiling(ctx context.Context) error {
 	return group.Wait()
 }
 
-// ids are those of the load.
+// ids returns the ids of the load's jobs.
 func (b Bare) ids(ctx context.Context) (ids []int64, err error) {
 	err = b.withConn(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
@@ -57,7 +59,7 @@ func (b Bare) ids(ctx context.Context) (ids []int64, err error) {
 	return ids, err
 }
 
-// inBatches cuts a list into pieces that several lanes can take.
+// inBatches splits a list into batches for several lanes.
 func inBatches[T any](list []T) <-chan []T {
 	batches := make(chan []T, len(list)/ceilingBatch+1)
 	for batch := range slices.Chunk(list, ceilingBatch) {
@@ -67,14 +69,14 @@ func inBatches[T any](list []T) <-chan []T {
 	return batches
 }
 
-// bareBatch is a claimed batch of the ceiling.
+// bareBatch is a claimed batch.
 type bareBatch struct {
 	id       int64
 	messages []driver.Message
 }
 
 func (b Bare) drainLane(ctx context.Context, lane int, batches <-chan []int64) error {
-	p, err := openPipe(ctx, b.BrokerURL, fmt.Sprint("reactor-bench-ceiling", lane), b.Delivery)
+	p, err := openPublisher(ctx, b.BrokerURL, fmt.Sprint("reactor-bench-ceiling", lane), b.Delivery)
 	if err != nil {
 		return err
 	}
@@ -146,7 +148,7 @@ func claimBare(ctx context.Context, conn *pgx.Conn, ids []int64, lane int, qos b
 	_, err = pgx.ForEachRow(rows, []any{&b.id, &m.JobID, &m.Topic, &m.Payload}, func() error {
 		m.Slot, m.QoS = driver.Slot(len(b.messages)+1), qos
 		b.messages = append(b.messages, m)
-		m.Payload = nil // the next row gets memory of its own
+		m.Payload = nil // the next row gets new memory
 		return nil
 	})
 	return b, err

@@ -17,13 +17,13 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// deployment is where a measurement takes place.
+// deployment is the servers that a measurement uses.
 type deployment struct {
 	cfg              Config
 	database, broker string
 	conn             *pgx.Conn
 	dir              string
-	ours             deploy.Servers // none, if they are somebody else's
+	ours             deploy.Servers // empty if the bench has not started the servers
 }
 
 func newDeployment(ctx context.Context, cfg Config) (*deployment, error) {
@@ -56,8 +56,8 @@ func (d *deployment) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// check looks at servers that are not ours as reactor does, for what is wrong with them is
-// then said in one line that names the remedy.
+// check connects to servers that we have not started, in the same way as reactor. So an error
+// is one line that says what to do.
 func (d *deployment) check(ctx context.Context) error {
 	source, err := pgsource.New(pgsource.Config{DatabaseURL: d.database})
 	if err != nil {
@@ -67,7 +67,7 @@ func (d *deployment) check(ctx context.Context) error {
 		return err
 	}
 	source.Close()
-	p, err := openPipe(ctx, d.broker, "reactor-bench-check", reactor.AtMostOnce)
+	p, err := openPublisher(ctx, d.broker, "reactor-bench-check", reactor.AtMostOnce)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (d *deployment) startServers(ctx context.Context) (err error) {
 		return err
 	}
 	database := stack.PostgresConfig{BinDir: found.Dir, Settings: settings, Durable: d.cfg.Fsync}
-	if d.ours, err = deploy.StartServers(ctx, database, stack.MosquittoConfig{}); err != nil { // some packages come without the extension
+	if d.ours, err = deploy.StartServers(ctx, database, stack.MosquittoConfig{}); err != nil { // some packages do not contain the extension
 		delete(settings, "shared_preload_libraries")
 		if d.ours, err = deploy.StartServers(ctx, database, stack.MosquittoConfig{}); err != nil {
 			return err

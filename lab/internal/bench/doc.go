@@ -1,20 +1,23 @@
-// Package bench measures a deployment from outside: jobs go in by plain SQL, a subscriber
-// of its own takes the time of each message, and processes are judged by /proc.
+// Package bench measures a deployment from outside. It inserts jobs by SQL, a subscriber
+// records the time of each message, and the CPU time and memory of the processes come from
+// /proc.
 //
-//	bench.go       the run: which trials, and what they come to (result.go, table.go, plot.go)
-//	trial.go       one of them: load, drainer, subscriber, judge
-//	load.go        the jobs
-//	drainers.go    the processes that publish them: instances of reactor, or
-//	ceiling.go     the bare claim and the bare broker, with nothing between them
-//	               (halves.go: each by itself), or
-//	poller.go      the poller that reactor replaces (bare.go is what those two share)
-//	watcher.go     the subscriber
-//	usage.go       what processes take
+//	bench.go          the run: its trials; their results are in result.go, table.go, plot.go
+//	trial.go          one trial: load, drainer, subscriber, comparison with the table
+//	load.go           the jobs
+//	drainers.go       the processes that publish the jobs: instances of reactor, or
+//	ceiling.go        the bare claim and the bare broker together
+//	                  (ceiling_parts.go: each alone), or
+//	poller.go         the poller that reactor replaces
+//	bare.go           what ceiling.go, ceiling_parts.go and poller.go have in common,
+//	publisher.go      and how they publish
+//	subscriber.go     the subscriber
+//	usage.go          CPU time, memory and statements
 //
-// All drain the same table into the same broker past the same subscriber, one after
-// the other in one run: on a machine that others use as well only their ratios mean
-// anything.
+// All trials of a run use the same table, broker and subscriber, one after the other.
+// Other programs use the machine too, so only the ratios between trials are meaningful.
 //
-// Lateness is what a subscriber sees: from fire_at on the database's clock (the bench's
-// own, they share a host) to the read from the socket that brought the message.
+// Lateness is what a subscriber observes: the time from fire_at on the database's clock to
+// the read from the socket that returned the message. If the bench runs on the database's
+// host, both have the same clock.
 package bench

@@ -13,13 +13,13 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// programs are a drainer.
+// programs is a drainer that consists of processes.
 type programs struct{ deploy.Programs }
 
-func (all programs) processes() []subject {
-	var list []subject
+func (all programs) processes() []measuredProcess {
+	var list []measuredProcess
 	for _, p := range all.Programs {
-		list = append(list, subject{name: p.Name, pid: p.Pid(), child: p.Process})
+		list = append(list, measuredProcess{name: p.Name, pid: p.Pid(), child: p.Process})
 	}
 	return list
 }
@@ -28,15 +28,15 @@ func (all programs) failed() error { return all.Failed() }
 
 func (all programs) finish(context.Context) (*Internals, error) { return nil, all.Stop() }
 
-// startProgram starts a program that has our environment: by that a measurement can give
-// the instances settings which the bench has no flag for.
+// startProgram starts a program with our environment. So the environment can give the
+// instances settings for which the bench has no flag.
 func (d *deployment) startProgram(path, name string, args ...string) (*deploy.Program, error) {
 	return deploy.StartProgram(deploy.ProgramConfig{
 		Name: name, Path: path, Args: args, Env: os.Environ(), DatabaseURL: d.database, BrokerURL: d.broker, Dir: d.dir,
 	})
 }
 
-// beginBare starts what reactor is compared with.
+// beginBare starts a process that publishes without reactor.
 func (d *deployment) beginBare(kind Kind) func(context.Context) (drainer, error) {
 	return func(context.Context) (drainer, error) {
 		p, err := d.startProgram(d.cfg.Drainer, string(kind), "bench-drain", string(kind),
@@ -49,10 +49,11 @@ func (d *deployment) beginBare(kind Kind) func(context.Context) (drainer, error)
 	}
 }
 
-// instances of reactor are a drainer; none, if those that run already are to drain.
+// instances is a drainer that consists of instances of reactor. It is empty if instances that
+// already run are measured.
 type instances struct {
 	programs
-	health []string // their URLs
+	health []string // URLs of their health checks
 }
 
 // beginInstances starts the instances and waits until they share the table.
@@ -93,14 +94,14 @@ func (in *instances) finish(ctx context.Context) (_ *Internals, err error) {
 	for _, url := range in.health {
 		s, err := statsOf(ctx, url)
 		if err != nil {
-			return nil, fmt.Errorf("ask an instance: %w", err)
+			return nil, fmt.Errorf("read the counters of an instance: %w", err)
 		}
 		all = append(all, s)
 	}
 	return newInternals(all), nil
 }
 
-// statsOf asks an instance for its counters.
+// statsOf reads the counters of an instance.
 func statsOf(ctx context.Context, url string) (reactor.Stats, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -2,7 +2,7 @@ package bench
 
 import "github.com/job-publisher/reactor/reactor"
 
-// Internals is what the instances say of themselves, all together.
+// Internals are the counters of all instances together.
 type Internals struct {
 	Claim  Timing `json:"claim"`
 	Ack    Timing `json:"ack"` // from PUBLISH to PUBACK or PUBREC
@@ -12,8 +12,8 @@ type Internals struct {
 	JobsPerSettlement float64 `json:"jobs_per_settlement"`
 }
 
-// Timing is in milliseconds. Mean is that of all instances, the others are those of the
-// instance where they are largest.
+// Timing is in milliseconds. Mean is the mean over all instances. Each other value is that of
+// the instance where it is largest.
 type Timing struct {
 	Mean float64 `json:"mean_ms"`
 	P50  float64 `json:"p50_ms"`
@@ -31,13 +31,13 @@ func newInternals(all []reactor.Stats) *Internals {
 		claimed += s.Claimed
 		published += s.Published
 	}
-	i := &Internals{Claim: together(claim), Ack: together(ack), Settle: together(settle)}
+	i := &Internals{Claim: combine(claim), Ack: combine(ack), Settle: combine(settle)}
 	i.JobsPerClaim = float64(claimed) / float64(max(count(claim), 1))
 	i.JobsPerSettlement = float64(published) / float64(max(count(settle), 1))
 	return i
 }
 
-func together(all []reactor.Timing) Timing {
+func combine(all []reactor.Timing) Timing {
 	var (
 		sum reactor.Timing
 		t   Timing

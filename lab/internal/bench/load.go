@@ -10,7 +10,7 @@ import (
 	"github.com/job-publisher/reactor/internal/check"
 )
 
-// topicPrefix sets the bench's jobs apart from others in the table.
+// topicPrefix distinguishes the bench's jobs from others in the table.
 const topicPrefix = "reactor-bench/"
 
 // insertRows is how many rows one statement inserts.
@@ -22,7 +22,7 @@ SELECT $1 || n % $2::int, rpad('job ' || n || ' ', $3::int, '.'),
        $4::timestamptz + CASE WHEN $5::float8 > 0 THEN n / $5::float8 ELSE random() * $6::float8 END * interval '1 second'
   FROM generate_series($7::int, $8::int) AS n`
 
-// insert inserts the load and returns how many rows a second that was.
+// insert inserts the load and returns the number of rows per second.
 func (l Load) insert(ctx context.Context, conn *pgx.Conn) (perSecond float64, err error) {
 	var begin time.Time
 	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&begin); err != nil {
@@ -40,7 +40,7 @@ func (l Load) insert(ctx context.Context, conn *pgx.Conn) (perSecond float64, er
 	return float64(l.Jobs) / time.Since(begun).Seconds(), nil
 }
 
-// expected reads the load back for the judge.
+// expected reads the jobs of the load from the table, for check.Compare.
 func expected(ctx context.Context, conn *pgx.Conn, knownAt time.Time) ([]check.Expected, error) {
 	jobs, err := check.ExpectedFromDB(ctx, conn, "topic LIKE '"+topicPrefix+"%'")
 	for i := range jobs {
@@ -49,8 +49,8 @@ func expected(ctx context.Context, conn *pgx.Conn, knownAt time.Time) ([]check.E
 	return jobs, err
 }
 
-// clear removes the bench's jobs, and what is dead with them, so that each measurement
-// begins with the same table.
+// clear removes the bench's jobs and their dead rows, so that each measurement begins with
+// the same table.
 func clear(ctx context.Context, conn *pgx.Conn) error {
 	for _, sql := range []string{
 		"DELETE FROM jobs WHERE topic LIKE '" + topicPrefix + "%'",
@@ -63,9 +63,9 @@ func clear(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// settleDown has the server write out what is dirty, so that it does not do so in the
-// middle of what is measured. It needs rights that not everybody has.
-func settleDown(ctx context.Context, conn *pgx.Conn) {
+// checkpoint makes the server write its dirty pages, so that it does not do so during the
+// measurement.
+func checkpoint(ctx context.Context, conn *pgx.Conn) {
 	_, _ = conn.Exec(ctx, "VACUUM (ANALYZE) jobs")
-	_, _ = conn.Exec(ctx, "CHECKPOINT") // without the right for it: noisier
+	_, _ = conn.Exec(ctx, "CHECKPOINT") // without the right to do so the measurement has more noise
 }

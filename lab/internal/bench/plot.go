@@ -12,7 +12,8 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// palette is readable for people who don't tell red from green (Okabe and Ito, 2008).
+// palette can be distinguished by people who do not see the difference between red and green
+// (Okabe and Ito, 2008).
 var palette = []color.Color{
 	color.RGBA{0xD5, 0x5E, 0x00, 0xFF},
 	color.RGBA{0x00, 0x72, 0xB2, 0xFF},
@@ -37,7 +38,7 @@ func (r Result) Plot(out io.Writer) error {
 	for i, m := range r.all() {
 		points := make(plotter.XYs, len(m.Distribution))
 		for n, ms := range m.Distribution {
-			points[n] = plotter.XY{X: float64(n), Y: max(ms, 0.01)} // 0 has no place on a logarithmic scale
+			points[n] = plotter.XY{X: float64(n), Y: max(ms, 0.01)} // a logarithmic scale has no 0
 		}
 		if err := addLine(lateness, m.Name, points, i); err != nil {
 			return err
@@ -50,7 +51,7 @@ func (r Result) Plot(out io.Writer) error {
 			return err
 		}
 	}
-	throughput.Y.Max *= 1.25 // for the legend
+	throughput.Y.Max *= 1.25 // room for the legend
 	const width, height = 9 * vg.Inch, 3.5 * vg.Inch
 	canvas := vgsvg.New(width, height)
 	tiles := draw.Tiles{Rows: 1, Cols: 2, PadX: vg.Centimeter, PadTop: vg.Millimeter, PadRight: 3 * vg.Millimeter}
@@ -78,7 +79,7 @@ func addLine(p *plot.Plot, name string, points plotter.XYs, i int) error {
 	return nil
 }
 
-// percentileTicks labels the places of Percents.
+// percentileTicks makes a tick for each of Percents.
 type percentileTicks struct{}
 
 func (percentileTicks) Ticks(_, _ float64) []plot.Tick {

@@ -10,19 +10,20 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The poller is the design that reactor replaces: read some rows that are due, publish
-// them, mark them, wait, again. One transaction holds the rows' locks meanwhile.
+// The poller is the design that reactor replaces: it reads some due rows, publishes them, marks
+// them as processed, waits, and repeats this. One transaction holds the locks of the rows from
+// the read to the mark.
 
 const pollSQL = `
 SELECT id, topic, payload FROM jobs
  WHERE NOT processed AND fire_at <= clock_timestamp() ORDER BY fire_at LIMIT $1 FOR UPDATE SKIP LOCKED`
 
-// pollIndex is what such a design has; reactor's own index begins with the shard.
+// pollIndex is the index that a poller needs. reactor's own index begins with the shard.
 const pollIndex = "CREATE INDEX reactor_bench_poll ON jobs (fire_at) WHERE NOT processed"
 
 // poll runs a poller until ctx ends.
 func (b Bare) poll(ctx context.Context) error {
-	p, err := openPipe(ctx, b.BrokerURL, "reactor-bench-poller", reactor.AtLeastOnce)
+	p, err := openPublisher(ctx, b.BrokerURL, "reactor-bench-poller", reactor.AtLeastOnce)
 	if err != nil {
 		return err
 	}
@@ -43,7 +44,7 @@ func (b Bare) poll(ctx context.Context) error {
 	})
 }
 
-func (b Bare) pollOnce(ctx context.Context, conn *pgx.Conn, p *pipe) error {
+func (b Bare) pollOnce(ctx context.Context, conn *pgx.Conn, p *publisher) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, pollSQL, b.Poll.Rows)
 		if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/job-publisher/reactor/internal/check"
 )
 
-// Result is what a run found.
+// Result is the result of a run.
 type Result struct {
 	At         time.Time `json:"at"`
 	CPUs       int       `json:"cpus"`
@@ -21,8 +21,8 @@ type Result struct {
 	Lanes      int       `json:"lanes"`
 	Load       Load      `json:"load"`
 
-	// BareClaimsPerSecond is what the database does without a broker, Broker what the
-	// broker does without a database, and Ceiling what they do together.
+	// BareClaimsPerSecond is the rate of the database without a broker, Broker that of the
+	// broker without a database, and Ceiling that of both together.
 	BareClaimsPerSecond float64      `json:"bare_claims_per_second,omitempty"`
 	Broker              *Measurement `json:"broker,omitempty"`
 	Ceiling             *Measurement `json:"ceiling,omitempty"`
@@ -31,25 +31,25 @@ type Result struct {
 	Reactor  Measurement  `json:"reactor"`
 }
 
-// Measurement is one way of draining the load.
+// Measurement is the result of one trial.
 type Measurement struct {
 	Name               string  `json:"name"`
 	Jobs               int     `json:"jobs"`
 	Lost               int     `json:"lost"`
 	Duplicated         int     `json:"duplicated"` // extra messages
 	Early              int     `json:"early"`
-	Seconds            float64 `json:"seconds"` // it took, from the start of the processes
+	Seconds            float64 `json:"seconds"` // duration, from the start of the processes
 	InsertedPerSecond  float64 `json:"inserted_per_second"`
 	PublishedPerSecond float64 `json:"published_per_second"` // from the first arrival to the last
 	PublishedPerMinute float64 `json:"published_per_minute"`
 
 	LatenessMillis Percentiles `json:"lateness_ms"`
-	// Arrivals counts messages by the tenth of a second since the first.
+	// Arrivals counts the messages in each tenth of a second since the first message.
 	Arrivals []int `json:"arrivals_per_100ms"`
-	// Distribution is lateness in ms at each of Percents.
+	// Distribution is the lateness in ms at each of Percents.
 	Distribution []float64 `json:"lateness_distribution_ms"`
 
-	// StatementsPerSecond that the database was asked, all clients together.
+	// StatementsPerSecond is how many statements all clients together sent to the database.
 	StatementsPerSecond float64    `json:"database_statements_per_second"`
 	Usage               []Usage    `json:"usage"`
 	Internals           *Internals `json:"internals,omitempty"`
@@ -98,7 +98,7 @@ func newMeasurement(name string, r check.Report, received []check.Received) Meas
 	return m
 }
 
-// Err is nil if every job arrived once and none early.
+// Err returns nil if every job arrived once and none arrived early.
 func (r Result) Err() error {
 	errs := []error{r.Reactor.err}
 	for _, m := range r.others() {
@@ -109,10 +109,10 @@ func (r Result) Err() error {
 	return errors.Join(errs...)
 }
 
-// others are what reactor was compared with, nil where it was not.
+// others are the measurements that reactor is compared with, nil for those that were not made.
 func (r Result) others() []*Measurement { return []*Measurement{r.Broker, r.Ceiling, r.Baseline} }
 
-// all lists what was measured, reactor last.
+// all lists the measurements, reactor last.
 func (r Result) all() []Measurement {
 	var list []Measurement
 	for _, m := range r.others() {

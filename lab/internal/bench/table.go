@@ -12,7 +12,7 @@ func (r Result) Table(out io.Writer) error {
 	write := []func(io.Writer, []Measurement) error{measuresTable, r.comparison, usageTable}
 	if r.Reactor.Jobs == 0 { // idle
 		write = []func(io.Writer, []Measurement) error{usageTable}
-		fmt.Fprintf(out, "\nidle for %.0f s: the database was asked %.2f statements a second\n\n", r.Reactor.Seconds, r.Reactor.StatementsPerSecond)
+		fmt.Fprintf(out, "\nidle for %.0f s: the database got %.2f statements per second\n\n", r.Reactor.Seconds, r.Reactor.StatementsPerSecond)
 	}
 	for _, w := range write {
 		if err := w(out, list); err != nil {
@@ -54,12 +54,12 @@ func measuresTable(out io.Writer, list []Measurement) error {
 	return t.Flush()
 }
 
-// comparison holds reactor against the others: throughput where there was a backlog,
-// lateness where the load was paced.
+// comparison compares reactor with the others: by throughput for a backlog, by lateness for
+// other loads.
 func (r Result) comparison(out io.Writer, list []Measurement) error {
 	fmt.Fprintln(out)
 	if r.BareClaimsPerSecond > 0 {
-		fmt.Fprintf(out, "the bare claim takes %.0f jobs/s, without a broker\n", r.BareClaimsPerSecond)
+		fmt.Fprintf(out, "the bare claim, without a broker: %.0f jobs/s\n", r.BareClaimsPerSecond)
 	}
 	for _, m := range list[:len(list)-1] {
 		if r.Load.backlog() {
@@ -94,7 +94,7 @@ func ratio(a, b float64) float64 {
 	return a / b
 }
 
-// usageTable shows what each process has taken.
+// usageTable shows the CPU time and memory of each process.
 func usageTable(out io.Writer, list []Measurement) error {
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprint(t, "during\tprocess\tCPU s\t% of a core\tµs a job\tRSS MB\tpeak\t\n")
@@ -110,7 +110,7 @@ func usageTable(out io.Writer, list []Measurement) error {
 	return t.Flush()
 }
 
-// cell leaves a cell empty where there is nothing to say.
+// cell leaves a cell empty if the value is 0.
 func cell(out io.Writer, format string, value float64) {
 	if value > 0 {
 		fmt.Fprintf(out, format, value)

@@ -10,22 +10,23 @@ import (
 	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
-// patience is how long nothing may arrive, once jobs are due, before the rest is lost.
-const patience = 20 * time.Second
+// arrivalTimeout is how long a trial waits for the next message after all jobs are due. Then
+// the jobs that have not arrived count as lost.
+const arrivalTimeout = 20 * time.Second
 
-// drainer is whoever drains the load of a trial.
+// drainer publishes the load of a trial.
 type drainer interface {
-	// processes are those it has begun.
-	processes() []subject
-	// failed is why it has ended though it should not have.
+	// processes returns the processes that it has started.
+	processes() []measuredProcess
+	// failed returns an error if a process has ended unexpectedly.
 	failed() error
-	// finish stops it and returns what it says of itself, if anything.
+	// finish stops the processes and returns their counters, or nil if they have none.
 	finish(ctx context.Context) (*Internals, error)
 }
 
-// trial has the load drained once, on an empty table, and judges. A backlog is there
-// before the drainer begins, unless that runs already; other loads are inserted once it
-// is ready.
+// trial lets a drainer publish the load once, and compares the messages with the table. A
+// backlog is inserted before the drainer starts, unless that already runs. Other loads are
+// inserted when the drainer is ready.
 func (d *deployment) trial(ctx context.Context, name string, jobs int, begin func(context.Context) (drainer, error)) (m Measurement, err error) {
 	load := d.cfg.Load
 	load.Jobs = jobs
@@ -38,13 +39,13 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 		if perSecond, err = load.insert(ctx, d.conn); err != nil {
 			return m, err
 		}
-		settleDown(ctx, d.conn)
+		checkpoint(ctx, d.conn)
 	}
-	w, err := watch(ctx, d.broker, jobs)
+	sub, err := subscribe(ctx, d.broker, jobs)
 	if err != nil {
 		return m, err
 	}
-	defer w.close()
+	defer sub.close()
 	asked, err := statements(ctx, d.conn)
 	if err != nil {
 		return m, err
@@ -58,7 +59,7 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	finished := false
 	defer func() {
 		if !finished {
-			_, _ = drain.finish(context.WithoutCancel(ctx)) // there is an error already
+			_, _ = drain.finish(context.WithoutCancel(ctx)) // trial returns an earlier error
 		}
 	}()
 	if !before {
@@ -66,7 +67,7 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 			return m, err
 		}
 	}
-	if err := d.await(ctx, name, w, load, drain.failed); err != nil {
+	if err := d.await(ctx, name, sub, load, drain.failed); err != nil {
 		return m, err
 	}
 	took := time.Since(begun)
@@ -78,13 +79,13 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	if err != nil {
 		return m, err
 	}
-	// What it has not settled would be published again.
+	// A clean stop settles all jobs. Jobs that are not settled would be published again.
 	finished = true
 	internals, err := drain.finish(ctx)
 	if err != nil {
 		return m, err
 	}
-	if m, err = d.judge(ctx, name, w, begun, perSecond); err != nil {
+	if m, err = d.evaluate(ctx, name, sub, begun, perSecond); err != nil {
 		return m, err
 	}
 	m.Seconds, m.StatementsPerSecond = took.Seconds(), float64(now-asked)/took.Seconds()
@@ -105,7 +106,7 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 		_, finishErr := drain.finish(context.WithoutCancel(ctx))
 		err = errors.Join(err, finishErr)
 	}()
-	if !deploy.Sleep(ctx, settlingIn) {
+	if !deploy.Sleep(ctx, warmUp) {
 		return m, ctx.Err()
 	}
 	asked, err := statements(ctx, d.conn)
@@ -129,8 +130,8 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 	return m, err
 }
 
-// settlingIn is how long instances get to share the table and to look through it once.
-const settlingIn = 5 * time.Second
+// warmUp is the time in which instances share the table and read it once.
+const warmUp = 5 * time.Second
 
 func (d *deployment) progress(stage string, done, of int) {
 	if d.cfg.Progress != nil {
@@ -138,21 +139,22 @@ func (d *deployment) progress(stage string, done, of int) {
 	}
 }
 
-// await waits until every job has arrived, or none has for a while after they were due.
-func (d *deployment) await(ctx context.Context, name string, w *watcher, load Load, failed func() error) error {
+// await waits until every job has arrived, or until no message has arrived for arrivalTimeout
+// after all jobs are due.
+func (d *deployment) await(ctx context.Context, name string, sub *subscriber, load Load, failed func() error) error {
 	due := time.Now().Add(load.duration() + load.ahead())
 	last, since := 0, time.Now()
 	for {
-		n, err := w.count()
+		n, err := sub.count()
 		if err != nil {
-			return fmt.Errorf("the subscriber has lost its connection: %w", err)
+			return fmt.Errorf("the subscriber has lost its connection: %sub", err)
 		}
 		now := time.Now()
 		if n > last {
 			last, since = n, now
 		}
 		d.progress(name, n, load.Jobs)
-		if n >= load.Jobs || now.After(due) && now.Sub(since) > patience {
+		if n >= load.Jobs || now.After(due) && now.Sub(since) > arrivalTimeout {
 			return nil
 		}
 		if err := failed(); err != nil {
@@ -164,9 +166,9 @@ func (d *deployment) await(ctx context.Context, name string, w *watcher, load Lo
 	}
 }
 
-// judge holds what arrived against the table. Lateness of a backlog counts from the start
-// of whoever drains it.
-func (d *deployment) judge(ctx context.Context, name string, w *watcher, begun time.Time, insertedPerSecond float64) (Measurement, error) {
+// evaluate compares the messages with the table. The lateness of a backlog counts from the
+// start of the drainer.
+func (d *deployment) evaluate(ctx context.Context, name string, sub *subscriber, begun time.Time, insertedPerSecond float64) (Measurement, error) {
 	var knownAt time.Time
 	if d.cfg.Load.backlog() {
 		knownAt = begun
@@ -175,8 +177,8 @@ func (d *deployment) judge(ctx context.Context, name string, w *watcher, begun t
 	if err != nil {
 		return Measurement{}, err
 	}
-	received := w.all()
-	m := newMeasurement(name, check.Judge(jobs, received, check.Config{}), received)
+	received := sub.all()
+	m := newMeasurement(name, check.Compare(jobs, received, check.Config{}), received)
 	m.InsertedPerSecond = insertedPerSecond
 	return m, nil
 }

@@ -10,39 +10,39 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-// Usage is what a process, or a server with all its processes, has taken while it was
-// measured. It is read from /proc; elsewhere than on Linux, and for servers on other
-// machines, there is none.
+// Usage is the CPU time and memory of a process, or of a server with all its processes, during
+// a measurement. It is read from /proc: there is none on systems other than Linux, and none for
+// servers on other machines.
 type Usage struct {
 	Name       string  `json:"name"`
 	CPUSeconds float64 `json:"cpu_seconds"`
-	// PeakRSSBytes is the largest resident set since the process began. Both are 0 for
-	// PostgreSQL, whose processes count the memory that they share once each.
+	// PeakRSSBytes is the largest resident set since the start of the process. Both sizes are 0
+	// for PostgreSQL, because each of its processes counts the shared memory.
 	PeakRSSBytes uint64 `json:"peak_rss_bytes,omitempty"`
 	RSSBytes     uint64 `json:"rss_bytes,omitempty"` // at the end
 }
 
-// meter reads what processes take from its start on.
+// meter measures the usage of processes from its start on.
 type meter struct {
-	subjects []subject
-	before   []Usage
+	processes []measuredProcess
+	before    []Usage
 }
 
-// subject is a process, with its children if it is a server made of them.
-type subject struct {
+// measuredProcess is a process to measure.
+type measuredProcess struct {
 	name  string
 	pid   int
-	tree  bool
-	child *stack.Process // nil: not ours, or never ends while it is measured
+	tree  bool           // add the CPU time of its children
+	child *stack.Process // nil if it is not our child, or does not end during the measurement
 }
 
-func startMeter(subjects ...subject) *meter {
-	m := &meter{subjects: subjects}
+func startMeter(processes ...measuredProcess) *meter {
+	m := &meter{processes: processes}
 	m.before = m.now()
 	return m
 }
 
-// read returns what has been taken since the start.
+// read returns the usage since the start.
 func (m *meter) read() []Usage {
 	list := m.now()
 	for i := range list {
@@ -52,14 +52,14 @@ func (m *meter) read() []Usage {
 }
 
 func (m *meter) now() []Usage {
-	list := make([]Usage, len(m.subjects))
-	for i, s := range m.subjects {
+	list := make([]Usage, len(m.processes))
+	for i, s := range m.processes {
 		list[i] = s.usage()
 	}
 	return list
 }
 
-func (s subject) usage() Usage {
+func (s measuredProcess) usage() Usage {
 	u := Usage{Name: s.name}
 	if s.child != nil {
 		if ended := s.child.CPUTime(); ended > 0 {
@@ -83,9 +83,9 @@ func (s subject) usage() Usage {
 	return u
 }
 
-// childrenCPU is what the children of a process have taken, the ended ones included.
+// childrenCPU returns the CPU seconds of a process's children, those that have ended included.
 func childrenCPU(parent procfs.ProcStat) float64 {
-	const ticks = 100 // a second: what every Linux tells its programs
+	const ticks = 100 // per second: USER_HZ, which is the same on every Linux
 	seconds := float64(parent.CUTime+parent.CSTime) / ticks
 	all, err := procfs.AllProcs()
 	if err != nil {
@@ -99,19 +99,19 @@ func childrenCPU(parent procfs.ProcStat) float64 {
 	return seconds
 }
 
-// servers are the servers of the bench's own, and the bench itself, which is mostly its
-// subscriber.
-func (d *deployment) servers() []subject {
-	list := []subject{{name: "subscriber", pid: os.Getpid()}}
+// servers returns the servers that the bench has started, and the bench itself, which mostly
+// runs the subscriber.
+func (d *deployment) servers() []measuredProcess {
+	list := []measuredProcess{{name: "subscriber", pid: os.Getpid()}}
 	if d.ours.Postgres != nil {
-		list = append(list, subject{name: "postgres", pid: d.ours.Postgres.Pid(), tree: true})
-		list = append(list, subject{name: "mosquitto", pid: d.ours.Mosquitto.Pid()})
+		list = append(list, measuredProcess{name: "postgres", pid: d.ours.Postgres.Pid(), tree: true})
+		list = append(list, measuredProcess{name: "mosquitto", pid: d.ours.Mosquitto.Pid()})
 	}
 	return list
 }
 
-// statements counts what the database has been asked, by pg_stat_statements where it is
-// there, and otherwise in transactions: ours are single statements, nearly all of them.
+// statements counts the statements that the database has executed, by pg_stat_statements.
+// Without that extension it counts transactions: nearly all of reactor's have one statement.
 func statements(ctx context.Context, conn *pgx.Conn) (n int64, err error) {
 	if err = conn.QueryRow(ctx, `SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements`).Scan(&n); err == nil {
 		return n, nil

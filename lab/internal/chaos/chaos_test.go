@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// TestPromisesSurvive is a short set of seeds; `make chaos` goes on from there. They run beside
-// each other, as many as there are cores: a run mostly waits.
+// TestPromisesSurvive runs a few seeds; `make chaos` runs more. As many run in parallel as there are
+// cores, because a run mostly waits.
 func TestPromisesSurvive(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -13,39 +13,39 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// Config says what to destroy, and how. The zero value of every field but Program is
-// its default.
+// Config says what to run and which faults to make. For every field except Program and Dir the
+// zero value is the default.
 type Config struct {
 	// Program is the path of reactor.
 	Program string
-	// Seed of the schedule.
+	// Seed is the seed of the schedule.
 	Seed uint64
-	// Delivery that the instances run in, and are judged by.
+	// Delivery is the delivery mode of the instances. The checks depend on it.
 	Delivery reactor.Delivery
-	// Instances are at least 1. Defaults to 3.
+	// Instances is the number of instances, at least 1. Defaults to 3.
 	Instances int
-	// Duration of the destruction. Defaults to 20 s.
+	// Duration is how long faults are made. Defaults to 20 s.
 	Duration time.Duration
-	// Rate of jobs per second, beside the bursts. Defaults to 1000.
+	// Rate is the number of jobs per second, without the bursts. Defaults to 1000.
 	Rate int
 	// Pause is the mean time between two faults. Defaults to 700 ms.
 	Pause time.Duration
-	// Faults are the names of those to use (see FaultNames). Defaults to Everything.
+	// Faults are the names of the faults to use (see FaultNames). Defaults to DefaultFaults.
 	Faults []string
-	// Settings that the instances' role has: "plain", none; "hostile", some that the seed
-	// draws (see surroundings.go); "seed", hostile for a third of the seeds. Defaults to
-	// "seed".
+	// Settings says which settings the instances' role has. "plain": none. "hostile": some that
+	// the seed draws (see rolesettings.go). "seed": hostile for a third of the seeds. Defaults
+	// to "seed".
 	Settings string
-	// Feed that the run begins with, "notify" or "wal"; the fault "feed" changes it over.
-	// Defaults to the seed's choice.
+	// Feed is the feed at the start of the run, "notify" or "wal"; the fault "feed" changes it.
+	// By default the seed decides.
 	Feed string
 	// Pooler is the mode of a PgBouncer between the instances and the database,
-	// stack.PoolTransaction or stack.PoolSession; they get a direct connection for LISTEN.
-	// Defaults to none.
+	// stack.PoolTransaction or stack.PoolSession. The instances also get a direct connection
+	// for LISTEN. Defaults to no PgBouncer.
 	Pooler string
-	// Dir is where the instances' logs are kept; it must exist.
+	// Dir is the folder of the instances' logs. It must exist.
 	Dir string
-	// Logger gets what happens. Defaults to discarding.
+	// Logger logs the faults. Defaults to none.
 	Logger *slog.Logger
 }
 
@@ -55,7 +55,7 @@ func (c Config) withDefaults() Config {
 	c.Rate = cmp.Or(c.Rate, 1000)
 	c.Pause = cmp.Or(c.Pause, 700*time.Millisecond)
 	if len(c.Faults) == 0 {
-		c.Faults = Everything()
+		c.Faults = DefaultFaults()
 	}
 	c.Settings = cmp.Or(c.Settings, SettingsBySeed)
 	if c.Logger == nil {
@@ -87,8 +87,8 @@ func (c Config) validate() error {
 	return nil
 }
 
-// beginsWithWAL reports whether there are no triggers at first.
+// beginsWithWAL reports whether the run begins with the feed wal, and so without triggers.
 func (c Config) beginsWithWAL() bool { return c.Feed == "wal" || c.Feed == "" && c.Seed%2 == 0 }
 
-// has reports whether a fault is in use.
+// has reports whether a fault is used.
 func (c Config) has(name string) bool { return slices.Contains(c.Faults, name) }

@@ -1,41 +1,41 @@
-// Package chaos destroys a whole deployment while jobs fall due, and then asks the one
-// judge (package check) whether the promise was kept.
+// Package chaos makes faults in a whole deployment while jobs become due. Then it checks, with
+// package check, whether the promises were kept.
 //
 //	                                    ┌─(async)─► standby
 //	                 ┌── proxy ── PostgreSQL ◄── proxy ── load: paced inserts, bursts
-//	instance 1 … n ──┤                               └── strangers: row locks, triggers, …
+//	instance 1 … n ──┤                               └── other clients: row locks, triggers, …
 //	 (processes)     └── proxy ── Mosquitto ──► an independent subscriber
 //
-// Everything is real: processes are killed with SIGKILL and frozen with SIGSTOP, servers
-// are stopped, killed and started, connections are cut in the middle of a packet or go dead
-// without a word. A seed decides what happens when, so the same seed repeats the same
-// schedule; how the machine interleaves it is not repeatable, and a seed that has failed may
-// need several tries. It also decides, for a third of all seeds, which settings the
-// instances' database role has: such as administrators make for reasons of their own.
+// Nothing is simulated: processes are killed with SIGKILL and frozen with SIGSTOP, servers are
+// stopped, killed and started, connections are cut in the middle of a packet or become black
+// holes. The seed determines the schedule of the faults, so the same seed repeats the same
+// schedule. How the machine interleaves the processes cannot be repeated, so a seed that has
+// failed may need several runs to fail again. For a third of all seeds the instances' database
+// role has settings that differ from the defaults, as an administrator may choose them.
 //
-// A run has four parts: it starts the world, destroys for a while, heals everything, and
-// judges:
+// A run has four parts: it starts the deployment, makes faults for a while, ends all faults, and
+// checks:
 //
-//   - each job was delivered once, none early (at-least-once: at least once)
-//   - the journal and the failed jobs are empty, no row is unprocessed, within recoveryLimit
-//   - every shard has a living owner, and every instance its lanes
-//   - all instances stop cleanly, and leave nothing behind
+//   - each job was delivered once, and none early (at-least-once: at least once)
+//   - within recoveryLimit the journal and the failed jobs are empty, and every row is processed
+//   - every shard has an owner that is alive, and every instance has its lanes
+//   - all instances stop cleanly and leave no rows behind
 //
-// Where something cannot be promised the judge is milder, narrowly, and counts what it
-// accepts (Outcome.Notes):
+// Some faults make a promise impossible. Then the checks accept the following, and count
+// what they accept (Outcome.Notes):
 //
 //   - rows: a job whose row could not be changed when it was due may be recorded as failed,
 //     with the reason, instead of being published. All others must be published.
 //   - lockjob: a job that the broker refuses must end as failed, with the broker's reason.
-//   - rows, lockjob, burst, and no other fault: a job of another topic may be no later than
+//   - rows, lockjob, burst, feed, and no other fault: jobs of other topics must not be later than
 //     latenessLimit.
-//   - failover: commits are lost, so a job that arrived while they were may arrive again,
-//     and so may one whose row is gone. None may be lost, stuck or early.
-//   - brokerkill: the broker goes back to its last save, so what it had in hand at a save or
-//     a kill may arrive again, and what it was told to pass on within a second of the kill
-//     may be lost with it. All else that is lost, was lost by us. The judge reads the packets
-//     between instances and broker for that (ledger), as a killed broker loses the judge's
-//     messages too.
+//   - failover: commits are lost. So a job that arrived in this time may arrive again, and a
+//     message may arrive whose row was lost. No job may be lost, stuck or early.
+//   - brokerkill: the broker starts from its last save. So messages that it had not completed at
+//     a save or a kill may arrive again, and messages that were released within a second before
+//     the kill may be lost (releaseState lists all cases). Every other lost message was lost by
+//     reactor. To decide this, the checks record the packets between instances and broker
+//     (packetTrace), because a killed broker also loses the subscriber's messages.
 //
-// failover and brokerkill are used only where they are asked for.
+// failover and brokerkill are used only if they are asked for.
 package chaos

@@ -8,53 +8,53 @@ import (
 	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
-// drawBrokerKill kills the broker, which comes back with its last save: of before the kill,
-// or of long ago.
-func drawBrokerKill(d draw) action {
-	old := d.IntN(3) == 0
-	lag, down := d.duration(0, 1500*time.Millisecond), d.duration(0, 2*time.Second)
+// drawBrokerKill kills the broker and starts it again with its last save. The save is made just
+// before the kill, or it is an old one.
+func drawBrokerKill(r draw) action {
+	old := r.IntN(3) == 0
+	lag, down := r.duration(0, 1500*time.Millisecond), r.duration(0, 2*time.Second)
 	text := fmt.Sprintf("SIGKILL %v after a save, started after %v", lag, down)
 	if old {
 		text = fmt.Sprintf("SIGKILL without a save, started after %v", down)
 	}
-	return action{text, func(ctx context.Context, w *world) error { return w.killBroker(ctx, old, lag, down) }}
+	return action{text, func(ctx context.Context, d *deployment) error { return d.killBroker(ctx, old, lag, down) }}
 }
 
-func (w *world) killBroker(ctx context.Context, old bool, lag, down time.Duration) error {
-	if !w.brokerDown.TryLock() {
+func (d *deployment) killBroker(ctx context.Context, old bool, lag, down time.Duration) error {
+	if !d.brokerDown.TryLock() {
 		return errBusy
 	}
-	defer w.brokerDown.Unlock()
+	defer d.brokerDown.Unlock()
 	ctx = context.WithoutCancel(ctx)
 	if !old {
-		if err := w.saveBroker(ctx); err != nil {
+		if err := d.saveBroker(ctx); err != nil {
 			return err
 		}
 		deploy.Sleep(ctx, lag)
 	}
-	if err := w.broker.Kill(); err != nil {
+	if err := d.broker.Kill(); err != nil {
 		return err
 	}
-	w.ledger.killed(time.Now())
-	// What is still in a proxy has reached nobody: it must be gone before the ledger counts
-	// the next connections as the next broker's.
-	for _, in := range w.instances {
+	d.trace.killed(time.Now())
+	// Bytes that are still in a proxy have not reached the broker. All connections must be closed
+	// before the trace assigns packets to the next incarnation.
+	for _, in := range d.instances {
 		in.broker.Reset()
 		if err := in.broker.WaitClosed(ctx); err != nil {
 			return err
 		}
 	}
-	w.ledger.next()
+	d.trace.nextIncarnation()
 	deploy.Sleep(ctx, down)
-	return w.broker.Start(ctx)
+	return d.broker.Start(ctx)
 }
 
-// saveBroker has the broker save its state, and the ledger know.
-func (w *world) saveBroker(ctx context.Context) error {
-	asked := time.Now() // what is published meanwhile may be in the save, or not
-	if err := w.broker.Save(ctx); err != nil {
+// saveBroker makes the broker save its state, and records that in the trace.
+func (d *deployment) saveBroker(ctx context.Context) error {
+	requested := time.Now() // a message that is published from now on may not be in the save
+	if err := d.broker.Save(ctx); err != nil {
 		return err
 	}
-	w.ledger.saved(asked)
+	d.trace.saved(requested)
 	return nil
 }

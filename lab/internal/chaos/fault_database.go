@@ -12,56 +12,57 @@ import (
 
 // drawReadOnly turns the primary read-only for a while.
 //
-//   - All sessions: as a keeper demotes a primary. Open sessions follow, and come back.
-//   - New sessions: as a failover by name leaves them. What connects meanwhile is read-only
-//     for as long as it lives, also when the database is writable again: a pool keeps it.
-//     The instances' sessions are ended, so that they connect meanwhile.
-func drawReadOnly(d draw) action {
-	sessions, insists, hold := d.IntN(2) == 0, d.IntN(2) == 0, d.duration(200*time.Millisecond, 6*time.Second)
+//   - All sessions, as when a cluster manager demotes a primary. Open sessions become read-only,
+//     and later writable again.
+//   - New sessions, as after a failover by name. A session that is opened in this time stays
+//     read-only until it ends, even when the database is writable again, and a pool keeps it.
+//     The fault ends the instances' sessions, so that they open new ones in this time.
+func drawReadOnly(r draw) action {
+	allSessions, override, hold := r.IntN(2) == 0, r.IntN(2) == 0, r.duration(200*time.Millisecond, 6*time.Second)
 	what, load := "new sessions", "goes on"
-	if sessions {
+	if allSessions {
 		what = "all sessions"
 	}
-	if !insists {
+	if !override {
 		load = "fails too"
 	}
-	return action{fmt.Sprintf("%s, for %v; the load %s", what, hold, load), func(ctx context.Context, w *world) error {
-		if !w.readOnly.TryLock() {
+	return action{fmt.Sprintf("%s, for %v; the load %s", what, hold, load), func(ctx context.Context, d *deployment) error {
+		if !d.readOnly.TryLock() {
 			return errBusy
 		}
-		defer w.readOnly.Unlock()
-		w.load.insist(insists)
-		p := w.primary()
+		defer d.readOnly.Unlock()
+		d.load.overrideReadOnly(override)
+		p := d.primary()
 		set := p.SetReadOnly
-		if !sessions {
+		if !allSessions {
 			set = func(ctx context.Context, on bool) error { return p.SetDatabaseReadOnly(ctx, "app", on) }
 		}
 		if err := set(ctx, true); err != nil {
 			return err
 		}
-		if !sessions {
-			if err := w.terminateBackends(ctx, 1); err != nil {
+		if !allSessions {
+			if err := d.terminateBackends(ctx, 1); err != nil {
 				return err
 			}
 		}
 		deploy.Sleep(ctx, hold)
-		return set(context.WithoutCancel(ctx), false) // heal does it again, if the server is down now
+		return set(context.WithoutCancel(ctx), false) // if the server is down now, heal does it later
 	}}
 }
 
-// drawFailover loses the last commits: an asynchronous standby, cut off for a moment, is
-// promoted in the place of its primary, behind the same addresses.
-func drawFailover(d draw) action {
-	behind := d.duration(0, time.Second)
-	if d.IntN(3) == 0 {
+// drawFailover loses the last commits: an asynchronous standby stops streaming for a moment, and
+// is then promoted in place of its primary, at the same addresses.
+func drawFailover(r draw) action {
+	behind := r.duration(0, time.Second)
+	if r.IntN(3) == 0 {
 		behind *= 3
 	}
-	return action{fmt.Sprintf("to a standby that is %v behind", behind), func(ctx context.Context, w *world) error {
-		return w.failover(ctx, behind)
+	return action{fmt.Sprintf("to a standby that is %v behind", behind), func(ctx context.Context, d *deployment) error {
+		return d.failover(ctx, behind)
 	}}
 }
 
-// span is a stretch of time, on the clock of this host, which is the database's too.
+// span is a time interval on the clock of this host, which is also the database's.
 type span struct{ from, to time.Time }
 
 func (s span) contains(t time.Time) bool { return !t.Before(s.from) && !t.After(s.to) }
@@ -75,29 +76,30 @@ func within(spans []span, t time.Time) bool {
 	return false
 }
 
-func (w *world) primary() *stack.Postgres {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.postgres
+// primary returns the current primary.
+func (d *deployment) primary() *stack.Postgres {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.postgres
 }
 
-// failover loses what is committed in its first moments. It is over when a new standby
-// streams, so that two never overlap.
-func (w *world) failover(ctx context.Context, behind time.Duration) error {
-	if !w.postgresDown.TryLock() {
+// failover loses the commits that the primary makes while the standby is behind. It returns when
+// a new standby streams, so two failovers never overlap.
+func (d *deployment) failover(ctx context.Context, behind time.Duration) error {
+	if !d.postgresDown.TryLock() {
 		return errBusy
 	}
-	defer w.postgresDown.Unlock()
-	ctx = context.WithoutCancel(ctx) // half a failover is none
-	old := w.primary()
-	w.mu.Lock()
-	standby := w.standby
-	w.mu.Unlock()
+	defer d.postgresDown.Unlock()
+	ctx = context.WithoutCancel(ctx) // a failover must not end half-way
+	old := d.primary()
+	d.mu.Lock()
+	standby := d.standby
+	d.mu.Unlock()
 	if standby == nil {
 		return errBusy
 	}
-	// What an instance did just before may have been committed just after, and what it had
-	// sent before the end may arrive after it.
+	// An instance may commit a little later than it acts, and a message that it has sent before
+	// the kill may arrive after it.
 	const slack = 2 * time.Second
 	begun := time.Now()
 	if err := standby.StopStreaming(ctx); err != nil {
@@ -108,25 +110,25 @@ func (w *world) failover(ctx context.Context, behind time.Duration) error {
 		return err
 	}
 	killed := time.Now()
-	if w.ledger != nil {
-		w.ledger.forgot(killed)
+	if d.trace != nil {
+		d.trace.commitsLost(killed)
 	}
 	if err := standby.Promote(ctx); err != nil {
 		return err
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", standby.Port())
-	w.mu.Lock()
-	w.postgres, w.standby = standby, nil
-	w.losses = append(w.losses, span{begun.Add(-slack), killed.Add(slack)})
-	w.failovers++
-	w.mu.Unlock()
-	for _, p := range w.databaseProxies() {
+	d.mu.Lock()
+	d.postgres, d.standby = standby, nil
+	d.losses = append(d.losses, span{begun.Add(-slack), killed.Add(slack)})
+	d.failovers++
+	d.mu.Unlock()
+	for _, p := range d.databaseProxies() {
 		p.Retarget(address)
 		p.Reset()
 	}
 	next, err := stack.StartStandby(ctx, standby)
-	w.mu.Lock()
-	w.standby = next
-	w.mu.Unlock()
+	d.mu.Lock()
+	d.standby = next
+	d.mu.Unlock()
 	return errors.Join(err, old.Close())
 }

@@ -9,18 +9,18 @@ import (
 	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
-// drawBlackHole makes the connections of an instance to one server, or to both, go dead
-// without a word, while new ones work: a host lost power behind an address that moved, or
-// a NAT forgot its flows. The kernels acknowledge everything, so only the program's own
-// deadlines help it. The servers give their side up after a while, as by keepalive;
-// until then the dead sessions keep what they hold.
-func drawBlackHole(d draw) action {
-	i, which, keepalive := d.instance(), d.IntN(3), d.duration(time.Second, 8*time.Second)
+// drawBlackHole turns the connections of an instance to one server, or to both, into black holes,
+// while new connections work. This happens when a host loses power and its address moves, or when
+// a NAT drops the state of its connections. The kernels acknowledge everything, so only the
+// program's own timeouts detect it. The servers reset their side after a while, as by keepalive;
+// until then the dead sessions keep their locks.
+func drawBlackHole(r draw) action {
+	i, which, keepalive := r.instance(), r.IntN(3), r.duration(time.Second, 8*time.Second)
 	text := [...]string{"the database", "the broker", "both servers"}[which]
 	return action{
-		fmt.Sprintf("instance %d and %s: what is open goes dead, the server finds out after %v", i, text, keepalive),
-		func(ctx context.Context, w *world) error {
-			in := w.instances[i]
+		fmt.Sprintf("instance %d and %s: open connections become black holes, the server resets them after %v", i, text, keepalive),
+		func(ctx context.Context, d *deployment) error {
+			in := d.instances[i]
 			var proxies []*netfault.Proxy
 			if which != 1 {
 				proxies = append(proxies, in.toDatabase()...)
@@ -33,7 +33,7 @@ func drawBlackHole(d draw) action {
 			}
 			deploy.Sleep(ctx, keepalive)
 			for _, p := range proxies {
-				p.GiveUp()
+				p.ResetServerSide()
 			}
 			return nil
 		},

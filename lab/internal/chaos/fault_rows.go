@@ -13,20 +13,21 @@ import (
 	"github.com/job-publisher/reactor/lab/internal/deploy"
 )
 
-// poison is a while in which rows of some topics could not be changed.
-type poison struct {
+// blockedRows is a time in which rows of some topics could not be changed. It has no begin: a
+// job that was due before may still be waiting.
+type blockedRows struct {
 	topics []string
-	to     time.Time // zero: it lasts
+	to     time.Time // zero: until the end of the run
 }
 
-// obstacle is what keeps rows from being changed.
+// obstacle is a constraint or a trigger that prevents changes of rows.
 type obstacle struct {
 	name    string
-	trigger string // the body of its function; "": a constraint
+	trigger string // the body of the trigger's function; "" for a constraint
 }
 
-// obstacles are the kinds that there are. A CHECK that was added NOT VALID is violated by rows
-// of before, and a change checks it. The triggers are the application's.
+// obstacles are all kinds. A CHECK that is added NOT VALID is not checked for existing rows, but it
+// is checked when such a row is changed. The triggers are such as an application may have.
 var obstacles = []obstacle{
 	{"a CHECK that is not valid", ""},
 	{"a trigger that raises", "RAISE EXCEPTION 'the application forbids to change job %', OLD.id"},
@@ -37,52 +38,53 @@ var obstacles = []obstacle{
 	{"a trigger that ends the session", "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1)"},
 }
 
-// drawRows makes rows of a topic or two that cannot be claimed, for a while.
-func drawRows(d draw) action {
-	what, hold := obstacles[d.IntN(len(obstacles))], d.duration(2*time.Second, 8*time.Second)
-	topics := []string{fmt.Sprint("chaos/", d.IntN(50))}
-	if d.IntN(3) == 0 {
-		topics = append(topics, fmt.Sprint("chaos/", d.IntN(50)))
+// drawRows makes the rows of one or two topics impossible to claim for a while.
+func drawRows(r draw) action {
+	what, hold := obstacles[r.IntN(len(obstacles))], r.duration(2*time.Second, 8*time.Second)
+	topics := []string{fmt.Sprint("chaos/", r.IntN(50))}
+	if r.IntN(3) == 0 {
+		topics = append(topics, fmt.Sprint("chaos/", r.IntN(50)))
 	}
-	return action{fmt.Sprintf("%s: %s, for %v", strings.Join(topics, ", "), what.name, hold), func(ctx context.Context, w *world) error {
-		if !w.poisoning.TryLock() {
+	return action{fmt.Sprintf("%s: %s, for %v", strings.Join(topics, ", "), what.name, hold), func(ctx context.Context, d *deployment) error {
+		if !d.blocking.TryLock() {
 			return errBusy
 		}
-		defer w.poisoning.Unlock()
-		w.mu.Lock()
-		w.poisons = append(w.poisons, poison{topics: topics})
-		at := len(w.poisons) - 1
-		w.mu.Unlock()
-		err := w.poison(ctx, what, topics)
+		defer d.blocking.Unlock()
+		d.mu.Lock()
+		d.blocked = append(d.blocked, blockedRows{topics: topics})
+		at := len(d.blocked) - 1
+		d.mu.Unlock()
+		err := d.blockRows(ctx, what, topics)
 		if err == nil {
 			deploy.Sleep(ctx, hold)
 		}
-		if err := w.cure(context.WithoutCancel(ctx)); err != nil {
-			return err // the server may be down, or read-only; heal does it again
+		if err := d.unblockRows(context.WithoutCancel(ctx)); err != nil {
+			return err // the server may be down or read-only; then heal does it later
 		}
-		w.mu.Lock()
-		w.poisons[at].to = time.Now()
-		w.mu.Unlock()
+		d.mu.Lock()
+		d.blocked[at].to = time.Now()
+		d.mu.Unlock()
 		return err
 	}}
 }
 
-// poison: the topics are ours, and need no quoting but the marks.
-func (w *world) poison(ctx context.Context, what obstacle, topics []string) error {
+// blockRows makes rows of some topics impossible to change. The topics are ours and contain no
+// quotes, so they need no escaping.
+func (d *deployment) blockRows(ctx context.Context, what obstacle, topics []string) error {
 	list := "'" + strings.Join(topics, "', '") + "'"
 	if what.trigger != "" {
-		return w.exec(ctx, w.adminURL, "SET lock_timeout = '3s'",
+		return d.exec(ctx, d.adminURL, "SET lock_timeout = '3s'",
 			`CREATE OR REPLACE FUNCTION public.forbid_change() RETURNS trigger LANGUAGE plpgsql AS
 			 $$ BEGIN `+what.trigger+`; END $$`,
 			`CREATE TRIGGER forbid_change BEFORE UPDATE ON jobs FOR EACH ROW WHEN (OLD.topic IN (`+list+`))
 			 EXECUTE FUNCTION public.forbid_change()`)
 	}
-	conn, err := pgx.Connect(ctx, w.adminURL)
+	conn, err := pgx.Connect(ctx, d.adminURL)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	var last int64 // later ones must be insertable
+	var last int64 // rows with higher ids can still be inserted
 	if err := conn.QueryRow(ctx, "SELECT coalesce(max(id), 0) FROM jobs").Scan(&last); err != nil {
 		return err
 	}
@@ -94,19 +96,19 @@ func (w *world) poison(ctx context.Context, what obstacle, topics []string) erro
 	return err
 }
 
-// cure ends every poison.
-func (w *world) cure(ctx context.Context) error {
-	return w.exec(ctx, w.adminURL,
+// unblockRows ends what blockRows has done.
+func (d *deployment) unblockRows(ctx context.Context) error {
+	return d.exec(ctx, d.adminURL,
 		"ALTER TABLE jobs DROP CONSTRAINT IF EXISTS forbid_change", "DROP TRIGGER IF EXISTS forbid_change ON jobs")
 }
 
-// mayFail reports whether a job may end as failed, with its reason: it was due while rows
-// of its topic could not be changed. It may be published as well, once.
-func (w *world) mayFail(topic string, fireAt time.Time) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, p := range w.poisons {
-		// A claim looks ahead by some tens of milliseconds.
+// mayFail reports whether a job may end as failed, with a reason: it was due before the rows of
+// its topic could be changed again. It may also be published instead, once.
+func (d *deployment) mayFail(topic string, fireAt time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.blocked {
+		// A claim takes jobs some tens of milliseconds before they are due.
 		if slices.Contains(p.topics, topic) && (p.to.IsZero() || fireAt.Before(p.to.Add(time.Second))) {
 			return true
 		}
@@ -114,40 +116,41 @@ func (w *world) mayFail(topic string, fireAt time.Time) bool {
 	return false
 }
 
-// isPoisoned reports whether rows of a topic could not be changed at any time.
-func (w *world) isPoisoned(topic string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.poisons, func(p poison) bool { return slices.Contains(p.topics, topic) })
+// wasBlocked reports whether rows of a topic could not be changed at some time of the run.
+func (d *deployment) wasBlocked(topic string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.ContainsFunc(d.blocked, func(p blockedRows) bool { return slices.Contains(p.topics, topic) })
 }
 
-// refusedTopics are those that the broker lets nobody publish to.
+// refusedTopics is the prefix of topics to which the broker refuses all messages.
 const refusedTopics = "refused/"
 
-// drawLockJob locks the rows of jobs while they are on their way, some of which the broker
-// then refuses: handing those back meets the lock. An instance's answers from the broker are
-// held up meanwhile, so that what it has claimed stays on its way long enough.
-func drawLockJob(d draw) action {
-	i, refused := d.instance(), 5+d.IntN(60)
-	pause, hold := d.duration(100*time.Millisecond, 500*time.Millisecond), d.duration(time.Second, 6*time.Second)
+// drawLockJob locks the rows of jobs that are claimed and not settled. The broker refuses some of
+// them, and the instance cannot return these to the table because of the lock. The broker's answers
+// to one instance are stalled until the rows are locked, so that its jobs stay claimed long enough.
+func drawLockJob(r draw) action {
+	i, refused := r.instance(), 5+r.IntN(60)
+	pause, hold := r.duration(100*time.Millisecond, 500*time.Millisecond), r.duration(time.Second, 6*time.Second)
 	return action{
 		fmt.Sprintf("%d refused jobs, and what instance %d has claimed is locked for %v", refused, i, hold),
-		func(ctx context.Context, w *world) error {
-			link := w.instances[i].broker
+		func(ctx context.Context, d *deployment) error {
+			link := d.instances[i].broker
 			link.Stall(netfault.ToClient)
 			defer link.Resume(netfault.ToClient)
-			if err := w.load.refused(ctx, refused); err != nil {
+			if err := d.load.refused(ctx, refused); err != nil {
 				return err
 			}
 			deploy.Sleep(ctx, pause)
-			return w.holdRows(ctx, hold, func() { link.Resume(netfault.ToClient) })
+			return d.holdRows(ctx, hold, func() { link.Resume(netfault.ToClient) })
 		},
 	}
 }
 
-// holdRows locks what was claimed just now, calls locked, and lets go after a while.
-func (w *world) holdRows(ctx context.Context, hold time.Duration, locked func()) error {
-	conn, err := pgx.Connect(ctx, w.adminURL)
+// holdRows locks the rows that were claimed in the last 2 s, calls locked, and unlocks the rows
+// after a while.
+func (d *deployment) holdRows(ctx context.Context, hold time.Duration, locked func()) error {
+	conn, err := pgx.Connect(ctx, d.adminURL)
 	if err != nil {
 		return err
 	}
@@ -160,9 +163,9 @@ func (w *world) holdRows(ctx context.Context, hold time.Duration, locked func())
 	if err != nil {
 		return err
 	}
-	w.mu.Lock()
-	w.rowsLocked += int(tag.RowsAffected())
-	w.mu.Unlock()
+	d.mu.Lock()
+	d.rowsLocked += int(tag.RowsAffected())
+	d.mu.Unlock()
 	locked()
 	deploy.Sleep(ctx, hold)
 	return tx.Rollback(context.WithoutCancel(ctx))

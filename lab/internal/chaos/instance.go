@@ -18,40 +18,40 @@ import (
 // instance is a supervised `reactor run`, with a proxy to each server.
 type instance struct {
 	number           int
-	world            *world
+	deployment       *deployment
 	log              *os.File
 	database, broker *netfault.Proxy
-	direct           *netfault.Proxy // to the database past a pooler; nil without one
+	direct           *netfault.Proxy // to the database without the pooler; nil if there is no pooler
 
-	fromDatabase, fromBroker, toBroker *tripwire
+	fromDatabase, fromBroker, toBroker *packetBreaker
 
-	mu      sync.Mutex
-	proc    *stack.Process // guarded by mu; nil while there is none
-	asked   bool           // guarded by mu: its end is our doing
-	started time.Time      // guarded by mu
-	back    time.Duration  // guarded by mu: until the next start
+	mu           sync.Mutex
+	proc         *stack.Process // guarded by mu; nil while none runs
+	faulted      bool           // guarded by mu: a fault ends this process
+	started      time.Time      // guarded by mu
+	restartAfter time.Duration  // guarded by mu: pause between its end and the next start
 }
 
 const restartPause = 200 * time.Millisecond
 
-func newInstance(w *world, number int) (*instance, error) {
+func newInstance(d *deployment, number int) (*instance, error) {
 	in := &instance{
-		number: number, world: w, fromDatabase: postgresAnswers(),
+		number: number, deployment: d, fromDatabase: postgresAnswers(),
 		fromBroker: mqttPackets(netfault.ToClient), toBroker: mqttPackets(netfault.ToServer),
 	}
 	var err error
 	if in.log, err = os.Create(in.logPath()); err != nil {
 		return nil, err
 	}
-	server := w.databaseURL
-	if w.pooler != nil {
-		server = w.pooler.URL()
-		if in.direct, err = netfault.New(w.databaseURL); err != nil {
+	server := d.databaseURL
+	if d.pooler != nil {
+		server = d.pooler.URL()
+		if in.direct, err = netfault.New(d.databaseURL); err != nil {
 			return nil, err
 		}
 	}
 	if in.database, err = netfault.New(server); err == nil {
-		in.broker, err = netfault.New(w.broker.URL())
+		in.broker, err = netfault.New(d.broker.URL())
 	}
 	if err != nil {
 		in.close()
@@ -67,19 +67,19 @@ func newInstance(w *world, number int) (*instance, error) {
 		if v.Then != netfault.FaultNone {
 			forwarded = v.Forward
 		}
-		if w.ledger != nil {
-			w.ledger.observe(number, c, forwarded)
+		if d.trace != nil {
+			d.trace.observe(number, c, forwarded)
 		}
 		return v
 	})
-	if w.ledger != nil {
-		in.broker.ObserveLost(func(c netfault.Chunk) { w.ledger.missed(number, c) })
+	if d.trace != nil {
+		in.broker.ObserveLost(func(c netfault.Chunk) { d.trace.observeLost(number, c) })
 	}
 	return in, nil
 }
 
 func (in *instance) logPath() string {
-	return filepath.Join(in.world.cfg.Dir, fmt.Sprintf("instance-%d.log", in.number))
+	return filepath.Join(in.deployment.cfg.Dir, fmt.Sprintf("instance-%d.log", in.number))
 }
 
 func (in *instance) close() {
@@ -91,7 +91,7 @@ func (in *instance) close() {
 	_ = in.log.Close()
 }
 
-// toDatabase are its ways to the database: through a pooler and past it.
+// toDatabase returns its proxies to the database: through the pooler, and direct.
 func (in *instance) toDatabase() []*netfault.Proxy {
 	if in.direct == nil {
 		return []*netfault.Proxy{in.database}
@@ -99,13 +99,13 @@ func (in *instance) toDatabase() []*netfault.Proxy {
 	return []*netfault.Proxy{in.database, in.direct}
 }
 
-// run keeps the process running, as a container's restart policy does, until ctx ends;
-// then it stops it.
+// run restarts the process whenever it ends, like the restart policy of a container, until ctx
+// ends. Then it stops the process.
 func (in *instance) run(ctx context.Context) {
 	for {
 		proc, err := in.start()
 		if err != nil {
-			in.world.found("instance %d cannot be started: %v", in.number, err)
+			in.deployment.addFinding("instance %d cannot be started: %v", in.number, err)
 			return
 		}
 		select {
@@ -124,54 +124,54 @@ func (in *instance) start() (*stack.Process, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	args := []string{
-		"run", "--delivery", in.world.cfg.Delivery.String(), "--name", fmt.Sprint("chaos-", in.number),
-		"--database-url", in.database.Through(in.world.databaseURL),
-		"--mqtt-url", in.broker.Through(in.world.broker.URL()), "--log-format", "json", "--no-migrate",
+		"run", "--delivery", in.deployment.cfg.Delivery.String(), "--name", fmt.Sprint("chaos-", in.number),
+		"--database-url", in.database.Through(in.deployment.databaseURL),
+		"--mqtt-url", in.broker.Through(in.deployment.broker.URL()), "--log-format", "json", "--no-migrate",
 	}
 	if in.direct != nil {
-		args = append(args, "--listen-url", in.direct.Through(in.world.databaseURL))
+		args = append(args, "--listen-url", in.direct.Through(in.deployment.databaseURL))
 	}
 	proc, err := stack.StartProcess(stack.ProcessSpec{
-		Path: in.world.cfg.Program,
+		Path: in.deployment.cfg.Program,
 		Args: args,
 		Env:  cli.WithoutFlags(os.Environ()), Stdout: in.log, Stderr: in.log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	in.proc, in.started, in.asked, in.back = proc, time.Now(), false, restartPause
-	if in.world.ledger != nil {
-		in.world.ledger.started(in.number)
+	in.proc, in.started, in.faulted, in.restartAfter = proc, time.Now(), false, restartPause
+	if in.deployment.trace != nil {
+		in.deployment.trace.started(in.number)
 	}
 	return proc, nil
 }
 
-// ended returns the pause before the next start. An instance may give up at once where a
-// server is away when it starts; one that was under way must not.
+// ended returns the pause before the next start. An instance may end by itself if a server is down
+// when it starts, but not later.
 func (in *instance) ended(proc *stack.Process) time.Duration {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.proc = nil
 	const starting = 20 * time.Second
-	if age := time.Since(in.started); !in.asked && age > starting {
-		in.world.found("instance %d ended by itself after %v (%s); see %s", in.number, age.Round(time.Millisecond), proc.Outcome(), in.logPath())
+	if age := time.Since(in.started); !in.faulted && age > starting {
+		in.deployment.addFinding("instance %d ended by itself after %v (%s); see %s", in.number, age.Round(time.Millisecond), proc.Outcome(), in.logPath())
 	}
-	return in.back
+	return in.restartAfter
 }
 
-// stop has the process stop cleanly.
+// stop stops the process cleanly.
 func (in *instance) stop(proc *stack.Process) {
 	_ = proc.Signal(syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := proc.Wait(ctx); err != nil {
-		in.world.found("instance %d does not stop on SIGTERM; see %s", in.number, in.logPath())
-		_ = proc.Signal(syscall.SIGQUIT) // the stacks of its goroutines go to the log
+		in.deployment.addFinding("instance %d does not stop on SIGTERM; see %s", in.number, in.logPath())
+		_ = proc.Signal(syscall.SIGQUIT) // it writes the stacks of its goroutines to the log
 		<-proc.Done()
 		return
 	}
 	if proc.ExitCode() != 0 {
-		in.world.found("instance %d stopped with %s; see %s", in.number, proc.Outcome(), in.logPath())
+		in.deployment.addFinding("instance %d stopped with %s; see %s", in.number, proc.Outcome(), in.logPath())
 	}
 }
 
@@ -181,7 +181,7 @@ func (in *instance) kill(back time.Duration) error {
 	if in.proc == nil {
 		return errBusy
 	}
-	in.asked, in.back = true, back
+	in.faulted, in.restartAfter = true, back
 	return in.proc.Signal(syscall.SIGKILL)
 }
 
@@ -191,11 +191,11 @@ func (in *instance) signal(sig syscall.Signal) error {
 	if in.proc == nil {
 		return errBusy
 	}
-	in.asked = true
+	in.faulted = true
 	return in.proc.Signal(sig)
 }
 
-// freeze holds the process still for a while.
+// freeze suspends the process for a while.
 func (in *instance) freeze(ctx context.Context, hold time.Duration) error {
 	in.mu.Lock()
 	proc := in.proc

@@ -8,14 +8,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// load inserts jobs while everything else falls apart. What became of an insert whose
-// answer was lost does not matter: the table is what the judge goes by.
+// load inserts jobs during the faults. If the answer to an insert is lost, it does not matter
+// whether the rows were committed: the checks read the expected jobs from the table.
 type load struct {
-	world *world
+	deployment *deployment
 
 	mu     sync.Mutex
 	conn   *pgx.Conn // guarded by mu; nil after an error
-	writes bool      // guarded by mu; it insists on writing to a read-only server
+	writes bool      // guarded by mu; inserts override default_transaction_read_only
 }
 
 const insertSQL = `
@@ -39,8 +39,8 @@ func (l *load) run(ctx context.Context) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		// Some are due at once, some in a while.
-		_ = l.insert(ctx, insertSQL, int(float64(l.world.cfg.Rate)*every.Seconds()), time.Duration(0), 3*time.Second)
+		// The jobs are due at random times within the next 3 s.
+		_ = l.insert(ctx, insertSQL, int(float64(l.deployment.cfg.Rate)*every.Seconds()), time.Duration(0), 3*time.Second)
 		select {
 		case <-ctx.Done():
 			return
@@ -55,8 +55,8 @@ func (l *load) burst(ctx context.Context, n int, ahead time.Duration) error {
 
 func (l *load) refused(ctx context.Context, n int) error { return l.insert(ctx, refusedSQL, n) }
 
-// insist decides whether inserts override default_transaction_read_only.
-func (l *load) insist(writes bool) {
+// overrideReadOnly decides whether inserts override default_transaction_read_only.
+func (l *load) overrideReadOnly(writes bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.writes != writes {
@@ -71,7 +71,7 @@ func (l *load) insert(ctx context.Context, sql string, args ...any) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn == nil {
-		cfg, err := pgx.ParseConfig(l.world.adminURL)
+		cfg, err := pgx.ParseConfig(l.deployment.adminURL)
 		if err != nil {
 			return err
 		}

@@ -16,13 +16,13 @@ type event struct {
 
 func (e event) String() string { return fmt.Sprintf("%6.2fs  %s", e.at.Seconds(), e.text) }
 
-// action is one fault with its parameters drawn.
+// action is a fault with its parameters.
 type action struct {
 	text string
-	do   func(ctx context.Context, w *world) error
+	do   func(ctx context.Context, d *deployment) error
 }
 
-// schedule draws the faults of a run. It depends on nothing but the configuration.
+// schedule draws the faults of a run. The result depends only on the configuration.
 func schedule(cfg Config) []event {
 	r := rand.New(rand.NewPCG(cfg.Seed, 0x6368616f73))
 	var usable []fault
@@ -43,15 +43,15 @@ func schedule(cfg Config) []event {
 	return events
 }
 
-// draw is where faults take their parameters from.
+// draw draws the parameters of faults.
 type draw struct {
 	*rand.Rand
 	instances int
 }
 
-func (d draw) instance() int { return d.IntN(d.instances) }
+func (r draw) instance() int { return r.IntN(r.instances) }
 
-func (d draw) duration(low, high time.Duration) time.Duration { return between(d.Rand, low, high) }
+func (r draw) duration(low, high time.Duration) time.Duration { return between(r.Rand, low, high) }
 
 func between(r *rand.Rand, low, high time.Duration) time.Duration {
 	return (low + time.Duration(r.Int64N(int64(high-low)))).Round(time.Millisecond)

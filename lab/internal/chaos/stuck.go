@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// questions are what one wants to know of a deployment that does not get on.
-var questions = []struct{ title, sql string }{
+// diagnosticQueries show the state of a deployment that makes no progress.
+var diagnosticQueries = []struct{ title, sql string }{
 	{"waiting jobs", `
 		SELECT count(*) AS jobs, count(*) FILTER (WHERE fire_at < clock_timestamp()) AS overdue,
 		       clock_timestamp() - min(fire_at) AS oldest, count(DISTINCT shard) AS shards, (array_agg(id ORDER BY fire_at))[:5] AS ids,
@@ -27,7 +27,7 @@ var questions = []struct{ title, sql string }{
 		       (SELECT count(*) FROM reactor.shards s WHERE s.owner = i.id) AS shards,
 		       (SELECT array_agg(lane ORDER BY lane) FROM reactor.lanes l WHERE l.owner = i.id) AS lanes
 		  FROM reactor.instances i ORDER BY i.name`},
-	{"owned by nobody", `
+	{"without an owner", `
 		SELECT (SELECT count(*) FROM reactor.shards WHERE owner IS NULL OR owner NOT IN (SELECT id FROM reactor.instances)) AS shards,
 		       (SELECT array_agg(lane) FROM reactor.lanes WHERE owner NOT IN (SELECT id FROM reactor.instances)) AS lanes`},
 	{"session", `
@@ -37,12 +37,13 @@ var questions = []struct{ title, sql string }{
 		 WHERE datname = current_database() AND pid <> pg_backend_pid() AND (state <> 'idle' OR wait_event_type = 'Lock')`},
 }
 
-// whatIsStuck describes a deployment that does not get on, a line for each row of an answer.
-func whatIsStuck(ctx context.Context, conn *pgx.Conn) string {
+// describeStuck describes a deployment that makes no progress, with a line for each row of the
+// diagnostic queries.
+func describeStuck(ctx context.Context, conn *pgx.Conn) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var b strings.Builder
-	for _, q := range questions {
+	for _, q := range diagnosticQueries {
 		rows, err := conn.Query(ctx, "SELECT row_to_json(x)::text FROM ("+q.sql+") AS x")
 		if err != nil {
 			fmt.Fprintf(&b, "\n    %s: %v", q.title, err)

@@ -1,4 +1,4 @@
-// Package deploy starts what a deployment of reactor consists of, for demo, bench and chaos:
-// servers, instances that are programs of their own, and the wait until the instances share
-// the table.
+// Package deploy starts the parts of a deployment of reactor, for demo, bench and chaos: the
+// servers, and the instances as separate processes. It also waits until the instances share the
+// table.
 package deploy

@@ -11,32 +11,32 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-// stopGrace is how long programs may take to stop. An instance gives the broker 10 s for
-// what is on its way, by default.
+// stopGrace is how long programs may take to stop. An instance waits up to 10 s, by default, for
+// the broker to acknowledge the messages in flight.
 const stopGrace = 15 * time.Second
 
-// ProgramConfig says what to run.
+// ProgramConfig says which program to run.
 type ProgramConfig struct {
-	Name string   // in errors, and in the name of its log
+	Name string   // for errors and for the name of the log
 	Path string   // the program
 	Args []string // its arguments
 
-	Env                    []string // its environment, but for the URLs
+	Env                    []string // its environment without the URLs
 	DatabaseURL, BrokerURL string
 
-	// Dir is where its log is written, as Name.log. It must exist.
+	// Dir is the folder of its log, Name.log. It must exist.
 	Dir string
 }
 
-// Program is a process that publishes jobs: an instance of reactor, or something else.
+// Program is a process that publishes jobs: an instance of reactor, or another program.
 type Program struct {
 	*stack.Process
 	Name string
 	log  *os.File
 }
 
-// StartProgram starts a program. The URLs are in its environment: every user of the machine
-// can see arguments, and the URLs contain passwords.
+// StartProgram starts a program. It passes the URLs in the environment, because they contain
+// passwords and every user of the machine can read arguments.
 func StartProgram(cfg ProgramConfig) (*Program, error) {
 	log, err := os.Create(filepath.Join(cfg.Dir, cfg.Name+".log"))
 	if err != nil {
@@ -53,7 +53,8 @@ func StartProgram(cfg ProgramConfig) (*Program, error) {
 	return &Program{process, cfg.Name, log}, nil
 }
 
-// ended reports whether it has ended, and the error with its output if not with exit code 0.
+// ended reports whether the program has ended. If the exit code is not 0, it returns an error
+// with the program's output.
 func (p *Program) ended() (bool, error) {
 	select {
 	case <-p.Done():
@@ -63,14 +64,14 @@ func (p *Program) ended() (bool, error) {
 	if p.ExitCode() == 0 {
 		return true, nil
 	}
-	text, _ := os.ReadFile(p.log.Name()) // if it cannot be read, the outcome alone must do
+	text, _ := os.ReadFile(p.log.Name()) // if this fails, the error has only the outcome
 	return true, fmt.Errorf("%s ended (%s): %s", p.Name, p.Outcome(), text)
 }
 
-// Programs run beside each other.
+// Programs are programs that run at the same time.
 type Programs []*Program
 
-// Failed is the error of the first program that has ended with another exit code than 0.
+// Failed returns an error if a program has ended with an exit code other than 0.
 func (all Programs) Failed() error {
 	for _, p := range all {
 		if _, err := p.ended(); err != nil {
@@ -81,7 +82,7 @@ func (all Programs) Failed() error {
 }
 
 // Stop stops all of them, kills those that take too long, and closes their logs. The error
-// names those that were killed. Stopping twice is no error.
+// names those that were killed. Stopping twice is not an error.
 func (all Programs) Stop() error {
 	for _, p := range all {
 		_ = p.Signal(os.Interrupt) // it may have ended
@@ -95,7 +96,7 @@ func (all Programs) Stop() error {
 			_ = p.Signal(os.Kill)
 			<-p.Done()
 		}
-		_ = p.log.Close() // its text is there already
+		_ = p.log.Close() // the process has written its output itself
 	}
 	return errors.Join(errs...)
 }

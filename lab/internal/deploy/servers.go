@@ -9,13 +9,13 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-// Servers are a database and a broker of ours.
+// Servers are a database server and a broker that we have started.
 type Servers struct {
 	Postgres  *stack.Postgres
 	Mosquitto *stack.Mosquitto
 }
 
-// StartServers starts both at once. When one fails neither is left.
+// StartServers starts both at the same time. If one fails, it stops the other.
 func StartServers(ctx context.Context, database stack.PostgresConfig, broker stack.MosquittoConfig) (s Servers, err error) {
 	both, starting := errgroup.WithContext(ctx)
 	both.Go(func() (err error) {
@@ -32,7 +32,7 @@ func StartServers(ctx context.Context, database stack.PostgresConfig, broker sta
 	return s, nil
 }
 
-// Close stops both and removes their folders. Servers that do not exist are left alone.
+// Close stops both and removes their folders. A field that is nil is ignored.
 func (s Servers) Close() error {
 	var errs []error
 	if s.Mosquitto != nil {

@@ -8,8 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// AwaitShares waits until all instances of a database share its 64 shards. It fails when one
-// of them has ended: also with exit code 0, for then they will never be all.
+// AwaitShares waits until each instance owns some of the 64 shards and all shards have an owner.
+// It returns an error if an instance has ended, even with exit code 0, because then the
+// condition can never become true.
 func AwaitShares(ctx context.Context, conn *pgx.Conn, instances Programs) error {
 	for {
 		var shared bool
@@ -24,7 +25,7 @@ func AwaitShares(ctx context.Context, conn *pgx.Conn, instances Programs) error 
 			if ended, err := p.ended(); err != nil {
 				return err
 			} else if ended {
-				return fmt.Errorf("%s stopped before it had a share of the table", p.Name)
+				return fmt.Errorf("%s stopped before it owned a shard", p.Name)
 			}
 		}
 		if !Sleep(ctx, 10*time.Millisecond) {
@@ -33,7 +34,7 @@ func AwaitShares(ctx context.Context, conn *pgx.Conn, instances Programs) error 
 	}
 }
 
-// Sleep waits, and reports whether it was for the whole time.
+// Sleep waits for d or until ctx ends. It reports whether it has waited for d.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -1,5 +1,5 @@
-// Package embedded replaces servers that are not installed: a PostgreSQL that is downloaded,
-// and a broker inside our own process.
+// Package embedded provides servers if none are installed: it downloads a PostgreSQL, and runs a
+// broker in our own process.
 package embedded
 
 import (
@@ -16,23 +16,22 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// Broker is a broker inside our own process, for a demonstration where
-// Mosquitto is not installed.
+// Broker is a broker in our own process, for a demonstration without Mosquitto.
 //
-// It is no judge of exactly-once: it answers a repeated QoS 2 PUBLISH with reason
-// 0x91 instead of a PUBREC, and drops what a slow subscriber cannot take. It grants
-// subscribers QoS 0, whatever they ask for: with more, mochi v2.7.9 can hang for ever
-// (a subscriber's acknowledgement takes a read lock twice, in Inflight.NextImmediate,
-// and a publication that comes in between waits for the write lock).
+// Do not verify exactly-once with it: it answers a repeated QoS 2 PUBLISH with reason 0x91
+// instead of a PUBREC, and drops messages that a slow subscriber cannot receive in time. It
+// grants subscribers only QoS 0, because with more mochi v2.7.9 can hang for ever: a
+// subscriber's acknowledgement takes a read lock twice, in Inflight.NextImmediate, and in
+// between a publication may wait for the write lock.
 type Broker struct {
 	server *mqtt.Server
 	url    string
 	close  sync.Once
-	err    error // of the close
+	err    error // result of Close
 }
 
-// StartBroker starts a broker on 127.0.0.1; port 0 is a free one.
-// A nil logger means none.
+// StartBroker starts a broker on 127.0.0.1. Port 0 means a free port. If log is nil, nothing is
+// logged.
 func StartBroker(port int, log *slog.Logger) (*Broker, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -41,7 +40,7 @@ func StartBroker(port int, log *slog.Logger) (*Broker, error) {
 	limits.MaximumInflight = math.MaxUint16
 	limits.MaximumClientWritesPending = 1 << 16
 	server := mqtt.New(&mqtt.Options{Capabilities: limits, Logger: log})
-	if err := server.AddHook(new(openHouse), nil); err != nil {
+	if err := server.AddHook(new(allowAll), nil); err != nil {
 		return nil, fmt.Errorf("start in-process broker: %w", err)
 	}
 	tcp := listeners.NewTCP(listeners.Config{ID: "tcp", Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))})
@@ -64,21 +63,21 @@ func (b *Broker) Close() error {
 	return b.err
 }
 
-// openHouse lets every client do everything; without such a hook the library
-// lets nobody in. Its own one would bring a YAML parser along.
-type openHouse struct{ mqtt.HookBase }
+// allowAll is a hook that allows every client everything. Without a hook the library refuses
+// all clients. The library has such a hook too, but it imports a YAML parser.
+type allowAll struct{ mqtt.HookBase }
 
-func (*openHouse) ID() string { return "open-house" }
+func (*allowAll) ID() string { return "allow-all" }
 
-func (*openHouse) Provides(hook byte) bool {
+func (*allowAll) Provides(hook byte) bool {
 	return hook == mqtt.OnConnectAuthenticate || hook == mqtt.OnACLCheck || hook == mqtt.OnSubscribe
 }
 
-func (*openHouse) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
+func (*allowAll) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
 
-func (*openHouse) OnACLCheck(*mqtt.Client, string, bool) bool { return true }
+func (*allowAll) OnACLCheck(*mqtt.Client, string, bool) bool { return true }
 
-func (*openHouse) OnSubscribe(_ *mqtt.Client, p packets.Packet) packets.Packet {
+func (*allowAll) OnSubscribe(_ *mqtt.Client, p packets.Packet) packets.Packet {
 	for i := range p.Filters {
 		p.Filters[i].Qos = 0
 	}

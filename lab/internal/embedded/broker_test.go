@@ -57,15 +57,15 @@ func TestCloseEndsTheBroker(t *testing.T) {
 	}
 	if conn, err := net.Dial("tcp", address); err == nil {
 		conn.Close()
-		t.Error("it still answers")
+		t.Error("the port still accepts connections after Close")
 	}
 }
 
-// TestMessages: the broker passes the job ids on, for lanes in every mode, and tells two
-// client ids apart.
+// TestMessages: in every delivery mode the broker forwards the job ids, and it distinguishes two
+// client ids.
 func TestMessages(t *testing.T) {
 	ctx, broker, sink := start(t)
-	subscriber, err := check.Subscribe(ctx, check.SubscriberConfig{URL: broker.URL(), Filter: "x/#", QoS: 1, ClientID: "judge", Logger: testkit.Logger(t)})
+	subscriber, err := check.Subscribe(ctx, check.SubscriberConfig{URL: broker.URL(), Filter: "x/#", QoS: 1, ClientID: "check", Logger: testkit.Logger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// TestSessions: a session is kept, with the mark in it, until it is discarded.
+// TestSessions: the broker keeps a session, with its mark, until it is discarded.
 func TestSessions(t *testing.T) {
 	ctx, _, sink := start(t)
 	again := func(mark string) driver.Session {
@@ -122,7 +122,7 @@ func TestSessions(t *testing.T) {
 	}
 	s := again("")
 	if s.Limits().Present {
-		t.Error("a new session is there already")
+		t.Error("the broker has a session before the first connection")
 	}
 	if err := s.Mark(ctx, "ours"); err != nil {
 		t.Fatal(err)
@@ -135,10 +135,10 @@ func TestSessions(t *testing.T) {
 		}
 		leave(s)
 	}
-	// It hangs up first, and then forgets.
+	// Discard disconnects first. The broker may remove the session a little later.
 	for s = again("ours"); s.Limits().Present; s = again("ours") {
 		if err := s.Discard(ctx); err != nil {
-			t.Fatal("a discarded session is still there: ", err)
+			t.Fatal("discard the session: ", err)
 		}
 	}
 }

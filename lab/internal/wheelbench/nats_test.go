@@ -6,14 +6,17 @@ import (
 	"github.com/nats-io/nats-server/v2/server/thw"
 )
 
-// natsScheduler is the published wheel: the hashed one in which NATS keeps when messages
-// expire, one level of 4,096 slots of a second, each a map. Like ours it is a pure structure
-// without a lock or a goroutine, but made for less: the value is a number of 8 bytes, what is
-// due within a second comes in no order, and it cannot be told the time. Therefore all
-// deadlines lie in the past here, and everything expires in a single sweep. That is its best
-// case: entries that are not due cost it nothing, while a sweep in the middle of a second
-// would look at all that are in the same slot. So schedule, cancel and memory compare, expire
-// flatters it, and a steady load cannot be put to it.
+// natsScheduler is the published wheel: the hashed wheel in which NATS stores when messages
+// expire. It has one level of 4,096 slots of a second, and each slot is a map. Like ours it is a
+// pure structure without a lock or a goroutine. But it can do less: the value is a number of 8
+// bytes, entries that are due within the same second have no order, and it reads the clock
+// itself.
+//
+// Because it reads the clock itself, all deadlines lie in the past here, and all entries expire
+// in a single sweep. That is its best case: it never visits entries that are not due, while a
+// sweep in the middle of a second visits all entries of the slot. So the results for schedule,
+// cancel and memory can be compared; that for expire is better than in real use; and a steady
+// load cannot be measured.
 type natsScheduler struct {
 	wheel     *thw.HashWheel
 	start     int64

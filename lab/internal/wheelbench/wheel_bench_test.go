@@ -9,12 +9,12 @@ import (
 	"github.com/job-publisher/reactor/timerwheel"
 )
 
-// The load is that of timerwheel's benchmarks: deadlines spread evenly over a minute of
-// microseconds, in random order, for values of 16 bytes.
+// The load is that of timerwheel's benchmarks: deadlines in microseconds, spread evenly over a
+// minute, in random order. Values have 16 bytes.
 const (
 	benchWindow = 60_000_000
 	million     = 1_000_000
-	millisecond = 1000 // by which the wheel is advanced
+	millisecond = 1000 // how far each call advances the wheel
 )
 
 func benchDeadlines(n int) []int64 {
@@ -26,7 +26,7 @@ func benchDeadlines(n int) []int64 {
 	return deadlines
 }
 
-// scheduler is what the benchmarks need of both.
+// scheduler is what the benchmarks need of an implementation.
 type scheduler interface {
 	schedule(i int, deadline int64)
 	cancel(i int)
@@ -34,14 +34,14 @@ type scheduler interface {
 	size() int
 }
 
-type contender struct {
+type implementation struct {
 	name string
 	make func(n int) scheduler
-	step int64 // by which to advance it
+	step int64 // how far each call advances it, in microseconds
 }
 
-// contenders are the wheel at the resolution that reactor uses, and that of nats-server.
-var contenders = []contender{
+// implementations are the wheel at the resolution that reactor uses, and that of nats-server.
+var implementations = []implementation{
 	{"wheel", newWheelScheduler, millisecond},
 	{"nats-thw", newNATSScheduler, 2 * benchWindow},
 }
@@ -70,10 +70,11 @@ func (s *wheelScheduler) advance(now int64) {
 	s.Advance(now, math.MaxInt, func(benchValue, int64) { s.expired++ })
 }
 
-// Each benchmark fills a million entries, and again when they are used up. An op is one entry.
+// Each benchmark schedules a million entries, and a million more when these are used up. An op is
+// one entry.
 
 func BenchmarkSchedule(b *testing.B) {
-	forEach(b, func(b *testing.B, c contender, deadlines []int64) {
+	forEach(b, func(b *testing.B, c implementation, deadlines []int64) {
 		for done := 0; done < b.N; done += len(deadlines) {
 			b.StopTimer()
 			s := c.make(len(deadlines))
@@ -84,7 +85,7 @@ func BenchmarkSchedule(b *testing.B) {
 }
 
 func BenchmarkExpire(b *testing.B) {
-	forEach(b, func(b *testing.B, c contender, deadlines []int64) {
+	forEach(b, func(b *testing.B, c implementation, deadlines []int64) {
 		for done := 0; done < b.N; {
 			b.StopTimer()
 			s := c.make(len(deadlines))
@@ -100,7 +101,7 @@ func BenchmarkExpire(b *testing.B) {
 }
 
 func BenchmarkCancel(b *testing.B) {
-	forEach(b, func(b *testing.B, c contender, deadlines []int64) {
+	forEach(b, func(b *testing.B, c implementation, deadlines []int64) {
 		for done := 0; done < b.N; {
 			b.StopTimer()
 			s := c.make(len(deadlines))
@@ -114,9 +115,9 @@ func BenchmarkCancel(b *testing.B) {
 	})
 }
 
-// BenchmarkBytes says how many bytes of the heap an entry holds on to.
+// BenchmarkBytes measures how many bytes of the heap an entry uses.
 func BenchmarkBytes(b *testing.B) {
-	forEach(b, func(b *testing.B, c contender, deadlines []int64) {
+	forEach(b, func(b *testing.B, c implementation, deadlines []int64) {
 		s := c.make(len(deadlines))
 		before := heapBytes()
 		fill(s, deadlines)
@@ -126,10 +127,10 @@ func BenchmarkBytes(b *testing.B) {
 	})
 }
 
-func forEach(b *testing.B, bench func(b *testing.B, c contender, deadlines []int64)) {
+func forEach(b *testing.B, bench func(b *testing.B, c implementation, deadlines []int64)) {
 	deadlines := benchDeadlines(million)
-	for _, c := range contenders {
-		runtime.GC() // of the one before
+	for _, c := range implementations {
+		runtime.GC() // free the memory of the implementation before
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			bench(b, c, deadlines)
@@ -143,7 +144,7 @@ func fill(s scheduler, deadlines []int64) {
 	}
 }
 
-// heapBytes is what the heap holds that is in use.
+// heapBytes returns the size of the live heap.
 func heapBytes() uint64 {
 	var stats runtime.MemStats
 	runtime.GC()

@@ -6,7 +6,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Acks takes the broker's answers, in its order.
+// Acks processes the broker's answers, in the order in which they arrived.
 func (m *Machine) Acks(now Now, acks []driver.Ack) *Effects {
 	m.begin()
 	m.resend = m.resend[:0]
@@ -24,7 +24,8 @@ func (m *Machine) Acks(now Now, acks []driver.Ack) *Effects {
 	return &m.effects
 }
 
-// answered takes one answer. Those that fit no message are not ours, or come twice.
+// answered processes one answer. An answer that fits no message is ignored: it is not for us,
+// or came twice.
 func (m *Machine) answered(now Now, a driver.Ack) {
 	msg := m.at(a.Slot)
 	switch {
@@ -32,11 +33,11 @@ func (m *Machine) answered(now Now, a driver.Ack) {
 		m.inFlight--
 		m.poison.answered = true
 		if a.Code == driver.CodeUnknownSlot && msg.releases == 1 {
-			// It had it, and has forgotten it before it was told to.
+			// The broker had the message, and has lost it before it was told to release it.
 			m.forgotten(a.Slot)
 			return
 		}
-		// Whatever the code: the broker has nothing under this slot any more.
+		// Whatever the code is, the broker stores nothing under this slot any more.
 		m.endAndAnnounce(a.Slot, nil)
 	case a.Step == driver.Released:
 	case msg.state == received && msg.unsure && a.Step == driver.Received:
@@ -49,7 +50,7 @@ func (m *Machine) answered(now Now, a driver.Ack) {
 		m.accepted(now, msg)
 		m.announce(msg.batch)
 	case a.Code == driver.CodeQuotaExceeded:
-		// The exchange is over, and the broker has kept nothing of it.
+		// The exchange is over, and the broker has stored nothing of it.
 		m.inFlight--
 		msg.state, msg.attempted, msg.dup = queued, false, false
 		m.resend = append(m.resend, a.Slot)
@@ -67,8 +68,8 @@ func (m *Machine) answered(now Now, a driver.Ack) {
 	}
 }
 
-// answeredAgain takes the answer to a message that was received over an earlier
-// connection, and sent again to make sure.
+// answeredAgain processes the answer to a message that was received over an earlier connection,
+// and sent again to make sure that the broker still has it.
 func (m *Machine) answeredAgain(now Now, a driver.Ack, msg *message) {
 	m.poison.answers()
 	switch {
@@ -79,15 +80,15 @@ func (m *Machine) answeredAgain(now Now, a driver.Ack, msg *message) {
 		m.inFlight--
 		m.resend = append(m.resend, a.Slot)
 		m.slowDown(now, a)
-	default: // it has forgotten it, and does not want it any more
+	default: // the broker has lost the message, and refuses it now
 		m.inFlight--
 		m.effects.Refused++
 		m.endAndAnnounce(a.Slot, &driver.Failure{Code: a.Code, Reason: a.Reason})
 	}
 }
 
-// forgotten deals with a message that the broker had received, and did not know any more
-// when it was to be released. A broker that passes messages on at PUBREL has lost it.
+// forgotten handles a message that the broker had received, and did not know any more when it
+// was to be released. A broker that passes messages on at PUBREL has lost this one.
 func (m *Machine) forgotten(s driver.Slot) {
 	m.effects.OutcomesUnknown++
 	f := driver.Failure{Code: driver.CodeUnknownSlot, Reason: "outcome unknown: the broker forgot the message between receiving and releasing it"}
@@ -97,7 +98,7 @@ func (m *Machine) forgotten(s driver.Slot) {
 	m.endAndAnnounce(s, &f)
 }
 
-// accepted takes note that the broker has accepted a message.
+// accepted records that the broker has accepted a message.
 func (m *Machine) accepted(now Now, msg *message) {
 	e := &m.effects
 	e.Published++
@@ -107,7 +108,7 @@ func (m *Machine) accepted(now Now, msg *message) {
 	m.poison.answers()
 }
 
-// slowDown takes note that the broker is over quota.
+// slowDown records that the broker is over quota.
 func (m *Machine) slowDown(now Now, a driver.Ack) {
 	m.effects.Throttled++
 	if rest := m.pace.over(now.Local, m.inFlight); rest > 0 {

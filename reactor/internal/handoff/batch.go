@@ -23,17 +23,17 @@ type message struct {
 	batch  *Batch
 	sentAt time.Duration // local
 	state  state
-	// due tells that the time of the job has come (Launch). Nothing is sent for the first time, or
-	// released, before that.
+	// due tells that the job is due (Launch). Before that, its message is neither sent for the
+	// first time nor released.
 	due bool
-	// attempted tells that the message may have reached the broker: it can be sent again,
-	// but not handed back.
+	// attempted tells that the message may have reached the broker. Then it can be sent again,
+	// but its job can't be handed back.
 	attempted bool
 	// dup tells that the broker may know the slot from an earlier attempt.
 	dup bool
 	// unsure tells that a received message has to be sent again before it is released. The
-	// broker received it over a connection that is gone; it may have been killed since, and
-	// be back with what it had saved before that.
+	// broker received it over an earlier connection; the broker may have been killed since, and
+	// have restarted with an older saved state.
 	unsure bool
 	// releases is how often PUBREL may have been sent.
 	releases int
@@ -46,10 +46,11 @@ const (
 	held
 	queued
 	sent
-	// received: the broker has the message, and the journal may not say so yet. The slot is
-	// taken there, and must not be released before the journal says so.
+	// received: the broker has the message, and the journal may not say so yet. The broker
+	// keeps the slot, which must not be released before the journal says so.
 	received
-	// releasing: the journal says so. PUBREL is sent, or will be when there is a connection.
+	// releasing: the journal says that the broker has the message. PUBREL is sent, or will be
+	// when there is a connection.
 	releasing
 	ended
 )
@@ -65,33 +66,33 @@ type Batch struct {
 	ring      ring
 	first     driver.Slot
 	reach     int // see driver.Batch.Reach
-	jobs      int // as claimed
+	jobs      int // how many were claimed
 	// kept is how many jobs, from the front, stay claimed. It is less than jobs once the others
 	// have been handed back.
 	kept  int
-	ended int // of those kept
+	ended int // how many of the kept jobs have ended
 	// concluded is how many of the jobs, from the front, are concluded.
 	concluded int
-	failures  []failure // that the journal does not have
+	failures  []failure // failures that the journal does not have yet
 
-	// recorded is what the journal says.
+	// recorded holds the values of concluded and kept that are in the journal.
 	recorded struct{ concluded, kept int }
-	// announced tells that the caller has been told of news, and has not asked for them.
+	// announced tells that the caller was told of news, and has not asked for them yet.
 	announced bool
-	gone      bool // from the journal
+	gone      bool // the batch has left the journal
 }
 
-// failure is that of the batch's job at a place.
+// failure is the failure of the batch's job at a place.
 type failure struct {
 	place int
-	// withEnd tells that the journal may say already that the broker has received the
-	// message: there is no progress that could carry the failure. It is recorded with the end
-	// of the batch.
+	// withEnd tells that the journal may already say that the broker has received the message.
+	// Then no later progress covers this job, and the failure is recorded with the end of the
+	// batch.
 	withEnd bool
 	driver.Failure
 }
 
-// ripe reports whether a settlement says this failure.
+// ripe reports whether a settlement includes this failure.
 func (f failure) ripe(concluded int, done bool) bool {
 	return f.place < concluded && (!f.withEnd || done)
 }
@@ -99,7 +100,7 @@ func (f failure) ripe(concluded int, done bool) bool {
 // Len is how many jobs were claimed with the batch.
 func (b *Batch) Len() int { return b.jobs }
 
-// slot is that of the job at a place.
+// slot returns the slot of the job at a place.
 func (b *Batch) slot(place int) driver.Slot { return b.ring.plus(b.first, place) }
 
 // place is the inverse of slot.
@@ -110,14 +111,14 @@ func (b *Batch) done() bool { return b.ended == b.kept }
 
 // hasNews reports whether there is something that the journal should say.
 //
-// At QoS 2 it must know what the broker has received before that is released. At QoS 0 and
-// 1 there is nothing to say before the end.
+// At QoS 2 the journal must know that the broker has received a message before the message is
+// released. At QoS 0 and 1 there is nothing to say before the end.
 func (b *Batch) hasNews() bool {
 	return b.done() || b.kept < b.recorded.kept || b.qos == 2 && b.concluded > b.recorded.concluded
 }
 
-// urgent reports whether somebody waits for that: messages to be released, jobs to be tried
-// again, or whoever would publish the batch again if we died.
+// urgent reports whether a delay of the news matters: messages wait to be released, jobs wait
+// to be tried again, or the batch would be published again if we died.
 func (b *Batch) urgent() bool {
 	return b.qos < 2 || b.concluded > b.recorded.concluded || b.kept < b.recorded.kept || len(b.failures) > 0
 }

@@ -7,13 +7,14 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Connect begins to send over a connection: first what has to be released, to make room.
+// Connect begins to send over a connection. Releases come first, to make room.
 //
-// What was received over an earlier connection, and never released, is sent again in the
-// same slot: a broker that has it answers as before, and one that was killed, and is back
-// with an older state, gets it. Released before that it would be released into nothing.
-// Where PUBREL may have been sent already nothing can be asked: to send the message again
-// could publish it twice.
+// A message that was received over an earlier connection, and never released, is sent again in
+// the same slot. A broker that has it answers as before; a broker that was killed, and
+// restarted with an older state, gets it again. Without that, such a broker would confirm the
+// release of a message that it does not have, and the message would be lost. If PUBREL may have
+// been sent already, this check is not possible: to send the message again could publish it
+// twice.
 func (m *Machine) Connect(now Now, c Connection) *Effects {
 	m.begin()
 	m.connection, m.connected, m.inFlight = c, true, 0
@@ -43,10 +44,9 @@ func (m *Machine) Connect(now Now, c Connection) *Effects {
 // Fruitful reports whether the broker has answered anything over this connection.
 func (m *Machine) Fruitful() bool { return m.poison.answered }
 
-// Disconnect ends the connection, for a reason. unreleased are slots that were in
-// Effects.Release, and of which it is certain that PUBREL was never sent. What the broker has
-// not answered is sent again over the next connection, before everything else and in the
-// same order.
+// Disconnect ends the connection, for a reason. unreleased are slots from Effects.Release for
+// which PUBREL was certainly never sent. Messages that the broker has not answered are sent
+// again over the next connection, before all others and in the same order.
 func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
 	m.begin()
 	for _, s := range unreleased {
@@ -56,7 +56,7 @@ func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
 	}
 	m.connected = false
 	var unanswered []driver.Slot
-	asked := 0 // what was sent to make sure of it
+	asked := 0 // messages that were sent again to make sure that the broker has them
 	for _, b := range m.batches {
 		for i := range b.kept {
 			s := b.slot(i)
@@ -82,7 +82,8 @@ func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
 		unanswered = slices.DeleteFunc(unanswered, func(s driver.Slot) bool { return s == cause })
 	}
 	if tooMany(why) && len(unanswered) > 1 {
-		// The broker holds other slots than those that we began with. It does not say which.
+		// The broker holds other slots than those that we began with, and does not say which
+		// ones.
 		unanswered = append(unanswered[1:], unanswered[0])
 	}
 	m.queue = append(unanswered, m.queue...)
@@ -90,14 +91,15 @@ func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
 }
 
 // tooMany reports whether a connection ended because the broker held more messages than its
-// Receive Maximum. Where that is 1, a recovery may begin with another one than it holds.
+// Receive Maximum. With a Receive Maximum of 1, a recovery may begin with another message than
+// the one that the broker holds.
 func tooMany(why error) bool {
 	var d *driver.DisconnectedError
 	return errors.As(why, &d) && d.Code == driver.CodeReceiveMaximumExceeded
 }
 
-// SessionLost deals with a broker that has lost our session. The journal has been told, by
-// beginning this round, that what it says of the QoS 2 batches is void.
+// SessionLost handles the loss of our session at the broker. The journal has begun this round,
+// so that what it says about the QoS 2 batches is void.
 func (m *Machine) SessionLost(round int64) *Effects {
 	m.begin()
 	var again, rest []driver.Slot
@@ -114,7 +116,7 @@ func (m *Machine) SessionLost(round int64) *Effects {
 		for i := range b.failures {
 			b.failures[i].withEnd = false
 		}
-		failed := 0 // the places up to the last of those that fail
+		failed := 0 // how many places there are up to the last message that fails
 		for i := range b.kept {
 			switch msg := m.at(b.slot(i)); {
 			case !msg.attempted || msg.state == ended:
@@ -136,9 +138,9 @@ func (m *Machine) SessionLost(round int64) *Effects {
 	return &m.effects
 }
 
-// endBefore ends the messages before a place of a batch. The journal takes note of a batch from
-// its front: a message that is still to be sent would keep it from knowing that those behind it
-// have failed, and a recovery would send them again.
+// endBefore ends the messages before a place of a batch. The journal records the progress of a
+// batch from its front: if an earlier message were still to be sent, the journal could not
+// record that those behind it have failed, and a recovery would send them again.
 func (m *Machine) endBefore(b *Batch, place int) {
 	for i := range place {
 		if s := b.slot(i); m.at(s).state != ended {
@@ -147,11 +149,11 @@ func (m *Machine) endBefore(b *Batch, place int) {
 	}
 }
 
-// outcomeUnknown deals with a message that the broker may have passed on, or have lost
-// together with its session: it is to be sent for the first time, or ends.
+// outcomeUnknown handles a message that the broker may have passed on, or lost together with
+// its session. The message is sent as a new one, or it ends.
 func (m *Machine) outcomeUnknown(s driver.Slot) (again bool) {
 	msg := m.at(s)
-	if msg.job.Topic == "" { // its row is gone, or it is the place of one that failed
+	if msg.job.Topic == "" { // its row is gone, or its job has failed before
 		m.end(s, nil)
 		return false
 	}

@@ -1,8 +1,8 @@
 // Package handoff is the hand-off of jobs over one lane: from a claim, through the exchange
 // with the broker, to the settlement in the journal. It is a state machine without mutex,
-// clock, I/O, log or metrics. Each method is one event; it returns the Effects that the
-// caller has to carry out. So the tests drive the machine that runs in production through
-// every order of events (model_test.go), through random ones, and by a fuzzer.
+// clock, I/O, log or metrics. Each method is one event; it returns the Effects that the caller
+// has to carry out. So the tests can drive the same machine that runs in production: through
+// every order of events (model_test.go), through random orders, and by a fuzzer.
 //
 // # The life of a message
 //
@@ -21,9 +21,9 @@
 //	 │               │                        and PUBREL only after another PUBREC
 //	 └───────────────┴────► free (handed back: never sent)
 //
-// A message that is refused, has expired or cannot be sent goes to ended from where it is.
-// A broker that loses its session sends received and releasing back to queued, or to ended
-// as failed (Config.FailLost).
+// A message that is refused, has expired or cannot be sent goes from its present state to
+// ended. If the broker loses its session, received and releasing messages go back to queued, or
+// to ended as failed (Config.FailLost).
 //
 // # The rules
 //
@@ -36,6 +36,6 @@
 //     an older state, and it confirms the release of what it does not know.
 //  4. What lies beyond the reach of a batch was never sent; a recovery sends it as new.
 //
-// A fifth one belongs to the caller: Connect is called only after the lease was confirmed,
-// and that after the broker had accepted the connection.
+// The caller has to keep a fifth rule: first the broker accepts the connection, then the caller
+// confirms the lease, and only then it calls Connect.
 package handoff

@@ -8,11 +8,11 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// receiveMaximum is that of the broker of these tests.
+// receiveMaximum is the Receive Maximum of the broker in these tests.
 const receiveMaximum = 20
 
-// bookBroker is a broker by the book [MQTT 5, 4.3.3]: it stores a QoS 2 message under its
-// slot, and passes it on and forgets it when it is released.
+// bookBroker is a broker as the standard describes it [MQTT 5, 4.3.3]: it stores a QoS 2
+// message under its slot. When the message is released, the broker passes it on and forgets it.
 type bookBroker struct {
 	t         testing.TB
 	stored    map[driver.Slot]int64
@@ -27,7 +27,7 @@ type bookConnection struct {
 	answers []driver.Ack // not yet at the machine
 }
 
-// flush has what was sent leave.
+// flush lets the sent packets leave.
 func (c *bookConnection) flush() {
 	for _, s := range c.freed {
 		c.packets = append(c.packets, s)
@@ -66,7 +66,7 @@ func (c *bookConnection) arrive(n int) {
 	c.packets = slices.Clone(c.packets[n:])
 }
 
-// bookJournal is what is committed.
+// bookJournal is the committed state of the journal.
 type bookJournal struct{ batches []driver.Batch }
 
 func (j *bookJournal) commit(s driver.Settlement) {
@@ -83,7 +83,7 @@ func (j *bookJournal) commit(s driver.Settlement) {
 // padded is a batch of which a part has been launched.
 type padded struct {
 	*Batch
-	next int // the first that has not
+	next int // the first job that was not launched
 }
 
 // exchange drives a QoS 2 lane, a broker and a journal through the events that choose picks:
@@ -105,7 +105,7 @@ func exchange(t testing.TB, choose func(n int) int, more func() bool) {
 		l.attach(conn.fakeConnection)
 		conn.flush()
 	}
-	die := func() { // and be recovered by another
+	die := func() { // another owner recovers the lane
 		conn, pads = nil, nil
 		l = newRig(2)
 		l.recovered(slices.Clone(journal.batches), false)

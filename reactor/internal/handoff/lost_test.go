@@ -6,8 +6,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestSessionLost: by policy, what was on its way is sent again or fails; what the
-// broker never had is not touched.
+// TestSessionLost: depending on the policy, messages that were on their way are sent again or
+// fail; messages that the broker never had are not affected.
 func TestSessionLost(t *testing.T) {
 	for name, want := range map[string]int{"sent again": 5, "fails": 2} {
 		t.Run(name, func(t *testing.T) {
@@ -51,7 +51,8 @@ func TestSessionLost(t *testing.T) {
 	}
 }
 
-// TestLostLaneReleasesNothing: what the journal could not be told belongs to the new owner.
+// TestLostLaneReleasesNothing: messages that the journal could not record belong to the new
+// owner.
 func TestLostLaneReleasesNothing(t *testing.T) {
 	l := newRig(2)
 	s := newFakeConnection(3)
@@ -64,6 +65,6 @@ func TestLostLaneReleasesNothing(t *testing.T) {
 		t.Error("released a message whose receipt was not committed")
 	}
 	if _, _, ok := l.m.Room(1); ok || !l.notOurs {
-		t.Error("the lane goes on")
+		t.Error("the lane has room, or NotOurs is not set")
 	}
 }

@@ -12,29 +12,29 @@ type Config struct {
 	// QoS of the claims that are made for the lane. Batches of an earlier owner may have
 	// another one.
 	QoS byte
-	// FailLost tells that a message whose outcome is unknown, because the broker has lost it
-	// with its session, fails. Otherwise it is sent again.
+	// FailLost tells what happens to a message whose outcome is unknown because the broker has
+	// lost its session: it fails if FailLost is set, and is sent again otherwise.
 	FailLost bool
-	// Slots is the size of the ring. 0 means driver.LaneSlots, and is the only value for a
-	// lane that others may recover.
+	// Slots is the size of the ring. 0 means driver.LaneSlots. A lane that others may recover
+	// must use 0.
 	Slots int
 }
 
-// Now is the present, as the caller sees it.
+// Now is the present time, as the caller measures it.
 type Now struct {
 	// Local is a monotonic instant. Only differences count.
 	Local time.Duration
 	// Database is the time on the database's clock.
 	Database driver.DBTime
-	// Leased tells whether the lane's lease holds for certain. Nothing is sent without it.
+	// Leased tells whether the lane's lease certainly holds. Nothing is sent without it.
 	Leased bool
 }
 
-// Machine is the state of one lane. It outlives the connections that it is sent over.
+// Machine is the state of one lane. It outlives the lane's connections.
 //
-// The slots form a ring. Claims take them at the head; a batch that is gone from the
-// journal gives its slots back at the tail. The number of slots bounds the memory of a lane,
-// and makes a broker that is slow, or away, stop the claims.
+// The slots form a ring. Claims take them at the head; a batch that has left the journal frees
+// its slots at the tail. The number of slots bounds the memory of a lane, and stops the claims
+// when the broker is slow or away.
 type Machine struct {
 	cfg        Config
 	ring       ring
@@ -46,8 +46,8 @@ type Machine struct {
 	largeBytes int           // of those of them that are large (LargePayload)
 	connection Connection
 	connected  bool
-	inFlight   int  // slots that are taken at the broker over this connection
-	blocked    bool // messages in the queue lie beyond their reach
+	inFlight   int  // slots that count against the broker's limit for this connection
+	blocked    bool // messages in the queue are beyond the reach of their batch
 	closing    bool // nothing more is admitted
 	pace       pace
 	poison     poison
@@ -56,7 +56,7 @@ type Machine struct {
 	beyond     []driver.Slot // reused by send
 }
 
-// Connection is what a lane may send over, once the lease was confirmed.
+// Connection is a connection that the lane may send over, once the lease was confirmed.
 type Connection struct {
 	Limits driver.Limits
 	// Check returns why a message can never be sent over the connection, or nil. It does no
@@ -64,7 +64,7 @@ type Connection struct {
 	Check func(driver.Message) error
 }
 
-// MaxBytes bounds the payloads of a lane, but for the last claim's.
+// MaxBytes bounds the size of the payloads of a lane. The last claim may exceed it.
 const MaxBytes = 32 << 20
 
 // New returns a lane without batches and without a connection.
@@ -73,46 +73,48 @@ func New(cfg Config) *Machine {
 	return &Machine{cfg: cfg, ring: ring(cfg.Slots), messages: make([]message, cfg.Slots), head: 1}
 }
 
-// Effects are what the caller has to do after an event, in the order of the fields. The
-// slices belong to the machine, and are valid until its next event.
+// Effects tells the caller what to do after an event, in the order of the fields. The slices
+// belong to the machine, and are valid until its next event.
 type Effects struct {
-	// Release is to be given to Session.Release, Publish to Session.Publish. Where one of
-	// them reports that the session has ended, nothing is to be done before Disconnect.
+	// Release is to be given to Session.Release, Publish to Session.Publish. If one of them
+	// reports that the session has ended, the caller has to call Disconnect next.
 	Release []driver.Slot
 	Publish []driver.Message
-	// News are batches of which the journal should hear. See Machine.Settlement.
+	// News are batches with something that the journal should record. See Machine.Settlement.
 	News []News
-	// Hurry asks to settle at once what has waited for company.
+	// Hurry asks to settle at once the news that have been waiting for more.
 	Hurry bool
 	// Capacity tells that there may be room for a claim.
 	Capacity bool
 	// Recorded tells that the journal says more than before.
 	Recorded bool
-	// Wake asks for Resume after this time, or later; 0: no.
+	// Wake asks the caller to call Resume after this time, or later; 0: not at all.
 	Wake time.Duration
 	// NotOurs tells that the lane has another owner.
 	NotOurs bool
 
-	// What follows is for statistics and the log.
+	// The fields below are for statistics and the log.
 
-	// InFlight is by how many more jobs are claimed and not gone.
+	// InFlight is the change of the number of jobs that are claimed and have not left the
+	// journal.
 	InFlight int
-	// Published messages were accepted by the broker, Refused ones were not, Throttled ones
-	// were over its quota. Returned jobs go back to the table. The outcome of OutcomesUnknown
-	// messages is unknown, as the broker has lost them.
+	// The broker accepted the Published messages, and refused the Refused ones. The Throttled
+	// ones were over its quota. Returned jobs go back to the table. OutcomesUnknown counts
+	// messages whose outcome is unknown, as the broker has lost its session.
 	Published, Refused, Throttled, Returned, OutcomesUnknown int
-	// Took is how long the published ones took, from PUBLISH to the answer, and Late is how
-	// late they were then.
+	// Took is, for each published message, the time from PUBLISH to the answer, and Late is how
+	// late the message was at the answer.
 	Took, Late []time.Duration
 	// GivenUp is the job of a message that was given up because the broker ends the connection
-	// whenever it is sent, for GivenUpCause; nil: none was.
+	// whenever it is sent, for GivenUpCause; nil: no message was given up.
 	GivenUp      int64
 	GivenUpCause error
-	// OverQuota is what the broker said when it began to be over quota; "": it did not.
+	// OverQuota is the broker's reason when it begins to be over quota; "": it did not begin
+	// now.
 	OverQuota string
 }
 
-// News is a batch of which the journal should hear within some time.
+// News is a batch with something that the journal should record within some time.
 type News struct {
 	Batch  *Batch
 	Within time.Duration
@@ -121,7 +123,7 @@ type News struct {
 // begin clears the effects of the event before.
 func (m *Machine) begin() *Effects {
 	e := &m.effects
-	clear(e.Publish) // let go of the payloads
+	clear(e.Publish) // so that the payloads can be freed
 	clear(e.News)
 	m.effects = Effects{
 		Release: e.Release[:0], Publish: e.Publish[:0], News: e.News[:0], Took: e.Took[:0], Late: e.Late[:0],
@@ -147,7 +149,7 @@ func (m *Machine) freeSlots() int {
 	return int(m.ring) - used
 }
 
-// Admit takes in what a claim for the lane has committed, in the slots that Room named.
+// Admit adds the batch that a claim for the lane has committed, in the slots that Room named.
 // Nothing is sent before Launch.
 func (m *Machine) Admit(b driver.Batch) (*Batch, *Effects) {
 	m.begin()
@@ -185,7 +187,7 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 			msg.state = queued
 			m.queue = append(m.queue, s)
 		}
-		m.releaseIfReady(s) // where it was recovered before its time
+		m.releaseIfReady(s) // if it was recovered before its time
 	}
 	m.send(now)
 	return &m.effects
@@ -199,9 +201,9 @@ func (m *Machine) Resume(now Now) *Effects {
 	return &m.effects
 }
 
-// HandBack gives back what was claimed and never sent: nobody but the table knows of it.
-// Jobs are sent in the order of their batch, so it is the end of each batch. Nothing is
-// admitted from here on.
+// HandBack returns the jobs to the table that were claimed and never sent, so that the broker
+// can't know them. Jobs are sent in the order of their batch, so these are the last ones of
+// each batch. No batch is admitted from here on.
 func (m *Machine) HandBack() *Effects {
 	m.begin()
 	m.closing = true
@@ -232,7 +234,7 @@ func (m *Machine) HandBack() *Effects {
 	return &m.effects
 }
 
-// Drop gives up what is left. It is in the journal, for the lane's next owner.
+// Drop forgets all batches. The journal has them, for the lane's next owner.
 func (m *Machine) Drop() *Effects {
 	m.begin()
 	m.closing = true
@@ -246,7 +248,7 @@ func (m *Machine) Drop() *Effects {
 // Idle reports whether no batch is left.
 func (m *Machine) Idle() bool { return len(m.batches) == 0 }
 
-// Exposed reports whether a batch depends on what the broker remembers of its slots.
+// Exposed reports whether a batch depends on the state that the broker keeps for its slots.
 func (m *Machine) Exposed() bool {
 	for _, b := range m.batches {
 		if b.qos == 2 && !b.gone {
@@ -256,7 +258,7 @@ func (m *Machine) Exposed() bool {
 	return false
 }
 
-// HasNews reports whether the journal does not say yet what it should.
+// HasNews reports whether there is something that the journal does not say yet.
 func (m *Machine) HasNews() bool {
 	for _, b := range m.batches {
 		if !b.gone && b.hasNews() {
@@ -266,7 +268,8 @@ func (m *Machine) HasNews() bool {
 	return false
 }
 
-// Knows reports whether the batch with a token is here, and not gone from the journal.
+// Knows reports whether the machine has the batch with a token, and that batch has not left the
+// journal.
 func (m *Machine) Knows(token [16]byte) bool {
 	for _, b := range m.batches {
 		if b.token == token && !b.gone {
@@ -276,7 +279,7 @@ func (m *Machine) Knows(token [16]byte) bool {
 	return false
 }
 
-// OldestDue is when the first of the jobs is due that the broker has not accepted.
+// OldestDue is the earliest due time of the jobs that the broker has not accepted.
 func (m *Machine) OldestDue() (at driver.DBTime, ok bool) {
 	for _, b := range m.batches {
 		for i := range b.kept {
@@ -291,7 +294,7 @@ func (m *Machine) OldestDue() (at driver.DBTime, ok bool) {
 
 func (m *Machine) at(s driver.Slot) *message { return &m.messages[s-1] }
 
-// forget lets go of a payload.
+// forget drops a payload, so that it can be freed.
 func (m *Machine) forget(msg *message) {
 	m.count(len(msg.job.Payload), -1)
 	msg.job = driver.Job{ID: msg.job.ID}

@@ -33,7 +33,7 @@ func TestMachineKeepsToTheBrokersLimit(t *testing.T) {
 	}
 }
 
-// TestWindowsAreFilled: a narrow window message by message, a wide one by quarters.
+// TestWindowsAreFilled: a narrow window is filled message by message, a wide one by quarters.
 func TestWindowsAreFilled(t *testing.T) {
 	for _, tt := range []struct{ window, answers, sent int }{
 		{1, 1, 1},
@@ -56,7 +56,7 @@ func TestWindowsAreFilled(t *testing.T) {
 			t.Errorf("window %d: after %d answers %d messages were sent, want %d", tt.window, tt.answers, n, tt.sent)
 		}
 	}
-	// What is left at the end does not wait for a quarter.
+	// The last messages don't wait for a whole quarter.
 	l := newRig(1)
 	s := newFakeConnection(wideWindow)
 	l.attach(s)
@@ -77,7 +77,7 @@ func TestMachineSendsAgainAfterALoss(t *testing.T) {
 	l.acks(acksFor(sent[:1]))
 	sent = append(sent, first.take()...)
 	l.detach(errHangUp)
-	l.acks(acksFor(sent[1:2])) // too late: that connection is gone
+	l.acks(acksFor(sent[1:2])) // too late: that connection has ended
 
 	second := newFakeConnection(10)
 	l.attach(second)
@@ -96,8 +96,9 @@ func TestMachineSendsAgainAfterALoss(t *testing.T) {
 	}
 }
 
-// TestReleaseThatNeverLeft: the broker was killed before it could be told, and may be back
-// without the message. It can still be asked, as the message was not released.
+// TestReleaseThatNeverLeft: the broker was killed before PUBREL was sent, and may have
+// restarted without the message. The message can be sent again to check that, as it was not
+// released.
 func TestReleaseThatNeverLeft(t *testing.T) {
 	for _, left := range []bool{false, true} {
 		l := newRig(2)
@@ -212,8 +213,8 @@ func TestMachineRefusals(t *testing.T) {
 	}
 }
 
-// TestExpiryIsAnInstant: 1970 is one like others, and what lies beyond all that fits has
-// not passed.
+// TestExpiryIsAnInstant: 1970 is an instant like any other, and an expiry beyond the largest
+// representable time has not passed.
 func TestExpiryIsAnInstant(t *testing.T) {
 	l := newRig(1)
 	s := newFakeConnection(10)
@@ -275,9 +276,8 @@ func TestMachineHoldsWithoutLease(t *testing.T) {
 	}
 }
 
-// TestMachineAtRandom drives a lane with every kind of event in any order, and checks
-// that each job ends exactly once, that slots are never shared, and that nothing
-// remains.
+// TestMachineAtRandom drives a lane with every kind of event in any order, and checks that each
+// job ends exactly once, that slots are never shared, and that no batch remains.
 func TestMachineAtRandom(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 2))
@@ -363,7 +363,7 @@ func TestMachineAtRandom(t *testing.T) {
 		}
 		for pull(); len(wire) > 0 || len(l.news) > 0; pull() {
 			answer(len(wire))
-			record() // what lies beyond the reach waits for it
+			record() // messages beyond the reach wait for that
 		}
 		total := 0
 		for _, n := range settled {
@@ -375,7 +375,7 @@ func TestMachineAtRandom(t *testing.T) {
 	}
 }
 
-// TestMachineBoundsMemory: large payloads fill a lane before its slots do.
+// TestMachineBoundsMemory: large payloads make a lane full before its slots are used up.
 func TestMachineBoundsMemory(t *testing.T) {
 	l := newRig(1)
 	s := newFakeConnection(10)

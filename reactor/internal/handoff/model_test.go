@@ -9,20 +9,21 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The model looks at every order of events around the machine of this package, small enough
-// to be enumerated: one lane with a few slots and jobs, instances that own it one after the
-// other and don't know when they have lost it, a broker by the book [MQTT 5, 4.3.3], and a
-// network and a database in which everything takes time. In each state that can be reached
-// everybody may die; then a last instance takes over, and what came of each job is compared
+// The model looks at every order of events around the machine of this package, small enough to
+// be enumerated: one lane with a few slots and jobs, instances that own it one after the other
+// and don't know when they have lost it, a broker as the standard describes it [MQTT 5, 4.3.3],
+// and a network and a database in which everything takes time. In each reachable state all
+// instances may die; then a last instance takes over, and the outcome of each job is compared
 // with the promise.
 //
-// What is atomic here is atomic there: a claim and a take-over lock the same row; a statement
-// that settles looks at the owner when it begins, and commits later, whatever has become of
-// owner and process meanwhile; the broker takes one packet at a time.
+// The model treats as atomic only what is atomic in production: a claim and a take-over lock
+// the same row; a statement that settles reads the owner when it begins, and commits later,
+// even if the owner has changed or the process has died meanwhile; the broker processes one
+// packet at a time.
 
-// model is what is explored.
+// model is the set of parameters and faults that is explored.
 type model struct {
-	healed map[string]string // what came of heal, by what it depends on
+	healed map[string]string // results of heal, by the state that they depend on
 
 	qos                    byte
 	slots, jobs, instances int
@@ -30,8 +31,8 @@ type model struct {
 	reach                  int  // 0: all slots
 	apart                  bool // jobs are launched one by one, some time after their claim
 	drops                  int  // connections lost, at any moment
-	// rollbacks: the broker is killed, and is back with a state from before it had what it
-	// has, its sessions included.
+	// rollbacks: how often the broker is killed, and restarts with an older state, which
+	// includes its sessions.
 	rollbacks int
 	// losses: the broker loses the lane's session.
 	losses   int
@@ -52,15 +53,15 @@ type model struct {
 	trustsOldLease bool
 }
 
-// verdict is what came of exploring.
+// verdict is the result of exploring.
 type verdict struct {
 	states int
-	points map[string]bool // crash points of reactor's package doc that were among them
-	broken string          // the promise that can be broken, or nothing
-	way    []string        // the shortest way there
+	points map[string]bool // crash points of reactor's package doc that were reached
+	broken string          // the promise that can be broken; empty if none can
+	way    []string        // the shortest sequence of steps to that
 }
 
-// explore looks at every state that can be reached.
+// explore visits every reachable state.
 func (m *model) explore() verdict {
 	v := verdict{points: map[string]bool{}}
 	m.healed = map[string]string{}
@@ -96,7 +97,7 @@ func (m *model) explore() verdict {
 	return v
 }
 
-// crashPoints notes which of the points of reactor's package doc the state is, for each job.
+// crashPoints notes, for each job, which crash point of reactor's package doc the state is.
 func (w *world) crashPoints(points map[string]bool) {
 	for number := int8(1); int(number) <= w.model.jobs; number++ {
 		at := slices.IndexFunc(w.journal, func(r row) bool { return number >= r.job && number < r.job+r.kept })
@@ -134,8 +135,8 @@ func (w *world) crashPoints(points map[string]bool) {
 	}
 }
 
-// TestModelKnowsTheMachine: a field that is new has to be copied by clone, and told apart by
-// key if it makes a difference.
+// TestModelKnowsTheMachine: clone has to copy each new field, and key has to include it if it
+// affects the behaviour.
 func TestModelKnowsTheMachine(t *testing.T) {
 	for _, test := range []struct {
 		value any
@@ -149,7 +150,7 @@ func TestModelKnowsTheMachine(t *testing.T) {
 	}
 }
 
-// TestModel: whatever the order of events, and wherever everybody dies, each claimed job is
+// TestModel: whatever the order of events, and whenever all instances die, each claimed job is
 // delivered as often as its QoS promises.
 func TestModel(t *testing.T) {
 	for name, m := range models {
@@ -160,13 +161,13 @@ func TestModel(t *testing.T) {
 				t.Fatalf("%s:\n  %s", v.broken, strings.Join(v.way, "\n  "))
 			}
 			points := map[byte][]string{
-				0: {"C1", "C3", "C7", "C8"}, // what is claimed is sent at once
+				0: {"C1", "C3", "C7", "C8"}, // claimed jobs are sent at once
 				1: {"C1", "C2", "C3", "C7", "C8"},
 				2: {"C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8"},
 			}
 			for _, point := range points[m.qos] {
 				if !v.points[point] {
-					t.Errorf("nobody has died at %s", point)
+					t.Errorf("no state is at the crash point %s", point)
 				}
 			}
 			t.Logf("%d states", v.states)

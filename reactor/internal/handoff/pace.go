@@ -2,15 +2,15 @@ package handoff
 
 import "time"
 
-// pace slows a lane down while the broker is over quota: it answers messages by saying so.
-// They are not at fault and not counted as attempts, they wait in the lane, whose slots
-// then stop the claims.
+// pace slows a lane down while the broker is over quota, which the broker says in its answers
+// to messages. Such messages are not at fault, and this does not count as an attempt. They wait
+// in the lane; when its slots are used up, claims stop.
 //
-// Each time, sending rests for a while, longer as it repeats itself, and goes on with half
-// as many messages in flight; every accepted one raises that again by one.
+// Each time, sending pauses, longer with each repetition, and goes on with half as many
+// messages in flight. Each accepted message raises that limit again by one.
 type pace struct {
 	window int           // 0: as many as the broker allows at all
-	rest   time.Duration // local instant: nothing is sent before
+	rest   time.Duration // local instant before which nothing is sent
 	next   time.Duration // how long the next rest takes
 }
 
@@ -29,11 +29,11 @@ func (p *pace) limit(allowed int) int {
 
 func (p *pace) resting(now time.Duration) bool { return now < p.rest }
 
-// over takes note of a refusal while n messages were in flight, and returns how long to
-// rest; 0 if it is resting already.
+// over records a refusal while n messages were in flight, and returns how long to pause; 0 if
+// the lane is pausing already.
 func (p *pace) over(now time.Duration, n int) time.Duration {
 	if p.resting(now) {
-		return 0 // the others that were in flight with the first
+		return 0 // refusals of the other messages that were in flight with the first
 	}
 	p.window = max(1, n/2)
 	d := max(p.next, minRest)
@@ -42,7 +42,7 @@ func (p *pace) over(now time.Duration, n int) time.Duration {
 	return d
 }
 
-// accepted takes note of an accepted message.
+// accepted records an accepted message.
 func (p *pace) accepted(allowed int) {
 	if p.window == 0 {
 		return

@@ -7,8 +7,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestOverQuota: a broker that is over quota gets fewer messages, more slowly, and in the
-// end each of them; none counts as failed.
+// TestOverQuota: a broker that is over quota gets fewer messages at once, and more slowly. In
+// the end it gets all of them, and none counts as failed.
 func TestOverQuota(t *testing.T) {
 	l := newRig(1)
 	s := newFakeConnection(16)

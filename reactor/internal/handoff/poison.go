@@ -7,9 +7,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// poison finds the message that makes the broker end the connection. A broker should
-// refuse by a reason code what it objects to, but some end the connection instead; sent
-// again over and over, one such message would keep its whole lane from ever getting on.
+// poison finds the message that makes the broker end the connection. A broker should refuse a
+// message by a reason code, but some end the connection instead. Such a message would be sent
+// again over each connection, and its lane would never make progress.
 //
 //	               the broker blames a packet, or
 //	               two connections in a row end without an answer
@@ -21,21 +21,22 @@ type poison struct {
 	answered  bool        // the broker has answered something over this connection
 	fruitless int         // connections in a row that ended without an answer to what was sent
 	singly    int         // messages still to be sent one at a time
-	candidate driver.Slot // the one that is, or was, sent alone
-	alone     bool        // it is in flight
-	endings   int         // connections that ended with it
+	candidate driver.Slot // the message that is, or was, sent alone
+	alone     bool        // the candidate is in flight
+	endings   int         // connections that ended while the candidate was in flight
 }
 
 const (
-	// endingsBlamed suffice where the broker gives a reason that blames a packet.
+	// endingsBlamed is how many endings suffice if the broker gives a reason that blames a
+	// packet.
 	endingsBlamed = 3
-	// endingsSilent are needed where the connection just ends, as it does for many other
-	// reasons.
+	// endingsSilent is how many are needed if the connection ends without a reason, as that has
+	// many other causes.
 	endingsSilent = 10
 )
 
-// endingsFor is how many connections have to end for this reason before their one message
-// is held to be the cause; 0: it can't be.
+// endingsFor is how many connections have to end for this reason before the message that was
+// sent alone counts as the cause; 0: it can't be the cause.
 func endingsFor(why error) int {
 	var d *driver.DisconnectedError
 	switch {
@@ -56,7 +57,7 @@ func endingsFor(why error) int {
 // maySend reports whether another message may be sent.
 func (p *poison) maySend() bool { return p.singly == 0 || !p.alone }
 
-// sends takes note that a message is sent.
+// sends records that a message is sent.
 func (p *poison) sends(slot driver.Slot) {
 	if p.singly == 0 {
 		return
@@ -67,7 +68,7 @@ func (p *poison) sends(slot driver.Slot) {
 	p.alone = true
 }
 
-// answers takes note that the broker has answered a message.
+// answers records that the broker has answered a message.
 func (p *poison) answers() {
 	p.answered, p.fruitless = true, 0
 	if p.alone {
@@ -76,8 +77,8 @@ func (p *poison) answers() {
 	}
 }
 
-// ends takes note of the end of a connection with some messages unanswered. It returns the
-// slot of the message that is the cause, or 0.
+// ends records the end of a connection with some messages unanswered. It returns the slot of
+// the message that is the cause, or 0.
 func (p *poison) ends(why error, unanswered int) driver.Slot {
 	needed := endingsFor(why)
 	answered, alone := p.answered, p.alone
@@ -105,8 +106,8 @@ func (p *poison) ends(why error, unanswered int) driver.Slot {
 
 // giveUp fails the message that makes the broker end the connection.
 //
-// At QoS 2 the broker may have stored it all the same: its slot has to be released before
-// another message can use it, and as ever not before the journal knows.
+// At QoS 2 the broker may have stored the message even so. Then its slot has to be released
+// before another message can use it, and, as always, not before the journal knows.
 func (m *Machine) giveUp(s driver.Slot, why error) {
 	msg := m.at(s)
 	f := driver.Failure{Final: true, Reason: fmt.Sprintf("the broker ends the connection whenever it is sent this message: %v", why)}

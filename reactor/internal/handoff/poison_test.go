@@ -7,8 +7,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestPoison: one message makes the broker hang up. All others are published, each as
-// often as its QoS promises, and this one fails.
+// TestPoison: one message makes the broker end the connection. All others are published, each
+// as often as its QoS promises, and this one fails.
 func TestPoison(t *testing.T) {
 	silent := errors.New("connection reset by peer")
 	for _, test := range []struct {
@@ -78,8 +78,7 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestOutagesCondemnNobody: sessions that end for other reasons don't speak against what
-// happened to be on its way.
+// TestOutagesCondemnNobody: no message is given up because sessions end for other reasons.
 func TestOutagesCondemnNobody(t *testing.T) {
 	for _, why := range []error{driver.ErrSessionTakenOver, &driver.DisconnectedError{Code: 0x8B}, &driver.DisconnectedError{Code: 0x97}} {
 		l := newRig(2)

@@ -7,9 +7,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestRecoveryWaitsForItsTime: a failover can lead to a server whose clock is behind. What
-// the dead owner had sent or was about to send is due in the future then; nothing is sent
-// or released before, and all of it after.
+// TestRecoveryWaitsForItsTime: a failover can lead to a server whose clock is behind. Then
+// messages that the dead owner had sent or was about to send are due in the future. None is
+// sent or released before its time, and all are after it.
 func TestRecoveryWaitsForItsTime(t *testing.T) {
 	fireAt := driver.DBTimeOf(time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC))
 	jobs := func(first int64, n int) []driver.Job {
@@ -41,18 +41,18 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 			s := newFakeConnection(100)
 			l.attach(s)
 			l.settleAll()
-			l.detach(errHangUp) // and another connection changes nothing
+			l.detach(errHangUp) // a new connection must not change that
 			s = newFakeConnection(100)
 			l.attach(s)
 			l.settleAll()
 			if sent := s.take(); len(sent) > 0 || len(s.freed) > 0 {
 				t.Fatalf("an hour early: sent %v, released %v", sent, s.freed)
 			}
-			// As the launch pad does, job by job.
+			// Launch job by job, as the launch pad does.
 			for _, w := range early {
 				l.launch(w.Batch, w.Place, w.Place+1)
 			}
-			// What lies beyond the reach follows when the first have been answered.
+			// Messages beyond the reach follow when the first ones have been answered.
 			sent, dups, released := 0, 0, 0
 			for progress := true; progress; {
 				var acks []driver.Ack
@@ -88,8 +88,8 @@ func TestRecoveryWaitsForItsTime(t *testing.T) {
 }
 
 // TestForgottenAtRelease: a broker that says, when it is told to release a message for the
-// first time, that it does not know it, has lost it (0x92). After a second PUBREL the answer
-// is what has to be expected.
+// first time, that it does not know it, has lost it (0x92). After a second PUBREL that answer
+// is normal.
 func TestForgottenAtRelease(t *testing.T) {
 	for name, fail := range map[string]bool{"sent again": false, "fails": true} {
 		t.Run(name, func(t *testing.T) {

@@ -13,13 +13,13 @@ type Early struct {
 	Job   driver.Job
 }
 
-// Recover takes in what an earlier owner of the lane left in the journal, oldest first; the
-// machine must be new. lost tells that the broker has no session any more to resume. It
-// returns the jobs whose time has not come, by the database's clock as it is now: a failover
-// may have led to one that is behind. They are to be launched at their time.
+// Recover adds the batches that an earlier owner of the lane left in the journal, oldest first.
+// The machine must be new. lost tells that the broker has no session to resume. Recover returns
+// the jobs that are not due yet by the database's present clock: after a failover, that clock
+// may be behind. The caller launches them at their time.
 //
-// What may have reached the broker are the first slots that are not concluded, as far as the
-// owner's reach. They are sent again as duplicates, the others as what they are, new: a
+// Only messages within the owner's reach, counted from the first slot that is not concluded,
+// may have reached the broker. They are sent again as duplicates. The others are sent as new: a
 // broker may drop a duplicate of a message that it has never seen.
 func (m *Machine) Recover(now Now, batches []driver.Batch, lost bool) (early []Early, e *Effects) {
 	m.begin()
@@ -37,13 +37,14 @@ func (m *Machine) Recover(now Now, batches []driver.Batch, lost bool) (early []E
 			switch doubt := recorded || m.ring.minus(s, base) < b.reach; {
 			case !doubt:
 			case b.qos == 0:
-				// Promised at most once; and it may have been once already.
+				// The promise is at most once, and the message may have been sent once already.
 				m.end(s, &driver.Failure{Reason: "outcome unknown: the instance that claimed it stopped before it was settled, and at-most-once does not try again", Final: true})
 			case b.qos == 2 && lost:
 				m.outcomeUnknown(s)
 			case recorded, b.qos == 2 && msg.job.Topic == "":
-				// The broker has it, or, its row gone, may have it: either way the slot must be
-				// freed there before another message can use it. That may have been done.
+				// The broker has the message, or may have it if the job's row is gone. In both
+				// cases the broker must free the slot before another message can use it. The
+				// last owner may have released it already.
 				msg.attempted, msg.state, msg.releases = true, received, 1
 			default:
 				msg.attempted, msg.dup = true, true
@@ -68,8 +69,8 @@ func (m *Machine) Recover(now Now, batches []driver.Batch, lost bool) (early []E
 	return early, &m.effects
 }
 
-// Superseded tells batches of a journal apart whose slots a later one has taken. Their
-// deletion was committed before that, and a failover has brought them back: they have ended.
+// Superseded separates batches of a journal whose slots a later batch has taken. Their deletion
+// was committed before the later claim, and a failover has brought them back: they have ended.
 func Superseded(batches []driver.Batch) (live, ended []driver.Batch) {
 	const all = ring(driver.LaneSlots)
 	taken := map[driver.Slot]bool{}

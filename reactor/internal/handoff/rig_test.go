@@ -8,8 +8,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// rig drives a machine, and carries out what it asks for: packets go to a fake connection,
-// news into a list.
+// rig drives a machine, and carries out its effects: packets go to a fake connection, news into
+// a list.
 type rig struct {
 	m    *Machine
 	now  Now
@@ -21,7 +21,7 @@ type rig struct {
 	wake                       time.Duration // local instant; 0: none
 }
 
-// newRig returns a machine that promises a QoS.
+// newRig returns a rig whose machine uses a QoS.
 func newRig(qos byte) *rig {
 	return &rig{
 		m:   New(Config{QoS: qos}),
@@ -45,7 +45,7 @@ func (r *rig) carryOut(e *Effects) {
 	}
 }
 
-// advance lets time pass, and wakes the machine up where it has asked for it.
+// advance lets time pass, and calls Resume when the machine has asked for it.
 func (r *rig) advance(d time.Duration) {
 	r.now.Local += d
 	r.now.Database = r.now.Database.Add(d)
@@ -89,7 +89,7 @@ func (r *rig) settled(s driver.Settlement, b *Batch, recorded bool) {
 	r.carryOut(r.m.Settled(r.now, b, s, recorded))
 }
 
-// settleAll settles all news, and returns what was said.
+// settleAll settles all news, and returns the settlements.
 func (r *rig) settleAll() []driver.Settlement {
 	var list []driver.Settlement
 	news := r.news
@@ -112,12 +112,12 @@ func (r *rig) put(id int64, n int) *Batch {
 	return r.admit(b)
 }
 
-// fakeConnection gathers what is sent over it.
+// fakeConnection records what is sent over it.
 type fakeConnection struct {
 	limits driver.Limits
 	sent   []driver.Message
 	freed  []driver.Slot // released
-	// unreleased are those of which it is certain that PUBREL was not sent.
+	// unreleased are the slots for which PUBREL was certainly not sent.
 	unreleased []driver.Slot
 	bad        string // topic that Check objects to
 }
@@ -159,8 +159,8 @@ func acksFor(msgs []driver.Message) []driver.Ack {
 	return acks
 }
 
-// BenchmarkMachine takes batches through a lane: claimed, launched, answered, settled. An
-// op is one job.
+// BenchmarkMachine passes batches through a lane: they are claimed, launched, answered,
+// settled. An op is one job.
 func BenchmarkMachine(b *testing.B) {
 	for _, qos := range []byte{2, 1} {
 		b.Run([]string{"at-most-once", "at-least-once", "exactly-once"}[qos], func(b *testing.B) {

@@ -7,23 +7,24 @@ import (
 )
 
 const (
-	// wideWindow is the width of a window from which on it is filled by quarters when it is
-	// nearly full, and its news wait for company: one by one, each message costs us and the
-	// broker a write, a read and a wake-up. A narrow one is filled as soon as there is room.
-	// It has no quarter worth waiting for, and a broker that does not send small packets before
-	// the last one is acknowledged (Nagle's algorithm, Mosquitto's default) would wait for our
-	// next message as we wait for its next answer: up to 40 ms each time.
+	// wideWindow is the smallest wide window. When a wide window is nearly full, it is filled
+	// by quarters, and its news wait for more: message by message, each would cost us and the
+	// broker a write, a read and a wake-up. A narrow window is filled as soon as there is room.
+	// Its quarter is not worth waiting for. Also, a broker may not send a small packet before
+	// the last one is acknowledged (Nagle's algorithm, Mosquitto's default); it would wait for
+	// our next message while we wait for its next answer, up to 40 ms each time.
 	wideWindow = 128
-	// leastReach keeps a narrow window from making what is due wait for what is not: the jobs
-	// of a claim, which fall due within milliseconds, may lie in between.
+	// leastReach is a lower bound of the reach. With a smaller reach, due messages would wait
+	// for those that are not due yet: the jobs of a claim, which fall due within milliseconds,
+	// may lie in between.
 	leastReach = 128
 	// MaxClaim is the most jobs of a claim.
 	MaxClaim = 512
 )
 
-// reach is how far from the first slot in doubt messages are sent. At QoS 2 what the broker
-// has received is recorded as soon as can be. At QoS 1 a batch is settled when all of it
-// has ended, and another one is sent meanwhile.
+// reach is how far beyond the first slot in doubt messages are sent. At QoS 2 the journal
+// records what the broker has received as soon as possible. At QoS 1 a batch is settled only
+// when all of it has ended, and the next batch is sent meanwhile.
 func (m *Machine) reach() int {
 	inFlight := m.connection.Limits.InFlight
 	if m.cfg.QoS == 2 {
@@ -32,8 +33,7 @@ func (m *Machine) reach() int {
 	return min(max(2*inFlight, 2*MaxClaim), int(m.ring))
 }
 
-// base is the first slot in doubt: the first of which the journal does not say that the
-// broker has it.
+// base is the first slot in doubt: the journal does not say that the broker has its message.
 func (m *Machine) base() driver.Slot {
 	for _, b := range m.batches {
 		if !b.gone && b.recorded.concluded < b.recorded.kept {
@@ -73,7 +73,7 @@ func (m *Machine) send(now Now) {
 			continue
 		}
 		if !again && !msg.attempted && m.ring.minus(s, base) >= msg.batch.reach {
-			m.beyond = append(m.beyond, s) // what is nearer goes first, whatever its turn
+			m.beyond = append(m.beyond, s) // messages within the reach go first, even if they are later in the queue
 			continue
 		}
 		packet := driver.Message{Slot: s, JobID: msg.job.ID, Topic: msg.job.Topic, Payload: msg.job.Payload, QoS: msg.batch.qos, Dup: msg.dup}
@@ -101,8 +101,8 @@ func (m *Machine) check(packet driver.Message) error {
 	return m.connection.Check(packet)
 }
 
-// release has PUBREL sent for a message that the journal knows as received. Without a
-// connection, Connect goes on.
+// release sends PUBREL for a message that the journal knows as received. Without a connection,
+// the next Connect does.
 func (m *Machine) release(s driver.Slot) {
 	msg := m.at(s)
 	msg.state = releasing
@@ -112,8 +112,8 @@ func (m *Machine) release(s driver.Slot) {
 	}
 }
 
-// releaseIfReady releases a message of which the journal knows that the broker has it: not before
-// its time, and not before the broker has confirmed that it has it still.
+// releaseIfReady releases a message that the journal knows as received, but not before the job
+// is due, and not before the broker has confirmed that it still has the message.
 func (m *Machine) releaseIfReady(s driver.Slot) {
 	msg := m.at(s)
 	if msg.state == received && msg.due && !msg.unsure && msg.batch.place(s) < msg.batch.recorded.concluded {
@@ -126,7 +126,7 @@ func (m *Machine) endAndAnnounce(s driver.Slot, f *driver.Failure) {
 	m.announce(m.at(s).batch)
 }
 
-// end concludes the message in a slot: published, or failed.
+// end concludes the message in a slot, as published or failed.
 func (m *Machine) end(s driver.Slot, f *driver.Failure) {
 	msg := m.at(s)
 	if f != nil {
@@ -137,7 +137,7 @@ func (m *Machine) end(s driver.Slot, f *driver.Failure) {
 	msg.batch.ended++
 }
 
-// fail notes that the message in a slot is not published.
+// fail records that the message in a slot is not published.
 func (m *Machine) fail(s driver.Slot, f driver.Failure) {
 	msg := m.at(s)
 	b, place := msg.batch, msg.batch.place(s)

@@ -7,22 +7,24 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The way of a batch out of the journal, and what the broker may be told then.
+// This file settles batches: it decides what the journal should record and when, and what may
+// be released after that.
 
 const (
 	// endPatience is how long a batch may wait to leave the journal after its last PUBCOMP.
-	// Nothing depends on it but its slots, while the news of another batch keep messages from
-	// being released: it goes with the next of those, rather than being in their way.
+	// Only its slots depend on that, while messages wait to be released until the news of other
+	// batches are recorded. So the end of the batch is recorded together with the next news,
+	// and does not delay them.
 	endPatience = 20 * time.Millisecond
-	// fullPatience is how long the news of a lane that has as much to do as the broker takes
-	// wait for more. It is a commit for each that this saves, and as everything is late in
-	// such a lane nothing is late for it: the window is what bounds it (see releasesPressing).
-	// To die meanwhile is to die before the settlement, only 8 ms of it longer: at QoS 2 the
-	// messages are sent again in their slots, at QoS 1 they are published again.
+	// fullPatience is how long the news of a lane wait for more if the lane is limited by the
+	// broker. This saves commits. It does not make messages later, as the window is what limits
+	// such a lane (see releasesPressing). A crash during this wait is like any crash before the
+	// settlement, and the time before it is only 8 ms longer: at QoS 2 the messages are sent
+	// again in their slots, at QoS 1 they are published again.
 	fullPatience = 8 * time.Millisecond
 )
 
-// announce tells the caller if there is news of a batch.
+// announce tells the caller if a batch has news.
 func (m *Machine) announce(b *Batch) {
 	for b.concluded < b.kept && m.at(b.slot(b.concluded)).state.concluded() {
 		b.concluded++
@@ -33,7 +35,7 @@ func (m *Machine) announce(b *Batch) {
 	}
 }
 
-// patience is how soon the journal should hear of a batch.
+// patience is how long the news of a batch may wait.
 func (m *Machine) patience(b *Batch) time.Duration {
 	switch {
 	case !b.urgent():
@@ -44,14 +46,14 @@ func (m *Machine) patience(b *Batch) time.Duration {
 	return 0
 }
 
-// full reports whether the broker takes hardly any more, of a window that is wide.
+// full reports whether the window is wide and nearly full.
 func (m *Machine) full() bool {
 	limit := m.connection.Limits.InFlight
 	return limit >= wideWindow && m.inFlight > limit/4*3
 }
 
-// releasesPressing reports whether a good part of the window is held by messages that wait
-// for the journal to know them, so that they can be released.
+// releasesPressing reports whether a large part of the window is held by messages that the
+// journal must record before they can be released.
 func (m *Machine) releasesPressing() bool {
 	waiting := 0
 	for _, b := range m.batches {
@@ -62,8 +64,8 @@ func (m *Machine) releasesPressing() bool {
 	return waiting > m.connection.Limits.InFlight/4
 }
 
-// Settlement is what the journal should say of a batch now; its Lease is for the caller to
-// fill in. Later news are announced again.
+// Settlement returns what the journal should record about a batch now. The caller fills in its
+// Lease. Later news are announced again.
 func (m *Machine) Settlement(b *Batch) driver.Settlement {
 	b.announced = false
 	s := driver.Settlement{
@@ -80,10 +82,10 @@ func (m *Machine) Settlement(b *Batch) driver.Settlement {
 	return s
 }
 
-// Settled follows up on a settlement that has been committed: what the broker has received
-// is released, and the slots of batches that have left the journal are free. recorded tells
-// whether the lane was still ours; if not, releasing would be wrong, for the new owner will
-// send it again.
+// Settled processes a settlement that has been committed: it releases messages that the broker
+// has received, and frees the slots of batches that have left the journal. recorded tells
+// whether the lane was still ours. If it was not, a release would be wrong, as the new owner
+// will send the messages again.
 //
 // If we die before the release, the journal says what the broker has received, and the
 // recovery releases it.

@@ -6,7 +6,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestSupersededBatches: a batch whose slots a later one uses had left the journal before.
+// TestSupersededBatches: a batch whose slots a later batch uses had left the journal before
+// that.
 func TestSupersededBatches(t *testing.T) {
 	jobs := func(n int) []driver.Job { return make([]driver.Job, n) }
 	live, ended := Superseded([]driver.Batch{

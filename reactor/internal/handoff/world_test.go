@@ -8,7 +8,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// world is a state of everything there is. Jobs are numbers from 1.
+// world is a state of the whole model. Jobs are numbered from 1.
 type world struct {
 	*model
 	owner, next, batches     int8 // of the lane, in the database; the next job; batches so far
@@ -16,20 +16,20 @@ type world struct {
 	quotas, setBacks         int8 // that there have been
 	time                     int8 // of the database: 0, or 1, when all jobs are due
 	journal                  []row
-	stored                   []int8 // at the broker, by slot - 1: the job kept under it
+	stored                   []int8 // at the broker, by slot - 1: the job stored under the slot
 	sessionLost              bool   // the broker has no session of the lane
 	connected                int8   // whose connection the broker serves; -1: nobody's
 	jobs                     []fate // by number
 	in                       []instance
-	wrong                    string // what the broker has seen that must not be
+	wrong                    string // the first violation that the broker has seen
 }
 
 // fate of a job.
 type fate struct {
 	delivered, failed int8
 	// forgotten: the broker had received it, and has lost it. If PUBREL may have been sent
-	// before, by the same owner or by one who is dead, nobody may send it again: it is beyond
-	// help.
+	// before, by the same owner or by one who is dead, nobody may send it again: nobody can
+	// prevent the loss.
 	forgotten, beyondHelp bool
 }
 
@@ -51,7 +51,7 @@ type instance struct {
 	waiting   []int8              // of batches, that are to be launched: their next place
 	local     time.Duration       // its monotonic clock
 	statement []driver.Settlement // that has begun; nil: there is none
-	ours      bool                // what it has found when it began
+	ours      bool                // whether the statement found the lane to be ours when it began
 }
 
 type link uint8
@@ -140,23 +140,23 @@ func (w *world) steps() []step {
 		})
 	}
 	if int(w.owner)+1 < w.instances {
-		// The owner may be dead, or stopped, or slow: nobody can tell, and it can't either.
+		// The owner may be dead, stopped or slow: nobody can tell which, not even the owner.
 		can(fmt.Sprint("lane taken over from ", w.owner), func(to *world) { to.owner++ })
 	}
 	return list
 }
 
-// instanceSteps are what a living instance does. That it does nothing for any length of time
-// is part of every order of events.
+// instanceSteps are the steps of a live instance. The orders of events include those in which
+// it does nothing for any length of time.
 func (w *world) instanceSteps(i int, can func(string, func(*world))) {
 	in := &w.in[i]
-	if in.dead || int(w.owner) < i { // not born yet
+	if in.dead || int(w.owner) < i { // this instance has not started yet
 		return
 	}
 	can(fmt.Sprint("kill -9 of ", i), func(to *world) {
-		// What it knew is gone; its statement may still commit. That the broker takes packets
-		// after its death is the same as before: its connection ends before the next owner reads
-		// the journal.
+		// Its memory is gone; its statement may still commit. Packets that the broker takes
+		// after its death need no step of their own: they could as well arrive before it, as
+		// its connection ends before the next owner reads the journal.
 		if int(to.connected) == i {
 			to.connected = -1
 		}
@@ -222,7 +222,7 @@ func (w *world) launch(i, batch int) {
 	w.carryOut(i, in.m.Launch(w.now(i), in.m.batches[batch], place, place+1))
 }
 
-// now is the present of an instance.
+// now is the present time of an instance.
 func (w *world) now(i int) Now {
 	return Now{Local: w.in[i].local, Database: driver.DBTime(w.time), Leased: true}
 }
@@ -235,10 +235,10 @@ func (w *world) dueAt() int8 {
 	return 0
 }
 
-// confirm has an instance look at its lease, and begin to send if the lane is still its own.
-// Before that a new owner reads the journal; and where the broker has no session any more,
-// the journal begins a new round. All that is known is settled before the new session is marked:
-// whoever finds the mark sends what the journal lists.
+// confirm makes an instance confirm its lease, and begin to send if the lane is still its own.
+// Before that a new owner reads the journal; if the broker has no session any more, the journal
+// begins a new round. All that is known is settled before the new session is marked, as whoever
+// finds the mark sends what the journal lists.
 func (w *world) confirm(i int) {
 	in := &w.in[i]
 	if int(w.owner) != i && !(w.trustsOldLease && in.m != nil) {
@@ -256,7 +256,7 @@ func (w *world) confirm(i int) {
 	switch {
 	case in.m == nil:
 		if len(w.journal) == 0 {
-			clear(w.stored) // nothing depends on the session: a new one is begun
+			clear(w.stored) // no batch depends on the session, so a new one is begun
 		}
 		in.m = w.newMachine()
 		for _, r := range w.journal {
@@ -288,7 +288,7 @@ func (w *world) confirm(i int) {
 	}
 }
 
-// attach has an instance send.
+// attach makes an instance begin to send.
 func (w *world) attach(i int) {
 	w.sessionLost, w.in[i].link = false, confirmed
 	w.carryOut(i, w.in[i].m.Connect(w.now(i), w.connection()))
@@ -309,7 +309,7 @@ func (w *world) round() int8 {
 	return w.journal[0].round
 }
 
-// read is what the journal says.
+// read returns the content of the journal.
 func (w *world) read() []driver.Batch {
 	var list []driver.Batch
 	for _, r := range w.journal {
@@ -347,7 +347,7 @@ func (w *world) claimJobs(i, n int) {
 	w.carryOut(i, in.m.Launch(w.now(i), b, 0, n))
 }
 
-// carryOut does what a machine asks for.
+// carryOut carries out a machine's effects.
 func (w *world) carryOut(i int, e *Effects) {
 	in := &w.in[i]
 	for _, s := range e.Release {
@@ -386,7 +386,7 @@ func (w *world) checkTime(i int, s driver.Slot) {
 	}
 }
 
-// commit has a statement commit, whoever owns the lane by then.
+// commit makes a statement commit, whoever owns the lane by then.
 func (w *world) commit(i int) {
 	in := &w.in[i]
 	statement := in.statement
@@ -402,7 +402,7 @@ func (w *world) commit(i int) {
 	}
 }
 
-// beginToSettle has a statement begin, with all news.
+// beginToSettle makes a statement begin, with all news.
 func (w *world) beginToSettle(i int) {
 	in := &w.in[i]
 	in.ours = int(w.owner) == i
@@ -432,7 +432,7 @@ func (w *world) record(s driver.Settlement) (recorded bool) {
 	return true
 }
 
-// arrive has the broker take the next packet of a connection.
+// arrive makes the broker process the next packet of a connection.
 func (w *world) arrive(i int) {
 	in := &w.in[i]
 	p := in.sent[0]
@@ -474,7 +474,7 @@ func (w *world) arrive(i int) {
 	}
 }
 
-// refuse has the broker refuse the next packet of a connection for its quota.
+// refuse makes the broker refuse the next packet of a connection because of its quota.
 func (w *world) refuse(i int) {
 	w.quotas++
 	in := &w.in[i]
@@ -505,7 +505,7 @@ func (w *world) disconnect(i int, why error, knows bool) {
 	}
 }
 
-// rollBack has the broker forget what it has received and not released.
+// rollBack makes the broker forget messages that it has received and that were not released.
 func (w *world) rollBack() {
 	w.rollbacks++
 	if w.connected >= 0 {
@@ -526,7 +526,7 @@ func (w *world) rollBack() {
 	}
 }
 
-// loseSession has the broker lose the lane's session.
+// loseSession makes the broker lose the lane's session.
 func (w *world) loseSession() {
 	w.losses++
 	if w.connected >= 0 {
@@ -536,7 +536,7 @@ func (w *world) loseSession() {
 	w.sessionLost = true
 }
 
-// leave has an instance give the lane up, as it does when it finds that it has lost it.
+// leave makes an instance give the lane up, as it does when it finds that the lane is lost.
 func (w *world) leave(i int) {
 	if int(w.connected) == i {
 		w.connected = -1

@@ -6,15 +6,15 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// What came of everything in a state of the world.
+// This file judges the outcome of all jobs in a state of the world.
 
 // heal lets a last instance take over and finish, with no more faults, and returns what is
-// wrong then. Statements of the dead commit late, after the journal was read, or not at
+// wrong at the end. Statements of the dead commit late, after the journal was read, or not at
 // all.
 func (w *world) heal(late bool) string {
 	w = w.clone()
-	w.connected = -1 // its client id is used by the last one now
-	const last = 0   // a number is needed to act as
+	w.connected = -1 // the last instance uses the client id now
+	const last = 0   // the last instance needs a number; this one is free
 	var statements []driver.Settlement
 	for i := range w.in {
 		if w.in[i].ours {
@@ -23,7 +23,7 @@ func (w *world) heal(late bool) string {
 		w.in[i] = instance{dead: true}
 	}
 	w.owner = last
-	for range 3 { // it finds the lane lost where a late statement was in its way, and begins anew
+	for range 3 { // after a late statement, the instance may find the lane lost, and begins again
 		w.in[last] = instance{}
 		w.connected, w.in[last].link = last, accepted
 		w.confirm(last)
@@ -46,7 +46,7 @@ func (w *world) heal(late bool) string {
 	return w.over()
 }
 
-// run has an instance and the broker work until nothing is under way.
+// run lets an instance and the broker work until nothing is under way.
 func (w *world) run(i int) {
 	for in := &w.in[i]; !in.dead && len(in.sent)+len(in.answers)+len(in.news)+len(in.statement) > 0; {
 		for len(in.sent) > 0 {
@@ -62,7 +62,7 @@ func (w *world) run(i int) {
 	}
 }
 
-// fallDue has an instance launch what is left, rest, and work on.
+// fallDue makes an instance launch what is left, wait for its pause, and work on.
 func (w *world) fallDue(i int) {
 	in := &w.in[i]
 	if in.dead {
@@ -83,7 +83,7 @@ func (w *world) fallDue(i int) {
 	w.run(i)
 }
 
-// over returns what is wrong when all is over.
+// over returns what is wrong when no step is left.
 func (w *world) over() string {
 	if w.wrong != "" {
 		return w.wrong
@@ -104,7 +104,7 @@ func (w *world) over() string {
 	return ""
 }
 
-// settleAll has an instance settle all its news.
+// settleAll makes an instance settle all its news.
 func (w *world) settleAll(i int) {
 	if w.in[i].m == nil || w.in[i].dead {
 		return
@@ -113,7 +113,7 @@ func (w *world) settleAll(i int) {
 	w.commit(i)
 }
 
-// broken says how the promise for a job was broken, when all is over.
+// broken returns how the promise for a job was broken, when no step is left.
 func (w *world) broken(number int8) string {
 	job := w.jobs[number]
 	n := job.delivered
@@ -128,7 +128,7 @@ func (w *world) broken(number int8) string {
 	return fmt.Sprintf("job %d was delivered %d times", number, n)
 }
 
-// judge returns what is wrong in a state, or would be if everybody died now.
+// judge returns what is wrong in a state, or would be wrong if all instances died now.
 func (w *world) judge() string {
 	if w.wrong != "" {
 		return w.wrong
@@ -182,7 +182,7 @@ func (w *world) finish() string {
 			w.attach(owner)
 		}
 	}
-	if in.dead { // it has given the lane up: the next one does what is left
+	if in.dead { // the owner has given the lane up: the next one does what is left
 		return ""
 	}
 	w.run(owner)

@@ -7,7 +7,7 @@ import (
 
 // States are compared, and copied, field by field.
 
-// durableKey identifies what is left of a state when everybody dies.
+// durableKey identifies the part of a state that remains when all instances die.
 func (w *world) durableKey() string {
 	k := make(keyBytes, 0, 128)
 	w.durable(&k)
@@ -28,7 +28,7 @@ func (w *world) durable(k *keyBytes) {
 		k.ints(int(job))
 	}
 	for _, f := range w.jobs {
-		k.ints(int(min(f.delivered, 2)), int(min(f.failed, 1))) // more are the same
+		k.ints(int(min(f.delivered, 2)), int(min(f.failed, 1))) // larger counts make no difference
 		k.bools(f.forgotten, f.beyondHelp)
 	}
 }
@@ -102,7 +102,7 @@ func (m *Machine) find(id int8) *Batch {
 	return nil
 }
 
-// clone copies a machine with all it holds.
+// clone copies a machine with all its state.
 func (m *Machine) clone() *Machine {
 	to := *m
 	to.messages, to.queue, to.batches = slices.Clone(m.messages), slices.Clone(m.queue), slices.Clone(m.batches)
@@ -120,7 +120,7 @@ func (m *Machine) clone() *Machine {
 	return &to
 }
 
-// key adds all that makes a difference to what a machine does next.
+// key adds all that affects what a machine does next.
 func (m *Machine) key(k *keyBytes, round int8) {
 	k.ints(int(m.head), m.inFlight, len(m.batches), len(m.queue))
 	k.bools(m.connected, m.blocked, m.closing, m.poison.answered, m.poison.alone)
@@ -134,7 +134,7 @@ func (m *Machine) key(k *keyBytes, round int8) {
 		}
 		for i := range b.jobs {
 			msg := m.at(b.slot(i))
-			k.ints(int(msg.job.ID), int(msg.state), min(msg.releases, 2)) // 2 and more are the same
+			k.ints(int(msg.job.ID), int(msg.state), min(msg.releases, 2)) // more than 2 make no difference
 			k.bools(msg.job.Topic == "", msg.due, msg.attempted, msg.dup, msg.unsure)
 		}
 	}

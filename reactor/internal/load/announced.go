@@ -8,27 +8,27 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// announced is what is to be read by id: new rows that hints have named, and ids to look at
-// again, because a claim did not get them. The two take turns: thousands of locked rows, each
-// looked at every recheckPause, would otherwise leave no time for what is new.
+// announced holds what is to be read by id: new rows that hints have named, and ids to look at
+// again because a claim did not get them. The two take turns: otherwise thousands of locked
+// rows, each looked at every recheckPause, would leave no time for new rows.
 //
-// It is a pure structure; the loader guards it.
+// announced has no lock and does no I/O; the loader guards it.
 type announced struct {
 	ranges []idRange // in order of arrival
 	again  []recheck // in order of time
-	turn   bool      // the next turn is that of again
-	// waiting are the ids in again.
+	turn   bool      // the next read is of again
+	// waiting is the set of the ids in again.
 	waiting map[int64]struct{}
 }
 
-// idRange is what hints have named and nobody has read yet.
+// idRange is a range of ids that hints have named and nobody has read yet.
 type idRange struct {
 	min, max int64
 	earliest driver.DBTime
 }
 
-// recheck holds ids that a claim did not get, to be read when the pause is over: a
-// row somebody else has locked would spin otherwise.
+// recheck holds ids that a claim did not get, to be read when the pause is over. Without a
+// pause, a row that somebody else has locked would be read and claimed in a busy loop.
 type recheck struct {
 	ids []int64
 	at  time.Time
@@ -36,13 +36,13 @@ type recheck struct {
 
 const (
 	recheckPause = 50 * time.Millisecond
-	// The more there are, the longer is the pause: they are overdue, so they come before what
-	// falls due, and claims of them would leave no time for it. An application that held
-	// 20,000 rows had all others wait for them.
-	recheckShare     = 512 // ids in a pause
+	// The more ids there are, the longer is the pause. They are overdue, so they are claimed
+	// before jobs that fall due now, and too many such claims would leave no time for those.
+	// Without this, an application that held locks on 20,000 rows made all other jobs wait.
+	recheckShare     = 512 // ids per recheckPause
 	mostRecheckPause = 10 * time.Second
-	// maxRanges bounds how many hints are remembered one by one. If there are more, the
-	// window is read from the earliest of them.
+	// maxRanges bounds how many ranges are remembered. If there are more, the window is read
+	// again from the earliest due time of them.
 	maxRanges = 512
 	// fewRows is how many ids a range may span to be read by a list of ids, together with
 	// others.
@@ -60,10 +60,11 @@ func (r idRange) union(o idRange) idRange {
 	return idRange{min(r.min, o.min), max(r.max, o.max), min(r.earliest, o.earliest)}
 }
 
-// add remembers a range, as one with another if they are close together. If it spans more
-// than a page, or there are too many, nothing is remembered, and the window has to be read
-// from the due time that is returned instead: in order of fire_at, what is urgent comes first,
-// and ids far apart have everybody's rows between them.
+// add remembers a range, merged with another one if they are close together. A range that spans
+// more than a page is not remembered, and if there are too many ranges, all are forgotten. Then
+// the window has to be read again from the returned due time instead. That read is in order of
+// fire_at, so urgent rows come first; and between ids that are far apart there may be very many
+// rows of others.
 func (a *announced) add(r idRange, page int) (from driver.DBTime, rewind bool) {
 	if r.rows() > int64(page) {
 		return r.earliest, true
@@ -85,8 +86,8 @@ func (a *announced) add(r idRange, page int) (from driver.DBTime, rewind bool) {
 	return r.earliest, true
 }
 
-// lookAgain remembers ids until the pause is over. Where they are many, as when a whole
-// quarantine ends, the first are not to wait for the last.
+// lookAgain remembers ids until the pause is over. If there are many, for example when a whole
+// quarantine is released, they are spread so that the first don't wait for the last.
 func (a *announced) lookAgain(ids []int64, now time.Time) {
 	if a.waiting == nil {
 		a.waiting = make(map[int64]struct{})
@@ -108,8 +109,8 @@ func (a *announced) lookAgain(ids []int64, now time.Time) {
 	}
 }
 
-// waits reports whether an id is to be looked at again later: a scan that finds it is not to
-// bring it sooner.
+// waits reports whether an id is to be looked at again later. A scan that finds the row must
+// not deliver it sooner.
 func (a *announced) waits(id int64) bool {
 	_, waits := a.waiting[id]
 	return waits
@@ -117,7 +118,7 @@ func (a *announced) waits(id int64) bool {
 
 // idsRead is one read by id.
 type idsRead struct {
-	ranges []idRange // a single one that is read as such, or several as a list of ids
+	ranges []idRange // a single range that is read as a range, or several that are read as a list of ids
 	ids    []int64
 	again  bool // the ids are those of rechecks
 }
@@ -171,7 +172,7 @@ func (a *announced) takeRanges(page int) idsRead {
 	return r
 }
 
-// next is when there is something to look at again; false if there is nothing.
+// next is when the next recheck is due; false if there is none.
 func (a *announced) next() (time.Time, bool) {
 	if len(a.again) == 0 {
 		return time.Time{}, false

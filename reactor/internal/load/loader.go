@@ -1,8 +1,9 @@
-// Package load brings the near future of the owned shards from the table into memory: which
-// rows are read when, in how large pages, and again when something may have been missed.
+// Package load reads the jobs of the owned shards that are due soon from the table into memory.
+// It decides which rows are read when, in how large pages, and when they are read again because
+// a row may have been missed.
 //
-// It knows nothing of what becomes of the rows. Where it reads is driver.Loader, where they go
-// is Memory, and what it is told comes by the methods of Loader.
+// The package does not know what happens to the rows. It reads from a driver.Loader, fills a
+// Memory, and receives events by the methods of Loader.
 package load
 
 import (
@@ -22,16 +23,16 @@ import (
 // Loader reads the jobs that are due soon. Two goroutines read, so that neither waits for the
 // other:
 //
-//   - one reads by id: what hints have named, and what a claim did not get (announced.go);
+//   - one reads by id: rows that hints have named, and rows that a claim did not get (announced.go);
 //   - one scans, in order of fire_at (scan.go): the window, i.e. all that is due before the
 //     horizon (window.go), and the sweep, the safety net for what nobody announced (sweep.go).
 //
-// A hint may add work, and never stands in for the safety net. When one goroutine did both,
-// urgent things first, then 1,000 notifications a second left two pages of scan in eight
-// seconds; and while a scan walked what an old snapshot kept of processed rows, for seconds,
-// new jobs waited behind it.
+// A hint may add work, and never replaces the safety net. A single goroutine for both, with
+// urgent reads first, was tried: then 1,000 notifications a second left time for two pages of
+// scan in eight seconds; and while a scan walked the index entries of processed rows that an
+// old snapshot kept, for seconds, new jobs waited.
 //
-// What is read twice is harmless: memory knows its jobs, and the claim is exact.
+// To read a row twice is harmless: memory knows its jobs, and the claim checks the row.
 type Loader struct {
 	cfg Config
 
@@ -42,21 +43,21 @@ type Loader struct {
 	mu        sync.Mutex
 	window    window    // guarded by mu
 	announced announced // guarded by mu
-	sweepNow  bool      // guarded by mu: the feed stands again; anything may have been missed
+	sweepNow  bool      // guarded by mu: the feed is connected again, and rows may have been missed
 	feedUp    bool      // guarded by mu
-	begun     time.Time // guarded by mu: when the first shards came
-	reserved  int       // guarded by mu: reads that have begun and not failed
-	completed int       // guarded by mu: reads of which everything has been delivered
+	begun     time.Time // guarded by mu: when we first owned shards
+	reserved  int       // guarded by mu: reads that have begun and have not failed
+	completed int       // guarded by mu: reads whose rows have all been delivered
 
 	scanner scanner // owned by the goroutine that scans
 }
 
-// Config is what a Loader works with. All of it has to be set, but for MaxReads and Aside.
+// Config is the configuration of a Loader. All fields but MaxReads and Aside have to be set.
 type Config struct {
 	Source driver.Loader
 	Clock  Clock
 	Memory Memory
-	// Out takes the rows of a read, in order; a read that nobody takes stops the next.
+	// Out receives the rows of a read, in order. The next read waits until they are received.
 	Out    chan<- []driver.Pending
 	Report Report
 	Log    *slog.Logger
@@ -67,7 +68,7 @@ type Config struct {
 	Page, Capacity int
 	// Loop is the time between two sweeps, Horizon how far ahead jobs are read.
 	Loop, Horizon time.Duration
-	// MaxReads ends Run after so many reads; 0: never.
+	// MaxReads ends Run after this many reads; 0: never.
 	MaxReads int
 }
 
@@ -86,9 +87,10 @@ type Memory interface {
 	Backlog() int
 	// Behind reports whether there is more overdue in it than can be claimed.
 	Behind() bool
-	// OldestDue is when the earliest job in it was due; if it is empty, later than everything.
+	// OldestDue is when the earliest job in memory was due. If memory is empty, it is later
+	// than every job.
 	OldestDue() driver.DBTime
-	// LatestDue bounds what is in it and no backlog: nothing is due later.
+	// LatestDue is an upper bound of the due times in memory.
 	LatestDue() driver.DBTime
 }
 
@@ -96,7 +98,7 @@ type Memory interface {
 type Report interface {
 	// ReadAnswered: the database has answered a read.
 	ReadAnswered()
-	// ReadDelivered: what it brought has been taken.
+	// ReadDelivered: memory has received the rows of a read.
 	ReadDelivered()
 }
 
@@ -116,7 +118,7 @@ func New(cfg Config) *Loader {
 	}
 }
 
-// Hint takes news from the feed.
+// Hint processes a hint of the feed.
 func (l *Loader) Hint(h driver.Hint) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -125,15 +127,16 @@ func (l *Loader) Hint(h driver.Hint) {
 		l.feedUp, l.sweepNow = true, true
 		l.scanWake.Set()
 	case driver.HintJobs:
-		// Rows of others' shards are theirs to read. A shard that comes to us later is read anew.
+		// Others read the rows of their shards. A shard that we gain later is read from the
+		// beginning.
 		if h.Shards == 0 || h.Shards&l.window.front.set != 0 {
 			l.announce(idRange{h.MinID, h.MaxID, h.Earliest})
 		}
 	}
 }
 
-// announce remembers rows that a hint names, or has the window read them. What is due
-// beyond the window needs neither: the window gets there in its turn. The caller holds mu.
+// announce remembers rows that a hint names, or adds a patch to the window for them. Rows that
+// are due beyond the window need neither: a front will reach them. The caller holds mu.
 func (l *Loader) announce(r idRange) {
 	if r.earliest >= l.window.end() {
 		return
@@ -166,7 +169,7 @@ func (l *Loader) Own(shards driver.ShardSet) {
 	}
 }
 
-// Rescan reads everything again: memory was emptied, because the database's clock went back.
+// Rescan reads everything again, as memory was emptied because the database's clock went back.
 func (l *Loader) Rescan() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -175,8 +178,8 @@ func (l *Loader) Rescan() {
 	l.scanWake.Set()
 }
 
-// Evicted notes that memory has no room for the jobs behind these places, one a shard, which
-// are read again when there is: overdue for jobs that were due by now, ahead for others.
+// Evicted notes that memory has no room for the jobs behind these places, one place per shard.
+// They are read again when there is room.
 func (l *Loader) Evicted(overdue, ahead []driver.Cursor, now driver.DBTime) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -202,7 +205,7 @@ func (l *Loader) LookAgain(ids []int64) {
 	l.idsWake.Set()
 }
 
-// Run loads until ctx ends, or until the reads are used up: then it returns true.
+// Run loads until ctx ends, or until the reads are used up. In the second case it returns true.
 func (l *Loader) Run(ctx context.Context) (finished bool) {
 	var readers sync.WaitGroup
 	readers.Go(func() { l.repeat(ctx, reader{"ids", l.readIDs, l.waitIDs}) })
@@ -211,13 +214,14 @@ func (l *Loader) Run(ctx context.Context) (finished bool) {
 	return ctx.Err() == nil
 }
 
-// reader is one of the two that read.
+// reader is one of the two goroutines that read.
 type reader struct {
 	kind string
-	// read reads once, if there is something to read. What could not be read it has to put
-	// back.
+	// read makes one read, if there is something to read. If the read fails, it has to put back
+	// what was to be read.
 	read func(context.Context) (rows []driver.Pending, worked bool, err error)
-	// wait blocks until there may be something to read; false: there will be nothing more.
+	// wait blocks until there may be something to read. It returns false if no more reads will
+	// follow.
 	wait func(context.Context) bool
 }
 
@@ -248,8 +252,8 @@ func (l *Loader) repeat(ctx context.Context, r reader) {
 	}
 }
 
-// notWaiting leaves out what is to be looked at again later: a scan is not to bring it sooner.
-// The caller holds mu.
+// notWaiting leaves out rows that are to be looked at again later: a scan must not deliver them
+// sooner. The caller holds mu.
 func (l *Loader) notWaiting(rows []driver.Pending) []driver.Pending {
 	if len(l.announced.waiting) == 0 {
 		return rows
@@ -257,7 +261,7 @@ func (l *Loader) notWaiting(rows []driver.Pending) []driver.Pending {
 	return slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.announced.waits(job.ID) })
 }
 
-// deliver hands rows to memory. Only then the read counts.
+// deliver hands rows to memory. A read counts only after that.
 func (l *Loader) deliver(ctx context.Context, rows []driver.Pending) bool {
 	l.cfg.Report.ReadAnswered()
 	rows = slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.cfg.Aside(job.ID) })
@@ -278,19 +282,19 @@ func (l *Loader) deliver(ctx context.Context, rows []driver.Pending) bool {
 	return true
 }
 
-// inOrder is the order of due times, and of ids where those are the same. The rows of a
-// read come shard by shard. In a backlog, what is loaded together is claimed together, and
-// rows that were inserted together lie together: claims that each took some rows of
-// every page would share the pages with the claims of the other lanes.
+// inOrder is the order of due times, then of ids. The rows of a read come shard by shard. In a
+// backlog, rows that are loaded together are claimed together, and rows that were inserted
+// together lie in the same pages of the table. In shard order, each claim would take some rows
+// of every page, and the lanes' claims would contend for the pages.
 func inOrder(a, b driver.Pending) int {
 	return cmp.Or(cmp.Compare(a.DueAt, b.DueAt), cmp.Compare(a.ID, b.ID))
 }
 
-// mayRead reports whether reads are left. The caller holds mu, and adds the read that it
-// begins to reserved.
+// mayRead reports whether reads are left. The caller holds mu, and counts the read that it
+// begins in reserved.
 func (l *Loader) mayRead() bool { return l.cfg.MaxReads == 0 || l.reserved < l.cfg.MaxReads }
 
-// giveBack lets a failed read be made by anyone.
+// giveBack uncounts a failed read, so that either goroutine may make another one.
 func (l *Loader) giveBack() {
 	l.mu.Lock()
 	l.reserved--
@@ -349,8 +353,8 @@ func (l *Loader) waitIDs(ctx context.Context) bool {
 	return l.sleep(ctx, l.idsWake, atMost)
 }
 
-// sleep blocks until it is woken, or for a while. It returns false when there is nothing
-// more to do.
+// sleep blocks until it is woken, or for a time. It returns false when there is nothing more to
+// do.
 func (l *Loader) sleep(ctx context.Context, wake wait.Signal, atMost time.Duration) bool {
 	timer := time.NewTimer(max(atMost, time.Millisecond))
 	defer timer.Stop()

@@ -11,19 +11,20 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// What the loader promises, in its simulation: a job that was announced is there at its time,
-// and one that was not, a loop later at most.
+// Tests of the loader's promises, in its simulation: a job that was announced is in memory at
+// its time, and one that was not, a loop later at most.
 
 const (
-	// onTime allows for the way of the hint, a read or two, and the ticks of the simulation.
+	// onTime allows for the delay of the hint, one or two reads, and the ticks of the
+	// simulation.
 	onTime = 25 * time.Millisecond
 	// aLoop is the documented bound for what nobody has announced: a loop, its jitter of a
 	// twentieth on average and a tenth at most, and the reads.
 	aLoop = simLoop*11/10 + onTime
 )
 
-// TestHintsDoNotStarveTheScan: a dead peer's overdue jobs are loaded at once, whatever else
-// is announced meanwhile.
+// TestHintsDoNotStarveTheScan: a dead peer's overdue jobs are loaded at once, whatever is
+// announced meanwhile.
 func TestHintsDoNotStarveTheScan(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(driver.StaticShards(2, 0))
@@ -48,8 +49,8 @@ func TestHintsDoNotStarveTheScan(t *testing.T) {
 	})
 }
 
-// TestBulkHintsDoNotReplaceTheSweep: large inserts, once a second, wherever they are due, and
-// jobs in between that nobody announces.
+// TestBulkHintsDoNotReplaceTheSweep: there are large inserts, once a second, with various due
+// times, and in between jobs that nobody announces.
 func TestBulkHintsDoNotReplaceTheSweep(t *testing.T) {
 	for name, dueIn := range map[string]time.Duration{"beyond the window": 45 * time.Second, "in the window": 15 * time.Second, "past": -15 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -96,8 +97,8 @@ func TestSmallHintsDoNotReplaceTheSweep(t *testing.T) {
 	})
 }
 
-// TestFarApartIDs: ids are any int64. Two that are further apart than an int64 can say are not
-// read as a range, nor are two that have everybody's rows between them.
+// TestFarApartIDs: ids are any int64. Two ids whose difference overflows an int64 are not read
+// as a range, nor are two ids with very many rows of others between them.
 func TestFarApartIDs(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(driver.AllShards)
@@ -180,13 +181,13 @@ func TestLateCommits(t *testing.T) {
 	})
 }
 
-// TestSlowDeepReads: an old snapshot keeps what the index has of processed rows, so that each
-// shard's past costs 60 ms to walk.
+// TestSlowDeepReads: an old snapshot keeps the index entries of processed rows, so that a scan
+// of each shard's past takes 60 ms.
 func TestSlowDeepReads(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.deadEntries = 60 * time.Millisecond
 		s.own(driver.AllShards)
-		time.Sleep(20 * time.Second) // the first reads find out
+		time.Sleep(20 * time.Second) // the first reads measure that
 		warm := s.sinceStart()
 		var urgent, silent, forgotten []int64
 		for i := range 30_000 {
@@ -220,8 +221,8 @@ func TestSlowDeepReads(t *testing.T) {
 	})
 }
 
-// TestForgedHints: whoever may notify our channel can claim that everything is new, a
-// thousand times a second. That is read, again and again, but nothing waits for it.
+// TestForgedHints: whoever may notify our channel can announce everything as new, a thousand
+// times a second. The loader reads everything again and again, but no other job waits for that.
 func TestForgedHints(t *testing.T) {
 	for name, deadEntries := range map[string]time.Duration{"clean index": 0, "dead entries": 60 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
@@ -250,8 +251,9 @@ func TestForgedHints(t *testing.T) {
 	}
 }
 
-// TestFullMemory: there are more jobs in the next half minute than memory holds. What is due
-// now is there all the same, announced or not, and so is what made room for it, at its time.
+// TestFullMemory: there are more jobs in the next half minute than memory holds. Jobs that are
+// due now are in memory even so, announced or not, and the jobs that were evicted for them are
+// there at their time.
 func TestFullMemory(t *testing.T) {
 	simulate(t, Config{Capacity: 1024}, func(s *sim) {
 		later := s.ids(5000)
@@ -280,7 +282,7 @@ func TestFullMemory(t *testing.T) {
 	})
 }
 
-// TestBulkIntoFullMemory: the same with an urgent insert that is larger than what is free.
+// TestBulkIntoFullMemory: the same with an urgent insert that is larger than the free room.
 func TestBulkIntoFullMemory(t *testing.T) {
 	simulate(t, Config{Capacity: 1024, Page: 512}, func(s *sim) {
 		later := s.ids(3000)
@@ -373,8 +375,8 @@ func TestCapacityBelowPage(t *testing.T) {
 	})
 }
 
-// TestNothingIsClaimed: with the broker away memory fills, and the table is left in peace, but for
-// what is announced as due now: that is read once.
+// TestNothingIsClaimed: while the broker is away memory fills, and then the table is hardly
+// read.
 func TestNothingIsClaimed(t *testing.T) {
 	for name, dueIn := range map[string]func(int) time.Duration{
 		"one instant": in(-time.Minute),
@@ -415,7 +417,7 @@ func TestNothingIsClaimed(t *testing.T) {
 	}
 }
 
-// TestReadsFail: nothing is forgotten, and everything is there soon after.
+// TestReadsFail: when reads fail, no job is forgotten, and all jobs are in memory soon after.
 func TestReadsFail(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(driver.AllShards)
@@ -463,7 +465,8 @@ func TestLockedRowsDoNotStarveHints(t *testing.T) {
 	})
 }
 
-// TestReconnect: when the feed is back, what was missed is found at once, not a loop later.
+// TestReconnect: when the feed is back, rows that were not announced meanwhile are found at
+// once, not a loop later.
 func TestReconnect(t *testing.T) {
 	simulate(t, Config{Loop: 30 * time.Second}, func(s *sim) {
 		s.own(driver.AllShards)
@@ -499,7 +502,7 @@ func TestMaxReadsIsExact(t *testing.T) {
 	}
 }
 
-// TestEverythingIsFound: at random, whatever may happen to a loader.
+// TestEverythingIsFound: a random sequence of all events that a loader may see.
 func TestEverythingIsFound(t *testing.T) {
 	for seed := range uint64(8) {
 		simulate(t, Config{Capacity: 1024, Page: 200}, func(s *sim) {
@@ -523,7 +526,7 @@ func TestEverythingIsFound(t *testing.T) {
 				case 3:
 					s.loader.FeedLost()
 					s.loader.Hint(driver.Hint{Kind: driver.HintConnected})
-				case 4: // what is evicted for no reason, and jobs with it
+				case 4: // an eviction without need, and jobs behind it
 					s.mu.Lock()
 					var gone []driver.Pending
 					for _, p := range s.pending {
@@ -548,8 +551,8 @@ func TestEverythingIsFound(t *testing.T) {
 }
 
 // TestLockedRowsAreLeftAlone: thousands of rows that somebody has locked are looked at seldom,
-// however often sweeps find them: each look is a claim that comes before what falls due. A
-// few are looked at soon.
+// however often sweeps find them, as each look is a claim that delays jobs that fall due. A few
+// locked rows are looked at soon.
 func TestLockedRowsAreLeftAlone(t *testing.T) {
 	var a announced
 	now := time.Now()
@@ -571,14 +574,14 @@ func TestLockedRowsAreLeftAlone(t *testing.T) {
 		t.Errorf("%d looks at %d rows in 10 s, want %d at most, and each", looks, len(ids), most)
 	}
 	if !a.waits(19_999) || a.waits(20_000) {
-		t.Error("waits is mistaken")
+		t.Error("waits is wrong")
 	}
-	// They have gone, and one comes: it is looked at soon.
+	// All have gone, and a single one comes: it is looked at soon.
 	now = now.Add(time.Minute)
 	for r := a.take(now, 4096); r.some(); r = a.take(now, 4096) {
 	}
 	if len(a.waiting) != 0 {
-		t.Errorf("%d wait for nothing", len(a.waiting))
+		t.Errorf("%d ids are still waiting though none is to be looked at", len(a.waiting))
 	}
 	a.lookAgain([]int64{7}, now)
 	if next, some := a.next(); !some || next != now.Add(recheckPause) {
@@ -586,8 +589,8 @@ func TestLockedRowsAreLeftAlone(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce: where all of a large quarantine is let go the first jobs are looked at soon, and
-// no read is of more than a page, give or take a share.
+// TestManyAtOnce: when a large quarantine is released at once, the first jobs are looked at
+// soon, and no read is larger than a page, give or take a recheckShare.
 func TestManyAtOnce(t *testing.T) {
 	var a announced
 	now := time.Now()
@@ -610,15 +613,15 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestSweepsLeaveLockedRowsAlone: a sweep does not bring what is to be looked at later.
+// TestSweepsLeaveLockedRowsAlone: a sweep does not deliver rows that are to be looked at later.
 func TestSweepsLeaveLockedRowsAlone(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(driver.AllShards)
-		s.loader.LookAgain(s.ids(200_000)) // of rows that are not there: the others' turn is later
+		s.loader.LookAgain(s.ids(200_000)) // ids without rows, which make the pause of the others longer
 		ids := s.ids(1000)
 		s.loader.LookAgain(slices.Clone(ids))
 		s.insert(false, ids, in(-time.Second))
-		time.Sleep(2 * simLoop) // reads of everything, and no recheck of these yet
+		time.Sleep(2 * simLoop) // sweeps read everything, and no recheck of these ids is due yet
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.late) != 0 || len(s.pending) != 0 || len(s.reads) == 0 {

@@ -14,9 +14,10 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// What is read when: the plan, page by page, without the goroutines that follow it.
+// Tests of the plan: which pages are read in which order, without the goroutines that read
+// them.
 
-// fakeMemory is memory that says what it is told to.
+// fakeMemory is a Memory whose answers the test sets.
 type fakeMemory struct {
 	room, backlog  int
 	behind         bool
@@ -29,7 +30,7 @@ func (m *fakeMemory) Behind() bool             { return m.behind }
 func (m *fakeMemory) OldestDue() driver.DBTime { return m.oldest }
 func (m *fakeMemory) LatestDue() driver.DBTime { return m.latest }
 
-// fakeTable answers each read with the same.
+// fakeTable answers each read with the same rows.
 type fakeTable struct {
 	mu    sync.Mutex
 	rows  []driver.Pending
@@ -62,7 +63,7 @@ type noReport struct{}
 func (noReport) ReadAnswered()  {}
 func (noReport) ReadDelivered() {}
 
-// plan is a Loader whose pages the test takes itself.
+// plan is a Loader whose pages the test takes one by one.
 type plan struct {
 	*testing.T
 	loader *Loader
@@ -74,7 +75,7 @@ type plan struct {
 
 const planPage, planCapacity = 100, 8000
 
-// planned runs a test of a Loader that owns four shards, and whose feed stands.
+// planned runs a test of a Loader that owns four shards, and whose feed is connected.
 func planned(t *testing.T, test func(p *plan)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &plan{T: t, clock: newSimClock(), memory: &fakeMemory{room: planCapacity}, table: &fakeTable{}, out: make(chan []driver.Pending)}
@@ -89,7 +90,7 @@ func planned(t *testing.T, test func(p *plan)) {
 	})
 }
 
-// next takes the next page, which finds nothing, and says of which kind it was; none if there is
+// next takes the next page, which finds no rows, and returns the page's kind; none if there is
 // nothing to read.
 func (p *plan) next() (scanKind, pageRead) {
 	page, ok := p.loader.nextPage()
@@ -114,7 +115,7 @@ func (p *plan) all() (kinds []scanKind) {
 		}
 		kinds = append(kinds, kind)
 	}
-	p.Fatal("there is no end of pages")
+	p.Fatal("the pages don't end")
 	return nil
 }
 
@@ -122,13 +123,13 @@ func (p *plan) hint(minID, maxID int64, dueIn time.Duration) {
 	p.loader.Hint(driver.Hint{Kind: driver.HintJobs, MinID: minID, MaxID: maxID, Earliest: p.clock.Now().Add(dueIn)})
 }
 
-// TestFirstScanAwaitsTheFeed: what is read before the feed stands is read again when it does, so
-// the first read waits for that, and not for long.
+// TestFirstScanAwaitsTheFeed: rows that are read before the feed is connected are read again
+// afterwards. So the first scan waits for the feed, but not for long.
 func TestFirstScanAwaitsTheFeed(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.loader.FeedLost()
 		if kind, _ := p.next(); kind != none {
-			p.Errorf("a page of kind %d before the feed stands", kind)
+			p.Errorf("a page of kind %d before the feed is connected", kind)
 		}
 		time.Sleep(feedPatience)
 		if kind, _ := p.next(); kind == none {
@@ -138,7 +139,8 @@ func TestFirstScanAwaitsTheFeed(t *testing.T) {
 }
 
 // TestPlan: new shards are read from the beginning of time up to the horizon; once a loop the
-// sweep reads all that is due within two; when little of the window is left, it is extended.
+// sweep reads all that is due within two loops; when little of the window is left, the window
+// is extended.
 func TestPlan(t *testing.T) {
 	planned(t, func(p *plan) {
 		_, page := p.next()
@@ -149,7 +151,7 @@ func TestPlan(t *testing.T) {
 		if kinds := p.all(); len(kinds) != 0 {
 			p.Fatalf("then come %v", kinds)
 		}
-		// Each loop a sweep, give or take its jitter.
+		// There is a sweep in each loop, give or take its jitter.
 		for range 3 {
 			time.Sleep(simLoop * 11 / 10)
 			kind, page := p.next()
@@ -160,7 +162,7 @@ func TestPlan(t *testing.T) {
 				p.Fatalf("beside the sweep come %v", kinds)
 			}
 		}
-		// The window is read on before its end is within three loops.
+		// The window is extended before its end is nearer than three loops.
 		target := p.loader.window.target
 		time.Sleep(time.Duration(target.Sub(p.clock.Now())) - 3*simLoop + time.Millisecond)
 		kinds := map[scanKind]bool{}
@@ -176,12 +178,12 @@ func TestPlan(t *testing.T) {
 	})
 }
 
-// TestKindsTakeTurns: where there is always more of everything, each kind of page comes every
-// sixth time. So a hint adds work, and postpones others' by a read each.
+// TestKindsTakeTurns: if there is always work of each kind, each kind of page is read every
+// sixth time. So a hint adds work, and delays each other kind by one read.
 func TestKindsTakeTurns(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.all()
-		p.loader.scanner.deep.shards = 2 // the deep past takes long: it is read in parts
+		p.loader.scanner.deep.shards = 2 // the deep past is slow, so it is read in parts
 		begun := p.clock.Now()
 		var kinds []scanKind
 		for range 60 {
@@ -211,8 +213,9 @@ func TestKindsTakeTurns(t *testing.T) {
 	})
 }
 
-// TestHintsAreMerged: rows that lie close together are read once, what is too far apart to be read
-// by id is read by the window, and what is due beyond the window is not read at all.
+// TestHintsAreMerged: rows that lie close together are read once, rows that are too far apart
+// to be read by id are read by the window, and rows that are due beyond the window are not read
+// at all.
 func TestHintsAreMerged(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.all()
@@ -235,9 +238,9 @@ func TestHintsAreMerged(t *testing.T) {
 		p.hint(1, 1, simHorizon+time.Second)
 		p.loader.Hint(driver.Hint{Kind: driver.HintJobs, MinID: 2, MaxID: 2, Earliest: p.clock.Now(), Shards: 1 << 4})
 		if r := ranges(); len(r) != 3 {
-			p.Errorf("what is beyond the window, or another's, makes %+v", r)
+			p.Errorf("hints of rows beyond the window, or of others' shards, make %+v", r)
 		}
-		// So many that they are not worth to be remembered one by one.
+		// There are too many to remember them one by one.
 		for i := range int64(maxRanges) {
 			p.hint(1e6*(i+1), 1e6*(i+1), time.Duration(i)*time.Millisecond)
 		}
@@ -247,8 +250,8 @@ func TestHintsAreMerged(t *testing.T) {
 	})
 }
 
-// TestReadsByID: short ranges are read together, as ids; longer ones as they are; and what is to be
-// looked at again gets every second turn.
+// TestReadsByID: short ranges are read together, as ids; longer ones as they are; and rechecks
+// get every second read.
 func TestReadsByID(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.all()
@@ -275,9 +278,9 @@ func TestReadsByID(t *testing.T) {
 	})
 }
 
-// TestAllowance: the window leaves an eighth of memory free for hints and the sweep, stops when
-// there is hardly more, and goes on when a quarter is free; while memory is full it reads what is
-// due before the latest in it.
+// TestAllowance: the window leaves an eighth of memory free for hints and the sweep. It stops
+// when hardly more is free, and goes on when a quarter is free. While memory is full, it only
+// reads rows that are due before the latest in memory.
 func TestAllowance(t *testing.T) {
 	planned(t, func(p *plan) {
 		const reserve = planCapacity / 8
@@ -300,7 +303,7 @@ func TestAllowance(t *testing.T) {
 		}
 		p.loader.cfg.Page = 2 * reserve
 		if limit, _ := p.loader.allowance(); limit != reserve {
-			p.Errorf("full, a page of %d, want what is kept free", limit)
+			p.Errorf("with full memory, a page of %d rows, want what is kept free", limit)
 		}
 	})
 }
@@ -341,7 +344,7 @@ func TestEvictedIsReadAgain(t *testing.T) {
 		p.memory.room, p.memory.latest = 0, p.clock.Now().Add(time.Second)
 		p.loader.Evicted(nil, []driver.Cursor{place}, p.clock.Now())
 		if kinds := p.all(); len(kinds) != 0 {
-			p.Errorf("memory is full, and read is %v", kinds)
+			p.Errorf("memory is full, and pages of kind %v are read", kinds)
 		}
 		p.memory.room = planCapacity
 		kind, page := p.next()
@@ -391,7 +394,7 @@ func TestSweepsAreRareWhileBehind(t *testing.T) {
 
 var errAway = errors.New("the database is away")
 
-// TestFailedReadsAreMadeAgain: whatever was to be read is still to be read.
+// TestFailedReadsAreMadeAgain: after a failed read, the same rows are still to be read.
 func TestFailedReadsAreMadeAgain(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.all()
@@ -403,7 +406,7 @@ func TestFailedReadsAreMadeAgain(t *testing.T) {
 				p.Fatalf("worked: %v, %v", worked, err)
 			}
 			if kind, _ := p.next(); kind != none {
-				p.Fatal("a second read of one")
+				p.Fatal("a page is read though no reads are left")
 			}
 			p.loader.giveBack()
 		}
@@ -424,7 +427,8 @@ func TestFailedReadsAreMadeAgain(t *testing.T) {
 	})
 }
 
-// TestStopWhileMemoryTakesNothing: the loader ends, and nothing it has read is counted.
+// TestStopWhileMemoryTakesNothing: the loader ends, and rows that memory has not taken don't
+// count as a read.
 func TestStopWhileMemoryTakesNothing(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.table.rows = []driver.Pending{{ID: 1}}
@@ -461,8 +465,8 @@ func TestRowsInOrder(t *testing.T) {
 	})
 }
 
-// TestClockGoesBack: memory has been emptied, and what was read is due later than it seemed.
-// Everything is read again, up to the horizon by the new time.
+// TestClockGoesBack: memory was emptied, and the rows that were read are due later than it
+// seemed. Everything is read again, up to the horizon by the new time.
 func TestClockGoesBack(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(driver.AllShards)
@@ -470,7 +474,7 @@ func TestClockGoesBack(t *testing.T) {
 		s.clock.set(-time.Hour)
 		ids := s.ids(100)
 		s.insert(false, ids, spread(100, 0, 20*time.Second))
-		s.insert(false, s.ids(1), in(10*time.Minute)) // within the window of before
+		s.insert(false, s.ids(1), in(10*time.Minute)) // within the window before the step
 		s.mu.Lock()
 		clear(s.pending)
 		s.mu.Unlock()
@@ -478,7 +482,7 @@ func TestClockGoesBack(t *testing.T) {
 		time.Sleep(25 * time.Second)
 		s.punctual("inserted after the step", ids, onTime)
 		if len(s.pending) != 0 {
-			t.Errorf("in memory is %v, beyond the horizon", s.pending)
+			t.Errorf("memory holds %v, beyond the horizon", s.pending)
 		}
 	})
 }

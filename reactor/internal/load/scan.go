@@ -7,24 +7,24 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// scanner is the state of the goroutine that scans. There are six kinds of pages to read,
-// and they take turns: none can hold up another for longer than one read.
+// scanner is the state of the goroutine that scans. There are six kinds of pages, which are
+// read in turn: no kind delays another by more than one read.
 type scanner struct {
 	turn  scanKind
 	sweep sweep
 	deep  deepPace
-	full  bool // memory is; cleared when it is roomy again
+	full  bool // memory is full; cleared when there is room again (ResumeRoom)
 }
 
 type scanKind int
 
 const (
-	nearSweep scanKind = iota // what is due about now, once a loop
-	nearFront                 // what is due up to the horizon
-	nearPatch                 // what large hints are about
-	deepFront                 // the same two, where they are in the past, and the backlog
+	nearSweep scanKind = iota // sweep of what is due about now, once a loop
+	nearFront                 // front: what is due up to the horizon
+	nearPatch                 // patch: rows of hints too large to be read by id
+	deepFront                 // the same two, for shards whose place is in the past
 	deepPatch
-	deepSweep // the rest of the past
+	deepSweep // sweep of the rest of the past
 	scanKinds
 )
 
@@ -41,7 +41,7 @@ type pageRead struct {
 	done    func(rest []driver.Cursor, failed bool) // the caller holds mu
 }
 
-// scan reads a page of whatever's turn it is.
+// scan reads one page, of the kind whose turn it is.
 func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
 	p, ok := l.nextPage()
 	if !ok {
@@ -59,7 +59,7 @@ func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, 
 	return l.notWaiting(rows), true, err
 }
 
-// nextPage plans what is due to be planned, and returns what to read.
+// nextPage begins a sweep or extends the window if it is time, and returns the page to read.
 func (l *Loader) nextPage() (pageRead, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -96,11 +96,12 @@ func (l *Loader) nextPage() (pageRead, bool) {
 	return pageRead{}, false
 }
 
-// awaitsFeed tells that the feed is about to connect for the first time. That would
-// make us read everything again. The caller holds mu.
+// awaitsFeed reports whether the feed is about to connect for the first time. When it connects,
+// everything is read again, so a scan before that would be wasted. The caller holds mu.
 func (l *Loader) awaitsFeed() bool { return !l.feedUp && time.Since(l.begun) < feedPatience }
 
-// ahead is how much of the window must be left: then it is extended to the horizon.
+// ahead is how much of the window must be left. If less is left, the window is extended to the
+// horizon.
 func (l *Loader) ahead() time.Duration { return min(3*l.cfg.Loop, l.cfg.Horizon/2) }
 
 // frontPage is the next page of the window: of shards that are in the past, or of the
@@ -150,12 +151,12 @@ func (l *Loader) patchPage(now driver.DBTime, kind scanKind) pageRead {
 	}
 }
 
-// choose returns those of the places that are for this kind of page, the earliest first. The
-// caller holds mu.
+// choose returns the places that belong to this kind of page, the earliest first. The caller
+// holds mu.
 func (l *Loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind, limit int) (chosen []driver.Cursor) {
 	past, deep := l.past(now), &l.scanner.deep
-	// LoadWindow gives each shard its share of the limit: fewer rows than shards are for the
-	// shards that are furthest behind.
+	// LoadWindow gives each shard its share of the limit. If the limit is below the number of
+	// shards, only the shards that are furthest behind are read.
 	if kind.deep() {
 		limit = min(limit, deep.shards)
 	}
@@ -170,10 +171,9 @@ func (l *Loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind
 
 // allowance is how many rows of the window may be read now, of those due before until.
 //
-// An eighth of memory is kept free of them, for what hints and the sweep find: it is more
-// urgent. When memory is full, reading goes on once a quarter is free; or, at once, where
-// there may be something that is due before the latest in memory, which makes room for it.
-// Backlog beyond its share makes room for the window, and so counts as room.
+// The window leaves an eighth of memory free for rows that hints and the sweep find, as those
+// are more urgent. When memory is full, the window is read on once a quarter is free. Rows that
+// are due before the latest in memory are read at once, as the latest are evicted for them.
 func (l *Loader) allowance() (limit int, until driver.DBTime) {
 	backlog := l.cfg.Memory.Backlog()
 	room, reserve := l.cfg.Memory.Room()+max(0, backlog-BacklogShare(l.cfg.Capacity)), l.cfg.Capacity/8

@@ -16,9 +16,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// sim is the loader in a bubble of synthetic time, between a table and a memory that are as
-// simple as can be. Jobs in memory are claimed when they are due; what is measured is how long
-// after its fire_at, or after its commit if that came later, each one is.
+// sim is the loader in synthetic time, between a table and a memory that are as simple as
+// possible. Jobs in memory are claimed when they are due. The simulation measures for each job
+// how long after its fire_at, or after its commit if that was later, it is claimed.
 type sim struct {
 	t      *testing.T
 	clock  *simClock
@@ -27,10 +27,10 @@ type sim struct {
 	mu       sync.Mutex
 	rows     map[int64]*simRow        // guarded by mu: unprocessed
 	pending  map[int64]driver.Pending // guarded by mu: in memory
-	next     driver.DBTime            // guarded by mu: nothing in memory is due before
+	next     driver.DBTime            // guarded by mu: no job in memory is due before this time
 	reads    []simRead                // guarded by mu
 	counted  int                      // guarded by mu: reads that were delivered
-	late     map[int64]time.Duration  // guarded by mu: of what was claimed
+	late     map[int64]time.Duration  // guarded by mu: lateness of the claimed jobs
 	capacity int
 	stuck    bool // guarded by mu: nothing is claimed
 	perTick  int  // guarded by mu: how much backlog is claimed in a millisecond; 0: all of it
@@ -54,9 +54,9 @@ type simRead struct {
 	span   uint64 // of ids
 }
 
-const simFeed = 5 * time.Millisecond // from commit to hint
+const simFeed = 5 * time.Millisecond // the time from commit to hint
 
-// The defaults of an instance, which the bounds of the tests are about.
+// The defaults of an instance. The tests' bounds hold for these.
 const (
 	simLoop     = 2 * time.Second
 	simHorizon  = 30 * time.Second
@@ -71,7 +71,7 @@ const (
 	simOverdue = 3 * time.Second
 )
 
-// simulate runs a test with a loader whose feed stands.
+// simulate runs a test with a loader whose feed is connected.
 func simulate(t *testing.T, cfg Config, test func(s *sim)) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg.Page, cfg.Capacity = cmp.Or(cfg.Page, simPage), cmp.Or(cfg.Capacity, simCapacity)
@@ -130,8 +130,8 @@ func (s *sim) own(shards driver.ShardSet) { s.loader.Own(shards) }
 
 func (s *sim) sinceStart() time.Duration { return time.Since(s.clock.since) }
 
-// insert commits rows that are due in so long from now, on shards by their ids, and announces
-// them if told to.
+// insert commits rows with the given due times from now, whose ids determine their shards. It
+// announces them if announced is set.
 func (s *sim) insert(announced bool, ids []int64, dueIn func(i int) time.Duration) {
 	now := s.clock.Now()
 	h := driver.Hint{Kind: driver.HintJobs, MinID: slices.Min(ids), MaxID: slices.Max(ids), Earliest: math.MaxInt64}
@@ -163,7 +163,7 @@ func spread(n int, from, to time.Duration) func(int) time.Duration {
 	return func(i int) time.Duration { return from + (to-from)*time.Duration(i)/time.Duration(n) }
 }
 
-// keep is the memory: it takes what is loaded, and claims what is due.
+// keep runs the memory: it takes loaded jobs, and claims them when they are due.
 func (s *sim) keep(ctx context.Context, loaded <-chan []driver.Pending) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -290,7 +290,7 @@ func (s *sim) worst(ids []int64) time.Duration {
 	return worst
 }
 
-// punctual checks that all ids were claimed, at most so late.
+// punctual checks that all ids were claimed, and at most atMost late.
 func (s *sim) punctual(what string, ids []int64, atMost time.Duration) {
 	s.t.Helper()
 	if worst := s.worst(ids); worst > atMost {
@@ -372,8 +372,8 @@ func (s *sim) ReadDelivered() {
 	s.counted++
 }
 
-// LoadWindow implements driver.Loader: the snapshot is that of the beginning, and the answer takes
-// its time.
+// LoadWindow implements driver.Loader. The snapshot is taken at the beginning, and the answer
+// comes later.
 func (s *sim) LoadWindow(ctx context.Context, cursors []driver.Cursor, until driver.DBTime, limit int) ([]driver.Pending, []driver.Cursor, error) {
 	now, later := cursors, []driver.Cursor(nil)
 	if len(cursors) > limit {

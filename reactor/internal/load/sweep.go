@@ -7,48 +7,47 @@ import (
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
-// sweep is the safety net: it reads again what should long be in memory, and finds what was
-// committed late and not announced: by a transaction that was open for longer than the
-// notify horizon, without triggers, under session_replication_role, while the feed was down.
+// sweep is the safety net: it reads again the rows that should already be in memory. So it
+// finds rows that were committed late and not announced: by a transaction that was open for
+// longer than the notify horizon, without triggers, under session_replication_role, or while
+// the feed was down.
 //
-// Each loop it covers, for all shards, everything that is due within two loops, from the
-// beginning of time. So a job that nobody announced is found within one loop of its commit,
-// or a loop before it is due, if that is later.
+// In each loop the sweep covers, for all shards, everything from the beginning of time to two
+// loops from now. So a job that nobody announced is found within one loop of its commit, or a
+// loop before it is due, if that is later.
 //
-// The scans are index scans of unprocessed rows, and the past is clean: it costs almost
-// nothing, 64 descents of the index. Unless a snapshot that somebody holds makes the index
-// keep entries of processed rows: then a scan from the beginning of time walks them all,
-// 1.3 s for each million. So what is near, the last five loops and the next two, is then
-// read each loop for all shards, and the deep rest a few shards at a time, as many as take
-// some 50 ms (deepPace). A late row that is overdue by more than five loops is then found
-// after at most
+// The scans are index scans of unprocessed rows, and usually the past has none, so they cost
+// almost nothing: 64 descents of the index. But while somebody holds an old snapshot, the index
+// keeps entries of processed rows, and a scan from the beginning of time walks them all, at 1.3
+// s per million. Then only the near range, the last five loops and the next two, is read each
+// loop for all shards. The deep past is read a few shards at a time, as many as take about 50
+// ms (deepPace). A late row that is overdue by more than five loops is then found after at most
 //
 //	the time in which all shards are walked, times four, and a loop
 //
-// and everything else as ever. While jobs fall due faster than they are claimed, the deep past
-// is read up to the oldest of them only: what is due later has to wait anyway. What is near is
-// read all the same, for it may be due now; but every few loops, as it may be a lot, unless the
-// feed is down.
+// and every other row as before. While jobs fall due faster than they are claimed, there is a
+// sweep every few loops only, up to the oldest of these jobs: rows that are due later have to
+// wait anyway.
 //
-// What has not been read for the first time is the window's to read; the sweep ends there.
+// The sweep ends where the window has not read yet: the window reads those rows.
 type sweep struct {
-	next  time.Time       // of the next round
-	last  time.Time       // round that was not left out
-	near  []driver.Cursor // of this round
-	deep  []driver.Cursor // of this rotation, which may take several rounds
-	whole bool            // deep includes what is near
+	next  time.Time       // when the next round begins
+	last  time.Time       // when the last round began that was not skipped
+	near  []driver.Cursor // places left in this round
+	deep  []driver.Cursor // places left in this rotation through the deep past, which may take several rounds
+	whole bool            // deep includes the near range
 }
 
 const (
-	// sweepBack is how many loops back that begins which is near.
+	// sweepBack is how many loops before now the near range begins.
 	sweepBack      = 5
 	leastSweepBack = 5 * time.Second
-	// sweepRarely is every how many loops a sweep is made while jobs fall due faster than
-	// they are claimed: what it finds has to wait all the same.
+	// sweepRarely: while jobs fall due faster than they are claimed, there is one sweep in this
+	// many loops, as the rows that it finds have to wait anyway.
 	sweepRarely = 5
 )
 
-// past is where the deep past ends.
+// past is the due time at which the deep past ends.
 func (l *Loader) past(now driver.DBTime) driver.DBTime {
 	return now.Add(-max(sweepBack*l.cfg.Loop, leastSweepBack))
 }
@@ -125,7 +124,7 @@ func (l *Loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 			cursors = append(cursors, c)
 		}
 	}
-	if len(cursors) > l.cfg.Page { // LoadWindow would leave those out that are too many
+	if len(cursors) > l.cfg.Page { // LoadWindow would skip the shards beyond the limit
 		*list = append(cursors[l.cfg.Page:len(cursors):len(cursors)], *list...)
 		cursors = cursors[:l.cfg.Page]
 	}
@@ -140,9 +139,8 @@ func (l *Loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 	}
 }
 
-// sweepUntil is where a sweep ends. Of the deep past, what the backlog is still to read is left
-// out, and while jobs fall due faster than they are claimed what is due after the oldest in
-// memory: that is known, and a lot.
+// sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, rows that
+// are due after the oldest in memory are left out: they are many, and memory knows them.
 func (l *Loader) sweepUntil(now driver.DBTime, kind scanKind) driver.DBTime {
 	until := min(now.Add(2*l.cfg.Loop), l.window.swept(l.past(now)))
 	if kind == nearSweep {
@@ -160,25 +158,28 @@ func (l *Loader) sweepUntil(now driver.DBTime, kind scanKind) driver.DBTime {
 	return until
 }
 
-// deepPace keeps reads of the deep past short, and rare where they are not.
+// deepPace keeps reads of the deep past short, and makes them rare if they are not.
 type deepPace struct {
-	shards    int // of one read
+	shards    int // how many shards one read covers
 	restUntil time.Time
 }
 
 const (
-	// deepBudget is what a deep read may take, and rowBudget what each row it finds may add.
+	// deepBudget is how long a deep read may take, and rowBudget how much longer for each row
+	// that it finds.
 	deepBudget = 50 * time.Millisecond
 	rowBudget  = 25 * time.Microsecond
-	// deepRest is for how many times its duration a deep read rests that has found little, and
-	// longestRest what that may come to: after a read that was too long by far, the next is not.
+	// deepRest is the pause after a deep read that found little, as a multiple of its duration.
+	// longestRest bounds that pause: after a read that took far too long, the next one covers
+	// fewer shards, and is shorter.
 	deepRest    = 3
 	longestRest = 2 * time.Second
 )
 
 func (p *deepPace) rests() bool { return time.Now().Before(p.restUntil) }
 
-// observe adapts to a read of some shards that took that long and found so many rows.
+// observe adapts the pace to a read: its number of shards, its duration, and the number of rows
+// found.
 func (p *deepPace) observe(took time.Duration, shards, rows, page int) {
 	switch budget := deepBudget + time.Duration(rows)*rowBudget; {
 	case took > budget:

@@ -8,13 +8,13 @@ import (
 )
 
 // window is how far each owned shard has been read: its front, a place in the order of
-// (fire_at, id). What lies before it has been loaded, as far as it was committed then; what
-// lies behind it is still to be read, up to the target.
+// (fire_at, id). Rows before the front have been loaded, as far as they were committed then.
+// Rows behind it are still to be read, up to the target.
 //
-// A front only moves on by a read that covered the way there. It goes back where rows were
-// evicted. A hint that is too large to be read by id does not move it: that adds a patch, a
-// place from which what lies before the front is read once more. So a hint can add work, and
-// can neither make us believe that something was read nor hold up what is still to be read.
+// A front only moves forward by a read that covered the rows in between. It goes back if rows
+// were evicted. A hint that is too large to be read by id does not move the front: it adds a
+// patch, which is a place from which the rows before the front are read once more. So a hint
+// can add work, but it can neither make unread rows count as read nor delay the front.
 //
 // What is overdue must not keep a front from what is due now: there may be a million rows of it,
 // more than memory takes. So a front that has fallen behind the present is split. It goes on from
@@ -31,12 +31,12 @@ type window struct {
 	split   [driver.Shards]driver.DBTime // where the backlog of a shard ends
 }
 
-// places are one for each shard of a set.
+// places holds one place for each shard of a set.
 type places struct {
 	set driver.ShardSet
 	at  [driver.Shards]driver.Cursor
-	// While a page is being read, a place that goes back is noted here as well: the page
-	// may have passed it with a snapshot from before.
+	// While a page is being read, a place that goes back is also noted here: the page may pass
+	// that place with a snapshot that was taken earlier.
 	reading bool
 	until   driver.DBTime
 	lowest  [driver.Shards]driver.Cursor
@@ -53,7 +53,7 @@ func CursorBefore(shard uint8, at driver.DBTime, id int64) driver.Cursor {
 	return driver.Cursor{Shard: shard, AfterAt: at, AfterID: id - 1}
 }
 
-// own sets the shards. Gained ones are to be read from the beginning of time.
+// own sets the shards. Gained shards are read from the beginning of time.
 func (w *window) own(shards driver.ShardSet) (gained driver.ShardSet) {
 	gained = shards.Minus(w.front.set)
 	w.front.set = shards
@@ -64,7 +64,7 @@ func (w *window) own(shards driver.ShardSet) (gained driver.ShardSet) {
 	return gained
 }
 
-// restart has owned shards read from the beginning of time.
+// restart makes the owned shards be read from the beginning of time.
 func (w *window) restart(shards driver.ShardSet) {
 	for _, shard := range shards.List() {
 		w.front.goBack(driver.CursorAt(shard, driver.DistantPast))
@@ -96,7 +96,7 @@ func (w *window) toBacklog(place driver.Cursor, end driver.DBTime) {
 	w.backlog.goBack(place)
 }
 
-// evicted has a shard read again from a place on.
+// evicted makes a shard be read again from a place on.
 func (w *window) evicted(place driver.Cursor) {
 	if w.front.set.Has(place.Shard) {
 		w.front.goBack(place)
@@ -157,9 +157,9 @@ func (w *window) end() driver.DBTime {
 	return end
 }
 
-// swept is the due time up to which a sweep finds nothing that is still to be read for the
-// first time, by a front or by a patch. Shards that are fresh don't count, nor do patches of
-// the deep past: they may take long, and the sweep must not wait for them.
+// swept is the due time up to which no front and no patch still has rows to read, so that a
+// sweep up to there reads nothing before them. Fresh shards and patches of the deep past don't
+// count: they may take long, and the sweep must not wait for them.
 func (w *window) swept(past driver.DBTime) driver.DBTime {
 	until := lastPlace.AfterAt
 	for _, shard := range w.front.set.Minus(w.fresh).List() {
@@ -171,7 +171,7 @@ func (w *window) swept(past driver.DBTime) driver.DBTime {
 	return until
 }
 
-// after is the first due time that lies behind a place for certain.
+// after is the first due time that is certainly behind a place.
 func after(c driver.Cursor) driver.DBTime {
 	if c.AfterAt == math.MaxInt64 {
 		return c.AfterAt
@@ -179,16 +179,15 @@ func after(c driver.Cursor) driver.DBTime {
 	return c.AfterAt + 1
 }
 
-// unread returns the fronts from which there is something to read that is due before until,
-// the earliest first.
+// unread returns the fronts behind which rows due before until are still to be read, the
+// earliest first.
 func (w *window) unread(until driver.DBTime) []driver.Cursor {
 	return w.front.before(min(until, w.target))
 }
 
-// unpatched returns the places from which there is something to read once more that is due
-// before until, the earliest first. A patch that has come to the front is done: what lies
-// behind is the front's to read; one that has come to the backlog goes on behind that. No page
-// of either may be under way.
+// unpatched returns the patches behind which rows due before until are to be read once more,
+// the earliest first. A patch that has reached the front is done, as the front reads the rows
+// behind. No page of the front may be under way.
 func (w *window) unpatched(until driver.DBTime) []driver.Cursor {
 	for _, shard := range w.patch.set.List() {
 		if w.backlog.set.Has(shard) && !w.patch.at[shard].Before(w.backlog.at[shard]) {
@@ -249,7 +248,7 @@ func (w *window) finishPatch(read, rest []driver.Cursor, failed bool) {
 	w.patch.finish(read, rest, failed)
 }
 
-// goBack moves a shard's place back, if it is further.
+// goBack moves a shard's place back to the given one, if it is further on.
 func (p *places) goBack(to driver.Cursor) {
 	if place := &p.at[to.Shard]; to.Before(*place) {
 		*place = to
@@ -259,7 +258,7 @@ func (p *places) goBack(to driver.Cursor) {
 	}
 }
 
-// before returns the places behind which something may be due before until.
+// before returns the places behind which rows may be due before until.
 func (p *places) before(until driver.DBTime) []driver.Cursor {
 	var list []driver.Cursor
 	for _, shard := range p.set.List() {
@@ -279,8 +278,9 @@ func (p *places) begin(until driver.DBTime) driver.DBTime {
 	return until
 }
 
-// finish moves the places on to where the page has ended: to its rest, or, where a shard is
-// exhausted, to its end, and returns which have moved. If the read has failed, nothing moves.
+// finish moves the places on to where the page has ended, and returns which have moved. A
+// shard's place moves to where its rest begins, or, if the shard had no more rows, to the end
+// of the page. If the read has failed, no place moves.
 func (p *places) finish(read, rest []driver.Cursor, failed bool) (moved driver.ShardSet) {
 	p.reading = false
 	if failed {
@@ -301,7 +301,7 @@ func (p *places) finish(read, rest []driver.Cursor, failed bool) (moved driver.S
 		if low := p.lowest[c.Shard]; low.Before(ends[c.Shard]) {
 			p.at[c.Shard] = low
 		}
-		if p.at[c.Shard] != c { // with a limit below the number of shards, not all had their turn
+		if p.at[c.Shard] != c { // with a limit below the number of shards, not every shard was read
 			moved = moved.With(c.Shard)
 		}
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestWindowPassesNothing drives a window at random, and keeps book of what each shard has
-// been read of, by snapshots: whatever was to be read again while a page was being read is
-// still unread afterwards. What a front has left out the backlog of its shard reads.
+// TestWindowPassesNothing drives a window at random, and records which rows of each shard were
+// read by which snapshot: a row that had to be read again while a page was under way is still
+// unread after that page.
 func TestWindowPassesNothing(t *testing.T) {
 	const shards, span, id = 4, 100, 1000
 	row := func(at int) driver.Cursor { return driver.Cursor{AfterAt: driver.DBTime(at), AfterID: id} }
@@ -28,11 +28,12 @@ func TestWindowPassesNothing(t *testing.T) {
 				dirty[s][at] = true
 			}
 		}
-		// A page of the front, and one of the patches, which may be under way at once here.
+		// A page of the fronts and a page of the patches, which may be under way at the same
+		// time in this test.
 		type page struct {
 			*places
 			read     []driver.Cursor
-			snapshot [shards][span]bool // was dirty when it began
+			snapshot [shards][span]bool // rows that were dirty when the page began
 		}
 		pages := []*page{{places: &w.front}, {places: &w.patch}, {places: &w.backlog}}
 		soil := func(s, at int) {
@@ -44,7 +45,8 @@ func TestWindowPassesNothing(t *testing.T) {
 		for range 300 {
 			switch at := r.IntN(span); r.IntN(9) {
 			case 0:
-				// A hint is about rows that are there already, and may be anywhere behind.
+				// A hint is about rows that were committed before; their due times may be
+				// anywhere before the end.
 				w.rewind(driver.DBTime(at))
 				for s := range dirty {
 					if after(w.front.at[s]) > driver.DBTime(at) || w.front.reading {
@@ -143,11 +145,11 @@ func TestWindowPassesNothing(t *testing.T) {
 	}
 }
 
-// TestWindowEnd: what a page under way may pass is not beyond the end.
+// TestWindowEnd: a place that a page under way may pass is not beyond the end.
 func TestWindowEnd(t *testing.T) {
 	var w window
 	if w.end() != driver.DistantPast {
-		t.Errorf("the end of nothing is %d", w.end())
+		t.Errorf("the end of an empty window is %d", w.end())
 	}
 	w.own(0b11)
 	w.target = 100
@@ -189,8 +191,8 @@ func TestIDRange(t *testing.T) {
 	}
 }
 
-// TestAnnouncedRanges: hints close together become one range, others stay apart, and what is
-// too much is left to the window.
+// TestAnnouncedRanges: hints that are close together become one range, others stay apart, and
+// too large or too many ranges are left to the window.
 func TestAnnouncedRanges(t *testing.T) {
 	var a announced
 	const page = 100
@@ -213,7 +215,7 @@ func TestAnnouncedRanges(t *testing.T) {
 		t.Errorf("then %+v", r)
 	}
 	if a.take(time.Now(), page).some() {
-		t.Error("something is left")
+		t.Error("there are ranges left")
 	}
 	for i := range int64(maxRanges) {
 		a.add(idRange{i << 40, i << 40, driver.DBTime(1000 - i)}, page)

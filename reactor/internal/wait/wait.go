@@ -1,5 +1,5 @@
-// Package wait has what the stages wait with: pauses that end with a context, pauses that grow
-// with each failure, and wake-ups.
+// Package wait provides the ways in which the stages wait: pauses that end with a context,
+// pauses that grow with each failure, and wake-ups.
 package wait
 
 import (
@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Sleep waits for d and reports whether ctx is still alive.
+// Sleep waits for d. It returns false if ctx ends first.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -26,7 +26,7 @@ func Jitter(d time.Duration) time.Duration {
 	return d + time.Duration((RandomShare()-0.5)*0.2*float64(d))
 }
 
-// RandomShare is a number from 0 up to 1.
+// RandomShare returns a random number from 0 up to, not including, 1.
 func RandomShare() float64 { return rand.Float64() }
 
 // Backoff is a pause that doubles with each failure. The zero value begins at
@@ -37,16 +37,16 @@ type Backoff struct {
 }
 
 const (
-	// MinBackoff is the first pause of a Backoff, and MaxBackoff the longest, if it does not
-	// say otherwise; both give or take a tenth.
+	// MinBackoff is the first pause of a Backoff, and MaxBackoff the longest if Most is 0; both
+	// give or take a tenth.
 	MinBackoff = 50 * time.Millisecond
 	MaxBackoff = 2 * time.Second
 )
 
-// Sleep pauses and reports whether ctx is still alive.
+// Sleep makes the next pause. It returns false if ctx ends first.
 func (b *Backoff) Sleep(ctx context.Context) bool { return Sleep(ctx, b.Take()) }
 
-// Take returns the pause to make now.
+// Take returns the next pause, without making it.
 func (b *Backoff) Take() time.Duration {
 	b.next = min(max(b.next, MinBackoff), cmp.Or(b.Most, MaxBackoff))
 	d := Jitter(b.next)
@@ -54,13 +54,13 @@ func (b *Backoff) Take() time.Duration {
 	return d
 }
 
-// Reset begins with the shortest pause again.
+// Reset makes the next pause the shortest again.
 func (b *Backoff) Reset() { b.next = 0 }
 
-// Signal is a wake-up of which one at most is stored.
+// Signal is a wake-up; it stores one at most.
 type Signal chan struct{}
 
-// NewSignal returns one that is not set.
+// NewSignal returns a Signal that is not set.
 func NewSignal() Signal { return make(Signal, 1) }
 
 // Set wakes whoever receives from s, now or next.

@@ -10,29 +10,30 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// pipe publishes without a scheduler: a bare connection on which the caller waits.
-type pipe struct {
+// publisher publishes without a scheduler, over one connection. The caller waits for the
+// acknowledgements.
+type publisher struct {
 	session driver.Session
 
 	mu        sync.Mutex
-	moved     *sync.Cond // on mu
+	changed   *sync.Cond // on mu: a counter has changed, or the wait has to end
 	received  int        // guarded by mu
 	completed int        // guarded by mu
 	refused   int        // guarded by mu
 }
 
-func openPipe(ctx context.Context, brokerURL, clientID string, delivery reactor.Delivery) (*pipe, error) {
+func openPublisher(ctx context.Context, brokerURL, clientID string, delivery reactor.Delivery) (*publisher, error) {
 	sink, err := mqttsink.New(mqttsink.Config{URL: brokerURL})
 	if err != nil {
 		return nil, err
 	}
-	p := &pipe{}
-	p.moved = sync.NewCond(&p.mu)
+	p := &publisher{}
+	p.changed = sync.NewCond(&p.mu)
 	p.session, err = sink.Connect(ctx, driver.ConnectOptions{ClientID: clientID, QoS: delivery.QoS(), Acks: p.acks})
 	return p, err
 }
 
-func (p *pipe) acks(acks []driver.Ack) {
+func (p *publisher) acks(acks []driver.Ack) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range acks {
@@ -45,12 +46,12 @@ func (p *pipe) acks(acks []driver.Ack) {
 			p.completed++
 		}
 	}
-	p.moved.Broadcast()
+	p.changed.Broadcast()
 }
 
-// send publishes as many at once as the broker takes, and waits until it has answered
-// them all: at QoS 2 with PUBREC.
-func (p *pipe) send(ctx context.Context, msgs []driver.Message) error {
+// send publishes messages, as many at once as the broker allows in flight. It returns when the
+// broker has acknowledged all of them: with PUBACK at QoS 1, with PUBREC at QoS 2.
+func (p *publisher) send(ctx context.Context, msgs []driver.Message) error {
 	window := p.session.Limits().InFlight
 	for len(msgs) > 0 {
 		n := min(window, len(msgs))
@@ -67,7 +68,7 @@ func (p *pipe) send(ctx context.Context, msgs []driver.Message) error {
 }
 
 // release sends the PUBRELs and waits for the PUBCOMPs.
-func (p *pipe) release(ctx context.Context, msgs []driver.Message) error {
+func (p *publisher) release(ctx context.Context, msgs []driver.Message) error {
 	slots := make([]driver.Slot, len(msgs))
 	for i, m := range msgs {
 		slots[i] = m.Slot
@@ -75,17 +76,17 @@ func (p *pipe) release(ctx context.Context, msgs []driver.Message) error {
 	return p.await(ctx, &p.completed, len(slots), func() error { return p.session.Release(slots) })
 }
 
-// await does something and waits for a counter to grow by n.
-func (p *pipe) await(ctx context.Context, counter *int, n int, do func() error) error {
+// await calls do and waits until a counter has grown by n.
+func (p *publisher) await(ctx context.Context, counter *int, n int, do func() error) error {
 	stop := context.AfterFunc(ctx, p.wake)
 	defer stop()
-	gone := make(chan struct{})
-	defer close(gone)
+	returned := make(chan struct{})
+	defer close(returned)
 	go func() {
 		select {
 		case <-p.session.Done():
 			p.wake()
-		case <-gone:
+		case <-returned:
 		}
 	}()
 	p.mu.Lock()
@@ -104,7 +105,7 @@ func (p *pipe) await(ctx context.Context, counter *int, n int, do func() error) 
 			return ctx.Err()
 		default:
 		}
-		p.moved.Wait()
+		p.changed.Wait()
 	}
 	if p.refused > 0 {
 		return fmt.Errorf("the broker refused %d messages", p.refused)
@@ -112,10 +113,10 @@ func (p *pipe) await(ctx context.Context, counter *int, n int, do func() error) 
 	return nil
 }
 
-func (p *pipe) wake() {
+func (p *publisher) wake() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.moved.Broadcast()
+	p.changed.Broadcast()
 }
 
-func (p *pipe) close(ctx context.Context) { _ = p.session.Close(ctx) }
+func (p *publisher) close(ctx context.Context) { _ = p.session.Close(ctx) }

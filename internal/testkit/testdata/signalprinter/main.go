@@ -1,4 +1,4 @@
-// Command talker is what the test kit's own tests run: it says what happens to it.
+// Command signalprinter prints the signals that it receives. The tests of package testkit run it.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 func main() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGCONT)
-	fmt.Println("ready", os.Getenv("TALKER_NAME"), len(os.Args)-1)
+	fmt.Println("ready", os.Getenv("SIGNALPRINTER_NAME"), len(os.Args)-1)
 	for sig := range signals {
 		fmt.Fprintln(os.Stderr, "got", sig)
 		if sig == syscall.SIGTERM {

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// Expected is one job that somebody asked for.
+// Expected is one job that must be published.
 type Expected struct {
 	ID     int64
 	FireAt time.Time // on the database's clock
 
-	// KnownAt is when the job could first be known, on the database's clock: its
-	// insert, or the start of the program for a backlog. Lateness counts from the
-	// later one of FireAt and KnownAt. Optional.
+	// KnownAt is the time, on the database's clock, at which reactor could first know
+	// the job: its insert or, for a backlog, the start of the program. Lateness counts
+	// from the later one of FireAt and KnownAt. Optional.
 	KnownAt time.Time
 
 	Topic   string // empty: not compared
 	Payload []byte // nil: not compared
 }
 
-// Received is one message as it arrived.
+// Received is one message that the subscriber received.
 type Received struct {
-	ID      int64 // of the user property "job-id"; NoID where it is missing or no number
+	ID      int64 // from the user property "job-id"; NoID if it is missing or not a number
 	Topic   string
 	Payload []byte
 	QoS     byte
@@ -31,31 +31,33 @@ type Received struct {
 	At      time.Time // on the subscriber's clock
 }
 
-// Config says how to judge. The zero value suits a subscriber on the database's host.
+// Config says how to compare. The zero value suits a subscriber on the database's host.
 type Config struct {
-	// ClockOffset is the database's clock less the subscriber's clock.
+	// ClockOffset is the database's clock minus the subscriber's clock.
 	ClockOffset time.Duration
 
-	// ClockError is how far ClockOffset may be off, either way. A message counts
-	// as early only when it is early by more than this.
+	// ClockError is the largest error of ClockOffset, in either direction. A message
+	// counts as early only if it is early by more than this.
 	ClockError time.Duration
 
-	// Until is when the judging happens, on the database's clock: a job whose
-	// FireAt is later need not have been published. Defaults to the end of time.
+	// Until is the end of the observation, on the database's clock: a job whose FireAt
+	// is later need not have been published. Defaults to no end: every job must have
+	// been published.
 	Until time.Time
 }
 
-// Judge holds what arrived against what was asked for. Order does not matter on
-// either side. It takes O(expected + received) memory, and time but for sorting the lateness.
-func Judge(expected []Expected, received []Received, cfg Config) Report {
+// Compare compares the received messages with the expected jobs. The order does not
+// matter on either side. Memory is O(expected + received); so is time, except for
+// sorting the lateness.
+func Compare(expected []Expected, received []Received, cfg Config) Report {
 	var r Report
-	jobs := make(map[int64]*verdict, len(expected))
+	jobs := make(map[int64]*arrivals, len(expected))
 	for i := range expected {
 		e := &expected[i]
 		if _, twice := jobs[e.ID]; twice {
 			continue
 		}
-		jobs[e.ID] = &verdict{want: e}
+		jobs[e.ID] = &arrivals{want: e}
 		if cfg.Until.IsZero() || !e.FireAt.After(cfg.Until) {
 			r.Due++
 		}
@@ -104,7 +106,7 @@ func Judge(expected []Expected, received []Received, cfg Config) Report {
 		if job.first.After(last) {
 			last = job.first
 		}
-		r.judgeTime(id, job, cfg)
+		r.compareTime(id, job, cfg)
 	}
 	slices.Sort(r.Lateness)
 	if span := last.Sub(first); r.Published > 1 && span > 0 {
@@ -116,8 +118,8 @@ func Judge(expected []Expected, received []Received, cfg Config) Report {
 	return r
 }
 
-// verdict is what becomes known of one job.
-type verdict struct {
+// arrivals summarizes the messages of one job.
+type arrivals struct {
 	want    *Expected
 	copies  int
 	altered bool
@@ -129,18 +131,18 @@ func same(want *Expected, got *Received) bool {
 		(want.Payload == nil || bytes.Equal(want.Payload, got.Payload))
 }
 
-// judgeTime places the first arrival against fire_at.
-func (r *Report) judgeTime(id int64, job *verdict, cfg Config) {
+// compareTime compares the first arrival with fire_at.
+func (r *Report) compareTime(id int64, job *arrivals, cfg Config) {
 	if early := job.want.FireAt.Sub(job.first); early > cfg.ClockError {
 		r.Early.add(id)
 		r.MaxEarly = max(r.MaxEarly, early)
-		return // no lateness: it would flatter the percentiles
+		return // it has no lateness: a 0 would improve the percentiles
 	}
 	from := job.want.FireAt
 	if job.want.KnownAt.After(from) {
 		from = job.want.KnownAt
 	}
-	late := max(job.first.Sub(from), 0) // before KnownAt: as good as on time
+	late := max(job.first.Sub(from), 0) // a job that arrives before KnownAt is on time
 	r.MaxLateness = max(r.MaxLateness, late)
-	r.Lateness = append(r.Lateness, late.Round(time.Microsecond)) // what a timestamptz resolves
+	r.Lateness = append(r.Lateness, late.Round(time.Microsecond)) // the resolution of timestamptz
 }

@@ -5,16 +5,15 @@ import (
 	"math/rand/v2"
 )
 
-// Config.Settings.
+// Values of Config.Settings.
 const (
 	SettingsBySeed  = "seed"
 	SettingsPlain   = "plain"
 	SettingsHostile = "hostile"
 )
 
-// hostileSettings are what administrators give a role, for reasons of their own. Each is
-// legal, and each breaks a program that takes the defaults for granted. None of them is to
-// change what is published, nor when.
+// hostileSettings are settings that an administrator may give a role. All are legal, and each can
+// break a program that relies on the defaults. None of them may change what is published, or when.
 var hostileSettings = []struct{ name, value string }{
 	{"default_transaction_isolation", "repeatable read"},
 	{"default_transaction_isolation", "serializable"},
@@ -42,10 +41,10 @@ var hostileSettings = []struct{ name, value string }{
 	{"log_statement", "none"},
 }
 
-// surroundings are the statements that give the instances' role its settings, as the seed
-// draws them: about half of all, in a third of the seeds.
-func surroundings(cfg Config) []string {
-	r := rand.New(rand.NewPCG(cfg.Seed, 0x73657474696e6773)) // the schedule stays what it is
+// roleSettings returns the statements that give the instances' role its settings. A third of the
+// seeds have hostile settings, and each of these seeds draws about half of them.
+func roleSettings(cfg Config) []string {
+	r := rand.New(rand.NewPCG(cfg.Seed, 0x73657474696e6773)) // not the generator of the schedule: the settings must not change the schedule
 	hostile := r.IntN(3) == 0
 	switch cfg.Settings {
 	case SettingsPlain:
@@ -65,7 +64,7 @@ func surroundings(cfg Config) []string {
 	return statements
 }
 
-// settingValue quotes a value, but not a list's commas.
+// settingValue quotes a value, unless it is a list.
 func settingValue(name, value string) string {
 	if name == "search_path" || name == "DateStyle" {
 		return value

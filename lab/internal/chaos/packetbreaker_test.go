@@ -8,9 +8,9 @@ import (
 	"github.com/job-publisher/reactor/internal/netfault"
 )
 
-// TestTripwireFindsThePacket: whatever pieces the stream comes in, the connection breaks
-// at the packet that was chosen.
-func TestTripwireFindsThePacket(t *testing.T) {
+// TestPacketBreakerBreaksAtThePacket: however the stream is split into chunks, the connection
+// breaks at the chosen packet.
+func TestPacketBreakerBreaksAtThePacket(t *testing.T) {
 	puback := []byte{0x40, 2, 0, 1}
 	pingresp := []byte{0xd0, 0}
 	long := append([]byte{0x30, 0xac, 0x02}, make([]byte, 300)...) // PUBLISH
@@ -26,12 +26,12 @@ func TestTripwireFindsThePacket(t *testing.T) {
 			if !before {
 				want += len(puback)
 			}
-			w := mqttPackets(netfault.ToClient)
-			w.arm(trap{kind: 4, nth: 3, before: before, fault: netfault.FaultCut})
+			b := mqttPackets(netfault.ToClient)
+			b.set(breakpoint{kind: 4, nth: 3, before: before, fault: netfault.FaultCut})
 			passed := 0
 			for rest := stream; len(rest) > 0; {
 				n := 1 + r.IntN(min(40, len(rest)))
-				v := w.hook(netfault.Chunk{Conn: 1, Direction: netfault.ToClient, Data: rest[:n]})
+				v := b.hook(netfault.Chunk{Conn: 1, Direction: netfault.ToClient, Data: rest[:n]})
 				if v.Then == netfault.FaultCut {
 					passed += v.Forward
 					break
@@ -39,7 +39,7 @@ func TestTripwireFindsThePacket(t *testing.T) {
 				passed += n
 				rest = rest[n:]
 			}
-			// A header that came in pieces has passed in part before it was known.
+			// If a header is split, its first part has passed before the kind was known.
 			if passed != want && (!before || passed <= want || passed > want+1) {
 				t.Fatalf("seed %d, before %t: %d bytes passed, want %d", seed, before, passed, want)
 			}
@@ -47,8 +47,8 @@ func TestTripwireFindsThePacket(t *testing.T) {
 	}
 }
 
-// TestScheduleIsTheSeeds: the same seed, the same destruction.
-func TestScheduleIsTheSeeds(t *testing.T) {
+// TestScheduleDependsOnTheSeedOnly: the same seed gives the same schedule.
+func TestScheduleDependsOnTheSeedOnly(t *testing.T) {
 	texts := func(seed uint64) []string {
 		var list []string
 		for _, e := range schedule(Config{Seed: seed}.withDefaults()) {

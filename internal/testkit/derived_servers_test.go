@@ -11,8 +11,8 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 )
 
-// The same row is seen through a pooler, in a copy and in a standby of one server.
-func TestServersBesideAPostgres(t *testing.T) {
+// The same row can be read through a pooler, from a copy and from a standby of one server.
+func TestDerivedServers(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -20,11 +20,11 @@ import (
 	"github.com/job-publisher/reactor/internal/check"
 )
 
-// watcher subscribes at QoS 1 and takes the time of each message. It shares the machine
-// with what it measures, so it does no more than it must: one goroutine, which reads from
-// a large buffer, looks for the job id, and acknowledges all that one read brought by one
-// write.
-type watcher struct {
+// subscriber subscribes at QoS 1 and records the time of each message. It shares the machine
+// with the programs that it measures, so it does as little work as possible. One goroutine
+// reads through a large buffer, finds the job ids, and acknowledges the messages of one read
+// with one write.
+type subscriber struct {
 	conn   net.Conn
 	reader *bufio.Reader
 	done   chan struct{}
@@ -32,43 +32,43 @@ type watcher struct {
 	mu       sync.Mutex
 	received []check.Received // guarded by mu
 	distinct map[int64]struct{}
-	err      error // guarded by mu: why it has ended
+	err      error // guarded by mu: why the connection has ended
 }
 
-// watch subscribes to a topic filter.
-func watch(ctx context.Context, brokerURL string, expect int) (*watcher, error) {
+// subscribe connects and subscribes to the bench's topics.
+func subscribe(ctx context.Context, brokerURL string, expect int) (*subscriber, error) {
 	server, err := url.Parse(brokerURL)
 	if err != nil || server.Scheme != "mqtt" && server.Scheme != "tcp" {
-		return nil, errors.New("watch: the broker's URL must be mqtt://[user:password@]host:port")
+		return nil, errors.New("subscribe: the broker's URL must be mqtt://[user:password@]host:port")
 	}
 	if server.Port() == "" {
 		server.Host = net.JoinHostPort(server.Hostname(), "1883")
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", server.Host)
 	if err != nil {
-		return nil, fmt.Errorf("watch: %w", err)
+		return nil, fmt.Errorf("subscribe: %s", err)
 	}
-	w := &watcher{
+	s := &subscriber{
 		conn: conn, reader: bufio.NewReaderSize(conn, 256<<10), done: make(chan struct{}),
 		received: make([]check.Received, 0, expect), distinct: make(map[int64]struct{}, expect),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	if err := w.subscribe(server.User); err != nil {
+	if err := s.subscribe(server.User); err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("watch: %w", err)
+		return nil, fmt.Errorf("subscribe: %s", err)
 	}
 	go func() {
-		defer close(w.done)
-		err := w.read()
-		w.mu.Lock()
-		w.err = err
-		w.mu.Unlock()
+		defer close(s.done)
+		err := s.read()
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
 	}()
-	return w, nil
+	return s, nil
 }
 
-func (w *watcher) subscribe(user *url.Userinfo) error {
+func (s *subscriber) subscribe(user *url.Userinfo) error {
 	receiveMaximum := uint16(65535)
 	password, set := user.Password()
 	connect := &packets.Connect{
@@ -76,24 +76,24 @@ func (w *watcher) subscribe(user *url.Userinfo) error {
 		UsernameFlag: user != nil, Username: user.Username(), PasswordFlag: set, Password: []byte(password),
 		Properties: &packets.Properties{ReceiveMaximum: &receiveMaximum},
 	}
-	if _, err := connect.WriteTo(w.conn); err != nil {
+	if _, err := connect.WriteTo(s.conn); err != nil {
 		return err
 	}
-	answer, err := packets.ReadPacket(w.reader)
+	answer, err := packets.ReadPacket(s.reader)
 	if err != nil {
 		return err
 	}
 	if connack, ok := answer.Content.(*packets.Connack); !ok || connack.ReasonCode != 0 {
-		return fmt.Errorf("the broker does not let the subscriber in: %v", answer)
+		return fmt.Errorf("the broker refuses the subscriber's connection: %v", answer)
 	}
 	subscribe := &packets.Subscribe{
 		PacketID: 1, Properties: &packets.Properties{},
 		Subscriptions: []packets.SubOptions{{Topic: topicPrefix + "#", QoS: 1, RetainHandling: 2}},
 	}
-	if _, err := subscribe.WriteTo(w.conn); err != nil {
+	if _, err := subscribe.WriteTo(s.conn); err != nil {
 		return err
 	}
-	answer, err = packets.ReadPacket(w.reader)
+	answer, err = packets.ReadPacket(s.reader)
 	if err != nil {
 		return err
 	}
@@ -103,22 +103,22 @@ func (w *watcher) subscribe(user *url.Userinfo) error {
 	return nil
 }
 
-// read takes messages until the connection ends.
-func (w *watcher) read() error {
+// read records messages until the connection ends.
+func (s *subscriber) read() error {
 	var (
 		acks  []byte
 		batch []check.Received
-		topic string // most messages in a row have few different ones
-		names = map[string]string{}
+		topic string                // of the last message; it saves a look-up if the next one has the same
+		names = map[string]string{} // one copy of each topic
 	)
 	for {
-		// What is buffered came with one read, now.
-		if _, err := w.reader.Peek(1); err != nil {
+		// Everything in the buffer came with one read, just now.
+		if _, err := s.reader.Peek(1); err != nil {
 			return err
 		}
 		now := time.Now()
-		for first := true; first || w.reader.Buffered() > 0; first = false {
-			kind, body, err := w.next()
+		for first := true; first || s.reader.Buffered() > 0; first = false {
+			kind, body, err := s.next()
 			if err != nil {
 				return err
 			}
@@ -141,18 +141,18 @@ func (w *watcher) read() error {
 				acks = append(acks, packets.PUBACK<<4, 2, byte(id>>8), byte(id))
 			}
 			if len(batch) == 1000 {
-				break // let others see how far we are
+				break // update the counters
 			}
 		}
-		w.mu.Lock()
-		w.received = append(w.received, batch...)
+		s.mu.Lock()
+		s.received = append(s.received, batch...)
 		for i := range batch {
-			w.distinct[batch[i].ID] = struct{}{}
+			s.distinct[batch[i].ID] = struct{}{}
 		}
-		w.mu.Unlock()
+		s.mu.Unlock()
 		batch = batch[:0]
 		if len(acks) > 0 {
-			if _, err := w.conn.Write(acks); err != nil {
+			if _, err := s.conn.Write(acks); err != nil {
 				return err
 			}
 			acks = acks[:0]
@@ -160,10 +160,10 @@ func (w *watcher) read() error {
 	}
 }
 
-// next returns the next packet's first byte and the rest behind its length, which is
-// valid until the next call.
-func (w *watcher) next() (byte, []byte, error) {
-	head, err := w.reader.Peek(2)
+// next returns the next packet's first byte and what follows its length. The latter is valid
+// until the next call.
+func (s *subscriber) next() (byte, []byte, error) {
+	head, err := s.reader.Peek(2)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -173,7 +173,7 @@ func (w *watcher) next() (byte, []byte, error) {
 		if size == lengthBytes {
 			return 0, nil, errors.New("malformed packet")
 		}
-		if head, err = w.reader.Peek(size + 2); err != nil {
+		if head, err = s.reader.Peek(size + 2); err != nil {
 			return 0, nil, err
 		}
 		size++
@@ -183,30 +183,30 @@ func (w *watcher) next() (byte, []byte, error) {
 		return 0, nil, errors.New("malformed packet")
 	}
 	kind, total := head[0], 1+n+int(length)
-	if total <= w.reader.Size() {
-		packet, err := w.reader.Peek(total)
+	if total <= s.reader.Size() {
+		packet, err := s.reader.Peek(total)
 		if err != nil {
 			return 0, nil, err
 		}
-		_, _ = w.reader.Discard(total) // it is there
+		_, _ = s.reader.Discard(total) // cannot fail: Peek has buffered it
 		return kind, packet[1+n:], nil
 	}
 	packet := make([]byte, total)
-	if _, err := io.ReadFull(w.reader, packet); err != nil {
+	if _, err := io.ReadFull(s.reader, packet); err != nil {
 		return 0, nil, err
 	}
 	return kind, packet[1+n:], nil
 }
 
-// published is what the watcher needs of a PUBLISH.
+// published is the part of a PUBLISH that the subscriber needs.
 type published struct {
 	topic []byte
 	job   int64
 }
 
-var jobIDProperty = []byte("\x26\x00\x06job-id") // user property, and its name's length
+var jobIDProperty = []byte("\x26\x00\x06job-id") // identifier of a user property, then length and text of its name
 
-// parsePublish reads a PUBLISH's body; id is 0 at QoS 0.
+// parsePublish parses the body of a PUBLISH. id is the packet id, 0 at QoS 0.
 func parsePublish(kind byte, body []byte) (m published, id uint16, err error) {
 	malformed := errors.New("malformed PUBLISH")
 	if len(body) < 2 || len(body) < 2+int(binary.BigEndian.Uint16(body)) {
@@ -237,21 +237,21 @@ func parsePublish(kind byte, body []byte) (m published, id uint16, err error) {
 	return m, id, nil
 }
 
-// count returns how many different jobs have arrived, and why no more will.
-func (w *watcher) count() (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.distinct), w.err
+// count returns how many different jobs have arrived, and an error if the connection has ended.
+func (s *subscriber) count() (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.distinct), s.err
 }
 
-// all returns everything that arrived.
-func (w *watcher) all() []check.Received {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.received
+// all returns all messages that have arrived.
+func (s *subscriber) all() []check.Received {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.received
 }
 
-func (w *watcher) close() {
-	_ = w.conn.Close()
-	<-w.done
+func (s *subscriber) close() {
+	_ = s.conn.Close()
+	<-s.done
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// The two halves of the ceiling, each by itself: the bare claim, without a broker, and the
-// bare broker, without a database.
+// The two parts of the ceiling, each alone: the bare claim, without a broker, and the bare
+// broker, without a database.
 
-// claimAll claims and unjournals everything, a connection each lane, and returns how many
-// jobs a second that was.
+// claimAll claims all jobs and deletes them from the journal, with a connection for each lane.
+// It returns the number of jobs per second.
 func (b Bare) claimAll(ctx context.Context) (perSecond float64, err error) {
 	ids, err := b.ids(ctx)
 	if err != nil {
@@ -43,7 +43,7 @@ func (b Bare) claimAll(ctx context.Context) (perSecond float64, err error) {
 	return float64(len(ids)) / time.Since(begun).Seconds(), err
 }
 
-// drainBroker publishes what is in the table, which it only reads, and returns.
+// drainBroker publishes all jobs and returns. It does not write to the table.
 func (b Bare) drainBroker(ctx context.Context) error {
 	var messages []driver.Message
 	if err := b.withConn(ctx, func(conn *pgx.Conn) error {
@@ -55,7 +55,7 @@ func (b Bare) drainBroker(ctx context.Context) error {
 		_, err = pgx.ForEachRow(rows, []any{&m.JobID, &m.Topic, &m.Payload}, func() error {
 			m.Slot = driver.Slot(len(messages)%ceilingBatch + 1)
 			messages = append(messages, m)
-			m.Payload = nil // the next row gets memory of its own
+			m.Payload = nil // the next row gets new memory
 			return nil
 		})
 		return err
@@ -66,7 +66,7 @@ func (b Bare) drainBroker(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for lane := range b.Lanes {
 		group.Go(func() error {
-			p, err := openPipe(ctx, b.BrokerURL, fmt.Sprint("reactor-bench-broker", lane), b.Delivery)
+			p, err := openPublisher(ctx, b.BrokerURL, fmt.Sprint("reactor-bench-broker", lane), b.Delivery)
 			if err != nil {
 				return err
 			}
