@@ -302,7 +302,7 @@ type table struct {
 	tree   bool // it has partitions or inheritance children
 
 	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, handBack, purge string
-	waiting, lockOne, touch                                                                      string
+	waiting, lockOne, touch                                                                                 string
 }
 
 // newTable builds the statements. A table without partitions or children is addressed with ONLY, so

@@ -67,7 +67,14 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 			return m, err
 		}
 	}
-	if err := d.await(ctx, name, sub, load, drain.failed); err != nil {
+	var more *beside
+	if load.Beside > 0 {
+		if more, err = d.beginBeside(ctx, load.Beside); err != nil {
+			return m, err
+		}
+		defer func() { _, _ = more.end() }()
+	}
+	if err := d.await(ctx, name, sub, load, more, drain.failed); err != nil {
 		return m, err
 	}
 	took := time.Since(begun)
@@ -141,20 +148,28 @@ func (d *deployment) progress(stage string, done, of int) {
 
 // await waits until every job has arrived, or until no message has arrived for arrivalTimeout
 // after all jobs are due.
-func (d *deployment) await(ctx context.Context, name string, sub *subscriber, load Load, failed func() error) error {
+func (d *deployment) await(ctx context.Context, name string, sub *subscriber, load Load, more *beside, failed func() error) error {
 	due := time.Now().Add(load.duration() + load.ahead())
 	last, since := 0, time.Now()
 	for {
 		n, err := sub.count()
 		if err != nil {
-			return fmt.Errorf("the subscriber has lost its connection: %sub", err)
+			return fmt.Errorf("the subscriber has lost its connection: %w", err)
 		}
 		now := time.Now()
 		if n > last {
 			last, since = n, now
 		}
 		d.progress(name, n, load.Jobs)
-		if n >= load.Jobs || now.After(due) && now.Sub(since) > arrivalTimeout {
+		if more != nil && n >= load.Jobs && now.Sub(more.begun) > leastBeside {
+			inserted, err := more.end()
+			if err != nil {
+				return err
+			}
+			load.Jobs, more = load.Jobs+inserted, nil
+			due = now.Add(besideAhead + besideEvery)
+		}
+		if more == nil && n >= load.Jobs || now.After(due) && now.Sub(since) > arrivalTimeout {
 			return nil
 		}
 		if err := failed(); err != nil {
@@ -180,5 +195,8 @@ func (d *deployment) evaluate(ctx context.Context, name string, sub *subscriber,
 	received := sub.all()
 	m := newMeasurement(name, check.Compare(jobs, received, check.Config{}), received)
 	m.InsertedPerSecond = insertedPerSecond
+	if d.cfg.Load.Beside > 0 {
+		m.Beside = besideLateness(jobs, received)
+	}
 	return m, nil
 }
