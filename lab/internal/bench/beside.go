@@ -13,7 +13,7 @@ import (
 
 const (
 	// besideTopic is where the jobs are published that fall due beside a backlog.
-	besideTopic = topicPrefix + "beside"
+	besideTopic = topicPrefix + "beside/job"
 	// besideEvery is how often some of them are inserted, and besideAhead how long before the first is due.
 	besideEvery = 100 * time.Millisecond
 	besideAhead = 200 * time.Millisecond
@@ -27,8 +27,11 @@ type beside struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	begun  time.Time
-	jobs   int   // once done
-	err    error // once done
+	// sub receives them over a connection of its own: a large payload would hold them up in one that
+	// has both.
+	sub  *subscriber
+	jobs int   // once done
+	err  error // once done
 }
 
 const besideSQL = `
@@ -37,12 +40,17 @@ SELECT $1, 'beside', clock_timestamp() + $2::interval + n / $3::float8 * interva
 
 // beginBeside begins to insert so many jobs a second.
 func (d *deployment) beginBeside(ctx context.Context, perSecond float64) (*beside, error) {
-	conn, err := pgx.Connect(ctx, d.database)
+	sub, err := subscribe(ctx, d.broker, besideTopic, 0)
 	if err != nil {
 		return nil, err
 	}
+	conn, err := pgx.Connect(ctx, d.database)
+	if err != nil {
+		sub.close()
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &beside{cancel: cancel, done: make(chan struct{}), begun: time.Now()}
+	b := &beside{cancel: cancel, done: make(chan struct{}), begun: time.Now(), sub: sub}
 	go func() {
 		defer close(b.done)
 		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
@@ -66,6 +74,12 @@ func (b *beside) end() (int, error) {
 	b.cancel()
 	<-b.done
 	return b.jobs, b.err
+}
+
+// close ends it for good.
+func (b *beside) close() {
+	_, _ = b.end()
+	b.sub.close()
 }
 
 // besideLateness judges these jobs alone.

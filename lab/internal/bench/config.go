@@ -100,8 +100,10 @@ func (c Config) Validate() error {
 		return errors.New("a rate, a spread and the same instant exclude each other")
 	case c.Load.Jobs < 1:
 		return fmt.Errorf("the number of jobs is %d, must be at least 1", c.Load.Jobs)
-	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > 1<<20:
-		return fmt.Errorf("the payload is %d bytes, must be 0 to 1,048,576", c.Load.PayloadBytes)
+	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > maxPayload:
+		return fmt.Errorf("the payload is %d bytes, must be 0 to %d", c.Load.PayloadBytes, maxPayload)
+	case c.Load.Beside < 0 || c.Load.Beside > 0 && (!c.Load.backlog() || c.Baseline || c.Ceiling || c.Instances == 0):
+		return errors.New("jobs beside are those beside a backlog of the bench's own instances, without comparisons")
 	case c.Load.Topics < 1:
 		return fmt.Errorf("the number of topics is %d, must be at least 1", c.Load.Topics)
 	case c.Load.Rate < 0 || c.Load.Spread < 0:
