@@ -34,7 +34,9 @@ type Config struct {
 	// when everything they found has been published. 0, the default, means never.
 	MaxReads int
 
-	// Lanes is how many connections to the broker are used. Defaults to 2.
+	// Lanes is the number of connections to the broker. One of them is kept free of what is
+	// overdue and of large payloads, for what is due now; so a backlog is published over the others. With
+	// a single one, what is due now waits for what that has taken before. Defaults to 3.
 	Lanes int
 	// Horizon is how far ahead jobs are loaded into memory. No longer than the
 	// notify horizon in sql/triggers.sql, one minute. Defaults to 30 s.
