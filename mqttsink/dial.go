@@ -13,8 +13,11 @@ import (
 )
 
 // dial opens the network connection, including TLS. Each error is one line that says what to check.
-func (s *Sink) dial(ctx context.Context) (net.Conn, error) {
-	conn, err := s.cfg.Dial(ctx, "tcp", s.broker.address)
+func (s *Sink) dial(ctx context.Context) (net.Conn, error) { return s.dialTo(ctx, s.broker.address) }
+
+// dialTo connects to one of the addresses that the broker's name may have.
+func (s *Sink) dialTo(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := s.cfg.Dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, s.explainDial(ctx, err)
 	}

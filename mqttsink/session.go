@@ -19,6 +19,7 @@ import (
 //	   │                │                               │                    ▲
 //	   └────────────────┴──────────── any error ────────┴────────────────────┘
 type session struct {
+	sink         *Sink
 	conn         net.Conn
 	broker       string // host:port, for errors
 	clientID     string
@@ -68,7 +69,7 @@ var errClosed = errors.New("the session is closed")
 
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
 	session := &session{
-		conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), report: opts.Acks,
+		sink: s, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), report: opts.Acks,
 		broker: s.broker.address, clientID: opts.ClientID, closeCounts: &s.closeCounts,
 		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: s.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),

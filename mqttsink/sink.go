@@ -94,7 +94,12 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 
 // open opens a connection and has the broker accept it.
 func (s *Sink) open(ctx context.Context, connect *packets.Connect) (net.Conn, *bufio.Reader, *packets.Connack, error) {
-	conn, err := s.dial(ctx)
+	return s.openAt(ctx, s.broker.address, connect)
+}
+
+// openAt is open for one of the addresses that the broker's name may have.
+func (s *Sink) openAt(ctx context.Context, address string, connect *packets.Connect) (net.Conn, *bufio.Reader, *packets.Connack, error) {
+	conn, err := s.dialTo(ctx, address)
 	if err != nil {
 		return nil, nil, nil, err
 	}

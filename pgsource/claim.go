@@ -53,8 +53,8 @@ WITH lease AS MATERIALIZED (
     DELETE FROM reactor.failed_jobs
      WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
-    INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids)
-    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id) FROM claimed HAVING count(*) > 0
+    INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by)
+    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id), max(fire_at) FROM claimed HAVING count(*) > 0
     RETURNING batch
 )
 SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`

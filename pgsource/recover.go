@@ -91,9 +91,12 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 // nobody has made unprocessed since. Another row that got the id is not the row that was claimed:
 // publishing it would be early, or a repetition, and it is claimed at its own time. Versions before
 // the signature (reach is NULL) identified rows by id, and an id of 0 stood for a job that failed.
+//
+// The broker may have a message that is not due yet. It is released at its time, or, where its row is
+// gone, when the last job of its batch is due.
 const readJournalSQL = `
 		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
-		       coalesce(job.topic, ''), coalesce(job.payload, ''), job.fire_at, job.expires_at
+		       coalesce(job.topic, ''), coalesce(job.payload, ''), coalesce(job.fire_at, f.due_by), job.expires_at
 		  FROM reactor.in_flight f
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
 		  LEFT JOIN LATERAL (

@@ -16,6 +16,8 @@ type broker struct {
 	// absence does not end the instance.
 	accepted atomic.Bool
 	unmarked sync.Once // guards the warning that sessions cannot be marked
+	// passing is the driver.Passing that was found last, plus 1; 0: none was.
+	passing atomic.Int32
 
 	// checked has capacity one. Its value tells whether the broker is known to tell clients
 	// apart by their client ids. Whoever receives the value does the check; the others wait

@@ -200,7 +200,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	req := driver.ClaimRequest{
 		Lease: lease, QoS: c.delivery.QoS(), IDs: jobs.ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
-		Within:  max(jobs.latest.Sub(c.clock.Now()), 2*lead.get()) + claimSlack,
+		Within:  max(jobs.latest.Sub(c.clock.Now()), lead.reach()) + claimSlack,
 		Briefly: jobs.briefly,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation

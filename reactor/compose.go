@@ -64,7 +64,7 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	})
 	d.loader = loader
 
-	s := newSettler(r.source, r.log, &r.stats, &r.progress)
+	s := newSettler(r.source, r.log, &r.stats, &r.progress, r.lead)
 	held := newLeases(r.clock, r.log, member)
 	start := func(lease driver.Lease, claims bool) laneWorker {
 		runner := r.newLaneRunner(lease, held, s, budget)
@@ -91,13 +91,13 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, budget *budget) *laneRunner {
 	l := &lane{
 		clientID: lease.ClientID, delivery: r.cfg.Delivery, log: r.log, stats: &r.stats, progress: &r.progress,
-		leased: held.good, clock: r.clock, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
+		leased: held.good, clock: r.clock, lead: r.lead, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
 		settle:   func(l *lane, b *handoff.Batch, within time.Duration) { s.add(l, b, within) },
 		capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg.Delivery, r.cfg.OnSessionLoss),
 		budget: budget,
 	}
 	return &laneRunner{
-		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss,
+		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss, stage: r.cfg.Stage,
 		pad:    &launchpad{lane: l, clock: r.clock, lateness: &r.stats.lateness, news: wait.NewSignal()},
 		broker: r.broker, journal: r.source, leases: held, settler: s, stages: &r.progress,
 		newAlarm: r.timers.newAlarm, clock: r.clock, log: r.log, stats: &r.stats,

@@ -16,6 +16,10 @@ type Config struct {
 	// OnSessionLoss says what becomes of messages that were on their way at QoS 2 when
 	// the broker lost its session state. Defaults to Republish.
 	OnSessionLoss SessionLossPolicy
+
+	// Stage says whether messages are sent to the broker before their time, and released at it;
+	// only for ExactlyOnce. Defaults to StageAuto: where the broker is found to be of that kind.
+	Stage Staging
 	// JobsPerRead bounds the rows of one read of the table, and the jobs of one
 	// claim (which takes at most 512). Smaller reads use less memory, larger ones
 	// fewer statements. At most 1,048,576. Defaults to 4096.
@@ -98,6 +102,8 @@ func (c Config) validate() error {
 	switch {
 	case c.Delivery > AtMostOnce:
 		return &ConfigError{Field: "Delivery", Value: c.Delivery, Problem: "which does not exist"}
+	case c.Stage > StageOff:
+		return &ConfigError{Field: "Stage", Value: c.Stage, Problem: "which does not exist"}
 	case c.OnSessionLoss > Fail:
 		return &ConfigError{Field: "OnSessionLoss", Value: c.OnSessionLoss, Problem: "which does not exist"}
 	case c.JobsPerRead < 1 || c.JobsPerRead > 1<<20:

@@ -108,3 +108,51 @@ func (p *SessionLossPolicy) UnmarshalText(text []byte) error {
 	}
 	return nil
 }
+
+// Staging says whether messages of ExactlyOnce are sent to the broker before their time, to be released
+// at it: then no more than one packet is left to be sent. That is possible where the broker passes
+// a QoS 2 message on when it is released, and not when it is published; MQTT allows both.
+type Staging uint8
+
+const (
+	// StageAuto asks each broker, over each connection, by a message of our own. Where the answer is
+	// not clear, nothing is staged.
+	StageAuto Staging = iota
+	// StageOn stages also where the answer is not clear, as the user must not publish and subscribe
+	// to the topics that are asked on. A broker that is found to pass on what is published is
+	// never sent anything before its time.
+	StageOn
+	// StageOff stages nothing, and asks nothing.
+	StageOff
+)
+
+// String returns the name used by flags and logs.
+func (s Staging) String() string {
+	switch s {
+	case StageAuto:
+		return "auto"
+	case StageOn:
+		return "on"
+	case StageOff:
+		return "off"
+	}
+	return fmt.Sprintf("Staging(%d)", uint8(s))
+}
+
+// MarshalText and UnmarshalText let flag and configuration parsers use Staging.
+func (s Staging) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText parses what MarshalText wrote.
+func (s *Staging) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "auto":
+		*s = StageAuto
+	case "on":
+		*s = StageOn
+	case "off":
+		*s = StageOff
+	default:
+		return fmt.Errorf("unknown staging %q: use auto, on or off", text)
+	}
+	return nil
+}

@@ -235,7 +235,7 @@ func (d *dispatcher) collectNear(now driver.DBTime) (again time.Duration) {
 	// comes what was left over, without advancing the wheel: see leaveBehind.
 	take := func(job scheduled, at int64) { d.take(&d.next, &d.near, job, at) }
 	before := len(d.next.ids)
-	until := max(int64(now.Add(2*lead)), wheel.Now()) // the lead may have become shorter
+	until := max(int64(now.Add(d.lead.reach())), wheel.Now()) // the lead may have become shorter
 	for len(d.next.ids) < d.rows && d.next.bytes < maxClaimBytes {
 		to := until
 		if d.leftOver {
@@ -259,7 +259,7 @@ func (d *dispatcher) collectNear(now driver.DBTime) (again time.Duration) {
 	}
 	if len(d.next.ids) < d.rows {
 		if at, ok := wheel.Next(); ok {
-			again = min(again, max(driver.DBTime(at).Add(-2*lead).Sub(now), 0))
+			again = min(again, max(driver.DBTime(at).Add(-d.lead.reach()).Sub(now), 0))
 		}
 	}
 	return again

@@ -21,10 +21,13 @@ type fakeBroker struct {
 	away      bool                  // guarded by mu: no connection can be made
 	onConnect func(client string)   // guarded by mu; called without it
 	note      func(call string)     // called without mu
+	// passing is when it passes messages on, and why that is unclear; guarded by mu.
+	passing        driver.Passing
+	passingUnclear error
 }
 
 func newFakeBroker() *fakeBroker {
-	return &fakeBroker{marks: map[string]string{}, open: map[string]*sessionOf{}, received: map[string]int{}}
+	return &fakeBroker{marks: map[string]string{}, open: map[string]*sessionOf{}, passing: driver.PassesOnAtPublish, received: map[string]int{}}
 }
 
 func (b *fakeBroker) called(call string) {
@@ -110,6 +113,13 @@ type sessionOf struct {
 	why     error
 	done    chan struct{}
 	sent    []driver.Message // guarded by the broker's mu
+}
+
+// PassesOn implements driver.Session.
+func (s *sessionOf) PassesOn(context.Context) (driver.Passing, error) {
+	s.broker.mu.Lock()
+	defer s.broker.mu.Unlock()
+	return s.broker.passing, s.broker.passingUnclear
 }
 
 func (s *sessionOf) answer() {

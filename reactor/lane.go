@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type lane struct {
 	stats    *counters
 	progress *progress
 	clock    *clock
+	lead     *lead
 	// leased reports whether our lease still holds now, by our own clock, so that we may send.
 	leased func() bool
 	// settle passes a batch with news to the settler, which writes them to the journal within a
@@ -105,6 +107,9 @@ func (l *lane) account(e *handoff.Effects) {
 	c.returned.Add(int64(e.Returned))
 	c.outcomesUnknown.Add(int64(e.OutcomesUnknown))
 	c.ack.observe(e.Took...)
+	if len(e.Took) > 0 {
+		l.lead.acknowledged(slices.Max(e.Took))
+	}
 	c.accepted.observe(e.Late...)
 	if e.Published > 0 {
 		l.progress.accepted.touch()
@@ -130,7 +135,7 @@ func (l *lane) room(n int) (lease driver.Lease, first driver.Slot, reach int, ok
 func (l *lane) admit(claimed driver.Batch) *handoff.Batch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b, e := l.machine.Admit(claimed)
+	b, e := l.machine.Admit(l.now(), claimed)
 	l.carryOut(e)
 	return b
 }
@@ -162,6 +167,15 @@ func (l *lane) attach(s driver.Session) {
 	defer l.mu.Unlock()
 	l.session = s
 	l.carryOut(l.machine.Connect(l.now(), handoff.Connection{Limits: s.Limits(), Check: s.Check}))
+}
+
+// stages records whether messages can be sent over a session before their time.
+func (l *lane) stages(s driver.Session, yes bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session == s {
+		l.carryOut(l.machine.Stages(l.now(), yes))
+	}
 }
 
 // detach ends the sending over a session, for a reason. It reports whether the broker had

@@ -44,6 +44,9 @@ func (s *fakeSession) Publish(msgs []driver.Message) error {
 	s.sent = append(s.sent, msgs...)
 	return nil
 }
+func (s *fakeSession) PassesOn(context.Context) (driver.Passing, error) {
+	return driver.PassesOnAtPublish, nil
+}
 func (s *fakeSession) Unreleased() []driver.Slot { return s.unreleased }
 func (s *fakeSession) Release(slots []driver.Slot) error {
 	if s.ended {
@@ -79,6 +82,7 @@ type testLane struct {
 func newTestLane(delivery Delivery) *testLane {
 	t := &testLane{leased: true}
 	t.lane = &lane{
+		lead:     newLead(),
 		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(),
 		settle:   func(_ *lane, b *handoff.Batch, _ time.Duration) { t.news = append(t.news, b) },
 		hurry:    func() {},
@@ -198,14 +202,17 @@ func TestLaneRests(t *testing.T) {
 		l.attach(s)
 		l.launch(l.put(1, 1), 0, 1)
 		l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Code: driver.CodeQuotaExceeded, Reason: "slow down"}})
-		if sent := s.sent; len(sent) > 0 || l.stats.throttled.Load() != 1 {
+		sentNow := func() []driver.Message { // the lane's own goroutine sends
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return s.take()
+		}
+		if sent := sentNow(); len(sent) > 0 || l.stats.throttled.Load() != 1 {
 			t.Fatalf("sent %+v at once", sent)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		l.mu.Lock() // the lane's own goroutine has sent it
-		defer l.mu.Unlock()
-		if sent := s.take(); len(sent) != 1 {
+		if sent := sentNow(); len(sent) != 1 {
 			t.Errorf("sent %+v after the rest", sent)
 		}
 	})

@@ -25,10 +25,12 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Ses
 		if alone {
 			r.lane.attach(session)
 			r.stats.lanesUp.Add(1)
+			staging := r.beginStaging(ctx, session)
 			select {
 			case <-ctx.Done():
 			case <-session.Done():
 			}
+			staging.end()
 			r.stats.lanesUp.Add(-1)
 		}
 		if ctx.Err() != nil {

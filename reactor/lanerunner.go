@@ -31,6 +31,7 @@ type laneRunner struct {
 	clientID string
 	delivery Delivery
 	onLoss   SessionLossPolicy
+	stage    Staging
 
 	broker   laneBroker
 	journal  laneJournal
@@ -66,6 +67,8 @@ type laneBroker interface {
 	everAccepted() bool
 	// cannotMark logs that sessions cannot be marked.
 	cannotMark(log *slog.Logger, why error)
+	// passesOn says when the broker passes messages on, as was found over a session.
+	passesOn(log *slog.Logger, passing driver.Passing, policy Staging, why error)
 }
 
 // laneJournal is what a runner needs of driver.Journal.

@@ -98,8 +98,9 @@ func runs(t *testing.T, before func(r *running), test func(r *running)) {
 		r.broker.note = r.step
 		journal := loggedJournal{r.journal, r.step}
 		c, stats, p := testClock(), &counters{}, &progress{}
-		r.settler = newSettler(journal, discard(), stats, p)
+		r.settler = newSettler(journal, discard(), stats, p, newLead())
 		l := &lane{
+			lead:     newLead(),
 			clientID: runnerClient, log: discard(), stats: stats, progress: p, leased: func() bool { return true }, clock: c,
 			settle: func(l *lane, f *handoff.Batch, within time.Duration) { r.settler.add(l, f, within) }, hurry: r.settler.hurry,
 			capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(ExactlyOnce, Republish),

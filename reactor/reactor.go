@@ -129,7 +129,7 @@ func (r *Reactor) Stats() Stats {
 		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),
 		Claim: c.claim.get(), Settle: c.settle.get(), Ack: c.ack.get(), Lateness: c.lateness.get(), Accepted: c.accepted.get(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
-		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(),
+		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(), LanesStaging: c.lanesStaging.Load(),
 		FeedUp: c.feedUp.Load(), Feed: r.source.FeedState(), FeedLosses: c.feedLosses.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(),
 	}
 }

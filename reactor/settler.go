@@ -22,6 +22,7 @@ type settler struct {
 	log      *slog.Logger
 	stats    *counters // written here, read by Stats alone
 	progress *progress
+	lead     *lead
 	wake     wait.Signal
 	quiet    wait.Signal // set after each settlement
 	failures ratelog.Limiter
@@ -61,8 +62,8 @@ type unsettled struct {
 }
 
 // newSettler returns a settler that has nothing to settle.
-func newSettler(journal settleJournal, log *slog.Logger, stats *counters, progress *progress) *settler {
-	return &settler{journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal(), turn: make(chan struct{}, 1)}
+func newSettler(journal settleJournal, log *slog.Logger, stats *counters, progress *progress, lead *lead) *settler {
+	return &settler{lead: lead, journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal(), turn: make(chan struct{}, 1)}
 }
 
 // add takes a batch, to be settled within a time; it does not block.
@@ -148,6 +149,7 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 		outcomes, err = s.journal.Settle(ctx, settlements)
 		if err == nil {
 			s.stats.settle.observe(time.Since(begun))
+			s.lead.settled(time.Since(begun))
 			s.progress.settled.touch()
 			break
 		}

@@ -45,6 +45,9 @@ type Stats struct {
 	Pending, InFlight int64
 	// Shards owned, and LanesUp of the Lanes wanted are connected.
 	Shards, Lanes, LanesUp int64
+	// LanesStaging are those of LanesUp over which messages are sent before their time, to be
+	// released at it (Config.Stage).
+	LanesStaging int64
 	// Contested lanes are left alone because somebody else uses their MQTT sessions.
 	Contested int64
 	// FeedUp tells whether new jobs are announced; if not, the sweep finds them. Feed says
@@ -66,7 +69,7 @@ type counters struct {
 	quarantined, contested                                                atomic.Int64
 	outcomesUnknown, throttled                                            atomic.Int64
 	loads, unknown                                                        atomic.Int64
-	pending, inFlight, shards, lanesUp                                    atomic.Int64
+	pending, inFlight, shards, lanesUp, lanesStaging                      atomic.Int64
 	feedUp                                                                atomic.Bool
 	feedLosses                                                            atomic.Int64
 	loaded                                                                moment // the last read of the table
@@ -75,7 +78,7 @@ type counters struct {
 
 // begin resets what an earlier incarnation held.
 func (c *counters) begin() {
-	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp} {
+	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp, &c.lanesStaging} {
 		gauge.Store(0)
 	}
 }

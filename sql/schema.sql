@@ -296,6 +296,10 @@ CREATE INDEX IF NOT EXISTS in_flight_lane ON reactor.in_flight (lane);
 -- How many slots, from the lane's first unsettled one on, its owner uses at most: messages beyond
 -- were never sent. NULL: the batch of a version without such a bound.
 ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS reach integer;
+-- When the last job of the batch is due. The broker may have a message before its time, to be released
+-- then; a recovery waits for that even if the row of the job was deleted meanwhile. NULL: the batch
+-- of a version before 5.
+ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS due_by timestamptz;
 
 -- Jobs that go back to the table: the broker refused them and they are to be tried again, or they
 -- were not sent before a stop. They are noted here first, because an application may hold a lock on

@@ -35,6 +35,7 @@ var Migrations = []Migration{
 	{Version: 3, Name: "identity", Up: SchemaUp + TriggersUp},
 	// No later version may create the triggers, because a deployment may have publications instead.
 	{Version: 4, Name: "feeds", Up: SchemaUp, Down: TriggersUp + PublicationsDown},
+	{Version: 5, Name: "punctual", Up: SchemaUp},
 }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to

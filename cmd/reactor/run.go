@@ -39,6 +39,7 @@ type runCommand struct {
 	MQTTPassword  string                    `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the variable than by the flag."`
 	Lanes         int                       `default:"${lanes}" group:"Broker" help:"Connections to the broker."`
 	Delivery      reactor.Delivery          `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
+	Stage         reactor.Staging           `default:"auto" group:"Broker" help:"Whether messages are sent to the broker before their time, at exactly-once, and released at it: auto (where the broker is found to pass them on at their release), on (also where that cannot be found out) or off."`
 	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What happens at exactly-once to the messages in flight when the broker has lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
@@ -150,7 +151,7 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 		grace = min(c.Grace, 2*reactor.NoGrace) // not NoGrace, so that reactor.New refuses it
 	}
 	return reactor.New(source, sink, reactor.Config{
-		Delivery: c.Delivery, OnSessionLoss: c.OnSessionLoss,
+		Delivery: c.Delivery, Stage: c.Stage, OnSessionLoss: c.OnSessionLoss,
 		JobsPerRead: cli.Given(c.JobsPerRead), LoopFrequency: cli.Given(c.LoopFrequency),
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
 		Lanes: cli.Given(c.Lanes), MaxPending: cli.Given(c.MaxPending), Grace: grace, Logger: log,

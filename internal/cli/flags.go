@@ -19,7 +19,7 @@ var FlagOf = map[string]string{
 	// mqttsink
 	"URL": "mqtt-url", "Username": "mqtt-username", "Password": "mqtt-password",
 	// reactor
-	"Delivery": "delivery", "OnSessionLoss": "on-session-loss", "Lanes": "lanes",
+	"Delivery": "delivery", "Stage": "stage", "OnSessionLoss": "on-session-loss", "Lanes": "lanes",
 	"ConsumerCount": "consumer-count", "ConsumerIndex": "consumer-index", "JobsPerRead": "jobs-per-read",
 	"LoopFrequency": "loop-frequency", "MaxReads": "max-reads", "MaxPending": "max-pending", "Grace": "grace",
 }

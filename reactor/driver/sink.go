@@ -138,6 +138,10 @@ type Session interface {
 	// next session can work without. After any other error the session may or may not have the
 	// mark.
 	Mark(ctx context.Context, mark string) error
+	// PassesOn finds out when the broker of this session passes QoS 2 messages on to their
+	// subscribers, by a message of its own, which leaves nothing behind. It takes up to a few
+	// seconds, and does not disturb the session. The error says, in one line, why it is unclear.
+	PassesOn(ctx context.Context) (Passing, error)
 	// Done is closed when the connection has ended and Acks will not be called any more.
 	Done() <-chan struct{}
 	// Err returns why the session has ended, once Done is closed: among others
@@ -149,6 +153,18 @@ type Session interface {
 	// Discard does the same as Close, and makes the broker forget the session's state.
 	Discard(ctx context.Context) error
 }
+
+// Passing is when a broker passes a QoS 2 message on: MQTT leaves it the choice [MQTT 5, 4.3.3].
+type Passing uint8
+
+const (
+	// PassingUnclear: it could not be found out.
+	PassingUnclear Passing = iota
+	// PassesOnAtPublish: as soon as it has received the message.
+	PassesOnAtPublish
+	// PassesOnAtRelease: when the message is released, and not before.
+	PassesOnAtRelease
+)
 
 // Limits bound what a lane may send over a session.
 type Limits struct {

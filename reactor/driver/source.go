@@ -177,7 +177,8 @@ type ClaimRequest struct {
 
 // Batch holds the jobs of one claim; it is the unit of the journal. Jobs are in launch order
 // (fire_at, id); Jobs[i] has the slot i places after FirstSlot. A recovered job whose row does not
-// exist any more has no Topic: nothing can be published, but the job keeps its place.
+// exist any more has no Topic: nothing can be published, but the job keeps its place, and the broker
+// may have its message, which must not be released before FireAt.
 type Batch struct {
 	// ID orders the batches of a lane. Token identifies this batch for ever (ClaimRequest.Token).
 	ID        int64

@@ -198,6 +198,7 @@ var faults = []fault{
 			return d.load.burst(ctx, n, ahead)
 		}}
 	}, harmless: true},
+	{name: "instant", weight: 6, draw: drawInstant},
 }
 
 // link is one instance's connections to one server.

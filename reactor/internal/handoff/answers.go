@@ -8,7 +8,7 @@ import (
 
 // Acks processes the broker's answers, in the order in which they arrived.
 func (m *Machine) Acks(now Now, acks []driver.Ack) *Effects {
-	m.begin()
+	m.beginAt(now)
 	m.resend = m.resend[:0]
 	for _, a := range acks {
 		if a.Slot < 1 || int(a.Slot) > int(m.ring) {
@@ -38,6 +38,7 @@ func (m *Machine) answered(now Now, a driver.Ack) {
 			return
 		}
 		// Whatever the code is, the broker stores nothing under this slot any more.
+		m.count(now, msg)
 		m.endAndAnnounce(a.Slot, nil)
 	case a.Step == driver.Released:
 	case msg.state == received && msg.unsure && a.Step == driver.Received:
@@ -52,8 +53,13 @@ func (m *Machine) answered(now Now, a driver.Ack) {
 	case a.Code == driver.CodeQuotaExceeded:
 		// The exchange is over, and the broker has stored nothing of it.
 		m.inFlight--
-		msg.state, msg.attempted, msg.dup = queued, false, false
-		m.resend = append(m.resend, a.Slot)
+		msg.attempted, msg.dup = false, false
+		if msg.due {
+			msg.state = queued
+			m.resend = append(m.resend, a.Slot)
+		} else {
+			msg.state = held // Launch sends it
+		}
 		m.poison.answers()
 		m.slowDown(now, a)
 	case a.Refused():
@@ -74,11 +80,13 @@ func (m *Machine) answeredAgain(now Now, a driver.Ack, msg *message) {
 	m.poison.answers()
 	switch {
 	case !a.Refused() || a.Code == driver.CodeInUse:
-		msg.unsure = false
+		msg.unsure, msg.asking = false, false
 		m.releaseIfReady(a.Slot)
 	case a.Code == driver.CodeQuotaExceeded:
 		m.inFlight--
-		m.resend = append(m.resend, a.Slot)
+		if msg.asking = msg.due; msg.due {
+			m.resend = append(m.resend, a.Slot)
+		}
 		m.slowDown(now, a)
 	default: // the broker has lost the message, and refuses it now
 		m.inFlight--
@@ -98,14 +106,25 @@ func (m *Machine) forgotten(s driver.Slot) {
 	m.endAndAnnounce(s, &f)
 }
 
-// accepted records that the broker has accepted a message.
+// accepted records that the broker has accepted a message. If its time has not come, it counts as
+// published when it is released.
 func (m *Machine) accepted(now Now, msg *message) {
-	e := &m.effects
-	e.Published++
-	e.Took = append(e.Took, now.Local-msg.sentAt)
-	e.Late = append(e.Late, now.Database.Sub(msg.job.FireAt))
+	m.effects.Took = append(m.effects.Took, now.Local-msg.sentAt)
+	if msg.due {
+		m.count(now, msg)
+	}
 	m.pace.accepted(m.connection.Limits.InFlight)
 	m.poison.answers()
+}
+
+// count counts a message as published, once.
+func (m *Machine) count(now Now, msg *message) {
+	if msg.counted || msg.job.Topic == "" {
+		return
+	}
+	msg.counted = true
+	m.effects.Published++
+	m.effects.Late = append(m.effects.Late, now.Database.Sub(msg.job.FireAt))
 }
 
 // slowDown records that the broker is over quota.

@@ -33,8 +33,13 @@ type message struct {
 	dup bool
 	// unsure tells that a received message has to be sent again before it is released. The
 	// broker received it over an earlier connection; the broker may have been killed since, and
-	// have restarted with an older saved state.
-	unsure bool
+	// have restarted with an older saved state. asking tells that it is queued for that, or was sent.
+	unsure, asking bool
+	// withheld tells that the broker does not pass the message on before its release: the message
+	// was sent only over connections whose broker is known for that (Connection.Stages).
+	withheld bool
+	// counted tells that Effects.Published includes the message.
+	counted bool
 	// releases is how often PUBREL may have been sent.
 	releases int
 }
@@ -54,6 +59,14 @@ const (
 	releasing
 	ended
 )
+
+// stageable reports whether a message may be sent before its time, to be released then. One
+// that may expire is not: to release it is to have it published, however late that is.
+func (msg *message) stageable(now Now) bool {
+	ahead := msg.job.FireAt.Sub(now.Database)
+	return !msg.due && ahead > 0 && ahead <= maxStaged && !msg.job.Expires && msg.job.Topic != "" && len(msg.job.Payload) <= maxStagedBytes &&
+		(msg.state == held || msg.state == received && msg.unsure && !msg.asking)
+}
 
 // concluded reports that PUBLISH will not be sent again over this connection.
 func (s state) concluded() bool { return s >= received }

@@ -5,8 +5,8 @@ package handoff
 // LargePayload is from which size on a payload counts as large, in bytes.
 const LargePayload = 128 << 10
 
-// count adds a payload to what the machine holds, or takes it away (sign -1).
-func (m *Machine) count(payloadBytes, sign int) {
+// weigh adds a payload to what the machine holds, or takes it away (sign -1).
+func (m *Machine) weigh(payloadBytes, sign int) {
 	m.bytes += sign * payloadBytes
 	if payloadBytes >= LargePayload {
 		m.largeBytes += sign * payloadBytes

@@ -16,7 +16,7 @@ import (
 // been sent already, this check is not possible: to send the message again could publish it
 // twice.
 func (m *Machine) Connect(now Now, c Connection) *Effects {
-	m.begin()
+	m.beginAt(now)
 	m.connection, m.connected, m.inFlight = c, true, 0
 	var unsure []driver.Slot
 	for _, b := range m.batches {
@@ -29,13 +29,17 @@ func (m *Machine) Connect(now Now, c Connection) *Effects {
 				m.inFlight++
 			case msg.state == releasing || msg.state == received && msg.releases == 0 && msg.job.Topic != "":
 				msg.state, msg.unsure, msg.dup = received, true, true
-				unsure = append(unsure, s)
+				if msg.due { // else Stages, or Launch, asks
+					msg.asking = true
+					unsure = append(unsure, s)
+				}
 			case msg.state == received:
 				m.inFlight++
 			}
 		}
 	}
 	m.queue = append(unsure, m.queue...)
+	m.stageAll(now)
 	m.send(now)
 	m.effects.Capacity = true
 	return &m.effects
@@ -61,8 +65,9 @@ func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
 		for i := range b.kept {
 			s := b.slot(i)
 			msg := m.at(s)
-			if msg.unsure {
+			if msg.asking {
 				asked++
+				msg.asking = false
 			}
 			if msg.state != sent {
 				continue
@@ -71,11 +76,16 @@ func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
 				m.endAndAnnounce(s, &driver.Failure{Reason: "outcome unknown: the connection was lost while it was being sent, and at-most-once does not try again", Final: true})
 				continue
 			}
-			msg.state, msg.dup = queued, true
+			msg.dup = true
+			if !msg.due { // it is not certain that the next broker withholds it
+				msg.state = held
+				continue
+			}
+			msg.state = queued
 			unanswered = append(unanswered, s)
 		}
 	}
-	m.inFlight = 0
+	m.inFlight, m.staging = 0, nil
 	m.queue = slices.DeleteFunc(m.queue, func(s driver.Slot) bool { return m.at(s).state == received }) // Connect finds them
 	if cause := m.poison.ends(why, len(unanswered)+asked); cause != 0 {
 		m.giveUp(cause, why)
@@ -157,11 +167,15 @@ func (m *Machine) outcomeUnknown(s driver.Slot) (again bool) {
 		m.end(s, nil)
 		return false
 	}
+	if msg.withheld && msg.releases == 0 { // it has not passed it on, so it was never sent
+		msg.state, msg.attempted, msg.dup, msg.unsure, msg.asking = held, false, false, false, false
+		return true
+	}
 	m.effects.OutcomesUnknown++
 	if m.cfg.FailLost {
 		m.end(s, &driver.Failure{Reason: "outcome unknown: the broker lost its session state while the message was on its way, and such jobs are set to fail", Final: true})
 		return false
 	}
-	msg.state, msg.attempted, msg.dup, msg.unsure, msg.releases = held, true, false, false, 0
+	msg.state, msg.attempted, msg.dup, msg.unsure, msg.asking, msg.releases = held, true, false, false, false, 0
 	return true
 }

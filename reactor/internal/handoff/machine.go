@@ -41,9 +41,10 @@ type Machine struct {
 	messages   []message // by slot - 1
 	head       driver.Slot
 	batches    []*Batch      // oldest first; their slots are consecutive on the ring
-	queue      []driver.Slot // to be sent, in order
-	bytes      int           // of the payloads of messages that have not ended
-	largeBytes int           // of those of them that are large (LargePayload)
+	queue      []driver.Slot // to be sent, in order: their time has come
+	staging    []driver.Slot // to be sent before their time, in order; some need not be sent any more
+	bytes      int           // size of the payloads of messages that have not ended
+	largeBytes int           // size of those of them that are large (LargePayload)
 	connection Connection
 	connected  bool
 	inFlight   int  // slots that count against the broker's limit for this connection
@@ -51,9 +52,11 @@ type Machine struct {
 	closing    bool // nothing more is admitted
 	pace       pace
 	poison     poison
+	now        Now // of the last event that told
 	effects    Effects
 	resend     []driver.Slot // reused by Acks
 	beyond     []driver.Slot // reused by send
+	doubtful   driver.Slot   // of send: the first slot in doubt
 }
 
 // Connection is a connection that the lane may send over, once the lease was confirmed.
@@ -62,6 +65,9 @@ type Connection struct {
 	// Check returns why a message can never be sent over the connection, or nil. It does no
 	// I/O.
 	Check func(driver.Message) error
+	// Stages tells that the broker passes QoS 2 messages on when they are released, so that they
+	// can be sent before their time.
+	Stages bool
 }
 
 // MaxBytes bounds the size of the payloads of a lane. The last claim may exceed it.
@@ -131,6 +137,12 @@ func (m *Machine) begin() *Effects {
 	return &m.effects
 }
 
+// beginAt is begin for an event that tells the time.
+func (m *Machine) beginAt(now Now) *Effects {
+	m.now = now
+	return m.begin()
+}
+
 // Room returns the slots for a claim of n jobs: the first one, and how far beyond the
 // first slot in doubt the batch's messages will be sent (Batch.Reach). ok tells that there is
 // room, and a connection.
@@ -150,10 +162,13 @@ func (m *Machine) freeSlots() int {
 }
 
 // Admit adds the batch that a claim for the lane has committed, in the slots that Room named.
-// Nothing is sent before Launch.
-func (m *Machine) Admit(b driver.Batch) (*Batch, *Effects) {
-	m.begin()
-	return m.admit(b), &m.effects
+// Nothing is sent before Launch, unless it can be staged.
+func (m *Machine) Admit(now Now, claimed driver.Batch) (*Batch, *Effects) {
+	m.beginAt(now)
+	b := m.admit(claimed)
+	m.stage(now, b)
+	m.send(now)
+	return b, &m.effects
 }
 
 func (m *Machine) admit(claimed driver.Batch) *Batch {
@@ -166,7 +181,7 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 	m.batches = append(m.batches, b)
 	for i, job := range claimed.Jobs {
 		*m.at(b.slot(i)) = message{job: job, batch: b, state: held}
-		m.count(len(job.Payload), 1)
+		m.weigh(len(job.Payload), 1)
 	}
 	m.head = b.slot(n)
 	m.effects.InFlight += n
@@ -175,7 +190,7 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 
 // Launch sends the batch's jobs from … to-1: their time has come.
 func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
-	m.begin()
+	m.beginAt(now)
 	if b.gone {
 		return &m.effects
 	}
@@ -183,11 +198,18 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 		s := b.slot(i)
 		msg := m.at(s)
 		msg.due = true
-		if msg.state == held {
+		switch {
+		case msg.state == held:
 			msg.state = queued
 			m.queue = append(m.queue, s)
+		case msg.state == received && msg.unsure && !msg.asking:
+			if m.connected { // else Connect asks
+				m.ask(s)
+			}
+		case msg.state == received && i >= b.recorded.concluded:
+			m.effects.Hurry = true
 		}
-		m.releaseIfReady(s) // if it was recovered before its time
+		m.releaseIfReady(s) // where it was staged, or recovered before its time
 	}
 	m.send(now)
 	return &m.effects
@@ -195,7 +217,7 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 
 // Resume sends again, after the lease was in doubt or the pace asked for a rest.
 func (m *Machine) Resume(now Now) *Effects {
-	m.begin()
+	m.beginAt(now)
 	m.send(now)
 	m.effects.Capacity = true
 	return &m.effects
@@ -241,7 +263,7 @@ func (m *Machine) Drop() *Effects {
 	for _, b := range m.batches {
 		m.effects.InFlight -= b.jobs
 	}
-	m.batches, m.queue = nil, nil
+	m.batches, m.queue, m.staging = nil, nil, nil
 	return &m.effects
 }
 
@@ -296,6 +318,6 @@ func (m *Machine) at(s driver.Slot) *message { return &m.messages[s-1] }
 
 // forget drops a payload, so that it can be freed.
 func (m *Machine) forget(msg *message) {
-	m.count(len(msg.job.Payload), -1)
+	m.weigh(len(msg.job.Payload), -1)
 	msg.job = driver.Job{ID: msg.job.ID}
 }

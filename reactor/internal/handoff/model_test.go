@@ -43,6 +43,9 @@ type model struct {
 	// after that.
 	timed    bool
 	setBacks int
+	// stages: instances learn, at some moment of each connection, whether messages can be staged.
+	// upgrades: whenever the broker comes back it passes messages on at PUBLISH from then on.
+	stages, upgrades bool
 	// passesOnAtPublish: the broker passes a message on when it stores it, as MQTT allows, and
 	// not when it is released.
 	passesOnAtPublish bool
@@ -66,7 +69,7 @@ func (m *model) explore() verdict {
 	v := verdict{points: map[string]bool{}}
 	m.healed = map[string]string{}
 	begin := &world{
-		model: m, next: 1, connected: -1, stored: make([]int8, m.slots), jobs: make([]fate, m.jobs+1), in: make([]instance, m.instances),
+		model: m, next: 1, connected: -1, atPublish: m.passesOnAtPublish, stored: make([]int8, m.slots), jobs: make([]fate, m.jobs+1), in: make([]instance, m.instances),
 	}
 	type trace struct {
 		from int
@@ -142,7 +145,7 @@ func TestModelKnowsTheMachine(t *testing.T) {
 		value any
 		want  int
 	}{
-		{Machine{}, 18}, {message{}, 9}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 3},
+		{Machine{}, 21}, {message{}, 12}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 3},
 	} {
 		if got := reflect.TypeOf(test.value).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, not %d: look at clone and key", test.value, got, test.want)
@@ -176,24 +179,33 @@ func TestModel(t *testing.T) {
 }
 
 var models = map[string]*model{
-	"a slot used again":                  {qos: 2, slots: 1, jobs: 3, instances: 2, claim: 1, drops: 1},
-	"three instances":                    {qos: 2, slots: 1, jobs: 1, instances: 3, claim: 1, drops: 1},
-	"two slots":                          {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 1},
-	"two jobs a claim":                   {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, apart: true},
-	"beyond the reach":                   {qos: 2, slots: 3, jobs: 3, instances: 2, claim: 3, reach: 1},
-	"a broker that is killed":            {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, rollbacks: 1},
-	"killed twice":                       {qos: 2, slots: 2, jobs: 2, instances: 1, claim: 1, drops: 1, rollbacks: 2},
-	"killed, and it tells":               {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, drops: 1, rollbacks: 1, tells: true},
-	"a broker that passes on at PUBLISH": {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, passesOnAtPublish: true},
-	"session lost, republish":            {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1},
-	"session lost, fail":                 {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1, failLost: true},
-	"session lost twice, fail":           {qos: 2, slots: 2, jobs: 2, instances: 1, claim: 1, losses: 2, failLost: true},
-	"over quota":                         {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, drops: 1, quotas: 1},
-	"over quota, session lost, fail":     {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, losses: 1, quotas: 1, failLost: true, passesOnAtPublish: true},
-	"a clock set back":                   {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, drops: 1, timed: true, setBacks: 1},
-	"set back, session lost, fail":       {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1, failLost: true},
-	"set back, session lost":             {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1},
-	"at least once, set back":            {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 2, timed: true, setBacks: 1},
-	"at least once":                      {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
-	"at most once":                       {qos: 0, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
+	"a slot used again":                            {qos: 2, slots: 1, jobs: 3, instances: 2, claim: 1, drops: 1},
+	"three instances":                              {qos: 2, slots: 1, jobs: 1, instances: 3, claim: 1, drops: 1},
+	"two slots":                                    {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 1},
+	"two jobs a claim":                             {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, apart: true},
+	"beyond the reach":                             {qos: 2, slots: 3, jobs: 3, instances: 2, claim: 3, reach: 1},
+	"a broker that is killed":                      {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, rollbacks: 1},
+	"killed twice":                                 {qos: 2, slots: 2, jobs: 2, instances: 1, claim: 1, drops: 1, rollbacks: 2},
+	"killed, and it tells":                         {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, drops: 1, rollbacks: 1, tells: true},
+	"a broker that passes on at PUBLISH":           {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, passesOnAtPublish: true},
+	"session lost, republish":                      {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1},
+	"session lost, fail":                           {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1, failLost: true},
+	"session lost twice, fail":                     {qos: 2, slots: 2, jobs: 2, instances: 1, claim: 1, losses: 2, failLost: true},
+	"over quota":                                   {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, quotas: 1},
+	"over quota, session lost, fail":               {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, losses: 1, quotas: 1, failLost: true, passesOnAtPublish: true},
+	"a clock set back":                             {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, timed: true, setBacks: 1},
+	"set back, session lost, fail":                 {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1, failLost: true},
+	"set back, session lost":                       {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1},
+	"at least once, set back":                      {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 2, timed: true, setBacks: 1},
+	"staged":                                       {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, timed: true, stages: true},
+	"two staged":                                   {qos: 2, slots: 3, jobs: 2, instances: 1, claim: 2, drops: 1, timed: true, stages: true},
+	"staged, set back":                             {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, timed: true, setBacks: 1, stages: true},
+	"staged, killed":                               {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, rollbacks: 1, timed: true, stages: true},
+	"staged, killed, upgraded":                     {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, rollbacks: 1, timed: true, stages: true, upgrades: true},
+	"staged, lost, upgraded":                       {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, upgrades: true},
+	"staged, lost, fail":                           {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, failLost: true},
+	"lost over a broker that passes on at PUBLISH": {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, passesOnAtPublish: true, failLost: true},
+	"staged, over quota":                           {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, quotas: 1, timed: true, stages: true},
+	"at least once":                                {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
+	"at most once":                                 {qos: 0, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
 }

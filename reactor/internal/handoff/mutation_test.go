@@ -38,12 +38,32 @@ func TestMutations(t *testing.T) {
 			"send.go", "msg.due && !msg.unsure", "msg.due",
 			"a broker that is killed", "delivered 0 times",
 		},
+		"released before its time": {
+			"send.go", "msg.due && !msg.unsure", "!msg.unsure",
+			"staged", "before its time",
+		},
+		"staged without knowing the broker": {
+			"connection.go", "if !msg.due { // it is not certain", "if false { // it is not certain",
+			"staged, killed, upgraded", "before its time",
+		},
+		"asked about before its time": {
+			"connection.go", "if msg.due { // else Stages", "if true { // else Stages",
+			"staged, killed, upgraded", "before its time",
+		},
+		"staged and forgotten": {
+			"machine.go", "if m.connected { // else Connect asks", "if false { // else Connect asks",
+			"staged, killed", "is not idle",
+		},
+		"withheld by a broker that does not": {
+			"send.go", "m.connection.Stages && (msg.withheld || !msg.attempted)", "true",
+			"lost over a broker that passes on at PUBLISH", "delivered 2 times",
+		},
 		"sent again before its time": {
 			"connection.go", "case msg.due:", "default:",
 			"set back, session lost", "before its time",
 		},
 		"recovered jobs sent at once": {
-			"recovery.go", "waits := msg.job.FireAt > now.Database && msg.job.Topic != \"\"", "waits := false",
+			"recovery.go", "waits := msg.job.FireAt > now.Database", "waits := false",
 			"at least once, set back", "nobody will launch it",
 		},
 		"a failure that the journal cannot be told": {
@@ -59,7 +79,7 @@ func TestMutations(t *testing.T) {
 			"a slot used again", "delivered",
 		},
 		"sent beyond the reach": {
-			"send.go", "m.ring.minus(s, base) >= msg.batch.reach", "base == 0",
+			"send.go", "m.ring.minus(s, m.doubtful) >= msg.batch.reach", "m.doubtful == 0",
 			"beyond the reach", "is sent as new",
 		},
 		"released for another owner": {

@@ -22,7 +22,7 @@ type Early struct {
 // may have reached the broker. They are sent again as duplicates. The others are sent as new: a
 // broker may drop a duplicate of a message that it has never seen.
 func (m *Machine) Recover(now Now, batches []driver.Batch, lost bool) (early []Early, e *Effects) {
-	m.begin()
+	m.beginAt(now)
 	for _, b := range batches {
 		m.admit(b)
 	}
@@ -32,7 +32,7 @@ func (m *Machine) Recover(now Now, batches []driver.Batch, lost bool) (early []E
 			s := b.slot(i)
 			msg := m.at(s)
 			recorded := b.qos == 2 && i < b.recorded.concluded
-			waits := msg.job.FireAt > now.Database && msg.job.Topic != ""
+			waits := msg.job.FireAt > now.Database // also where its row is gone: the broker may have it
 			msg.due = !waits
 			switch doubt := recorded || m.ring.minus(s, base) < b.reach; {
 			case !doubt:

@@ -74,7 +74,7 @@ func (r *rig) acks(acks []driver.Ack) { r.carryOut(r.m.Acks(r.now, acks)) }
 func (r *rig) launch(b *Batch, from, to int) { r.carryOut(r.m.Launch(r.now, b, from, to)) }
 
 func (r *rig) admit(claimed driver.Batch) *Batch {
-	b, e := r.m.Admit(claimed)
+	b, e := r.m.Admit(r.now, claimed)
 	r.carryOut(e)
 	return b
 }
@@ -191,7 +191,7 @@ func BenchmarkMachine(b *testing.B) {
 			b.ResetTimer()
 			for done := 0; done < b.N; done += MaxClaim {
 				claimed.FirstSlot, claimed.Reach, _ = m.Room(MaxClaim)
-				batch, e := m.Admit(claimed)
+				batch, e := m.Admit(now, claimed)
 				do(e)
 				do(m.Launch(now, batch, 0, MaxClaim))
 				for !batch.gone {

@@ -43,55 +43,95 @@ func (m *Machine) base() driver.Slot {
 	return m.head
 }
 
-// send publishes what is queued, as far as the broker's limit goes.
+// send publishes the queued messages within the broker's limit, and then, while nothing that is due
+// waits, the messages that can be staged.
 //
-// If we die before a message is sent, the journal has the job, and its recovery publishes
-// it. If we die after, the recovery publishes it again: at QoS 2 in the same slot, by
-// which the broker knows it; at QoS 1 it may arrive twice. At QoS 0 the recovery publishes
-// nothing.
+// If we die before a message is sent, the journal has the job, and its recovery publishes it. If we
+// die after, the recovery publishes it again: at QoS 2 in the same slot, by which the broker
+// recognizes it; at QoS 1 it may arrive twice. At QoS 0 the recovery publishes nothing.
 func (m *Machine) send(now Now) {
 	if !m.connected || !now.Leased || m.pace.resting(now.Local) {
 		return
 	}
 	limit := m.pace.limit(m.connection.Limits.InFlight)
-	if limit >= wideWindow && limit-m.inFlight < min(len(m.queue), limit/4) {
-		return // Acks fills it
+	m.blocked, m.doubtful = false, m.base()
+	m.queue = m.sendSome(now, m.queue, limit, m.sendDue)
+	if len(m.queue) == 0 && m.connection.Stages {
+		m.staging = m.sendSome(now, m.staging, limit-stageReserve(limit), m.sendStaged)
 	}
-	n, base := 0, m.base()
+}
+
+// outcome is the result of trying to send a message.
+type outcome uint8
+
+const (
+	// taken: the message leaves its list. It was sent, has ended, or need not be sent any more.
+	taken outcome = iota
+	// beyondReach: the message stays in its list, and those within the reach go first.
+	beyondReach
+)
+
+// sendSome sends messages of a list until so many are in flight, and returns the rest of it.
+func (m *Machine) sendSome(now Now, list []driver.Slot, limit int, send func(Now, driver.Slot) outcome) []driver.Slot {
+	if len(list) == 0 || limit >= wideWindow && limit-m.inFlight < min(len(list), limit/4) {
+		return list // Acks goes on
+	}
+	n := 0
 	m.beyond = m.beyond[:0]
-	for n < len(m.queue) && m.inFlight < limit && m.poison.maySend() {
-		s := m.queue[n]
+	for n < len(list) && m.inFlight < limit && m.poison.maySend() {
+		s := list[n]
 		n++
-		msg := m.at(s)
-		again := msg.state == received // and unsure
-		if msg.job.Topic == "" {       // deleted since it was claimed: cancelled
-			m.endAndAnnounce(s, nil)
-			continue
+		if send(now, s) == beyondReach {
+			m.beyond = append(m.beyond, s)
 		}
-		if at := msg.job.ExpiresAt; msg.job.Expires && at < now.Database && !msg.attempted {
-			m.endAndAnnounce(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
-			continue
-		}
-		if !again && !msg.attempted && m.ring.minus(s, base) >= msg.batch.reach {
-			m.beyond = append(m.beyond, s) // messages within the reach go first, even if they are later in the queue
-			continue
-		}
-		packet := driver.Message{Slot: s, JobID: msg.job.ID, Topic: msg.job.Topic, Payload: msg.job.Payload, QoS: msg.batch.qos, Dup: msg.dup}
-		if err := m.check(packet); err != nil && !again {
-			m.endAndAnnounce(s, &driver.Failure{Reason: err.Error(), Final: true})
-			continue
-		}
-		if !again {
-			msg.state = sent
-		}
-		msg.attempted, msg.sentAt = true, now.Local
-		m.inFlight++
-		m.poison.sends(s)
-		m.effects.Publish = append(m.effects.Publish, packet)
 	}
-	m.blocked = len(m.beyond) > 0
-	rest := append(m.queue[:0], m.beyond...)
-	m.queue = append(rest, m.queue[n:]...)
+	m.blocked = m.blocked || len(m.beyond) > 0
+	rest := append(list[:0], m.beyond...)
+	return append(rest, list[n:]...)
+}
+
+// sendDue sends a message whose time has come.
+func (m *Machine) sendDue(now Now, s driver.Slot) outcome {
+	msg := m.at(s)
+	if msg.job.Topic == "" { // its row was deleted after the claim
+		m.endAndAnnounce(s, nil)
+		return taken
+	}
+	if at := msg.job.ExpiresAt; msg.job.Expires && at < now.Database && !msg.attempted {
+		m.endAndAnnounce(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
+		return taken
+	}
+	if m.isBeyondReach(s) {
+		return beyondReach
+	}
+	if packet := m.packet(s); msg.state == received { // it is asked about; it was sendable before
+		m.publish(now, packet)
+	} else if err := m.check(packet); err != nil {
+		m.endAndAnnounce(s, &driver.Failure{Reason: err.Error(), Final: true})
+	} else {
+		msg.state = sent
+		m.publish(now, packet)
+	}
+	return taken
+}
+
+func (m *Machine) isBeyondReach(s driver.Slot) bool {
+	msg := m.at(s)
+	return msg.state != received && !msg.attempted && m.ring.minus(s, m.doubtful) >= msg.batch.reach
+}
+
+func (m *Machine) packet(s driver.Slot) driver.Message {
+	msg := m.at(s)
+	return driver.Message{Slot: s, JobID: msg.job.ID, Topic: msg.job.Topic, Payload: msg.job.Payload, QoS: msg.batch.qos, Dup: msg.dup}
+}
+
+func (m *Machine) publish(now Now, packet driver.Message) {
+	msg := m.at(packet.Slot)
+	msg.withheld = m.connection.Stages && (msg.withheld || !msg.attempted)
+	msg.attempted, msg.sentAt = true, now.Local
+	m.inFlight++
+	m.poison.sends(packet.Slot)
+	m.effects.Publish = append(m.effects.Publish, packet)
 }
 
 func (m *Machine) check(packet driver.Message) error {

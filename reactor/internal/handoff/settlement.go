@@ -37,9 +37,12 @@ func (m *Machine) announce(b *Batch) {
 
 // patience is how long the news of a batch may wait.
 func (m *Machine) patience(b *Batch) time.Duration {
+	within, staged := m.stagedPatience(b)
 	switch {
 	case !b.urgent():
 		return endPatience
+	case staged:
+		return within
 	case m.full() && !m.releasesPressing():
 		return fullPatience
 	}
@@ -90,7 +93,7 @@ func (m *Machine) Settlement(b *Batch) driver.Settlement {
 // If we die before the release, the journal says what the broker has received, and the
 // recovery releases it.
 func (m *Machine) Settled(now Now, b *Batch, s driver.Settlement, recorded bool) *Effects {
-	m.begin()
+	m.beginAt(now)
 	if !recorded {
 		m.closing = true
 		m.effects.NotOurs = true

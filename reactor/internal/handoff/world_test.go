@@ -18,6 +18,7 @@ type world struct {
 	journal                  []row
 	stored                   []int8 // at the broker, by slot - 1: the job stored under the slot
 	sessionLost              bool   // the broker has no session of the lane
+	atPublish                bool   // it passes messages on when it stores them
 	connected                int8   // whose connection the broker serves; -1: nobody's
 	jobs                     []fate // by number
 	in                       []instance
@@ -194,6 +195,11 @@ func (w *world) instanceSteps(i int, can func(string, func(*world))) {
 			can(fmt.Sprint(i, " claims"), func(to *world) { to.claimJobs(i, n) })
 		}
 	}
+	if w.stages && !w.atPublish && in.link == confirmed && !in.m.connection.Stages {
+		can(fmt.Sprint(i, " learns that messages can be staged"), func(to *world) {
+			to.carryOut(i, to.in[i].m.Stages(to.now(i), true))
+		})
+	}
 	if in.m.pace.resting(in.local) {
 		can(fmt.Sprint(i, " has rested"), func(to *world) {
 			in := &to.in[i]
@@ -337,7 +343,7 @@ func (w *world) claimJobs(i, n int) {
 	w.journal = append(w.journal, r)
 	w.next += int8(n)
 	list := w.read()
-	b, e := in.m.Admit(list[len(list)-1])
+	b, e := in.m.Admit(w.now(i), list[len(list)-1])
 	w.carryOut(i, e)
 	if w.apart || w.time < w.dueAt() {
 		in.waiting = append(in.waiting, 0)
@@ -355,7 +361,9 @@ func (w *world) carryOut(i int, e *Effects) {
 		in.sent = append(in.sent, packet{slot: s})
 	}
 	for _, p := range e.Publish {
-		w.checkTime(i, p.Slot)
+		if !w.in[i].m.connection.Stages {
+			w.checkTime(i, p.Slot)
+		}
 		in.sent = append(in.sent, packet{slot: p.Slot, job: int8(p.JobID), qos: p.QoS, dup: p.Dup})
 		if p.QoS == 0 { // its only answer is that it was written
 			in.answers = append(in.answers, driver.Ack{Slot: p.Slot})
@@ -448,12 +456,12 @@ func (w *world) arrive(i int) {
 			}
 			break
 		}
-		if !w.passesOnAtPublish {
-			w.jobs[*stored].delivered++
+		if !w.atPublish {
+			w.deliver(*stored)
 		}
 		*stored = 0
 	case p.qos < 2:
-		w.jobs[p.job].delivered++
+		w.deliver(p.job)
 		if p.qos == 0 {
 			return
 		}
@@ -464,13 +472,21 @@ func (w *world) arrive(i int) {
 		}
 		if *stored == 0 {
 			*stored, w.jobs[p.job].forgotten = p.job, false
-			if w.passesOnAtPublish {
-				w.jobs[p.job].delivered++
+			if w.atPublish {
+				w.deliver(p.job)
 			}
 		}
 	}
 	if !in.dead {
 		in.answers = append(in.answers, answer)
+	}
+}
+
+// deliver makes the broker pass a job on.
+func (w *world) deliver(number int8) {
+	w.jobs[number].delivered++
+	if w.time < w.dueAt() && w.setBacks == 0 && w.wrong == "" {
+		w.wrong = fmt.Sprintf("job %d is delivered before its time", number)
 	}
 }
 
@@ -508,6 +524,7 @@ func (w *world) disconnect(i int, why error, knows bool) {
 // rollBack makes the broker forget messages that it has received and that were not released.
 func (w *world) rollBack() {
 	w.rollbacks++
+	w.atPublish = w.atPublish || w.upgrades
 	if w.connected >= 0 {
 		w.disconnect(int(w.connected), errHangUp, false)
 	}
@@ -529,6 +546,7 @@ func (w *world) rollBack() {
 // loseSession makes the broker lose the lane's session.
 func (w *world) loseSession() {
 	w.losses++
+	w.atPublish = w.atPublish || w.upgrades
 	if w.connected >= 0 {
 		w.disconnect(int(w.connected), errHangUp, false)
 	}

@@ -20,7 +20,7 @@ func (w *world) durableKey() string {
 func (w *world) durable(k *keyBytes) {
 	k.ints(int(w.next), int(w.losses), len(w.journal))
 	k.ints(int(w.time), int(w.setBacks), int(w.quotas))
-	k.bools(w.sessionLost)
+	k.bools(w.sessionLost, w.atPublish)
 	for _, r := range w.journal {
 		k.ints(int(r.id), int(r.first), int(r.job), int(r.concluded), int(r.kept)) // and all of the same round
 	}
@@ -106,6 +106,7 @@ func (m *Machine) find(id int8) *Batch {
 func (m *Machine) clone() *Machine {
 	to := *m
 	to.messages, to.queue, to.batches = slices.Clone(m.messages), slices.Clone(m.queue), slices.Clone(m.batches)
+	to.staging = slices.Clone(m.staging)
 	to.effects, to.resend, to.beyond = Effects{}, nil, nil
 	for at, b := range m.batches {
 		copied := *b
@@ -135,10 +136,15 @@ func (m *Machine) key(k *keyBytes, round int8) {
 		for i := range b.jobs {
 			msg := m.at(b.slot(i))
 			k.ints(int(msg.job.ID), int(msg.state), min(msg.releases, 2)) // more than 2 make no difference
-			k.bools(msg.job.Topic == "", msg.due, msg.attempted, msg.dup, msg.unsure)
+			k.bools(msg.job.Topic == "", msg.due, msg.attempted, msg.dup, msg.unsure, msg.asking, msg.withheld)
 		}
 	}
 	for _, s := range m.queue {
+		k.ints(int(s))
+	}
+	k.bools(m.connection.Stages)
+	k.ints(len(m.staging))
+	for _, s := range m.staging {
 		k.ints(int(s))
 	}
 }
