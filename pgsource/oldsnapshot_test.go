@@ -187,7 +187,7 @@ func (b *snapshotBench) reads() map[string]int64 {
 		conns[i] = conn
 	}
 	for _, conn := range conns {
-		conn.release()
+		b.work.pool.release(conn)
 	}
 	b.exec("SELECT pg_stat_force_next_flush()")
 	counts := map[string]int64{}
