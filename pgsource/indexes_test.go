@@ -52,12 +52,12 @@ func TestPlansGoByIndex(t *testing.T) {
 			jobs := newTable("public", tree)
 			for name, sql := range map[string]string{
 				"claim": jobs.claim, "load a window": jobs.loadWindow, "load a range": jobs.loadRange, "load ids": jobs.loadIDs,
-				"journal": jobs.journal, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
+				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
 			} {
 				for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
 					plan := planOf(t, ctx, s, sql, mode)
 					tables := []string{" on jobs", " on heir"}
-					if name != "journal" { // is read by a recovery alone
+					if name != "journal" && name != "unsettled" { // are read by a recovery alone
 						tables = append(tables, " on in_flight")
 					}
 					if why := readsAll(plan, tables); why != "" {

@@ -302,8 +302,8 @@ type table struct {
 	schema string
 	tree   bool // it has partitions or inheritance children
 
-	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, lockReturns, handBack, purge string
-	waiting, lockOne, touch                                                                      string
+	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, handBack, purge string
+	waiting, lockOne, touch                                                                                 string
 }
 
 // newTable builds the statements. A table without partitions or children is addressed with ONLY, so
@@ -325,6 +325,7 @@ func newTable(schema string, tree bool) table {
 	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4")
 	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[])")
 	t.journal = expand(readJournalSQL)
+	t.unsettled = expand(unsettledSQL)
 	t.lockReturns, t.handBack = expand(lockReturnsSQL), expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
 	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)

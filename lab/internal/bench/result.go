@@ -44,6 +44,8 @@ type Measurement struct {
 	PublishedPerMinute float64 `json:"published_per_minute"`
 
 	LatenessMillis Percentiles `json:"lateness_ms"`
+	// Beside is that of the jobs of Load.Beside, alone.
+	Beside *Percentiles `json:"beside_lateness_ms,omitempty"`
 	// Arrivals counts the messages in each tenth of a second since the first message.
 	Arrivals []int `json:"arrivals_per_100ms"`
 	// Distribution is the lateness in ms at each of Percents.

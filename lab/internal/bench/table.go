@@ -71,6 +71,10 @@ func (r Result) comparison(out io.Writer, list []Measurement) error {
 				ratio(m.LatenessMillis.P50, r.Reactor.LatenessMillis.P50), ratio(m.LatenessMillis.P99, r.Reactor.LatenessMillis.P99))
 		}
 	}
+	if p := r.Reactor.Beside; p != nil {
+		fmt.Fprintf(out, "%.0f jobs/s that fell due beside it were late, in ms: %.2f at least, %.2f p50, %.2f p95, %.2f p99, %.2f p99.9, %.2f at most\n",
+			r.Load.Beside, p.Min, p.P50, p.P95, p.P99, p.P999, p.Max)
+	}
 	if i := r.Reactor.Internals; i != nil {
 		t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 		fmt.Fprint(t, "\ninside reactor, ms\tmean\tp50\tp99\tmax\tjobs each\t\n")
