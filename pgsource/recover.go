@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -101,7 +102,7 @@ const readJournalSQL = `
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
 		  LEFT JOIN LATERAL (
 		       SELECT topic, payload, fire_at, expires_at FROM {jobs} AS job
-		        WHERE job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
+		        WHERE job.id = entry.id{in $4 to $5} AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- one by one: PostgreSQL 18 would read the whole table in the order of ids
 		       ) AS job ON true
 		 WHERE f.lane = $1 AND ($2::uuid IS NULL OR f.token = $2)
@@ -110,12 +111,39 @@ const readJournalSQL = `
 // readJournal returns the lane's batches, or only the one with the token. A job whose row does not
 // exist any more keeps its place, without a topic.
 func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]driver.Batch, error) {
-	rows, err := tx.Query(ctx, s.jobs().journal, lane, token, driver.LaneSlots)
+	table := s.jobs()
+	from, to := driver.DistantPast, endOfTime
+	if table.tree {
+		var first, last dbTime
+		if err := tx.QueryRow(ctx, dueSQL, lane, token).Scan(&first, &last); err != nil {
+			return nil, err
+		}
+		from, to = first.Add(-mostSpan), last.DBTime
+	}
+	batches, missing, err := readJobs(ctx, tx, table.journal, table.between([]any{lane, token, driver.LaneSlots}, from, to))
+	if err == nil && missing && table.tree {
+		batches, _, err = readJobs(ctx, tx, table.journal, table.between([]any{lane, token, driver.LaneSlots}, driver.DistantPast, endOfTime))
+	}
+	return batches, err
+}
+
+// dueSQL finds out when the last jobs of the batches are due: the earliest of these times, and the
+// latest.
+const dueSQL = `
+SELECT coalesce(min(coalesce(due_by, '-infinity')), '-infinity'), coalesce(max(coalesce(due_by, 'infinity')), '-infinity')
+  FROM reactor.in_flight WHERE lane = $1 AND ($2::uuid IS NULL OR token = $2)`
+
+// mostSpan is how much earlier than the last job of its batch a job is looked for first. On time, the
+// jobs of a batch are due within a claim's lead; in a backlog they may be further apart.
+const mostSpan = 24 * time.Hour
+
+// readJobs also reports whether the row of a job was not found.
+func readJobs(ctx context.Context, tx pgx.Tx, sql string, args []any) (batches []driver.Batch, missing bool, err error) {
+	rows, err := tx.Query(ctx, sql, args...)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var (
-		batches        []driver.Batch
 		id, round      int64
 		signed         pgtype.UUID
 		settled, reach int
@@ -134,8 +162,9 @@ func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *
 		job.FireAt, job.ExpiresAt, job.Expires = fire.DBTime, expires.DBTime, expires.valid
 		batch := &batches[len(batches)-1]
 		batch.Jobs = append(batch.Jobs, job)
+		missing = missing || job.Topic == "" && job.ID != 0
 		job.Payload = nil // the next row gets memory of its own
 		return nil
 	})
-	return batches, err
+	return batches, missing, err
 }

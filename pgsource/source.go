@@ -198,7 +198,7 @@ func (s *Source) Now(ctx context.Context) (driver.DBTime, error) {
 // Errors are not reported, because the real statements will report the same.
 func (s *Source) warm(ctx context.Context, conn *pgx.Conn) {
 	const noLane = -1
-	if rows, err := conn.Query(ctx, s.jobs().claim, s.claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
+	if rows, err := conn.Query(ctx, s.jobs().claim, s.jobs().claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
 		rows.Close()
 	}
 	if rows, err := conn.Query(ctx, settleSQL, new(plainSettlements).args()...); err == nil {

@@ -27,9 +27,9 @@ type claimer struct {
 	stats       *counters // written here, read by Stats alone
 	progress    *progress
 	due         <-chan due
-	finished    chan<- []int64 // ids whose claim has ended
-	again       func([]int64)  // asks the loader to look at ids again
-	toLookAgain []int64        // ids of the batch being claimed
+	finished    chan<- []int64                        // ids whose claim has ended
+	again       func(ids []int64, from driver.DBTime) // asks the loader to look at ids again
+	toLookAgain []int64                               // ids of the batch being claimed
 	delivery    Delivery
 	static      driver.ShardSet
 	rows        int
@@ -118,9 +118,9 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	c.inHand.Store(int64(nothingDue - batch.earliest))
 	defer c.inHand.Store(0)
 	together, alone := c.quarantine.split(batch.ids)
-	err := c.claim(hard, claim{together, batch.latest, c.quarantine.waits()})
+	err := c.claim(hard, claim{together, batch.from, batch.latest, c.quarantine.waits()})
 	for begun := time.Now(); len(alone) > 0 && err == nil && time.Since(begun) < retryBudget; alone = alone[1:] {
-		err = c.claim(hard, claim{alone[:1:1], batch.latest, true})
+		err = c.claim(hard, claim{alone[:1:1], batch.from, batch.latest, true})
 	}
 	c.lookAgain(alone)
 	select {
@@ -128,7 +128,7 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	case <-soft.Done():
 	}
 	// Only after finished: the dispatcher drops loaded jobs that it takes for being claimed.
-	c.again(c.toLookAgain)
+	c.again(c.toLookAgain, batch.from)
 	c.toLookAgain = nil
 	return err
 }
@@ -139,12 +139,13 @@ func (c *claimer) lookAgain(ids []int64) { c.toLookAgain = append(c.toLookAgain,
 // claim is a set of jobs that one statement tries to claim.
 type claim struct {
 	ids     []int64
+	from    driver.DBTime // the first of their fire_at, or earlier
 	latest  driver.DBTime // the last of their due times
 	briefly bool          // see driver.ClaimRequest
 }
 
 // of returns the claim reduced to some of its jobs.
-func (c claim) of(ids []int64) claim { return claim{ids, c.latest, c.briefly} }
+func (c claim) of(ids []int64) claim { return claim{ids, c.from, c.latest, c.briefly} }
 
 // claim claims jobs and hands those that it got to the lane.
 //
@@ -163,7 +164,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		return nil
 	}
 	req := driver.ClaimRequest{
-		Lease: lease, QoS: c.delivery.QoS(), IDs: jobs.ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
+		Lease: lease, QoS: c.delivery.QoS(), IDs: jobs.ids, From: jobs.from, To: jobs.latest, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
 		Within:  max(jobs.latest.Sub(c.clock.Now()), c.lead.reach()) + claimSlack,
 		Briefly: jobs.briefly,

@@ -103,7 +103,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler) *l
 }
 
 // newClaimer returns the claimer of a lane.
-func (r *Reactor) newClaimer(runner *laneRunner, batches <-chan due, finished chan<- []int64, again func([]int64)) *claimer {
+func (r *Reactor) newClaimer(runner *laneRunner, batches <-chan due, finished chan<- []int64, again func([]int64, driver.DBTime)) *claimer {
 	l, pad := runner.lane, runner.pad
 	return &claimer{
 		lane: l, capacity: l.capacity,

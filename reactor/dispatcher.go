@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"context"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +68,28 @@ type scheduled struct {
 	id    int64
 	bytes int32
 	shard uint8
+	// early is how many minutes fire_at is before the due time, rounded up: a job that is tried
+	// again is due later than its fire_at. It says in which partitions of the table to look.
+	early uint16
+}
+
+// muchEarlier is the value of scheduled.early for any longer time.
+const muchEarlier = math.MaxUint16
+
+func minutesEarly(job driver.Pending) uint16 {
+	early := job.DueAt.Sub(job.FireAt)
+	if early >= (muchEarlier-1)*time.Minute {
+		return muchEarlier
+	}
+	return uint16((max(early, 0) + time.Minute - 1) / time.Minute)
+}
+
+// fireAt returns the job's fire_at or an earlier time, given when it is due.
+func (s scheduled) fireAt(due driver.DBTime) driver.DBTime {
+	if s.early == muchEarlier {
+		return driver.DistantPast
+	}
+	return due.Add(-time.Duration(s.early) * time.Minute)
 }
 
 // due is a batch of jobs to claim.
@@ -74,17 +97,18 @@ type due struct {
 	ids      []int64
 	bytes    int
 	earliest driver.DBTime // the first of their due times
+	from     driver.DBTime // the first of their fire_at, or earlier
 	latest   driver.DBTime // the last of their due times
 }
 
 // take adds a job to the batch.
 func (b *due) take(job scheduled, at driver.DBTime) {
 	if len(b.ids) == 0 {
-		b.earliest, b.latest = at, at
+		b.earliest, b.latest, b.from = at, at, at
 	}
 	b.ids = append(b.ids, job.id)
 	b.bytes += int(job.bytes)
-	b.earliest, b.latest = min(b.earliest, at), max(b.latest, at)
+	b.earliest, b.latest, b.from = min(b.earliest, at), max(b.latest, at), min(b.from, job.fireAt(at))
 }
 
 // wheelResolution is the width of the wheel's finest slots: far below the lead.
@@ -204,7 +228,7 @@ func (d *dispatcher) add(rows []driver.Pending) {
 			}
 			d.wheel.Cancel(handle)
 		}
-		d.known[job.ID] = d.wheel.Schedule(scheduled{job.ID, job.Bytes, job.Shard}, int64(job.DueAt))
+		d.known[job.ID] = d.wheel.Schedule(scheduled{job.ID, job.Bytes, job.Shard, minutesEarly(job)}, int64(job.DueAt))
 		d.largest = max(d.largest, int(job.Bytes))
 		if job.DueAt > d.LatestDue() {
 			d.latest.Store(int64(job.DueAt))

@@ -49,11 +49,11 @@ func (f *fakeTable) LoadWindow(context.Context, []driver.Cursor, driver.DBTime, 
 	return rows, nil, err
 }
 
-func (f *fakeTable) LoadRange(context.Context, driver.ShardSet, int64, int64, driver.DBTime) ([]driver.Pending, error) {
+func (f *fakeTable) LoadRange(context.Context, driver.ShardSet, int64, int64, driver.DBTime, driver.DBTime) ([]driver.Pending, error) {
 	return f.read("range")
 }
 
-func (f *fakeTable) LoadIDs(context.Context, driver.ShardSet, []int64, driver.DBTime) ([]driver.Pending, error) {
+func (f *fakeTable) LoadIDs(context.Context, driver.ShardSet, []int64, driver.DBTime, driver.DBTime, bool) ([]driver.Pending, error) {
 	return f.read("ids")
 }
 
@@ -259,7 +259,7 @@ func TestReadsByID(t *testing.T) {
 		}
 		p.hint(7000, 7000+fewRows, 0)
 		for i := range int64(3) {
-			p.loader.LookAgain([]int64{-1 - i})
+			p.loader.LookAgain([]int64{-1 - i}, 0)
 		}
 		p.loader.announced.ranges = append(p.loader.announced.ranges, idRange{8000, 8050, 0}, idRange{9000, 9050, 0})
 		time.Sleep(2 * recheckPause)
@@ -371,7 +371,7 @@ func TestFailedReadsAreMadeAgain(t *testing.T) {
 		if r := p.loader.announced.ranges; len(r) != 1 || r[0].min != 1 || r[0].max != 3 {
 			p.Errorf("announced are %+v", r)
 		}
-		p.loader.LookAgain([]int64{7})
+		p.loader.LookAgain([]int64{7}, 0)
 		p.loader.announced.ranges = nil
 		time.Sleep(recheckPause)
 		_, _, _ = p.loader.readIDs(p.Context())
