@@ -62,6 +62,9 @@ type Source struct {
 	returnsWait            atomic.Bool // jobs wait to be returned to the table
 	tableGone              atomic.Bool // a statement did not find the table
 	gone                   ratelog.Limiter
+	maintaining            atomic.Bool // true: the partitions are maintained, by whoever owns the next field
+	nextMaintenance        time.Time
+	unmaintained           ratelog.Limiter
 	unreturnable           ratelog.Limiter
 }
 
