@@ -444,3 +444,24 @@ func TestClockGoesBack(t *testing.T) {
 		}
 	})
 }
+
+// TestReadsSayWhere: what hints name is read from their earliest fire_at on, and nowhere else. What a
+// claim did not get is read from where it was, and is looked for everywhere.
+func TestReadsSayWhere(t *testing.T) {
+	var a announced
+	a.add(idRange{1, 3, 500}, 1000)
+	a.add(idRange{5000, 5003, 400}, 1000)
+	a.add(idRange{9000, 9500, 300}, 1000)
+	now := time.Now()
+	if r := a.take(now, 1000); len(r.ids) != 7 || r.from != 400 || r.again {
+		t.Errorf("the short ranges: %+v", r)
+	}
+	if r := a.take(now, 1000); len(r.ranges) != 1 || r.from != 300 || r.again {
+		t.Errorf("the long one: %+v", r)
+	}
+	a.lookAgain([]int64{1}, 700, now)
+	a.lookAgain([]int64{2}, 600, now)
+	if r := a.take(now.Add(time.Minute), 1000); len(r.ids) != 2 || r.from != 600 || !r.again {
+		t.Errorf("rechecks: %+v", r)
+	}
+}
