@@ -211,10 +211,34 @@ func (db *database) rowsWith(ctx context.Context, with settings, sql string, arg
 	return markTimeout(ctx, db.rowsTogether(ctx, with.localSQL(), sql, args, read))
 }
 
-// rowsTogether sends a transaction and its settings in one batch. If a statement fails, the COMMIT
-// behind it is not executed, and the connection is inside a failed transaction. That is rolled
-// back: closing the connection instead would cost the pooler one to the server.
+// rowsTogether sends a transaction and its settings in one batch.
 func (db *database) rowsTogether(ctx context.Context, local, sql string, args []any, read func(pgx.Rows) error) error {
+	return db.inOneTrip(ctx, []statement{{local, nil}, {sql, args}}, read)
+}
+
+// together runs a transaction of statements, whose rows are ignored, in one round trip.
+func (db *database) together(ctx context.Context, list []statement) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
+	defer cancel()
+	if db.pooled {
+		list = slices.Insert(slices.Clone(list), 0, statement{db.local, nil})
+	}
+	return markTimeout(ctx, db.inOneTrip(ctx, list, func(rows pgx.Rows) error {
+		rows.Close()
+		return rows.Err()
+	}))
+}
+
+type statement struct {
+	sql  string
+	args []any
+}
+
+// inOneTrip sends a transaction in one batch, and has read read the rows of its last statement. If
+// a statement fails, the COMMIT behind it is not executed, and the connection is inside a failed
+// transaction. That is rolled back: closing the connection instead would cost the pooler one to the
+// server.
+func (db *database) inOneTrip(ctx context.Context, list []statement, read func(pgx.Rows) error) error {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -227,11 +251,12 @@ func (db *database) rowsTogether(ctx context.Context, local, sql string, args []
 	}()
 	var b pgx.Batch
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	b.Queue(local)
-	b.Queue(sql, args...)
+	for _, st := range list {
+		b.Queue(st.sql, st.args...)
+	}
 	b.Queue("COMMIT")
 	results := conn.SendBatch(ctx, &b)
-	for range 2 {
+	for range len(list) {
 		if _, err := results.Exec(); err != nil {
 			results.Close()
 			return err

@@ -44,16 +44,14 @@ var (
 // newTable builds the statements. A table without partitions or children is addressed with ONLY, so
 // that the place of a row (its ctid) identifies it. In a tree of tables the same ctid exists in
 // each table; a row is then identified by its table and its ctid, which makes a claim 4 % slower.
-// There the conditions are written so that they do not match the partial index: with bounds of
-// fire_at the planner might prefer it to the ids.
 func newTable(schema string, tree bool) table {
 	t := table{name: qualified(schema), schema: schema, tree: tree}
-	only, place, pending := "ONLY ", claimByPlace, "NOT processed"
+	only, place := "ONLY ", claimByPlace
 	if tree {
-		only, place, pending = "", claimByTableAndPlace, "coalesce(NOT processed, false)"
+		only, place = "", claimByTableAndPlace
 	}
 	expand := func(sql string) string {
-		sql = strings.NewReplacer("{jobs}", only+t.name, "{pending}", pending).Replace(sql)
+		sql = strings.NewReplacer("{jobs}", only+t.name).Replace(sql)
 		if !tree {
 			return spans.ReplaceAllString(sql, "")
 		}

@@ -21,7 +21,7 @@ const leaseSQL = "SELECT EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND o
 // If we crash before the commit, the broker's session lacks the mark that the lane's row names, and
 // the next owner finds that out as we did. If we crash after it, no session has the new mark yet,
 // and nothing was sent: the next owner starts another round.
-const reopenSQL = "UPDATE reactor.in_flight SET settled = 0, round = $2 WHERE lane = $1 AND qos = 2"
+var reopenSQL = "UPDATE reactor.in_flight f SET settled = 0, round = $2 WHERE " + ofLane("$1") + " AND qos = 2"
 
 // Reopen implements driver.Journal.
 func (s *Source) Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error {
@@ -65,20 +65,24 @@ func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx)
 	})
 }
 
+var (
+	cutSettledSQL = `
+		UPDATE reactor.in_flight f
+		   SET job_ids = job_ids[settled + 1:], first_slot = (first_slot - 1 + settled) % $2 + 1, settled = 0
+		 WHERE ` + ofLane("$1") + ` AND settled > 0 AND qos < 2`
+	dropEmptySQL = "DELETE FROM reactor.in_flight f WHERE " + ofLane("$1") + " AND job_ids = '{}'"
+)
+
 // Recover implements driver.Journal. A crash before the commit leaves the journal as it was; a
 // crash after it leaves the same batches without their settled parts, for the next recovery.
 func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error) {
 	var batches []driver.Batch
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		// Removing the settled part makes positions in the row equal positions in Batch.Jobs.
-		if _, err := tx.Exec(ctx, `
-			UPDATE reactor.in_flight
-			   SET job_ids = job_ids[settled + 1:], first_slot = (first_slot - 1 + settled) % $2 + 1, settled = 0
-			 WHERE lane = $1 AND settled > 0 AND qos < 2`,
-			lease.Lane, driver.LaneSlots); err != nil {
+		if _, err := tx.Exec(ctx, cutSettledSQL, lease.Lane, driver.LaneSlots); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "DELETE FROM reactor.in_flight WHERE lane = $1 AND job_ids = '{}'", lease.Lane); err != nil {
+		if _, err := tx.Exec(ctx, dropEmptySQL, lease.Lane); err != nil {
 			return err
 		}
 		var err error
@@ -95,7 +99,7 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 //
 // The broker may have a message that is not due yet. It is released at its time, or, where its row is
 // gone, when the last job of its batch is due.
-const readJournalSQL = `
+var readJournalSQL = `
 		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
 		       coalesce(job.topic, ''), coalesce(job.payload, ''), coalesce(job.fire_at, f.due_by), job.expires_at
 		  FROM reactor.in_flight f
@@ -105,8 +109,8 @@ const readJournalSQL = `
 		        WHERE job.id = entry.id{in $4 to $5} AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- one by one: PostgreSQL 18 would read the whole table in the order of ids
 		       ) AS job ON true
-		 WHERE f.lane = $1 AND ($2::uuid IS NULL OR f.token = $2)
-		 ORDER BY f.batch, entry.place`
+		 WHERE ` + ofLane("$1") + ` AND ($2::uuid IS NULL OR f.token = $2)
+		 ORDER BY f.batch + 0, entry.place`
 
 // readJournal returns the lane's batches, or only the one with the token. A job whose row does not
 // exist any more keeps its place, without a topic.
@@ -129,9 +133,9 @@ func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *
 
 // dueSQL finds out when the last jobs of the batches are due: the earliest of these times, and the
 // latest.
-const dueSQL = `
+var dueSQL = `
 SELECT coalesce(min(coalesce(due_by, '-infinity')), '-infinity'), coalesce(max(coalesce(due_by, 'infinity')), '-infinity')
-  FROM reactor.in_flight WHERE lane = $1 AND ($2::uuid IS NULL OR token = $2)`
+  FROM reactor.in_flight AS f WHERE ` + ofLane("$1") + ` AND ($2::uuid IS NULL OR f.token = $2)`
 
 // mostSpan is how much earlier than the last job of its batch a job is looked for first. On time, the
 // jobs of a batch are due within a claim's lead; in a backlog they may be further apart.
@@ -166,5 +170,18 @@ func readJobs(ctx context.Context, tx pgx.Tx, sql string, args []any) (batches [
 		job.Payload = nil // the next row gets memory of its own
 		return nil
 	})
+	for _, b := range batches {
+		placeGone(b.Jobs)
+	}
 	return batches, missing, err
+}
+
+// placeGone makes the times of jobs without a row as early as they can be: the jobs of a batch are in
+// order, so none was due later than the one behind it.
+func placeGone(jobs []driver.Job) {
+	for i := len(jobs) - 2; i >= 0; i-- {
+		if jobs[i].Topic == "" {
+			jobs[i].FireAt = min(jobs[i].FireAt, jobs[i+1].FireAt)
+		}
+	}
 }

@@ -53,6 +53,9 @@ type Source struct {
 	walTried      time.Time
 	walObstructed error
 
+	starts  journalStarts // journalstart.go
+	settled settled       // settled.go
+
 	// chores.go
 	chores                 sync.WaitGroup
 	closing                context.Context // Close ends it
@@ -99,6 +102,7 @@ func New(cfg Config) (*Source, error) {
 	var random [4]byte
 	rand.Read(random[:]) // never fails, by its documentation
 	return &Source{
+		settled:    settled{at: driver.DistantPast},
 		cfg:        cfg,
 		log:        cfg.Logger,
 		backends:   "reactor-" + hex.EncodeToString(random[:]),
@@ -229,6 +233,8 @@ func (s *Source) failed(doing string, err error) error {
 
 // reset makes the pools open every connection anew before its next use.
 func (s *Source) reset() {
+	s.starts.forget()
+	s.settled.forget()
 	for _, db := range []*database{s.work, s.control, s.background} {
 		if db != nil {
 			db.pool.Reset()

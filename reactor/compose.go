@@ -56,8 +56,9 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	}
 	loader := load.New(load.Config{
 		Source: r.source, Clock: r.clock, Memory: d, Out: loaded, Report: loadReport{&r.stats}, Log: r.log,
-		Aside: func(id int64) bool { return r.quarantine.holds(id, time.Now()) },
-		Page:  r.cfg.JobsPerRead, Capacity: r.cfg.MaxPending,
+		Aside:     func(id int64) bool { return r.quarantine.holds(id, time.Now()) },
+		Announced: func() bool { return r.source.FeedState().Announces() },
+		Page:      r.cfg.JobsPerRead, Capacity: r.cfg.MaxPending,
 		Loop: r.cfg.LoopFrequency, Horizon: r.cfg.Horizon, MaxReads: r.cfg.MaxReads,
 	})
 	d.loader = loader

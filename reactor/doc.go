@@ -107,6 +107,9 @@
 // the first slot that the journal does not know as received; a recovery sends what lies
 // within it again as duplicates, and the rest as new.
 //
+// Where the broker passes a QoS 2 message on at its release, C3 to C5 happen before the message is due:
+// it is staged (internal/handoff/stage.go). It is released at its time, by a recovery as well.
+//
 // The comments at pgsource's statements and in internal/handoff give the reasons for each of
 // these.
 package reactor

@@ -202,14 +202,17 @@ func TestLaneRests(t *testing.T) {
 		l.attach(s)
 		l.launch(l.put(1, 1), 0, 1)
 		l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Code: driver.CodeQuotaExceeded, Reason: "slow down"}})
-		if sent := s.sent; len(sent) > 0 || l.stats.throttled.Load() != 1 {
+		sentNow := func() []driver.Message { // the lane's own goroutine sends
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return s.take()
+		}
+		if sent := sentNow(); len(sent) > 0 || l.stats.throttled.Load() != 1 {
 			t.Fatalf("sent %+v at once", sent)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		l.mu.Lock() // the lane's own goroutine has sent it
-		defer l.mu.Unlock()
-		if sent := s.take(); len(sent) != 1 {
+		if sent := sentNow(); len(sent) != 1 {
 			t.Errorf("sent %+v after the rest", sent)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/eclipse/paho.golang/packets"
 
@@ -48,6 +49,7 @@ type tapped struct {
 	id        uint16 // of a PUBLISH and its answers
 	dup       bool
 	job       int64 // of a PUBLISH
+	at        time.Time
 }
 
 // tap begins to listen. It sets the proxy's hook.
@@ -93,7 +95,7 @@ func packetSize(data []byte) (int, bool) {
 }
 
 func (w *wiretap) note(end tapEnd, packet []byte) tapped {
-	t := tapped{conn: end.conn, direction: end.direction, kind: packet[0] >> 4}
+	t := tapped{at: time.Now(), conn: end.conn, direction: end.direction, kind: packet[0] >> 4}
 	switch t.kind {
 	case packets.PUBREC, packets.PUBREL, packets.PUBCOMP, packets.PUBACK:
 		t.id = binary.BigEndian.Uint16(packet[2:])

@@ -54,6 +54,9 @@ type FeedState struct {
 	Lag      time.Duration
 }
 
+// Announces reports whether the feed tells of new jobs, as far as is known.
+func (f FeedState) Announces() bool { return f.Kind != "poll" && f.Problem == "" }
+
 // HintKind is the kind of a Hint.
 type HintKind uint8
 
@@ -87,6 +90,13 @@ type Loader interface {
 	// everywhere, jobs that are not found are looked for before from as well: they may have been
 	// rescheduled. A table without partitions may ignore from.
 	LoadIDs(ctx context.Context, shards ShardSet, ids []int64, from, until DBTime, everywhere bool) ([]Pending, error)
+	// Settled returns an instant of which this is known: what was written before it has been
+	// committed, or never will be. Reads that begin after the answer find all of that; what they
+	// do not find is written later. DistantPast: nothing is known yet, ask again.
+	//
+	// It stands still while a transaction that has written something is open, and comes up to
+	// the present when that has ended. Transactions that only read do not matter.
+	Settled(ctx context.Context) (DBTime, error)
 }
 
 // Cursor is a place in the jobs of one shard, in the order of (fire_at, id). A row at the place

@@ -142,3 +142,14 @@ func TestSessions(t *testing.T) {
 		}
 	}
 }
+
+// TestPassesOn: this broker passes a QoS 2 message on when it is published, so nothing may be sent to it
+// before its time.
+func TestPassesOn(t *testing.T) {
+	ctx, _, sink := start(t)
+	session := connect(t, ctx, sink, driver.ConnectOptions{ClientID: "lane", QoS: 2, Acks: func([]driver.Ack) {}})
+	passing, err := session.PassesOn(ctx)
+	if err != nil || passing != driver.PassesOnAtPublish {
+		t.Errorf("it passes on at %d, %v", passing, err)
+	}
+}

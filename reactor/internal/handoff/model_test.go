@@ -145,7 +145,7 @@ func TestModelKnowsTheMachine(t *testing.T) {
 		value any
 		want  int
 	}{
-		{Machine{}, 20}, {message{}, 12}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 3},
+		{Machine{}, 22}, {message{}, 13}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 3},
 	} {
 		if got := reflect.TypeOf(test.value).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, not %d: look at clone and key", test.value, got, test.want)
@@ -191,9 +191,9 @@ var models = map[string]*model{
 	"session lost, republish":                      {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1},
 	"session lost, fail":                           {qos: 2, slots: 1, jobs: 2, instances: 2, claim: 1, drops: 1, losses: 1, failLost: true},
 	"session lost twice, fail":                     {qos: 2, slots: 2, jobs: 2, instances: 1, claim: 1, losses: 2, failLost: true},
-	"over quota":                                   {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, drops: 1, quotas: 1},
+	"over quota":                                   {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, quotas: 1},
 	"over quota, session lost, fail":               {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, losses: 1, quotas: 1, failLost: true, passesOnAtPublish: true},
-	"a clock set back":                             {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, drops: 1, timed: true, setBacks: 1},
+	"a clock set back":                             {qos: 2, slots: 2, jobs: 2, instances: 2, claim: 2, timed: true, setBacks: 1},
 	"set back, session lost, fail":                 {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1, failLost: true},
 	"set back, session lost":                       {qos: 2, slots: 1, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, setBacks: 1},
 	"at least once, set back":                      {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 2, timed: true, setBacks: 1},
@@ -202,7 +202,7 @@ var models = map[string]*model{
 	"staged, set back":                             {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, timed: true, setBacks: 1, stages: true},
 	"staged, killed":                               {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, rollbacks: 1, timed: true, stages: true},
 	"staged, killed, upgraded":                     {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, rollbacks: 1, timed: true, stages: true, upgrades: true},
-	"staged, lost, upgraded":                       {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, losses: 1, timed: true, stages: true, upgrades: true},
+	"staged, lost, upgraded":                       {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, upgrades: true},
 	"staged, lost, fail":                           {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, failLost: true},
 	"lost over a broker that passes on at PUBLISH": {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, passesOnAtPublish: true, failLost: true},
 	"staged, over quota":                           {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, quotas: 1, timed: true, stages: true},

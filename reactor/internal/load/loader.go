@@ -52,7 +52,8 @@ type Loader struct {
 	scanner scanner // owned by the goroutine that scans
 }
 
-// Config is the configuration of a Loader. All fields but MaxReads and Aside have to be set.
+// Config is the configuration of a Loader. All fields but MaxReads, Aside and Announced have to be
+// set.
 type Config struct {
 	Source driver.Loader
 	Clock  Clock
@@ -63,6 +64,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Aside reports whether a job is set aside, as its row cannot be claimed.
 	Aside func(id int64) bool
+	// Announced reports whether new jobs are announced, while the feed stands. nil: they are.
+	Announced func() bool
 
 	// Page is how many rows one read brings at most, Capacity how many Memory holds.
 	Page, Capacity int
@@ -108,6 +111,9 @@ func New(cfg Config) *Loader {
 	cfg.Page = min(cfg.Page, cfg.Capacity)
 	if cfg.Aside == nil {
 		cfg.Aside = func(int64) bool { return false }
+	}
+	if cfg.Announced == nil {
+		cfg.Announced = func() bool { return true }
 	}
 	return &Loader{
 		cfg:      cfg,

@@ -35,6 +35,8 @@ type fakeTable struct {
 	rows  []driver.Pending
 	err   error
 	calls []string // guarded by mu
+	// settled is the answer of Settled.
+	settled driver.DBTime // guarded by mu
 }
 
 func (f *fakeTable) read(kind string) ([]driver.Pending, error) {
@@ -55,6 +57,12 @@ func (f *fakeTable) LoadRange(context.Context, driver.ShardSet, int64, int64, dr
 
 func (f *fakeTable) LoadIDs(context.Context, driver.ShardSet, []int64, driver.DBTime, driver.DBTime, bool) ([]driver.Pending, error) {
 	return f.read("ids")
+}
+
+func (f *fakeTable) Settled(context.Context) (driver.DBTime, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.settled, f.err
 }
 
 type noReport struct{}

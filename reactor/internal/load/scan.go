@@ -13,6 +13,7 @@ type scanner struct {
 	turn  scanKind
 	sweep sweep
 	deep  deepPace
+	idle  idlePace
 	full  bool // memory is full; cleared when there is room again (ResumeRoom)
 }
 
@@ -30,7 +31,16 @@ const (
 
 func (k scanKind) deep() bool { return k >= deepFront }
 
-func newScanner() scanner { return scanner{deep: deepPace{shards: driver.Shards}} }
+// firstDeep is of how many shards the first deep read is: if the past is clean, the number of
+// shards doubles with each read, and if it is not, the first must not take ten seconds.
+const firstDeep = 8
+
+func newScanner() scanner {
+	return scanner{
+		deep:  deepPace{shards: firstDeep},
+		sweep: sweep{asked: driver.DistantPast, settled: driver.DistantPast},
+	}
+}
 
 // pageRead is one read of LoadWindow.
 type pageRead struct {
@@ -38,11 +48,13 @@ type pageRead struct {
 	until   driver.DBTime
 	limit   int
 	deep    bool
+	rotates bool                                    // it is a page of the rotation through all of the past
 	done    func(rest []driver.Cursor, failed bool) // the caller holds mu
 }
 
 // scan reads one page, of the kind whose turn it is.
 func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
+	l.askWhatIsSettled(ctx)
 	p, ok := l.nextPage()
 	if !ok {
 		return nil, false, nil
@@ -54,6 +66,9 @@ func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, 
 	defer l.mu.Unlock()
 	if p.deep {
 		l.scanner.deep.observe(took, len(p.cursors), len(rows), l.cfg.Page)
+	}
+	if p.rotates && err == nil {
+		l.scanner.idle.observe(took, len(p.cursors), len(rows), l.cfg.Page)
 	}
 	p.done(rest, err != nil)
 	return l.notWaiting(rows), true, err
@@ -178,6 +193,9 @@ func (l *Loader) waitScan(ctx context.Context) bool {
 	}
 	if s.deep.rests() {
 		atMost = min(atMost, time.Until(s.deep.restUntil))
+	}
+	if s.idle.rests() && len(s.sweep.deep) > 0 {
+		atMost = min(atMost, time.Until(s.idle.restUntil))
 	}
 	switch {
 	case l.awaitsFeed():

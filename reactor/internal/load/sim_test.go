@@ -36,6 +36,7 @@ type sim struct {
 	failing  bool // guarded by mu: reads fail
 	// deadEntries is what a scan of one shard from the deep past costs.
 	deadEntries time.Duration
+	openSince   driver.DBTime // guarded by mu: 0: none is open
 	nextID      int64
 }
 
@@ -381,6 +382,24 @@ func (s *sim) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, 
 	}
 	s.mu.Unlock()
 	return found, s.answer(ctx, simRead{kind: "ids", rows: len(found), span: uint64(len(ids))})
+}
+
+// Settled implements driver.Loader: what was written is committed at once, unless a transaction has
+// been open since openSince.
+func (s *sim) Settled(context.Context) (driver.DBTime, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.openSince != 0 {
+		return s.openSince, nil
+	}
+	return s.clock.Now().Add(-time.Second), nil
+}
+
+// transaction has one be open since then, or none.
+func (s *sim) transaction(since driver.DBTime) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.openSince = since
 }
 
 var errSim = errors.New("the database is away")
