@@ -85,10 +85,10 @@ func (s *Source) inspectServerOnce(ctx context.Context) (path []string, err erro
 func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	var (
 		schema  string
-		current bool // since version 5
+		current bool // of version 5
 	)
 	err := s.control.row(ctx, `
-		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'feed')
+		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'shard_hints')
 		       AND (to_regclass('reactor.in_flight') IS NULL OR to_regclass('reactor.in_flight_lane_batch') IS NOT NULL)
 		  FROM reactor.deployment`, nil, &schema, &current)
 	switch code := sqlState(err); {

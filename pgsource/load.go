@@ -129,6 +129,13 @@ type lastOf struct {
 	rows int
 }
 
+const (
+	// claimRows is about how many jobs one claim takes.
+	claimRows = 512
+	// manyRows is how many jobs of one load are no trickle.
+	manyRows = 64
+)
+
 func (s *Source) load(ctx context.Context, window bool, sql string, args []any) ([]driver.Pending, []lastOf, error) {
 	var (
 		jobs       []driver.Pending
@@ -158,6 +165,10 @@ func (s *Source) load(ctx context.Context, window bool, sql string, args []any) 
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	// Have the connections for claiming them opened before they are due.
+	if len(jobs) >= manyRows {
+		s.work.pool.expect(min(2+len(jobs)/claimRows, s.cfg.MaxConns))
 	}
 	var last []lastOf
 	for _, place := range places {

@@ -46,14 +46,19 @@ type member struct {
 	*Source
 	id        int64
 	wantLanes int
+	static    driver.ShardSet // the fixed share; 0: what the membership says
 }
 
 // Join implements driver.Source.
 func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Member, error) {
-	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes}
+	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes, static: opts.Static}
+	s.owned.Store(uint64(driver.AllShards))
+	if m.static != 0 {
+		s.owned.Store(uint64(m.static))
+	}
 	// Through the pool with durable commits: after a crash of Postgres a lost row would look as if
 	// this instance had been deposed.
-	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed) VALUES ($1, $2, $3, $4, '')",
+	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed, shard_hints) VALUES ($1, $2, $3, $4, '', true)",
 		m.id, s.cfg.Name, s.backends, opts.Static == 0)
 	if err != nil {
 		return nil, s.failed("join", err)
@@ -123,7 +128,11 @@ func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
 		}
 	}
 	m.startChores(ctx)
-	return m.holding(v), nil
+	holding := m.holding(v)
+	if m.static == 0 {
+		m.owned.Store(uint64(holding.Shards))
+	}
+	return holding, nil
 }
 
 // rowReader runs a statement that returns one row, on a database or in a transaction.

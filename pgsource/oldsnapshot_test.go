@@ -172,13 +172,22 @@ func (b *snapshotBench) reads() map[string]int64 {
 	batch := b.claim(4) // there is always something on its way
 	defer b.publish(batch)
 	// What all sessions have read until now is to be counted before.
-	conns := b.work.pool.AcquireAllIdle(b.ctx)
-	for _, conn := range conns {
-		_, err := conn.Exec(b.ctx, "SELECT pg_stat_force_next_flush()")
-		conn.Release()
+	b.work.pool.mu.Lock()
+	idle := len(b.work.pool.idle)
+	b.work.pool.mu.Unlock()
+	conns := make([]*pooledConn, idle)
+	for i := range conns {
+		conn, err := b.work.pool.acquire(b.ctx, time.Minute)
+		if err == nil {
+			_, err = conn.Exec(b.ctx, "SELECT pg_stat_force_next_flush()")
+		}
 		if err != nil {
 			b.t.Fatal(err)
 		}
+		conns[i] = conn
+	}
+	for _, conn := range conns {
+		b.work.pool.release(conn)
 	}
 	b.exec("SELECT pg_stat_force_next_flush()")
 	counts := map[string]int64{}

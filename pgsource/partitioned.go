@@ -29,8 +29,8 @@ type table struct {
 	schema string
 	tree   bool // it has partitions or inheritance children
 
-	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, lockReturns, handBack, purge string
-	waiting, lockOne, touch                                                                      string
+	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, handBack, purge string
+	waiting, lockOne, touch                                                                                 string
 }
 
 // The texts of the statements contain "{in $1 to $2}" and "{from $1}" where a table with partitions
@@ -64,6 +64,7 @@ func newTable(schema string, tree bool) table {
 	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4{from $5}")
 	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[]){from $4}")
 	t.journal = expand(readJournalSQL)
+	t.unsettled = expand(unsettledSQL)
 	t.lockReturns, t.handBack = expand(lockReturnsSQL), expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
 	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)

@@ -55,6 +55,7 @@ func TestPlansPrune(t *testing.T) {
 		"range":           {jobs.loadRange, jobs.after([]any{smallints(driver.AllShards), dbTime{to}, 1, 9}, from)},
 		"ids":             {jobs.loadIDs, jobs.after([]any{smallints(driver.AllShards), dbTime{to}, ids}, from)},
 		"journal":         {jobs.journal, jobs.between([]any{lane, none, driver.LaneSlots}, from, to)},
+		"unsettled":       {jobs.unsettled, jobs.between([]any{lane, 1000}, from, to)},
 		"lock returns":    {jobs.lockReturns, jobs.between([]any{ids}, from, to)},
 		"hand back":       {jobs.handBack, jobs.between([]any{ids}, from, to)},
 	} {
@@ -102,12 +103,11 @@ var partName = regexp.MustCompile(` on (jobs_\w+)`)
 // partsOf returns which partitions the plan of a statement touches, on a connection of the source.
 func partsOf(t *testing.T, ctx context.Context, s *Source, sql string, args []any) (parts map[string]bool, plan string) {
 	t.Helper()
-	rows, err := s.hot.pool.Query(ctx, "EXPLAIN "+sql, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
+	var lines []string
+	if err := s.hot.rows(ctx, "EXPLAIN "+sql, args, func(rows pgx.Rows) (err error) {
+		lines, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	}); err != nil {
 		t.Fatalf("%v\n%s", err, sql)
 	}
 	parts = map[string]bool{}

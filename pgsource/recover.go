@@ -50,7 +50,7 @@ func (s *Source) Mark(ctx context.Context, lease driver.Lease, mark string) erro
 // leased runs a transaction that commits only if the lane is still ours.
 func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx) error) error {
 	return s.work.tx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, s.slowSettings.localSQL()); err != nil {
+		if _, err := tx.Exec(ctx, s.slowSettings.localSQL(false)); err != nil {
 			return err
 		}
 		var held bool
@@ -116,19 +116,25 @@ var readJournalSQL = `
 // exist any more keeps its place, without a topic.
 func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]driver.Batch, error) {
 	table := s.jobs()
-	from, to := driver.DistantPast, endOfTime
-	if table.tree {
-		var first, last dbTime
-		if err := tx.QueryRow(ctx, dueSQL, lane, token).Scan(&first, &last); err != nil {
-			return nil, err
-		}
-		from, to = first.Add(-mostSpan), last.DBTime
+	due, err := table.dueIn(ctx, tx, lane, token)
+	if err != nil {
+		return nil, err
 	}
-	batches, missing, err := readJobs(ctx, tx, table.journal, table.between([]any{lane, token, driver.LaneSlots}, from, to))
+	batches, missing, err := readJobs(ctx, tx, table.journal, table.between([]any{lane, token, driver.LaneSlots}, due.from, due.to))
 	if err == nil && missing && table.tree {
 		batches, _, err = readJobs(ctx, tx, table.journal, table.between([]any{lane, token, driver.LaneSlots}, driver.DistantPast, endOfTime))
 	}
 	return batches, err
+}
+
+// dueIn returns between which times the jobs of a lane's batches are due, most likely.
+func (t *table) dueIn(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) (span, error) {
+	if !t.tree {
+		return anyDueTime, nil
+	}
+	var first, last dbTime
+	err := tx.QueryRow(ctx, dueSQL, lane, token).Scan(&first, &last)
+	return span{first.Add(-mostSpan), last.DBTime}, err
 }
 
 // dueSQL finds out when the last jobs of the batches are due: the earliest of these times, and the

@@ -50,12 +50,12 @@ func (s *Source) Sift(ctx context.Context, ids []int64) ([]driver.BadJob, error)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.hot.timeout, errNoAnswer)
 	defer cancel()
-	conn, err := s.hot.pool.Acquire(ctx)
+	conn, err := s.hot.acquire(ctx)
 	if err != nil {
 		return nil, s.failed("sift jobs", markTimeout(ctx, err))
 	}
-	defer conn.Release() // closes the connection if it is still inside the transaction
-	bad, err := sift(ctx, conn.Conn().PgConn(), s.jobs(), ids)
+	defer conn.release() // closes the connection if it is still inside the transaction
+	bad, err := sift(ctx, conn.PgConn(), s.jobs(), ids)
 	return bad, s.failed("sift jobs", markTimeout(ctx, err))
 }
 
@@ -68,7 +68,7 @@ func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (b
 	}()
 	plain := func(sql string) { p.SendQueryParams(sql, nil, nil, nil, nil) }
 	plain("BEGIN ISOLATION LEVEL READ COMMITTED")
-	plain(shortLimits.localSQL())
+	plain(shortLimits.localSQL(false))
 	plain("SET CONSTRAINTS ALL IMMEDIATE") // a claim checks deferred constraints at its commit
 	p.SendPrepare(siftLockName, jobs.siftLock, []uint32{pgtype.Int8OID})
 	p.SendPrepare(siftName, jobs.sift, []uint32{pgtype.Int8OID, pgtype.UUIDOID})

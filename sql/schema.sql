@@ -248,6 +248,9 @@ ALTER TABLE reactor.instances
     -- When it last checked what the table provides, and chose its feeds; it keeps that choice until
     -- it checks again. In the far future if its feed is configured and not chosen.
     ADD COLUMN IF NOT EXISTS feed_chosen_at timestamptz;
+-- Since version 5. Whether it understands notifications that name their shards. NULL: an instance of
+-- a version before 5, which ignores them (triggers.sql).
+ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS shard_hints boolean;
 
 CREATE TABLE IF NOT EXISTS reactor.shards (
     shard smallint PRIMARY KEY CHECK (shard BETWEEN 0 AND 63),

@@ -30,11 +30,12 @@ type benchCommand struct {
 	Idle         *time.Duration `group:"Load" placeholder:"DURATION" help:"Or there are no jobs: measure for this long what idle instances use."`
 	Ahead        *time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; defaults to 2s, or 4s for the same instant."`
 	PayloadBytes int            `group:"Load" default:"40" help:"Size of a payload."`
+	Beside       *float64       `group:"Load" placeholder:"PER_SECOND" help:"While a backlog is drained, so many small jobs a second fall due at their time: measure how late those are."`
 	Topics       int            `group:"Load" default:"100" help:"How many different topics."`
 
 	Instances int              `group:"Work" default:"1" help:"How many instances to start; 0 measures those that already run."`
 	Delivery  reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
-	Lanes     int              `group:"Work" default:"2" help:"Connections of each instance to the broker."`
+	Lanes     int              `group:"Work" default:"3" help:"Connections of each instance to the broker."`
 
 	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: also measure a poller, the design that reactor replaces."`
 	PollRows  int           `group:"Compare" default:"100" help:"How many rows the poller reads at a time."`
@@ -86,7 +87,7 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 		Fsync: c.Fsync, Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
 		Load: bench.Load{
 			Jobs: c.Jobs, Rate: orZero(c.Rate), Spread: orZero(c.Spread), SameInstant: c.SameInstant,
-			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics,
+			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics, Beside: orZero(c.Beside),
 		},
 		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
 		Progress: func(p bench.Progress) {

@@ -71,7 +71,7 @@ func (d *deployment) ceilings(ctx context.Context, r *Result) error {
 	}
 	checkpoint(ctx, d.conn)
 	d.progress("claim", 0, d.cfg.Load.Jobs)
-	claims, err := Bare{DatabaseURL: d.database, Lanes: d.cfg.Lanes, Delivery: d.cfg.Delivery}.claimAll(ctx)
+	claims, err := Bare{DatabaseURL: d.database, Lanes: d.cfg.bareLanes(), Delivery: d.cfg.Delivery}.claimAll(ctx)
 	if err != nil {
 		return err
 	}

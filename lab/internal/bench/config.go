@@ -51,7 +51,9 @@ type Load struct {
 	// backlog. Defaults to 2 s, or to 4 s for SameInstant.
 	Ahead        time.Duration `json:"ahead_ns"`
 	PayloadBytes int           `json:"payload_bytes"`
-	Topics       int           `json:"topics"`
+	// Beside is how many small jobs a second fall due at their time while a backlog is drained.
+	Beside float64 `json:"beside"`
+	Topics int     `json:"topics"`
 }
 
 // Poll configures the poller. Every Every, it reads up to Rows rows, publishes them and marks
@@ -98,8 +100,10 @@ func (c Config) Validate() error {
 		return errors.New("a rate, a spread and the same instant exclude each other")
 	case c.Load.Jobs < 1:
 		return fmt.Errorf("the number of jobs is %d, must be at least 1", c.Load.Jobs)
-	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > 1<<20:
-		return fmt.Errorf("the payload is %d bytes, must be 0 to 1,048,576", c.Load.PayloadBytes)
+	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > maxPayload:
+		return fmt.Errorf("the payload is %d bytes, must be 0 to %d", c.Load.PayloadBytes, maxPayload)
+	case c.Load.Beside < 0 || c.Load.Beside > 0 && (!c.Load.backlog() || c.Baseline || c.Ceiling || c.Instances == 0):
+		return errors.New("jobs beside are those beside a backlog of the bench's own instances, without comparisons")
 	case c.Load.Topics < 1:
 		return fmt.Errorf("the number of topics is %d, must be at least 1", c.Load.Topics)
 	case c.Load.Rate < 0 || c.Load.Spread < 0:
@@ -109,6 +113,13 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+// bareLanes is how many connections a ceiling uses: as many of the instances' as publish a backlog,
+// which is all but the one that they keep free of it.
+func (c Config) bareLanes() int { return max(1, c.Lanes-1) }
+
+// maxPayload is MQTT's limit, less some room for the rest of the packet.
+const maxPayload = 268_000_000
 
 // backlog reports whether all jobs are due at the start.
 func (l Load) backlog() bool { return l.Rate == 0 && l.Spread == 0 && !l.SameInstant }

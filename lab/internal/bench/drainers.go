@@ -40,7 +40,7 @@ func (d *deployment) startProgram(path, name string, args ...string) (*deploy.Pr
 func (d *deployment) beginBare(kind Kind) func(context.Context) (drainer, error) {
 	return func(context.Context) (drainer, error) {
 		p, err := d.startProgram(d.cfg.Drainer, string(kind), "bench-drain", string(kind),
-			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.Lanes),
+			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.bareLanes()),
 			"--poll-rows", fmt.Sprint(d.cfg.Poll.Rows), "--poll-every", d.cfg.Poll.Every.String())
 		if err != nil {
 			return nil, err

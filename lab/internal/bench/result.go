@@ -44,15 +44,19 @@ type Measurement struct {
 	PublishedPerMinute float64 `json:"published_per_minute"`
 
 	LatenessMillis Percentiles `json:"lateness_ms"`
+	// Beside is that of the jobs of Load.Beside, alone.
+	Beside *Percentiles `json:"beside_lateness_ms,omitempty"`
 	// Arrivals counts the messages in each tenth of a second since the first message.
 	Arrivals []int `json:"arrivals_per_100ms"`
 	// Distribution is the lateness in ms at each of Percents.
 	Distribution []float64 `json:"lateness_distribution_ms"`
 
 	// StatementsPerSecond is how many statements all clients together sent to the database.
-	StatementsPerSecond float64    `json:"database_statements_per_second"`
-	Usage               []Usage    `json:"usage"`
-	Internals           *Internals `json:"internals,omitempty"`
+	StatementsPerSecond float64 `json:"database_statements_per_second"`
+	// Connections is how many connections all instances together held at the end.
+	Connections int        `json:"database_connections"`
+	Usage       []Usage    `json:"usage"`
+	Internals   *Internals `json:"internals,omitempty"`
 
 	err error
 }

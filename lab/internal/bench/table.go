@@ -12,7 +12,7 @@ func (r Result) Table(out io.Writer) error {
 	write := []func(io.Writer, []Measurement) error{measuresTable, r.comparison, usageTable}
 	if r.Reactor.Jobs == 0 { // idle
 		write = []func(io.Writer, []Measurement) error{usageTable}
-		fmt.Fprintf(out, "\nidle for %.0f s: the database got %.2f statements per second\n\n", r.Reactor.Seconds, r.Reactor.StatementsPerSecond)
+		fmt.Fprintf(out, "\nidle for %.0f s: the database got %.2f statements per second, over %d connections\n\n", r.Reactor.Seconds, r.Reactor.StatementsPerSecond, r.Reactor.Connections)
 	}
 	for _, w := range write {
 		if err := w(out, list); err != nil {
@@ -51,6 +51,8 @@ func measuresTable(out io.Writer, list []Measurement) error {
 	row("p99.9", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.P999 })
 	row("max", "%.2f", func(m Measurement) float64 { return m.LatenessMillis.Max })
 	row("database statements /s", "%.0f", func(m Measurement) float64 { return m.StatementsPerSecond })
+	row("statements per job", "%.2f", func(m Measurement) float64 { return ratio(m.StatementsPerSecond*m.Seconds, float64(m.Jobs)) })
+	row("database connections", "%.0f", func(m Measurement) float64 { return float64(m.Connections) })
 	return t.Flush()
 }
 
@@ -68,6 +70,10 @@ func (r Result) comparison(out io.Writer, list []Measurement) error {
 			fmt.Fprintf(out, "the %s is %.1f × as late as reactor at p50, %.1f × at p99\n", m.Name,
 				ratio(m.LatenessMillis.P50, r.Reactor.LatenessMillis.P50), ratio(m.LatenessMillis.P99, r.Reactor.LatenessMillis.P99))
 		}
+	}
+	if p := r.Reactor.Beside; p != nil {
+		fmt.Fprintf(out, "%.0f jobs/s that fell due beside it were late, in ms: %.2f at least, %.2f p50, %.2f p95, %.2f p99, %.2f p99.9, %.2f at most\n",
+			r.Load.Beside, p.Min, p.P50, p.P95, p.P99, p.P999, p.Max)
 	}
 	if i := r.Reactor.Internals; i != nil {
 		t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)

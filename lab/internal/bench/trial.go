@@ -41,7 +41,7 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 		}
 		checkpoint(ctx, d.conn)
 	}
-	sub, err := subscribe(ctx, d.broker, jobs)
+	sub, err := subscribe(ctx, d.broker, topicPrefix+"+", jobs)
 	if err != nil {
 		return m, err
 	}
@@ -67,7 +67,14 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 			return m, err
 		}
 	}
-	if err := d.await(ctx, name, sub, load, drain.failed); err != nil {
+	var more *beside
+	if load.Beside > 0 {
+		if more, err = d.beginBeside(ctx, load.Beside); err != nil {
+			return m, err
+		}
+		defer more.close()
+	}
+	if err := d.await(ctx, name, sub, load, more, drain.failed); err != nil {
 		return m, err
 	}
 	took := time.Since(begun)
@@ -79,17 +86,21 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	if err != nil {
 		return m, err
 	}
+	held, err := connections(ctx, d.conn)
+	if err != nil {
+		return m, err
+	}
 	// A clean stop settles all jobs. Jobs that are not settled would be published again.
 	finished = true
 	internals, err := drain.finish(ctx)
 	if err != nil {
 		return m, err
 	}
-	if m, err = d.evaluate(ctx, name, sub, begun, perSecond); err != nil {
+	if m, err = d.evaluate(ctx, name, sub, more, begun, perSecond); err != nil {
 		return m, err
 	}
 	m.Seconds, m.StatementsPerSecond = took.Seconds(), float64(now-asked)/took.Seconds()
-	m.Usage, m.Internals = usage, internals
+	m.Connections, m.Usage, m.Internals = held, usage, internals
 	return m, nil
 }
 
@@ -126,7 +137,11 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 	}
 	m.Name, m.Usage, m.Seconds = "reactor", meter.read(), time.Since(begun).Seconds()
 	now, err := statements(ctx, d.conn)
+	if err != nil {
+		return m, err
+	}
 	m.StatementsPerSecond = float64(now-asked) / m.Seconds
+	m.Connections, err = connections(ctx, d.conn)
 	return m, err
 }
 
@@ -141,20 +156,35 @@ func (d *deployment) progress(stage string, done, of int) {
 
 // await waits until every job has arrived, or until no message has arrived for arrivalTimeout
 // after all jobs are due.
-func (d *deployment) await(ctx context.Context, name string, sub *subscriber, load Load, failed func() error) error {
+func (d *deployment) await(ctx context.Context, name string, sub *subscriber, load Load, beside *beside, failed func() error) error {
 	due := time.Now().Add(load.duration() + load.ahead())
-	last, since := 0, time.Now()
+	last, since, more := 0, time.Now(), beside
 	for {
 		n, err := sub.count()
 		if err != nil {
-			return fmt.Errorf("the subscriber has lost its connection: %sub", err)
+			return fmt.Errorf("the subscriber has lost its connection: %w", err)
+		}
+		if beside != nil {
+			m, err := beside.sub.count()
+			if err != nil {
+				return fmt.Errorf("the subscriber has lost its connection: %w", err)
+			}
+			n += m
 		}
 		now := time.Now()
 		if n > last {
 			last, since = n, now
 		}
 		d.progress(name, n, load.Jobs)
-		if n >= load.Jobs || now.After(due) && now.Sub(since) > arrivalTimeout {
+		if alone, _ := sub.count(); more != nil && alone >= load.Jobs && now.Sub(more.begun) > leastBeside {
+			inserted, err := more.end()
+			if err != nil {
+				return err
+			}
+			load.Jobs, more = load.Jobs+inserted, nil
+			due = now.Add(besideAhead + besideEvery)
+		}
+		if more == nil && n >= load.Jobs || now.After(due) && now.Sub(since) > arrivalTimeout {
 			return nil
 		}
 		if err := failed(); err != nil {
@@ -168,7 +198,7 @@ func (d *deployment) await(ctx context.Context, name string, sub *subscriber, lo
 
 // evaluate compares the messages with the table. The lateness of a backlog counts from the
 // start of the drainer.
-func (d *deployment) evaluate(ctx context.Context, name string, sub *subscriber, begun time.Time, insertedPerSecond float64) (Measurement, error) {
+func (d *deployment) evaluate(ctx context.Context, name string, sub *subscriber, more *beside, begun time.Time, insertedPerSecond float64) (Measurement, error) {
 	var knownAt time.Time
 	if d.cfg.Load.backlog() {
 		knownAt = begun
@@ -178,7 +208,13 @@ func (d *deployment) evaluate(ctx context.Context, name string, sub *subscriber,
 		return Measurement{}, err
 	}
 	received := sub.all()
+	if more != nil {
+		received = append(received, more.sub.all()...)
+	}
 	m := newMeasurement(name, check.Compare(jobs, received, check.Config{}), received)
 	m.InsertedPerSecond = insertedPerSecond
+	if d.cfg.Load.Beside > 0 {
+		m.Beside = besideLateness(jobs, received)
+	}
 	return m, nil
 }

@@ -110,6 +110,12 @@ func (d *deployment) servers() []measuredProcess {
 	return list
 }
 
+// connections counts the connections of the instances.
+func connections(ctx context.Context, conn *pgx.Conn) (n int, err error) {
+	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'reactor-%' AND datname = current_database()`).Scan(&n)
+	return n, err
+}
+
 // statements counts the statements that the database has executed, by pg_stat_statements.
 // Without that extension it counts transactions: nearly all of reactor's have one statement.
 func statements(ctx context.Context, conn *pgx.Conn) (n int64, err error) {

@@ -86,7 +86,9 @@ type Clock interface {
 type Memory interface {
 	// Room is how many more jobs it takes.
 	Room() int
-	// Behind reports whether jobs fall due faster than they are claimed.
+	// Backlog is how many of the jobs in it are overdue, by more than a moment.
+	Backlog() int
+	// Behind reports whether there is more overdue in it than can be claimed.
 	Behind() bool
 	// OldestDue is when the earliest job in memory was due. If memory is empty, it is later
 	// than every job.
@@ -184,10 +186,13 @@ func (l *Loader) Rescan() {
 
 // Evicted notes that memory has no room for the jobs behind these places, one place per shard.
 // They are read again when there is room.
-func (l *Loader) Evicted(places []driver.Cursor) {
+func (l *Loader) Evicted(overdue, ahead []driver.Cursor, now driver.DBTime) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, place := range places {
+	for _, place := range overdue {
+		l.window.evictedOverdue(place, now)
+	}
+	for _, place := range ahead {
 		l.window.evicted(place)
 	}
 }

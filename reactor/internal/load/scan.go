@@ -65,7 +65,7 @@ func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if p.deep {
-		l.scanner.deep.observe(took, len(p.cursors), len(rows), l.cfg.Page)
+		l.scanner.deep.observe(took, len(p.cursors), len(rows), p.limit)
 	}
 	if p.rotates && err == nil {
 		l.scanner.idle.observe(took, len(p.cursors), len(rows), l.cfg.Page)
@@ -85,6 +85,7 @@ func (l *Loader) nextPage() (pageRead, bool) {
 	if l.window.target < now.Add(l.ahead()) {
 		l.window.target = now.Add(l.cfg.Horizon)
 	}
+	l.window.catchUp(now.Add(-mostBehind), now)
 	l.planSweep(now)
 	s := &l.scanner
 	for i := range scanKinds {
@@ -95,6 +96,9 @@ func (l *Loader) nextPage() (pageRead, bool) {
 			p = l.sweepPage(now, kind)
 		case nearFront, deepFront:
 			p = l.frontPage(now, kind)
+			if kind.deep() && len(p.cursors) == 0 {
+				p = l.backlogPage()
+			}
 		case nearPatch, deepPatch:
 			p = l.patchPage(now, kind)
 		}
@@ -126,6 +130,26 @@ func (l *Loader) frontPage(now driver.DBTime, kind scanKind) pageRead {
 	return pageRead{
 		cursors: cursors, until: l.window.beginFront(until), limit: limit, deep: kind.deep(),
 		done: func(rest []driver.Cursor, failed bool) { l.window.finishFront(cursors, rest, failed) },
+	}
+}
+
+// mostBehind is how far a front may be behind the present before it is split.
+const mostBehind = 100 * time.Millisecond
+
+// backlogPage is the next page of what is overdue. The caller holds mu.
+func (l *Loader) backlogPage() pageRead {
+	limit := l.backlogAllowance()
+	if limit == 0 || l.scanner.deep.rests() {
+		return pageRead{}
+	}
+	cursors := l.window.overdue()
+	cursors = cursors[:min(len(cursors), limit, l.scanner.deep.shards)]
+	if len(cursors) == 0 {
+		return pageRead{}
+	}
+	return pageRead{
+		cursors: cursors, until: l.window.beginBacklog(cursors), limit: limit, deep: true,
+		done: func(rest []driver.Cursor, failed bool) { l.window.finishBacklog(cursors, rest, failed) },
 	}
 }
 
@@ -166,7 +190,8 @@ func (l *Loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind
 // are more urgent. When memory is full, the window is read on once a quarter is free. Rows that
 // are due before the latest in memory are read at once, as the latest are evicted for them.
 func (l *Loader) allowance() (limit int, until driver.DBTime) {
-	room, reserve := l.cfg.Memory.Room(), l.cfg.Capacity/8
+	backlog := l.cfg.Memory.Backlog()
+	room, reserve := l.cfg.Memory.Room()+max(0, backlog-BacklogShare(l.cfg.Capacity)), l.cfg.Capacity/8
 	switch {
 	case room >= ResumeRoom(l.cfg.Capacity):
 		l.scanner.full = false
@@ -179,8 +204,27 @@ func (l *Loader) allowance() (limit int, until driver.DBTime) {
 	return min(l.cfg.Page, room-reserve), lastPlace.AfterAt
 }
 
-// ResumeRoom is how much room memory must have, once it was full, before reading goes on. The
-// owner of memory calls Roomy when there is so much.
+// backlogAllowance is how many rows of backlog may be read now; 0: none, as a page would be small.
+//
+// Backlog takes half of memory, and of a memory that is full of what is due later it still gets
+// its share.
+func (l *Loader) backlogAllowance() int {
+	backlog := l.cfg.Memory.Backlog()
+	free := min(l.cfg.Capacity/2-backlog, l.cfg.Memory.Room()-l.cfg.Capacity/8)
+	limit := min(l.cfg.Page, max(free, BacklogShare(l.cfg.Capacity)-backlog))
+	if limit < min(l.cfg.Page, l.cfg.Capacity/16) {
+		return 0
+	}
+	return limit
+}
+
+// BacklogShare is how much of full memory is kept for what is overdue: of more than that, the
+// latest makes room for whatever comes, and of less than that nothing does as long as there is
+// something that is due later. So neither can keep the other out.
+func BacklogShare(capacity int) int { return capacity / 4 }
+
+// ResumeRoom is how much room there has to be in full memory before reading goes on: whoever
+// owns memory says so, by Roomy, when there is.
 func ResumeRoom(capacity int) int { return capacity / 4 }
 
 // waitScan blocks until there may be something to scan.

@@ -90,8 +90,8 @@ func (l *Loader) planSweep(now driver.DBTime) {
 	case l.sweepNow:
 	case t.Before(s.next) || l.scanner.unfinished():
 		return
-	case l.cfg.Memory.Behind() && t.Sub(s.last) < sweepRarely*l.cfg.Loop:
-		s.next = t.Add(l.cfg.Loop / 8) // Behind may become false soon
+	case l.cfg.Memory.Behind() && l.feedUp && t.Sub(s.last) < sweepRarely*l.cfg.Loop:
+		s.next = t.Add(l.cfg.Loop / 8) // it may be over in a moment
 		return
 	}
 	all := l.window.front.set
@@ -101,13 +101,14 @@ func (l *Loader) planSweep(now driver.DBTime) {
 	}
 	l.sweepNow = false
 	s.next, s.last = t.Add(wait.Jitter(l.cfg.Loop)), t
-	s.whole = l.scanner.deep.shards >= all.Len() && l.scanner.idle.cost(all.Len()) <= l.cfg.Loop/idleShare
+	s.whole = l.scanner.deep.shards >= all.Len() && l.scanner.idle.cost(all.Len()) <= l.cfg.Loop/idleShare &&
+		l.window.backlog.set == 0 && !l.cfg.Memory.Behind()
 	s.near = nil
 	if s.whole {
 		s.late, s.asked, s.settled = nil, driver.DistantPast, driver.DistantPast
 	} else {
 		// With fresh shards: their windows may have to walk the past before they come here.
-		s.near = cursorsAt(all, l.past(now))
+		s.near = l.nearCursors(all, now)
 		l.planLate(now, shards)
 	}
 	// A rotation that nothing asks for takes long, and begins when all shards can take part in it.
@@ -157,6 +158,18 @@ func (l *Loader) askWhatIsSettled(ctx context.Context) {
 	l.mu.Lock()
 	s.asked = settled
 	l.mu.Unlock()
+}
+
+// nearCursors are where a sweep of what is near begins: where the past ends, or the backlog,
+// which is to be read for the first time. The caller holds mu.
+func (l *Loader) nearCursors(shards driver.ShardSet, now driver.DBTime) []driver.Cursor {
+	list := cursorsAt(shards, l.past(now))
+	for i, c := range list {
+		if l.window.backlog.set.Has(c.Shard) {
+			list[i] = later(c, driver.CursorAt(c.Shard, l.window.split[c.Shard]))
+		}
+	}
+	return list
 }
 
 func cursorsAt(shards driver.ShardSet, from driver.DBTime) []driver.Cursor {
@@ -214,11 +227,16 @@ func (l *Loader) sweepPage(now driver.DBTime, kind scanKind) pageRead {
 // sweepUntil is where a sweep ends. While jobs fall due faster than they are claimed, rows that
 // are due after the oldest in memory are left out: they are many, and memory knows them.
 func (l *Loader) sweepUntil(now driver.DBTime, kind scanKind) driver.DBTime {
-	until := now.Add(2 * l.cfg.Loop)
-	if kind == deepSweep && !l.scanner.sweep.whole {
-		until = l.past(now)
+	until := min(now.Add(2*l.cfg.Loop), l.window.swept(l.past(now)))
+	if kind == nearSweep {
+		return until
 	}
-	until = min(until, l.window.swept(l.past(now)))
+	if !l.scanner.sweep.whole {
+		until = min(until, l.past(now))
+	}
+	for _, c := range l.window.overdue() {
+		until = min(until, after(c))
+	}
 	if l.cfg.Memory.Behind() {
 		until = min(until, l.cfg.Memory.OldestDue())
 	}
