@@ -2,6 +2,8 @@ package pgsource
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -18,6 +20,7 @@ const (
 
 // startChores starts a round of chores if any is due and no round is running.
 func (s *Source) startChores(ctx context.Context) {
+	s.startMaintenance(ctx)
 	now := time.Now()
 	if !s.tending.CompareAndSwap(false, true) {
 		return
@@ -56,6 +59,46 @@ func (s *Source) startChores(ctx context.Context) {
 			if err := s.purgeRetries(ctx); err != nil && ctx.Err() == nil {
 				s.log.Debug("retries are not purged", "err", err)
 			}
+		}
+	})
+}
+
+const (
+	// maintenanceInterval is the time between two looks at the partitions.
+	maintenanceInterval = 10 * time.Minute
+	// maintenancePatience is how long one change of them is tried.
+	maintenancePatience = 5 * time.Second
+	// maintenanceTimeout bounds a round; a default partition with many rows takes long.
+	maintenanceTimeout = 5 * time.Minute
+)
+
+// startMaintenance maintains the partitions, if it is time and the table has any. It uses a connection
+// of its own: moving jobs out of the default partition may take longer than our statements may.
+func (s *Source) startMaintenance(ctx context.Context) {
+	if s.cfg.PartitionsAhead == NoPartitions || !s.jobs().tree || !s.maintaining.CompareAndSwap(false, true) {
+		return
+	}
+	now := time.Now()
+	if now.Before(s.nextMaintenance) {
+		s.maintaining.Store(false)
+		return
+	}
+	s.nextMaintenance = now.Add(maintenanceInterval)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maintenanceTimeout)
+	s.chores.Go(func() {
+		defer s.maintaining.Store(false)
+		defer cancel()
+		defer context.AfterFunc(s.closing, cancel)()
+		err := Partitions{
+			DatabaseURL: s.cfg.DatabaseURL, Ahead: s.cfg.PartitionsAhead, Retain: s.cfg.RetainPartitions, Patience: maintenancePatience,
+			Tell: func(step string) { s.log.Info("the partitions were maintained", "change", step) },
+		}.Maintain(ctx)
+		switch {
+		case err == nil:
+			s.unmaintained.OK(s.log, "the partitions are maintained again")
+		case ctx.Err() != nil, errors.Is(err, ErrNotPartitioned):
+		default:
+			s.unmaintained.Fail(s.log, slog.LevelWarn, "the partitions of the table are not maintained: run `reactor partitions maintain` as the owner of the table, and set pgsource.Config.PartitionsAhead to NoPartitions", "err", err)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -38,9 +39,9 @@ var claimSQL = `
 WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
 ), due AS MATERIALIZED (
-    SELECT tableoid AS part, ctid AS place, id, claim AS before, octet_length(topic) + octet_length(payload) AS bytes
+    SELECT tableoid AS part, ctid AS place, id, fire_at AS at, claim AS before, octet_length(topic) + octet_length(payload) AS bytes
       FROM {jobs}
-     WHERE id = ANY ($4::bigint[]) AND ` + pending + `
+     WHERE id = ANY ($4::bigint[]) AND ` + pending + `{in $12 to $13}
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
        AND EXISTS (SELECT FROM lease)
@@ -87,12 +88,12 @@ const claimByPlace = `
 
 // claimByTableAndPlace is for a table with partitions or inheritance children. There two rows may
 // have the same id; each is taken by a claim of its own, so that id and token together identify one
-// row.
+// row. The time of each row, and that of all, tell in which partitions to look (partitioned.go).
 const claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
-      FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
+      FROM (SELECT part, place, at, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
-     WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11 AND nth = 1
+     WHERE job.ctid = running.place AND job.tableoid = running.part AND fire_at = at{in $12 to $13} AND ahead < $11 AND nth = 1
     RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at, ` + sentApart + ` AS apart`
 
 // Claim implements driver.Journal.
@@ -101,15 +102,24 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 	batch := driver.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS, Jobs: make([]driver.Job, 0, len(req.IDs))}
 	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }
 	var err error
+	jobs := s.jobs()
+	args := jobs.claimArgs(req)
 	if req.Briefly {
-		err = s.hot.rowsWith(ctx, shortLimits, s.jobs().claim, s.claimArgs(req), read)
+		err = s.hot.rowsWith(ctx, shortLimits, jobs.claim, args, read)
 	}
 	// If not a row's trigger took too long, but a large payload or the server, fewer jobs would not
 	// help. The server has reported that it gave up the first attempt before its commit, so the
 	// token can be used for another.
 	if !req.Briefly || waited(err) && !aboutJob(err) {
 		batch.Jobs = batch.Jobs[:0]
-		err = s.hot.rows(ctx, s.jobs().claim, s.claimArgs(req), read)
+		err = s.hot.rows(ctx, jobs.claim, args, read)
+	}
+	for range movedAttempts {
+		if sqlState(err) != pgerrcode.SerializationFailure {
+			break
+		}
+		batch.Jobs = batch.Jobs[:0]
+		err = s.hot.rows(ctx, jobs.claim, args, read)
 	}
 	if err != nil {
 		return driver.Batch{}, claimOutcome(s.failed("claim batch", err))
@@ -131,17 +141,18 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 // claim's snapshot. So the row is locked first, and changed by a statement that begins after that.
 // The change is never committed: whenever we crash, nothing has happened.
 func (s *Source) findSuppressed(ctx context.Context, req driver.ClaimRequest) error {
-	args := []any{req.IDs, interval(req.Within), smallints(req.Static), req.Lease.Owner}
+	jobs := s.jobs()
+	args := jobs.between([]any{req.IDs, interval(req.Within), smallints(req.Static), req.Lease.Owner}, req.From, req.To)
 	var waiting bool
-	if err := s.hot.row(ctx, s.jobs().waiting, args, &waiting); err != nil || !waiting {
+	if err := s.hot.row(ctx, jobs.waiting, args, &waiting); err != nil || !waiting {
 		return s.failed("look for jobs that were not claimed", err)
 	}
 	var id int64
 	err := s.hot.tx(ctx, func(tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, s.jobs().lockOne, args...).Scan(&id); err != nil {
+		if err := tx.QueryRow(ctx, jobs.lockOne, args...).Scan(&id); err != nil {
 			return err // locked by somebody: it is claimed when the lock is released
 		}
-		tag, err := tx.Exec(ctx, s.jobs().touch, id, uuid(req.Token))
+		tag, err := tx.Exec(ctx, jobs.touch, jobs.between([]any{id, uuid(req.Token)}, req.From, req.To)...)
 		switch {
 		case err != nil:
 			return err
@@ -166,24 +177,28 @@ var errSuppressed = errors.New("a trigger on the table silently keeps its row fr
 
 const (
 	unclaimedSQL = `
-  FROM {jobs} WHERE id = ANY ($1::bigint[]) AND ` + pending + ` AND fire_at <= clock_timestamp() + $2::interval
+  FROM {jobs} WHERE id = ANY ($1::bigint[]) AND ` + pending + `{in $5 to $6} AND fire_at <= clock_timestamp() + $2::interval
    AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
 	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
 	// It changes every column that a claim changes, because a trigger may react to one of them
 	// only.
-	touchSQL = changeSQL + "id = $1 AND " + pending
+	touchSQL = changeSQL + "id = $1 AND " + pending + "{in $3 to $4}"
 )
 
 // shortLimits are the limits of a claim that must answer soon: long enough for what a trigger does,
 // and short for what it waits for.
 var shortLimits = settings{{"lock_timeout", "20ms"}, {"statement_timeout", "1000ms"}}
 
-func (s *Source) claimArgs(req driver.ClaimRequest) []any {
-	return []any{
+// movedAttempts is how often a claim is repeated at once because somebody has moved one of its rows
+// to another partition since the statement began: PostgreSQL then refuses the whole statement.
+const movedAttempts = 3
+
+func (t *table) claimArgs(req driver.ClaimRequest) []any {
+	return t.between([]any{
 		req.Lease.Lane, req.Lease.Owner, req.Lease.Epoch, req.IDs, interval(req.Within), smallints(req.Static),
 		uuid(req.Token), req.QoS, int32(req.FirstSlot), int32(req.Reach), int64(req.Bytes),
-	}
+	}, req.From, req.To)
 }
 
 // checkLease returns the database's time, and ErrLeaseLost if the lane is not ours any more.

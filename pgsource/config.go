@@ -60,9 +60,21 @@ type Config struct {
 	// RetryBackoff is the pause before the second attempt. It doubles with each further attempt, up
 	// to 64 times the first, and varies at random by a quarter in both directions. Defaults to 1 s.
 	RetryBackoff time.Duration
+	// PartitionsAhead is for a table with partitions (ConvertToPartitions): for how many intervals
+	// after the present one this instance makes partitions, if its role owns the table. Of several
+	// instances any may do it. Up to 400; NoPartitions leaves it to `reactor partitions`. Defaults
+	// to 7.
+	PartitionsAhead int
+	// RetainPartitions is how long after its end a partition is kept before this instance drops it
+	// with all its jobs. A partition with a job that is not published yet is kept. An hour at least.
+	// Defaults to 0, which keeps all.
+	RetainPartitions time.Duration
 	// Logger receives the log. Defaults to discarding it.
 	Logger *slog.Logger
 }
+
+// NoPartitions is the Config.PartitionsAhead of an instance that does not maintain partitions.
+const NoPartitions = -1
 
 // Defaults is what the zero Config stands for.
 func Defaults() Config { return Config{}.withDefaults() }
@@ -85,6 +97,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.FeedCheck, 5*time.Second)
 	setDefault(&c.MaxFeedWAL, 4<<30)
 	setDefault(&c.RetryAttempts, 5)
+	setDefault(&c.PartitionsAhead, 7)
 	setDefault(&c.RetryBackoff, time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -129,6 +142,12 @@ func (c Config) validate() error {
 		if d.value < d.min || d.value > 24*time.Hour {
 			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: fmt.Sprintf("must be %v to 24h", d.min)}
 		}
+	}
+	if c.PartitionsAhead < NoPartitions || c.PartitionsAhead > mostAhead {
+		return &driver.ConfigError{Field: "PartitionsAhead", Value: c.PartitionsAhead, Problem: fmt.Sprintf("must be 0 to %d", mostAhead)}
+	}
+	if c.RetainPartitions != 0 && c.RetainPartitions < time.Hour {
+		return &driver.ConfigError{Field: "RetainPartitions", Value: c.RetainPartitions, Problem: "must be an hour at least, or 0 to keep all"}
 	}
 	if c.RetryAttempts < 1 || c.RetryAttempts > 1000 {
 		return &driver.ConfigError{Field: "RetryAttempts", Value: c.RetryAttempts, Problem: "must be 1 to 1000"}

@@ -105,6 +105,11 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 		if err := s.setUpSession(ctx, conn, u.settings); err != nil || s.pooled {
 			return err
 		}
+		if jobs := s.jobs(); jobs != nil && jobs.tree { // see partitioned.go
+			if err := conn.PgConn().Exec(ctx, "SET plan_cache_mode = force_custom_plan").Close(); err != nil {
+				return err
+			}
+		}
 		if u.asynchronous {
 			if err := conn.PgConn().Exec(ctx, "SET synchronous_commit = off").Close(); err != nil {
 				return err

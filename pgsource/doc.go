@@ -69,5 +69,7 @@
 //	               walretention.go limits what the server keeps, walobstacle.go says what is
 //	               missing); provision.go checks what the table has for them, and feedswitch.go
 //	               changes a deployment over
+//	partitioned.go the statements, for a table with or without partitions
+//	partitions.go  makes partitions and drops them
 //	migrate.go     applies the schema
 package pgsource

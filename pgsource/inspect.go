@@ -295,39 +295,3 @@ func sqlState(err error) string {
 
 // qualified returns the name of the table jobs in a schema, quoted for SQL.
 func qualified(schema string) string { return pgx.Identifier{schema, "jobs"}.Sanitize() }
-
-// table is the table of jobs, with the statements that use it.
-type table struct {
-	name   string // qualified
-	schema string
-	tree   bool // it has partitions or inheritance children
-
-	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, handBack, purge string
-	waiting, lockOne, touch                                                                                 string
-}
-
-// newTable builds the statements. A table without partitions or children is addressed with ONLY, so
-// that the place of a row (its ctid) identifies it. In a tree of tables the same ctid exists in
-// each table; a row is then identified by its table and its ctid, which makes a claim 4 % slower.
-func newTable(schema string, tree bool) table {
-	t := table{name: qualified(schema), schema: schema, tree: tree}
-	only, place := "ONLY ", claimByPlace
-	if tree {
-		only, place = "", claimByTableAndPlace
-	}
-	expand := func(sql string) string {
-		return strings.NewReplacer("{claimed}", place, "{jobs}", only+t.name).Replace(sql)
-	}
-	// Twice: {claimed} holds {jobs}.
-	t.claim = expand(expand(claimSQL))
-	t.siftLock, t.sift = expand(siftLockSQL), expand(siftSQL)
-	t.loadWindow = expand(loadWindowSQL)
-	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4")
-	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[])")
-	t.journal = expand(readJournalSQL)
-	t.unsettled = expand(unsettledSQL)
-	t.lockReturns, t.handBack = expand(lockReturnsSQL), expand(handBackSQL)
-	t.purge = expand(purgeRetriesSQL)
-	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)
-	return t
-}

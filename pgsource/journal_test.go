@@ -64,7 +64,7 @@ func TestClaimLooksAgain(t *testing.T) {
 	if err := tx.Commit(b.ctx); err != nil {
 		t.Fatal(err)
 	}
-	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now().Add(time.Minute))
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, driver.DistantPast, b.now().Add(time.Minute), true)
 	if err != nil || len(pending) != 1 || pending[0].ID != ids[3] {
 		t.Fatalf("looking again found %+v, %v, want the unlocked %d", pending, err, ids[3])
 	}
@@ -139,7 +139,7 @@ func TestRefusedJobsEndAsFailed(t *testing.T) {
 			BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 1, Kept: 1, Concluded: 1, Done: true,
 			Failures: []driver.Failure{{JobID: id[0], Code: 0x87, Reason: "not authorized"}},
 		})
-		pending, err := b.LoadIDs(b.ctx, driver.AllShards, id, b.now().Add(time.Minute))
+		pending, err := b.LoadIDs(b.ctx, driver.AllShards, id, driver.DistantPast, b.now().Add(time.Minute), true)
 		if err != nil {
 			t.Fatal(err)
 		}

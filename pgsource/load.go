@@ -1,7 +1,9 @@
 package pgsource
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,7 +24,7 @@ SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
        SELECT id, shard, fire_at, claim, octet_length(topic) + octet_length(payload) AS bytes
          FROM {jobs}
         WHERE NOT processed AND shard = cursor.shard
-          AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4
+          AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4{from $6}{from cursor.after_at}
         ORDER BY fire_at, id LIMIT $5) AS job`
 
 // nextTrySQL computes when a job is due: at fire_at, or later at its next attempt. Another row with
@@ -77,7 +79,9 @@ func (s *Source) LoadWindow(ctx context.Context, cursors []driver.Cursor, until 
 	for i, c := range now {
 		shards[i], afterAt[i], afterID[i] = int16(c.Shard), dbTime{c.AfterAt}, c.AfterID
 	}
-	jobs, last, err := s.load(ctx, s.jobs().loadWindow, shards, afterAt, afterID, dbTime{until}, perShard)
+	first := slices.MinFunc(now, func(a, b driver.Cursor) int { return cmp.Compare(a.AfterAt, b.AfterAt) })
+	table := s.jobs()
+	jobs, last, err := s.load(ctx, true, table.loadWindow, table.after([]any{shards, afterAt, afterID, dbTime{until}, perShard}, first.AfterAt))
 	if err != nil {
 		return nil, nil, s.failed("load window", err)
 	}
@@ -92,20 +96,30 @@ func (s *Source) LoadWindow(ctx context.Context, cursors []driver.Cursor, until 
 }
 
 // LoadRange implements driver.Loader.
-func (s *Source) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, until driver.DBTime) ([]driver.Pending, error) {
+func (s *Source) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, from, until driver.DBTime) ([]driver.Pending, error) {
 	if shards == 0 {
 		return nil, nil
 	}
-	jobs, _, err := s.load(ctx, s.jobs().loadRange, smallints(shards), dbTime{until}, minID, maxID)
+	table := s.jobs()
+	jobs, _, err := s.load(ctx, false, table.loadRange, table.after([]any{smallints(shards), dbTime{until}, minID, maxID}, from))
 	return jobs, s.failed("load range", err)
 }
 
 // LoadIDs implements driver.Loader.
-func (s *Source) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, until driver.DBTime) ([]driver.Pending, error) {
+func (s *Source) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, from, until driver.DBTime, everywhere bool) ([]driver.Pending, error) {
 	if shards == 0 || len(ids) == 0 {
 		return nil, nil
 	}
-	jobs, _, err := s.load(ctx, s.jobs().loadIDs, smallints(shards), dbTime{until}, ids)
+	table := s.jobs()
+	jobs, _, err := s.load(ctx, false, table.loadIDs, table.after([]any{smallints(shards), dbTime{until}, ids}, from))
+	if err == nil && everywhere && table.tree {
+		// If a row moves between the two reads, neither may find it; then the sweep does.
+		if ids = notAmong(ids, jobs); len(ids) > 0 && from > driver.DistantPast {
+			var moved []driver.Pending
+			moved, _, err = s.load(ctx, false, table.loadIDs, table.after([]any{smallints(shards), dbTime{min(from, until)}, ids}, driver.DistantPast))
+			jobs = append(jobs, moved...)
+		}
+	}
 	return jobs, s.failed("load ids", err)
 }
 
@@ -122,7 +136,7 @@ const (
 	manyRows = 64
 )
 
-func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pending, []lastOf, error) {
+func (s *Source) load(ctx context.Context, window bool, sql string, args []any) ([]driver.Pending, []lastOf, error) {
 	var (
 		jobs       []driver.Pending
 		places     [driver.Shards]lastOf
@@ -133,14 +147,14 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pe
 	// Reading a window may take long if an old snapshot keeps processed rows. Rows that are read by
 	// id may be due, so those statements keep the short limits.
 	query := s.work.rows
-	if sql == s.jobs().loadWindow {
+	if window {
 		query = func(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
 			return s.work.rowsWith(ctx, s.slowSettings, sql, args, read)
 		}
 	}
 	err := query(ctx, sql, args, func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes}, func() error {
-			job.Shard, job.DueAt = uint8(shard), next.DBTime
+			job.Shard, job.DueAt, job.FireAt = uint8(shard), next.DBTime, fire.DBTime
 			jobs = append(jobs, job)
 			place := &places[job.Shard]
 			place.Cursor = driver.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
@@ -163,4 +177,13 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pe
 		}
 	}
 	return jobs, last, nil
+}
+
+// notAmong returns the ids that none of the jobs has.
+func notAmong(ids []int64, jobs []driver.Pending) []int64 {
+	found := make(map[int64]bool, len(jobs))
+	for _, job := range jobs {
+		found[job.ID] = true
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id int64) bool { return found[id] })
 }

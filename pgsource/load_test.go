@@ -62,7 +62,7 @@ func TestLoadKeepsToShardsAndTime(t *testing.T) {
 	late := b.insert(10, "1 hour")
 	half := driver.StaticShards(2, 1)
 	until := b.now().Add(time.Minute)
-	jobs, err := b.LoadRange(b.ctx, half, ids[0], late[9], until)
+	jobs, err := b.LoadRange(b.ctx, half, ids[0], late[9], driver.DistantPast, until)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestLoadKeepsToShardsAndTime(t *testing.T) {
 			t.Errorf("read %+v", job)
 		}
 	}
-	if jobs, err := b.LoadRange(b.ctx, 0, 0, 1<<40, until); err != nil || jobs != nil {
+	if jobs, err := b.LoadRange(b.ctx, 0, 0, 1<<40, driver.DistantPast, until); err != nil || jobs != nil {
 		t.Errorf("without shards: %v, %v", jobs, err)
 	}
 }

@@ -218,7 +218,7 @@ func (b *snapshotBench) reads() map[string]int64 {
 	}
 	add("sweep", "", b.jobs().loadWindow, windowArgs(now.DBTime, now.DBTime.Add(time.Hour))...)
 	add("what is settled", "", settledSQL)
-	add("claim", "UPDATE public.jobs SET processed = false WHERE id = "+fmt.Sprint(batch.Jobs[0].ID), b.jobs().claim, b.claimArgs(req)...)
+	add("claim", "UPDATE public.jobs SET processed = false WHERE id = "+fmt.Sprint(batch.Jobs[0].ID), b.jobs().claim, b.jobs().claimArgs(req)...)
 	return counts
 }
 

@@ -91,6 +91,7 @@ func (s *Source) watchTable(ctx context.Context) {
 	if p.tree != jobs.tree {
 		changed := newTable(jobs.schema, p.tree)
 		s.table.Store(&changed)
+		s.reset() // the connections make other plans for a tree
 	}
 }
 

@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -105,7 +106,7 @@ var readJournalSQL = `
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
 		  LEFT JOIN LATERAL (
 		       SELECT topic, payload, fire_at, expires_at FROM {jobs} AS job
-		        WHERE job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
+		        WHERE job.id = entry.id{in $4 to $5} AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- one by one: PostgreSQL 18 would read the whole table in the order of ids
 		       ) AS job ON true
 		 WHERE ` + ofLane("$1") + ` AND ($2::uuid IS NULL OR f.token = $2)
@@ -114,12 +115,45 @@ var readJournalSQL = `
 // readJournal returns the lane's batches, or only the one with the token. A job whose row does not
 // exist any more keeps its place, without a topic.
 func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) ([]driver.Batch, error) {
-	rows, err := tx.Query(ctx, s.jobs().journal, lane, token, driver.LaneSlots)
+	table := s.jobs()
+	due, err := table.dueIn(ctx, tx, lane, token)
 	if err != nil {
 		return nil, err
 	}
+	batches, missing, err := readJobs(ctx, tx, table.journal, table.between([]any{lane, token, driver.LaneSlots}, due.from, due.to))
+	if err == nil && missing && table.tree {
+		batches, _, err = readJobs(ctx, tx, table.journal, table.between([]any{lane, token, driver.LaneSlots}, driver.DistantPast, endOfTime))
+	}
+	return batches, err
+}
+
+// dueIn returns between which times the jobs of a lane's batches are due, most likely.
+func (t *table) dueIn(ctx context.Context, tx pgx.Tx, lane int32, token *[16]byte) (span, error) {
+	if !t.tree {
+		return anyDueTime, nil
+	}
+	var first, last dbTime
+	err := tx.QueryRow(ctx, dueSQL, lane, token).Scan(&first, &last)
+	return span{first.Add(-mostSpan), last.DBTime}, err
+}
+
+// dueSQL finds out when the last jobs of the batches are due: the earliest of these times, and the
+// latest.
+var dueSQL = `
+SELECT coalesce(min(coalesce(due_by, '-infinity')), '-infinity'), coalesce(max(coalesce(due_by, 'infinity')), '-infinity')
+  FROM reactor.in_flight AS f WHERE ` + ofLane("$1") + ` AND ($2::uuid IS NULL OR f.token = $2)`
+
+// mostSpan is how much earlier than the last job of its batch a job is looked for first. On time, the
+// jobs of a batch are due within a claim's lead; in a backlog they may be further apart.
+const mostSpan = 24 * time.Hour
+
+// readJobs also reports whether the row of a job was not found.
+func readJobs(ctx context.Context, tx pgx.Tx, sql string, args []any) (batches []driver.Batch, missing bool, err error) {
+	rows, err := tx.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, false, err
+	}
 	var (
-		batches        []driver.Batch
 		id, round      int64
 		signed         pgtype.UUID
 		settled, reach int
@@ -138,13 +172,14 @@ func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *
 		job.FireAt, job.ExpiresAt, job.Expires = fire.DBTime, expires.DBTime, expires.valid
 		batch := &batches[len(batches)-1]
 		batch.Jobs = append(batch.Jobs, job)
+		missing = missing || job.Topic == "" && job.ID != 0
 		job.Payload = nil // the next row gets memory of its own
 		return nil
 	})
 	for _, b := range batches {
 		placeGone(b.Jobs)
 	}
-	return batches, err
+	return batches, missing, err
 }
 
 // placeGone makes the times of jobs without a row as early as they can be: the jobs of a batch are in

@@ -27,9 +27,9 @@ import (
 
 // toReturnSQL locks the rows of those of the given jobs that are noted.
 const toReturnSQL = `
-    SELECT job.tableoid AS part, job.ctid AS place, job.id
+    SELECT job.tableoid AS part, job.ctid AS place, job.id, job.fire_at AS at
       FROM reactor.retries r JOIN {jobs} AS job ON job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed
-     WHERE NOT r.returned AND r.job_id = ANY ($1::bigint[])
+     WHERE NOT r.returned AND r.job_id = ANY ($1::bigint[]){in $2 to $3}
      ORDER BY job.id
        FOR UPDATE OF job SKIP LOCKED
 `
@@ -45,7 +45,7 @@ const lockReturnsSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + ") SELEC
 // claimedID).
 const handBackSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + `), back AS (
     UPDATE {jobs} AS job SET processed = false, processed_at = NULL
-      FROM waiting WHERE job.ctid = waiting.place AND job.tableoid = waiting.part
+      FROM waiting WHERE job.ctid = waiting.place AND job.tableoid = waiting.part AND fire_at = at{in $2 to $3}
     RETURNING CASE WHEN NOT processed THEN job.id ELSE ('a trigger takes the return back, of job ' || job.id)::bigint END AS id
 ), counted AS (
     UPDATE reactor.retries SET returned = true WHERE attempts > 0 AND job_id IN (SELECT id FROM back)
@@ -59,10 +59,10 @@ const mostReturns = 1000
 
 // giveBack makes noted jobs unprocessed. It leaves to lookAfterReturns what it cannot do now,
 // because the settlement of other jobs waits for this.
-func (s *Source) giveBack(ctx context.Context, ids []int64) {
+func (s *Source) giveBack(ctx context.Context, ids []int64, due span) {
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), mostReturns)]
-		back, _, err := s.handBack(ctx, s.hot, some, settlementLockTimeout)
+		back, _, err := s.handBack(ctx, s.hot, some, due, settlementLockTimeout)
 		if len(back) < len(some) {
 			s.returnsWait.Store(true)
 		}
@@ -77,10 +77,26 @@ func (s *Source) giveBack(ctx context.Context, ids []int64) {
 // settlementLockTimeout is how long giveBack waits for a lock of the whole table.
 const settlementLockTimeout = "100ms"
 
-// handBack makes rows unprocessed. back are the ids of those that were changed, and kept the ids of
+// span is between which times jobs are due, both included.
+type span struct{ from, to driver.DBTime }
+
+// anyDueTime is the span of all jobs.
+var anyDueTime = span{driver.DistantPast, endOfTime}
+
+// with returns the span that contains the jobs of a batch as well, given when its last is due.
+func (s span) with(dueBy nullTime) span {
+	if !dueBy.valid {
+		return anyDueTime
+	}
+	return span{min(s.from, dueBy.Add(-mostSpan)), max(s.to, dueBy.DBTime)}
+}
+
+// handBack makes rows unprocessed. Rows that are due at other times are left for later. back are the ids of those that were changed, and kept the ids of
 // those that were not although nobody has locked them. Waiting for a lock delays others, so it has
 // a limit of its own.
-func (s *Source) handBack(ctx context.Context, db *database, ids []int64, lockTimeout string) (back, kept []int64, err error) {
+func (s *Source) handBack(ctx context.Context, db *database, ids []int64, due span, lockTimeout string) (back, kept []int64, err error) {
+	jobs := s.jobs()
+	args := jobs.between([]any{ids}, due.from, due.to)
 	err = db.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
 			return err
@@ -88,8 +104,8 @@ func (s *Source) handBack(ctx context.Context, db *database, ids []int64, lockTi
 		for _, step := range []struct {
 			sql string
 			ids *[]int64
-		}{{s.jobs().lockReturns, &kept}, {s.jobs().handBack, &back}} {
-			rows, err := tx.Query(ctx, step.sql, ids)
+		}{{jobs.lockReturns, &kept}, {jobs.handBack, &back}} {
+			rows, err := tx.Query(ctx, step.sql, args...)
 			if err == nil {
 				*step.ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 			}
@@ -144,7 +160,7 @@ const secondLockTimeout = "20ms"
 // returnSome halves the set until it finds the row that cannot be changed. A job whose trigger
 // lacks something, or waits for something, may succeed another time and stays noted.
 func (s *Source) returnSome(ctx context.Context, ids []int64, timeout string) error {
-	_, kept, err := s.handBack(ctx, s.background, ids, timeout)
+	_, kept, err := s.handBack(ctx, s.background, ids, anyDueTime, timeout)
 	for _, id := range kept {
 		if err := s.failUnreturnable(ctx, id, errSuppressed); err != nil {
 			return err
@@ -185,6 +201,12 @@ func (s *Source) failUnreturnable(ctx context.Context, id int64, why error) erro
 // notes about rows that do not exist. It deletes a page at a time, for as long as the round may
 // last.
 func (s *Source) purgeRetries(ctx context.Context) error {
+	if s.jobs().tree {
+		var some bool
+		if err := s.background.row(ctx, "SELECT EXISTS (SELECT FROM reactor.retries)", nil, &some); err != nil || !some {
+			return s.failed("purge retries", err) // without a plan for all partitions
+		}
+	}
 	for {
 		var purged int
 		if err := s.background.row(ctx, s.jobs().purge, []any{mostReturns}, &purged); err != nil || purged < mostReturns {

@@ -81,7 +81,7 @@ func TestRetriesOfAReusedID(t *testing.T) {
 	b.exec("TRUNCATE jobs RESTART IDENTITY")
 	b.insert(1, "-1 second")
 
-	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now().Add(24*time.Hour))
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, driver.DistantPast, b.now().Add(24*time.Hour), true)
 	if err != nil || len(pending) != 1 || pending[0].DueAt > b.now() {
 		t.Errorf("loaded %+v, %v: the new row waits for the old one's next try", pending, err)
 	}
@@ -128,7 +128,7 @@ func TestAnyID(t *testing.T) {
 	ids := []int64{math.MinInt64, -1, 0, 1, math.MaxInt64}
 	b.exec("INSERT INTO jobs (id, topic, fire_at) SELECT id, 't', now() - interval '1 second' FROM unnest($1::bigint[]) AS id", ids)
 
-	pending, err := b.LoadRange(b.ctx, driver.AllShards, math.MinInt64, math.MaxInt64, b.now())
+	pending, err := b.LoadRange(b.ctx, driver.AllShards, math.MinInt64, math.MaxInt64, driver.DistantPast, b.now())
 	if err != nil || len(pending) != len(ids) {
 		t.Fatalf("loaded %+v, %v", pending, err)
 	}

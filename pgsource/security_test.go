@@ -208,7 +208,7 @@ func TestRowSecurityWhileRunning(t *testing.T) {
 	b.start(url)
 	ids := b.insert(1, "-1 second")
 	b.exec("ALTER TABLE jobs ENABLE ROW LEVEL SECURITY")
-	if _, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now()); err == nil || !strings.Contains(err.Error(), "row-level security") {
+	if _, err := b.LoadIDs(b.ctx, driver.AllShards, ids, driver.DistantPast, b.now(), true); err == nil || !strings.Contains(err.Error(), "row-level security") {
 		t.Errorf("loading says %v", err)
 	}
 }

@@ -92,7 +92,7 @@ func TestSettingsOfTheRole(t *testing.T) {
 func (b *bench) wholePath() {
 	b.t.Helper()
 	ids := b.insert(5, "-1 second")
-	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now())
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, driver.DistantPast, b.now(), true)
 	if err != nil || len(pending) != 5 {
 		b.t.Fatalf("loaded %+v, %v", pending, err)
 	}

@@ -63,6 +63,7 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 		outcomes = make([]driver.Receipt, len(settlements))
 		updated  map[[16]byte]bool // tokens of the batches whose progress was recorded
 		back     []int64
+		due      span // of back
 	)
 	settlePlain := func(rows pgx.Rows) (err error) {
 		updated, err = plain.read(rows)
@@ -77,14 +78,17 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 			if err == nil {
 				err = settlePlain(rows)
 			}
-			back = back[:0]
+			back, due = back[:0], span{from: endOfTime, to: driver.DistantPast}
 			for _, i := range special {
 				if err != nil {
 					break
 				}
 				var returned []int64
-				outcomes[i], returned, err = s.settleSpecial(ctx, tx, settlements[i])
-				back = append(back, returned...)
+				var dueBy nullTime
+				outcomes[i], returned, dueBy, err = s.settleSpecial(ctx, tx, settlements[i])
+				if back = append(back, returned...); len(returned) > 0 {
+					due = due.with(dueBy)
+				}
 			}
 			return err
 		})
@@ -92,7 +96,7 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 	if err != nil {
 		return nil, s.failed("settle", err)
 	}
-	s.giveBack(ctx, back)
+	s.giveBack(ctx, back, due)
 	for i, st := range settlements {
 		if st.Done || updated[st.Token] {
 			outcomes[i].Recorded = true
@@ -138,32 +142,32 @@ func (p *plainSettlements) read(rows pgx.Rows) (map[[16]byte]bool, error) {
 }
 
 // settleSpecial settles a batch of which jobs failed or go back to the table, and returns the ids
-// of the latter. The progress in the journal row shows whether an earlier attempt with an unknown
+// of the latter and when the last job of the batch is due. The progress in the journal row shows whether an earlier attempt with an unknown
 // outcome has already done it, so that failures are counted once.
 //
 // Unlike settleSQL it locks the lane: a job that goes back to the table must not be recovered as
 // well. So a take-over comes either before this, and prevents it, or after it.
-func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlement) (outcome driver.Receipt, back []int64, err error) {
+func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlement) (outcome driver.Receipt, back []int64, dueBy nullTime, err error) {
 	var (
 		settled int
 		ids     []*int64
 		signed  bool
 	)
 	err = tx.QueryRow(ctx, `
-		SELECT settled, job_ids, reach IS NOT NULL FROM reactor.in_flight f JOIN reactor.lanes l ON l.lane = f.lane + 0
+		SELECT settled, job_ids, reach IS NOT NULL, due_by FROM reactor.in_flight f JOIN reactor.lanes l ON l.lane = f.lane + 0
 		 WHERE batch = $1 AND token = $2 AND round = $3 AND l.owner = $4 FOR UPDATE OF f FOR SHARE OF l`,
-		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids, &signed)
+		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids, &signed, &dueBy)
 	switch {
 	case err == pgx.ErrNoRows: // it is settled already, or the lane has another owner
 		outcome.GivenUp, err = givenUpBefore(ctx, tx, st)
-		return outcome, nil, err
+		return outcome, nil, dueBy, err
 	case err != nil:
-		return outcome, nil, err
+		return outcome, nil, dueBy, err
 	}
 	outcome.Recorded = true
 	if settled >= st.Concluded && len(ids) == st.Kept && !st.Done { // it is settled already
 		outcome.GivenUp, err = givenUpBefore(ctx, tx, st)
-		return outcome, nil, err
+		return outcome, nil, dueBy, err
 	}
 	// Rows of a batch from before version 3 are not signed: its jobs are identified by their ids,
 	// and an id of 0 stood for a job that failed.
@@ -175,11 +179,11 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 		}
 	}
 	if err := noteUnsent(ctx, tx, claim, back); err != nil {
-		return outcome, nil, err
+		return outcome, nil, dueBy, err
 	}
 	again, ended, err := s.recordFailures(ctx, tx, claim, st.Failures)
 	if err != nil {
-		return outcome, nil, err
+		return outcome, nil, dueBy, err
 	}
 	back = append(back, again...)
 	for _, f := range st.Failures {
@@ -189,7 +193,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 	}
 	if st.Done {
 		_, err = tx.Exec(ctx, "DELETE FROM reactor.in_flight WHERE batch = $1", st.BatchID)
-		return outcome, back, err
+		return outcome, back, dueBy, err
 	}
 	// A failed job no longer belongs to this batch, and must not be recovered with it.
 	for i, id := range ids {
@@ -199,7 +203,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 	}
 	_, err = tx.Exec(ctx, "UPDATE reactor.in_flight SET settled = $2, job_ids = $3 WHERE batch = $1",
 		st.BatchID, st.Concluded, ids[:st.Kept])
-	return outcome, back, err
+	return outcome, back, dueBy, err
 }
 
 // givenUpBefore finds the jobs that an earlier attempt of this settlement has given up, if its

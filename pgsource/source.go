@@ -68,6 +68,9 @@ type Source struct {
 	returnsWait            atomic.Bool // jobs wait to be returned to the table
 	tableGone              atomic.Bool // a statement did not find the table
 	gone                   ratelog.Limiter
+	maintaining            atomic.Bool // true: the partitions are maintained, by whoever owns the next field
+	nextMaintenance        time.Time
+	unmaintained           ratelog.Limiter
 	unreturnable           ratelog.Limiter
 	short                  ratelog.Limiter
 	saidOutdated           atomic.Bool // the log was told that the triggers are of an earlier version
@@ -220,7 +223,7 @@ func (s *Source) warm(ctx context.Context, conn *pgx.Conn) error {
 	if err := setLockTimeout(ctx, conn, warmLockTimeout); err != nil {
 		return err
 	}
-	if rows, err := conn.Query(ctx, s.jobs().claim, s.claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
+	if rows, err := conn.Query(ctx, s.jobs().claim, s.jobs().claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
 		rows.Close()
 	}
 	return setLockTimeout(ctx, conn, tableLockTimeout)

@@ -83,7 +83,7 @@ func (b *bench) exact(ids []int64) {
 			b.t.Errorf("%s: %d jobs are processed, want %d", doing, before-n, processed)
 		}
 	}
-	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, b.now())
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, ids, driver.DistantPast, b.now(), true)
 	if err != nil || len(pending) != len(ids) {
 		b.t.Fatalf("loaded %+v, %v, want %v", pending, err, ids)
 	}

@@ -19,7 +19,7 @@ const unsettledSQL = `
 		 CROSS JOIN LATERAL unnest(f.job_ids) AS entry (id)
 		  LEFT JOIN LATERAL (
 		       SELECT octet_length(payload) AS bytes FROM {jobs} AS job
-		        WHERE job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
+		        WHERE job.id = entry.id{in $3 to $4} AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- see readJournalSQL
 		       ) AS job ON true
 		 WHERE f.lane = $1
@@ -30,7 +30,13 @@ const unsettledSQL = `
 func (s *Source) Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error) {
 	var list []driver.Unsettled
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, s.jobs().unsettled, lease.Lane, largePayload)
+		// A row that has moved to another partition since is not counted, and is read all the same.
+		table := s.jobs()
+		due, err := table.dueIn(ctx, tx, lease.Lane, nil)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, table.unsettled, table.between([]any{lease.Lane, largePayload}, due.from, due.to)...)
 		if err != nil {
 			return err
 		}

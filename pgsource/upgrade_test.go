@@ -103,7 +103,7 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("%d batches are left", n)
 	}
 	// What waits for its next try waits on, and its tries are counted on.
-	pending, err := b.LoadIDs(b.ctx, driver.AllShards, []int64{5}, b.now().Add(24*time.Hour))
+	pending, err := b.LoadIDs(b.ctx, driver.AllShards, []int64{5}, driver.DistantPast, b.now().Add(24*time.Hour), true)
 	if err != nil || len(pending) != 1 || pending[0].DueAt < b.now().Add(50*time.Minute) {
 		t.Errorf("loaded %+v, %v", pending, err)
 	}

@@ -173,7 +173,7 @@ func TestWALWaitsUntilItCanBeSeen(t *testing.T) {
 	if h := next(b, hints); h.MinID != 1001 {
 		t.Fatalf("the hint %+v, want one for 1001", h)
 	}
-	if rows, err := s.LoadIDs(b.ctx, ^driver.ShardSet(0), []int64{1001}, 1<<62); err != nil || len(rows) != 1 {
+	if rows, err := s.LoadIDs(b.ctx, ^driver.ShardSet(0), []int64{1001}, driver.DistantPast, 1<<62, true); err != nil || len(rows) != 1 {
 		t.Errorf("the row that was told of cannot be read: %v, %v", rows, err)
 	}
 	if err := <-hidden; err != nil {

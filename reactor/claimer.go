@@ -31,12 +31,12 @@ type claimer struct {
 	progress    *progress
 	traffic     *traffic
 	budget      *budget
-	urgent      <-chan due     // for lanes that hold no bulk
-	anyone      <-chan due     // what none of those has taken
-	bulk        <-chan due     // for those that may take it
-	finished    chan<- []int64 // ids whose claim has ended
-	again       func([]int64)  // asks the loader to look at ids again
-	toLookAgain []int64        // ids of the batch being claimed
+	urgent      <-chan due                            // for lanes that hold no bulk
+	anyone      <-chan due                            // what none of those has taken
+	bulk        <-chan due                            // for those that may take it
+	finished    chan<- []int64                        // ids whose claim has ended
+	again       func(ids []int64, from driver.DBTime) // asks the loader to look at ids again
+	toLookAgain []int64                               // ids of the batch being claimed
 	delivery    Delivery
 	static      driver.ShardSet
 	rows        int
@@ -147,9 +147,9 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	defer c.inHand.Store(0)
 	defer c.budget.release(batch)
 	together, alone := c.quarantine.split(batch.ids)
-	err := c.claim(hard, claim{together, batch.latest, c.quarantine.waits(), batch.bulk, batch.large})
+	err := c.claim(hard, claim{together, batch.from, batch.latest, c.quarantine.waits(), batch.bulk, batch.large})
 	for begun := time.Now(); len(alone) > 0 && err == nil && time.Since(begun) < retryBudget; alone = alone[1:] {
-		err = c.claim(hard, claim{alone[:1:1], batch.latest, true, batch.bulk, batch.large})
+		err = c.claim(hard, claim{alone[:1:1], batch.from, batch.latest, true, batch.bulk, batch.large})
 	}
 	c.lookAgain(alone)
 	select {
@@ -157,7 +157,7 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	case <-soft.Done():
 	}
 	// Only after finished: the dispatcher drops loaded jobs that it takes for being claimed.
-	c.again(c.toLookAgain)
+	c.again(c.toLookAgain, batch.from)
 	c.toLookAgain = nil
 	return err
 }
@@ -168,6 +168,7 @@ func (c *claimer) lookAgain(ids []int64) { c.toLookAgain = append(c.toLookAgain,
 // claim is a set of jobs that one statement tries to claim.
 type claim struct {
 	ids     []int64
+	from    driver.DBTime // the first of their fire_at, or earlier
 	latest  driver.DBTime // the last of their due times
 	briefly bool          // see driver.ClaimRequest
 	bulk    bool          // see due, as the next
@@ -175,7 +176,7 @@ type claim struct {
 }
 
 // of returns the claim reduced to some of its jobs.
-func (c claim) of(ids []int64) claim { return claim{ids, c.latest, c.briefly, c.bulk, c.large} }
+func (c claim) of(ids []int64) claim { return claim{ids, c.from, c.latest, c.briefly, c.bulk, c.large} }
 
 // claim claims jobs and hands those that it got to the lane.
 //
@@ -198,7 +199,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		lead = c.largeLead
 	}
 	req := driver.ClaimRequest{
-		Lease: lease, QoS: c.delivery.QoS(), IDs: jobs.ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
+		Lease: lease, QoS: c.delivery.QoS(), IDs: jobs.ids, From: jobs.from, To: jobs.latest, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
 		Within:  max(jobs.latest.Sub(c.clock.Now()), lead.reach()) + claimSlack,
 		Briefly: jobs.briefly,

@@ -110,7 +110,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 type offers struct{ urgent, anyone, bulk chan due }
 
 // newClaimer is the claimer of a lane.
-func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, finished chan<- []int64, again func([]int64)) *claimer {
+func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, finished chan<- []int64, again func([]int64, driver.DBTime)) *claimer {
 	l, pad := runner.lane, runner.pad
 	return &claimer{
 		lane: l, capacity: l.capacity, wake: l.capacity.Set,

@@ -175,3 +175,27 @@ func TestOldestDue(t *testing.T) {
 		t.Errorf("in an hour: %v", at.Sub(now))
 	}
 }
+
+// TestClaimsSayWhenJobsFire: the range of a batch begins at or before the fire_at of each of its jobs,
+// also where jobs are tried again and are due much later than that.
+func TestClaimsSayWhenJobsFire(t *testing.T) {
+	const at = driver.DBTime(1e15)
+	for _, early := range []time.Duration{0, time.Microsecond, time.Minute, time.Minute + 1000, 40 * 24 * time.Hour, 45*24*time.Hour + 12*time.Hour, 100 * 24 * time.Hour, 1 << 62} {
+		job := driver.Pending{DueAt: at, FireAt: at.Add(-early)}
+		if early == 1<<62 {
+			job.FireAt = driver.DistantPast
+		}
+		kept := scheduled{early: minutesEarly(job)}
+		from := kept.fireAt(at)
+		if from > job.FireAt || early < 40*24*time.Hour && job.FireAt.Sub(from) > time.Minute {
+			t.Errorf("%v before it is due: from %v before that", early, at.Sub(from))
+		}
+	}
+	var b due
+	b.take(scheduled{}, at)
+	b.take(scheduled{early: 5}, at.Add(time.Second))
+	b.take(scheduled{}, at.Add(2*time.Second))
+	if want := at.Add(time.Second - 5*time.Minute); b.from != want || b.earliest != at || b.latest != at.Add(2*time.Second) {
+		t.Errorf("the batch is from %v, %v to %v", b.from, b.earliest, b.latest)
+	}
+}

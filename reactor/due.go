@@ -8,6 +8,7 @@ type due struct {
 	bytes    int
 	earliest driver.DBTime // the first of their due times
 	latest   driver.DBTime // the last of their due times
+	from     driver.DBTime // the first of their fire_at, or earlier
 	bulk     bool          // they are overdue or large
 	large    bool          // they are large
 	reserved int           // bytes of the budget
@@ -16,11 +17,11 @@ type due struct {
 // take adds a job to the batch.
 func (b *due) take(job scheduled, at driver.DBTime) {
 	if len(b.ids) == 0 {
-		b.earliest, b.latest = at, at
+		b.earliest, b.latest, b.from = at, at, at
 	}
 	b.ids = append(b.ids, job.id)
 	b.bytes += int(job.bytes)
-	b.earliest, b.latest = min(b.earliest, at), max(b.latest, at)
+	b.earliest, b.latest, b.from = min(b.earliest, at), max(b.latest, at), min(b.from, job.fireAt(at))
 	b.large = b.large || int(job.bytes) >= largePayload
 	b.bulk = b.bulk || b.large || job.overdue
 }

@@ -59,7 +59,7 @@ func (s *fakeSource) pending(until driver.DBTime) (list []driver.Pending) {
 	defer s.mu.Unlock()
 	for _, job := range s.rows {
 		if job.FireAt < until {
-			list = append(list, driver.Pending{ID: job.ID, DueAt: job.FireAt})
+			list = append(list, driver.Pending{ID: job.ID, DueAt: job.FireAt, FireAt: job.FireAt})
 		}
 	}
 	return list
@@ -69,11 +69,11 @@ func (s *fakeSource) LoadWindow(_ context.Context, _ []driver.Cursor, until driv
 	return s.pending(until), nil, nil
 }
 
-func (s *fakeSource) LoadRange(_ context.Context, _ driver.ShardSet, _, _ int64, until driver.DBTime) ([]driver.Pending, error) {
+func (s *fakeSource) LoadRange(_ context.Context, _ driver.ShardSet, _, _ int64, _, until driver.DBTime) ([]driver.Pending, error) {
 	return s.pending(until), nil
 }
 
-func (s *fakeSource) LoadIDs(_ context.Context, _ driver.ShardSet, _ []int64, until driver.DBTime) ([]driver.Pending, error) {
+func (s *fakeSource) LoadIDs(_ context.Context, _ driver.ShardSet, _ []int64, _, until driver.DBTime, _ bool) ([]driver.Pending, error) {
 	return s.pending(until), nil
 }
 

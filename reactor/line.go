@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"math"
 	"time"
 
 	"github.com/job-publisher/reactor/timerwheel"
@@ -25,6 +26,28 @@ type scheduled struct {
 	bytes   int32
 	shard   uint8
 	overdue bool // it was when it was loaded
+	// early is how many minutes fire_at is before the due time, rounded up: a job that is tried
+	// again is due later than its fire_at. It says in which partitions of the table to look.
+	early uint16
+}
+
+// muchEarlier is the value of scheduled.early for any longer time.
+const muchEarlier = math.MaxUint16
+
+func minutesEarly(job driver.Pending) uint16 {
+	early := job.DueAt.Sub(job.FireAt)
+	if early >= (muchEarlier-1)*time.Minute {
+		return muchEarlier
+	}
+	return uint16((max(early, 0) + time.Minute - 1) / time.Minute)
+}
+
+// fireAt returns the job's fire_at or an earlier time, given when it is due.
+func (s scheduled) fireAt(due driver.DBTime) driver.DBTime {
+	if s.early == muchEarlier {
+		return driver.DistantPast
+	}
+	return due.Add(-time.Duration(s.early) * time.Minute)
 }
 
 // heldJob is a job between a line and a batch.
@@ -117,7 +140,7 @@ func (d *dispatcher) add(rows []driver.Pending) {
 		if d.waits(job.ID, job.DueAt) {
 			continue
 		}
-		entry := scheduled{id: job.ID, bytes: job.Bytes, shard: job.Shard, overdue: job.DueAt < overdue}
+		entry := scheduled{id: job.ID, bytes: job.Bytes, shard: job.Shard, overdue: job.DueAt < overdue, early: minutesEarly(job)}
 		switch {
 		case int(job.Bytes) >= largePayload:
 			if entry.overdue {

@@ -73,9 +73,9 @@ type rangeSource struct {
 	widest atomic.Uint64
 }
 
-func (s *rangeSource) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, until driver.DBTime) ([]driver.Pending, error) {
+func (s *rangeSource) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, from, until driver.DBTime) ([]driver.Pending, error) {
 	s.widest.Store(max(s.widest.Load(), uint64(maxID)-uint64(minID)))
-	return s.Source.LoadRange(ctx, shards, minID, maxID, until)
+	return s.Source.LoadRange(ctx, shards, minID, maxID, from, until)
 }
 
 // TestFarApartIDsInTheTable: ids are any bigint, and the difference of two ids of one statement

@@ -217,6 +217,10 @@ BEGIN
 END;
 $$;
 
+-- How long the range of a partition of jobs is (partitions.sql); NULL: nobody has asked reactor to
+-- maintain partitions.
+ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS partition_interval interval; -- since version 5
+
 -- The living instances. Each incarnation draws its id at random, and an id is never used again, so
 -- "owner = id" is a fencing token by itself.
 CREATE TABLE IF NOT EXISTS reactor.instances (

@@ -68,6 +68,11 @@ var (
 	// PublicationsUp creates the publications, which the WAL feed reads.
 	//go:embed publications.sql
 	PublicationsUp string
+	// PartitionsUp makes jobs a table with partitions by fire_at. It is no version of the schema: a
+	// deployment has partitions or not.
+	//go:embed partitions.sql
+	PartitionsUp string
+
 	// PublicationsDown drops the publications.
 	//go:embed publications.down.sql
 	PublicationsDown string

@@ -16,9 +16,10 @@ servers of its own.`
 
 // commands are the commands of the command line.
 type commands struct {
-	Run     runCommand     `cmd:"" help:"Publish jobs as they fall due."`
-	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Run        runCommand        `cmd:"" help:"Publish jobs as they fall due."`
+	Migrate    migrateCommand    `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`
+	Partitions partitionsCommand `cmd:"" help:"Maintain the partitions of the table: make new ones, drop old ones."`
+	Version    versionCommand    `cmd:"" help:"Print the version."`
 }
 
 func main() { newProgram(&commands{}).Main() }

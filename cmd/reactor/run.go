@@ -30,6 +30,8 @@ type runCommand struct {
 	ListenURL           string        `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for the feed, if the database URL leads through a pooler."`
 	MaxFeedWAL          int64         `name:"max-feed-wal" default:"${max_feed_wal}" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may keep for this instance before the feed is started again (default ${default})."`
 	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements at most, opened when they are needed; up to three more are opened for other purposes. With --feed wal one of these is for replication. An idle instance holds three in all."`
+	PartitionsAhead     int           `default:"${partitions_ahead}" group:"Database" placeholder:"N" help:"If the table has partitions: for how many intervals after the present one to make them (default ${default}); 0 leaves that to reactor partitions."`
+	RetainPartitions    time.Duration `default:"0s" group:"Database" help:"How long after its end a partition whose jobs are all published is kept before it is dropped, e.g. 720h; 0s keeps all."`
 	Migrate             bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
 	Deployment          string        `group:"Database" placeholder:"NAME" help:"A part of the MQTT client ids, the same for all instances; if not given, a random name that is stored in the database. Needed if a copy of the database that PostgreSQL cannot tell from it, such as a base backup, uses the same broker."`
 	Name                string        `group:"Database" placeholder:"NAME" help:"The name of this instance in reactor.instances; host and process id if not given."`
@@ -59,7 +61,7 @@ type runCommand struct {
 func runDefaults() kong.Vars {
 	source, core := pgsource.Defaults(), reactor.Defaults()
 	return kong.Vars{
-		"database_connections": fmt.Sprint(source.MaxConns), "max_feed_wal": fmt.Sprint(source.MaxFeedWAL >> 20),
+		"database_connections": fmt.Sprint(source.MaxConns), "max_feed_wal": fmt.Sprint(source.MaxFeedWAL >> 20), "partitions_ahead": fmt.Sprint(source.PartitionsAhead),
 		"lanes": fmt.Sprint(core.Lanes), "jobs_per_read": fmt.Sprint(core.JobsPerRead), "loop_frequency": core.LoopFrequency.String(),
 		"max_pending": fmt.Sprint(core.MaxPending), "grace": core.Grace.String(),
 	}
@@ -135,7 +137,8 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections), Logger: log,
+		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections),
+		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Logger: log,
 	})
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ var valueOf = map[string]string{
 	"ExactlyOnce": reactor.ExactlyOnce.String(), "AtLeastOnce": reactor.AtLeastOnce.String(), "AtMostOnce": reactor.AtMostOnce.String(),
 	"Republish": reactor.Republish.String(), "Fail": reactor.Fail.String(),
 	"FeedAuto": pgsource.FeedAuto.String(), "FeedWAL": pgsource.FeedWAL.String(), "FeedNotify": pgsource.FeedNotify.String(), "FeedPoll": pgsource.FeedPoll.String(),
+	"NoPartitions": "0",
 }
 
 // InFlagTerms replaces fields in a text by their flags, and values of the fields by values of the

@@ -80,7 +80,8 @@ type Pending struct {
 	ID int64
 	// DueAt is fire_at, or the later instant of the next attempt after the
 	// broker refused the job.
-	DueAt DBTime
+	DueAt  DBTime
+	FireAt DBTime
 	// Bytes is the length of topic and payload together; it bounds the memory
 	// of a claim.
 	Bytes int32

@@ -84,10 +84,12 @@ type Loader interface {
 	// before until, in order of fire_at, at most limit rows in total. It returns the cursors to
 	// continue with; a shard without a cursor has no more such jobs.
 	LoadWindow(ctx context.Context, cursors []Cursor, until DBTime, limit int) ([]Pending, []Cursor, error)
-	// LoadRange reads the jobs of the shards with minID <= id <= maxID that are due before until.
-	LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64, until DBTime) ([]Pending, error)
-	// LoadIDs reads the jobs of the shards with these ids that are due before until.
-	LoadIDs(ctx context.Context, shards ShardSet, ids []int64, until DBTime) ([]Pending, error)
+	// LoadRange reads the jobs of the shards with minID <= id <= maxID and from <= fire_at < until.
+	LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64, from, until DBTime) ([]Pending, error)
+	// LoadIDs reads the jobs of the shards with these ids and from <= fire_at < until. With
+	// everywhere, jobs that are not found are looked for before from as well: they may have been
+	// rescheduled. A table without partitions may ignore from.
+	LoadIDs(ctx context.Context, shards ShardSet, ids []int64, from, until DBTime, everywhere bool) ([]Pending, error)
 	// Settled returns an instant of which this is known: what was written before it has been
 	// committed, or never will be. Reads that begin after the answer find all of that; what they
 	// do not find is written later. DistantPast: nothing is known yet, ask again.
@@ -168,6 +170,10 @@ type ClaimRequest struct {
 	// Token identifies this claim in the journal if its outcome becomes unknown.
 	Token [16]byte
 	IDs   []int64
+	// From and To are the first and the last fire_at that the jobs had when they were read. A job
+	// that was rescheduled to another time since is not claimed. In a table with partitions they
+	// tell where to search.
+	From, To DBTime
 	// Within is how long after the claim, on the database's own clock, fire_at may be at most. A
 	// job with a later fire_at is not claimed: it was rescheduled, or that clock was set back.
 	Within time.Duration

@@ -30,8 +30,9 @@ type idRange struct {
 // recheck holds ids that a claim did not get, to be read when the pause is over. Without a
 // pause, a row that somebody else has locked would be read and claimed in a busy loop.
 type recheck struct {
-	ids []int64
-	at  time.Time
+	ids  []int64
+	from driver.DBTime // the first of their fire_at when they were last read, or earlier
+	at   time.Time
 }
 
 const (
@@ -88,7 +89,7 @@ func (a *announced) add(r idRange, page int) (from driver.DBTime, rewind bool) {
 
 // lookAgain remembers ids until the pause is over. If there are many, for example when a whole
 // quarantine is released, they are spread so that the first don't wait for the last.
-func (a *announced) lookAgain(ids []int64, now time.Time) {
+func (a *announced) lookAgain(ids []int64, from driver.DBTime, now time.Time) {
 	if a.waiting == nil {
 		a.waiting = make(map[int64]struct{})
 	}
@@ -97,7 +98,7 @@ func (a *announced) lookAgain(ids []int64, now time.Time) {
 			a.waiting[id] = struct{}{}
 		}
 		pause := min(recheckPause*time.Duration(1+len(a.waiting)/recheckShare), mostRecheckPause)
-		r := recheck{some, now.Add(pause)}
+		r := recheck{some, from, now.Add(pause)}
 		// The pause may have become shorter.
 		place, _ := slices.BinarySearchFunc(a.again, r, func(o, r recheck) int {
 			if o.at.After(r.at) {
@@ -120,7 +121,8 @@ func (a *announced) waits(id int64) bool {
 type idsRead struct {
 	ranges []idRange // a single range that is read as a range, or several that are read as a list of ids
 	ids    []int64
-	again  bool // the ids are those of rechecks
+	again  bool          // the ids are those of rechecks
+	from   driver.DBTime // no announced job is due earlier, and rechecks were not when they were last read
 }
 
 func (r idsRead) some() bool { return len(r.ranges) > 0 || len(r.ids) > 0 }
@@ -140,12 +142,13 @@ func (a *announced) take(now time.Time, page int) idsRead {
 }
 
 func (a *announced) takeAgain(now time.Time, page int) idsRead {
-	r := idsRead{again: true}
+	r := idsRead{again: true, from: a.again[0].from}
 	for len(a.again) > 0 && !a.again[0].at.After(now) && len(r.ids) < page {
 		for _, id := range a.again[0].ids {
 			delete(a.waiting, id)
 		}
 		r.ids = append(r.ids, a.again[0].ids...)
+		r.from = min(r.from, a.again[0].from)
 		a.again = a.again[1:]
 	}
 	return r
@@ -156,14 +159,15 @@ func (a *announced) takeRanges(page int) idsRead {
 	first := a.ranges[0]
 	if len(a.ranges) == 1 || first.rows() > fewRows {
 		a.ranges = slices.Delete(a.ranges, 0, 1)
-		return idsRead{ranges: []idRange{first}}
+		return idsRead{ranges: []idRange{first}, from: first.earliest}
 	}
-	var r idsRead
+	r := idsRead{from: first.earliest}
 	a.ranges = slices.DeleteFunc(a.ranges, func(o idRange) bool {
 		if o.rows() > fewRows || len(r.ids)+int(o.rows()) > max(page, fewRows) {
 			return false
 		}
 		r.ranges = append(r.ranges, o)
+		r.from = min(r.from, o.earliest)
 		for i := range o.rows() {
 			r.ids = append(r.ids, o.min+i)
 		}

@@ -200,13 +200,14 @@ func (l *Loader) Evicted(overdue, ahead []driver.Cursor, now driver.DBTime) {
 // Roomy notes that there is room in memory again, after it was full (ResumeRoom).
 func (l *Loader) Roomy() { l.scanWake.Set() }
 
-// LookAgain reads the ids again, after a pause.
-func (l *Loader) LookAgain(ids []int64) {
+// LookAgain reads the ids again, after a pause. They were due at or after from
+// when they were last read; jobs that have been rescheduled since are found as well.
+func (l *Loader) LookAgain(ids []int64, from driver.DBTime) {
 	if len(ids) == 0 {
 		return
 	}
 	l.mu.Lock()
-	l.announced.lookAgain(ids, time.Now())
+	l.announced.lookAgain(ids, from, time.Now())
 	l.mu.Unlock()
 	l.idsWake.Set()
 }
@@ -325,9 +326,9 @@ func (l *Loader) readIDs(ctx context.Context) (rows []driver.Pending, worked boo
 	case !r.some():
 		return nil, false, nil
 	case len(r.ids) > 0:
-		rows, err = l.cfg.Source.LoadIDs(ctx, shards, r.ids, until)
+		rows, err = l.cfg.Source.LoadIDs(ctx, shards, r.ids, r.from, until, r.again)
 	default:
-		rows, err = l.cfg.Source.LoadRange(ctx, shards, r.ranges[0].min, r.ranges[0].max, until)
+		rows, err = l.cfg.Source.LoadRange(ctx, shards, r.ranges[0].min, r.ranges[0].max, r.from, until)
 	}
 	if err != nil {
 		l.putBack(r)
@@ -337,7 +338,7 @@ func (l *Loader) readIDs(ctx context.Context) (rows []driver.Pending, worked boo
 
 func (l *Loader) putBack(r idsRead) {
 	if r.again {
-		l.LookAgain(r.ids)
+		l.LookAgain(r.ids, r.from)
 		return
 	}
 	l.mu.Lock()

@@ -528,7 +528,7 @@ func TestReadsFail(t *testing.T) {
 			s.insert(true, []int64{id}, in(0))
 		}
 		s.insert(false, again, in(0))
-		s.loader.LookAgain(again)
+		s.loader.LookAgain(again, driver.DistantPast)
 		bulk := s.ids(5000)
 		s.insert(true, bulk, in(0))
 		time.Sleep(10 * time.Second)
@@ -548,7 +548,7 @@ func TestLockedRowsDoNotStarveHints(t *testing.T) {
 		time.Sleep(simLoop)
 		locked := s.ids(10_000)
 		for part := range slices.Chunk(locked, 64) {
-			s.loader.LookAgain(part)
+			s.loader.LookAgain(part, driver.DistantPast)
 		}
 		var urgent []int64
 		for range 500 {
@@ -556,7 +556,7 @@ func TestLockedRowsDoNotStarveHints(t *testing.T) {
 			s.insert(true, ids, in(0))
 			urgent = append(urgent, ids...)
 			time.Sleep(time.Millisecond)
-			s.loader.LookAgain(locked[:64])
+			s.loader.LookAgain(locked[:64], driver.DistantPast)
 		}
 		time.Sleep(onTime)
 		s.punctual("announced", urgent, onTime)
@@ -620,7 +620,7 @@ func TestEverythingIsFound(t *testing.T) {
 					s.insert(false, ids, in(-from))
 					silent = append(silent, ids...)
 				case 2:
-					s.loader.LookAgain(ids)
+					s.loader.LookAgain(ids, driver.DistantPast)
 				case 3:
 					s.loader.FeedLost()
 					s.loader.Hint(driver.Hint{Kind: driver.HintConnected})
@@ -659,13 +659,13 @@ func TestLockedRowsAreLeftAlone(t *testing.T) {
 		ids[i] = int64(i)
 	}
 	for part := range slices.Chunk(ids, 512) {
-		a.lookAgain(slices.Clone(part), now)
+		a.lookAgain(slices.Clone(part), 0, now)
 	}
 	looks := 0
 	for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(10 * time.Millisecond) {
 		for r := a.take(now, 4096); r.some(); r = a.take(now, 4096) {
 			looks += len(r.ids)
-			a.lookAgain(r.ids, now)
+			a.lookAgain(r.ids, 0, now)
 		}
 	}
 	if most := 10 * 2 * recheckShare * int(time.Second/recheckPause); looks > most || looks < len(ids) {
@@ -681,7 +681,7 @@ func TestLockedRowsAreLeftAlone(t *testing.T) {
 	if len(a.waiting) != 0 {
 		t.Errorf("%d ids are still waiting though none is to be looked at", len(a.waiting))
 	}
-	a.lookAgain([]int64{7}, now)
+	a.lookAgain([]int64{7}, 0, now)
 	if next, some := a.next(); !some || next != now.Add(recheckPause) {
 		t.Errorf("one row is looked at after %v", next.Sub(now))
 	}
@@ -696,7 +696,7 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range ids {
 		ids[i] = int64(i)
 	}
-	a.lookAgain(ids, now)
+	a.lookAgain(ids, 0, now)
 	if next, some := a.next(); !some || next.After(now.Add(2*recheckPause)) {
 		t.Errorf("the first is looked at after %v", next.Sub(now))
 	}
@@ -715,9 +715,9 @@ func TestManyAtOnce(t *testing.T) {
 func TestSweepsLeaveLockedRowsAlone(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
 		s.own(driver.AllShards)
-		s.loader.LookAgain(s.ids(200_000)) // ids without rows, which make the pause of the others longer
+		s.loader.LookAgain(s.ids(200_000), driver.DistantPast) // ids without rows, which make the pause of the others longer
 		ids := s.ids(1000)
-		s.loader.LookAgain(slices.Clone(ids))
+		s.loader.LookAgain(slices.Clone(ids), driver.DistantPast)
 		s.insert(false, ids, in(-time.Second))
 		time.Sleep(2 * simLoop) // sweeps read everything, and no recheck of these ids is due yet
 		s.mu.Lock()

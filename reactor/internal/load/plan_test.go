@@ -52,11 +52,11 @@ func (f *fakeTable) LoadWindow(context.Context, []driver.Cursor, driver.DBTime, 
 	return rows, nil, err
 }
 
-func (f *fakeTable) LoadRange(context.Context, driver.ShardSet, int64, int64, driver.DBTime) ([]driver.Pending, error) {
+func (f *fakeTable) LoadRange(context.Context, driver.ShardSet, int64, int64, driver.DBTime, driver.DBTime) ([]driver.Pending, error) {
 	return f.read("range")
 }
 
-func (f *fakeTable) LoadIDs(context.Context, driver.ShardSet, []int64, driver.DBTime) ([]driver.Pending, error) {
+func (f *fakeTable) LoadIDs(context.Context, driver.ShardSet, []int64, driver.DBTime, driver.DBTime, bool) ([]driver.Pending, error) {
 	return f.read("ids")
 }
 
@@ -268,7 +268,7 @@ func TestReadsByID(t *testing.T) {
 		}
 		p.hint(7000, 7000+fewRows, 0)
 		for i := range int64(3) {
-			p.loader.LookAgain([]int64{-1 - i})
+			p.loader.LookAgain([]int64{-1 - i}, 0)
 		}
 		p.loader.announced.ranges = append(p.loader.announced.ranges, idRange{8000, 8050, 0}, idRange{9000, 9050, 0})
 		time.Sleep(2 * recheckPause)
@@ -421,7 +421,7 @@ func TestFailedReadsAreMadeAgain(t *testing.T) {
 		if r := p.loader.announced.ranges; len(r) != 1 || r[0].min != 1 || r[0].max != 3 {
 			p.Errorf("announced are %+v", r)
 		}
-		p.loader.LookAgain([]int64{7})
+		p.loader.LookAgain([]int64{7}, 0)
 		p.loader.announced.ranges = nil
 		time.Sleep(recheckPause)
 		_, _, _ = p.loader.readIDs(p.Context())
@@ -493,4 +493,25 @@ func TestClockGoesBack(t *testing.T) {
 			t.Errorf("memory holds %v, beyond the horizon", s.pending)
 		}
 	})
+}
+
+// TestReadsSayWhere: what hints name is read from their earliest fire_at on, and nowhere else. What a
+// claim did not get is read from where it was, and is looked for everywhere.
+func TestReadsSayWhere(t *testing.T) {
+	var a announced
+	a.add(idRange{1, 3, 500}, 1000)
+	a.add(idRange{5000, 5003, 400}, 1000)
+	a.add(idRange{9000, 9500, 300}, 1000)
+	now := time.Now()
+	if r := a.take(now, 1000); len(r.ids) != 7 || r.from != 400 || r.again {
+		t.Errorf("the short ranges: %+v", r)
+	}
+	if r := a.take(now, 1000); len(r.ranges) != 1 || r.from != 300 || r.again {
+		t.Errorf("the long one: %+v", r)
+	}
+	a.lookAgain([]int64{1}, 700, now)
+	a.lookAgain([]int64{2}, 600, now)
+	if r := a.take(now.Add(time.Minute), 1000); len(r.ids) != 2 || r.from != 600 || !r.again {
+		t.Errorf("rechecks: %+v", r)
+	}
 }

@@ -412,11 +412,11 @@ func (s *sim) LoadWindow(ctx context.Context, cursors []driver.Cursor, until dri
 	return found, rest, s.answer(ctx, simRead{kind: "window", shards: len(now), rows: len(found), took: took})
 }
 
-func (s *sim) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, until driver.DBTime) ([]driver.Pending, error) {
+func (s *sim) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxID int64, from, until driver.DBTime) ([]driver.Pending, error) {
 	var found []driver.Pending
 	s.mu.Lock()
 	for id, row := range s.rows {
-		if id >= minID && id <= maxID && shards.Has(row.Shard) && row.DueAt < until {
+		if id >= minID && id <= maxID && shards.Has(row.Shard) && row.DueAt >= from && row.DueAt < until {
 			found = append(found, row.Pending)
 		}
 	}
@@ -424,11 +424,11 @@ func (s *sim) LoadRange(ctx context.Context, shards driver.ShardSet, minID, maxI
 	return found, s.answer(ctx, simRead{kind: "range", rows: len(found), span: uint64(maxID) - uint64(minID)})
 }
 
-func (s *sim) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, until driver.DBTime) ([]driver.Pending, error) {
+func (s *sim) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, from, until driver.DBTime, everywhere bool) ([]driver.Pending, error) {
 	var found []driver.Pending
 	s.mu.Lock()
 	for _, id := range ids {
-		if row := s.rows[id]; row != nil && shards.Has(row.Shard) && row.DueAt < until {
+		if row := s.rows[id]; row != nil && shards.Has(row.Shard) && (everywhere || row.DueAt >= from) && row.DueAt < until {
 			found = append(found, row.Pending)
 		}
 	}
