@@ -24,24 +24,50 @@ type drainer interface {
 	finish(ctx context.Context) (*Internals, error)
 }
 
+// trial is the publishing of a load by one drainer.
+type trial struct {
+	name     string
+	jobs     int
+	early    bool // the load is inserted before the drainer starts; that of a backlog always is
+	snapshot bool // a snapshot is held meanwhile
+	urgent   bool // urgent jobs are inserted meanwhile
+	begin    func(context.Context) (drainer, error)
+}
+
 // trial lets a drainer publish the load once, and compares the messages with the table. A
 // backlog is inserted before the drainer starts, unless that already runs. Other loads are
-// inserted when the drainer is ready.
-func (d *deployment) trial(ctx context.Context, name string, jobs int, begin func(context.Context) (drainer, error)) (m Measurement, err error) {
+// inserted when the drainer is ready, except for one that must know them beforehand.
+func (d *deployment) trial(ctx context.Context, t trial) (m Measurement, err error) {
 	load := d.cfg.Load
-	load.Jobs = jobs
-	if err := clear(ctx, d.conn); err != nil {
+	load.Jobs = t.jobs
+	if err := clear(ctx, d.conn, d.stored); err != nil {
 		return m, err
 	}
+	if t.snapshot {
+		held, heldErr := d.holdSnapshot(ctx)
+		if heldErr != nil {
+			return m, heldErr
+		}
+		defer func() { err = errors.Join(err, held.release(context.WithoutCancel(ctx))) }()
+	}
 	before := load.backlog() && d.cfg.Instances > 0
-	perSecond := 0.0
-	if before {
-		if perSecond, err = load.insert(ctx, d.conn); err != nil {
+	var inserted insertion
+	if before || t.early {
+		if inserted, err = load.insert(ctx, d.conn); err != nil {
 			return m, err
 		}
+	}
+	if before {
 		checkpoint(ctx, d.conn)
 	}
-	sub, err := subscribe(ctx, d.broker, jobs)
+	var urgent *urgents
+	if t.urgent {
+		if urgent, err = d.newUrgents(ctx); err != nil {
+			return m, err
+		}
+		defer func() { err = errors.Join(err, urgent.close(context.WithoutCancel(ctx))) }()
+	}
+	sub, err := subscribe(ctx, d.broker, t.jobs)
 	if err != nil {
 		return m, err
 	}
@@ -52,7 +78,7 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	}
 	meter := startMeter(d.servers()...)
 	begun := time.Now()
-	drain, err := begin(ctx)
+	drain, err := t.begin(ctx)
 	if err != nil {
 		return m, err
 	}
@@ -62,12 +88,17 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 			_, _ = drain.finish(context.WithoutCancel(ctx)) // trial returns an earlier error
 		}
 	}()
-	if !before {
-		if perSecond, err = load.insert(ctx, d.conn); err != nil {
+	if !before && !t.early {
+		if inserted, err = load.insert(ctx, d.conn); err != nil {
 			return m, err
 		}
 	}
-	if err := d.await(ctx, name, sub, load, drain.failed); err != nil {
+	var pieces *sliceMeter
+	if d.cfg.HoldSnapshot {
+		pieces = newSliceMeter(inserted.begin, load)
+	}
+	w := waiting{name: t.name, sub: sub, load: load, failed: drain.failed, urgent: urgent, pieces: pieces}
+	if err := d.await(ctx, &w); err != nil {
 		return m, err
 	}
 	took := time.Since(begun)
@@ -79,26 +110,34 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	if err != nil {
 		return m, err
 	}
+	var idle *IdleUsage
+	if t.name != baselineName && d.cfg.HoldSnapshot {
+		if idle, err = d.idleAfter(ctx, drain); err != nil {
+			return m, err
+		}
+	}
 	// A clean stop settles all jobs. Jobs that are not settled would be published again.
 	finished = true
 	internals, err := drain.finish(ctx)
 	if err != nil {
 		return m, err
 	}
-	if m, err = d.evaluate(ctx, name, sub, begun, perSecond); err != nil {
+	if m, err = d.evaluate(ctx, t, sub, begun, pieces); err != nil {
 		return m, err
 	}
+	m.InsertedPerSecond, m.Connections, m.IdleAfter = inserted.perSecond, w.connections, idle
 	m.Seconds, m.StatementsPerSecond = took.Seconds(), float64(now-asked)/took.Seconds()
+	m.StatementsPerJob = float64(now-asked) / float64(max(m.Jobs, 1))
 	m.Usage, m.Internals = usage, internals
 	return m, nil
 }
 
 // idle measures instances that have nothing to do.
-func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
-	if err := clear(ctx, d.conn); err != nil {
+func (d *deployment) idle(ctx context.Context, v variant) (m Measurement, err error) {
+	if err := clear(ctx, d.conn, d.stored); err != nil {
 		return m, err
 	}
-	drain, err := d.beginInstances(ctx)
+	drain, err := d.beginInstances(v)(ctx)
 	if err != nil {
 		return m, err
 	}
@@ -124,10 +163,31 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 			return m, ctx.Err()
 		}
 	}
-	m.Name, m.Usage, m.Seconds = "reactor", meter.read(), time.Since(begun).Seconds()
+	m.Name, m.Usage, m.Seconds = v.name, meter.read(), time.Since(begun).Seconds()
+	m.Connections = d.connections(ctx)
 	now, err := statements(ctx, d.conn)
 	m.StatementsPerSecond = float64(now-asked) / m.Seconds
 	return m, err
+}
+
+// idleTime is how long, at most, instances that have published everything are measured under a
+// snapshot.
+const idleTime = 10 * time.Second
+
+// idleAfter measures instances that have published everything, while the snapshot is still held.
+func (d *deployment) idleAfter(ctx context.Context, drain drainer) (*IdleUsage, error) {
+	if !deploy.Sleep(ctx, time.Second) { // they settle the last jobs
+		return nil, ctx.Err()
+	}
+	before, begun := readStatementTimes(ctx, d.conn), time.Now()
+	meter := startMeter(append(d.servers(), drain.processes()...)...)
+	if !deploy.Sleep(ctx, min(idleTime, d.cfg.Load.duration())) {
+		return nil, ctx.Err()
+	}
+	usage := meter.read()
+	return &IdleUsage{
+		Seconds: time.Since(begun).Seconds(), Usage: usage, Costs: readStatementTimes(ctx, d.conn).since(before),
+	}, drain.failed()
 }
 
 // warmUp is the time in which instances share the table and read it once.
@@ -139,26 +199,59 @@ func (d *deployment) progress(stage string, done, of int) {
 	}
 }
 
+// waiting is what await waits for, and what it reads meanwhile.
+type waiting struct {
+	name   string
+	sub    *subscriber
+	load   Load
+	failed func() error
+	urgent *urgents    // nil: none
+	pieces *sliceMeter // nil: not asked for
+
+	connections int // result: the most at once, without those of the bench
+}
+
 // await waits until every job has arrived, or until no message has arrived for arrivalTimeout
 // after all jobs are due.
-func (d *deployment) await(ctx context.Context, name string, sub *subscriber, load Load, failed func() error) error {
-	due := time.Now().Add(load.duration() + load.ahead())
-	last, since := 0, time.Now()
+func (d *deployment) await(ctx context.Context, w *waiting) error {
+	due := time.Now().Add(w.load.duration() + w.load.ahead())
+	last, since, counted := 0, time.Now(), time.Time{}
 	for {
-		n, err := sub.count()
+		n, err := w.sub.count()
 		if err != nil {
-			return fmt.Errorf("the subscriber has lost its connection: %sub", err)
+			return fmt.Errorf("the subscriber has lost its connection: %s", err)
 		}
 		now := time.Now()
 		if n > last {
 			last, since = n, now
 		}
-		d.progress(name, n, load.Jobs)
-		if n >= load.Jobs || now.After(due) && now.Sub(since) > arrivalTimeout {
+		late := now.After(due) && now.Sub(since) > arrivalTimeout
+		wanted := w.load.Jobs
+		if w.urgent != nil {
+			if n > 0 { // the instances publish
+				w.urgent.start(ctx)
+			}
+			// Now so many messages have arrived that few of the load's can be missing. The last
+			// urgent jobs are still published beside them.
+			if n >= wanted || late {
+				if err := w.urgent.stop(); err != nil {
+					return err
+				}
+			}
+			wanted += int(w.urgent.inserted.Load())
+		}
+		d.progress(w.name, n, wanted)
+		if n >= wanted || late {
 			return nil
 		}
-		if err := failed(); err != nil {
+		if err := w.failed(); err != nil {
 			return err
+		}
+		if w.pieces != nil {
+			w.pieces.tick(ctx, d.conn, now)
+		}
+		if now.Sub(counted) > time.Second {
+			w.connections, counted = max(w.connections, d.connections(ctx)), now
 		}
 		if !deploy.Sleep(ctx, 50*time.Millisecond) {
 			return ctx.Err()
@@ -167,18 +260,51 @@ func (d *deployment) await(ctx context.Context, name string, sub *subscriber, lo
 }
 
 // evaluate compares the messages with the table. The lateness of a backlog counts from the
-// start of the drainer.
-func (d *deployment) evaluate(ctx context.Context, name string, sub *subscriber, begun time.Time, insertedPerSecond float64) (Measurement, error) {
+// start of the drainer, that of urgent jobs from their insert.
+func (d *deployment) evaluate(ctx context.Context, t trial, sub *subscriber, begun time.Time, pieces *sliceMeter) (Measurement, error) {
 	var knownAt time.Time
 	if d.cfg.Load.backlog() {
 		knownAt = begun
 	}
-	jobs, err := expected(ctx, d.conn, knownAt)
+	jobs, err := expected(ctx, d.conn, loadCondition(d.stored), knownAt)
 	if err != nil {
 		return Measurement{}, err
 	}
 	received := sub.all()
-	m := newMeasurement(name, check.Compare(jobs, received, check.Config{}), received)
-	m.InsertedPerSecond = insertedPerSecond
+	var urgent *Measurement
+	if t.urgent {
+		list, err := expected(ctx, d.conn, urgentCondition(d.stored), time.Time{})
+		if err != nil {
+			return Measurement{}, err
+		}
+		var theirs []check.Received
+		theirs, received = partition(received, list)
+		m := newMeasurement("urgent", check.Compare(list, theirs, check.Config{}), theirs)
+		urgent = &m
+	}
+	m := newMeasurement(t.name, check.Compare(jobs, received, check.Config{}), received)
+	m.Urgent = urgent
+	if len(received) > 0 && d.cfg.Load.backlog() {
+		m.FirstSeconds = received[0].At.Sub(begun).Seconds()
+	}
+	if pieces != nil {
+		m.Slices = pieces.finish(ctx, d.conn, jobs, received)
+	}
 	return m, nil
+}
+
+// partition divides messages into those of a list of jobs, and the others.
+func partition(received []check.Received, jobs []check.Expected) (theirs, others []check.Received) {
+	ids := make(map[int64]bool, len(jobs))
+	for _, job := range jobs {
+		ids[job.ID] = true
+	}
+	for _, r := range received {
+		if ids[r.ID] {
+			theirs = append(theirs, r)
+		} else {
+			others = append(others, r)
+		}
+	}
+	return theirs, others
 }

@@ -22,6 +22,13 @@ type Usage struct {
 	RSSBytes     uint64 `json:"rss_bytes,omitempty"` // at the end
 }
 
+// IdleUsage is what processes use while nothing is due.
+type IdleUsage struct {
+	Seconds float64 `json:"seconds"`
+	Usage   []Usage `json:"usage"`
+	Costs
+}
+
 // meter measures the usage of processes from its start on.
 type meter struct {
 	processes []measuredProcess
@@ -118,4 +125,12 @@ func statements(ctx context.Context, conn *pgx.Conn) (n int64, err error) {
 	}
 	err = conn.QueryRow(ctx, `SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()`).Scan(&n)
 	return n, err
+}
+
+// connections counts the connections to the database, without those of the bench itself, which
+// are named like their program. Nobody else's count on a server that is ours.
+func (d *deployment) connections(ctx context.Context) (n int) {
+	_ = d.conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND backend_type IN ('client backend', 'walsender') AND application_name <> $1`, applicationName).Scan(&n)
+	return n
 }
