@@ -71,7 +71,7 @@ func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
 			t.Errorf("%s: a value is missing: %+v", m.Name, m)
 		}
 	}
-	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.JobsPerClaim < 2 {
+	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.Launch.Mean <= 0 || i.JobsPerClaim < 2 {
 		t.Errorf("internal timings: %+v", i)
 	}
 	checkOutput(t, r, "ceiling", "baseline")

@@ -145,7 +145,7 @@ func (r Result) comparison(out io.Writer, list []Measurement) error {
 			name string
 			Timing
 			jobs float64
-		}{{"claim", i.Claim, i.JobsPerClaim}, {"acknowledgement", i.Ack, 1}, {"settlement", i.Settle, i.JobsPerSettlement}} {
+		}{{"claim", i.Claim, i.JobsPerClaim}, {"acknowledgement", i.Ack, 1}, {"settlement", i.Settle, i.JobsPerSettlement}, {"late when sent", i.Launch, 1}} {
 			fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.1f\t\n", row.name, row.Mean, row.P50, row.P99, row.Max, row.jobs)
 		}
 		if err := t.Flush(); err != nil {
