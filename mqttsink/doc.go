@@ -9,7 +9,8 @@
 //	sink, err := mqttsink.New(mqttsink.Config{URL: "mqtt://user:password@localhost:1883"})
 //	r, err := reactor.New(source, sink, reactor.Config{})
 //
-// The user needs the right to publish to the jobs' topics, and to subscribe to reactor/session/#.
+// The user needs the right to publish to the jobs' topics, to subscribe to reactor/session/#, and to
+// publish and subscribe to reactor/stage/#.
 //
 // # Sessions
 //

@@ -2,6 +2,7 @@ package mqttsink
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,29 +17,39 @@ import (
 
 // When a broker passes QoS 2 messages on is found out by one of our own, on a topic of its own, which
 // we subscribe to as well. It has a connection and a clean session to itself, which end with it:
-// whenever we die, the broker forgets the session, the subscription and the message. It is made to the
-// address that the lane's own connection leads to, for the nodes of a cluster may differ.
+// whenever we die, the broker forgets the session, the subscription and the message. The connection is
+// made to the address that the lane's own leads to, because the nodes of a cluster may differ.
 //
-//	SUBSCRIBE ──► PUBLISH, QoS 2 ──► PUBREC ──► wait ──► PUBREL ──► PUBCOMP
-//	                    └──── it arrives here: ─────┘         └── or here:
-//	                        passes on at PUBLISH             passes on at release
+//	SUBSCRIBE ─► PUBLISH, QoS 2 ─► PUBREC ─► PUBLISH, QoS 0 ─► it arrives ─► wait ─► PING ─► PUBREL ─► PUBCOMP
+//	                   └─────────────── the first arrives here: ─────────────────┘        └── or here, soon:
+//	                                    passes on at PUBLISH                               passes on at release
+//
+// That nothing arrives for a while proves little: we, the network or the broker may be slow. So a
+// second message, behind the first, shows how long the broker takes to pass something on; and the
+// answer to a ping, that all it has sent before has been read. Where either takes long, it stays unclear.
 const (
 	passingTopics = "reactor/stage/"
-	// passingWait is how long the message must not arrive after PUBREC for us to believe that the broker
-	// withholds it. Brokers pass messages on within milliseconds; a cluster may take longer.
+	// passingWait is how long the message must not arrive, after the one behind it has, for us to
+	// believe that the broker withholds it. A cluster may pass on its messages by several ways.
 	passingWait = 500 * time.Millisecond
-	// passingPatience is how long the whole may take, beside that.
+	// passingSoon is how soon a message must arrive that the broker passes on.
+	passingSoon = 100 * time.Millisecond
+	// passingPatience is how long the whole may take, beside the wait.
 	passingPatience = 5 * time.Second
 )
 
 const allowPassing = "allow the user of reactor to publish and to subscribe to " + passingTopics + "#"
 
-// errTooSlow is the cause of a context that passingPatience has ended.
-var errTooSlow = errors.New("too slow")
+// errTooSlow: something took too long for the answer to be certain.
+var errTooSlow = errors.New("it takes too long to be sure of the answer")
 
 // PassesOn implements driver.Session.
 func (s *session) PassesOn(ctx context.Context) (driver.Passing, error) {
-	return s.sink.passesOn(ctx, plain(s.conn).RemoteAddr().String())
+	address := s.sink.broker.address
+	if s.sink.direct {
+		address = plain(s.conn).RemoteAddr().String()
+	}
+	return s.sink.passesOn(ctx, address)
 }
 
 func (s *Sink) passesOn(ctx context.Context, address string) (driver.Passing, error) {
@@ -55,8 +66,8 @@ func (s *Sink) passesOn(ctx context.Context, address string) (driver.Passing, er
 	p := &passingProbe{conn: conn, reader: reader, topic: passingTopics + rand.Text()}
 	passing, err := p.run()
 	if errors.Is(context.Cause(ctx), errTooSlow) {
-		if err = errors.New("it takes too long to say"); p.step == packets.PUBREL {
-			err = errors.New("the message for that does not arrive: " + allowPassing)
+		if err = errTooSlow; p.step == awaitsMessage {
+			err = fmt.Errorf("%w: the messages for that do not arrive: %s", driver.ErrCannotAsk, allowPassing)
 		}
 	}
 	if err != nil {
@@ -66,45 +77,84 @@ func (s *Sink) passesOn(ctx context.Context, address string) (driver.Passing, er
 	return passing, nil
 }
 
-// passingProbe is the connection for one message.
+// passingProbe is the connection for the messages.
 type passingProbe struct {
-	conn    net.Conn
-	reader  *bufio.Reader
-	topic   string
-	step    byte // the type of the last packet sent
-	arrived bool // the message
+	conn             net.Conn
+	reader           *bufio.Reader
+	topic            string
+	step             passingStep
+	arrived, control bool // the message, and the one behind it
 }
+
+type passingStep uint8
+
+const (
+	awaitsAnswer  passingStep = iota
+	awaitsMessage             // that the broker passes on
+)
+
+// controlPayload tells the message behind the one in question.
+const controlPayload = "control"
 
 func (p *passingProbe) run() (driver.Passing, error) {
 	const id = 1 // all packet identifiers are free in a session of our own
-	if err := p.send(packets.SUBSCRIBE, &packets.Subscribe{
+	if err := p.send(&packets.Subscribe{
 		PacketID: id, Properties: &packets.Properties{},
 		Subscriptions: []packets.SubOptions{{Topic: p.topic, RetainHandling: 2}},
 	}, packets.SUBACK); err != nil {
 		return 0, err
 	}
-	if err := p.send(packets.PUBLISH, &packets.Publish{
-		PacketID: id, QoS: 2, Topic: p.topic, Properties: &packets.Properties{},
-	}, packets.PUBREC); err != nil {
+	if err := p.send(&packets.Publish{PacketID: id, QoS: 2, Topic: p.topic, Properties: &packets.Properties{}}, packets.PUBREC); err != nil {
 		return 0, err
+	}
+	if _, err := (&packets.Publish{Topic: p.topic, Payload: []byte(controlPayload), Properties: &packets.Properties{}}).WriteTo(p.conn); err != nil {
+		return 0, err
+	}
+	if err := p.await(&p.control, time.Now()); err != nil || p.arrived {
+		return driver.PassesOnAtPublish, err
 	}
 	if err := p.watch(passingWait); err != nil || p.arrived {
 		return driver.PassesOnAtPublish, err
 	}
-	if err := p.send(packets.PUBREL, &packets.Pubrel{PacketID: id, Properties: &packets.Properties{}}, packets.PUBCOMP); err != nil {
+	if err := p.ping(); err != nil || p.arrived {
+		return driver.PassesOnAtPublish, err
+	}
+	released := time.Now()
+	if err := p.send(&packets.Pubrel{PacketID: id, Properties: &packets.Properties{}}, packets.PUBCOMP); err != nil {
 		return 0, err
 	}
-	for !p.arrived {
+	return driver.PassesOnAtRelease, p.await(&p.arrived, released)
+}
+
+// await waits for a message, which must come soon after it was published or released.
+func (p *passingProbe) await(arrived *bool, since time.Time) error {
+	p.step = awaitsMessage
+	for !*arrived {
 		if _, _, err := p.next(); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	return driver.PassesOnAtRelease, nil
+	p.step = awaitsAnswer
+	if time.Since(since) > passingSoon {
+		return errTooSlow
+	}
+	return nil
+}
+
+// ping returns when all is read that the broker has sent before.
+func (p *passingProbe) ping() error {
+	if _, err := p.conn.Write(pingreq); err != nil {
+		return err
+	}
+	for {
+		if kind, _, err := p.next(); err != nil || kind == packets.PINGRESP {
+			return err
+		}
+	}
 }
 
 // send sends a packet and waits for its answer, which must not be a refusal.
-func (p *passingProbe) send(kind byte, packet packets.Packet, answer byte) error {
-	p.step = kind
+func (p *passingProbe) send(packet packets.Packet, answer byte) error {
 	if _, err := packet.WriteTo(p.conn); err != nil {
 		return err
 	}
@@ -115,7 +165,7 @@ func (p *passingProbe) send(kind byte, packet packets.Packet, answer byte) error
 			return err
 		case got != answer:
 		case refused(code):
-			return fmt.Errorf("the broker refuses the message for that (%s): %s", reasonText(code), allowPassing)
+			return fmt.Errorf("%w: it refuses the message for that (%s): %s", driver.ErrCannotAsk, reasonText(code), allowPassing)
 		default:
 			return nil
 		}
@@ -147,7 +197,11 @@ func (p *passingProbe) next() (kind, code byte, err error) {
 	}
 	switch kind = packet[0] >> 4; kind {
 	case packets.PUBLISH: // of the only topic
-		p.arrived = true
+		if bytes.HasSuffix(packet, []byte(controlPayload)) {
+			p.control = true
+		} else {
+			p.arrived = true
+		}
 	case packets.PUBREC, packets.PUBCOMP:
 		ack, err := decodeAck(packet)
 		return kind, ack.Code, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/eclipse/paho.golang/packets"
 
@@ -56,17 +57,47 @@ func TestPassing(t *testing.T) {
 	message := func(topic string) []byte {
 		return encode(&packets.Publish{Topic: topic, Properties: &packets.Properties{}})
 	}
+	control := func(topic string) []byte {
+		return encode(&packets.Publish{Topic: topic, Payload: []byte(controlPayload), Properties: &packets.Properties{}})
+	}
 	suback := encode(&packets.Suback{PacketID: id, Reasons: []byte{0}, Properties: &packets.Properties{}})
 	pubrec := encode(&packets.Pubrec{PacketID: id, Properties: &packets.Properties{}})
 	pubcomp := encode(&packets.Pubcomp{PacketID: id, Properties: &packets.Properties{}})
 	for name, c := range map[string]struct {
-		onPublish, onRelease func(topic string) []byte
-		hangUp               bool
-		want                 driver.Passing
-		says                 string
+		onPublish, onControl, onPing, onRelease func(topic string) []byte
+
+		hangUp bool
+		want   driver.Passing
+		says   string
 	}{
 		"before PUBREC": {onPublish: func(topic string) []byte { return append(message(topic), pubrec...) }, want: driver.PassesOnAtPublish},
 		"after PUBREC":  {onPublish: func(topic string) []byte { return append(bytes.Clone(pubrec), message(topic)...) }, want: driver.PassesOnAtPublish},
+		"after PUBREC, by another way": {
+			onPublish: func(string) []byte { return pubrec },
+			onControl: func(topic string) []byte { return append(control(topic), message(topic)...) },
+			want:      driver.PassesOnAtPublish,
+		},
+		"later than we wait": { // as it looks when we were stopped meanwhile, or the network
+			onPublish: func(string) []byte { return pubrec },
+			onPing:    message,
+			want:      driver.PassesOnAtPublish,
+		},
+		"slow": {
+			onPublish: func(string) []byte { return pubrec },
+			onControl: func(topic string) []byte {
+				time.Sleep(2 * passingSoon)
+				return control(topic)
+			},
+			says: errTooSlow.Error(),
+		},
+		"slow at PUBREL": {
+			onPublish: func(string) []byte { return pubrec },
+			onRelease: func(topic string) []byte {
+				time.Sleep(2 * passingSoon)
+				return append(message(topic), pubcomp...)
+			},
+			says: errTooSlow.Error(),
+		},
 		"at PUBREL": {
 			onPublish: func(string) []byte { return pubrec },
 			onRelease: func(topic string) []byte { return append(bytes.Clone(pubcomp), message(topic)...) },
@@ -94,8 +125,20 @@ func TestPassing(t *testing.T) {
 				case *packets.Subscribe:
 					return reply{packets: suback}
 				case *packets.Publish:
+					if p.QoS == 0 { // the one behind it
+						if c.onControl != nil {
+							return reply{packets: c.onControl(topic)}
+						}
+						return reply{packets: control(topic)}
+					}
 					topic = p.Topic
 					return reply{packets: c.onPublish(topic)}
+				case *packets.Pingreq:
+					pong := encode(&packets.Pingresp{})
+					if c.onPing != nil {
+						return reply{packets: append(c.onPing(topic), pong...)}
+					}
+					return reply{packets: pong}
 				case *packets.Pubrel:
 					if c.hangUp {
 						return reply{closeNow: true}

@@ -21,6 +21,7 @@ import (
 // goroutine.
 type Sink struct {
 	cfg    Config
+	direct bool // connections are made by ourselves, so their addresses are the broker's
 	broker broker
 	warned sync.Once // a short session expiry was logged
 
@@ -36,6 +37,7 @@ var _ driver.Sink = (*Sink)(nil)
 // New checks the configuration; a field that cannot be used is a *driver.ConfigError. It does not
 // connect.
 func New(cfg Config) (*Sink, error) {
+	direct := cfg.Dial == nil
 	cfg = cfg.withDefaults()
 	b, err := parseBroker(cfg)
 	if err == nil {
@@ -44,7 +46,7 @@ func New(cfg Config) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mqttsink: %w", err)
 	}
-	return &Sink{cfg: cfg, broker: b}, nil
+	return &Sink{cfg: cfg, direct: direct, broker: b}, nil
 }
 
 // errConnectTimeout is the cause of a context that ended because of Config.ConnectTimeout, and not

@@ -26,7 +26,7 @@ import (
 //   - carried: keeps the count of attempts of these very rows. Not of rows that are due
 //     and were left alone: their count would be lost.
 //   - revived: removes the failures of jobs that are tried again.
-//   - journalled: lists the jobs in launch order; job i has the slot i places after the
+//   - journalled: lists the jobs in launch order (see sentApart); job i has the slot i places after the
 //     first.
 //
 // If we crash before the commit, nothing happened: the jobs are unprocessed, and the next sweep of
@@ -54,16 +54,21 @@ WITH lease AS MATERIALIZED (
      WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by)
-    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, id), max(fire_at) FROM claimed HAVING count(*) > 0
+    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
     RETURNING batch
 )
-SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, id`
+SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, apart, id`
 
 // claimedID returns the id of a row that was marked and signed. A trigger of the application may
 // undo the mark or the signature to protect its columns: then the row would be published again and
 // again, or lost in a crash. In that case the cast fails with this text, and the row is
 // quarantined.
 const claimedID = `CASE WHEN processed AND claim = $7 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END`
+
+// sentApart is true for jobs that are not sent before their time (reactor/internal/handoff/stage.go):
+// of those that are due at one instant they come last. The progress of a batch is counted from its
+// front, so one of them would keep the journal from knowing the others in time.
+const sentApart = `(expires_at IS NOT NULL OR octet_length(payload) > 65536)`
 
 // claimByPlace identifies the locked rows by their ctid alone, because only this one table is
 // searched. The bytes are counted under the lock, because a payload may have grown since it was
@@ -74,7 +79,7 @@ const claimByPlace = `
                WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
                ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running WHERE ahead < $11)
            END)
-    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
+    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at, ` + sentApart + ` AS apart`
 
 // claimByTableAndPlace is for a table with partitions or inheritance children. There two rows may
 // have the same id; each is taken by a claim of its own, so that id and token together identify one
@@ -84,7 +89,7 @@ const claimByTableAndPlace = `
       FROM (SELECT part, place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND ahead < $11 AND nth = 1
-    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at`
+    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at, ` + sentApart + ` AS apart`
 
 // Claim implements driver.Journal.
 func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {

@@ -137,5 +137,18 @@ func (s *Source) readJournal(ctx context.Context, tx pgx.Tx, lane int32, token *
 		job.Payload = nil // the next row gets memory of its own
 		return nil
 	})
+	for _, b := range batches {
+		placeGone(b.Jobs)
+	}
 	return batches, err
+}
+
+// placeGone makes the times of jobs without a row as early as they can be: the jobs of a batch are in
+// order, so none was due later than the one behind it.
+func placeGone(jobs []driver.Job) {
+	for i := len(jobs) - 2; i >= 0; i-- {
+		if jobs[i].Topic == "" {
+			jobs[i].FireAt = min(jobs[i].FireAt, jobs[i+1].FireAt)
+		}
+	}
 }

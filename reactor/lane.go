@@ -164,12 +164,13 @@ func (l *lane) attach(s driver.Session) {
 	l.carryOut(l.machine.Connect(l.now(), handoff.Connection{Limits: s.Limits(), Check: s.Check}))
 }
 
-// stages records whether messages can be sent over a session before their time.
-func (l *lane) stages(s driver.Session, yes bool) {
+// stage allows messages to be sent over a session before their time. withholds tells that its broker
+// was found to pass them on when they are released.
+func (l *lane) stage(s driver.Session, withholds bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.session == s {
-		l.carryOut(l.machine.Stages(l.now(), yes))
+		l.carryOut(l.machine.Stage(l.now(), withholds))
 	}
 }
 

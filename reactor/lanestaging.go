@@ -2,12 +2,18 @@ package reactor
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
+
+// longestAskPause is between two questions that got no answer.
+const longestAskPause = time.Minute
 
 // staging finds out, beside a lane that works already, whether messages can be sent over its session
 // before their time (Config.Stage). It is asked anew over each connection: a broker that was away may
@@ -28,19 +34,35 @@ func (r *laneRunner) beginStaging(ctx context.Context, session driver.Session) *
 	}
 	ctx, s.cancel = context.WithCancel(ctx)
 	s.asking.Go(func() {
-		passing, err := session.PassesOn(ctx)
+		passing, err := r.askPassing(ctx, session)
 		if ctx.Err() != nil {
 			return
 		}
 		r.broker.passesOn(r.log, passing, r.stage, err)
-		if passing == driver.PassesOnAtRelease || passing == driver.PassingUnclear && r.stage == StageOn {
+		withholds := passing == driver.PassesOnAtRelease
+		if withholds || passing == driver.PassingUnclear && r.stage == StageOn {
 			s.stages.Store(true)
 			s.gauge.Add(1)
 			s.lead.stages(1)
-			r.lane.stages(session, true)
+			r.lane.stage(session, withholds)
 		}
 	})
 	return s
+}
+
+// askPassing asks until there is an answer, or there can be none.
+func (r *laneRunner) askPassing(ctx context.Context, session driver.Session) (driver.Passing, error) {
+	pause := wait.Backoff{Most: longestAskPause}
+	for {
+		passing, err := session.PassesOn(ctx)
+		if err == nil || errors.Is(err, driver.ErrCannotAsk) || ctx.Err() != nil {
+			return passing, err
+		}
+		r.log.Debug("cannot find out when the broker passes messages on; trying again", "client_id", r.clientID, "err", err)
+		if !pause.Sleep(ctx) {
+			return driver.PassingUnclear, ctx.Err()
+		}
+	}
 }
 
 func (s *staging) end() {

@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +13,7 @@ import (
 // TestStaging: what the broker says when it is asked, and what is wanted of it, decide whether a job is
 // sent before its time.
 func TestStaging(t *testing.T) {
-	unclear := errors.New("not allowed")
+	unclear := fmt.Errorf("%w: not allowed", driver.ErrCannotAsk)
 	for name, c := range map[string]struct {
 		stage   Staging
 		passing driver.Passing
@@ -78,6 +79,24 @@ func TestStagingIsAskedAnew(t *testing.T) {
 		synctest.Wait()
 		if sent := r.broker.sent(runnerClient); len(sent) != 1 || !sent[0].Dup || !r.idle() {
 			r.Errorf("sent %+v, idle %t", sent, r.idle())
+		}
+	})
+}
+
+// TestStagingIsAskedAgain: a question without an answer is repeated, also where staging is on.
+func TestStagingIsAskedAgain(t *testing.T) {
+	runs(t, func(r *running) {
+		r.stage = StageOn
+		r.broker.passing, r.broker.passingUnclear = driver.PassingUnclear, errAway
+	}, func(r *running) {
+		if r.stats.lanesStaging.Load() != 0 {
+			r.Error("it stages without an answer")
+		}
+		r.broker.change(func(b *fakeBroker) { b.passing, b.passingUnclear = driver.PassesOnAtRelease, nil })
+		time.Sleep(2 * longestAskPause)
+		synctest.Wait()
+		if r.stats.lanesStaging.Load() != 1 {
+			r.Error("it was not asked again")
 		}
 	})
 }

@@ -90,8 +90,9 @@ func (l *lead) stages(n int) {
 func (l *lead) store() {
 	value := l.claim.most() + leadMargin
 	if l.staging > 0 {
-		// A settlement may have to wait for the one that is under way.
-		value += min(maxStageLead, l.ack.most()+2*l.settle.most())
+		// A settlement may have to wait for the one that is under way, and, for company, for a
+		// quarter of the time that is left (handoff/settlement.go).
+		value += min(maxStageLead, (l.ack.most()+2*l.settle.most())*4/3)
 	}
 	value = min(maxLead, max(minLead, value))
 	l.value.Store(int64(value))

@@ -37,21 +37,28 @@ func TestStagedRelease(t *testing.T) {
 	in := w.start(reactor.Config{}, w.through(proxy))
 	w.until("both lanes know their broker", func() bool { return in.Stats().LanesStaging == 2 })
 	const n = 300 // less than what two lanes may stage
-	due := w.instant(n, time.Second)
-	w.judge()
-	staged := 0
-	for _, p := range wire.all() {
-		switch {
-		case !ofJob(p):
-		case p.kind == packets.PUBLISH && p.at.Before(due):
-			staged++
-		case p.kind == packets.PUBREL && p.at.Before(due):
-			t.Errorf("slot %d is released %v before its time", p.id, due.Sub(p.at))
+	// Where everything else takes the cores, a claim may come too late for that; the lead grows then.
+	for staged, tries := 0, 0; staged < n/2; tries++ {
+		if tries == 20 {
+			t.Fatalf("%d of %d messages were sent before their time", staged, n)
+		}
+		before := len(wire.all())
+		due := w.instant(n, 500*time.Millisecond)
+		if err := w.subscriber.WaitDistinct(w.ctx, (tries+1)*n); err != nil {
+			t.Fatal(err)
+		}
+		staged = 0
+		for _, p := range wire.all()[before:] {
+			switch {
+			case !ofJob(p) || !p.at.Before(due):
+			case p.kind == packets.PUBLISH:
+				staged++
+			case p.kind == packets.PUBREL:
+				t.Errorf("slot %d is released %v before its time", p.id, due.Sub(p.at))
+			}
 		}
 	}
-	if staged < n/2 {
-		t.Errorf("%d of %d messages were sent before their time", staged, n)
-	}
+	w.judge()
 }
 
 // TestStagedAndInterrupted: whatever ends while messages are staged, they are published once, and not

@@ -140,7 +140,8 @@ type Session interface {
 	Mark(ctx context.Context, mark string) error
 	// PassesOn finds out when the broker of this session passes QoS 2 messages on to their
 	// subscribers, by a message of its own, which leaves nothing behind. It takes up to a few
-	// seconds, and does not disturb the session. The error says, in one line, why it is unclear.
+	// seconds, and does not disturb the session. The error says, in one line, why it is unclear:
+	// with ErrCannotAsk this will be the same next time.
 	PassesOn(ctx context.Context) (Passing, error)
 	// Done is closed when the connection has ended and Acks will not be called any more.
 	Done() <-chan struct{}
@@ -165,6 +166,9 @@ const (
 	// PassesOnAtRelease: when the message is released, and not before.
 	PassesOnAtRelease
 )
+
+// ErrCannotAsk: see Session.PassesOn.
+var ErrCannotAsk = errors.New("the broker does not let us find out when it passes messages on")
 
 // Limits bound what a lane may send over a session.
 type Limits struct {

@@ -32,7 +32,7 @@ func (m *Machine) answered(now Now, a driver.Ack) {
 	case msg.state == releasing && a.Step == driver.Released:
 		m.inFlight--
 		m.poison.answered = true
-		if a.Code == driver.CodeUnknownSlot && msg.releases == 1 {
+		if a.Code == driver.CodeUnknownSlot && msg.releases == 1 && msg.job.Topic != "" {
 			// The broker had the message, and has lost it before it was told to release it.
 			m.forgotten(a.Slot)
 			return
@@ -53,6 +53,7 @@ func (m *Machine) answered(now Now, a driver.Ack) {
 	case a.Code == driver.CodeQuotaExceeded:
 		// The exchange is over, and the broker has stored nothing of it.
 		m.inFlight--
+		m.notEarly(msg)
 		msg.attempted, msg.dup = false, false
 		if msg.due {
 			msg.state = queued
@@ -84,6 +85,7 @@ func (m *Machine) answeredAgain(now Now, a driver.Ack, msg *message) {
 		m.releaseIfReady(a.Slot)
 	case a.Code == driver.CodeQuotaExceeded:
 		m.inFlight--
+		m.notEarly(msg)
 		if msg.asking = msg.due; msg.due {
 			m.resend = append(m.resend, a.Slot)
 		}

@@ -38,6 +38,9 @@ type message struct {
 	// withheld tells that the broker does not pass the message on before its release: the message
 	// was sent only over connections whose broker is known for that (Connection.Stages).
 	withheld bool
+	// early tells that the message was sent over this connection before its time, which has not
+	// come yet (Machine.early).
+	early bool
 	// counted tells that Effects.Published includes the message.
 	counted bool
 	// releases is how often PUBREL may have been sent.

@@ -65,6 +65,7 @@ func (m *Machine) Disconnect(why error, unreleased []driver.Slot) *Effects {
 		for i := range b.kept {
 			s := b.slot(i)
 			msg := m.at(s)
+			m.notEarly(msg)
 			if msg.asking {
 				asked++
 				msg.asking = false

@@ -46,6 +46,8 @@ type Machine struct {
 	bytes      int           // size of the payloads of messages that have not ended
 	connection Connection
 	connected  bool
+	early      int  // of those in flight, messages whose time has not come
+	earlyBytes int  // size of their payloads
 	inFlight   int  // slots that count against the broker's limit for this connection
 	blocked    bool // messages in the queue are beyond the reach of their batch
 	closing    bool // nothing more is admitted
@@ -64,9 +66,9 @@ type Connection struct {
 	// Check returns why a message can never be sent over the connection, or nil. It does no
 	// I/O.
 	Check func(driver.Message) error
-	// Stages tells that the broker passes QoS 2 messages on when they are released, so that they
-	// can be sent before their time.
-	Stages bool
+	// Stages tells that QoS 2 messages are to be sent before their time, as the broker passes them
+	// on when they are released. Withholds tells that this was found out, and not only claimed.
+	Stages, Withholds bool
 }
 
 // MaxBytes bounds the size of the payloads of a lane. The last claim may exceed it.
@@ -196,6 +198,7 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 	for i := from; i < to && i < b.kept; i++ {
 		s := b.slot(i)
 		msg := m.at(s)
+		m.notEarly(msg)
 		msg.due = true
 		switch {
 		case msg.state == held:
@@ -305,7 +308,8 @@ func (m *Machine) OldestDue() (at driver.DBTime, ok bool) {
 	for _, b := range m.batches {
 		for i := range b.kept {
 			msg := m.at(b.slot(i))
-			if msg.state >= held && msg.state <= sent && msg.job.Topic != "" && (!ok || msg.job.FireAt < at) {
+			waits := msg.state >= held && msg.state <= sent || msg.state != ended && msg.due && !msg.counted
+			if waits && msg.job.Topic != "" && (!ok || msg.job.FireAt < at) {
 				at, ok = msg.job.FireAt, true
 			}
 		}

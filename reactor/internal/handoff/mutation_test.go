@@ -55,7 +55,7 @@ func TestMutations(t *testing.T) {
 			"staged, killed", "is not idle",
 		},
 		"withheld by a broker that does not": {
-			"send.go", "m.connection.Stages && (msg.withheld || !msg.attempted)", "true",
+			"send.go", "m.connection.Withholds && (msg.withheld || !msg.attempted)", "true",
 			"lost over a broker that passes on at PUBLISH", "delivered 2 times",
 		},
 		"sent again before its time": {

@@ -121,7 +121,9 @@ func (m *Machine) giveUp(s driver.Slot, why error) {
 		return
 	}
 	m.fail(s, f)
+	m.notEarly(msg)
 	msg.state, msg.unsure = received, false
 	m.forget(msg)
 	m.announce(msg.batch)
+	m.releaseIfReady(s) // the journal may know it already, and will not be told again
 }

@@ -14,12 +14,12 @@ const (
 	// the last one is acknowledged (Nagle's algorithm, Mosquitto's default); it would wait for
 	// our next message while we wait for its next answer, up to 40 ms each time.
 	wideWindow = 128
-	// leastReach is a lower bound of the reach. With a smaller reach, due messages would wait
-	// for those that are not due yet: the jobs of a claim, which fall due within milliseconds,
-	// may lie in between.
-	leastReach = 128
 	// MaxClaim is the most jobs of a claim.
 	MaxClaim = 512
+	// leastReach is a lower bound of the reach. With a smaller reach, due messages would wait
+	// for those that are not due yet: a claim whose jobs fall due within the next milliseconds
+	// may lie in between.
+	leastReach = MaxClaim
 )
 
 // reach is how far beyond the first slot in doubt messages are sent. At QoS 2 the journal
@@ -55,9 +55,11 @@ func (m *Machine) send(now Now) {
 	}
 	limit := m.pace.limit(m.connection.Limits.InFlight)
 	m.blocked, m.doubtful = false, m.base()
-	m.queue = m.sendSome(now, m.queue, limit, m.sendDue)
+	// Without those that wait for their time, the window is narrower, and free of them.
+	m.queue = m.sendSome(now, m.queue, limit, limit-m.early, m.sendDue)
 	if len(m.queue) == 0 && m.connection.Stages {
-		m.staging = m.sendSome(now, m.staging, limit-stageReserve(limit), m.sendStaged)
+		most := limit - stageReserve(limit)
+		m.staging = m.sendSome(now, m.staging, most, most, m.sendStaged)
 	}
 }
 
@@ -71,9 +73,10 @@ const (
 	beyondReach
 )
 
-// sendSome sends messages of a list until so many are in flight, and returns the rest of it.
-func (m *Machine) sendSome(now Now, list []driver.Slot, limit int, send func(Now, driver.Slot) outcome) []driver.Slot {
-	if len(list) == 0 || limit >= wideWindow && limit-m.inFlight < min(len(list), limit/4) {
+// sendSome sends messages of a list until so many are in flight, and returns the rest of it. If the
+// window for them is wide, it is filled by quarters.
+func (m *Machine) sendSome(now Now, list []driver.Slot, limit, window int, send func(Now, driver.Slot) outcome) []driver.Slot {
+	if len(list) == 0 || window >= wideWindow && limit-m.inFlight < min(len(list), window/4) {
 		return list // Acks goes on
 	}
 	n := 0
@@ -127,9 +130,14 @@ func (m *Machine) packet(s driver.Slot) driver.Message {
 
 func (m *Machine) publish(now Now, packet driver.Message) {
 	msg := m.at(packet.Slot)
-	msg.withheld = m.connection.Stages && (msg.withheld || !msg.attempted)
+	msg.withheld = m.connection.Withholds && (msg.withheld || !msg.attempted)
 	msg.attempted, msg.sentAt = true, now.Local
 	m.inFlight++
+	if !msg.due && !msg.early {
+		msg.early = true
+		m.early++
+		m.earlyBytes += len(packet.Payload)
+	}
 	m.poison.sends(packet.Slot)
 	m.effects.Publish = append(m.effects.Publish, packet)
 }
@@ -172,6 +180,7 @@ func (m *Machine) end(s driver.Slot, f *driver.Failure) {
 	if f != nil {
 		m.fail(s, *f)
 	}
+	m.notEarly(msg)
 	msg.state = ended
 	m.forget(msg)
 	msg.batch.ended++

@@ -51,8 +51,8 @@ func (m *Machine) patience(b *Batch) time.Duration {
 
 // full reports whether the window is wide and nearly full.
 func (m *Machine) full() bool {
-	limit := m.connection.Limits.InFlight
-	return limit >= wideWindow && m.inFlight > limit/4*3
+	window := m.connection.Limits.InFlight - m.early
+	return window >= wideWindow && m.inFlight-m.early > window/4*3
 }
 
 // releasesPressing reports whether a large part of the window is held by messages that the

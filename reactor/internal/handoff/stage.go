@@ -26,20 +26,21 @@ const (
 	// maxStaged is how long before its time a message may be sent. Claims are made later than that;
 	// it is for jobs that were recovered before their time, as after a clock was set back.
 	maxStaged = time.Second
-	// maxStagedBytes is the largest payload that is staged: a larger one would be in the way of
-	// messages that are due while it is sent.
+	// maxStagedBytes is the largest payload that is staged, and maxEarlyBytes bounds those that
+	// wait for their time: messages that are due would wait while they are sent.
 	maxStagedBytes = 64 << 10
+	maxEarlyBytes  = 1 << 20
 )
 
 // stageReserve is the part of a window that is for messages that are due.
 func stageReserve(window int) int { return max(1, window/4) }
 
-// Stages takes note of whether the broker passes messages on when they are released. What may be
-// staged is sent.
-func (m *Machine) Stages(now Now, yes bool) *Effects {
+// Stage allows messages to be sent before their time over this connection. withholds tells that its
+// broker was found to pass messages on when they are released.
+func (m *Machine) Stage(now Now, withholds bool) *Effects {
 	m.beginAt(now)
 	if m.connected {
-		m.connection.Stages = yes
+		m.connection.Stages, m.connection.Withholds = true, withholds
 		m.staging = m.staging[:0]
 		m.stageAll(now)
 		m.send(now)
@@ -56,7 +57,8 @@ func (m *Machine) stageAll(now Now) {
 
 // stage queues what may be staged of a batch.
 func (m *Machine) stage(now Now, b *Batch) {
-	if !m.connected || !m.connection.Stages || b.qos != 2 || b.gone {
+	limit := m.connection.Limits.InFlight
+	if !m.connected || !m.connection.Stages || b.qos != 2 || b.gone || limit <= stageReserve(limit) {
 		return
 	}
 	for i := range b.kept {
@@ -76,6 +78,9 @@ func (m *Machine) sendStaged(now Now, s driver.Slot) outcome {
 		return beyondReach
 	}
 	packet := m.packet(s)
+	if m.earlyBytes+len(packet.Payload) > maxEarlyBytes {
+		return taken // it is sent at its time
+	}
 	if msg.state == received {
 		msg.asking = true
 	} else if m.check(packet) != nil {
@@ -107,4 +112,13 @@ func (m *Machine) stagedPatience(b *Batch) (within time.Duration, ok bool) {
 	}
 	ahead := m.at(b.slot(b.recorded.concluded)).job.FireAt.Sub(m.now.Database)
 	return max(0, min(ahead/4, endPatience)), true
+}
+
+// notEarly records that the time of a message has come, or that it is not in flight any more.
+func (m *Machine) notEarly(msg *message) {
+	if msg.early {
+		msg.early = false
+		m.early--
+		m.earlyBytes -= len(msg.job.Payload)
+	}
 }

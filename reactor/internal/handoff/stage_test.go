@@ -12,7 +12,7 @@ import (
 func stagingRig(window, n int, change func(i int, job *driver.Job)) (*rig, *fakeConnection, *Batch) {
 	r, c := newRig(2), newFakeConnection(window)
 	r.attach(c)
-	r.carryOut(r.m.Stages(r.now, true))
+	r.carryOut(r.m.Stage(r.now, true))
 	return r, c, r.admit(dueSoon(r, n, change))
 }
 
@@ -114,7 +114,7 @@ func TestNotStaged(t *testing.T) {
 	if len(c.take()) != 0 {
 		t.Error("staged at a broker that was not asked")
 	}
-	r.carryOut(r.m.Stages(r.now, true))
+	r.carryOut(r.m.Stage(r.now, true))
 	if len(c.take()) != 3 {
 		t.Error("not staged when it was")
 	}
@@ -134,7 +134,7 @@ func TestStagedAndDisconnected(t *testing.T) {
 	if sent := c.take(); len(sent) != 0 || len(c.freed) != 0 {
 		t.Fatalf("sent %+v, released %v", sent, c.freed)
 	}
-	r.carryOut(r.m.Stages(r.now, true))
+	r.carryOut(r.m.Stage(r.now, true))
 	sent := c.take()
 	if len(sent) != 2 || !sent[0].Dup || !sent[1].Dup {
 		t.Fatalf("sent %+v", sent)

@@ -197,7 +197,7 @@ func (w *world) instanceSteps(i int, can func(string, func(*world))) {
 	}
 	if w.stages && !w.atPublish && in.link == confirmed && !in.m.connection.Stages {
 		can(fmt.Sprint(i, " learns that messages can be staged"), func(to *world) {
-			to.carryOut(i, to.in[i].m.Stages(to.now(i), true))
+			to.carryOut(i, to.in[i].m.Stage(to.now(i), true))
 		})
 	}
 	if in.m.pace.resting(in.local) {

@@ -136,13 +136,14 @@ func (m *Machine) key(k *keyBytes, round int8) {
 		for i := range b.jobs {
 			msg := m.at(b.slot(i))
 			k.ints(int(msg.job.ID), int(msg.state), min(msg.releases, 2)) // more than 2 make no difference
-			k.bools(msg.job.Topic == "", msg.due, msg.attempted, msg.dup, msg.unsure, msg.asking, msg.withheld)
+			k.bools(msg.job.Topic == "", msg.due, msg.attempted, msg.dup, msg.unsure, msg.asking, msg.withheld, msg.early)
 		}
 	}
 	for _, s := range m.queue {
 		k.ints(int(s))
 	}
-	k.bools(m.connection.Stages)
+	k.bools(m.connection.Stages, m.connection.Withholds)
+	k.ints(m.early)
 	k.ints(len(m.staging))
 	for _, s := range m.staging {
 		k.ints(int(s))
