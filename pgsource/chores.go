@@ -25,7 +25,8 @@ func (s *Source) startChores(ctx context.Context) {
 	returns := s.returnsWait.Load() || !now.Before(s.nextReturns)
 	purge := !now.Before(s.nextPurge)
 	look := s.tableGone.Swap(false)
-	if !returns && !purge && !look {
+	raise := s.starts.due()
+	if !returns && !purge && !look && len(raise) == 0 {
 		s.tending.Store(false)
 		return
 	}
@@ -34,6 +35,12 @@ func (s *Source) startChores(ctx context.Context) {
 		defer s.tending.Store(false)
 		defer cancel()
 		defer context.AfterFunc(s.closing, cancel)()
+		// First, because the rest may wait for locks.
+		for _, lane := range raise {
+			if err := s.raiseStart(ctx, lane); err != nil && ctx.Err() == nil {
+				s.log.Debug("the journal of a lane is read from further back than needed", "lane", lane, "err", err)
+			}
+		}
 		if returns {
 			s.nextReturns = now.Add(returnsInterval)
 			if err := s.lookAfterReturns(ctx); err != nil && ctx.Err() == nil {

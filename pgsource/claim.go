@@ -28,6 +28,8 @@ import (
 //   - revived: removes the failures of jobs that are tried again.
 //   - journalled: lists the jobs in launch order (see sentApart); job i has the slot i places after the
 //     first.
+//   - lowered: keeps the lane's journal from starting behind this batch, where numbers have
+//     gone back (journalstart.go). It deletes nothing otherwise.
 //
 // If we crash before the commit, nothing happened: the jobs are unprocessed, and the next sweep of
 // any instance finds them. If we crash after it, the journal names the batch, and the next owner of
@@ -38,7 +40,7 @@ WITH lease AS MATERIALIZED (
 ), due AS MATERIALIZED (
     SELECT tableoid AS part, ctid AS place, id, claim AS before, octet_length(topic) + octet_length(payload) AS bytes
       FROM {jobs}
-     WHERE id = ANY ($4::bigint[]) AND NOT processed
+     WHERE id = ANY ($4::bigint[]) AND ` + pending + `
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
        AND EXISTS (SELECT FROM lease)
@@ -56,6 +58,8 @@ WITH lease AS MATERIALIZED (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by)
     SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
     RETURNING batch
+), lowered AS (
+    DELETE FROM reactor.journal_starts WHERE lane = $1 AND batch > (SELECT batch FROM journalled)
 )
 SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, apart, id`
 
@@ -111,6 +115,7 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 		return driver.Batch{}, claimOutcome(s.failed("claim batch", err))
 	}
 	if len(batch.Jobs) > 0 {
+		s.starts.claimed(req.Lease.Lane, batch.ID)
 		return batch, nil
 	}
 	// No job was left to take, or the lane is not ours any more, or a trigger suppresses the claim.
@@ -161,13 +166,13 @@ var errSuppressed = errors.New("a trigger on the table silently keeps its row fr
 
 const (
 	unclaimedSQL = `
-  FROM {jobs} WHERE id = ANY ($1::bigint[]) AND NOT processed AND fire_at <= clock_timestamp() + $2::interval
+  FROM {jobs} WHERE id = ANY ($1::bigint[]) AND ` + pending + ` AND fire_at <= clock_timestamp() + $2::interval
    AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
 	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
 	// It changes every column that a claim changes, because a trigger may react to one of them
 	// only.
-	touchSQL = changeSQL + "id = $1 AND NOT processed"
+	touchSQL = changeSQL + "id = $1 AND " + pending
 )
 
 // shortLimits are the limits of a claim that must answer soon: long enough for what a trigger does,

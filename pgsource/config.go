@@ -38,10 +38,11 @@ type Config struct {
 	Deployment string
 	// Name is the name of this instance in reactor.instances. Defaults to "host:pid".
 	Name string
-	// MaxConns is the number of connections for claims, loads and settlements. Three more are
-	// opened: one for the membership, one for the feed, and one for statements that may take long.
-	// 2 to 128. Each lane and the settler use one at a time, and more make nothing faster. Defaults
-	// to 6.
+	// MaxConns is the largest number of connections for claims, loads and settlements. They are
+	// opened when they are needed, and closed again, but for one. Up to three more are opened: one
+	// for the membership, one for the feed, and, while such a statement runs, one for statements
+	// that may take long. So an idle instance holds three. 2 to 128. Each lane and the settler use
+	// one at a time, and more make nothing faster. Defaults to 6.
 	MaxConns int
 	// StatementTimeout ends any statement that takes longer; claims and settlements end after 5 s
 	// at the latest. Like all durations here but TTL, 1 ms to 24 h. Defaults to 10 s.

@@ -28,11 +28,21 @@ SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int4,
   FROM pg_catalog.pg_roles me, pg_catalog.pg_database d
  WHERE me.rolname = session_user AND d.datname = pg_catalog.current_database()`
 
-// checkConnections compares the number of connections that the source will hold with the number
-// that is allowed. Without this check a pool that is too large takes all connections, leaves none
-// to others, and waits for the rest for ever.
+// checkConnections checks that we may open as many connections as we need at most.
+func (s *Source) checkConnections(ctx context.Context) error {
+	conn, err := s.control.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.release()
+	return checkConnections(ctx, conn, s.cfg.MaxConns+extraConns)
+}
+
+// checkConnections compares the largest number of connections that the source will hold with the number
+// that is allowed: a limit below that is a mistake, which would show when there is the most to do.
 //
-// It compares limits only. Whether others have left enough connections is found out by connecting.
+// It compares limits only. Whether others have left enough connections is found out by connecting:
+// an instance starts if it gets idleConns of them, and works with those that it gets.
 // Behind a pooler the limits mean nothing, because the connections are the pooler's.
 func checkConnections(ctx context.Context, db querier, want int) error {
 	var (

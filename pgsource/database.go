@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/job-publisher/reactor/internal/sockopt"
 )
@@ -23,19 +22,59 @@ import (
 // settings, in the same round trip: what a session sets, prepares or locks there would be passed on
 // to other clients, and theirs to us.
 type database struct {
-	pool   *pgxpool.Pool
-	pooled bool
+	pool *pool
 	// timeout is the deadline of a statement whose context has none that is earlier.
-	timeout  time.Duration
+	timeout time.Duration
+	// patience is how long a statement waits for a connection that is released, before another one
+	// is opened for it.
+	patience time.Duration
+	// settings are those of the connections; or, if local is not empty, those that every statement
+	// brings with it. local is the statement that applies them to a transaction.
 	settings settings
-	local    string // the statement that applies the settings to a transaction
+	local    string
+	// alone, if it is not nil, lets one statement or transaction run at a time.
+	alone chan struct{}
+}
+
+// conn is a connection that a statement or a transaction uses.
+type conn struct {
+	*pgx.Conn
+	release func()
+}
+
+// acquire returns a connection. The caller releases it.
+func (db *database) acquire(ctx context.Context) (conn, error) {
+	if db.alone != nil {
+		select {
+		case db.alone <- struct{}{}:
+		case <-ctx.Done():
+			return conn{}, ctx.Err()
+		}
+	}
+	leave := func() {
+		if db.alone != nil {
+			<-db.alone
+		}
+	}
+	c, err := db.pool.acquire(ctx, db.patience)
+	if err != nil {
+		leave()
+		return conn{}, err
+	}
+	return conn{c.Conn, func() {
+		db.pool.release(c)
+		leave()
+	}}, nil
 }
 
 // use says what a database is for.
 type use struct {
+	// conns is how many connections are opened at most.
 	conns int
 	// timeout is the deadline of a statement.
-	timeout  time.Duration
+	timeout time.Duration
+	// patience is as in database.
+	patience time.Duration
 	settings settings
 	// asynchronous: commits do not wait for the disk, and a crash of PostgreSQL may undo them.
 	asynchronous bool
@@ -45,22 +84,21 @@ type use struct {
 
 // open connects, and fails after connectTimeout.
 func (s *Source) open(ctx context.Context, u use) (*database, error) {
-	cfg, err := pgxpool.ParseConfig(s.cfg.DatabaseURL)
+	cfg, lifetime, jitter, err := poolParameters(s.cfg.DatabaseURL)
 	if err != nil {
-		return nil, redacted(err)
+		return nil, err
 	}
-	db := &database{pooled: s.pooled, timeout: u.timeout, settings: append(slices.Clone(pinned), u.settings...)}
-	db.local = db.settings.localSQL()
-	// Open all connections at the start: opening one when a job is due would make that job late.
-	cfg.MaxConns, cfg.MinConns = int32(u.conns), int32(u.conns)
-	s.configure(cfg.ConnConfig)
+	db := &database{timeout: u.timeout, patience: u.patience, settings: append(slices.Clone(pinned), u.settings...)}
+	if s.pooled {
+		db.local = db.settings.localSQL(false)
+	}
+	s.configure(cfg)
 	if !s.pooled {
-		requestNoLimits(cfg.ConnConfig)
+		requestNoLimits(cfg)
 	}
-	// Do not ping a connection before each use: that would add a round trip to every claim. A
+	// A connection is not pinged before each use: that would add a round trip to every claim. A
 	// broken connection is noticed when it is used; Source.failed then discards the others.
-	cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+	db.pool = newPool(ctx, poolConfig{connect: cfg, most: u.conns, idleTime: idleTime, keepTime: keepTime, lifetime: lifetime, jitter: jitter, short: s.connectionsAreShort, setUp: func(ctx context.Context, conn *pgx.Conn) error {
 		registerIDs(conn.TypeMap())
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
@@ -76,17 +114,26 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 			u.warm(ctx, conn)
 		}
 		return nil
-	}
-	if db.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
-		return nil, err
-	}
+	}})
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if err := db.pool.Ping(ctx); err != nil {
-		db.pool.Close()
+	first, err := db.acquire(ctx)
+	if err != nil {
+		db.pool.close()
 		return nil, err
 	}
+	first.release()
 	return db, nil
+}
+
+// aside returns a database on the same connections for statements that may take long: one at a time,
+// each with settings of its own. With asynchronous, a crash of PostgreSQL may undo their commits.
+func (db *database) aside(timeout time.Duration, own settings, asynchronous bool) *database {
+	all := append(slices.Clone(pinned), own...)
+	return &database{
+		pool: db.pool, timeout: timeout, patience: asidePatience, alone: make(chan struct{}, 1),
+		settings: all, local: all.localSQL(asynchronous),
+	}
 }
 
 // connectTimeout is how long the first connection may take.
@@ -157,6 +204,9 @@ func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
 }
 
 const (
+	// asidePatience is for statements that nothing waits for, quickPatience for reads: when all
+	// connections are in use for a moment, that is no reason to open another one.
+	asidePatience, quickPatience = 250 * time.Millisecond, 20 * time.Millisecond
 	// dialTimeout is how long a connection to one address may take.
 	dialTimeout = 5 * time.Second
 	// unacknowledgedTimeout is how long a host may acknowledge nothing of what we send, or of the
@@ -167,7 +217,7 @@ const (
 // close closes the connections.
 func (db *database) close() {
 	if db != nil {
-		db.pool.Close()
+		db.pool.close()
 	}
 }
 
@@ -175,13 +225,19 @@ func (db *database) close() {
 func (db *database) rows(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
-	if db.pooled {
+	if db.local != "" {
 		return markTimeout(ctx, db.rowsTogether(ctx, db.local, sql, args, read))
 	}
-	rows, err := db.pool.Query(ctx, sql, args...)
+	conn, err := db.acquire(ctx)
 	if err != nil {
 		return markTimeout(ctx, err)
 	}
+	defer conn.release()
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return markTimeout(ctx, err)
+	}
+	defer rows.Close()
 	return markTimeout(ctx, read(rows))
 }
 
@@ -200,33 +256,58 @@ func markTimeout(ctx context.Context, err error) error {
 func (db *database) rowsWith(ctx context.Context, with settings, sql string, args []any, read func(pgx.Rows) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
-	if db.pooled {
+	if db.local != "" {
 		with = append(slices.Clone(db.settings), with...)
 	}
-	return markTimeout(ctx, db.rowsTogether(ctx, with.localSQL(), sql, args, read))
+	return markTimeout(ctx, db.rowsTogether(ctx, with.localSQL(false), sql, args, read))
 }
 
-// rowsTogether sends a transaction and its settings in one batch. If a statement fails, the COMMIT
-// behind it is not executed, and the connection is inside a failed transaction. That is rolled
-// back: closing the connection instead would cost the pooler one to the server.
+// rowsTogether sends a transaction and its settings in one batch.
 func (db *database) rowsTogether(ctx context.Context, local, sql string, args []any, read func(pgx.Rows) error) error {
-	conn, err := db.pool.Acquire(ctx)
+	return db.inOneTrip(ctx, []statement{{local, nil}, {sql, args}}, read)
+}
+
+// together runs a transaction of statements, whose rows are ignored, in one round trip.
+func (db *database) together(ctx context.Context, list []statement) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
+	defer cancel()
+	if db.local != "" {
+		list = slices.Insert(slices.Clone(list), 0, statement{db.local, nil})
+	}
+	return markTimeout(ctx, db.inOneTrip(ctx, list, func(rows pgx.Rows) error {
+		rows.Close()
+		return rows.Err()
+	}))
+}
+
+type statement struct {
+	sql  string
+	args []any
+}
+
+// inOneTrip sends a transaction in one batch, and has read read the rows of its last statement. If
+// a statement fails, the COMMIT behind it is not executed, and the connection is inside a failed
+// transaction. That is rolled back: closing the connection instead would cost the pooler one to the
+// server.
+func (db *database) inOneTrip(ctx context.Context, list []statement, read func(pgx.Rows) error) error {
+	conn, err := db.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if protocol := conn.Conn().PgConn(); protocol.TxStatus() == 'E' && !protocol.IsClosed() {
-			_ = protocol.Exec(ctx, "ROLLBACK").Close() // if it fails, Release closes the connection
+		if protocol := conn.PgConn(); protocol.TxStatus() == 'E' && !protocol.IsClosed() {
+			_ = protocol.Exec(ctx, "ROLLBACK").Close() // if it fails, release closes the connection
 		}
-		conn.Release()
+		conn.release()
 	}()
 	var b pgx.Batch
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	b.Queue(local)
-	b.Queue(sql, args...)
+	for _, st := range list {
+		b.Queue(st.sql, st.args...)
+	}
 	b.Queue("COMMIT")
 	results := conn.SendBatch(ctx, &b)
-	for range 2 {
+	for range len(list) {
 		if _, err := results.Exec(); err != nil {
 			results.Close()
 			return err
@@ -267,12 +348,17 @@ func (db *database) tx(ctx context.Context, do func(pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
 	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
-	if db.pooled {
+	if db.local != "" {
 		// The settings are in the same round trip, because the session's own limits may end a
 		// transaction that pauses.
 		options = pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + db.local}
 	}
-	return markTimeout(ctx, pgx.BeginTxFunc(ctx, db.pool, options, do))
+	conn, err := db.acquire(ctx)
+	if err != nil {
+		return markTimeout(ctx, err)
+	}
+	defer conn.release()
+	return markTimeout(ctx, pgx.BeginTxFunc(ctx, conn.Conn, options, do))
 }
 
 // scanRow reads the only row; pgx.ErrNoRows if there is none.

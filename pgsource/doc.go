@@ -36,10 +36,12 @@
 //
 // # Connections
 //
-// A pool serves claims, loads and settlements; its connections are opened and used once at the
-// start, so that no job is late for being the first. One connection serves the membership alone, so
-// that a heartbeat never waits behind other statements; one serves statements that may take long;
-// and one serves the feed. Behind a pooler each statement is a transaction with its own settings.
+// A pool serves claims, loads and settlements, and one at a time of the statements that may take
+// long. It opens connections as statements need them, and when many jobs were loaded, so that no job
+// is late for being the first; it closes those that are not needed any more, but for one (pool.go).
+// One connection serves the membership alone, so that a heartbeat never waits behind other
+// statements, and one serves the feed: an idle instance holds three. If the server has none left for
+// more, the statements share those that there are. Behind a pooler each statement is a transaction with its own settings.
 // All connections have the same application_name: when an instance is deposed, the others terminate
 // its connections by that name.
 //
@@ -52,7 +54,8 @@
 //
 //	inspect.go     inspects the server, the table and the rights; limits.go, url.go, connections.go
 //	               and stale.go are parts of that
-//	settings.go    the settings of our sessions; database.go runs statements
+//	settings.go    the settings of our sessions; database.go runs statements, on the connections of
+//	               pool.go
 //	identity.go    the deployment's name, and whether this database is a copy of another
 //	load.go        reads jobs that are due soon
 //	claim.go       claims a batch; rows.go reads its rows, ids.go encodes its ids, sift.go finds

@@ -173,7 +173,7 @@ func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bo
 			remedy = "grant this role CONNECT on the database"
 		}
 	case pgerrcode.TooManyConnections:
-		remedy = "raise max_connections, or lower pgsource.Config.MaxConns"
+		remedy = fmt.Sprintf("an instance holds %d connections when it is idle, and up to pgsource.Config.MaxConns + %d under load: raise max_connections or the limit of the role or database, run fewer instances, or lower pgsource.Config.MaxConns", idleConns, extraConns)
 	case pgerrcode.CannotConnectNow:
 		remedy = "the server is starting up or shutting down: try again in a moment"
 	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedColumn:

@@ -79,3 +79,6 @@ var ClaimOutcome = claimOutcome
 
 // ShardOf is the shard that the WAL feed computes.
 var ShardOf = shardOf
+
+// Expect opens connections for claims, loads and settlements.
+func (s *Source) Expect(connections int) { s.work.pool.expect(connections) }

@@ -131,6 +131,11 @@ func (w FeedSwitch) step(ctx context.Context, conn *pgx.Conn, text string, since
 			if err := execScript(ctx, tx, text); err != nil {
 				return err
 			}
+			if w.To == FeedNotify {
+				if err := suitOldInstances(ctx, tx); err != nil {
+					return err
+				}
+			}
 			_, err := tx.Exec(ctx, tellMembershipSQL, membershipChannel)
 			return err
 		})

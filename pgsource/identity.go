@@ -26,14 +26,28 @@ import (
 //
 // All of it is one transaction, made by one instance at a time. If we crash before its commit, the
 // next start does it again; if after it, the next start finds everything in order.
+//
+// Mostly everything is in order, so it is looked at without the lock first: fifty instances that
+// start at once would wait for each other, and for the distribution of shards, until some give up.
 func (s *Source) identify(ctx context.Context) error {
+	inOrder, err := s.identifyOnce(ctx, false)
+	if err == nil && !inOrder {
+		_, err = s.identifyOnce(ctx, true)
+	}
+	return err
+}
+
+// identifyOnce is identify in one transaction. Without the lock it changes nothing.
+func (s *Source) identifyOnce(ctx context.Context, locked bool) (inOrder bool, err error) {
 	var name string
-	err := s.control.tx(ctx, func(tx pgx.Tx) error {
+	err = s.control.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
-			return err
+		if locked {
+			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
+				return err
+			}
 		}
 		var had, have struct {
 			system   int64
@@ -72,6 +86,10 @@ func (s *Source) identify(ctx context.Context) error {
 			}
 		}
 		if want == name && !copied && had == have {
+			inOrder = true
+			return nil
+		}
+		if !locked {
 			return nil
 		}
 		switch {
@@ -89,7 +107,7 @@ func (s *Source) identify(ctx context.Context) error {
 		return err
 	})
 	s.clientIDPrefix = "reactor-" + name + "-"
-	return err
+	return inOrder, err
 }
 
 // refuseRenaming makes sure that nothing depends on the old name.

@@ -85,10 +85,11 @@ func (s *Source) inspectServerOnce(ctx context.Context) (path []string, err erro
 func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	var (
 		schema  string
-		current bool // since version 4
+		current bool // of version 5
 	)
 	err := s.control.row(ctx, `
-		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'feed')
+		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'shard_hints')
+		       AND (to_regclass('reactor.in_flight') IS NULL OR to_regclass('reactor.in_flight_lane_batch') IS NOT NULL)
 		  FROM reactor.deployment`, nil, &schema, &current)
 	switch code := sqlState(err); {
 	case code == pgerrcode.UndefinedTable, code == pgerrcode.InvalidSchemaName, code == pgerrcode.UndefinedColumn, errors.Is(err, pgx.ErrNoRows), err == nil && (schema == "" || !current):
@@ -236,11 +237,11 @@ func (s *Source) checkRights(ctx context.Context) error {
 	var complete bool
 	err := s.control.row(ctx, `
 		SELECT has_table_privilege($1::regclass, 'SELECT') AND has_table_privilege($1::regclass, 'UPDATE')
-		   AND (SELECT count(*) = 7 AND bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+		   AND (SELECT count(*) = 8 AND bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
 		                                      AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
 		                                      AND NOT row_security_active(c.oid))
 		          FROM pg_class c WHERE relnamespace = 'reactor'::regnamespace
-		           AND relname IN ('deployment', 'instances', 'shards', 'lanes', 'in_flight', 'retries', 'failed_jobs'))`,
+		           AND relname IN ('deployment', 'instances', 'shards', 'lanes', 'in_flight', 'journal_starts', 'retries', 'failed_jobs'))`,
 		[]any{s.jobs().name}, &complete)
 	if err == nil && !complete || sqlState(err) == pgerrcode.InsufficientPrivilege {
 		return s.lacksRights(ctx)
@@ -253,7 +254,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 	var missing string
 	if err := s.control.row(ctx, `
 		SELECT coalesce(string_agg('reactor.' || name, ', '), '')
-		  FROM unnest('{deployment,instances,shards,lanes,in_flight,retries,failed_jobs}'::text[]) AS name
+		  FROM unnest('{deployment,instances,shards,lanes,in_flight,journal_starts,retries,failed_jobs}'::text[]) AS name
 		 WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'reactor' AND c.relname = name)`,
 		nil, &missing); err != nil {
 		return err
@@ -301,8 +302,8 @@ type table struct {
 	schema string
 	tree   bool // it has partitions or inheritance children
 
-	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, lockReturns, handBack, purge string
-	waiting, lockOne, touch                                                                      string
+	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, handBack, purge string
+	waiting, lockOne, touch                                                                                 string
 }
 
 // newTable builds the statements. A table without partitions or children is addressed with ONLY, so
@@ -324,6 +325,7 @@ func newTable(schema string, tree bool) table {
 	t.loadRange = expand(loadSQL + "id BETWEEN $3 AND $4")
 	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[])")
 	t.journal = expand(readJournalSQL)
+	t.unsettled = expand(unsettledSQL)
 	t.lockReturns, t.handBack = expand(lockReturnsSQL), expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
 	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)

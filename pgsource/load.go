@@ -46,13 +46,17 @@ func worthLooking(table string) string {
 	return "(SELECT CASE WHEN pg_relation_size('" + table + "') > " + small + " THEN true ELSE EXISTS (SELECT FROM " + table + ") END)"
 }
 
-// loadSQL reads rows by their ids. The condition is written so that it does not match the partial
-// index: on a table that was not analyzed the planner would use that index, and read every dead
-// entry of it for each hint.
+// pending is the condition of an unprocessed row, for statements that find their rows by ids. It is
+// written so that it does not match the partial index jobs_pending: the planner takes that for
+// empty, or for small on a table that was not analyzed, and would walk every dead entry of it. A
+// claim of four jobs read 9,000 pages under an old snapshot, after 12,000 jobs.
+const pending = "coalesce(NOT processed, false)"
+
+// loadSQL reads rows by their ids.
 var loadSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, octet_length(topic) + octet_length(payload)
   FROM {jobs} AS job
- WHERE coalesce(NOT processed, false) AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
+ WHERE ` + pending + ` AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
 
 // LoadWindow implements driver.Loader.
 func (s *Source) LoadWindow(ctx context.Context, cursors []driver.Cursor, until driver.DBTime, limit int) ([]driver.Pending, []driver.Cursor, error) {
@@ -111,6 +115,13 @@ type lastOf struct {
 	rows int
 }
 
+const (
+	// claimRows is about how many jobs one claim takes.
+	claimRows = 512
+	// manyRows is how many jobs of one load are no trickle.
+	manyRows = 64
+)
+
 func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pending, []lastOf, error) {
 	var (
 		jobs       []driver.Pending
@@ -140,6 +151,10 @@ func (s *Source) load(ctx context.Context, sql string, args ...any) ([]driver.Pe
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	// Have the connections for claiming them opened before they are due.
+	if len(jobs) >= manyRows {
+		s.work.pool.expect(min(2+len(jobs)/claimRows, s.cfg.MaxConns))
 	}
 	var last []lastOf
 	for _, place := range places {

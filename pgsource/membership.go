@@ -46,14 +46,19 @@ type member struct {
 	*Source
 	id        int64
 	wantLanes int
+	static    driver.ShardSet // the fixed share; 0: what the membership says
 }
 
 // Join implements driver.Source.
 func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Member, error) {
-	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes}
+	m := &member{Source: s, id: rand.Int64N(1<<62) + 1, wantLanes: opts.Lanes, static: opts.Static}
+	s.owned.Store(uint64(driver.AllShards))
+	if m.static != 0 {
+		s.owned.Store(uint64(m.static))
+	}
 	// Through the pool with durable commits: after a crash of Postgres a lost row would look as if
 	// this instance had been deposed.
-	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed) VALUES ($1, $2, $3, $4, '')",
+	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed, shard_hints) VALUES ($1, $2, $3, $4, '', true)",
 		m.id, s.cfg.Name, s.backends, opts.Static == 0)
 	if err != nil {
 		return nil, s.failed("join", err)
@@ -71,12 +76,13 @@ func (m *member) WantLanes(n int) { m.wantLanes = n }
 // late, or before the last one, restarts the period of steady beating. A heartbeat from the future
 // is left alone while its own instance is renewing it (SKIP LOCKED).
 //
-// The journal is searched only for lanes without a living owner: an old snapshot of some client can
-// keep deleted rows of the journal, and searching those would slow every beat until lanes lapse. A
-// plain EXISTS is avoided because the planner may answer it with a hash table of the whole journal.
+// The journal is searched only for lanes without a living owner, and only from where the lane's part
+// starts (journalstart.go): an old snapshot of some client can keep all deleted rows of the journal,
+// and searching those would slow every beat until lanes lapse. A plain EXISTS is avoided because the
+// planner may answer it with a hash table of the whole journal.
 // A backend of 0 means that the backend says nothing about the instance, because it belongs to a
 // pooler. FeedSwitch reads the columns about the feed (feedswitch.go).
-const beatSQL = `
+var beatSQL = `
 WITH beat AS (
     UPDATE reactor.instances
        SET heartbeat_at = clock_timestamp(), feed = $4, feed_problem = nullif($5, ''), feed_chosen_at = $6, backend = CASE WHEN $3 THEN 0 ELSE pg_backend_pid() END,
@@ -99,7 +105,7 @@ WITH beat AS (
 ), lanes AS (
     SELECT lane, coalesce(owner, 0) AS owner, epoch, coalesce(mark, '') AS mark,
            CASE WHEN EXISTS (SELECT FROM members WHERE id = owner AND NOT lapsed) THEN false
-                ELSE coalesce((SELECT true FROM reactor.in_flight f WHERE f.lane = l.lane LIMIT 1), false) END AS journaled
+                ELSE coalesce((SELECT true FROM reactor.in_flight f WHERE ` + ofLane("l.lane") + ` LIMIT 1), false) END AS journaled
       FROM reactor.lanes l
 )
 SELECT EXISTS (SELECT FROM beat),
@@ -122,7 +128,11 @@ func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
 		}
 	}
 	m.startChores(ctx)
-	return m.holding(v), nil
+	holding := m.holding(v)
+	if m.static == 0 {
+		m.owned.Store(uint64(holding.Shards))
+	}
+	return holding, nil
 }
 
 // rowReader runs a statement that returns one row, on a database or in a transaction.

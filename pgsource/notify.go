@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +23,8 @@ const (
 	jobsChannel = "reactor_jobs"
 	// membershipChannel announces that shards or lanes have a new owner.
 	membershipChannel = "reactor_membership"
+	// probeChannel is for probes of the feed, which all instances hear.
+	probeChannel = "reactor_probe"
 	// probesMissed is how many probes in a row must be missing before the feed counts as broken.
 	probesMissed = 3
 )
@@ -28,8 +32,12 @@ const (
 // listenNotify receives the notifications of the triggers.
 //
 // A half-open connection, or one that a pooler has detached from its LISTEN, looks just like one on
-// which nothing happens. So we notify ourselves over another connection, and end with an error if
-// that notification does not arrive.
+// which nothing happens. So we notify ourselves over another connection when nothing has arrived for
+// a while, and end with an error if that notification does not arrive.
+//
+// Every listener of the database is woken by every notification. So the instances share their
+// probes: what one sends arrives at all, and saves them their own. If each had a channel of its own,
+// n instances would cause n² wake-ups in each FeedCheck.
 func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 	conn, err := s.connectListener(ctx)
 	if err != nil {
@@ -40,7 +48,6 @@ func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 		defer cancel()
 		_ = conn.Close(closeCtx) // the server drops the subscription either way
 	}()
-	probeChannel := "reactor_probe_" + s.backends
 	for _, channel := range []string{jobsChannel, membershipChannel, probeChannel} {
 		if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
 			return fmt.Errorf("listen: %w", err)
@@ -49,9 +56,10 @@ func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 	s.watchTable(ctx)
 	on(driver.Hint{Kind: driver.HintConnected})
 
+	var heard hearing
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.probe(ctx, probeChannel) })
-	group.Go(func() error { return s.receive(ctx, conn, on) })
+	group.Go(func() error { return s.probe(ctx, &heard) })
+	group.Go(func() error { return s.receive(ctx, conn, &heard, on) })
 	return group.Wait()
 }
 
@@ -76,19 +84,40 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 // errPooledListener: a notification would go to whichever client has the session at that moment.
 var errPooledListener = errors.New("the connection for LISTEN leads through a pooler, which does not carry notifications: give the database's own address as pgsource.Config.ListenURL")
 
-// probe sends us a notification every FeedCheck.
-func (s *Source) probe(ctx context.Context, channel string) error {
-	tick := time.NewTicker(s.cfg.FeedCheck)
-	defer tick.Stop()
+// hearing is when the last notification arrived. The zero time: none yet.
+type hearing struct{ last atomic.Pointer[time.Time] }
+
+func (h *hearing) now() {
+	now := time.Now()
+	h.last.Store(&now)
+}
+
+// within reports whether a notification has arrived within d, and how long ago.
+func (h *hearing) within(d time.Duration) (age time.Duration, arrived bool) {
+	last := h.last.Load()
+	if last == nil {
+		return 0, false
+	}
+	age = time.Since(*last)
+	return age, age < d
+}
+
+// probe sends a notification when none has arrived for about a FeedCheck. The time varies, so that
+// of many instances one sends first, and the others hear it before their own turn.
+func (s *Source) probe(ctx context.Context, heard *hearing) error {
 	for {
-		// A probe that cannot be sent says nothing about the feed.
-		if err := s.background.exec(ctx, "SELECT pg_notify($1, '')", channel); err != nil {
+		patience := s.cfg.FeedCheck*3/4 + rand.N(s.cfg.FeedCheck/4+1)
+		rest := patience
+		if age, arrived := heard.within(patience); arrived {
+			rest -= age
+		} else if err := s.background.exec(ctx, "SELECT pg_notify($1, '')", probeChannel); err != nil {
+			// A probe that cannot be sent says nothing about the feed.
 			s.log.Debug("cannot probe the feed", "err", err)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
+		case <-time.After(rest):
 		}
 	}
 }
@@ -99,7 +128,7 @@ func (s *Source) probe(ctx context.Context, channel string) error {
 // ignored: if another version of the triggers has sent it, the next sweep finds its jobs. Sweeping
 // at once was tried: any client could then make every instance read the whole table and write a log
 // line, as often as it liked.
-func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hint)) error {
+func (s *Source) receive(ctx context.Context, conn *pgx.Conn, heard *hearing, on func(driver.Hint)) error {
 	var junk ratelog.Limiter
 	for {
 		silence, cancel := context.WithTimeout(ctx, probesMissed*s.cfg.FeedCheck)
@@ -114,6 +143,7 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hin
 		case err != nil:
 			return fmt.Errorf("listen: %w", err)
 		}
+		heard.now()
 		switch n.Channel {
 		case jobsChannel:
 			hint, err := parseHint(n.Payload)
@@ -129,14 +159,17 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, on func(driver.Hin
 	}
 }
 
-// parseHint reads "min_id max_id earliest".
+// parseHint reads "min_id max_id earliest shards". The triggers of a version before 5 do not name
+// the shards: then any instance may own them. What follows is of a later version, and ignored.
 func parseHint(payload string) (driver.Hint, error) {
 	hint := driver.Hint{Kind: driver.HintJobs}
+	var shards int64
 	fields := strings.Split(payload, " ")
-	if len(fields) != 3 {
+	if len(fields) < 3 {
 		return driver.Hint{}, errMalformedHint
 	}
-	for i, field := range []*int64{&hint.MinID, &hint.MaxID, (*int64)(&hint.Earliest)} {
+	into := []*int64{&hint.MinID, &hint.MaxID, (*int64)(&hint.Earliest), &shards}
+	for i, field := range into[:min(len(fields), len(into))] {
 		n, err := strconv.ParseInt(fields[i], 10, 64)
 		if err != nil {
 			return driver.Hint{}, errMalformedHint
@@ -146,6 +179,7 @@ func parseHint(payload string) (driver.Hint, error) {
 	if hint.MinID > hint.MaxID {
 		return driver.Hint{}, errMalformedHint
 	}
+	hint.Shards = driver.ShardSet(uint64(shards))
 	return hint, nil
 }
 

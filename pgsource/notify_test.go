@@ -77,7 +77,7 @@ func TestJunk(t *testing.T) {
 	hints, _ := listen(t, b.ctx, s)
 	before := log.lines.Load()
 	b.exec(`SELECT pg_notify('reactor_jobs', junk) FROM generate_series(1, 200) n, LATERAL unnest(ARRAY[
-		repeat('x', 7000) || n, 'what ' || n, '', n::text, '1 ' || n, '1 2 3 ' || n, n + 1 || ' 1 0', '1 2 99999999999999999999' || n,
+		repeat('x', 7000) || n, 'what ' || n, '', n::text, '1 ' || n, '1 2 3 x' || n, '1 2 3  ' || n, n + 1 || ' 1 0', '1 2 99999999999999999999' || n,
 		'1  2 ' || n, '1 2 3x' || n]) junk`)
 	b.exec("NOTIFY reactor_membership") // arrives after all of it
 	if h := <-hints; h.Kind != driver.HintMembership {

@@ -313,7 +313,7 @@ func TestPoolerOfSessions(t *testing.T) {
 func TestPoolersOfNoUse(t *testing.T) {
 	for name, cfg := range map[string]stack.PgBouncerConfig{
 		"statement mode":            {PoolMode: stack.PoolStatement},
-		"session mode without room": {PoolMode: stack.PoolSession, PoolSize: 3, ExtraLines: []string{"query_wait_timeout = 1"}},
+		"session mode without room": {PoolMode: stack.PoolSession, PoolSize: 1, ExtraLines: []string{"query_wait_timeout = 1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, pooler := pooled(t, cfg)

@@ -16,6 +16,7 @@ type provision struct {
 	triggers  bool          // both triggers exist and are enabled
 	published bool          // the whole table is in the publications, as sql/publications.sql makes them
 	tree      bool          // the table has partitions or inheritance children
+	outdated  bool          // the triggers do not name the shards of new jobs
 	at        driver.DBTime // a time before it was read
 }
 
@@ -58,13 +59,13 @@ AND NOT EXISTS (
 SELECT (SELECT count(*) = 2 FROM pg_trigger
          WHERE tgrelid = c.oid AND tgenabled IN ('O', 'A') AND tgname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')),
        ` + publishedSQL + `,
-       relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), statement_timestamp()
+       relkind = 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), ` + outdatedAnnouncementSQL + `, statement_timestamp()
   FROM pg_class c WHERE oid = to_regclass($1)`
 )
 
 func (s *Source) provision(ctx context.Context) (p provision, err error) {
 	var at dbTime
-	err = s.background.row(ctx, provisionSQL, []any{s.jobs().name}, &p.triggers, &p.published, &p.tree, &at)
+	err = s.background.row(ctx, provisionSQL, []any{s.jobs().name}, &p.triggers, &p.published, &p.tree, &p.outdated, &at)
 	p.at = at.DBTime
 	return p, err
 }
@@ -83,6 +84,9 @@ func (s *Source) watchTable(ctx context.Context) {
 	}
 	if s.cfg.Feed == FeedNotify && !p.triggers {
 		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run psql -f sql/triggers.sql", "table", jobs.name)
+	}
+	if outdated := p.triggers && p.outdated; outdated && !s.saidOutdated.Swap(outdated) {
+		s.log.Info("the triggers are of an earlier version and do not name shards, so that every instance reads for every insert: when no instance of an earlier version runs any more, run `reactor migrate up` as the owner of the database")
 	}
 	if p.tree != jobs.tree {
 		changed := newTable(jobs.schema, p.tree)

@@ -19,6 +19,7 @@ func TestReadOnlyWhileRunning(t *testing.T) {
 	b.migrateUp(b.url)
 	b.start(b.url)
 	ids := b.insert(3, "-1 second")
+	b.Expect(7)
 	b.until(b.conn, "all connections", "SELECT count(*) = 8 FROM pg_stat_activity WHERE application_name LIKE 'reactor-%'")
 	var before time.Time
 	if err := b.conn.QueryRow(b.ctx, "SELECT clock_timestamp()").Scan(&before); err != nil {

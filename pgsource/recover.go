@@ -20,7 +20,7 @@ const leaseSQL = "SELECT EXISTS (SELECT FROM reactor.lanes WHERE lane = $1 AND o
 // If we crash before the commit, the broker's session lacks the mark that the lane's row names, and
 // the next owner finds that out as we did. If we crash after it, no session has the new mark yet,
 // and nothing was sent: the next owner starts another round.
-const reopenSQL = "UPDATE reactor.in_flight SET settled = 0, round = $2 WHERE lane = $1 AND qos = 2"
+var reopenSQL = "UPDATE reactor.in_flight f SET settled = 0, round = $2 WHERE " + ofLane("$1") + " AND qos = 2"
 
 // Reopen implements driver.Journal.
 func (s *Source) Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error {
@@ -49,7 +49,7 @@ func (s *Source) Mark(ctx context.Context, lease driver.Lease, mark string) erro
 // leased runs a transaction that commits only if the lane is still ours.
 func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx) error) error {
 	return s.work.tx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, s.slowSettings.localSQL()); err != nil {
+		if _, err := tx.Exec(ctx, s.slowSettings.localSQL(false)); err != nil {
 			return err
 		}
 		var held bool
@@ -64,20 +64,24 @@ func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx)
 	})
 }
 
+var (
+	cutSettledSQL = `
+		UPDATE reactor.in_flight f
+		   SET job_ids = job_ids[settled + 1:], first_slot = (first_slot - 1 + settled) % $2 + 1, settled = 0
+		 WHERE ` + ofLane("$1") + ` AND settled > 0 AND qos < 2`
+	dropEmptySQL = "DELETE FROM reactor.in_flight f WHERE " + ofLane("$1") + " AND job_ids = '{}'"
+)
+
 // Recover implements driver.Journal. A crash before the commit leaves the journal as it was; a
 // crash after it leaves the same batches without their settled parts, for the next recovery.
 func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error) {
 	var batches []driver.Batch
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		// Removing the settled part makes positions in the row equal positions in Batch.Jobs.
-		if _, err := tx.Exec(ctx, `
-			UPDATE reactor.in_flight
-			   SET job_ids = job_ids[settled + 1:], first_slot = (first_slot - 1 + settled) % $2 + 1, settled = 0
-			 WHERE lane = $1 AND settled > 0 AND qos < 2`,
-			lease.Lane, driver.LaneSlots); err != nil {
+		if _, err := tx.Exec(ctx, cutSettledSQL, lease.Lane, driver.LaneSlots); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "DELETE FROM reactor.in_flight WHERE lane = $1 AND job_ids = '{}'", lease.Lane); err != nil {
+		if _, err := tx.Exec(ctx, dropEmptySQL, lease.Lane); err != nil {
 			return err
 		}
 		var err error
@@ -94,7 +98,7 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 //
 // The broker may have a message that is not due yet. It is released at its time, or, where its row is
 // gone, when the last job of its batch is due.
-const readJournalSQL = `
+var readJournalSQL = `
 		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
 		       coalesce(job.topic, ''), coalesce(job.payload, ''), coalesce(job.fire_at, f.due_by), job.expires_at
 		  FROM reactor.in_flight f
@@ -104,8 +108,8 @@ const readJournalSQL = `
 		        WHERE job.id = entry.id AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- one by one: PostgreSQL 18 would read the whole table in the order of ids
 		       ) AS job ON true
-		 WHERE f.lane = $1 AND ($2::uuid IS NULL OR f.token = $2)
-		 ORDER BY f.batch, entry.place`
+		 WHERE ` + ofLane("$1") + ` AND ($2::uuid IS NULL OR f.token = $2)
+		 ORDER BY f.batch + 0, entry.place`
 
 // readJournal returns the lane's batches, or only the one with the token. A job whose row does not
 // exist any more keeps its place, without a topic.

@@ -116,7 +116,7 @@ func (s *Source) lookAfterReturns(ctx context.Context) error {
 	after := int64(math.MinInt64)
 	for {
 		var ids []int64
-		if err := s.background.rows(ctx, "SELECT job_id FROM reactor.retries WHERE NOT returned AND job_id >= $1 ORDER BY job_id LIMIT $2", []any{after, mostReturns}, func(rows pgx.Rows) (err error) {
+		if err := s.work.rows(ctx, "SELECT job_id FROM reactor.retries WHERE NOT returned AND job_id >= $1 ORDER BY job_id LIMIT $2", []any{after, mostReturns}, func(rows pgx.Rows) (err error) {
 			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 			return err
 		}); err != nil || len(ids) == 0 {

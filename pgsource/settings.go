@@ -114,8 +114,9 @@ func (l settings) sessionSQL() string {
 	return b.String()
 }
 
-// localSQL applies the settings for one transaction, except those that only a session can have.
-func (l settings) localSQL() string {
+// localSQL applies the settings for one transaction, except those that only a session can have. With
+// asynchronous its commit does not wait for the disk.
+func (l settings) localSQL(asynchronous bool) string {
 	calls := make([]string, 0, len(l)+1)
 	for _, set := range l {
 		switch set.name {
@@ -125,6 +126,9 @@ func (l settings) localSQL() string {
 		default:
 			calls = append(calls, fmt.Sprintf("pg_catalog.set_config('%s', %s, true)", set.name, set.literal()))
 		}
+	}
+	if asynchronous {
+		return "SELECT " + strings.Join(calls, ", ") + ", pg_catalog.set_config('synchronous_commit', 'off', true)"
 	}
 	return "SELECT " + strings.Join(calls, ", ") + `, pg_catalog.set_config('synchronous_commit',
 		CASE WHEN pg_catalog.texteq(pg_catalog.current_setting('synchronous_commit'), 'remote_apply') THEN 'remote_apply' ELSE 'on' END, true)`

@@ -24,7 +24,8 @@ import (
 // confirmed all releases; until then the releases are repeated, which is harmless.
 //
 // The batch numbers are given twice: with a join alone, the planner reads a journal of a dozen rows
-// from the front of its index, including all deleted rows that an old snapshot keeps there.
+// from the front of its index, including all deleted rows that an old snapshot keeps there. For the
+// same reason the lane is joined by an expression (ofLane).
 //
 // The lane is not locked against a take-over that commits meanwhile. What is recorded here stays
 // true; we send releases only over a connection that the new owner has not closed yet; and the new
@@ -33,11 +34,11 @@ const settleSQL = `
 WITH done AS (
     DELETE FROM reactor.in_flight f
      USING unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[]) AS d (batch, token, round, owner), reactor.lanes l
-     WHERE f.batch = ANY ($1) AND f.batch = d.batch AND f.token = d.token AND f.round = d.round AND l.lane = f.lane AND l.owner = d.owner
+     WHERE f.batch = ANY ($1) AND f.batch = d.batch AND f.token = d.token AND f.round = d.round AND l.lane = f.lane + 0 AND l.owner = d.owner
 )
 UPDATE reactor.in_flight f SET settled = p.settled
   FROM unnest($5::bigint[], $6::uuid[], $7::bigint[], $8::bigint[], $9::integer[]) AS p (batch, token, round, owner, settled), reactor.lanes l
- WHERE f.batch = ANY ($5) AND f.batch = p.batch AND f.token = p.token AND f.round = p.round AND l.lane = f.lane AND l.owner = p.owner AND f.settled <= p.settled
+ WHERE f.batch = ANY ($5) AND f.batch = p.batch AND f.token = p.token AND f.round = p.round AND l.lane = f.lane + 0 AND l.owner = p.owner AND f.settled <= p.settled
 RETURNING f.token`
 
 // Settle implements driver.Journal.
@@ -149,7 +150,7 @@ func (s *Source) settleSpecial(ctx context.Context, tx pgx.Tx, st driver.Settlem
 		signed  bool
 	)
 	err = tx.QueryRow(ctx, `
-		SELECT settled, job_ids, reach IS NOT NULL FROM reactor.in_flight f JOIN reactor.lanes l USING (lane)
+		SELECT settled, job_ids, reach IS NOT NULL FROM reactor.in_flight f JOIN reactor.lanes l ON l.lane = f.lane + 0
 		 WHERE batch = $1 AND token = $2 AND round = $3 AND l.owner = $4 FOR UPDATE OF f FOR SHARE OF l`,
 		st.BatchID, uuid(st.Token), st.Round, st.Lease.Owner).Scan(&settled, &ids, &signed)
 	switch {

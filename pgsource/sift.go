@@ -18,12 +18,12 @@ const changeSQL = "UPDATE {jobs} AS job SET processed = true, processed_at = gre
 
 // siftSQL changes one row as a claim would, and reads what a claim would read. A row that somebody
 // has locked is left out.
-const siftSQL = changeSQL + `ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED)
+const siftSQL = changeSQL + `ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND ` + pending + ` FOR UPDATE SKIP LOCKED)
 RETURNING CASE WHEN processed AND claim = $2 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END, length(topic), length(payload)`
 
 // siftLockSQL runs before siftSQL. If it locks the row and siftSQL does not change it, a trigger
 // silently suppresses the change.
-const siftLockSQL = "SELECT FROM {jobs} WHERE id = $1 AND NOT processed FOR UPDATE SKIP LOCKED"
+const siftLockSQL = "SELECT FROM {jobs} WHERE id = $1 AND " + pending + " FOR UPDATE SKIP LOCKED"
 
 // siftName and siftLockName are the names of the prepared statements, which exist for one
 // transaction.
@@ -50,12 +50,12 @@ func (s *Source) Sift(ctx context.Context, ids []int64) ([]driver.BadJob, error)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.hot.timeout, errNoAnswer)
 	defer cancel()
-	conn, err := s.hot.pool.Acquire(ctx)
+	conn, err := s.hot.acquire(ctx)
 	if err != nil {
 		return nil, s.failed("sift jobs", markTimeout(ctx, err))
 	}
-	defer conn.Release() // closes the connection if it is still inside the transaction
-	bad, err := sift(ctx, conn.Conn().PgConn(), s.jobs(), ids)
+	defer conn.release() // closes the connection if it is still inside the transaction
+	bad, err := sift(ctx, conn.PgConn(), s.jobs(), ids)
 	return bad, s.failed("sift jobs", markTimeout(ctx, err))
 }
 
@@ -68,7 +68,7 @@ func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (b
 	}()
 	plain := func(sql string) { p.SendQueryParams(sql, nil, nil, nil, nil) }
 	plain("BEGIN ISOLATION LEVEL READ COMMITTED")
-	plain(shortLimits.localSQL())
+	plain(shortLimits.localSQL(false))
 	plain("SET CONSTRAINTS ALL IMMEDIATE") // a claim checks deferred constraints at its commit
 	p.SendPrepare(siftLockName, jobs.siftLock, []uint32{pgtype.Int8OID})
 	p.SendPrepare(siftName, jobs.sift, []uint32{pgtype.Int8OID, pgtype.UUIDOID})

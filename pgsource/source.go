@@ -35,8 +35,8 @@ type Source struct {
 	clientIDPrefix string
 
 	// work is for loads. hot uses the same connections with a shorter timeout, for claims and
-	// settlements. control has one connection of its own, so that the membership never waits behind
-	// other statements. background is for what may take long.
+	// settlements; so does background, one at a time, for what may take long. control has one
+	// connection of its own, so that the membership never waits behind other statements.
 	work, hot, control, background *database
 	// slowSettings are the limits of statements on work that may take long.
 	slowSettings settings
@@ -53,6 +53,12 @@ type Source struct {
 	walTried      time.Time
 	walObstructed error
 
+	starts  journalStarts // journalstart.go
+	settled settled       // settled.go
+
+	// owned are the shards of this instance, a driver.ShardSet: all of them until a beat has told.
+	owned atomic.Uint64
+
 	// chores.go
 	chores                 sync.WaitGroup
 	closing                context.Context // Close ends it
@@ -63,6 +69,8 @@ type Source struct {
 	tableGone              atomic.Bool // a statement did not find the table
 	gone                   ratelog.Limiter
 	unreturnable           ratelog.Limiter
+	short                  ratelog.Limiter
+	saidOutdated           atomic.Bool // the log was told that the triggers are of an earlier version
 }
 
 // jobs returns the table and its statements.
@@ -79,8 +87,12 @@ const (
 	tableLockTimeout = 2 * time.Second
 	// backgroundTimeout is for statements that nothing waits for.
 	backgroundTimeout = 5 * time.Second
-	// extraConns is the number of connections besides those of Config.MaxConns.
+	// extraConns is the number of connections besides those of Config.MaxConns, at most: for the
+	// membership, for the feed, and for a statement that takes long.
 	extraConns = 3
+	// idleConns is how many an idle instance holds: for the membership, for the feed, and one for
+	// everything else.
+	idleConns = 3
 	// serverAnswerMargin is how much longer than the server we wait before we give a statement up:
 	// the server's answer says whether the statement took effect, our own timeout does not.
 	serverAnswerMargin = time.Second
@@ -95,12 +107,15 @@ func New(cfg Config) (*Source, error) {
 	}
 	var random [4]byte
 	rand.Read(random[:]) // never fails, by its documentation
-	return &Source{
+	s := &Source{
+		settled:    settled{at: driver.DistantPast},
 		cfg:        cfg,
 		log:        cfg.Logger,
 		backends:   "reactor-" + hex.EncodeToString(random[:]),
 		feedChecks: make(chan struct{}, 1),
-	}, nil
+	}
+	s.owned.Store(uint64(driver.AllShards))
+	return s, nil
 }
 
 // Open connects, inspects the server, the table and our rights, and refuses a database on which it
@@ -111,7 +126,7 @@ func (s *Source) Open(ctx context.Context) (err error) {
 		if err != nil {
 			s.Close()
 			if s.pooled && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-				err = explained(err, "the pooler gives us no connection to the database: in session mode its pool must hold the %d of each instance, and those of everybody else: enlarge it, or use transaction mode", s.cfg.MaxConns+extraConns-1)
+				err = explained(err, "the pooler gives us no connection to the database: in session mode its pool must hold %d for each instance, up to %d under load, and those of everybody else: enlarge it, or use transaction mode", idleConns-1, s.cfg.MaxConns+extraConns-1)
 				return
 			}
 			err = explain(err)
@@ -133,7 +148,7 @@ func (s *Source) Open(ctx context.Context) (err error) {
 		return err
 	}
 	if !s.pooled {
-		if err := checkConnections(ctx, s.control.pool, s.cfg.MaxConns+extraConns); err != nil {
+		if err := s.checkConnections(ctx); err != nil {
 			return err
 		}
 	}
@@ -155,20 +170,19 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	// holds its lane, and ResolveClaim waits for that.
 	prompt := min(hotTimeout-serverAnswerMargin, s.cfg.StatementTimeout)
 	if s.work, err = s.open(ctx, use{
-		conns: s.cfg.MaxConns, timeout: s.cfg.StatementTimeout + serverAnswerMargin,
+		// With room for a statement of background, so that it takes no place of the others.
+		conns: s.cfg.MaxConns + 1, timeout: s.cfg.StatementTimeout + serverAnswerMargin, patience: quickPatience,
 		settings: timeouts(prompt, tableLockTimeout, s.cfg.TTL), warm: s.warm,
 	}); err != nil {
 		return err
 	}
 	hot := *s.work
-	hot.timeout = prompt + serverAnswerMargin
+	hot.timeout, hot.patience = prompt+serverAnswerMargin, 0
 	s.hot = &hot
 	s.slowSettings = settings{{"statement_timeout", fmt.Sprintf("%dms", s.cfg.StatementTimeout.Milliseconds())}}
-	s.background, err = s.open(ctx, use{
-		conns: 1, timeout: backgroundTimeout + serverAnswerMargin, settings: timeouts(backgroundTimeout, tableLockTimeout/2, s.cfg.TTL), asynchronous: true,
-	})
-	if err != nil || s.cfg.Feed != FeedWAL {
-		return err
+	s.background = s.work.aside(backgroundTimeout+serverAnswerMargin, timeouts(backgroundTimeout, tableLockTimeout/2, s.cfg.TTL), !s.pooled)
+	if s.cfg.Feed != FeedWAL {
+		return nil
 	}
 	return s.checkWAL(ctx)
 }
@@ -179,17 +193,17 @@ func (s *Source) Close() {
 		s.endChores()
 		s.chores.Wait()
 	}
-	for _, db := range []**database{&s.work, &s.control, &s.background} {
+	for _, db := range []**database{&s.work, &s.control} {
 		(*db).close()
 		*db = nil
 	}
-	s.hot = nil
+	s.hot, s.background = nil, nil
 }
 
 // Now reads the database's clock. It implements driver.Source.
 func (s *Source) Now(ctx context.Context) (driver.DBTime, error) {
 	var now dbTime
-	err := s.hot.row(ctx, "SELECT clock_timestamp()", nil, &now)
+	err := s.work.row(ctx, "SELECT clock_timestamp()", nil, &now)
 	return now.DBTime, s.failed("read the clock", err)
 }
 
@@ -226,9 +240,19 @@ func (s *Source) failed(doing string, err error) error {
 
 // reset makes the pools open every connection anew before its next use.
 func (s *Source) reset() {
-	for _, db := range []*database{s.work, s.control, s.background} {
+	s.starts.forget()
+	s.settled.forget()
+	for _, db := range []*database{s.work, s.control} {
 		if db != nil {
-			db.pool.Reset()
+			db.pool.reset()
 		}
+	}
+}
+
+// connectionsAreShort reports that the pool cannot grow. The statements share the connections that
+// there are, and nothing fails.
+func (s *Source) connectionsAreShort(open int, err error) {
+	if sqlState(err) == pgerrcode.TooManyConnections { // other errors are reported by the statements
+		s.short.Fail(s.log, slog.LevelWarn, "the database has no connection left for more work at once; going on with those that there are", "connections", open, "err", explain(err))
 	}
 }

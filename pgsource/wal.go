@@ -269,7 +269,7 @@ func (f *walFeed) take(ctx context.Context, d *decoder, data []byte) error {
 		case n.end != 0:
 			f.advance(n.end)
 			if n.written.concerns() {
-				return f.commits.put(ctx, n.written, driver.DBTimeOf(x.ServerTime))
+				return f.commits.put(ctx, n.written, driver.DBTimeOf(x.ServerTime), driver.ShardSet(f.owned.Load()))
 			}
 		}
 	}

@@ -21,11 +21,16 @@ import (
 // are due beyond the notify horizon are beyond what any instance has loaded, so they are not
 // urgent: the query for them runs once a second. They need no announcement if they are still beyond
 // the horizon when they are visible, because the loading window will reach them later.
+//
+// Nor are commits urgent that have rows in others' shards only: every instance receives all commits,
+// and if each asked about all of them, the queries per commit would grow with the number of
+// instances. They are not dropped, because a shard of theirs may become ours before they are
+// visible: what we read of a shard when it becomes ours does not show them.
 
 // commits are the commits that were received and not yet announced.
 type commits struct {
 	mu    sync.Mutex
-	near  []written     // guarded by mu: have rows that are due within the notify horizon
+	near  []written     // guarded by mu: have rows of our shards that are due within the notify horizon
 	far   []written     // guarded by mu: all others
 	held  int           // guarded by mu: how many were taken and are not visible yet
 	some  chan struct{} // one slot: there are commits to ask about
@@ -49,12 +54,13 @@ const (
 
 func (c *commits) init() { c.some, c.taken = make(chan struct{}, 1), make(chan struct{}, 1) }
 
-// put adds a commit, and waits while there is no room. sent is when the server sent it.
-func (c *commits) put(ctx context.Context, w written, sent driver.DBTime) error {
+// put adds a commit, and waits while there is no room. sent is when the server sent it, and owned
+// are the shards that are ours.
+func (c *commits) put(ctx context.Context, w written, sent driver.DBTime, owned driver.ShardSet) error {
 	for {
 		c.mu.Lock()
 		if waiting := len(c.near) + len(c.far) + c.held; waiting < mostCommits {
-			ask := w.membership || w.earliest.Sub(sent) < notifyHorizon
+			ask := w.membership || w.shards&owned != 0 && w.earliest.Sub(sent) < notifyHorizon
 			if ask {
 				c.near = append(c.near, w)
 			} else {

@@ -22,7 +22,7 @@ func (l *lane) trust() {
 }
 
 // unknown returns the tokens of the journal's batches that the lane does not know.
-func (l *lane) unknown(journal []driver.Batch) map[[16]byte]bool {
+func (l *lane) unknown(journal []driver.Unsettled) map[[16]byte]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	unknown := map[[16]byte]bool{}

@@ -218,7 +218,7 @@ func TestLockedRowsOfRefusedJobs(t *testing.T) {
 	})
 	w.sharesOf(1)
 	// The lock has to come between the claim, which skips locked rows, and the refusal.
-	w.until("the lanes are up", func() bool { return in.Stats().LanesUp == 2 })
+	w.until("the lanes are up", func() bool { return in.Stats().LanesUp == in.Stats().Lanes })
 	thaw := freeze(t, broker)
 	w.exec("INSERT INTO jobs (topic, fire_at) SELECT 'forbidden/x', now() FROM generate_series(1, 50)")
 	w.eventually("all are claimed", "SELECT count(*) = 50 FROM jobs WHERE processed")

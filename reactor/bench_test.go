@@ -3,6 +3,7 @@ package reactor
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/job-publisher/reactor/internal/alarm"
 
@@ -70,7 +71,7 @@ func BenchmarkLane(b *testing.B) {
 }
 
 // BenchmarkDispatch loads jobs in pages and hands them out in batches, with a backlog of
-// 100,000 in the wheel.
+// 100,000 in memory, which is overdue from the first moment on.
 func BenchmarkDispatch(b *testing.B) {
 	const page, backlog = 4096, 100_000
 	wake, err := alarm.New()
@@ -78,7 +79,7 @@ func BenchmarkDispatch(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer wake.Close()
-	d := &dispatcher{clock: newClock(), lead: newLead(), pending: new(atomic.Int64), rows: maxClaim, capacity: 1 << 18, wake: wake}
+	d := &dispatcher{clock: newClock(), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), rows: maxClaim, capacity: 1 << 18, overdue: time.Second, wake: wake}
 	d.reset()
 	rows := make([]driver.Pending, page)
 	id := int64(0)
@@ -86,22 +87,25 @@ func BenchmarkDispatch(b *testing.B) {
 		now := d.clock.Now()
 		for i := range rows {
 			id++
-			rows[i] = driver.Pending{ID: id, DueAt: now, Bytes: 50}
+			rows[i] = driver.Pending{ID: id, DueAt: now.Add(-time.Minute), Bytes: 50}
 		}
 		d.add(rows)
 	}
-	for d.wheel.Len() < backlog {
+	for d.waiting.Load() < backlog {
 		load()
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; {
-		if d.wheel.Len() < backlog {
+		if d.waiting.Load() < backlog {
 			load()
 		}
 		d.collect()
-		done += len(d.next.ids)
-		d.forget(d.next.ids)
-		d.next = due{}
+		for _, batch := range []*due{&d.next, &d.overdueNext} {
+			done += len(batch.ids)
+			d.forget(batch.ids)
+			*batch = due{}
+		}
+		d.counted()
 	}
 }

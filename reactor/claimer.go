@@ -12,21 +12,28 @@ import (
 	"github.com/job-publisher/reactor/internal/ratelog"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // claimer makes the claims of one lane, one at a time.
 type claimer struct {
 	lane        claimedLane
-	capacity    <-chan struct{}    // set when the lane may have gained room, or lost it
-	admit       func(driver.Batch) // hands what was claimed to the lane, which sends it in time
+	capacity    <-chan struct{}                   // set when the lane may have room again, or none any more
+	wake        func()                            // sets capacity
+	admit       func(driver.Batch) *handoff.Batch // has the lane take what was claimed, and send it in time
 	journal     claimJournal
 	clock       *clock
 	lead        *lead
+	largeLead   *lead // of claims of large payloads
 	log         *slog.Logger
 	stats       *counters // written here, read by Stats alone
 	progress    *progress
-	due         <-chan due
+	traffic     *traffic
+	budget      *budget
+	urgent      <-chan due     // for lanes that hold no bulk
+	anyone      <-chan due     // what none of those has taken
+	bulk        <-chan due     // for those that may take it
 	finished    chan<- []int64 // ids whose claim has ended
 	again       func([]int64)  // asks the loader to look at ids again
 	toLookAgain []int64        // ids of the batch being claimed
@@ -34,6 +41,8 @@ type claimer struct {
 	static      driver.ShardSet
 	rows        int
 
+	// heavy are the batches of bulk that what is claimed now may have to wait for.
+	heavy      []*handoff.Batch // owned by run
 	quarantine *quarantine
 	inHand     atomic.Int64    // nothingDue minus the earliest due time of the jobs being claimed; 0: none are
 	failures   ratelog.Limiter // limits the log of failed claims
@@ -48,6 +57,10 @@ type claimedLane interface {
 	claims(token [16]byte)
 	// relet replaces the lease after ResolveClaim has raised its epoch.
 	relet(lease driver.Lease)
+	// able reports whether it can send.
+	able() bool
+	// holds reports whether what is claimed now may have to wait for the batch.
+	holds(b *handoff.Batch) bool
 }
 
 // claimJournal is what a claimer needs of driver.Journal.
@@ -69,26 +82,21 @@ const retryBudget = 20 * time.Millisecond
 // until hard ends. It returns ErrLeaseLost if the lane is no longer ours.
 func (c *claimer) run(soft, hard context.Context) error {
 	var pause wait.Backoff
+	c.traffic.enter(c)
+	defer c.traffic.leave(c)
 	for {
-		if _, _, _, ok := c.lane.room(c.rows); !ok {
-			select {
-			case <-soft.Done():
-				return nil
-			case <-hard.Done():
-				return nil
-			case <-c.capacity:
-			}
-			continue
-		}
+		urgent, anyone, bulk := c.takes()
 		var batch due
 		select {
 		case <-soft.Done():
 			return nil
 		case <-hard.Done():
 			return nil
-		case <-c.capacity: // the session may have gone
+		case <-c.capacity: // there is room, or the session has gone, or other lanes have
 			continue
-		case batch = <-c.due:
+		case batch = <-urgent:
+		case batch = <-anyone:
+		case batch = <-bulk:
 		}
 		err := c.take(soft, hard, batch)
 		switch {
@@ -106,6 +114,26 @@ func (c *claimer) run(soft, hard context.Context) error {
 	}
 }
 
+// takes returns the channels from which to take a batch now.
+func (c *claimer) takes() (urgent, anyone, bulk <-chan due) {
+	c.heavy = slices.DeleteFunc(c.heavy, func(b *handoff.Batch) bool { return !c.lane.holds(b) })
+	may := c.traffic.ask(c, c.lane.able(), len(c.heavy) > 0)
+	if _, _, _, ok := c.lane.room(c.rows); !ok {
+		return nil, nil, nil
+	}
+	if may.bulk && !(may.alone && len(c.heavy) >= mostHeavyAlone) {
+		bulk = c.bulk
+	}
+	if len(c.heavy) == 0 || may.alone {
+		urgent = c.urgent
+	}
+	return urgent, c.anyone, bulk
+}
+
+// mostHeavyAlone is how many batches of bulk a lane holds at once that has to take what is due
+// now as well: enough to keep the broker busy while the next claim is made.
+const mostHeavyAlone = 3
+
 // oldestDue implements stage: the batch that is being claimed.
 func (c *claimer) oldestDue() driver.DBTime { return nothingDue - driver.DBTime(c.inHand.Load()) }
 
@@ -117,10 +145,11 @@ func (c *claimer) oldestDue() driver.DBTime { return nothingDue - driver.DBTime(
 func (c *claimer) take(soft, hard context.Context, batch due) error {
 	c.inHand.Store(int64(nothingDue - batch.earliest))
 	defer c.inHand.Store(0)
+	defer c.budget.release(batch)
 	together, alone := c.quarantine.split(batch.ids)
-	err := c.claim(hard, claim{together, batch.latest, c.quarantine.waits()})
+	err := c.claim(hard, claim{together, batch.latest, c.quarantine.waits(), batch.bulk, batch.large})
 	for begun := time.Now(); len(alone) > 0 && err == nil && time.Since(begun) < retryBudget; alone = alone[1:] {
-		err = c.claim(hard, claim{alone[:1:1], batch.latest, true})
+		err = c.claim(hard, claim{alone[:1:1], batch.latest, true, batch.bulk, batch.large})
 	}
 	c.lookAgain(alone)
 	select {
@@ -141,10 +170,12 @@ type claim struct {
 	ids     []int64
 	latest  driver.DBTime // the last of their due times
 	briefly bool          // see driver.ClaimRequest
+	bulk    bool          // see due, as the next
+	large   bool
 }
 
 // of returns the claim reduced to some of its jobs.
-func (c claim) of(ids []int64) claim { return claim{ids, c.latest, c.briefly} }
+func (c claim) of(ids []int64) claim { return claim{ids, c.latest, c.briefly, c.bulk, c.large} }
 
 // claim claims jobs and hands those that it got to the lane.
 //
@@ -162,10 +193,14 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		c.lookAgain(jobs.ids)
 		return nil
 	}
+	lead := c.lead
+	if jobs.large {
+		lead = c.largeLead
+	}
 	req := driver.ClaimRequest{
 		Lease: lease, QoS: c.delivery.QoS(), IDs: jobs.ids, Static: c.static, FirstSlot: first, Reach: reach, Bytes: maxClaimBytes,
 		// The lead may have changed since the batch left the wheel.
-		Within:  max(jobs.latest.Sub(c.clock.Now()), c.lead.reach()) + claimSlack,
+		Within:  max(jobs.latest.Sub(c.clock.Now()), lead.reach()) + claimSlack,
 		Briefly: jobs.briefly,
 	}
 	rand.Read(req.Token[:]) // never fails, by its documentation
@@ -198,14 +233,18 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		return c.halves(ctx, jobs)
 	}
 	if err == nil {
-		c.lead.observe(took)
+		if jobs.large || !jobs.bulk {
+			lead.observe(took) // what is overdue needs none, and its claims take longer
+		}
 		c.stats.claim.observe(took)
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
 		c.lookAgain(c.quarantine.free(jobs.ids))
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()
-		c.admit(batch)
+		if b := c.admit(batch); jobs.bulk {
+			c.heavy = append(c.heavy, b)
+		}
 	}
 	c.lookAgain(without(jobs.ids, batch.Jobs))
 	return err

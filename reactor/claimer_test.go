@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/handoff"
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
@@ -18,7 +19,12 @@ type fakeLane struct {
 	rooms    atomic.Int32 // how many more calls find room; negative: all
 	lease    driver.Lease
 	announce [][16]byte // tokens that were noted
+	unable   atomic.Bool
+	burden   atomic.Bool // whatever was claimed is held
 }
+
+func (l *fakeLane) able() bool                { return !l.unable.Load() }
+func (l *fakeLane) holds(*handoff.Batch) bool { return l.burden.Load() }
 
 func (l *fakeLane) room(int) (driver.Lease, driver.Slot, int, bool) {
 	if l.rooms.Load() == 0 {
@@ -37,7 +43,9 @@ type claiming struct {
 	lane     *fakeLane
 	journal  *fakeJournal
 	capacity wait.Signal
-	due      chan due
+	due      chan due // urgent
+	anyone   chan due
+	bulk     chan due
 	finished chan []int64
 	again    []int64 // looked at again
 	admitted []int64
@@ -51,16 +59,17 @@ func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &claiming{
 			T: t, lane: &fakeLane{lease: driver.Lease{Lane: 3, Epoch: 1}}, journal: journal, capacity: wait.NewSignal(),
-			due: make(chan due), finished: make(chan []int64), done: make(chan struct{}),
+			due: make(chan due), anyone: make(chan due), bulk: make(chan due), finished: make(chan []int64), done: make(chan struct{}),
 		}
 		c.claimer = &claimer{
-			lane: c.lane, capacity: c.capacity, journal: journal, clock: testClock(), lead: newLead(), log: discard(),
-			stats: &counters{}, progress: &progress{}, due: c.due, finished: c.finished,
+			lane: c.lane, capacity: c.capacity, journal: journal, clock: testClock(), lead: newLead(), largeLead: newLead(), log: discard(),
+			stats: &counters{}, progress: &progress{}, traffic: &traffic{}, urgent: c.due, anyone: c.anyone, bulk: c.bulk, finished: c.finished,
 			again: func(ids []int64) { c.again = append(c.again, ids...) },
-			admit: func(b driver.Batch) {
+			admit: func(b driver.Batch) *handoff.Batch {
 				for _, job := range b.Jobs {
 					c.admitted = append(c.admitted, job.ID)
 				}
+				return nil
 			},
 			delivery: ExactlyOnce, rows: 100, quarantine: &quarantine{},
 		}

@@ -42,22 +42,25 @@ type incarnation struct {
 //	                  └─────────── look again ───────────────┘
 //
 // and the heartbeat, which tells the loader its shards and the lanes their leases. Parts that
-// outlive a membership belong to the Reactor: clock, lead, broker, quarantine, statistics.
+// outlive a membership belong to the Reactor: clock, leads, broker, quarantine, statistics.
 func (r *Reactor) compose(member driver.Member) *incarnation {
 	var (
 		loaded   = make(chan []driver.Pending)
-		batches  = make(chan due)
 		finished = make(chan []int64, r.cfg.Lanes)
+		batches  = offers{make(chan due), make(chan due), make(chan due)}
+		budget   = newBudget(smallBudget, largeBudget)
+		traffic  traffic
 	)
 	d := &dispatcher{
-		clock: r.clock, lead: r.lead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending,
-		loaded: loaded, due: batches, finished: finished,
-		rows: r.cfg.claimRows(), capacity: r.cfg.MaxPending,
+		clock: r.clock, lead: r.lead, largeLead: r.largeLead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending,
+		loaded: loaded, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk, finished: finished,
+		rows: r.cfg.claimRows(), capacity: r.cfg.MaxPending, overdue: overdueAfter(r.cfg.LoopFrequency), budget: budget,
 	}
 	loader := load.New(load.Config{
 		Source: r.source, Clock: r.clock, Memory: d, Out: loaded, Report: loadReport{&r.stats}, Log: r.log,
-		Aside: func(id int64) bool { return r.quarantine.holds(id, time.Now()) },
-		Page:  r.cfg.JobsPerRead, Capacity: r.cfg.MaxPending,
+		Aside:     func(id int64) bool { return r.quarantine.holds(id, time.Now()) },
+		Announced: func() bool { return r.source.FeedState().Announces() },
+		Page:      r.cfg.JobsPerRead, Capacity: r.cfg.MaxPending,
 		Loop: r.cfg.LoopFrequency, Horizon: r.cfg.Horizon, MaxReads: r.cfg.MaxReads,
 	})
 	d.loader = loader
@@ -65,9 +68,9 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	s := newSettler(r.source, r.log, &r.stats, &r.progress, r.lead)
 	held := newLeases(r.clock, r.log, member)
 	start := func(lease driver.Lease, claims bool) laneWorker {
-		runner := r.newLaneRunner(lease, held, s)
+		runner := r.newLaneRunner(lease, held, s, budget)
 		if claims {
-			runner.claimer = r.newClaimer(runner, batches, finished, loader.LookAgain)
+			runner.claimer = r.newClaimer(runner, batches, &traffic, finished, loader.LookAgain)
 		}
 		return runner
 	}
@@ -86,30 +89,39 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 }
 
 // newLaneRunner returns a lane with its launch pad and its runner. The runner does not claim.
-func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler) *laneRunner {
+func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, budget *budget) *laneRunner {
 	l := &lane{
 		clientID: lease.ClientID, delivery: r.cfg.Delivery, log: r.log, stats: &r.stats, progress: &r.progress,
 		leased: held.good, clock: r.clock, lead: r.lead, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
 		settle:   func(l *lane, b *handoff.Batch, within time.Duration) { s.add(l, b, within) },
 		capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg.Delivery, r.cfg.OnSessionLoss),
+		budget: budget,
 	}
 	return &laneRunner{
 		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss, stage: r.cfg.Stage,
 		pad:    &launchpad{lane: l, clock: r.clock, lateness: &r.stats.lateness, news: wait.NewSignal()},
 		broker: r.broker, journal: r.source, leases: held, settler: s, stages: &r.progress,
 		newAlarm: r.timers.newAlarm, clock: r.clock, log: r.log, stats: &r.stats,
-		checkNow: wait.NewSignal(),
+		checkNow: wait.NewSignal(), budget: budget,
 	}
 }
 
-// newClaimer returns the claimer of a lane.
-func (r *Reactor) newClaimer(runner *laneRunner, batches <-chan due, finished chan<- []int64, again func([]int64)) *claimer {
+// offers are the channels on which the dispatcher offers batches (traffic).
+type offers struct{ urgent, anyone, bulk chan due }
+
+// newClaimer is the claimer of a lane.
+func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, finished chan<- []int64, again func([]int64)) *claimer {
 	l, pad := runner.lane, runner.pad
 	return &claimer{
-		lane: l, capacity: l.capacity,
-		admit:   func(batch driver.Batch) { pad.put(l.admit(batch), 0, batch.Jobs) },
-		journal: r.source, clock: r.clock, lead: r.lead, log: r.log, stats: &r.stats, progress: &r.progress,
-		due: batches, finished: finished, again: again,
+		lane: l, capacity: l.capacity, wake: l.capacity.Set,
+		admit: func(batch driver.Batch) *handoff.Batch {
+			b := l.admit(batch)
+			pad.put(b, 0, batch.Jobs)
+			return b
+		},
+		journal: r.source, clock: r.clock, lead: r.lead, largeLead: r.largeLead, log: r.log, stats: &r.stats, progress: &r.progress,
+		traffic: traffic, budget: runner.budget, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk,
+		finished: finished, again: again,
 		delivery: r.cfg.Delivery, static: r.cfg.share(), rows: r.cfg.claimRows(),
 		quarantine: &r.quarantine,
 	}

@@ -38,7 +38,9 @@ type Config struct {
 	// when everything they found has been published. 0, the default, means never.
 	MaxReads int
 
-	// Lanes is how many connections to the broker are used. Defaults to 2.
+	// Lanes is the number of connections to the broker. One of them is kept free of what is
+	// overdue and of large payloads, for what is due now; so a backlog is published over the others. With
+	// a single one, what is due now waits for what that has taken before. Defaults to 3.
 	Lanes int
 	// Horizon is how far ahead jobs are loaded into memory. No longer than the
 	// notify horizon in sql/triggers.sql, one minute. Defaults to 30 s.
@@ -81,7 +83,7 @@ func Defaults() Config { return Config{}.withDefaults() }
 func (c Config) withDefaults() Config {
 	setDefault(&c.JobsPerRead, 4096)
 	setDefault(&c.LoopFrequency, 2*time.Second)
-	setDefault(&c.Lanes, 2)
+	setDefault(&c.Lanes, 3)
 	setDefault(&c.Horizon, 30*time.Second)
 	setDefault(&c.MaxPending, 1<<18)
 	switch c.Grace {

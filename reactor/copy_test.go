@@ -106,11 +106,11 @@ func TestRestoredCopyHasItsOwnName(t *testing.T) {
 			lanes[p.client]++
 		}
 	}
-	if len(lanes) != 4 {
-		t.Errorf("the lanes connected as %v, want two of each deployment", lanes)
+	if len(lanes) != 6 {
+		t.Errorf("the lanes connected as %v, want three of each deployment", lanes)
 	}
 	for _, in := range []*instance{first, second} {
-		if s := in.Stats(); s.Contested != 0 || s.LanesUp != 2 {
+		if s := in.Stats(); s.Contested != 0 || s.LanesUp != s.Lanes {
 			t.Errorf("contested %d, up %d", s.Contested, s.LanesUp)
 		}
 	}

@@ -18,7 +18,9 @@ type dispatch struct {
 	*testing.T
 	*dispatcher
 	in     chan []driver.Pending
-	out    chan due
+	out    chan due // urgent
+	anyone chan due
+	bulk   chan due
 	ended  chan []int64
 	drain  chan struct{}
 	done   chan struct{} // closed when it has ended
@@ -27,16 +29,17 @@ type dispatch struct {
 }
 
 // Roomy, Rescan and Evicted implement refiller.
-func (d *dispatch) Roomy()                  { d.roomy.Add(1) }
-func (d *dispatch) Rescan()                 { d.rescan.Add(1) }
-func (d *dispatch) Evicted([]driver.Cursor) {}
+func (d *dispatch) Roomy()                                                  { d.roomy.Add(1) }
+func (d *dispatch) Rescan()                                                 { d.rescan.Add(1) }
+func (d *dispatch) Evicted(overdue, ahead []driver.Cursor, _ driver.DBTime) {}
 
 func dispatched(t *testing.T, test func(d *dispatch)) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &dispatch{T: t, in: make(chan []driver.Pending), out: make(chan due), ended: make(chan []int64), drain: make(chan struct{}), done: make(chan struct{})}
+		d := &dispatch{T: t, in: make(chan []driver.Pending), out: make(chan due), anyone: make(chan due), bulk: make(chan due), ended: make(chan []int64), drain: make(chan struct{}), done: make(chan struct{})}
 		d.dispatcher = &dispatcher{
-			clock: testClock(), lead: newLead(), loader: d, newAlarm: newTimerWaker,
-			loaded: d.in, due: d.out, finished: d.ended, rows: 100, capacity: 1024, pending: new(atomic.Int64),
+			clock: testClock(), lead: newLead(), largeLead: newLead(), loader: d, newAlarm: newTimerWaker,
+			loaded: d.in, urgent: d.out, anyone: d.anyone, bulk: d.bulk, finished: d.ended,
+			rows: 100, capacity: 1024, overdue: time.Second, budget: newBudget(smallBudget, largeBudget), pending: new(atomic.Int64),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
@@ -213,6 +216,7 @@ func TestDispatcherBeginsAnew(t *testing.T) {
 		}
 		// A step forward makes what is in the wheel due.
 		d.load(time.Hour, 4)
+		synctest.Wait()
 		testSet(d.clock, 2*time.Hour)
 		synctest.Wait()
 		if batch := <-d.out; !slices.Equal(batch.ids, []int64{4}) || d.rescan.Load() != 1 {

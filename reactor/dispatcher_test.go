@@ -16,7 +16,8 @@ import (
 // testDispatcher is a dispatcher that the test drives step by step.
 type testDispatcher struct {
 	*dispatcher
-	gone []driver.Cursor // evicted
+	gone []driver.Cursor // evicted, as due later
+	past []driver.Cursor // evicted, as due by then
 }
 
 func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
@@ -26,16 +27,18 @@ func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { wake.Close() })
-	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), pending: new(atomic.Int64), rows: maxClaim, capacity: capacity, wake: wake}}
+	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), rows: maxClaim, capacity: capacity, overdue: time.Second, wake: wake}}
 	d.loader = d
 	d.reset()
 	return d
 }
 
 // Roomy, Rescan and Evicted implement refiller.
-func (d *testDispatcher) Roomy()                         {}
-func (d *testDispatcher) Rescan()                        {}
-func (d *testDispatcher) Evicted(places []driver.Cursor) { d.gone = append(d.gone, places...) }
+func (d *testDispatcher) Roomy()  {}
+func (d *testDispatcher) Rescan() {}
+func (d *testDispatcher) Evicted(overdue, ahead []driver.Cursor, _ driver.DBTime) {
+	d.past, d.gone = append(d.past, overdue...), append(d.gone, ahead...)
+}
 
 // handOver takes the batch on offer, as a lane does.
 func (d *testDispatcher) handOver() due {
@@ -44,7 +47,8 @@ func (d *testDispatcher) handOver() due {
 	return batch
 }
 
-// TestClaimBytes: a claim is too large by one job at most, whatever came before.
+// TestClaimBytes: a claim has 8 MB at most, give or take a small payload, or is of a single job; and
+// no small job is in one of large payloads.
 func TestClaimBytes(t *testing.T) {
 	const large = 12 << 20
 	sizes := map[string]func(i int) int32{
@@ -64,23 +68,29 @@ func TestClaimBytes(t *testing.T) {
 			}
 			d.add(rows)
 			taken := 0
-			for d.wheel.Len() > 0 {
+			for d.waiting.Load() > 0 {
 				d.collect()
-				batch := d.handOver()
-				bytes, last := 0, int32(0)
-				for _, id := range batch.ids {
-					last = size(int(id))
-					bytes += int(last)
+				some := false
+				for _, batch := range []due{d.next, d.overdueNext, d.largeNext} {
+					bytes, most := 0, 0
+					for _, id := range batch.ids {
+						bytes += int(size(int(id)))
+						most = max(most, int(size(int(id))))
+					}
+					switch {
+					case bytes != batch.bytes || bytes > max(maxClaimBytes+largePayload, most):
+						t.Fatalf("a claim of %d jobs and %d bytes, counted as %d", len(batch.ids), bytes, batch.bytes)
+					case batch.large != (most >= largePayload):
+						t.Fatalf("a claim with a payload of %d bytes: %+v", most, batch)
+					}
+					some = some || len(batch.ids) > 0
+					taken += len(batch.ids)
 				}
-				switch {
-				case len(batch.ids) == 0:
+				if !some {
 					t.Fatal("nothing was handed out")
-				case bytes != batch.bytes || bytes-int(last) >= maxClaimBytes:
-					t.Fatalf("a claim of %d jobs and %d bytes, counted as %d", len(batch.ids), bytes, batch.bytes)
-				case len(batch.ids) < maxClaim && bytes < maxClaimBytes && d.wheel.Len() > 0:
-					t.Fatalf("a claim of %d jobs and %d bytes only, with %d left", len(batch.ids), bytes, d.wheel.Len())
 				}
-				taken += len(batch.ids)
+				d.next, d.overdueNext, d.largeNext = due{}, due{}, due{}
+				d.counted()
 			}
 			if taken != len(rows) {
 				t.Errorf("%d of %d jobs were handed out", taken, len(rows))
@@ -102,15 +112,15 @@ func TestEviction(t *testing.T) {
 	}
 	for page := range slices.Chunk(all, 300) {
 		d.add(page)
-		if n := d.wheel.Len(); n > capacity || len(d.known) != n || d.Room() != capacity-n {
-			t.Fatalf("%d in the wheel, %d known, %d counted", n, len(d.known), capacity-d.Room())
+		if n := d.near.len(); n > capacity || len(d.near.known) != n || d.Room() != capacity-n {
+			t.Fatalf("%d in the wheel, %d known, %d counted", n, len(d.near.known), capacity-d.Room())
 		}
 	}
 	slices.SortFunc(all, func(a, b driver.Pending) int {
 		return cmp.Or(cmp.Compare(a.DueAt, b.DueAt), cmp.Compare(a.ID, b.ID))
 	})
 	for i, job := range all {
-		_, known := d.known[job.ID]
+		_, known := d.near.known[job.ID]
 		covered := slices.ContainsFunc(d.gone, func(c driver.Cursor) bool {
 			return c.Shard == job.Shard && c.Before(driver.Cursor{AfterAt: job.DueAt, AfterID: job.ID})
 		})
@@ -133,8 +143,8 @@ func TestEviction(t *testing.T) {
 	}
 	before := d.LatestDue()
 	d.add(all[:capacity])
-	if d.wheel.Len() < capacity*9/10 || d.LatestDue() > before.Add(time.Second) {
-		t.Errorf("%d in the wheel, the latest due at %v", d.wheel.Len(), d.LatestDue())
+	if d.near.len() < capacity*9/10 || d.LatestDue() > before.Add(time.Second) {
+		t.Errorf("%d in the wheel, the latest due at %v", d.near.len(), d.LatestDue())
 	}
 }
 
@@ -146,16 +156,20 @@ func TestOldestDue(t *testing.T) {
 		t.Errorf("empty: %v", at)
 	}
 	now := d.clock.Now()
-	for i, offset := range []time.Duration{-time.Second, -time.Minute, time.Hour} {
+	for i, offset := range []time.Duration{-time.Second / 2, -time.Minute, time.Hour} {
 		d.add([]driver.Pending{{ID: int64(i), DueAt: now.Add(offset)}})
 	}
 	d.collect()
 	if at := d.OldestDue(); at != now.Add(-time.Minute) {
 		t.Errorf("on offer: %v", at.Sub(now))
 	}
-	if batch := d.handOver(); len(batch.ids) != 2 {
-		t.Errorf("handed out %v", batch.ids)
+	if batch := d.handOver(); !slices.Equal(batch.ids, []int64{0}) || batch.bulk {
+		t.Errorf("handed out %+v", batch)
 	}
+	if batch := d.overdueNext; !slices.Equal(batch.ids, []int64{1}) || !batch.bulk {
+		t.Errorf("as backlog %+v", batch)
+	}
+	d.overdueNext = due{}
 	d.collect()
 	if at := d.OldestDue(); at <= now || at > now.Add(time.Hour+wheelResolution) {
 		t.Errorf("in an hour: %v", at.Sub(now))

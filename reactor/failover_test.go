@@ -201,7 +201,7 @@ func TestEpochsLostWhileIdle(t *testing.T) {
 	w := newWorld(t, "", "")
 	in := w.start(reactor.Config{})
 	w.sharesOf(1)
-	w.until("the lanes and the feed are up", func() bool { return in.Stats().LanesUp == 2 && in.Stats().FeedUp })
+	w.until("the lanes and the feed are up", func() bool { return in.Stats().LanesUp == in.Stats().Lanes && in.Stats().FeedUp })
 	w.exec("UPDATE reactor.lanes SET epoch = 0")
 	w.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'")
 	w.eventually("the lanes are leased anew", "SELECT count(*) >= 2 AND bool_and(epoch > 0) FROM reactor.lanes WHERE owner IS NOT NULL")

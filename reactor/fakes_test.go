@@ -157,6 +157,23 @@ func allHeld(s []driver.Settlement) []driver.Receipt {
 	return list
 }
 
+func (j *fakeJournal) Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error) {
+	batches, err := j.Recover(ctx, lease)
+	var list []driver.Unsettled
+	for _, b := range batches {
+		u := driver.Unsettled{Token: b.Token}
+		for _, job := range b.Jobs {
+			if n := len(job.Payload); n < largePayload {
+				u.SmallBytes += n
+			} else {
+				u.LargeBytes += n
+			}
+		}
+		list = append(list, u)
+	}
+	return list, err
+}
+
 func (j *fakeJournal) Recover(_ context.Context, lease driver.Lease) ([]driver.Batch, error) {
 	j.note("recover")
 	if j.recover == nil {

@@ -52,6 +52,8 @@ func (s *fakeSource) Join(context.Context, driver.JoinOptions) (driver.Member, e
 	return &sourceMember{s}, nil
 }
 
+func (s *fakeSource) Settled(context.Context) (driver.DBTime, error) { return s.now(), nil }
+
 func (s *fakeSource) pending(until driver.DBTime) (list []driver.Pending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -65,7 +65,7 @@ func (r *laneRunner) checkJournal(ctx context.Context) error {
 // unknownBatches reads the journal and returns the tokens of the batches in it that are not the
 // lane's.
 func (r *laneRunner) unknownBatches(ctx context.Context) (map[[16]byte]bool, error) {
-	batches, err := r.readJournal(ctx)
+	batches, err := r.readUnsettled(ctx)
 	if err != nil {
 		return nil, err
 	}

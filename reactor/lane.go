@@ -50,6 +50,10 @@ type lane struct {
 	// (audit.go).
 	claiming [16]byte // guarded by mu
 	doubted  bool     // guarded by mu
+	// budget is told of the payloads that the lane holds, and counted is what it was told last. It
+	// is nil for a lane that counts no more (leaveBudget).
+	budget  *budget                    // guarded by mu
+	counted struct{ small, large int } // guarded by mu
 }
 
 func newMachine(delivery Delivery, onLoss SessionLossPolicy) *handoff.Machine {
@@ -90,6 +94,7 @@ func (l *lane) carryOut(e *handoff.Effects) {
 		l.end()
 	}
 	l.account(e)
+	l.weigh()
 }
 
 // account adds an event's effects to the statistics and the log. The caller holds mu.
@@ -184,6 +189,7 @@ func (l *lane) detach(why error) (fruitful bool) {
 		unreleased = append(unreleased, l.session.Unreleased()...)
 	}
 	l.session, l.unreleased = nil, nil
+	l.capacity.Set() // it takes part no more
 	fruitful = l.machine.Fruitful()
 	l.carryOut(l.machine.Disconnect(why, unreleased))
 	return fruitful

@@ -20,7 +20,7 @@ import (
 // it would take new messages in the same slots for repetitions, and drop them.
 func (r *laneRunner) recover(hard context.Context, session driver.Session) (driver.Session, error) {
 	r.readsJournal.Store(true)
-	batches, err := r.readJournal(hard)
+	batches, err := r.readJournalInBudget(hard)
 	if err != nil {
 		closeSession(session)
 		return nil, err
@@ -92,6 +92,7 @@ func (r *laneRunner) noteFarAhead() bool {
 		return false
 	}
 	r.farAhead.Store(true)
+	r.lane.leaveBudget() // else the others would have to do without for as long
 	r.leases.beatSoon()
 	return true
 }
@@ -129,18 +130,68 @@ func anyQoS2(batches []driver.Batch) bool {
 	return false
 }
 
-// readJournal returns the lane's unsettled batches.
-func (r *laneRunner) readJournal(hard context.Context) ([]driver.Batch, error) {
+// readJournalInBudget is readJournal as soon as there is memory for what it brings. A lane that
+// was abandoned may hold as much as its owner's budget, and we may be to recover several at once: one
+// is read when another has been sent. Between the two statements the lane's journal does not grow:
+// it is ours, and we do not claim.
+//
+// What it has reserved is given back when the lane has been taken in, or given up.
+func (r *laneRunner) readJournalInBudget(ctx context.Context) ([]driver.Batch, error) {
+	unsettled, err := r.readUnsettled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	small, large := 0, 0
+	for _, b := range unsettled {
+		small, large = small+b.SmallBytes, large+b.LargeBytes
+	}
+	release := r.budget.await(ctx, small, large)
+	if release == nil {
+		return nil, context.Cause(ctx)
+	}
+	r.recovered = release
+	return r.readJournal(ctx)
+}
+
+// recoveryTakenIn gives back what the recovery has reserved: the lane counts for itself, or is
+// given up.
+func (r *laneRunner) recoveryTakenIn() {
+	if r.recovered != nil {
+		r.recovered()
+		r.recovered = nil
+	}
+}
+
+// readUnsettled returns which batches are unsettled.
+func (r *laneRunner) readUnsettled(ctx context.Context) (unsettled []driver.Unsettled, err error) {
+	err = r.insist(ctx, func(lease driver.Lease) error {
+		unsettled, err = r.journal.Unsettled(ctx, lease, handoff.LargePayload)
+		return err
+	})
+	return unsettled, err
+}
+
+// readJournal returns what is unsettled.
+func (r *laneRunner) readJournal(ctx context.Context) (batches []driver.Batch, err error) {
+	err = r.insist(ctx, func(lease driver.Lease) error {
+		batches, err = r.journal.Recover(ctx, lease)
+		return err
+	})
+	return batches, err
+}
+
+// insist reads the journal until that succeeds, or the lane is not ours.
+func (r *laneRunner) insist(hard context.Context, read func(driver.Lease) error) error {
 	var pause wait.Backoff
 	for {
 		lease := r.lane.leaseNow()
-		batches, err := r.journal.Recover(hard, lease)
+		err := read(lease)
 		if err == nil || errors.Is(err, driver.ErrLeaseLost) || hard.Err() != nil {
-			return batches, err
+			return err
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot recover; trying again", "lane", lease.Lane, "err", err)
 		if !pause.Sleep(hard) {
-			return nil, hard.Err()
+			return hard.Err()
 		}
 	}
 }

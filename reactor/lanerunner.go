@@ -42,6 +42,9 @@ type laneRunner struct {
 	clock    *clock
 	log      *slog.Logger
 	stats    *counters // written here, read by Stats alone
+	budget   *budget
+	// recovered gives back what the recovery has reserved of the budget; nil: nothing.
+	recovered func()
 
 	checkNow     wait.Signal // asks for a check of the journal, see doubtJournal
 	readsJournal atomic.Bool // the journal is being read, or was read: the result may be outdated
@@ -70,6 +73,7 @@ type laneBroker interface {
 
 // laneJournal is what a runner needs of driver.Journal.
 type laneJournal interface {
+	Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error)
 	Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error)
 	Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error
 	Mark(ctx context.Context, lease driver.Lease, mark string) error
@@ -141,7 +145,10 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 	// runner's news must not be on their way to the journal, nor be written later.
 	defer r.settler.forget(r.lane)
 	defer r.lane.drop()
-	if session, err = r.recover(ours, session); err != nil {
+	defer r.lane.leaveBudget()
+	session, err = r.recover(ours, session)
+	r.recoveryTakenIn()
+	if err != nil {
 		return err
 	}
 	if r.pad.wake, err = r.newAlarm(); err != nil {

@@ -20,9 +20,11 @@ type Reactor struct {
 	log    *slog.Logger
 	clock  *clock
 	lead   *lead
-	timers timers
-	stats  counters
-	// progress is what Health is based on.
+	// largeLead is that of claims of large payloads, which take longer.
+	largeLead *lead
+	timers    timers
+	stats     counters
+	// progress is what health goes by.
 	progress progress
 	// quarantine outlives a membership, as it is about rows of the table.
 	quarantine quarantine
@@ -42,7 +44,7 @@ func New(source driver.Source, sink driver.Sink, cfg Config) (*Reactor, error) {
 	}
 	return &Reactor{
 		cfg: cfg, source: source, broker: newBroker(sink), log: cfg.Logger,
-		clock: newClock(), lead: newLead(), timers: kernelTimers(),
+		clock: newClock(), lead: newLead(), largeLead: newLead(), timers: kernelTimers(),
 	}, nil
 }
 

@@ -16,4 +16,5 @@ func Example() {
 	// 2 triggers
 	// 3 identity
 	// 4 feeds
+	// 5 punctual
 }

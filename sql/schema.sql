@@ -244,6 +244,9 @@ ALTER TABLE reactor.instances
     -- When it last checked what the table provides, and chose its feeds; it keeps that choice until
     -- it checks again. In the far future if its feed is configured and not chosen.
     ADD COLUMN IF NOT EXISTS feed_chosen_at timestamptz;
+-- Since version 5. Whether it understands notifications that name their shards. NULL: an instance of
+-- a version before 5, which ignores them (triggers.sql).
+ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS shard_hints boolean;
 
 CREATE TABLE IF NOT EXISTS reactor.shards (
     shard smallint PRIMARY KEY CHECK (shard BETWEEN 0 AND 63),
@@ -292,7 +295,6 @@ CREATE TABLE IF NOT EXISTS reactor.in_flight (
 WITH (toast_tuple_target = 8160,
       autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 2000,
       autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX IF NOT EXISTS in_flight_lane ON reactor.in_flight (lane);
 -- How many slots, from the lane's first unsettled one on, its owner uses at most: messages beyond
 -- were never sent. NULL: the batch of a version without such a bound.
 ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS reach integer;
@@ -300,6 +302,38 @@ ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS reach integer;
 -- then; a recovery waits for that even if the row of the job was deleted meanwhile. NULL: the batch
 -- of a version before 5.
 ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS due_by timestamptz;
+-- A lane's part of the journal is read from where it starts (reactor.journal_starts). While an old
+-- snapshot keeps deleted rows, the statistics say that the table is empty, and the planner takes any
+-- index to be as good as any other, also for walking all of it. So the two indexes share no column:
+-- "batch + 0" can be searched by this one only, and "batch" by the primary key only.
+CREATE INDEX IF NOT EXISTS in_flight_lane_batch ON reactor.in_flight (lane, (batch + 0));
+DROP INDEX IF EXISTS reactor.in_flight_lane; -- before version 5
+
+-- Where the journal of a lane starts: no batch of the lane has a lower number than any of these; the
+-- highest counts, and a lane without a row starts at the beginning. While an old snapshot keeps
+-- deleted batches, they lie before this place, and nobody reads them. It is a table of its own with
+-- new rows, and not a column of reactor.lanes, because an old snapshot keeps the earlier versions of
+-- an updated row as well, and each claim would read them. How it is kept true: pgsource/journalstart.go.
+CREATE TABLE IF NOT EXISTS reactor.journal_starts (
+    lane  integer NOT NULL,
+    batch bigint  NOT NULL,
+    PRIMARY KEY (lane, batch)
+);
+-- Roles that could use the journal before version 5 can use this table as well.
+DO $$
+DECLARE
+    right_of record;
+BEGIN
+    FOR right_of IN
+        SELECT grantee, privilege_type FROM pg_class, aclexplode(relacl)
+         WHERE pg_class.oid = 'reactor.in_flight'::regclass::oid AND grantee <> relowner
+           AND privilege_type = ANY ('{SELECT,INSERT,UPDATE,DELETE}'::text[])
+    LOOP
+        EXECUTE 'GRANT ' || right_of.privilege_type || ' ON reactor.journal_starts TO '
+            || CASE WHEN right_of.grantee = 0::oid THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(right_of.grantee)::text) END;
+    END LOOP;
+END;
+$$;
 
 -- Jobs that go back to the table: the broker refused them and they are to be tried again, or they
 -- were not sent before a stop. They are noted here first, because an application may hold a lock on

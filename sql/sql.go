@@ -13,7 +13,10 @@
 // of applied versions or of running instances: pgsource.MigrateUp, MigrateDown and FeedSwitch do.
 package sql
 
-import _ "embed" // the files below
+import (
+	_ "embed" // the files below
+	"strings"
+)
 
 // Migration is one version of the schema. A released version is never changed: a change of the
 // schema is a new version.
@@ -34,8 +37,10 @@ var Migrations = []Migration{
 	// without what this adds, so nothing has to be undone.
 	{Version: 3, Name: "identity", Up: SchemaUp + TriggersUp},
 	// No later version may create the triggers, because a deployment may have publications instead.
-	{Version: 4, Name: "feeds", Up: SchemaUp, Down: TriggersUp + PublicationsDown},
-	{Version: 5, Name: "punctual", Up: SchemaUp},
+	{Version: 4, Name: "feeds", Up: SchemaUp, Down: TriggersUp + AnnounceDown + PublicationsDown},
+	// The function of the triggers is not replaced here: instances of earlier versions, which may be
+	// running, ignore what the new one sends. pgsource.MigrateUp replaces it when they have gone.
+	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
 }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to
@@ -50,6 +55,12 @@ var (
 	// TriggersUp creates the triggers, which notify the instances.
 	//go:embed triggers.sql
 	TriggersUp string
+	// AnnounceUp is the part of TriggersUp that creates the function of the triggers. It takes no
+	// lock on the table.
+	AnnounceUp = TriggersUp[strings.Index(TriggersUp, "CREATE OR REPLACE FUNCTION") : strings.Index(TriggersUp, "\n$$;\n")+len("\n$$;\n")]
+	// AnnounceDown makes that function the one of the versions before 5.
+	//go:embed announce.down.sql
+	AnnounceDown string
 	// TriggersDown drops the triggers.
 	//go:embed triggers.down.sql
 	TriggersDown string

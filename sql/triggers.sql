@@ -2,8 +2,14 @@
 -- schema.sql, as often as you like; `reactor migrate up` runs the same text.
 --
 -- Each statement calls a trigger once, however many rows it writes, and sends at most one
--- notification, of a constant size: 'min_id max_id earliest', with earliest in microseconds since
--- 1970.
+-- notification, of a constant size: 'min_id max_id earliest shards', with earliest in microseconds
+-- since 1970, and a bit of shards (a signed number of 64 bits) for each shard that the rows are in:
+-- an instance that owns none of them reads nothing. 0 would mean that the shards are not known.
+-- Readers ignore fields behind these, which later versions may add.
+--
+-- Instances of a version of the schema before 5 ignore notifications with shards, and find the jobs
+-- by their sweep. `reactor migrate up` therefore replaces an older function only while no such
+-- instance lives; do the same when you run this text by hand.
 --
 -- A statement whose earliest fire_at is beyond the notify horizon of one minute sends nothing:
 -- NOTIFY makes commits wait for each other, and the instances' sweep of the loading window finds
@@ -23,14 +29,15 @@ DECLARE
     first_id bigint;
     last_id  bigint;
     earliest timestamptz;
+    shards   bigint;
 BEGIN
-    SELECT min(id), max(id), min(fire_at)
-      INTO first_id, last_id, earliest
+    SELECT min(id), max(id), min(fire_at), coalesce(bit_or(1::bigint << shard), 0)
+      INTO first_id, last_id, earliest, shards
       FROM written
      WHERE NOT processed;
     IF earliest < clock_timestamp() + interval '1 minute' THEN
         PERFORM pg_notify('reactor_jobs',
-            format('%s %s %s', first_id, last_id, (extract(epoch FROM earliest) * 1000000)::bigint));
+            format('%s %s %s %s', first_id, last_id, (extract(epoch FROM earliest) * 1000000)::bigint, shards));
     END IF;
     RETURN NULL;
 END;

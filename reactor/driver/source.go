@@ -54,6 +54,9 @@ type FeedState struct {
 	Lag      time.Duration
 }
 
+// Announces reports whether the feed tells of new jobs, as far as is known.
+func (f FeedState) Announces() bool { return f.Kind != "poll" && f.Problem == "" }
+
 // HintKind is the kind of a Hint.
 type HintKind uint8
 
@@ -85,6 +88,13 @@ type Loader interface {
 	LoadRange(ctx context.Context, shards ShardSet, minID, maxID int64, until DBTime) ([]Pending, error)
 	// LoadIDs reads the jobs of the shards with these ids that are due before until.
 	LoadIDs(ctx context.Context, shards ShardSet, ids []int64, until DBTime) ([]Pending, error)
+	// Settled returns an instant of which this is known: what was written before it has been
+	// committed, or never will be. Reads that begin after the answer find all of that; what they
+	// do not find is written later. DistantPast: nothing is known yet, ask again.
+	//
+	// It stands still while a transaction that has written something is open, and comes up to
+	// the present when that has ended. Transactions that only read do not matter.
+	Settled(ctx context.Context) (DBTime, error)
 }
 
 // Cursor is a place in the jobs of one shard, in the order of (fire_at, id). A row at the place
@@ -122,9 +132,13 @@ type Journal interface {
 	// epoch first, so that the claim cannot commit later; the lease that it returns replaces the
 	// old one. ok is false if the claim did not happen.
 	ResolveClaim(ctx context.Context, req ClaimRequest) (batch Batch, lease Lease, ok bool, err error)
-	// Recover returns the lane's unsettled batches, oldest first: an earlier owner, which died or
-	// stopped, may or may not have published their jobs. Settled parts are left out, except those
-	// of QoS 2, which Batch.Concluded counts.
+	// Unsettled tells which batches Recover would return, without reading their jobs: a
+	// payload counts as large from so many bytes on. Like Recover it returns ErrLeaseLost if the lane
+	// is no longer ours.
+	Unsettled(ctx context.Context, lease Lease, largePayload int) ([]Unsettled, error)
+	// Recover returns the lane's unsettled batches, oldest first: what an earlier
+	// owner, dead or stopped, may or may not have published. Settled parts are
+	// left out, but those of QoS 2, which Batch.Concluded counts.
 	Recover(ctx context.Context, lease Lease) ([]Batch, error)
 	// Reopen starts a new round for the lane's QoS 2 batches, in which none of their jobs is
 	// settled: settlements of earlier rounds become void, also those that are still under way. It
@@ -195,8 +209,15 @@ type Batch struct {
 	At DBTime
 }
 
-// Settlement is the new state of one batch. Its jobs are settled from the front; jobs at its end
-// that were never sent can be handed back.
+// Unsettled is a batch in the journal, and how many bytes its payloads are: the small ones, and
+// the large ones.
+type Unsettled struct {
+	Token                  [16]byte
+	SmallBytes, LargeBytes int
+}
+
+// Settlement is the news about one batch. Its jobs are settled from the front;
+// what was never sent can be cut off at the end.
 type Settlement struct {
 	BatchID, Round int64
 	Token          [16]byte // of the batch

@@ -30,15 +30,16 @@ type benchCommand struct {
 	Idle         *time.Duration `group:"Load" placeholder:"DURATION" help:"Or there are no jobs: measure for this long what idle instances use."`
 	Ahead        *time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; defaults to 2s, or 4s for the same instant."`
 	PayloadBytes int            `group:"Load" default:"40" help:"Size of a payload."`
+	Beside       *float64       `group:"Load" placeholder:"PER_SECOND" help:"While the load is published, so many small jobs a second fall due at their time: measure how late those are."`
 	Topics       int            `group:"Load" default:"100" help:"How many different topics."`
-	UrgentEvery  *time.Duration `group:"Load" placeholder:"DURATION" help:"While the load is published, insert another job so often, which is due at once; their lateness is reported by itself."`
+	UrgentEvery  *time.Duration `group:"Load" placeholder:"DURATION" help:"Or insert one small job so often that is due at once."`
 	HoldSnapshot bool           `group:"Load" help:"Measure reactor again, and the poller, while another connection holds a snapshot from before the first job, so that vacuum removes nothing. Reports lateness in slices of the time. Needs --rate or --spread."`
 	Pending      int            `group:"Load" default:"0" placeholder:"ROWS" help:"Measure reactor again with so many rows in the table that are due next month."`
 	Processed    int            `group:"Load" default:"0" placeholder:"ROWS" help:"And with so many that have been processed."`
 
 	Instances    []int            `group:"Work" default:"1" help:"How many instances to start; 0 measures those that already run. Several numbers, such as 1,5,20, are measured one after the other."`
 	Delivery     reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
-	Lanes        int              `group:"Work" default:"2" help:"Connections of each instance to the broker."`
+	Lanes        int              `group:"Work" default:"3" help:"Connections of each instance to the broker."`
 	InstanceFlag []string         `group:"Work" sep:"none" placeholder:"FLAG" help:"Give this flag to all instances, such as --instance-flag=--stage=off. Can be repeated."`
 
 	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: also measure a poller, the design that reactor replaces."`
@@ -98,7 +99,7 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 		Load: bench.Load{
 			Jobs: c.Jobs, Rate: orZero(c.Rate), Spread: orZero(c.Spread), SameInstant: c.SameInstant,
 			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics,
-			Pending: c.Pending, Processed: c.Processed, UrgentEvery: orZero(c.UrgentEvery),
+			Pending: c.Pending, Processed: c.Processed, Beside: orZero(c.Beside), UrgentEvery: orZero(c.UrgentEvery),
 		},
 		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
 		Progress: func(p bench.Progress) {

@@ -122,7 +122,7 @@ func (d *deployment) measureClaim(ctx context.Context) (m Measurement, err error
 	}
 	checkpoint(ctx, d.conn)
 	d.progress(claimName, 0, d.cfg.Load.Jobs)
-	m.PublishedPerSecond, err = Bare{DatabaseURL: d.database, Lanes: d.cfg.Lanes, Delivery: d.cfg.Delivery, After: d.stored}.claimAll(ctx)
+	m.PublishedPerSecond, err = Bare{DatabaseURL: d.database, Lanes: d.cfg.bareLanes(), Delivery: d.cfg.Delivery, After: d.stored}.claimAll(ctx)
 	d.progress(claimName, d.cfg.Load.Jobs, d.cfg.Load.Jobs)
 	return m, err
 }
@@ -142,7 +142,7 @@ func (d *deployment) measureBaseline(ctx context.Context) (m Measurement, err er
 		err = errors.Join(err, dropErr)
 	}()
 	return d.trial(ctx, trial{
-		name: baselineName, jobs: jobs, snapshot: d.cfg.HoldSnapshot, urgent: d.cfg.Load.UrgentEvery > 0,
+		name: baselineName, jobs: jobs, snapshot: d.cfg.HoldSnapshot, beside: d.cfg.Load.hasBeside(),
 		begin: d.beginBare(Poller, d.cfg.Delivery),
 	})
 }

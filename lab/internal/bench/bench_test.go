@@ -189,7 +189,7 @@ func TestConfigValidate(t *testing.T) {
 		{func(c *Config) { c.Ceiling, c.Load.Rate = true, 1 }, "of a backlog"},
 		{func(c *Config) { c.Fsync, c.DatabaseURL, c.BrokerURL = true, "postgres://x", "mqtt://x" }, "not its own"},
 		{func(c *Config) { c.Load.Jobs = 0 }, "at least 1"},
-		{func(c *Config) { c.Load.PayloadBytes = 2 << 20 }, "1,048,576"},
+		{func(c *Config) { c.Load.PayloadBytes = 300 << 20 }, "268000000"},
 		{func(c *Config) { c.Load.Topics = 0 }, "at least 1"},
 		{func(c *Config) { c.Load.Rate = -1 }, "negative"},
 		{func(c *Config) { c.Load.Ahead = -1 }, "negative"},
@@ -202,6 +202,7 @@ func TestConfigValidate(t *testing.T) {
 		}, "already run"},
 		{func(c *Config) { c.MoreInstances = []int{0} }, "must be 1 to 64"},
 		{func(c *Config) { c.Load.UrgentEvery, c.Load.Idle = time.Second, time.Second }, "leave idle out"},
+		{func(c *Config) { c.Load.Beside, c.Load.UrgentEvery = 1, time.Second }, "not both"},
 		{func(c *Config) { c.Load.Pending = -1 }, "negative"},
 		{func(c *Config) { c.Rounds = 101 }, "1 to 100"},
 	} {

@@ -70,7 +70,9 @@ type Load struct {
 	// them first, and then with them in the table.
 	Pending   int `json:"pending"`
 	Processed int `json:"processed"`
-	// UrgentEvery inserts another job, due at once, so often while the load is published.
+	// Beside is how many small jobs a second fall due at their time while the load is published.
+	// UrgentEvery is how often one is inserted that is due at once.
+	Beside      float64       `json:"beside"`
 	UrgentEvery time.Duration `json:"urgent_every_ns"`
 }
 
@@ -118,8 +120,10 @@ func (c Config) Validate() error {
 		return errors.New("a rate, a spread and the same instant exclude each other")
 	case c.Load.Jobs < 1:
 		return fmt.Errorf("the number of jobs is %d, must be at least 1", c.Load.Jobs)
-	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > 1<<20:
-		return fmt.Errorf("the payload is %d bytes, must be 0 to 1,048,576", c.Load.PayloadBytes)
+	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > maxPayload:
+		return fmt.Errorf("the payload is %d bytes, must be 0 to %d", c.Load.PayloadBytes, maxPayload)
+	case c.Load.Beside < 0 || c.Load.Beside > 0 && (!c.Load.backlog() || c.Baseline || c.Ceiling || c.Instances == 0):
+		return errors.New("jobs beside are those beside a backlog of the bench's own instances, without comparisons")
 	case c.Load.Topics < 1:
 		return fmt.Errorf("the number of topics is %d, must be at least 1", c.Load.Topics)
 	case c.Load.Rate < 0 || c.Load.Spread < 0:
@@ -134,8 +138,12 @@ func (c Config) Validate() error {
 		return errors.New("the floor is that of lateness: give a rate, a spread or the same instant")
 	case c.HoldSnapshot && c.Load.Rate == 0 && c.Load.Spread == 0:
 		return errors.New("what a held snapshot costs is measured over time: give a rate or a spread")
-	case c.Load.UrgentEvery < 0 || c.Load.UrgentEvery > 0 && c.Load.Idle > 0:
-		return errors.New("urgent jobs need a load beside which they are urgent: leave idle out")
+	case c.Load.UrgentEvery < 0 || c.Load.Beside < 0:
+		return errors.New("the jobs beside the load must not be negative")
+	case c.Load.hasBeside() && c.Load.Idle > 0:
+		return errors.New("jobs beside the load need a load: leave idle out")
+	case c.Load.Beside > 0 && c.Load.UrgentEvery > 0:
+		return errors.New("beside the load there can be paced or urgent jobs, not both")
 	case c.Load.Pending < 0 || c.Load.Processed < 0:
 		return errors.New("the numbers of pending and processed rows must not be negative")
 	case c.Rounds < 0 || c.Rounds > 100:
@@ -143,6 +151,13 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+// bareLanes is how many connections a ceiling uses: as many of the instances' as publish a backlog,
+// which is all but the one that they keep free of it.
+func (c Config) bareLanes() int { return max(1, c.Lanes-1) }
+
+// maxPayload is MQTT's limit, less some room for the rest of the packet.
+const maxPayload = 268_000_000
 
 // backlog reports whether all jobs are due at the start.
 func (l Load) backlog() bool { return l.Rate == 0 && l.Spread == 0 && !l.SameInstant }
@@ -159,6 +174,9 @@ func (l Load) ahead() time.Duration {
 	}
 	return 2 * time.Second
 }
+
+// hasBeside reports whether there are jobs beside the load.
+func (l Load) hasBeside() bool { return l.Beside > 0 || l.UrgentEvery > 0 }
 
 // stored reports whether rows are in the table beforehand.
 func (l Load) stored() bool { return l.Pending+l.Processed > 0 }

@@ -58,8 +58,8 @@ func (d *deployment) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// applicationName is that of the bench's own connections.
-const applicationName = "reactor-lab bench"
+// applicationName is that of the bench's own connections. Those of instances begin with "reactor-".
+const applicationName = "bench"
 
 func (d *deployment) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(d.database)

@@ -6,8 +6,8 @@
 //	steps.go          which trials there are in a round
 //	rounds.go         the rounds, their medians and ratios
 //	trial.go          one trial: load, drainer, subscriber, comparison with the table
-//	load.go           the jobs; stored.go: rows beside them that are not due; urgent.go: jobs
-//	                  beside them that are due at once
+//	load.go           the jobs; stored.go: rows beside them that are not due; beside.go: jobs
+//	                  of another application
 //	snapshot.go       an old snapshot; slices.go: what it costs over time
 //	drainers.go       the processes that publish the jobs: instances of reactor, or
 //	ceiling.go        the bare claim and the bare broker together

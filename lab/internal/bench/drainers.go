@@ -41,7 +41,7 @@ func (d *deployment) startProgram(path, name string, args ...string) (*deploy.Pr
 func (d *deployment) beginBare(kind Kind, delivery reactor.Delivery) func(context.Context) (drainer, error) {
 	return func(context.Context) (drainer, error) {
 		p, err := d.startProgram(d.cfg.Drainer, string(kind), "bench-drain", string(kind),
-			"--delivery", delivery.String(), "--lanes", fmt.Sprint(d.cfg.Lanes), fmt.Sprint("--after=", d.stored),
+			"--delivery", delivery.String(), "--lanes", fmt.Sprint(d.cfg.bareLanes()), fmt.Sprint("--after=", d.stored),
 			"--poll-rows", fmt.Sprint(d.cfg.Poll.Rows), "--poll-every", d.cfg.Poll.Every.String())
 		if err != nil {
 			return nil, err

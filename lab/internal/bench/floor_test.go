@@ -61,7 +61,7 @@ func TestFloorPublishesEachJobOnce(t *testing.T) {
 			if _, err := load.insert(ctx, conn); err != nil {
 				t.Fatal(err)
 			}
-			sub, err := subscribe(ctx, broker, jobs)
+			sub, err := subscribe(ctx, broker, topicPrefix+"+", jobs)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -84,8 +84,8 @@ func TestStoredRowsAndUrgentJobs(t *testing.T) {
 		t.Fatalf("%+v", r.Variants)
 	}
 	for _, m := range []Measurement{*r.Baseline, r.Reactor, r.Variants[0]} {
-		if m.Urgent == nil || m.Urgent.Jobs == 0 || m.Urgent.LatenessMillis.P50 <= 0 {
-			t.Errorf("%s: urgent jobs: %+v", m.Name, m.Urgent)
+		if m.Beside == nil || m.Beside.Jobs == 0 || m.Beside.LatenessMillis.P50 <= 0 {
+			t.Errorf("%s: urgent jobs: %+v", m.Name, m.Beside)
 		}
 		if m.Name != baselineName && m.Jobs != 20_000 || m.FirstSeconds <= 0 {
 			t.Errorf("%s: %+v", m.Name, m)

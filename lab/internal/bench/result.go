@@ -64,8 +64,8 @@ type Measurement struct {
 	// Rounds has an element per round if there were several.
 	Rounds []Round `json:"rounds,omitempty"`
 
-	// Urgent is the measurement of the urgent jobs, which the other figures leave out.
-	Urgent *Measurement `json:"urgent,omitempty"`
+	// Beside is the measurement of the jobs beside the load, which the other figures leave out.
+	Beside *Measurement `json:"beside,omitempty"`
 	// Slices are parts of the time of the load, IdleAfter what followed it.
 	Slices    []Slice    `json:"slices,omitempty"`
 	IdleAfter *IdleUsage `json:"idle_after,omitempty"`
@@ -78,7 +78,7 @@ type Measurement struct {
 	// StatementsPerSecond is how many statements all clients together sent to the database.
 	StatementsPerSecond float64 `json:"database_statements_per_second"`
 	StatementsPerJob    float64 `json:"database_statements_per_job"`
-	// Connections is the most that others than the bench had to the database at once.
+	// Connections is the most that all instances together held at once.
 	Connections int `json:"database_connections"`
 	// FirstSeconds is the time from the start of the processes to the first message of a backlog.
 	FirstSeconds float64 `json:"first_seconds,omitempty"`
@@ -137,8 +137,8 @@ func (r Result) Err() error {
 		if m.err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", m.Name, m.err))
 		}
-		if m.Urgent != nil && m.Urgent.err != nil {
-			errs = append(errs, fmt.Errorf("%s, urgent jobs: %w", m.Name, m.Urgent.err))
+		if m.Beside != nil && m.Beside.err != nil {
+			errs = append(errs, fmt.Errorf("%s, beside it: %w", m.Name, m.Beside.err))
 		}
 	}
 	return errors.Join(errs...)

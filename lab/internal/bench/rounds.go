@@ -74,8 +74,8 @@ func relate(round []Measurement) {
 		if m.Name != floorName && m.Name != floorQoS1Name {
 			compare(m)
 		}
-		if m.Urgent != nil {
-			compare(m.Urgent)
+		if m.Beside != nil {
+			compare(m.Beside)
 		}
 		if ceiling != nil && m != ceiling {
 			share := newRange([]float64{ratio(m.PublishedPerSecond, ceiling.PublishedPerSecond)})
@@ -134,21 +134,21 @@ func combineRounds(rounds []Measurement) Measurement {
 	m.Lost, m.Duplicated, m.Early, m.Connections, m.Rounds = 0, 0, 0, 0, nil
 	var (
 		errs    []error
-		urgents []Measurement
+		besides []Measurement
 	)
 	for _, r := range rounds {
 		m.Lost, m.Duplicated, m.Early = m.Lost+r.Lost, m.Duplicated+r.Duplicated, m.Early+r.Early
 		m.Connections = max(m.Connections, r.Connections)
 		m.Rounds = append(m.Rounds, Round{r.PublishedPerSecond, r.LatenessMillis})
 		errs = append(errs, r.err)
-		if r.Urgent != nil {
-			urgents = append(urgents, *r.Urgent)
+		if r.Beside != nil {
+			besides = append(besides, *r.Beside)
 		}
 	}
 	m.err = errors.Join(errs...)
-	if len(urgents) > 0 {
-		u := combineRounds(urgents)
-		m.Urgent = &u
+	if len(besides) > 0 {
+		u := combineRounds(besides)
+		m.Beside = &u
 	}
 	m.ToFloor = combineRatios(rounds, func(m Measurement) *Ratio { return m.ToFloor })
 	m.ToFloorQoS1 = combineRatios(rounds, func(m Measurement) *Ratio { return m.ToFloorQoS1 })

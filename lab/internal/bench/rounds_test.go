@@ -38,9 +38,9 @@ func TestRatiosAreThoseOfARound(t *testing.T) {
 func TestNoRoundIsForgotten(t *testing.T) {
 	lost := errors.New("1 lost")
 	m := combineRounds([]Measurement{
-		{PublishedPerSecond: 1}, {PublishedPerSecond: 5, Lost: 1, err: lost, Urgent: &Measurement{Early: 1}}, {PublishedPerSecond: 3, Urgent: &Measurement{Early: 1}},
+		{PublishedPerSecond: 1}, {PublishedPerSecond: 5, Lost: 1, err: lost, Beside: &Measurement{Early: 1}}, {PublishedPerSecond: 3, Beside: &Measurement{Early: 1}},
 	})
-	if m.PublishedPerSecond != 3 || m.Lost != 1 || !errors.Is(m.err, lost) || m.Urgent.Early != 2 {
+	if m.PublishedPerSecond != 3 || m.Lost != 1 || !errors.Is(m.err, lost) || m.Beside.Early != 2 {
 		t.Errorf("%+v", m)
 	}
 }

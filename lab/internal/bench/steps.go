@@ -52,7 +52,7 @@ func (d *deployment) steps() []step {
 	for _, v := range d.cfg.variants() {
 		list = append(list, step{v.name, func(ctx context.Context) (Measurement, error) {
 			return d.trial(ctx, trial{
-				name: v.name, jobs: d.cfg.Load.Jobs, snapshot: v.snapshot, urgent: d.cfg.Load.UrgentEvery > 0, begin: d.beginInstances(v),
+				name: v.name, jobs: d.cfg.Load.Jobs, snapshot: v.snapshot, beside: d.cfg.Load.hasBeside(), begin: d.beginInstances(v),
 			})
 		}})
 	}

@@ -35,8 +35,8 @@ type subscriber struct {
 	err      error // guarded by mu: why the connection has ended
 }
 
-// subscribe connects and subscribes to the bench's topics.
-func subscribe(ctx context.Context, brokerURL string, expect int) (*subscriber, error) {
+// subscribe connects and subscribes to some of the bench's topics.
+func subscribe(ctx context.Context, brokerURL, filter string, expect int) (*subscriber, error) {
 	server, err := url.Parse(brokerURL)
 	if err != nil || server.Scheme != "mqtt" && server.Scheme != "tcp" {
 		return nil, errors.New("subscribe: the broker's URL must be mqtt://[user:password@]host:port")
@@ -54,7 +54,7 @@ func subscribe(ctx context.Context, brokerURL string, expect int) (*subscriber, 
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	if err := s.subscribe(server.User); err != nil {
+	if err := s.subscribe(server.User, filter); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("subscribe: %s", err)
 	}
@@ -68,7 +68,7 @@ func subscribe(ctx context.Context, brokerURL string, expect int) (*subscriber, 
 	return s, nil
 }
 
-func (s *subscriber) subscribe(user *url.Userinfo) error {
+func (s *subscriber) subscribe(user *url.Userinfo, filter string) error {
 	receiveMaximum := uint16(65535)
 	password, set := user.Password()
 	connect := &packets.Connect{
@@ -88,7 +88,7 @@ func (s *subscriber) subscribe(user *url.Userinfo) error {
 	}
 	subscribe := &packets.Subscribe{
 		PacketID: 1, Properties: &packets.Properties{},
-		Subscriptions: []packets.SubOptions{{Topic: topicPrefix + "#", QoS: 1, RetainHandling: 2}},
+		Subscriptions: []packets.SubOptions{{Topic: filter, QoS: 1, RetainHandling: 2}},
 	}
 	if _, err := subscribe.WriteTo(s.conn); err != nil {
 		return err
@@ -118,9 +118,13 @@ func (s *subscriber) read() error {
 		}
 		now := time.Now()
 		for first := true; first || s.reader.Buffered() > 0; first = false {
+			buffered := s.reader.Buffered()
 			kind, body, err := s.next()
 			if err != nil {
 				return err
+			}
+			if len(body) > buffered {
+				now = time.Now() // a large one, and what came behind it
 			}
 			if kind>>4 != packets.PUBLISH {
 				continue

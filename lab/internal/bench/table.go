@@ -27,15 +27,15 @@ func (r Result) Table(out io.Writer) error {
 	return nil
 }
 
-// measuresTable has a column for each measurement, and one for its urgent jobs.
+// measuresTable has a column for each measurement, and one for the jobs beside it.
 func measuresTable(out io.Writer, list []Measurement) error {
 	var columns []Measurement
 	for _, m := range list {
 		columns = append(columns, m)
-		if m.Urgent != nil {
-			urgent := *m.Urgent
-			urgent.Name = m.Name + ", urgent"
-			columns = append(columns, urgent)
+		if m.Beside != nil {
+			beside := *m.Beside
+			beside.Name = "beside " + m.Name
+			columns = append(columns, beside)
 		}
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)

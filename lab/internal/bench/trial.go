@@ -30,7 +30,7 @@ type trial struct {
 	jobs     int
 	early    bool // the load is inserted before the drainer starts; that of a backlog always is
 	snapshot bool // a snapshot is held meanwhile
-	urgent   bool // urgent jobs are inserted meanwhile
+	beside   bool // so are other jobs
 	begin    func(context.Context) (drainer, error)
 }
 
@@ -60,14 +60,7 @@ func (d *deployment) trial(ctx context.Context, t trial) (m Measurement, err err
 	if before {
 		checkpoint(ctx, d.conn)
 	}
-	var urgent *urgents
-	if t.urgent {
-		if urgent, err = d.newUrgents(ctx); err != nil {
-			return m, err
-		}
-		defer func() { err = errors.Join(err, urgent.close(context.WithoutCancel(ctx))) }()
-	}
-	sub, err := subscribe(ctx, d.broker, t.jobs)
+	sub, err := subscribe(ctx, d.broker, topicPrefix+"+", t.jobs)
 	if err != nil {
 		return m, err
 	}
@@ -97,7 +90,14 @@ func (d *deployment) trial(ctx context.Context, t trial) (m Measurement, err err
 	if d.cfg.HoldSnapshot {
 		pieces = newSliceMeter(inserted.begin, load)
 	}
-	w := waiting{name: t.name, sub: sub, load: load, failed: drain.failed, urgent: urgent, pieces: pieces}
+	var more *beside
+	if t.beside {
+		if more, err = d.beginBeside(ctx); err != nil {
+			return m, err
+		}
+		defer more.close()
+	}
+	w := waiting{name: t.name, sub: sub, load: load, failed: drain.failed, beside: more, pieces: pieces}
 	if err := d.await(ctx, &w); err != nil {
 		return m, err
 	}
@@ -122,7 +122,7 @@ func (d *deployment) trial(ctx context.Context, t trial) (m Measurement, err err
 	if err != nil {
 		return m, err
 	}
-	if m, err = d.evaluate(ctx, t, sub, begun, pieces); err != nil {
+	if m, err = d.evaluate(ctx, t, sub, more, begun, pieces); err != nil {
 		return m, err
 	}
 	m.InsertedPerSecond, m.Connections, m.IdleAfter = inserted.perSecond, w.connections, idle
@@ -164,9 +164,12 @@ func (d *deployment) idle(ctx context.Context, v variant) (m Measurement, err er
 		}
 	}
 	m.Name, m.Usage, m.Seconds = v.name, meter.read(), time.Since(begun).Seconds()
-	m.Connections = d.connections(ctx)
 	now, err := statements(ctx, d.conn)
+	if err != nil {
+		return m, err
+	}
 	m.StatementsPerSecond = float64(now-asked) / m.Seconds
+	m.Connections, err = connections(ctx, d.conn)
 	return m, err
 }
 
@@ -205,10 +208,10 @@ type waiting struct {
 	sub    *subscriber
 	load   Load
 	failed func() error
-	urgent *urgents    // nil: none
+	beside *beside     // nil: none
 	pieces *sliceMeter // nil: not asked for
 
-	connections int // result: the most at once, without those of the bench
+	connections int // result: the most that the instances held at once
 }
 
 // await waits until every job has arrived, or until no message has arrived for arrivalTimeout
@@ -219,29 +222,28 @@ func (d *deployment) await(ctx context.Context, w *waiting) error {
 	for {
 		n, err := w.sub.count()
 		if err != nil {
-			return fmt.Errorf("the subscriber has lost its connection: %s", err)
+			return fmt.Errorf("the subscriber has lost its connection: %w", err)
 		}
-		now := time.Now()
-		if n > last {
-			last, since = n, now
-		}
-		late := now.After(due) && now.Sub(since) > arrivalTimeout
-		wanted := w.load.Jobs
-		if w.urgent != nil {
-			if n > 0 { // the instances publish
-				w.urgent.start(ctx)
-			}
-			// Now so many messages have arrived that few of the load's can be missing. The last
-			// urgent jobs are still published beside them.
-			if n >= wanted || late {
-				if err := w.urgent.stop(); err != nil {
+		now, wanted, ending := time.Now(), w.load.Jobs, true
+		if w.beside != nil {
+			// It goes on until the load has arrived: then what is missing is what it has inserted.
+			if ending = n >= wanted && now.Sub(w.beside.begun) >= w.beside.least; ending {
+				if _, err := w.beside.end(); err != nil {
 					return err
 				}
 			}
-			wanted += int(w.urgent.inserted.Load())
+			arrived, err := w.beside.sub.count()
+			if err != nil {
+				return fmt.Errorf("the subscriber has lost its connection: %w", err)
+			}
+			n += arrived
+			wanted += int(w.beside.inserted.Load())
+		}
+		if n > last {
+			last, since = n, now
 		}
 		d.progress(w.name, n, wanted)
-		if n >= wanted || late {
+		if ending && n >= wanted || now.After(due) && now.Sub(since) > arrivalTimeout {
 			return nil
 		}
 		if err := w.failed(); err != nil {
@@ -251,7 +253,11 @@ func (d *deployment) await(ctx context.Context, w *waiting) error {
 			w.pieces.tick(ctx, d.conn, now)
 		}
 		if now.Sub(counted) > time.Second {
-			w.connections, counted = max(w.connections, d.connections(ctx)), now
+			held, err := connections(ctx, d.conn)
+			if err != nil {
+				return err
+			}
+			w.connections, counted = max(w.connections, held), now
 		}
 		if !deploy.Sleep(ctx, 50*time.Millisecond) {
 			return ctx.Err()
@@ -260,30 +266,23 @@ func (d *deployment) await(ctx context.Context, w *waiting) error {
 }
 
 // evaluate compares the messages with the table. The lateness of a backlog counts from the
-// start of the drainer, that of urgent jobs from their insert.
-func (d *deployment) evaluate(ctx context.Context, t trial, sub *subscriber, begun time.Time, pieces *sliceMeter) (Measurement, error) {
+// start of the drainer.
+func (d *deployment) evaluate(ctx context.Context, t trial, sub *subscriber, more *beside, begun time.Time, pieces *sliceMeter) (m Measurement, err error) {
 	var knownAt time.Time
 	if d.cfg.Load.backlog() {
 		knownAt = begun
 	}
 	jobs, err := expected(ctx, d.conn, loadCondition(d.stored), knownAt)
 	if err != nil {
-		return Measurement{}, err
+		return m, err
 	}
 	received := sub.all()
-	var urgent *Measurement
-	if t.urgent {
-		list, err := expected(ctx, d.conn, urgentCondition(d.stored), time.Time{})
-		if err != nil {
-			return Measurement{}, err
+	m = newMeasurement(t.name, check.Compare(jobs, received, check.Config{}), received)
+	if more != nil {
+		if m.Beside, err = more.measure(ctx, d); err != nil {
+			return m, err
 		}
-		var theirs []check.Received
-		theirs, received = partition(received, list)
-		m := newMeasurement("urgent", check.Compare(list, theirs, check.Config{}), theirs)
-		urgent = &m
 	}
-	m := newMeasurement(t.name, check.Compare(jobs, received, check.Config{}), received)
-	m.Urgent = urgent
 	if len(received) > 0 && d.cfg.Load.backlog() {
 		m.FirstSeconds = received[0].At.Sub(begun).Seconds()
 	}
@@ -291,20 +290,4 @@ func (d *deployment) evaluate(ctx context.Context, t trial, sub *subscriber, beg
 		m.Slices = pieces.finish(ctx, d.conn, jobs, received)
 	}
 	return m, nil
-}
-
-// partition divides messages into those of a list of jobs, and the others.
-func partition(received []check.Received, jobs []check.Expected) (theirs, others []check.Received) {
-	ids := make(map[int64]bool, len(jobs))
-	for _, job := range jobs {
-		ids[job.ID] = true
-	}
-	for _, r := range received {
-		if ids[r.ID] {
-			theirs = append(theirs, r)
-		} else {
-			others = append(others, r)
-		}
-	}
-	return theirs, others
 }

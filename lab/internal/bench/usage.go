@@ -117,6 +117,12 @@ func (d *deployment) servers() []measuredProcess {
 	return list
 }
 
+// connections counts the connections of the instances.
+func connections(ctx context.Context, conn *pgx.Conn) (n int, err error) {
+	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'reactor-%' AND datname = current_database()`).Scan(&n)
+	return n, err
+}
+
 // statements counts the statements that the database has executed, by pg_stat_statements.
 // Without that extension it counts transactions: nearly all of reactor's have one statement.
 func statements(ctx context.Context, conn *pgx.Conn) (n int64, err error) {
@@ -125,12 +131,4 @@ func statements(ctx context.Context, conn *pgx.Conn) (n int64, err error) {
 	}
 	err = conn.QueryRow(ctx, `SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()`).Scan(&n)
 	return n, err
-}
-
-// connections counts the connections to the database, without those of the bench itself, which
-// are named like their program. Nobody else's count on a server that is ours.
-func (d *deployment) connections(ctx context.Context) (n int) {
-	_ = d.conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity
-		WHERE datname = current_database() AND backend_type IN ('client backend', 'walsender') AND application_name <> $1`, applicationName).Scan(&n)
-	return n
 }

@@ -44,6 +44,7 @@ type Machine struct {
 	queue      []driver.Slot // to be sent, in order: their time has come
 	staging    []driver.Slot // to be sent before their time, in order; some need not be sent any more
 	bytes      int           // size of the payloads of messages that have not ended
+	largeBytes int           // size of those of them that are large (LargePayload)
 	connection Connection
 	connected  bool
 	early      int  // of those in flight, messages whose time has not come
@@ -182,7 +183,7 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 	m.batches = append(m.batches, b)
 	for i, job := range claimed.Jobs {
 		*m.at(b.slot(i)) = message{job: job, batch: b, state: held}
-		m.bytes += len(job.Payload)
+		m.weigh(len(job.Payload), 1)
 	}
 	m.head = b.slot(n)
 	m.effects.InFlight += n
@@ -321,6 +322,6 @@ func (m *Machine) at(s driver.Slot) *message { return &m.messages[s-1] }
 
 // forget drops a payload, so that it can be freed.
 func (m *Machine) forget(msg *message) {
-	m.bytes -= len(msg.job.Payload)
+	m.weigh(len(msg.job.Payload), -1)
 	msg.job = driver.Job{ID: msg.job.ID}
 }

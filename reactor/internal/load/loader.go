@@ -52,7 +52,8 @@ type Loader struct {
 	scanner scanner // owned by the goroutine that scans
 }
 
-// Config is the configuration of a Loader. All fields but MaxReads and Aside have to be set.
+// Config is the configuration of a Loader. All fields but MaxReads, Aside and Announced have to be
+// set.
 type Config struct {
 	Source driver.Loader
 	Clock  Clock
@@ -63,6 +64,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Aside reports whether a job is set aside, as its row cannot be claimed.
 	Aside func(id int64) bool
+	// Announced reports whether new jobs are announced, while the feed stands. nil: they are.
+	Announced func() bool
 
 	// Page is how many rows one read brings at most, Capacity how many Memory holds.
 	Page, Capacity int
@@ -83,7 +86,9 @@ type Clock interface {
 type Memory interface {
 	// Room is how many more jobs it takes.
 	Room() int
-	// Behind reports whether jobs fall due faster than they are claimed.
+	// Backlog is how many of the jobs in it are overdue, by more than a moment.
+	Backlog() int
+	// Behind reports whether there is more overdue in it than can be claimed.
 	Behind() bool
 	// OldestDue is when the earliest job in memory was due. If memory is empty, it is later
 	// than every job.
@@ -108,6 +113,9 @@ func New(cfg Config) *Loader {
 	cfg.Page = min(cfg.Page, cfg.Capacity)
 	if cfg.Aside == nil {
 		cfg.Aside = func(int64) bool { return false }
+	}
+	if cfg.Announced == nil {
+		cfg.Announced = func() bool { return true }
 	}
 	return &Loader{
 		cfg:      cfg,
@@ -178,10 +186,13 @@ func (l *Loader) Rescan() {
 
 // Evicted notes that memory has no room for the jobs behind these places, one place per shard.
 // They are read again when there is room.
-func (l *Loader) Evicted(places []driver.Cursor) {
+func (l *Loader) Evicted(overdue, ahead []driver.Cursor, now driver.DBTime) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, place := range places {
+	for _, place := range overdue {
+		l.window.evictedOverdue(place, now)
+	}
+	for _, place := range ahead {
 		l.window.evicted(place)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,13 +182,33 @@ func TestLateCommits(t *testing.T) {
 	})
 }
 
-// TestSlowDeepReads: an old snapshot keeps the index entries of processed rows, so that a scan
-// of each shard's past takes 60 ms.
+// walk is what walking the past of all shards takes in the tests of slow deep reads.
+const walk = driver.Shards * simDead
+
+// simDead is what walking that of one shard takes.
+const simDead = 60 * time.Millisecond
+
+// dead is how long deep reads have taken since then, and of what share of the time that is.
+func (s *sim) dead(since time.Duration) (busy time.Duration, share float64) {
+	s.t.Helper()
+	for _, r := range s.readsSince(since) {
+		if r.took > 2*deepBudget {
+			s.t.Fatalf("a read of %d shards took %v", r.shards, r.took)
+		}
+		if r.took > deepBudget {
+			busy += r.took
+		}
+	}
+	return busy, float64(busy) / float64(s.sinceStart()-since)
+}
+
+// TestSlowDeepReads: an old snapshot keeps what the index has of processed rows, so that each
+// shard's past costs 60 ms to walk. Nothing asks for that, so it takes a hundredth of the time.
 func TestSlowDeepReads(t *testing.T) {
 	simulate(t, Config{}, func(s *sim) {
-		s.deadEntries = 60 * time.Millisecond
+		s.deadEntries = simDead
 		s.own(driver.AllShards)
-		time.Sleep(20 * time.Second) // the first reads measure that
+		time.Sleep(time.Minute) // the first reads find out, and then all is read once
 		warm := s.sinceStart()
 		var urgent, silent, forgotten []int64
 		for i := range 30_000 {
@@ -202,21 +223,98 @@ func TestSlowDeepReads(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(30 * time.Second)
+		time.Sleep(idleShare * walk * 11 / 10)
 		s.punctual("announced", urgent, onTime)
 		s.punctual("not announced", silent, aLoop+2*deepBudget)
-		s.punctual("not announced, long overdue", forgotten, driver.Shards*60*time.Millisecond*(1+deepRest)*11/10+aLoop)
-		busy := time.Duration(0)
-		for _, r := range s.readsSince(warm) {
-			if r.took > 2*deepBudget {
-				t.Fatalf("a read of %d shards took %v", r.shards, r.took)
-			}
-			if r.took > deepBudget {
-				busy += r.took
+		s.punctual("not announced, long overdue", forgotten, idleShare*walk*11/10+aLoop)
+		if _, share := s.dead(warm); share > 0.011 {
+			t.Errorf("deep reads take %.1f %% of the time", 100*share)
+		}
+	})
+}
+
+// TestSlowDeepReadsInAHurry: the same, where there is a reason to read all of the past: the feed was
+// lost, or announces nothing.
+func TestSlowDeepReadsInAHurry(t *testing.T) {
+	var announced atomic.Bool
+	announced.Store(true)
+	simulate(t, Config{Announced: announced.Load}, func(s *sim) {
+		s.deadEntries = simDead
+		s.own(driver.AllShards)
+		time.Sleep(2 * time.Minute)
+		const hurried = walk*(1+deepRest)*11/10 + 2*aLoop
+		forgotten := s.ids(100)
+		s.loader.FeedLost()
+		s.insert(false, forgotten, in(-time.Minute))
+		time.Sleep(hurried)
+		s.punctual("without a feed", forgotten, hurried)
+		if _, share := s.dead(s.sinceStart() - hurried/2); share > 0.26 {
+			t.Errorf("deep reads take %.0f %% of the time", 100*share)
+		}
+
+		forgotten = s.ids(100)
+		s.insert(false, forgotten, in(-time.Minute))
+		s.loader.Hint(driver.Hint{Kind: driver.HintConnected})
+		time.Sleep(hurried)
+		s.punctual("after the feed was lost", forgotten, hurried)
+		quiet := s.sinceStart()
+		time.Sleep(2 * time.Minute)
+		if _, share := s.dead(quiet); share > 0.02 {
+			t.Errorf("when all has been read, deep reads take %.1f %% of the time", 100*share)
+		}
+
+		announced.Store(false)
+		forgotten = s.ids(100)
+		s.insert(false, forgotten, in(-time.Minute))
+		time.Sleep(hurried)
+		s.punctual("without announcements", forgotten, hurried)
+	})
+}
+
+// TestShardsUnderOldSnapshot: what is due now in shards that come to us does not wait until we have
+// walked their past, neither at the start nor when we take over.
+func TestShardsUnderOldSnapshot(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.deadEntries = 3 * simDead
+		for _, shards := range []driver.ShardSet{0xFF, driver.AllShards} {
+			ids := s.ids(1000)
+			s.insert(false, ids, spread(1000, 4*time.Second, 8*time.Second))
+			s.own(shards)
+			time.Sleep(30 * time.Second)
+			if shards == driver.AllShards {
+				s.punctual("at the take-over", ids, onTime)
 			}
 		}
-		if share := float64(busy) / float64(s.sinceStart()-warm); share > 0.26 {
-			t.Errorf("deep reads take %.0f %% of the time", 100*share)
+	})
+	simulate(t, Config{}, func(s *sim) {
+		s.deadEntries = 3 * simDead
+		ids := s.ids(1000)
+		s.insert(false, ids, spread(1000, 4*time.Second, 8*time.Second))
+		s.own(driver.AllShards)
+		time.Sleep(30 * time.Second)
+		s.punctual("at the start", ids, onTime)
+	})
+}
+
+// TestLongTransactionUnderOldSnapshot: a transaction writes a job that is due in two minutes, which
+// is not announced, and commits when it is overdue. Its end is the reason to look.
+func TestLongTransactionUnderOldSnapshot(t *testing.T) {
+	simulate(t, Config{}, func(s *sim) {
+		s.deadEntries = simDead
+		s.own(driver.AllShards)
+		time.Sleep(2 * time.Minute)
+		for range 3 {
+			s.transaction(s.clock.Now())
+			begun := s.sinceStart()
+			time.Sleep(5 * time.Minute)
+			if _, share := s.dead(begun); share > 0.02 {
+				t.Errorf("while it is open, deep reads take %.1f %% of the time", 100*share)
+			}
+			ids := s.ids(100)
+			s.insert(false, ids, in(-3*time.Minute)) // it commits
+			s.transaction(0)
+			time.Sleep(time.Minute)
+			s.punctual("of a long transaction", ids, walk*(1+deepRest)*11/10+2*aLoop)
 		}
 	})
 }
@@ -297,6 +395,73 @@ func TestBulkIntoFullMemory(t *testing.T) {
 	})
 }
 
+// TestDueNowBehindBacklog: more is overdue than memory takes, and it is claimed slowly. What is due
+// now is there in time: announced, or inserted before, or found by the sweep within a loop if
+// the feed is down. The backlog is claimed in order of fire_at, by and large, and nothing is left.
+func TestDueNowBehindBacklog(t *testing.T) {
+	for name, dueIn := range map[string]func(int) time.Duration{
+		"one instant":     in(-time.Minute),
+		"spread":          spread(12_000, -time.Hour, -3*time.Second),
+		"seconds overdue": spread(12_000, -4*time.Second, -3*time.Second),
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, Config{Capacity: 1024, Page: 512}, func(s *sim) {
+				s.perTick = 1
+				overdue, before := s.ids(12_000), s.ids(100)
+				s.insert(false, overdue, dueIn)
+				s.insert(false, before, spread(100, 500*time.Millisecond, 8*time.Second))
+				s.own(driver.AllShards)
+				time.Sleep(200 * time.Millisecond)
+				var announced, silent []int64
+				for i := range 400 {
+					if i == 200 {
+						s.loader.FeedLost()
+					}
+					ids := s.ids(2)
+					s.insert(i < 200, ids[:1], in(0))
+					s.insert(i < 200, ids[1:], in(2*time.Second))
+					if i < 200 {
+						announced = append(announced, ids...)
+					} else {
+						silent = append(silent, ids...)
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				time.Sleep(2 * simLoop)
+				s.mu.Lock()
+				left := len(s.rows)
+				s.mu.Unlock()
+				if left < 2000 {
+					t.Fatalf("only %d of the backlog are left: nothing was in anybody's way", left)
+				}
+				s.punctual("announced", announced, onTime)
+				s.punctual("not announced", silent, aLoop)
+				s.punctual("inserted before", before, onTime)
+				time.Sleep(6 * time.Second)
+				s.worst(overdue)
+			})
+		})
+	}
+}
+
+// TestBacklogBesideFullMemory: memory is full of what is due later, and what is overdue gets its
+// share of it all the same, and no more of that than it needs.
+func TestBacklogBesideFullMemory(t *testing.T) {
+	simulate(t, Config{Capacity: 1024, Page: 256}, func(s *sim) {
+		later := s.ids(5000)
+		s.insert(false, later, spread(5000, 15*time.Second, 25*time.Second))
+		s.own(driver.AllShards)
+		time.Sleep(3 * time.Second)
+		s.perTick = 2
+		overdue := s.ids(8000)
+		s.insert(true, overdue, spread(8000, -time.Hour, -4*time.Second))
+		time.Sleep(6 * time.Second)
+		s.worst(overdue)
+		time.Sleep(20 * time.Second)
+		s.punctual("later", later, onTime)
+	})
+}
+
 // TestCapacityBelowPage loads as much as fits.
 func TestCapacityBelowPage(t *testing.T) {
 	simulate(t, Config{Capacity: 1024, Page: 1 << 20}, func(s *sim) {
@@ -334,7 +499,7 @@ func TestNothingIsClaimed(t *testing.T) {
 				for _, r := range reads {
 					rows += r.rows
 				}
-				if len(reads) > 400 || rows > 6000 {
+				if len(reads) > 2000+400 || rows > 6000 {
 					t.Errorf("%d reads of %d rows in 20 s in which nothing could be claimed", len(reads), rows)
 				}
 				if room := s.Room(); room < 0 {
@@ -461,15 +626,15 @@ func TestEverythingIsFound(t *testing.T) {
 					s.loader.Hint(driver.Hint{Kind: driver.HintConnected})
 				case 4: // an eviction without need, and jobs behind it
 					s.mu.Lock()
-					var gone []driver.Cursor
+					var gone []driver.Pending
 					for _, p := range s.pending {
 						if r.IntN(3) == 0 {
 							delete(s.pending, p.ID)
-							gone = append(gone, CursorBefore(p.Shard, p.DueAt, p.ID))
+							gone = append(gone, p)
 						}
 					}
 					s.mu.Unlock()
-					s.loader.Evicted(gone)
+					s.evicted(gone, s.clock.Now())
 				default:
 					s.insert(true, ids, dueIn)
 					announced = append(announced, ids...)

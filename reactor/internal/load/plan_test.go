@@ -19,12 +19,13 @@ import (
 
 // fakeMemory is a Memory whose answers the test sets.
 type fakeMemory struct {
-	room           int
+	room, backlog  int
 	behind         bool
 	oldest, latest driver.DBTime
 }
 
 func (m *fakeMemory) Room() int                { return m.room }
+func (m *fakeMemory) Backlog() int             { return m.backlog }
 func (m *fakeMemory) Behind() bool             { return m.behind }
 func (m *fakeMemory) OldestDue() driver.DBTime { return m.oldest }
 func (m *fakeMemory) LatestDue() driver.DBTime { return m.latest }
@@ -35,6 +36,8 @@ type fakeTable struct {
 	rows  []driver.Pending
 	err   error
 	calls []string // guarded by mu
+	// settled is the answer of Settled.
+	settled driver.DBTime // guarded by mu
 }
 
 func (f *fakeTable) read(kind string) ([]driver.Pending, error) {
@@ -55,6 +58,12 @@ func (f *fakeTable) LoadRange(context.Context, driver.ShardSet, int64, int64, dr
 
 func (f *fakeTable) LoadIDs(context.Context, driver.ShardSet, []int64, driver.DBTime) ([]driver.Pending, error) {
 	return f.read("ids")
+}
+
+func (f *fakeTable) Settled(context.Context) (driver.DBTime, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.settled, f.err
 }
 
 type noReport struct{}
@@ -307,14 +316,41 @@ func TestAllowance(t *testing.T) {
 	})
 }
 
-// TestEvictedIsReadAgain: a shard is read again from the first evicted place on, once there is
-// room.
+// TestBacklogAllowance: backlog takes half of memory, as far as there is room, and a quarter if
+// there is none; a page is not too small.
+func TestBacklogAllowance(t *testing.T) {
+	planned(t, func(p *plan) {
+		p.loader.cfg.Page = 1000
+		for _, step := range []struct{ room, backlog, limit int }{
+			{planCapacity, 0, 1000},
+			{planCapacity / 2, planCapacity/2 - 600, 600},
+			{planCapacity / 2, planCapacity/2 - 400, 0},
+			{planCapacity / 2, planCapacity / 2, 0},
+			{0, 0, 1000},
+			{0, planCapacity/4 - 500, 500},
+			{0, planCapacity / 4, 0},
+			{planCapacity / 8, planCapacity / 4, 0},
+		} {
+			p.memory.room, p.memory.backlog = step.room, step.backlog
+			if limit := p.loader.backlogAllowance(); limit != step.limit {
+				p.Errorf("with room for %d and a backlog of %d: %d, want %d", step.room, step.backlog, limit, step.limit)
+			}
+		}
+		// The window takes room from the backlog that is more than its share.
+		p.memory.room, p.memory.backlog = 0, planCapacity*3/4
+		if limit, until := p.loader.allowance(); limit != 1000 || until != lastPlace.AfterAt {
+			p.Errorf("beside a memory full of backlog: %d until %v", limit, until)
+		}
+	})
+}
+
+// TestEvictedIsReadAgain: from the first place on that was evicted, once there is room.
 func TestEvictedIsReadAgain(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.all()
 		place := driver.CursorAt(2, p.clock.Now().Add(time.Second))
 		p.memory.room, p.memory.latest = 0, p.clock.Now().Add(time.Second)
-		p.loader.Evicted([]driver.Cursor{place})
+		p.loader.Evicted(nil, []driver.Cursor{place}, p.clock.Now())
 		if kinds := p.all(); len(kinds) != 0 {
 			p.Errorf("memory is full, and pages of kind %v are read", kinds)
 		}
@@ -327,7 +363,8 @@ func TestEvictedIsReadAgain(t *testing.T) {
 }
 
 // TestSweepsAreRareWhileBehind: while jobs fall due faster than they are claimed there is a sweep
-// every few loops, of what is due before the oldest of them.
+// every few loops, of what is near, and of the past up to the oldest of them. Without a feed, that
+// of what is near comes each loop.
 func TestSweepsAreRareWhileBehind(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.all()
@@ -336,16 +373,29 @@ func TestSweepsAreRareWhileBehind(t *testing.T) {
 		for range 20 * 10 {
 			time.Sleep(simLoop / 10)
 			for kind, page := p.next(); kind != none; kind, page = p.next() {
-				if kind != deepSweep && kind != nearSweep {
-					continue
-				}
-				if sweeps++; page.until > p.memory.oldest {
+				switch {
+				case kind == nearSweep:
+					sweeps++
+				case kind == deepSweep && page.until > p.memory.oldest:
 					p.Fatalf("a sweep until %v", page.until.Sub(p.clock.Now()))
 				}
 			}
 		}
 		if most := 20/sweepRarely + 1; sweeps > most || sweeps < most-2 {
 			p.Errorf("%d sweeps in twenty loops, want about %d", sweeps, most-1)
+		}
+		p.loader.FeedLost()
+		sweeps = 0
+		for range 10 {
+			time.Sleep(simLoop * 11 / 10)
+			for kind, _ := p.next(); kind != none; kind, _ = p.next() {
+				if kind == nearSweep {
+					sweeps++
+				}
+			}
+		}
+		if sweeps < 10 {
+			p.Errorf("%d sweeps in ten loops without a feed", sweeps)
 		}
 	})
 }

@@ -13,6 +13,7 @@ type scanner struct {
 	turn  scanKind
 	sweep sweep
 	deep  deepPace
+	idle  idlePace
 	full  bool // memory is full; cleared when there is room again (ResumeRoom)
 }
 
@@ -30,7 +31,16 @@ const (
 
 func (k scanKind) deep() bool { return k >= deepFront }
 
-func newScanner() scanner { return scanner{deep: deepPace{shards: driver.Shards}} }
+// firstDeep is of how many shards the first deep read is: if the past is clean, the number of
+// shards doubles with each read, and if it is not, the first must not take ten seconds.
+const firstDeep = 8
+
+func newScanner() scanner {
+	return scanner{
+		deep:  deepPace{shards: firstDeep},
+		sweep: sweep{asked: driver.DistantPast, settled: driver.DistantPast},
+	}
+}
 
 // pageRead is one read of LoadWindow.
 type pageRead struct {
@@ -38,11 +48,13 @@ type pageRead struct {
 	until   driver.DBTime
 	limit   int
 	deep    bool
+	rotates bool                                    // it is a page of the rotation through all of the past
 	done    func(rest []driver.Cursor, failed bool) // the caller holds mu
 }
 
 // scan reads one page, of the kind whose turn it is.
 func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
+	l.askWhatIsSettled(ctx)
 	p, ok := l.nextPage()
 	if !ok {
 		return nil, false, nil
@@ -53,7 +65,10 @@ func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if p.deep {
-		l.scanner.deep.observe(took, len(p.cursors), len(rows), l.cfg.Page)
+		l.scanner.deep.observe(took, len(p.cursors), len(rows), p.limit)
+	}
+	if p.rotates && err == nil {
+		l.scanner.idle.observe(took, len(p.cursors), len(rows), l.cfg.Page)
 	}
 	p.done(rest, err != nil)
 	return l.notWaiting(rows), true, err
@@ -70,6 +85,7 @@ func (l *Loader) nextPage() (pageRead, bool) {
 	if l.window.target < now.Add(l.ahead()) {
 		l.window.target = now.Add(l.cfg.Horizon)
 	}
+	l.window.catchUp(now.Add(-mostBehind), now)
 	l.planSweep(now)
 	s := &l.scanner
 	for i := range scanKinds {
@@ -80,6 +96,9 @@ func (l *Loader) nextPage() (pageRead, bool) {
 			p = l.sweepPage(now, kind)
 		case nearFront, deepFront:
 			p = l.frontPage(now, kind)
+			if kind.deep() && len(p.cursors) == 0 {
+				p = l.backlogPage()
+			}
 		case nearPatch, deepPatch:
 			p = l.patchPage(now, kind)
 		}
@@ -111,6 +130,26 @@ func (l *Loader) frontPage(now driver.DBTime, kind scanKind) pageRead {
 	return pageRead{
 		cursors: cursors, until: l.window.beginFront(until), limit: limit, deep: kind.deep(),
 		done: func(rest []driver.Cursor, failed bool) { l.window.finishFront(cursors, rest, failed) },
+	}
+}
+
+// mostBehind is how far a front may be behind the present before it is split.
+const mostBehind = 100 * time.Millisecond
+
+// backlogPage is the next page of what is overdue. The caller holds mu.
+func (l *Loader) backlogPage() pageRead {
+	limit := l.backlogAllowance()
+	if limit == 0 || l.scanner.deep.rests() {
+		return pageRead{}
+	}
+	cursors := l.window.overdue()
+	cursors = cursors[:min(len(cursors), limit, l.scanner.deep.shards)]
+	if len(cursors) == 0 {
+		return pageRead{}
+	}
+	return pageRead{
+		cursors: cursors, until: l.window.beginBacklog(cursors), limit: limit, deep: true,
+		done: func(rest []driver.Cursor, failed bool) { l.window.finishBacklog(cursors, rest, failed) },
 	}
 }
 
@@ -151,7 +190,8 @@ func (l *Loader) choose(places []driver.Cursor, now driver.DBTime, kind scanKind
 // are more urgent. When memory is full, the window is read on once a quarter is free. Rows that
 // are due before the latest in memory are read at once, as the latest are evicted for them.
 func (l *Loader) allowance() (limit int, until driver.DBTime) {
-	room, reserve := l.cfg.Memory.Room(), l.cfg.Capacity/8
+	backlog := l.cfg.Memory.Backlog()
+	room, reserve := l.cfg.Memory.Room()+max(0, backlog-BacklogShare(l.cfg.Capacity)), l.cfg.Capacity/8
 	switch {
 	case room >= ResumeRoom(l.cfg.Capacity):
 		l.scanner.full = false
@@ -164,8 +204,27 @@ func (l *Loader) allowance() (limit int, until driver.DBTime) {
 	return min(l.cfg.Page, room-reserve), lastPlace.AfterAt
 }
 
-// ResumeRoom is how much room memory must have, once it was full, before reading goes on. The
-// owner of memory calls Roomy when there is so much.
+// backlogAllowance is how many rows of backlog may be read now; 0: none, as a page would be small.
+//
+// Backlog takes half of memory, and of a memory that is full of what is due later it still gets
+// its share.
+func (l *Loader) backlogAllowance() int {
+	backlog := l.cfg.Memory.Backlog()
+	free := min(l.cfg.Capacity/2-backlog, l.cfg.Memory.Room()-l.cfg.Capacity/8)
+	limit := min(l.cfg.Page, max(free, BacklogShare(l.cfg.Capacity)-backlog))
+	if limit < min(l.cfg.Page, l.cfg.Capacity/16) {
+		return 0
+	}
+	return limit
+}
+
+// BacklogShare is how much of full memory is kept for what is overdue: of more than that, the
+// latest makes room for whatever comes, and of less than that nothing does as long as there is
+// something that is due later. So neither can keep the other out.
+func BacklogShare(capacity int) int { return capacity / 4 }
+
+// ResumeRoom is how much room there has to be in full memory before reading goes on: whoever
+// owns memory says so, by Roomy, when there is.
 func ResumeRoom(capacity int) int { return capacity / 4 }
 
 // waitScan blocks until there may be something to scan.
@@ -178,6 +237,9 @@ func (l *Loader) waitScan(ctx context.Context) bool {
 	}
 	if s.deep.rests() {
 		atMost = min(atMost, time.Until(s.deep.restUntil))
+	}
+	if s.idle.rests() && len(s.sweep.deep) > 0 {
+		atMost = min(atMost, time.Until(s.idle.restUntil))
 	}
 	switch {
 	case l.awaitsFeed():

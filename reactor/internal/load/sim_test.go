@@ -33,9 +33,11 @@ type sim struct {
 	late     map[int64]time.Duration  // guarded by mu: lateness of the claimed jobs
 	capacity int
 	stuck    bool // guarded by mu: nothing is claimed
+	perTick  int  // guarded by mu: how much backlog is claimed in a millisecond; 0: all of it
 	failing  bool // guarded by mu: reads fail
 	// deadEntries is what a scan of one shard from the deep past costs.
 	deadEntries time.Duration
+	openSince   driver.DBTime // guarded by mu: 0: none is open
 	nextID      int64
 }
 
@@ -66,6 +68,8 @@ const (
 	simAnnounced = time.Minute
 	simClaim     = 512
 	simLate      = 100 * time.Millisecond
+	// simOverdue is what makes backlog of a job.
+	simOverdue = 3 * time.Second
 )
 
 // simulate runs a test with a loader whose feed is connected.
@@ -184,22 +188,47 @@ func (s *sim) keepRows(rows []driver.Pending) {
 			s.next = min(s.next, row.DueAt)
 		}
 	}
-	var gone []driver.Cursor
-	if over := len(s.pending) - s.capacity; over > 0 {
-		all := make([]driver.Pending, 0, len(s.pending))
-		for _, p := range s.pending {
-			all = append(all, p)
+	over := len(s.pending) - s.capacity
+	if over <= 0 {
+		s.mu.Unlock()
+		return
+	}
+	// The latest of the backlog makes room, if it has more than its share, and otherwise what
+	// is due last.
+	now := s.clock.Now()
+	over += s.capacity / 64
+	var backlog, others []driver.Pending
+	for _, p := range s.pending {
+		if p.DueAt < now.Add(-simOverdue) {
+			backlog = append(backlog, p)
+		} else {
+			others = append(others, p)
 		}
-		slices.SortFunc(all, inOrder)
-		for _, p := range all[len(all)-over-s.capacity/64:] {
-			delete(s.pending, p.ID)
-			gone = append(gone, CursorBefore(p.Shard, p.DueAt, p.ID))
-		}
+	}
+	slices.SortFunc(backlog, inOrder)
+	slices.SortFunc(others, inOrder)
+	n := min(over, max(0, len(backlog)-BacklogShare(s.capacity)))
+	m := min(over-n, len(others))
+	n = over - m
+	gone := append(backlog[len(backlog)-n:len(backlog):len(backlog)], others[len(others)-m:]...)
+	for _, p := range gone {
+		delete(s.pending, p.ID)
 	}
 	s.mu.Unlock()
-	if gone != nil {
-		s.loader.Evicted(gone)
+	s.evicted(gone, now)
+}
+
+// evicted tells the loader.
+func (s *sim) evicted(gone []driver.Pending, now driver.DBTime) {
+	var overdue, ahead []driver.Cursor
+	for _, p := range gone {
+		if place := CursorBefore(p.Shard, p.DueAt, p.ID); p.DueAt < now {
+			overdue = append(overdue, place)
+		} else {
+			ahead = append(ahead, place)
+		}
 	}
+	s.loader.Evicted(overdue, ahead, now)
 }
 
 func (s *sim) claim() {
@@ -214,20 +243,31 @@ func (s *sim) claim() {
 		return
 	}
 	s.next = driver.DBTime(math.MaxInt64)
-	for id, p := range s.pending {
-		if p.DueAt > now {
+	var due, backlog []driver.Pending
+	for _, p := range s.pending {
+		switch {
+		case p.DueAt > now:
 			s.next = min(s.next, p.DueAt)
-			continue
+		case p.DueAt < now.Add(-simOverdue):
+			backlog = append(backlog, p)
+		default:
+			due = append(due, p)
 		}
-		if row := s.rows[id]; row != nil {
-			s.late[id] = now.Sub(max(row.DueAt, row.committed))
-			delete(s.rows, id)
+	}
+	if n := s.perTick; n > 0 && n < len(backlog) {
+		slices.SortFunc(backlog, inOrder)
+		backlog, s.next = backlog[:n], now
+	}
+	for _, p := range append(due, backlog...) {
+		if row := s.rows[p.ID]; row != nil {
+			s.late[p.ID] = now.Sub(max(row.DueAt, row.committed))
+			delete(s.rows, p.ID)
 		}
-		delete(s.pending, id)
+		delete(s.pending, p.ID)
 	}
 	roomy := s.capacity-len(s.pending) >= ResumeRoom(s.capacity)
 	s.mu.Unlock()
-	if roomy {
+	if roomy || s.perTick > 0 {
 		s.loader.Roomy()
 	}
 }
@@ -272,11 +312,22 @@ func (s *sim) readsSince(begun time.Duration) []simRead {
 	return slices.Clone(s.reads[i:])
 }
 
-// Room implements Memory, as the next three do.
+// Room implements Memory, as the next four do.
 func (s *sim) Room() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.capacity - len(s.pending)
+}
+
+func (s *sim) Backlog() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pending {
+		if p.DueAt < s.clock.Now().Add(-simOverdue) {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *sim) Behind() bool {
@@ -306,7 +357,9 @@ func (s *sim) LatestDue() driver.DBTime {
 	defer s.mu.Unlock()
 	latest := driver.DistantPast
 	for _, p := range s.pending {
-		latest = max(latest, p.DueAt)
+		if p.DueAt >= s.clock.Now().Add(-simOverdue) {
+			latest = max(latest, p.DueAt)
+		}
 	}
 	return latest
 }
@@ -381,6 +434,24 @@ func (s *sim) LoadIDs(ctx context.Context, shards driver.ShardSet, ids []int64, 
 	}
 	s.mu.Unlock()
 	return found, s.answer(ctx, simRead{kind: "ids", rows: len(found), span: uint64(len(ids))})
+}
+
+// Settled implements driver.Loader: what was written is committed at once, unless a transaction has
+// been open since openSince.
+func (s *sim) Settled(context.Context) (driver.DBTime, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.openSince != 0 {
+		return s.openSince, nil
+	}
+	return s.clock.Now().Add(-time.Second), nil
+}
+
+// transaction has one be open since then, or none.
+func (s *sim) transaction(since driver.DBTime) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.openSince = since
 }
 
 var errSim = errors.New("the database is away")

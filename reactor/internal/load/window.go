@@ -16,12 +16,19 @@ import (
 // patch, which is a place from which the rows before the front are read once more. So a hint
 // can add work, but it can neither make unread rows count as read nor delay the front.
 //
-// window has no lock and does no I/O; the loader guards it.
+// What is overdue must not keep a front from what is due now: there may be a million rows of it,
+// more than memory takes. So a front that has fallen behind the present is split. It goes on from
+// the present, and what lies between is the backlog of its shard: a place of its own, from which
+// is read up to the split, beside the front and in turns with it.
+//
+// It is a pure structure; the loader guards it.
 type window struct {
-	front  places          // of the owned shards
-	fresh  driver.ShardSet // shards that have not been read since we own them
-	target driver.DBTime
-	patch  places // of the shards to be read once more
+	front   places          // of the owned shards
+	fresh   driver.ShardSet // never read since we own them
+	target  driver.DBTime
+	patch   places                       // of the shards to be read once more
+	backlog places                       // of the shards of which overdue rows are to be read
+	split   [driver.Shards]driver.DBTime // where the backlog of a shard ends
 }
 
 // places holds one place for each shard of a set.
@@ -52,6 +59,7 @@ func (w *window) own(shards driver.ShardSet) (gained driver.ShardSet) {
 	w.front.set = shards
 	w.fresh &= shards
 	w.patch.set &= shards
+	w.backlog.set &= shards
 	w.restart(gained)
 	return gained
 }
@@ -63,6 +71,29 @@ func (w *window) restart(shards driver.ShardSet) {
 	}
 	w.fresh |= shards
 	w.patch.set = w.patch.set.Minus(shards)
+	w.backlog.set = w.backlog.set.Minus(shards)
+}
+
+// catchUp splits the fronts that are behind a due time, by the present. A fresh front is left
+// alone: mostly there is nothing overdue, and one page reads it all. No page may be under way.
+func (w *window) catchUp(behind, present driver.DBTime) {
+	for _, shard := range w.front.set.Minus(w.fresh).List() {
+		if w.front.at[shard].AfterAt < behind {
+			w.toBacklog(w.front.at[shard], present)
+			w.front.at[shard] = driver.CursorAt(shard, present)
+		}
+	}
+}
+
+// toBacklog has a shard's rows behind a place that are due before end read as backlog.
+func (w *window) toBacklog(place driver.Cursor, end driver.DBTime) {
+	shard := place.Shard
+	if !w.backlog.set.Has(shard) {
+		w.backlog.set = w.backlog.set.With(shard)
+		w.backlog.at[shard], w.split[shard] = lastPlace, end
+	}
+	w.split[shard] = max(w.split[shard], end)
+	w.backlog.goBack(place)
 }
 
 // evicted makes a shard be read again from a place on.
@@ -72,21 +103,49 @@ func (w *window) evicted(place driver.Cursor) {
 	}
 }
 
-// rewind adds patches: for all shards, rows that were read already are read once more, from a
-// due time on.
+// evictedOverdue has a shard's rows behind a place read again that were due by now.
+func (w *window) evictedOverdue(place driver.Cursor, now driver.DBTime) {
+	if !w.front.set.Has(place.Shard) {
+		return
+	}
+	front := w.front.at[place.Shard]
+	if place.Before(front) {
+		w.toBacklog(place, min(now, after(front)))
+	}
+	if front.AfterAt < now {
+		// Some may lie behind the front. Its page, if one is under way, may pass them with a
+		// snapshot from before.
+		w.front.goBack(later(place, front))
+	}
+}
+
+// rewind has what all shards have been read of read once more, from a due time on. What the
+// backlog is still to read it reads in its turn.
 func (w *window) rewind(from driver.DBTime) {
 	for _, shard := range w.front.set.List() {
 		if !w.patch.set.Has(shard) {
 			w.patch.set = w.patch.set.With(shard)
 			w.patch.at[shard] = lastPlace
 		}
-		w.patch.goBack(driver.CursorAt(shard, max(from, driver.DistantPast)))
+		place := driver.CursorAt(shard, max(from, driver.DistantPast))
+		w.patch.goBack(place)
+		if w.backlog.set.Has(shard) && w.backlog.reading {
+			// The page may pass the rows with a snapshot from before.
+			w.backlog.goBack(later(place, w.backlog.at[shard]))
+		}
 	}
 }
 
-// end is the due time from which on no row has been read. The fronts will read rows that are
-// due later, with a later snapshot. A page that is being read counts up to where it is to end,
-// as it may pass any place until there.
+func later(a, b driver.Cursor) driver.Cursor {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// end is the due time from which on nobody has read anything: what is due later, the fronts
+// get to in their turn, with a snapshot of its own. A page that is being read may pass any
+// place up to where it is to end.
 func (w *window) end() driver.DBTime {
 	end := driver.DistantPast
 	if w.front.reading {
@@ -131,11 +190,38 @@ func (w *window) unread(until driver.DBTime) []driver.Cursor {
 // behind. No page of the front may be under way.
 func (w *window) unpatched(until driver.DBTime) []driver.Cursor {
 	for _, shard := range w.patch.set.List() {
+		if w.backlog.set.Has(shard) && !w.patch.at[shard].Before(w.backlog.at[shard]) {
+			w.patch.at[shard] = later(w.patch.at[shard], driver.CursorAt(shard, w.split[shard]))
+		}
 		if !w.patch.at[shard].Before(w.front.at[shard]) {
 			w.patch.set = w.patch.set.Minus(1 << shard)
 		}
 	}
 	return w.patch.before(until)
+}
+
+// overdue returns the places from which there is backlog to read, the earliest first.
+func (w *window) overdue() []driver.Cursor {
+	for _, shard := range w.backlog.set.List() {
+		if !w.backlog.at[shard].Before(driver.CursorAt(shard, w.split[shard])) {
+			w.backlog.set = w.backlog.set.Minus(1 << shard)
+		}
+	}
+	return w.backlog.before(lastPlace.AfterAt)
+}
+
+// beginBacklog notes that a page of backlog is being read, and returns where it is to end.
+func (w *window) beginBacklog(read []driver.Cursor) driver.DBTime {
+	until := driver.DistantPast
+	for _, c := range read {
+		until = max(until, w.split[c.Shard])
+	}
+	return w.backlog.begin(until)
+}
+
+// finishBacklog moves the places on to where the page has ended.
+func (w *window) finishBacklog(read, rest []driver.Cursor, failed bool) {
+	w.backlog.finish(read, rest, failed)
 }
 
 // beginFront notes that a page of the fronts is being read, up to the target or an earlier due

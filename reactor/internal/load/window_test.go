@@ -35,7 +35,7 @@ func TestWindowPassesNothing(t *testing.T) {
 			read     []driver.Cursor
 			snapshot [shards][span]bool // rows that were dirty when the page began
 		}
-		pages := []*page{{places: &w.front}, {places: &w.patch}}
+		pages := []*page{{places: &w.front}, {places: &w.patch}, {places: &w.backlog}}
 		soil := func(s, at int) {
 			dirty[s][at] = true
 			for _, p := range pages {
@@ -43,7 +43,7 @@ func TestWindowPassesNothing(t *testing.T) {
 			}
 		}
 		for range 300 {
-			switch at := r.IntN(span); r.IntN(7) {
+			switch at := r.IntN(span); r.IntN(9) {
 			case 0:
 				// A hint is about rows that were committed before; their due times may be
 				// anywhere before the end.
@@ -70,18 +70,34 @@ func TestWindowPassesNothing(t *testing.T) {
 				if !w.front.reading {
 					w.target = min(span, w.target+driver.DBTime(r.IntN(3)))
 				}
+			case 4:
+				if !w.front.reading && !w.backlog.reading {
+					w.catchUp(driver.DBTime(at), driver.DBTime(at+r.IntN(3)))
+				}
+			case 5:
+				s := r.IntN(shards)
+				now := at + 1 + r.IntN(span-at)
+				w.evictedOverdue(CursorBefore(uint8(s), driver.DBTime(at), id), driver.DBTime(now))
+				soil(s, at)
+				soil(s, at+r.IntN(now-at))
 			default:
-				p := pages[r.IntN(2)]
+				p := pages[r.IntN(3)]
 				if !p.reading {
 					until := driver.DBTime(r.IntN(2 * span))
-					if p == pages[0] {
-						p.read = w.unread(until)
+					p.read = nil
+					some := func(list []driver.Cursor) []driver.Cursor { return list[:min(len(list), 1+r.IntN(shards))] }
+					switch {
+					case p == pages[0]:
+						p.read = some(w.unread(until))
 						w.beginFront(until)
-					} else if !w.front.reading {
-						p.read = w.unpatched(until)
+					case w.front.reading:
+					case p == pages[1] && !w.backlog.reading:
+						p.read = some(w.unpatched(until))
 						w.beginPatch(until)
+					case p == pages[2]:
+						p.read = some(w.overdue())
+						w.beginBacklog(p.read)
 					}
-					p.read = p.read[:min(len(p.read), 1+r.IntN(shards))]
 					p.snapshot = dirty
 					break
 				}
@@ -108,16 +124,20 @@ func TestWindowPassesNothing(t *testing.T) {
 						}
 					}
 				}
-				if p == pages[0] {
+				switch p {
+				case pages[0]:
 					w.finishFront(p.read, rest, failed)
-				} else {
+				case pages[1]:
 					w.finishPatch(p.read, rest, failed)
+				default:
+					w.finishBacklog(p.read, rest, failed)
 				}
 			}
 			for s := range dirty {
 				for at, is := range dirty[s] {
-					if is && !w.front.at[s].Before(row(at)) && !(w.patch.set.Has(uint8(s)) && w.patch.at[s].Before(row(at))) {
-						t.Fatalf("seed %d: shard %d: %d was not read, and will not be: front %v, patch %v", seed, s, at, w.front.at[s], w.patch.at[s])
+					overdue := w.backlog.set.Has(uint8(s)) && w.backlog.at[s].Before(row(at)) && driver.DBTime(at) < w.split[s]
+					if is && !overdue && !w.front.at[s].Before(row(at)) && !(w.patch.set.Has(uint8(s)) && w.patch.at[s].Before(row(at))) {
+						t.Fatalf("seed %d: shard %d: %d was not read, and will not be: front %v, patch %v, backlog %v to %d", seed, s, at, w.front.at[s], w.patch.at[s], w.backlog.at[s], w.split[s])
 					}
 				}
 			}
