@@ -61,7 +61,7 @@ bench: ## Run the benchmarks of the stages, six times for benchstat: make bench 
 	cd lab && go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...
 
 .PHONY: measure
-measure: setup ## Measure all that docs/benchmarks.md has tables of (a quarter of an hour)
+measure: setup ## Measure all that docs/benchmarks.md has tables of (half an hour)
 	@scripts/benchmarks.sh
 
 .PHONY: up

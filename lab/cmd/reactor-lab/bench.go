@@ -30,17 +30,26 @@ type benchCommand struct {
 	Idle         *time.Duration `group:"Load" placeholder:"DURATION" help:"Or there are no jobs: measure for this long what idle instances use."`
 	Ahead        *time.Duration `group:"Load" placeholder:"DURATION" help:"How long before the first fire_at the jobs are inserted; defaults to 2s, or 4s for the same instant."`
 	PayloadBytes int            `group:"Load" default:"40" help:"Size of a payload."`
-	Beside       *float64       `group:"Load" placeholder:"PER_SECOND" help:"While a backlog is drained, so many small jobs a second fall due at their time: measure how late those are."`
+	Beside       *float64       `group:"Load" placeholder:"PER_SECOND" help:"While the load is published, so many small jobs a second fall due at their time: measure how late those are."`
 	Topics       int            `group:"Load" default:"100" help:"How many different topics."`
+	UrgentEvery  *time.Duration `group:"Load" placeholder:"DURATION" help:"Or insert one small job so often that is due at once."`
+	HoldSnapshot bool           `group:"Load" help:"Measure reactor again, and the poller, while another connection holds a snapshot from before the first job, so that vacuum removes nothing. Reports lateness in slices of the time. Needs --rate or --spread."`
+	Pending      int            `group:"Load" default:"0" placeholder:"ROWS" help:"Measure reactor again with so many rows in the table that are due next month."`
+	Processed    int            `group:"Load" default:"0" placeholder:"ROWS" help:"And with so many that have been processed."`
 
-	Instances int              `group:"Work" default:"1" help:"How many instances to start; 0 measures those that already run."`
-	Delivery  reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
-	Lanes     int              `group:"Work" default:"3" help:"Connections of each instance to the broker."`
+	Instances    []int            `group:"Work" default:"1" help:"How many instances to start; 0 measures those that already run. Several numbers, such as 1,5,20, are measured one after the other."`
+	Delivery     reactor.Delivery `group:"Work" default:"exactly-once" help:"exactly-once, at-least-once or at-most-once."`
+	Lanes        int              `group:"Work" default:"3" help:"Connections of each instance to the broker."`
+	InstanceFlag []string         `group:"Work" sep:"none" placeholder:"FLAG" help:"Give this flag to all instances, such as --instance-flag=--stage=off. Can be repeated."`
 
 	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: also measure a poller, the design that reactor replaces."`
 	PollRows  int           `group:"Compare" default:"100" help:"How many rows the poller reads at a time."`
 	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often the poller reads."`
 	Ceiling   bool          `group:"Compare" help:"Also measure the bare claim, the bare broker and both together: the highest rate at which a backlog can be drained."`
+
+	Floor       bool     `group:"Compare" help:"Measure the floor, too: the least lateness that is possible, with a timer and one packet for each job. At exactly-once a committed row comes between PUBREC and PUBREL, and the floor of QoS 1 is measured as well. Needs --rate, --spread or --same-instant."`
+	CompareFlag []string `group:"Compare" sep:"none" placeholder:"FLAG" help:"Measure reactor again with this flag of its instances. If it is repeated, all of them are given together."`
+	Rounds      int      `group:"Compare" default:"1" help:"Measure everything so often, in turn, and report medians with their ranges."`
 
 	JSON string `group:"Output" name:"json" type:"path" placeholder:"FILE" help:"Write all results to this file; - is the standard output."`
 	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput into this file."`
@@ -52,7 +61,8 @@ func (*benchCommand) Help() string {
 own subscriber.
 
     reactor-lab bench --stack --jobs 100000 --ceiling --baseline poll
-    reactor-lab bench --stack --jobs 10000 --rate 1000 --plot lateness.svg
+    reactor-lab bench --stack --jobs 10000 --rate 1000 --floor --rounds 3 --plot lateness.svg
+    reactor-lab bench --stack --jobs 10000 --rate 1000 --pending 10000000 --processed 10000000
 
 The subscriber, the servers and the instances share this machine: compare the results of one run with
 each other, not those of different runs.`
@@ -84,10 +94,12 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 	next := time.Time{}
 	cfg := bench.Config{
 		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Program: program, Drainer: drainer,
-		Fsync: c.Fsync, Instances: c.Instances, Delivery: c.Delivery, Lanes: c.Lanes,
+		Fsync: c.Fsync, Instances: c.Instances[0], MoreInstances: c.Instances[1:], Delivery: c.Delivery, Lanes: c.Lanes,
+		InstanceFlags: c.InstanceFlag, CompareFlags: c.CompareFlag, Rounds: c.Rounds, Floor: c.Floor, HoldSnapshot: c.HoldSnapshot,
 		Load: bench.Load{
 			Jobs: c.Jobs, Rate: orZero(c.Rate), Spread: orZero(c.Spread), SameInstant: c.SameInstant,
-			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics, Beside: orZero(c.Beside),
+			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics,
+			Pending: c.Pending, Processed: c.Processed, Beside: orZero(c.Beside), UrgentEvery: orZero(c.UrgentEvery),
 		},
 		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
 		Progress: func(p bench.Progress) {
@@ -146,10 +158,16 @@ func (c *benchCommand) check() error {
 	if c.Rate != nil && !(*c.Rate > 0 && *c.Rate <= math.MaxFloat64) { // NaN is neither
 		return fmt.Errorf("--rate is %v, must be more than 0: leave it out for a backlog", *c.Rate)
 	}
-	for name, d := range map[string]*time.Duration{"spread": c.Spread, "idle": c.Idle, "ahead": c.Ahead} {
+	for name, d := range map[string]*time.Duration{"spread": c.Spread, "idle": c.Idle, "ahead": c.Ahead, "urgent-every": c.UrgentEvery} {
 		if d != nil && *d <= 0 {
 			return fmt.Errorf("--%s is %v, must be more than 0s: leave it out for none, or for its default", name, *d)
 		}
+	}
+	if len(c.Instances) == 0 {
+		return errors.New("--instances is empty: give a number, or several")
+	}
+	if c.Rounds < 1 || c.Rounds > 100 {
+		return fmt.Errorf("--rounds is %d, must be 1 to 100", c.Rounds)
 	}
 	if c.Lanes < 1 || c.Lanes > 64 {
 		return fmt.Errorf("--lanes is %d, must be 1 to 64", c.Lanes)
@@ -183,20 +201,21 @@ func (nopCloser) Close() error { return nil }
 
 // drainCommand is `reactor-lab bench-drain`, which the bench starts to publish without reactor.
 type drainCommand struct {
-	Kind        string           `arg:"" enum:"broker,ceiling,poller" help:"broker, ceiling or poller."`
+	Kind        string           `arg:"" enum:"broker,ceiling,floor,poller" help:"broker, ceiling, floor or poller."`
 	DatabaseURL string           `required:"" type:"url"`
 	MQTTURL     string           `required:"" type:"url" name:"mqtt-url"`
 	Delivery    reactor.Delivery `default:"exactly-once"`
 	Lanes       int              `default:"2"`
 	PollRows    int              `default:"100"`
 	PollEvery   time.Duration    `default:"50ms"`
+	After       int64            `default:"0" help:"Only jobs with larger ids."`
 }
 
 // Run publishes the jobs.
 func (c *drainCommand) Run(ctx context.Context) error {
 	err := bench.Bare{
 		DatabaseURL: c.DatabaseURL, BrokerURL: c.MQTTURL, Kind: bench.Kind(c.Kind), Delivery: c.Delivery, Lanes: c.Lanes,
-		Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery},
+		Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, After: c.After,
 	}.Drain(ctx)
 	if ctx.Err() != nil {
 		return nil // stopped by a signal

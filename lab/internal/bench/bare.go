@@ -18,6 +18,7 @@ type Bare struct {
 	Delivery               reactor.Delivery
 	Lanes                  int
 	Poll                   Poll
+	After                  int64 // only jobs with larger ids are the load
 }
 
 // Kind is a way of publishing without reactor.
@@ -28,6 +29,7 @@ const (
 	Ceiling Kind = "ceiling" // claims and publishes all jobs, then ends
 	Broker  Kind = "broker"  // publishes all jobs without claiming them, then ends
 	Poller  Kind = "poller"  // polls the table and publishes until it is stopped
+	Floor   Kind = "floor"   // publishes each job at its time, without claiming any, then ends
 )
 
 // Drain publishes the jobs, in the way of b.Kind.
@@ -39,6 +41,8 @@ func (b Bare) Drain(ctx context.Context) error {
 		return b.drainBroker(ctx)
 	case Poller:
 		return b.poll(ctx)
+	case Floor:
+		return b.floor(ctx)
 	}
 	return fmt.Errorf("there is no kind %q", b.Kind)
 }

@@ -71,14 +71,14 @@ func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
 			t.Errorf("%s: a value is missing: %+v", m.Name, m)
 		}
 	}
-	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.JobsPerClaim < 2 {
+	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.Launch.Mean <= 0 || i.JobsPerClaim < 2 {
 		t.Errorf("internal timings: %+v", i)
 	}
-	checkOutput(t, r)
+	checkOutput(t, r, "ceiling", "baseline")
 }
 
 // checkOutput parses the JSON and the SVG.
-func checkOutput(t *testing.T, r Result) {
+func checkOutput(t *testing.T, r Result, words ...string) {
 	t.Helper()
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -99,7 +99,7 @@ func checkOutput(t *testing.T, r Result) {
 			t.Fatalf("the plot is not XML: %v", err)
 		}
 	}
-	for _, word := range []string{"<svg", "reactor", "ceiling", "baseline", "percentile"} {
+	for _, word := range append(words, "<svg", "reactor", "percentile") {
 		if !strings.Contains(plot.String(), word) {
 			t.Errorf("the plot does not contain %q", word)
 		}
@@ -194,6 +194,17 @@ func TestConfigValidate(t *testing.T) {
 		{func(c *Config) { c.Load.Rate = -1 }, "negative"},
 		{func(c *Config) { c.Load.Ahead = -1 }, "negative"},
 		{func(c *Config) { c.Baseline, c.Poll.Rows = true, 0 }, "at least 1 row"},
+		{func(c *Config) { c.Floor = true }, "give a rate"},
+		{func(c *Config) { c.Floor, c.Load.Idle = true, time.Second }, "give a rate"},
+		{func(c *Config) { c.HoldSnapshot = true }, "over time"},
+		{func(c *Config) {
+			c.Instances, c.InstanceFlags, c.DatabaseURL, c.BrokerURL = 0, []string{"--x"}, "postgres://x", "mqtt://x"
+		}, "already run"},
+		{func(c *Config) { c.MoreInstances = []int{0} }, "must be 1 to 64"},
+		{func(c *Config) { c.Load.UrgentEvery, c.Load.Idle = time.Second, time.Second }, "leave idle out"},
+		{func(c *Config) { c.Load.Beside, c.Load.UrgentEvery = 1, time.Second }, "not both"},
+		{func(c *Config) { c.Load.Pending = -1 }, "negative"},
+		{func(c *Config) { c.Rounds = 101 }, "1 to 100"},
 	} {
 		cfg := work(1)
 		tt.change(&cfg)

@@ -50,7 +50,7 @@ func (b Bare) drainCeiling(ctx context.Context) error {
 // ids returns the ids of the load's jobs.
 func (b Bare) ids(ctx context.Context) (ids []int64, err error) {
 	err = b.withConn(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
+		rows, err := conn.Query(ctx, "SELECT id FROM jobs WHERE "+loadCondition(b.After)+" ORDER BY id")
 		if err == nil {
 			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 		}

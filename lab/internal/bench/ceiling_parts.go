@@ -47,7 +47,7 @@ func (b Bare) claimAll(ctx context.Context) (perSecond float64, err error) {
 func (b Bare) drainBroker(ctx context.Context) error {
 	var messages []driver.Message
 	if err := b.withConn(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, "SELECT id, topic, payload FROM jobs WHERE topic LIKE '"+topicPrefix+"%' ORDER BY id")
+		rows, err := conn.Query(ctx, "SELECT id, topic, payload FROM jobs WHERE "+loadCondition(b.After)+" ORDER BY id")
 		if err != nil {
 			return err
 		}

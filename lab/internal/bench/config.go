@@ -3,6 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/job-publisher/reactor/reactor"
@@ -21,10 +22,15 @@ type Config struct {
 	// Drainer is the path of a program whose command bench-drain calls Bare.Drain. It is
 	// started for the measurements that reactor is compared with.
 	Drainer string
-	// Instances is how many instances to start; 0 means those that already run.
-	Instances int
-	Delivery  reactor.Delivery
-	Lanes     int
+	// Instances is how many instances to start; 0 means those that already run. MoreInstances
+	// are further numbers to measure in the same run.
+	Instances     int
+	MoreInstances []int
+	Delivery      reactor.Delivery
+	Lanes         int
+	// InstanceFlags are given to all instances, in addition to ours ("--stage=off").
+	// CompareFlags, if there are any, measures reactor twice: without and with these flags.
+	InstanceFlags, CompareFlags []string
 
 	Load Load
 
@@ -33,6 +39,14 @@ type Config struct {
 	Poll     Poll
 	// Ceiling also measures the bare claim, the bare broker, and both together.
 	Ceiling bool
+	// Floor also measures the floor, and at exactly-once the floor of QoS 1 as well.
+	Floor bool
+	// Rounds is how often everything is measured, in turn. Defaults to 1.
+	Rounds int
+
+	// HoldSnapshot measures reactor a second time, and the poller, while another connection
+	// holds a snapshot from before the first job.
+	HoldSnapshot bool
 
 	// Progress, if set, is called a few times a second by one goroutine.
 	Progress func(Progress)
@@ -51,9 +65,15 @@ type Load struct {
 	// backlog. Defaults to 2 s, or to 4 s for SameInstant.
 	Ahead        time.Duration `json:"ahead_ns"`
 	PayloadBytes int           `json:"payload_bytes"`
-	// Beside is how many small jobs a second fall due at their time while a backlog is drained.
-	Beside float64 `json:"beside"`
-	Topics int     `json:"topics"`
+	Topics       int           `json:"topics"`
+	// Pending rows are due next month, Processed rows are done with. Reactor is measured without
+	// them first, and then with them in the table.
+	Pending   int `json:"pending"`
+	Processed int `json:"processed"`
+	// Beside is how many small jobs a second fall due at their time while the load is published.
+	// UrgentEvery is how often one is inserted that is due at once.
+	Beside      float64       `json:"beside"`
+	UrgentEvery time.Duration `json:"urgent_every_ns"`
 }
 
 // Poll configures the poller. Every Every, it reads up to Rows rows, publishes them and marks
@@ -110,6 +130,24 @@ func (c Config) Validate() error {
 		return errors.New("rate and spread must not be negative")
 	case c.Baseline && (c.Poll.Rows < 1 || c.Poll.Every < 0):
 		return errors.New("the poller must read at least 1 row")
+	case c.Instances == 0 && (c.Floor || c.HoldSnapshot || len(c.InstanceFlags)+len(c.CompareFlags)+len(c.MoreInstances) > 0):
+		return errors.New("the instances already run: floor, a held snapshot, flags of instances and several numbers of them need instances that the bench starts")
+	case slices.ContainsFunc(c.MoreInstances, func(n int) bool { return n < 1 || n > 64 }):
+		return fmt.Errorf("the numbers of instances are %d and %d, must be 1 to 64", c.Instances, c.MoreInstances)
+	case c.Floor && (kinds == 0 || c.Load.Idle > 0):
+		return errors.New("the floor is that of lateness: give a rate, a spread or the same instant")
+	case c.HoldSnapshot && c.Load.Rate == 0 && c.Load.Spread == 0:
+		return errors.New("what a held snapshot costs is measured over time: give a rate or a spread")
+	case c.Load.UrgentEvery < 0 || c.Load.Beside < 0:
+		return errors.New("the jobs beside the load must not be negative")
+	case c.Load.hasBeside() && c.Load.Idle > 0:
+		return errors.New("jobs beside the load need a load: leave idle out")
+	case c.Load.Beside > 0 && c.Load.UrgentEvery > 0:
+		return errors.New("beside the load there can be paced or urgent jobs, not both")
+	case c.Load.Pending < 0 || c.Load.Processed < 0:
+		return errors.New("the numbers of pending and processed rows must not be negative")
+	case c.Rounds < 0 || c.Rounds > 100:
+		return fmt.Errorf("the number of rounds is %d, must be 1 to 100", c.Rounds)
 	}
 	return nil
 }
@@ -135,6 +173,21 @@ func (l Load) ahead() time.Duration {
 		return 4 * time.Second // all must be inserted before they are due
 	}
 	return 2 * time.Second
+}
+
+// hasBeside reports whether there are jobs beside the load.
+func (l Load) hasBeside() bool { return l.Beside > 0 || l.UrgentEvery > 0 }
+
+// stored reports whether rows are in the table beforehand.
+func (l Load) stored() bool { return l.Pending+l.Processed > 0 }
+
+// forFloor returns the load with enough time for the floor to read it before it is due. All
+// measurements of a run have the same load.
+func (l Load) forFloor() Load {
+	if l.Ahead == 0 {
+		l.Ahead = max(l.ahead(), 4*time.Second+time.Duration(l.Jobs)*50*time.Microsecond)
+	}
+	return l
 }
 
 // duration is the time from the first fire_at to the last one.

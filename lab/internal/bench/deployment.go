@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,12 +23,13 @@ type deployment struct {
 	cfg              Config
 	database, broker string
 	conn             *pgx.Conn
+	stored           int64 // the largest id that was in the table before the load (see store)
 	dir              string
 	ours             deploy.Servers // empty if the bench has not started the servers
 }
 
 func newDeployment(ctx context.Context, cfg Config) (*deployment, error) {
-	d := &deployment{cfg: cfg, database: cfg.DatabaseURL, broker: cfg.BrokerURL}
+	d := &deployment{cfg: cfg, database: cfg.DatabaseURL, broker: cfg.BrokerURL, stored: noneStored}
 	if err := d.open(ctx); err != nil {
 		_ = d.close() // the first error counts
 		return nil, err
@@ -47,13 +49,29 @@ func (d *deployment) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if d.conn, err = pgx.Connect(ctx, d.database); err != nil {
-		return fmt.Errorf("connect to the database: %w", err)
+	if d.conn, err = d.connect(ctx); err != nil {
+		return err
 	}
 	if d.ours.Postgres != nil {
 		_, _ = d.conn.Exec(ctx, "CREATE EXTENSION pg_stat_statements") // see statements
 	}
 	return nil
+}
+
+// applicationName is that of the bench's own connections. Those of instances begin with "reactor-".
+const applicationName = "bench"
+
+func (d *deployment) connect(ctx context.Context) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(d.database)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	cfg.RuntimeParams["application_name"] = applicationName
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
 }
 
 // check connects to servers that we have not started, in the same way as reactor. So an error
@@ -77,6 +95,9 @@ func (d *deployment) check(ctx context.Context) error {
 
 func (d *deployment) startServers(ctx context.Context) (err error) {
 	settings := map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB", "shared_preload_libraries": "pg_stat_statements"}
+	if n := slices.Max(append(d.cfg.MoreInstances, d.cfg.Instances)); n > 8 {
+		settings["max_connections"] = fmt.Sprint(100 + 20*n)
+	}
 	found, err := embedded.FindPostgres(ctx, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err

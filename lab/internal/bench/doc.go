@@ -3,11 +3,16 @@
 // /proc.
 //
 //	bench.go          the run: its trials; their results are in result.go, table.go, plot.go
+//	steps.go          which trials there are in a round
+//	rounds.go         the rounds, their medians and ratios
 //	trial.go          one trial: load, drainer, subscriber, comparison with the table
-//	load.go           the jobs
+//	load.go           the jobs; stored.go: rows beside them that are not due; beside.go: jobs
+//	                  of another application
+//	snapshot.go       an old snapshot; slices.go: what it costs over time
 //	drainers.go       the processes that publish the jobs: instances of reactor, or
 //	ceiling.go        the bare claim and the bare broker together
 //	                  (ceiling_parts.go: each alone), or
+//	floor.go          a timer and one packet for each job, or
 //	poller.go         the poller that reactor replaces
 //	bare.go           what ceiling.go, ceiling_parts.go and poller.go have in common,
 //	publisher.go      and how they publish

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/lab/internal/deploy"
@@ -37,10 +38,10 @@ func (d *deployment) startProgram(path, name string, args ...string) (*deploy.Pr
 }
 
 // beginBare starts a process that publishes without reactor.
-func (d *deployment) beginBare(kind Kind) func(context.Context) (drainer, error) {
+func (d *deployment) beginBare(kind Kind, delivery reactor.Delivery) func(context.Context) (drainer, error) {
 	return func(context.Context) (drainer, error) {
 		p, err := d.startProgram(d.cfg.Drainer, string(kind), "bench-drain", string(kind),
-			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.bareLanes()),
+			"--delivery", delivery.String(), "--lanes", fmt.Sprint(d.cfg.bareLanes()), fmt.Sprint("--after=", d.stored),
 			"--poll-rows", fmt.Sprint(d.cfg.Poll.Rows), "--poll-every", d.cfg.Poll.Every.String())
 		if err != nil {
 			return nil, err
@@ -57,29 +58,34 @@ type instances struct {
 }
 
 // beginInstances starts the instances and waits until they share the table.
-func (d *deployment) beginInstances(ctx context.Context) (drainer, error) {
-	in := &instances{}
-	if err := d.startInstances(ctx, in); err != nil {
-		return nil, errors.Join(err, in.Stop())
+func (d *deployment) beginInstances(v variant) func(context.Context) (drainer, error) {
+	return func(ctx context.Context) (drainer, error) {
+		in := &instances{}
+		if err := d.startInstances(ctx, in, v); err != nil {
+			return nil, errors.Join(err, in.Stop())
+		}
+		return in, nil
 	}
-	return in, nil
 }
 
-func (d *deployment) startInstances(ctx context.Context, in *instances) error {
-	for i := range d.cfg.Instances {
+func (d *deployment) startInstances(ctx context.Context, in *instances, v variant) error {
+	for i := range v.instances {
 		port, err := stack.FreePort()
 		if err != nil {
 			return err
 		}
 		address := fmt.Sprintf("127.0.0.1:%d", port)
-		p, err := d.startProgram(d.cfg.Program, fmt.Sprint("instance ", i+1), "run", "--no-migrate", "--name", fmt.Sprint("bench-", i+1),
-			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.Lanes), "--http-addr", address)
+		args := []string{
+			"run", "--no-migrate", "--name", fmt.Sprint("bench-", i+1),
+			"--delivery", d.cfg.Delivery.String(), "--lanes", fmt.Sprint(d.cfg.Lanes), "--http-addr", address,
+		}
+		p, err := d.startProgram(d.cfg.Program, fmt.Sprint("instance ", i+1), slices.Concat(args, d.cfg.InstanceFlags, v.flags)...)
 		if err != nil {
 			return err
 		}
 		in.Programs, in.health = append(in.Programs, p), append(in.health, "http://"+address+"/healthz")
 	}
-	if d.cfg.Instances == 0 {
+	if v.instances == 0 {
 		return nil
 	}
 	return deploy.AwaitShares(ctx, d.conn, in.Programs)

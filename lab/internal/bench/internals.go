@@ -7,6 +7,9 @@ type Internals struct {
 	Claim  Timing `json:"claim"`
 	Ack    Timing `json:"ack"` // from PUBLISH to PUBACK or PUBREC
 	Settle Timing `json:"settle"`
+	// Launch is how late jobs were when they were handed to the connection: what is more at the
+	// subscriber is the connection's, the broker's and the subscriber's.
+	Launch Timing `json:"launch_lateness"`
 	// Means.
 	JobsPerClaim      float64 `json:"jobs_per_claim"`
 	JobsPerSettlement float64 `json:"jobs_per_settlement"`
@@ -23,15 +26,15 @@ type Timing struct {
 
 func newInternals(all []reactor.Stats) *Internals {
 	var (
-		claim, ack, settle []reactor.Timing
-		claimed, published int64
+		claim, ack, settle, launch []reactor.Timing
+		claimed, published         int64
 	)
 	for _, s := range all {
-		claim, ack, settle = append(claim, s.Claim), append(ack, s.Ack), append(settle, s.Settle)
+		claim, ack, settle, launch = append(claim, s.Claim), append(ack, s.Ack), append(settle, s.Settle), append(launch, s.Lateness)
 		claimed += s.Claimed
 		published += s.Published
 	}
-	i := &Internals{Claim: combine(claim), Ack: combine(ack), Settle: combine(settle)}
+	i := &Internals{Claim: combine(claim), Ack: combine(ack), Settle: combine(settle), Launch: combine(launch)}
 	i.JobsPerClaim = float64(claimed) / float64(max(count(claim), 1))
 	i.JobsPerSettlement = float64(published) / float64(max(count(settle), 1))
 	return i

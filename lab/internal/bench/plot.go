@@ -19,9 +19,13 @@ var palette = []color.Color{
 	color.RGBA{0x00, 0x72, 0xB2, 0xFF},
 	color.RGBA{0x00, 0x9E, 0x73, 0xFF},
 	color.RGBA{0xCC, 0x79, 0xA7, 0xFF},
+	color.RGBA{0x00, 0x00, 0x00, 0xFF},
+	color.RGBA{0xE6, 0x9F, 0x00, 0xFF},
+	color.RGBA{0x56, 0xB4, 0xE9, 0xFF},
 }
 
-// Plot writes an SVG: the distribution of lateness, and throughput over time.
+// Plot writes an SVG: the distribution of lateness, the same as a multiple of the floor's if that
+// was measured, and throughput over time. There is one legend, above all of them.
 func (r Result) Plot(out io.Writer) error {
 	lateness, throughput := plot.New(), plot.New()
 	lateness.Title.Text, lateness.X.Label.Text, lateness.Y.Label.Text = "Lateness", "percentile", "ms after fire_at"
@@ -29,54 +33,112 @@ func (r Result) Plot(out io.Writer) error {
 	lateness.X.Tick.Marker = percentileTicks{}
 	throughput.Title.Text, throughput.X.Label.Text, throughput.Y.Label.Text = "Throughput", "seconds", "messages / s"
 	throughput.Y.Min = 0
-	for _, p := range []*plot.Plot{lateness, throughput} {
-		p.Add(plotter.NewGrid())
-		p.Legend.Top = true
+	plots := []*plot.Plot{lateness, throughput}
+	floor, relative := r.ratioPlot()
+	if floor != nil {
+		plots = []*plot.Plot{lateness, relative, throughput}
 	}
-	lateness.Legend.Left = true
+	for _, p := range plots {
+		p.Add(plotter.NewGrid())
+	}
 
+	var legend []legendEntry
 	for i, m := range r.all() {
 		points := make(plotter.XYs, len(m.Distribution))
 		for n, ms := range m.Distribution {
 			points[n] = plotter.XY{X: float64(n), Y: max(ms, 0.01)} // a logarithmic scale has no 0
 		}
-		if err := addLine(lateness, m.Name, points, i); err != nil {
+		line, err := addLine(lateness, m.Name, points, i)
+		if err != nil {
 			return err
+		}
+		if line != nil {
+			legend = append(legend, legendEntry{r.legendText(m), line})
+		}
+		if floor != nil {
+			multiples := make(plotter.XYs, len(m.Distribution))
+			for n, ms := range m.Distribution {
+				multiples[n] = plotter.XY{X: float64(n), Y: max(ratio(ms, floor.Distribution[n]), 0.01)}
+			}
+			if _, err := addLine(relative, m.Name, multiples, i); err != nil {
+				return err
+			}
 		}
 		series := make(plotter.XYs, len(m.Arrivals))
 		for n, count := range m.Arrivals {
 			series[n] = plotter.XY{X: float64(n) / 10, Y: float64(count) * 10}
 		}
-		if err := addLine(throughput, m.Name, series, i); err != nil {
+		if _, err := addLine(throughput, m.Name, series, i); err != nil {
 			return err
 		}
 	}
-	throughput.Y.Max *= 1.25 // room for the legend
-	const width, height = 9 * vg.Inch, 3.5 * vg.Inch
-	canvas := vgsvg.New(width, height)
-	tiles := draw.Tiles{Rows: 1, Cols: 2, PadX: vg.Centimeter, PadTop: vg.Millimeter, PadRight: 3 * vg.Millimeter}
+	const plotWidth, plotHeight = 4.5 * vg.Inch, 3.5 * vg.Inch
+	width := plotWidth * vg.Length(len(plots))
+	rows := legendRows(legend, width)
+	top := legendHeight*vg.Length(len(rows)) + 2*vg.Millimeter
+	canvas := vgsvg.New(width, plotHeight+top)
 	page := draw.New(canvas)
-	for i, p := range []*plot.Plot{lateness, throughput} {
-		p.Draw(tiles.At(page, i, 0))
+	tiles := draw.Tiles{Rows: 1, Cols: len(plots), PadX: vg.Centimeter, PadTop: vg.Millimeter, PadRight: 3 * vg.Millimeter}
+	below := draw.Crop(page, 0, 0, 0, -top)
+	for i, p := range plots {
+		p.Draw(tiles.At(below, i, 0))
 	}
+	drawLegend(page, rows)
 	if _, err := canvas.WriteTo(out); err != nil {
 		return fmt.Errorf("write the plot: %w", err)
 	}
 	return nil
 }
 
-func addLine(p *plot.Plot, name string, points plotter.XYs, i int) error {
+// ratioPlot is that of multiples of a floor: that of QoS 1, if it was measured, since it is the
+// lower one.
+func (r Result) ratioPlot() (floor *Measurement, p *plot.Plot) {
+	name := "the floor"
+	switch {
+	case r.FloorQoS1 != nil:
+		floor, name = r.FloorQoS1, "the floor of QoS 1"
+	case r.Floor != nil:
+		floor = r.Floor
+	default:
+		return nil, nil
+	}
+	p = plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = "Lateness / "+name, "percentile", "multiple of "+name
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, multipleTicks{}
+	p.X.Tick.Marker = percentileTicks{}
+	return floor, p
+}
+
+// addLine draws a line, or none if there are no points.
+func addLine(p *plot.Plot, name string, points plotter.XYs, i int) (*plotter.Line, error) {
 	if len(points) == 0 {
-		return nil
+		return nil, nil
 	}
 	line, err := plotter.NewLine(points)
 	if err != nil {
-		return fmt.Errorf("plot %s: %w", name, err)
+		return nil, fmt.Errorf("plot %s: %w", name, err)
 	}
 	line.Color, line.Width = palette[i%len(palette)], vg.Points(1.5)
+	if i >= len(palette) {
+		line.Dashes = []vg.Length{vg.Points(4), vg.Points(2)}
+	}
 	p.Add(line)
-	p.Legend.Add(name, line)
-	return nil
+	return line, nil
+}
+
+// multipleTicks are at 1, 1.5, 2, 3, 5, 7 and so on.
+type multipleTicks struct{}
+
+func (multipleTicks) Ticks(low, high float64) []plot.Tick {
+	var ticks []plot.Tick
+	for power := 0.01; power <= high; power *= 10 {
+		for _, step := range []float64{1, 1.5, 2, 3, 5, 7} {
+			if value := power * step; value >= low && value <= high {
+				ticks = append(ticks, plot.Tick{Value: value, Label: fmt.Sprintf("%.3g", value)})
+			}
+		}
+	}
+	return ticks
 }
 
 // percentileTicks makes a tick for each of Percents.

@@ -21,14 +21,26 @@ type Result struct {
 	Lanes      int       `json:"lanes"`
 	Load       Load      `json:"load"`
 
+	InstanceFlags []string `json:"instance_flags,omitempty"`
+	// RoundCount is how many rounds there were. Figures are medians of them.
+	RoundCount int `json:"rounds"`
+
 	// BareClaimsPerSecond is the rate of the database without a broker, Broker that of the
 	// broker without a database, and Ceiling that of both together.
 	BareClaimsPerSecond float64      `json:"bare_claims_per_second,omitempty"`
 	Broker              *Measurement `json:"broker,omitempty"`
 	Ceiling             *Measurement `json:"ceiling,omitempty"`
 
+	// Floor is the least lateness at the delivery of the run, FloorQoS1 that at QoS 1, which is
+	// measured for exactly-once.
+	Floor     *Measurement `json:"floor,omitempty"`
+	FloorQoS1 *Measurement `json:"floor_qos1,omitempty"`
+
 	Baseline *Measurement `json:"baseline,omitempty"`
 	Reactor  Measurement  `json:"reactor"`
+	// Variants are further measurements of reactor: with other flags or numbers of instances,
+	// under a snapshot, with stored rows.
+	Variants []Measurement `json:"variants,omitempty"`
 }
 
 // Measurement is the result of one trial.
@@ -44,8 +56,20 @@ type Measurement struct {
 	PublishedPerMinute float64 `json:"published_per_minute"`
 
 	LatenessMillis Percentiles `json:"lateness_ms"`
-	// Beside is that of the jobs of Load.Beside, alone.
-	Beside *Percentiles `json:"beside_lateness_ms,omitempty"`
+	// ToFloor and ToFloorQoS1 are the lateness as a multiple of that of the floors, ToCeiling is
+	// the throughput as a share of that of the ceiling, each in the same round.
+	ToFloor     *Ratio `json:"to_floor,omitempty"`
+	ToFloorQoS1 *Ratio `json:"to_floor_qos1,omitempty"`
+	ToCeiling   *Range `json:"to_ceiling,omitempty"`
+	// Rounds has an element per round if there were several.
+	Rounds []Round `json:"rounds,omitempty"`
+
+	// Beside is the measurement of the jobs beside the load, which the other figures leave out.
+	Beside *Measurement `json:"beside,omitempty"`
+	// Slices are parts of the time of the load, IdleAfter what followed it.
+	Slices    []Slice    `json:"slices,omitempty"`
+	IdleAfter *IdleUsage `json:"idle_after,omitempty"`
+
 	// Arrivals counts the messages in each tenth of a second since the first message.
 	Arrivals []int `json:"arrivals_per_100ms"`
 	// Distribution is the lateness in ms at each of Percents.
@@ -53,10 +77,14 @@ type Measurement struct {
 
 	// StatementsPerSecond is how many statements all clients together sent to the database.
 	StatementsPerSecond float64 `json:"database_statements_per_second"`
-	// Connections is how many connections all instances together held at the end.
-	Connections int        `json:"database_connections"`
-	Usage       []Usage    `json:"usage"`
-	Internals   *Internals `json:"internals,omitempty"`
+	StatementsPerJob    float64 `json:"database_statements_per_job"`
+	// Connections is the most that all instances together held at once.
+	Connections int `json:"database_connections"`
+	// FirstSeconds is the time from the start of the processes to the first message of a backlog.
+	FirstSeconds float64 `json:"first_seconds,omitempty"`
+
+	Usage     []Usage    `json:"usage"`
+	Internals *Internals `json:"internals,omitempty"`
 
 	err error
 }
@@ -104,19 +132,24 @@ func newMeasurement(name string, r check.Report, received []check.Received) Meas
 
 // Err returns nil if every job arrived once and none arrived early.
 func (r Result) Err() error {
-	errs := []error{r.Reactor.err}
-	for _, m := range r.others() {
-		if m != nil && m.err != nil {
+	var errs []error
+	for _, m := range r.all() {
+		if m.err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", m.Name, m.err))
+		}
+		if m.Beside != nil && m.Beside.err != nil {
+			errs = append(errs, fmt.Errorf("%s, beside it: %w", m.Name, m.Beside.err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // others are the measurements that reactor is compared with, nil for those that were not made.
-func (r Result) others() []*Measurement { return []*Measurement{r.Broker, r.Ceiling, r.Baseline} }
+func (r Result) others() []*Measurement {
+	return []*Measurement{r.Broker, r.Ceiling, r.FloorQoS1, r.Floor, r.Baseline}
+}
 
-// all lists the measurements, reactor last.
+// all lists the measurements, reactor and its variants last.
 func (r Result) all() []Measurement {
 	var list []Measurement
 	for _, m := range r.others() {
@@ -124,5 +157,5 @@ func (r Result) all() []Measurement {
 			list = append(list, *m)
 		}
 	}
-	return append(list, r.Reactor)
+	return append(append(list, r.Reactor), r.Variants...)
 }

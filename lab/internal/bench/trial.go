@@ -24,24 +24,43 @@ type drainer interface {
 	finish(ctx context.Context) (*Internals, error)
 }
 
+// trial is the publishing of a load by one drainer.
+type trial struct {
+	name     string
+	jobs     int
+	early    bool // the load is inserted before the drainer starts; that of a backlog always is
+	snapshot bool // a snapshot is held meanwhile
+	beside   bool // so are other jobs
+	begin    func(context.Context) (drainer, error)
+}
+
 // trial lets a drainer publish the load once, and compares the messages with the table. A
 // backlog is inserted before the drainer starts, unless that already runs. Other loads are
-// inserted when the drainer is ready.
-func (d *deployment) trial(ctx context.Context, name string, jobs int, begin func(context.Context) (drainer, error)) (m Measurement, err error) {
+// inserted when the drainer is ready, except for one that must know them beforehand.
+func (d *deployment) trial(ctx context.Context, t trial) (m Measurement, err error) {
 	load := d.cfg.Load
-	load.Jobs = jobs
-	if err := clear(ctx, d.conn); err != nil {
+	load.Jobs = t.jobs
+	if err := clear(ctx, d.conn, d.stored); err != nil {
 		return m, err
 	}
+	if t.snapshot {
+		held, heldErr := d.holdSnapshot(ctx)
+		if heldErr != nil {
+			return m, heldErr
+		}
+		defer func() { err = errors.Join(err, held.release(context.WithoutCancel(ctx))) }()
+	}
 	before := load.backlog() && d.cfg.Instances > 0
-	perSecond := 0.0
-	if before {
-		if perSecond, err = load.insert(ctx, d.conn); err != nil {
+	var inserted insertion
+	if before || t.early {
+		if inserted, err = load.insert(ctx, d.conn); err != nil {
 			return m, err
 		}
+	}
+	if before {
 		checkpoint(ctx, d.conn)
 	}
-	sub, err := subscribe(ctx, d.broker, topicPrefix+"+", jobs)
+	sub, err := subscribe(ctx, d.broker, topicPrefix+"+", t.jobs)
 	if err != nil {
 		return m, err
 	}
@@ -52,7 +71,7 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	}
 	meter := startMeter(d.servers()...)
 	begun := time.Now()
-	drain, err := begin(ctx)
+	drain, err := t.begin(ctx)
 	if err != nil {
 		return m, err
 	}
@@ -62,19 +81,24 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 			_, _ = drain.finish(context.WithoutCancel(ctx)) // trial returns an earlier error
 		}
 	}()
-	if !before {
-		if perSecond, err = load.insert(ctx, d.conn); err != nil {
+	if !before && !t.early {
+		if inserted, err = load.insert(ctx, d.conn); err != nil {
 			return m, err
 		}
 	}
+	var pieces *sliceMeter
+	if d.cfg.HoldSnapshot {
+		pieces = newSliceMeter(inserted.begin, load)
+	}
 	var more *beside
-	if load.Beside > 0 {
-		if more, err = d.beginBeside(ctx, load.Beside); err != nil {
+	if t.beside {
+		if more, err = d.beginBeside(ctx); err != nil {
 			return m, err
 		}
 		defer more.close()
 	}
-	if err := d.await(ctx, name, sub, load, more, drain.failed); err != nil {
+	w := waiting{name: t.name, sub: sub, load: load, failed: drain.failed, beside: more, pieces: pieces}
+	if err := d.await(ctx, &w); err != nil {
 		return m, err
 	}
 	took := time.Since(begun)
@@ -86,9 +110,11 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	if err != nil {
 		return m, err
 	}
-	held, err := connections(ctx, d.conn)
-	if err != nil {
-		return m, err
+	var idle *IdleUsage
+	if t.name != baselineName && d.cfg.HoldSnapshot {
+		if idle, err = d.idleAfter(ctx, drain); err != nil {
+			return m, err
+		}
 	}
 	// A clean stop settles all jobs. Jobs that are not settled would be published again.
 	finished = true
@@ -96,20 +122,22 @@ func (d *deployment) trial(ctx context.Context, name string, jobs int, begin fun
 	if err != nil {
 		return m, err
 	}
-	if m, err = d.evaluate(ctx, name, sub, more, begun, perSecond); err != nil {
+	if m, err = d.evaluate(ctx, t, sub, more, begun, pieces); err != nil {
 		return m, err
 	}
+	m.InsertedPerSecond, m.Connections, m.IdleAfter = inserted.perSecond, w.connections, idle
 	m.Seconds, m.StatementsPerSecond = took.Seconds(), float64(now-asked)/took.Seconds()
-	m.Connections, m.Usage, m.Internals = held, usage, internals
+	m.StatementsPerJob = float64(now-asked) / float64(max(m.Jobs, 1))
+	m.Usage, m.Internals = usage, internals
 	return m, nil
 }
 
 // idle measures instances that have nothing to do.
-func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
-	if err := clear(ctx, d.conn); err != nil {
+func (d *deployment) idle(ctx context.Context, v variant) (m Measurement, err error) {
+	if err := clear(ctx, d.conn, d.stored); err != nil {
 		return m, err
 	}
-	drain, err := d.beginInstances(ctx)
+	drain, err := d.beginInstances(v)(ctx)
 	if err != nil {
 		return m, err
 	}
@@ -135,7 +163,7 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 			return m, ctx.Err()
 		}
 	}
-	m.Name, m.Usage, m.Seconds = "reactor", meter.read(), time.Since(begun).Seconds()
+	m.Name, m.Usage, m.Seconds = v.name, meter.read(), time.Since(begun).Seconds()
 	now, err := statements(ctx, d.conn)
 	if err != nil {
 		return m, err
@@ -143,6 +171,26 @@ func (d *deployment) idle(ctx context.Context) (m Measurement, err error) {
 	m.StatementsPerSecond = float64(now-asked) / m.Seconds
 	m.Connections, err = connections(ctx, d.conn)
 	return m, err
+}
+
+// idleTime is how long, at most, instances that have published everything are measured under a
+// snapshot.
+const idleTime = 10 * time.Second
+
+// idleAfter measures instances that have published everything, while the snapshot is still held.
+func (d *deployment) idleAfter(ctx context.Context, drain drainer) (*IdleUsage, error) {
+	if !deploy.Sleep(ctx, time.Second) { // they settle the last jobs
+		return nil, ctx.Err()
+	}
+	before, begun := readStatementTimes(ctx, d.conn), time.Now()
+	meter := startMeter(append(d.servers(), drain.processes()...)...)
+	if !deploy.Sleep(ctx, min(idleTime, d.cfg.Load.duration())) {
+		return nil, ctx.Err()
+	}
+	usage := meter.read()
+	return &IdleUsage{
+		Seconds: time.Since(begun).Seconds(), Usage: usage, Costs: readStatementTimes(ctx, d.conn).since(before),
+	}, drain.failed()
 }
 
 // warmUp is the time in which instances share the table and read it once.
@@ -154,41 +202,62 @@ func (d *deployment) progress(stage string, done, of int) {
 	}
 }
 
+// waiting is what await waits for, and what it reads meanwhile.
+type waiting struct {
+	name   string
+	sub    *subscriber
+	load   Load
+	failed func() error
+	beside *beside     // nil: none
+	pieces *sliceMeter // nil: not asked for
+
+	connections int // result: the most that the instances held at once
+}
+
 // await waits until every job has arrived, or until no message has arrived for arrivalTimeout
 // after all jobs are due.
-func (d *deployment) await(ctx context.Context, name string, sub *subscriber, load Load, beside *beside, failed func() error) error {
-	due := time.Now().Add(load.duration() + load.ahead())
-	last, since, more := 0, time.Now(), beside
+func (d *deployment) await(ctx context.Context, w *waiting) error {
+	due := time.Now().Add(w.load.duration() + w.load.ahead())
+	last, since, counted := 0, time.Now(), time.Time{}
 	for {
-		n, err := sub.count()
+		n, err := w.sub.count()
 		if err != nil {
 			return fmt.Errorf("the subscriber has lost its connection: %w", err)
 		}
-		if beside != nil {
-			m, err := beside.sub.count()
+		now, wanted, ending := time.Now(), w.load.Jobs, true
+		if w.beside != nil {
+			// It goes on until the load has arrived: then what is missing is what it has inserted.
+			if ending = n >= wanted && now.Sub(w.beside.begun) >= w.beside.least; ending {
+				if _, err := w.beside.end(); err != nil {
+					return err
+				}
+			}
+			arrived, err := w.beside.sub.count()
 			if err != nil {
 				return fmt.Errorf("the subscriber has lost its connection: %w", err)
 			}
-			n += m
+			n += arrived
+			wanted += int(w.beside.inserted.Load())
 		}
-		now := time.Now()
 		if n > last {
 			last, since = n, now
 		}
-		d.progress(name, n, load.Jobs)
-		if alone, _ := sub.count(); more != nil && alone >= load.Jobs && now.Sub(more.begun) > leastBeside {
-			inserted, err := more.end()
+		d.progress(w.name, n, wanted)
+		if ending && n >= wanted || now.After(due) && now.Sub(since) > arrivalTimeout {
+			return nil
+		}
+		if err := w.failed(); err != nil {
+			return err
+		}
+		if w.pieces != nil {
+			w.pieces.tick(ctx, d.conn, now)
+		}
+		if now.Sub(counted) > time.Second {
+			held, err := connections(ctx, d.conn)
 			if err != nil {
 				return err
 			}
-			load.Jobs, more = load.Jobs+inserted, nil
-			due = now.Add(besideAhead + besideEvery)
-		}
-		if more == nil && n >= load.Jobs || now.After(due) && now.Sub(since) > arrivalTimeout {
-			return nil
-		}
-		if err := failed(); err != nil {
-			return err
+			w.connections, counted = max(w.connections, held), now
 		}
 		if !deploy.Sleep(ctx, 50*time.Millisecond) {
 			return ctx.Err()
@@ -198,23 +267,27 @@ func (d *deployment) await(ctx context.Context, name string, sub *subscriber, lo
 
 // evaluate compares the messages with the table. The lateness of a backlog counts from the
 // start of the drainer.
-func (d *deployment) evaluate(ctx context.Context, name string, sub *subscriber, more *beside, begun time.Time, insertedPerSecond float64) (Measurement, error) {
+func (d *deployment) evaluate(ctx context.Context, t trial, sub *subscriber, more *beside, begun time.Time, pieces *sliceMeter) (m Measurement, err error) {
 	var knownAt time.Time
 	if d.cfg.Load.backlog() {
 		knownAt = begun
 	}
-	jobs, err := expected(ctx, d.conn, knownAt)
+	jobs, err := expected(ctx, d.conn, loadCondition(d.stored), knownAt)
 	if err != nil {
-		return Measurement{}, err
+		return m, err
 	}
 	received := sub.all()
+	m = newMeasurement(t.name, check.Compare(jobs, received, check.Config{}), received)
 	if more != nil {
-		received = append(received, more.sub.all()...)
+		if m.Beside, err = more.measure(ctx, d); err != nil {
+			return m, err
+		}
 	}
-	m := newMeasurement(name, check.Compare(jobs, received, check.Config{}), received)
-	m.InsertedPerSecond = insertedPerSecond
-	if d.cfg.Load.Beside > 0 {
-		m.Beside = besideLateness(jobs, received)
+	if len(received) > 0 && d.cfg.Load.backlog() {
+		m.FirstSeconds = received[0].At.Sub(begun).Seconds()
+	}
+	if pieces != nil {
+		m.Slices = pieces.finish(ctx, d.conn, jobs, received)
 	}
 	return m, nil
 }

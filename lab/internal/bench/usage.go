@@ -22,6 +22,13 @@ type Usage struct {
 	RSSBytes     uint64 `json:"rss_bytes,omitempty"` // at the end
 }
 
+// IdleUsage is what processes use while nothing is due.
+type IdleUsage struct {
+	Seconds float64 `json:"seconds"`
+	Usage   []Usage `json:"usage"`
+	Costs
+}
+
 // meter measures the usage of processes from its start on.
 type meter struct {
 	processes []measuredProcess
