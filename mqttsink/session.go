@@ -36,7 +36,10 @@ type session struct {
 	wake chan struct{} // one slot: there is something to write, or the session has ended
 	done chan struct{} // closed when both goroutines have ended
 
+	immediate sockopt.Immediate // see writeNow
+
 	mu         sync.Mutex
+	writing    bool                // guarded by mu: write has taken something, and is sending it
 	buffer     []byte              // guarded by mu: encoded and not yet written; InFlight bounds it
 	large      []largePayload      // guarded by mu: payloads to be written between parts of buffer
 	unwritten  []driver.Slot       // guarded by mu: slots of the QoS 0 messages in buffer
@@ -69,7 +72,7 @@ var errClosed = errors.New("the session is closed")
 
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
 	session := &session{
-		sink: s, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), report: opts.Acks,
+		sink: s, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), immediate: sockopt.NewImmediate(conn), report: opts.Acks,
 		broker: s.broker.address, clientID: opts.ClientID, closeCounts: &s.closeCounts,
 		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: s.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
@@ -122,7 +125,7 @@ func (s *session) Publish(msgs []driver.Message) error {
 			s.unanswered++
 		}
 	}
-	s.wakeWriter()
+	s.writeNow()
 	return nil
 }
 
@@ -138,7 +141,7 @@ func (s *session) Release(slots []driver.Slot) error {
 	}
 	s.releases = append(s.releases, slots...)
 	s.unanswered += len(slots)
-	s.wakeWriter()
+	s.writeNow()
 	return nil
 }
 

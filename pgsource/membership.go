@@ -25,9 +25,10 @@ import (
 //	               lapsed ────────────────────► deposed: Beat returns ErrDeposed
 //
 // If the database session of an instance is gone as well, which happens at once when its process is
-// killed, the instance has lapsed after half a TTL. This can be wrong: its connection may have been
-// cut, and the next one not yet made. The error costs the instance a new start and nothing else,
-// because its id and the epochs of its lanes make void what it still does.
+// killed, the instance has lapsed after half a TTL. Only an instance whose own session has lasted
+// since may say so: a crash of the server ends all sessions. It can still be wrong: the connection
+// may have been cut, and the next one not yet made. The error costs the instance a new start and
+// nothing else, because its id and the epochs of its lanes make void what it still does.
 //
 // An instance may depose another one only after it has itself been beating without a gap for as
 // long as the other has not. After an outage or a stall of the database every heartbeat is old, and
@@ -99,6 +100,7 @@ WITH beat AS (
                WHEN id = $1 THEN false
                WHEN heartbeat_at < clock_timestamp() - $2::interval THEN steady >= $2::interval
                WHEN backend <> 0 AND heartbeat_at < clock_timestamp() - $2::interval / 2 AND steady >= $2::interval / 2
+                    AND heartbeat_at > (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
                THEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = backend)
                ELSE false END AS lapsed
       FROM reactor.instances, beat
