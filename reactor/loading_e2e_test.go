@@ -32,9 +32,11 @@ func waitFull(w *world, in *instance, pending int64) {
 // others at their time.
 func TestUrgentWithFullMemory(t *testing.T) {
 	overFeeds(t, func(t *testing.T, w *world) {
+		// Before the first read: nothing announces them over the feed poll, and the sweep finds them
+		// only two loops before they are due.
+		w.insert(6000, 8*time.Second, 12*time.Second)
 		in := w.start(reactor.Config{MaxPending: 1024, JobsPerRead: 256, LoopFrequency: time.Second})
 		w.sharesOf(1)
-		w.insert(6000, 8*time.Second, 12*time.Second)
 		waitFull(w, in, 768)
 		w.insert(300, 200*time.Millisecond, 700*time.Millisecond)
 		w.exec("ALTER TABLE jobs DISABLE TRIGGER USER")
