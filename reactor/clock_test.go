@@ -1,8 +1,10 @@
 package reactor
 
 import (
+	"context"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -90,6 +92,43 @@ func TestClockConfirms(t *testing.T) {
 		default:
 			t.Error("a step wakes nobody")
 		}
+	}
+}
+
+// steadySource is a database whose clock reads the same as ours, a millisecond away.
+type steadySource struct{ readings int }
+
+func (s *steadySource) Now(context.Context) (driver.DBTime, error) {
+	s.readings++
+	time.Sleep(time.Millisecond)
+	return driver.DBTimeOf(time.Now()), nil
+}
+
+// TestClockIsReadMoreOftenWhileBusy: claims make it worth while to know the time more precisely; an
+// idle instance, and one that claims now and then, leave the database alone.
+func TestClockIsReadMoreOftenWhileBusy(t *testing.T) {
+	for _, tt := range []struct {
+		claims      int // a second
+		least, most int // readings in 20 s
+	}{{0, 9, 11}, {1, 9, 30}, {100, 150, 220}} {
+		synctest.Test(t, func(t *testing.T) {
+			c, source := newClock(), &steadySource{}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			go func() {
+				if tt.claims == 0 {
+					return
+				}
+				for range 20 * tt.claims {
+					time.Sleep(time.Second / time.Duration(tt.claims))
+					c.confirm(driver.DBTimeOf(time.Now()), c.local(), c.local())
+				}
+			}()
+			c.run(ctx, source, func() clockWatch { return silentWatch{} }, &moment{})
+			if source.readings < tt.least || source.readings > tt.most {
+				t.Errorf("%d claims a second: %d readings in 20 s, want %d to %d", tt.claims, source.readings, tt.least, tt.most)
+			}
+		})
 	}
 }
 
