@@ -26,6 +26,10 @@ const (
 	writeChunk = 128 << 10
 	// maxKeptBuffer is the largest write buffer, in bytes, that is used again.
 	maxKeptBuffer = 1 << 20
+	// promptBytes is how many bytes, and promptAnswers up to how many outstanding answers, are sent by
+	// whoever has encoded something.
+	promptBytes   = 2 << 10
+	promptAnswers = 32
 	// largeBytes is the length from which on a payload is not copied into the buffer, but written
 	// from where it is. Below it a copy costs less than a separate write; above it the copy would
 	// need memory several times, because the buffer grows.
@@ -41,10 +45,10 @@ type largePayload struct {
 // writeNow sends what Publish or Release has just encoded, without the detour of waking the goroutine
 // that writes: on two busy cores that takes as long as everything else at fire_at. That goroutine
 // sends the rest: what the socket does not take at once, large payloads, and whatever is encoded
-// while it is sending. While many answers are outstanding (gatherFrom), nobody waits for a single
-// message, and larger writes are better. The caller holds mu.
+// while it is sending. When much is under way, nobody waits for a single message, and larger writes
+// are better. The caller holds mu.
 func (s *session) writeNow() {
-	if s.writing || len(s.large) > 0 || s.unanswered >= gatherFrom || !s.immediate.Possible() {
+	if s.writing || len(s.large) > 0 || len(s.buffer) > promptBytes || s.unanswered > promptAnswers || !s.immediate.Possible() {
 		s.wakeWriter()
 		return
 	}
