@@ -144,7 +144,9 @@ func TestGoneSessionLapsesSooner(t *testing.T) {
 	b.exec("UPDATE reactor.instances SET steady_since = steady_since - interval '1 hour'")
 	gone := time.Now()
 	b.exec("UPDATE reactor.instances SET heartbeat_at = heartbeat_at - $1::interval WHERE name = 'killed'", absence.String())
-	shards := func() int { return b.count("SELECT count(*) FROM reactor.shards JOIN reactor.instances i ON i.id = owner WHERE i.name = 'killed'") }
+	shards := func() int {
+		return b.count("SELECT count(*) FROM reactor.shards JOIN reactor.instances i ON i.id = owner WHERE i.name = 'killed'")
+	}
 	beat(t, b.ctx, lasting)
 	had := shards()
 	if had == 0 {

@@ -8,6 +8,7 @@ import (
 	"github.com/job-publisher/reactor/internal/alarm"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/load"
 )
 
 // The stages of a job in memory, without the database and the broker. An op is one job, so
@@ -89,7 +90,7 @@ func BenchmarkDispatch(b *testing.B) {
 			id++
 			rows[i] = driver.Pending{ID: id, DueAt: now.Add(-time.Minute), Bytes: 50}
 		}
-		d.add(rows)
+		d.add(load.Read{Rows: rows})
 	}
 	for d.waiting.Load() < backlog {
 		load()

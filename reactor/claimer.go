@@ -41,7 +41,7 @@ type claimer struct {
 	static      driver.ShardSet
 	rows        int
 
-	// heavy are the batches of bulk that what is claimed now may have to wait for.
+	// heavy are the batches, of bulk or full ones, that what is claimed now may have to wait for.
 	heavy      []*handoff.Batch // owned by run
 	quarantine *quarantine
 	inHand     atomic.Int64    // nothingDue minus the earliest due time of the jobs being claimed; 0: none are
@@ -121,7 +121,13 @@ func (c *claimer) takes() (urgent, anyone, bulk <-chan due) {
 	if _, _, _, ok := c.lane.room(c.rows); !ok {
 		return nil, nil, nil
 	}
-	if may.bulk && !(may.alone && len(c.heavy) >= mostHeavyAlone) {
+	if !may.bulk {
+		if len(c.heavy) >= mostHeavyFree {
+			return nil, nil, nil
+		}
+		return c.urgent, c.anyone, nil
+	}
+	if !may.alone || len(c.heavy) < mostHeavyAlone {
 		bulk = c.bulk
 	}
 	if len(c.heavy) == 0 || may.alone {
@@ -129,6 +135,11 @@ func (c *claimer) takes() (urgent, anyone, bulk <-chan due) {
 	}
 	return urgent, c.anyone, bulk
 }
+
+// mostHeavyFree is how many batches that weigh something the lane holds at once that is kept free of
+// bulk: of the full ones, when a crowd falls due at one instant. What is due next is not to wait for
+// all that a lane takes, and while one is being sent, the next claim is made.
+const mostHeavyFree = 2
 
 // mostHeavyAlone is how many batches of bulk a lane holds at once that has to take what is due
 // now as well: enough to keep the broker busy while the next claim is made.
@@ -243,7 +254,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()
-		if b := c.admit(batch); jobs.bulk {
+		if b := c.admit(batch); jobs.bulk || len(batch.Jobs) >= c.rows {
 			c.heavy = append(c.heavy, b)
 		}
 	}

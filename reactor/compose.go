@@ -45,7 +45,7 @@ type incarnation struct {
 // outlive a membership belong to the Reactor: clock, leads, broker, quarantine, statistics.
 func (r *Reactor) compose(member driver.Member) *incarnation {
 	var (
-		loaded   = make(chan []driver.Pending)
+		loaded   = make(chan load.Read)
 		finished = make(chan []int64, r.cfg.Lanes)
 		batches  = offers{make(chan due), make(chan due), make(chan due)}
 		budget   = newBudget(smallBudget, largeBudget)

@@ -1,8 +1,10 @@
 package reactor
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +29,7 @@ type dispatcher struct {
 	largeLead *lead // of claims of large payloads
 	loader    refiller
 	newAlarm  func() (waker, error)
-	loaded    <-chan []driver.Pending
+	loaded    <-chan load.Read
 	urgent    chan<- due     // to lanes that hold no bulk
 	anyone    chan<- due     // to any lane: an urgent batch that nobody has taken
 	bulk      chan<- due     // to lanes that may take bulk
@@ -52,10 +54,12 @@ type dispatcher struct {
 	next                 due                // of the near line
 	overdueNext          due                // of the backlog
 	largeNext            due
-	held                 *heldJob  // left the large line, and did not fit into its batch
-	offered              time.Time // since when next is on offer
-	leftOver             bool      // the near wheel has stopped at a limit: the rest up to its Now is due
-	overdueLarge         int       // of the large line
+	held                 *heldJob      // left the large line, and did not fit into its batch
+	offered              time.Time     // since when next is on offer
+	leftOver             bool          // the near wheel has stopped at a limit: the rest up to its Now is due
+	leftAgain            driver.DBTime // when leaveBehind is to look again
+	old, stay            []heldJob     // reused by leaveBehind
+	overdueLarge         int           // of the large line
 	wake                 waker
 	steps                int64 // of the clock that the wheels have seen
 }
@@ -84,7 +88,7 @@ const backlogSteps = 64
 const (
 	// leftBehind is how long a job is overdue that moves from the near line to the backlog,
 	// because more is due than is claimed.
-	leftBehind = 250 * time.Millisecond
+	leftBehind = 50 * time.Millisecond
 	// leastOverdue and mostOverdue bound dispatcher.overdue: what the sweep finds within its loop
 	// has its turn before the backlog.
 	leastOverdue = time.Second
@@ -149,9 +153,9 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 			d.handedOver(&d.overdueNext)
 		case large <- d.largeNext:
 			d.handedOver(&d.largeNext)
-		case rows := <-d.loaded:
-			d.forgetFinished() // first, because the rows may include such jobs, to be looked at again
-			d.add(rows)
+		case read := <-d.loaded:
+			d.forgetFinished() // first, because the read may include such jobs, to be looked at again
+			d.add(read)
 		case ids := <-d.finished:
 			d.forget(ids)
 		case <-d.budget.freed:
@@ -255,7 +259,7 @@ func (d *dispatcher) collectNear(now driver.DBTime) (again time.Duration) {
 		again = never
 	}
 	if d.leftOver {
-		return min(again, driver.DBTime(wheel.Now()).Add(leftBehind).Sub(now)+time.Millisecond)
+		return min(again, max(driver.DBTime(wheel.Now()).Add(leftBehind), d.leftAgain).Sub(now)+time.Millisecond)
 	}
 	if len(d.next.ids) < d.rows {
 		if at, ok := wheel.Next(); ok {
@@ -265,20 +269,36 @@ func (d *dispatcher) collectNear(now driver.DBTime) (again time.Duration) {
 	return again
 }
 
-// leaveBehind moves what was left over of the near line to the backlog, when all of it has been
-// overdue for a moment: more was due than is claimed, and what falls due now is not to wait for it.
-// While something is left over the wheel does not advance, so all of it was due by its Now.
+// leaveBehind moves to the backlog what was left over of the near line and has been overdue for a
+// moment: more was due than is claimed, and what falls due now is not to wait for it. The youngest,
+// up to a batch, stay: the next claim takes them, and in the backlog they would be the last.
 func (d *dispatcher) leaveBehind(now driver.DBTime) {
-	wheel := d.near.wheel
-	if !d.leftOver || driver.DBTime(wheel.Now()) > now.Add(-leftBehind) {
+	wheel, behind := d.near.wheel, int64(now.Add(-leftBehind))
+	if at, ok := wheel.Next(); !d.leftOver || ok && at > behind || now < d.leftAgain {
 		return
 	}
-	for d.leftOver {
-		d.leftOver = wheel.Advance(wheel.Now(), math.MaxInt, func(job scheduled, at int64) {
+	d.leftAgain = now.Add(leftBehind / 4)
+	late, stay := d.old[:0], d.stay[:0]
+	for more := true; more; {
+		more = wheel.Advance(wheel.Now(), math.MaxInt, func(job scheduled, at int64) {
 			delete(d.near.known, job.id)
-			d.backlog.schedule(job, at)
+			if at <= behind {
+				late = append(late, heldJob{job, driver.DBTime(at)})
+			} else {
+				stay = append(stay, heldJob{job, driver.DBTime(at)})
+			}
 		})
 	}
+	// They come in order, but for those that were loaded late.
+	slices.SortStableFunc(late, func(a, b heldJob) int { return cmp.Compare(a.at, b.at) })
+	old := max(0, len(late)-d.rows)
+	for _, job := range late[:old] {
+		d.backlog.schedule(job.scheduled, int64(job.at))
+	}
+	for _, job := range slices.Concat(late[old:], stay) {
+		d.near.schedule(job.scheduled, int64(job.at))
+	}
+	d.old, d.stay, d.leftOver = late, stay, len(late)-old+len(stay) > 0
 	d.near.shrink()
 }
 

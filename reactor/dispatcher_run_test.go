@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/load"
 )
 
 // Tests of a running dispatcher, in synthetic time.
@@ -17,7 +18,7 @@ import (
 type dispatch struct {
 	*testing.T
 	*dispatcher
-	in     chan []driver.Pending
+	in     chan load.Read
 	out    chan due // urgent
 	anyone chan due
 	bulk   chan due
@@ -35,7 +36,7 @@ func (d *dispatch) Evicted(overdue, ahead []driver.Cursor, _ driver.DBTime) {}
 
 func dispatched(t *testing.T, test func(d *dispatch)) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &dispatch{T: t, in: make(chan []driver.Pending), out: make(chan due), anyone: make(chan due), bulk: make(chan due), ended: make(chan []int64), drain: make(chan struct{}), done: make(chan struct{})}
+		d := &dispatch{T: t, in: make(chan load.Read), out: make(chan due), anyone: make(chan due), bulk: make(chan due), ended: make(chan []int64), drain: make(chan struct{}), done: make(chan struct{})}
 		d.dispatcher = &dispatcher{
 			clock: testClock(), lead: newLead(), largeLead: newLead(), loader: d, newAlarm: newTimerWaker,
 			loaded: d.in, urgent: d.out, anyone: d.anyone, bulk: d.bulk, finished: d.ended,
@@ -60,7 +61,7 @@ func (d *dispatch) load(dueIn time.Duration, ids ...int64) {
 	for i, id := range ids {
 		rows[i] = driver.Pending{ID: id, DueAt: d.clock.Now().Add(dueIn), Bytes: 10}
 	}
-	d.in <- rows
+	d.in <- load.Read{Rows: rows}
 }
 
 // nothing checks that no batch is on offer.

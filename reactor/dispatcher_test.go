@@ -11,6 +11,7 @@ import (
 	"github.com/job-publisher/reactor/internal/alarm"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/load"
 )
 
 // testDispatcher is a dispatcher that the test drives step by step.
@@ -66,7 +67,7 @@ func TestClaimBytes(t *testing.T) {
 			for i := range rows {
 				rows[i] = driver.Pending{ID: int64(i), DueAt: now, Bytes: size(i)}
 			}
-			d.add(rows)
+			d.add(load.Read{Rows: rows})
 			taken := 0
 			for d.waiting.Load() > 0 {
 				d.collect()
@@ -111,7 +112,7 @@ func TestEviction(t *testing.T) {
 		all = append(all, driver.Pending{ID: id, Shard: uint8(r.IntN(driver.Shards)), DueAt: now.Add(time.Minute + time.Duration(r.Int64N(int64(30*time.Second))))})
 	}
 	for page := range slices.Chunk(all, 300) {
-		d.add(page)
+		d.add(load.Read{Rows: page})
 		if n := d.near.len(); n > capacity || len(d.near.known) != n || d.Room() != capacity-n {
 			t.Fatalf("%d in the wheel, %d known, %d counted", n, len(d.near.known), capacity-d.Room())
 		}
@@ -136,13 +137,13 @@ func TestEviction(t *testing.T) {
 	}
 	// An urgent job gets room, and evicted jobs count as new when they are loaded again.
 	urgent := driver.Pending{ID: -1, DueAt: now}
-	d.add([]driver.Pending{urgent})
+	d.add(load.Read{Rows: []driver.Pending{urgent}})
 	d.collect()
 	if batch := d.handOver(); !slices.Equal(batch.ids, []int64{-1}) || batch.earliest != now || batch.latest != now {
 		t.Errorf("handed out %+v", batch)
 	}
 	before := d.LatestDue()
-	d.add(all[:capacity])
+	d.add(load.Read{Rows: all[:capacity]})
 	if d.near.len() < capacity*9/10 || d.LatestDue() > before.Add(time.Second) {
 		t.Errorf("%d in the wheel, the latest due at %v", d.near.len(), d.LatestDue())
 	}
@@ -157,7 +158,7 @@ func TestOldestDue(t *testing.T) {
 	}
 	now := d.clock.Now()
 	for i, offset := range []time.Duration{-time.Second / 2, -time.Minute, time.Hour} {
-		d.add([]driver.Pending{{ID: int64(i), DueAt: now.Add(offset)}})
+		d.add(load.Read{Rows: []driver.Pending{{ID: int64(i), DueAt: now.Add(offset)}}})
 	}
 	d.collect()
 	if at := d.OldestDue(); at != now.Add(-time.Minute) {

@@ -128,12 +128,15 @@ func (d *dispatcher) counted() {
 }
 
 // add schedules loaded jobs. One that is known already may have been rescheduled.
-func (d *dispatcher) add(rows []driver.Pending) {
+func (d *dispatcher) add(read load.Read) {
 	if d.near.len()+d.large.len() == 0 {
 		d.latest.Store(int64(driver.DistantPast))
 	}
 	overdue := d.clock.Now().Add(-d.overdue)
-	for _, job := range rows {
+	if read.Behind != 0 {
+		overdue = max(overdue, read.Behind)
+	}
+	for _, job := range read.Rows {
 		if _, claimed := d.claimed[job.ID]; claimed {
 			continue // if its claim fails, it will be looked at again
 		}
@@ -195,6 +198,7 @@ func (d *dispatcher) goneLarge(job scheduled) {
 // earliest of its own.
 func (d *dispatcher) evict(n int) {
 	e := eviction{now: d.clock.Now()}
+	d.leaveBehind(e.now) // else what falls due now would be evicted, as it is the latest
 	backlog := min(n, max(0, d.Backlog()-load.BacklogShare(d.capacity)))
 	n -= e.from(&d.backlog, backlog, nil)
 	if n > 0 {

@@ -19,7 +19,7 @@ func (d *dispatch) jobs(dueIn time.Duration, bytes int32, ids ...int64) {
 	for i, id := range ids {
 		rows[i] = driver.Pending{ID: id, DueAt: d.clock.Now().Add(dueIn), Bytes: bytes}
 	}
-	d.in <- rows
+	d.in <- load.Read{Rows: rows}
 }
 
 // TestUrgentBesideBacklog: overdue jobs are offered as bulk, and what is due now by itself, at once,
@@ -173,8 +173,8 @@ func TestBacklogIsEvictedFirst(t *testing.T) {
 		}
 		return list
 	}
-	d.add(rows(900, 1, now.Add(-time.Hour)))
-	d.add(rows(500, 10_000, now.Add(time.Minute)))
+	d.add(load.Read{Rows: rows(900, 1, now.Add(-time.Hour))})
+	d.add(load.Read{Rows: rows(500, 10_000, now.Add(time.Minute))})
 	if d.near.len() != 500 || d.Room() < 0 || len(d.past) == 0 || len(d.gone) != 0 {
 		t.Fatalf("%d of what is due later, %d of the backlog, %d and %d evicted", d.near.len(), d.backlog.len(), len(d.past), len(d.gone))
 	}
@@ -184,7 +184,7 @@ func TestBacklogIsEvictedFirst(t *testing.T) {
 	if _, first := d.backlog.known[1]; !first {
 		t.Error("the first of the backlog is not there")
 	}
-	d.add(rows(500, 20_000, now.Add(30*time.Second)))
+	d.add(load.Read{Rows: rows(500, 20_000, now.Add(30*time.Second))})
 	if share := load.BacklogShare(capacity); d.Backlog() > share || d.Backlog() < share-1 || len(d.gone) == 0 {
 		t.Errorf("a backlog of %d, its share is %d; %d evicted of what is due later", d.Backlog(), share, len(d.gone))
 	}
@@ -195,8 +195,8 @@ func TestBacklogIsEvictedFirst(t *testing.T) {
 	}
 	// And the other way round: overdue rows get their share of a memory that is full of others.
 	d = newTestDispatcher(t, capacity)
-	d.add(rows(capacity, 1, now.Add(time.Minute)))
-	d.add(rows(200, 10_000, now.Add(-time.Hour)))
+	d.add(load.Read{Rows: rows(capacity, 1, now.Add(time.Minute))})
+	d.add(load.Read{Rows: rows(200, 10_000, now.Add(-time.Hour))})
 	if d.Backlog() != 200 || d.Room() < 0 || len(d.past) != 0 {
 		t.Errorf("a backlog of %d, room for %d", d.Backlog(), d.Room())
 	}

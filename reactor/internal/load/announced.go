@@ -17,6 +17,7 @@ type announced struct {
 	ranges []idRange // in order of arrival
 	again  []recheck // in order of time
 	turn   bool      // the next read is of again
+	long   bool      // the next read of ranges is of a long one
 	// waiting is the set of the ids in again.
 	waiting map[int64]struct{}
 }
@@ -46,9 +47,13 @@ const (
 	// again from the earliest due time of them.
 	maxRanges = 512
 	// fewRows is how many ids a range may span to be read by a list of ids, together with
-	// others.
+	// others. Such short ranges and longer ones take turns: a single new row does not wait for
+	// a hundred thousand that were inserted together.
 	fewRows = 16
 )
+
+// short reports whether the range is read by a list of ids.
+func (r idRange) short() bool { return r.rows() <= fewRows }
 
 // rows is how many ids the range spans, up to math.MaxInt64: ids are any int64, so the
 // difference of two may not be one.
@@ -61,7 +66,7 @@ func (r idRange) union(o idRange) idRange {
 	return idRange{min(r.min, o.min), max(r.max, o.max), min(r.earliest, o.earliest)}
 }
 
-// add remembers a range, merged with another one if they are close together. A range that spans
+// add remembers a range, merged with another one of its kind if they are close together. A range that spans
 // more than a page is not remembered, and if there are too many ranges, all are forgotten. Then
 // the window has to be read again from the returned due time instead. That read is in order of
 // fire_at, so urgent rows come first; and between ids that are far apart there may be very many
@@ -71,7 +76,7 @@ func (a *announced) add(r idRange, page int) (from driver.DBTime, rewind bool) {
 		return r.earliest, true
 	}
 	for i, o := range a.ranges {
-		if u := o.union(r); u.rows() <= int64(page) {
+		if u := o.union(r); u.rows() <= int64(page) && o.short() == r.short() && u.short() == r.short() {
 			a.ranges[i] = u
 			return 0, false
 		}
@@ -154,16 +159,20 @@ func (a *announced) takeAgain(now time.Time, page int) idsRead {
 	return r
 }
 
-// takeRanges takes the first range, and if it is short, all short ones that fit into a page.
+// takeRanges takes the first long range, or all short ones that fit into a page.
 func (a *announced) takeRanges(page int) idsRead {
-	first := a.ranges[0]
-	if len(a.ranges) == 1 || first.rows() > fewRows {
-		a.ranges = slices.Delete(a.ranges, 0, 1)
+	long := slices.IndexFunc(a.ranges, func(r idRange) bool { return !r.short() })
+	some := slices.ContainsFunc(a.ranges, idRange.short)
+	if long >= 0 && (a.long || !some) {
+		a.long = false
+		first := a.ranges[long]
+		a.ranges = slices.Delete(a.ranges, long, long+1)
 		return idsRead{ranges: []idRange{first}, from: first.earliest}
 	}
-	r := idsRead{from: first.earliest}
+	a.long = true
+	r := idsRead{from: math.MaxInt64}
 	a.ranges = slices.DeleteFunc(a.ranges, func(o idRange) bool {
-		if o.rows() > fewRows || len(r.ids)+int(o.rows()) > max(page, fewRows) {
+		if !o.short() || len(r.ids)+int(o.rows()) > max(page, fewRows) {
 			return false
 		}
 		r.ranges = append(r.ranges, o)

@@ -58,8 +58,8 @@ type Config struct {
 	Source driver.Loader
 	Clock  Clock
 	Memory Memory
-	// Out receives the rows of a read, in order. The next read waits until they are received.
-	Out    chan<- []driver.Pending
+	// Out receives what a read has brought. The next read waits until it is received.
+	Out    chan<- Read
 	Report Report
 	Log    *slog.Logger
 	// Aside reports whether a job is set aside, as its row cannot be claimed.
@@ -73,6 +73,15 @@ type Config struct {
 	Loop, Horizon time.Duration
 	// MaxReads ends Run after this many reads; 0: never.
 	MaxReads int
+}
+
+// Read is what one read has brought.
+type Read struct {
+	Rows []driver.Pending // in order of due times
+	// Behind: rows that were due before this time were left behind by the scan. They wait their
+	// turn, however short a time they may be overdue. Rows that are found late, by the sweep or by
+	// their ids, are none of these (0).
+	Behind driver.DBTime
 }
 
 // Clock is the database's time.
@@ -142,9 +151,9 @@ func (l *Loader) Hint(h driver.Hint) {
 }
 
 // announce remembers rows that a hint names, or adds a patch to the window for them. Rows that
-// are due beyond the window need neither: a front will reach them. The caller holds mu.
+// are due beyond what is read by id need neither: a front will reach them. The caller holds mu.
 func (l *Loader) announce(r idRange) {
-	if r.earliest >= l.window.end() {
+	if r.earliest >= l.idsUntil() {
 		return
 	}
 	if from, rewind := l.announced.add(r, l.cfg.Page); rewind {
@@ -153,6 +162,16 @@ func (l *Loader) announce(r idRange) {
 		return
 	}
 	l.idsWake.Set()
+}
+
+// dueSoon is how far ahead announced rows are read by id in any case.
+const dueSoon = time.Second
+
+// idsUntil is the due time up to which announced rows are read by id: what the window has read, and
+// what is due about now. In a backlog that memory cannot take, the fronts stay behind, and what is
+// due now must not wait for them. The caller holds mu.
+func (l *Loader) idsUntil() driver.DBTime {
+	return max(l.window.end(), l.cfg.Clock.Now().Add(dueSoon))
 }
 
 // FeedLost notes that new jobs are not announced until the feed is back. The sweep finds
@@ -226,7 +245,7 @@ type reader struct {
 	kind string
 	// read makes one read, if there is something to read. If the read fails, it has to put back
 	// what was to be read.
-	read func(context.Context) (rows []driver.Pending, worked bool, err error)
+	read func(context.Context) (r Read, worked bool, err error)
 	// wait blocks until there may be something to read. It returns false if no more reads will
 	// follow.
 	wait func(context.Context) bool
@@ -237,7 +256,7 @@ func (l *Loader) repeat(ctx context.Context, r reader) {
 	var pause wait.Backoff
 	var failures ratelog.Limiter
 	for {
-		rows, worked, err := r.read(ctx)
+		read, worked, err := r.read(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -250,7 +269,7 @@ func (l *Loader) repeat(ctx context.Context, r reader) {
 		case worked:
 			pause.Reset()
 			failures.OK(l.cfg.Log, "loading jobs again", "read", r.kind)
-			if !l.deliver(ctx, rows) {
+			if !l.deliver(ctx, read) {
 				return
 			}
 		case !r.wait(ctx):
@@ -269,13 +288,13 @@ func (l *Loader) notWaiting(rows []driver.Pending) []driver.Pending {
 }
 
 // deliver hands rows to memory. A read counts only after that.
-func (l *Loader) deliver(ctx context.Context, rows []driver.Pending) bool {
+func (l *Loader) deliver(ctx context.Context, read Read) bool {
 	l.cfg.Report.ReadAnswered()
-	rows = slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.cfg.Aside(job.ID) })
-	if len(rows) > 0 {
-		slices.SortFunc(rows, inOrder)
+	read.Rows = slices.DeleteFunc(read.Rows, func(job driver.Pending) bool { return l.cfg.Aside(job.ID) })
+	if len(read.Rows) > 0 {
+		slices.SortFunc(read.Rows, inOrder)
 		select {
-		case l.cfg.Out <- rows:
+		case l.cfg.Out <- read:
 		case <-ctx.Done():
 			return false
 		}
@@ -311,29 +330,29 @@ func (l *Loader) giveBack() {
 }
 
 // readIDs reads once by id, if there is something to read.
-func (l *Loader) readIDs(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
+func (l *Loader) readIDs(ctx context.Context) (read Read, worked bool, err error) {
 	l.mu.Lock()
 	var r idsRead
 	if l.mayRead() {
 		r = l.announced.take(time.Now(), l.cfg.Page)
 	}
-	shards, until := l.window.front.set, l.window.end()
+	shards, until := l.window.front.set, l.idsUntil()
 	if r.some() {
 		l.reserved++
 	}
 	l.mu.Unlock()
 	switch {
 	case !r.some():
-		return nil, false, nil
+		return read, false, nil
 	case len(r.ids) > 0:
-		rows, err = l.cfg.Source.LoadIDs(ctx, shards, r.ids, r.from, until, r.again)
+		read.Rows, err = l.cfg.Source.LoadIDs(ctx, shards, r.ids, r.from, until, r.again)
 	default:
-		rows, err = l.cfg.Source.LoadRange(ctx, shards, r.ranges[0].min, r.ranges[0].max, r.from, until)
+		read.Rows, err = l.cfg.Source.LoadRange(ctx, shards, r.ranges[0].min, r.ranges[0].max, r.from, until)
 	}
 	if err != nil {
 		l.putBack(r)
 	}
-	return rows, true, err
+	return read, true, err
 }
 
 func (l *Loader) putBack(r idsRead) {

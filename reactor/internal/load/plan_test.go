@@ -78,7 +78,7 @@ type plan struct {
 	clock  *simClock
 	memory *fakeMemory
 	table  *fakeTable
-	out    chan []driver.Pending
+	out    chan Read
 }
 
 const planPage, planCapacity = 100, 8000
@@ -86,7 +86,7 @@ const planPage, planCapacity = 100, 8000
 // planned runs a test of a Loader that owns four shards, and whose feed is connected.
 func planned(t *testing.T, test func(p *plan)) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &plan{T: t, clock: newSimClock(), memory: &fakeMemory{room: planCapacity}, table: &fakeTable{}, out: make(chan []driver.Pending)}
+		p := &plan{T: t, clock: newSimClock(), memory: &fakeMemory{room: planCapacity}, table: &fakeTable{}, out: make(chan Read)}
 		time.Sleep(time.Hour)
 		p.loader = New(Config{
 			Source: p.table, Clock: p.clock, Memory: p.memory, Out: p.out, Report: noReport{}, Log: slog.New(slog.DiscardHandler),
@@ -231,21 +231,21 @@ func TestHintsAreMerged(t *testing.T) {
 		for id := range int64(50) {
 			p.hint(1000+id, 1000+id, time.Duration(50-id)*time.Millisecond)
 		}
-		if r := ranges(); len(r) != 1 || r[0].min != 1000 || r[0].max != 1049 || r[0].earliest != p.clock.Now().Add(time.Millisecond) {
+		if r := ranges(); len(r) != 4 || r[0].min != 1000 || r[3].max != 1049 || r[3].earliest != p.clock.Now().Add(time.Millisecond) {
 			p.Fatalf("fifty hints are %+v", r)
 		}
 		p.hint(5000, 5000+planPage-1, 0)
 		p.hint(1050, 1000+planPage, 0) // one too many to go with the first
-		if r := ranges(); len(r) != 3 {
-			p.Fatalf("three ranges are %+v", r)
+		if r := ranges(); len(r) != 6 {
+			p.Fatalf("with two long ones they are %+v", r)
 		}
 		p.hint(9000, 9000+planPage, -time.Second) // more than a page
-		if kind, page := p.next(); len(ranges()) != 3 || kind != nearPatch || page.cursors[0] != driver.CursorAt(page.cursors[0].Shard, p.clock.Now().Add(-time.Second)) {
+		if kind, page := p.next(); len(ranges()) != 6 || kind != nearPatch || page.cursors[0] != driver.CursorAt(page.cursors[0].Shard, p.clock.Now().Add(-time.Second)) {
 			p.Errorf("a large hint is read by %d, %+v", kind, page)
 		}
 		p.hint(1, 1, simHorizon+time.Second)
 		p.loader.Hint(driver.Hint{Kind: driver.HintJobs, MinID: 2, MaxID: 2, Earliest: p.clock.Now(), Shards: 1 << 4})
-		if r := ranges(); len(r) != 3 {
+		if r := ranges(); len(r) != 6 {
 			p.Errorf("hints of rows beyond the window, or of others' shards, make %+v", r)
 		}
 		// There are too many to remember them one by one.
@@ -409,7 +409,7 @@ func TestFailedReadsAreMadeAgain(t *testing.T) {
 		p.loader.cfg.MaxReads, p.loader.sweepNow = p.loader.reserved+1, true
 		p.table.err = errAway
 		p.hint(1, 3, 0)
-		for _, read := range []func(context.Context) ([]driver.Pending, bool, error){p.loader.scan, p.loader.readIDs, p.loader.scan} {
+		for _, read := range []func(context.Context) (Read, bool, error){p.loader.scan, p.loader.readIDs, p.loader.scan} {
 			if _, worked, err := read(p.Context()); !worked || !errors.Is(err, errAway) {
 				p.Fatalf("worked: %v, %v", worked, err)
 			}
@@ -464,7 +464,7 @@ func TestRowsInOrder(t *testing.T) {
 		ctx, cancel := context.WithCancel(p.Context())
 		ended := make(chan bool)
 		go func() { ended <- p.loader.Run(ctx) }()
-		rows := <-p.out
+		rows := (<-p.out).Rows
 		if len(rows) != 3 || rows[0].ID != 9 || rows[1].ID != 2 || rows[2].ID != 4 {
 			p.Errorf("delivered are %+v", rows)
 		}

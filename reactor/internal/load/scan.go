@@ -48,16 +48,17 @@ type pageRead struct {
 	until   driver.DBTime
 	limit   int
 	deep    bool
+	behind  driver.DBTime                           // see Read
 	rotates bool                                    // it is a page of the rotation through all of the past
 	done    func(rest []driver.Cursor, failed bool) // the caller holds mu
 }
 
 // scan reads one page, of the kind whose turn it is.
-func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, err error) {
+func (l *Loader) scan(ctx context.Context) (read Read, worked bool, err error) {
 	l.askWhatIsSettled(ctx)
 	p, ok := l.nextPage()
 	if !ok {
-		return nil, false, nil
+		return read, false, nil
 	}
 	begun := time.Now()
 	rows, rest, err := l.cfg.Source.LoadWindow(ctx, p.cursors, p.until, p.limit)
@@ -71,7 +72,7 @@ func (l *Loader) scan(ctx context.Context) (rows []driver.Pending, worked bool, 
 		l.scanner.idle.observe(took, len(p.cursors), len(rows), l.cfg.Page)
 	}
 	p.done(rest, err != nil)
-	return l.notWaiting(rows), true, err
+	return Read{l.notWaiting(rows), p.behind}, true, err
 }
 
 // nextPage begins a sweep or extends the window if it is time, and returns the page to read.
@@ -128,7 +129,7 @@ func (l *Loader) frontPage(now driver.DBTime, kind scanKind) pageRead {
 		return pageRead{}
 	}
 	return pageRead{
-		cursors: cursors, until: l.window.beginFront(until), limit: limit, deep: kind.deep(),
+		cursors: cursors, until: l.window.beginFront(until), limit: limit, deep: kind.deep(), behind: now.Add(-mostBehind),
 		done: func(rest []driver.Cursor, failed bool) { l.window.finishFront(cursors, rest, failed) },
 	}
 }
@@ -148,7 +149,7 @@ func (l *Loader) backlogPage() pageRead {
 		return pageRead{}
 	}
 	return pageRead{
-		cursors: cursors, until: l.window.beginBacklog(cursors), limit: limit, deep: true,
+		cursors: cursors, until: l.window.beginBacklog(cursors), limit: limit, deep: true, behind: lastPlace.AfterAt,
 		done: func(rest []driver.Cursor, failed bool) { l.window.finishBacklog(cursors, rest, failed) },
 	}
 }
@@ -161,7 +162,7 @@ func (l *Loader) patchPage(now driver.DBTime, kind scanKind) pageRead {
 		return pageRead{}
 	}
 	return pageRead{
-		cursors: cursors, until: l.window.beginPatch(until), limit: limit, deep: kind.deep(),
+		cursors: cursors, until: l.window.beginPatch(until), limit: limit, deep: kind.deep(), behind: now.Add(-mostBehind),
 		done: func(rest []driver.Cursor, failed bool) { l.window.finishPatch(cursors, rest, failed) },
 	}
 }

@@ -81,7 +81,7 @@ func simulate(t *testing.T, cfg Config, test func(s *sim)) {
 			t: t, clock: newSimClock(), rows: map[int64]*simRow{}, pending: map[int64]driver.Pending{},
 			late: map[int64]time.Duration{}, capacity: cfg.Capacity, nextID: 1,
 		}
-		loaded := make(chan []driver.Pending)
+		loaded := make(chan Read)
 		cfg.Source, cfg.Clock, cfg.Memory, cfg.Out, cfg.Report, cfg.Log = s, s.clock, s, loaded, s, slog.New(slog.DiscardHandler)
 		s.loader = New(cfg)
 		ctx, cancel := context.WithCancel(context.Background())
@@ -165,14 +165,15 @@ func spread(n int, from, to time.Duration) func(int) time.Duration {
 }
 
 // keep runs the memory: it takes loaded jobs, and claims them when they are due.
-func (s *sim) keep(ctx context.Context, loaded <-chan []driver.Pending) {
+func (s *sim) keep(ctx context.Context, loaded <-chan Read) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case rows := <-loaded:
+		case read := <-loaded:
+			rows := read.Rows
 			s.keepRows(rows)
 		case <-tick.C:
 			s.claim()

@@ -192,7 +192,8 @@ func TestIDRange(t *testing.T) {
 }
 
 // TestAnnouncedRanges: hints that are close together become one range, others stay apart, and
-// too large or too many ranges are left to the window.
+// too large or too many ranges are left to the window. Single rows and large ranges take turns,
+// and are not merged.
 func TestAnnouncedRanges(t *testing.T) {
 	var a announced
 	const page = 100
@@ -207,12 +208,17 @@ func TestAnnouncedRanges(t *testing.T) {
 		t.Errorf("a giant range: from %d, %t", from, rewind)
 	}
 	r := a.take(time.Now(), page)
-	if !slices.Equal(r.ranges, []idRange{{0, 49, 0}}) || r.ids != nil {
-		t.Errorf("first %+v", r)
+	if len(r.ids) != 53 || r.ids[0] != 0 || r.ids[49] != 49 || !slices.Equal(r.ids[50:], []int64{1 << 60, 1<<60 + 1, -1 << 60}) || r.from != 0 {
+		t.Errorf("taken %+v", r)
 	}
-	r = a.take(time.Now(), page)
-	if !slices.Equal(r.ids, []int64{1 << 60, 1<<60 + 1, -1 << 60}) || len(r.ranges) != 2 {
-		t.Errorf("then %+v", r)
+	for i := range int64(3) {
+		a.add(idRange{1000 * i, 1000*i + 50, 5}, page)
+	}
+	a.add(idRange{51, 51, 7}, page) // close to a long one
+	for i, want := range []idRange{{0, 50, 5}, {51, 51, 7}, {1000, 1050, 5}, {2000, 2050, 5}} {
+		if r = a.take(time.Now(), page); len(r.ranges) != 1 || r.ranges[0] != want || (r.ids == nil) == (i == 1) {
+			t.Errorf("turn %d is %+v, want %+v", i, r, want)
+		}
 	}
 	if a.take(time.Now(), page).some() {
 		t.Error("there are ranges left")
