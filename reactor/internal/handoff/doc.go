@@ -34,8 +34,9 @@
 //  3. What was received, and for which PUBREL cannot have been sent, is sent again over each
 //     new connection before it is released: the broker may have been killed, and be back with
 //     an older state, and it confirms the release of what it does not know.
-//  4. What lies beyond the reach of a batch was never sent; a recovery sends it as new.
+//  4. A message for which others of its batch wait can always be sent (overtaking.go).
+//  5. What lies beyond the reach of a batch was never sent; a recovery sends it as new.
 //
-// The caller has to keep a fifth rule: first the broker accepts the connection, then the caller
+// The caller has to keep a sixth rule: first the broker accepts the connection, then the caller
 // confirms the lease, and only then it calls Connect.
 package handoff
