@@ -36,7 +36,9 @@ type session struct {
 	wake chan struct{} // one slot: there is something to write, or the session has ended
 	done chan struct{} // closed when both goroutines have ended
 
-	immediate sockopt.Immediate // see writeNow
+	// immediate writes what the socket takes without waiting, and returns how much that is (writeNow);
+	// nil: it is not possible.
+	immediate func([]byte) int
 
 	mu         sync.Mutex
 	writing    bool                // guarded by mu: write has taken something, and is sending it
@@ -72,7 +74,7 @@ var errClosed = errors.New("the session is closed")
 
 func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
 	session := &session{
-		sink: s, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), immediate: sockopt.NewImmediate(conn), report: opts.Acks,
+		sink: s, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), immediate: sockopt.Immediate(conn), report: opts.Acks,
 		broker: s.broker.address, clientID: opts.ClientID, closeCounts: &s.closeCounts,
 		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: s.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),

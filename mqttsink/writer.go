@@ -48,11 +48,11 @@ type largePayload struct {
 // while it is sending. When much is under way, nobody waits for a single message, and larger writes
 // are better. The caller holds mu.
 func (s *session) writeNow() {
-	if s.writing || len(s.large) > 0 || len(s.buffer) > promptBytes || s.unanswered > promptAnswers || !s.immediate.Possible() {
+	if s.writing || len(s.large) > 0 || len(s.buffer) > promptBytes || s.unanswered > promptAnswers || s.immediate == nil {
 		s.wakeWriter()
 		return
 	}
-	n := s.immediate.Write(s.buffer)
+	n := s.immediate(s.buffer)
 	if n > 0 {
 		s.releases = s.releases[:0] // some may have been sent
 	}
@@ -79,11 +79,11 @@ func (s *session) write() error {
 	ping := time.NewTicker(s.keepAlive * 3 / 4)
 	defer ping.Stop()
 	for {
-		var first []byte
+		pings := false
 		select {
 		case <-s.wake:
 		case <-ping.C:
-			first = pingreq
+			pings = true
 		}
 		s.mu.Lock()
 		s.writing = true // until mu is held again, nobody else writes
@@ -97,9 +97,8 @@ func (s *session) write() error {
 			s.keepReleases(releases)
 			return errClosed
 		}
-		if _, err := s.send(first); err != nil {
-			s.keepReleases(releases)
-			return err
+		if pings {
+			buffer = append(buffer, pingreq...) // behind the rest, which may begin within a packet (writeNow)
 		}
 		if written, err := s.sendAll(buffer, large); err != nil {
 			if written == 0 {

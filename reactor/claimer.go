@@ -41,12 +41,17 @@ type claimer struct {
 	static      driver.ShardSet
 	rows        int
 
-	// heavy are the batches, of bulk or full ones, that what is claimed now may have to wait for.
-	heavy      []*handoff.Batch // owned by run
+	heavy      []heavy // owned by run
 	quarantine *quarantine
 	inHand     atomic.Int64    // nothingDue minus the earliest due time of the jobs being claimed; 0: none are
 	failures   ratelog.Limiter // limits the log of failed claims
 	bad        ratelog.Limiter // limits the log of jobs that cannot be claimed
+}
+
+// heavy is a batch that what is claimed now may have to wait for: of bulk, or one of many jobs.
+type heavy struct {
+	batch *handoff.Batch
+	bulk  bool
 }
 
 // claimedLane is what a claimer needs of its lane.
@@ -116,8 +121,14 @@ func (c *claimer) run(soft, hard context.Context) error {
 
 // takes returns the channels from which to take a batch now.
 func (c *claimer) takes() (urgent, anyone, bulk <-chan due) {
-	c.heavy = slices.DeleteFunc(c.heavy, func(b *handoff.Batch) bool { return !c.lane.holds(b) })
-	may := c.traffic.ask(c, c.lane.able(), len(c.heavy) > 0)
+	c.heavy = slices.DeleteFunc(c.heavy, func(h heavy) bool { return !c.lane.holds(h.batch) })
+	held := 0 // of bulk
+	for _, h := range c.heavy {
+		if h.bulk {
+			held++
+		}
+	}
+	may := c.traffic.ask(c, c.lane.able(), held > 0)
 	if _, _, _, ok := c.lane.room(c.rows); !ok {
 		return nil, nil, nil
 	}
@@ -127,10 +138,10 @@ func (c *claimer) takes() (urgent, anyone, bulk <-chan due) {
 		}
 		return c.urgent, c.anyone, nil
 	}
-	if !may.alone || len(c.heavy) < mostHeavyAlone {
+	if !may.alone || held < mostHeavyAlone {
 		bulk = c.bulk
 	}
-	if len(c.heavy) == 0 || may.alone {
+	if held == 0 || may.alone {
 		urgent = c.urgent
 	}
 	return urgent, c.anyone, bulk
@@ -254,8 +265,8 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()
-		if b := c.admit(batch); jobs.bulk || len(batch.Jobs) >= c.rows {
-			c.heavy = append(c.heavy, b)
+		if b := c.admit(batch); jobs.bulk || len(batch.Jobs) >= c.rows/2 {
+			c.heavy = append(c.heavy, heavy{b, jobs.bulk})
 		}
 	}
 	c.lookAgain(without(jobs.ids, batch.Jobs))

@@ -58,7 +58,7 @@ type dispatcher struct {
 	offered              time.Time     // since when next is on offer
 	leftOver             bool          // the near wheel has stopped at a limit: the rest up to its Now is due
 	leftAgain            driver.DBTime // when leaveBehind is to look again
-	old, stay            []heldJob     // reused by leaveBehind
+	left                 []heldJob     // reused by leaveBehind
 	overdueLarge         int           // of the large line
 	wake                 waker
 	steps                int64 // of the clock that the wheels have seen
@@ -269,36 +269,36 @@ func (d *dispatcher) collectNear(now driver.DBTime) (again time.Duration) {
 	return again
 }
 
-// leaveBehind moves to the backlog what was left over of the near line and has been overdue for a
-// moment: more was due than is claimed, and what falls due now is not to wait for it. The youngest,
-// up to a batch, stay: the next claim takes them, and in the backlog they would be the last.
+// leaveBehind moves to the backlog what was left over of the near line, when all of it has been
+// overdue for a moment: more was due than is claimed, and what falls due now is not to wait for it.
+// While something is left over the wheel does not advance, so all of it was due by its Now. The
+// youngest, up to a batch, stay: the next claim takes them, and in the backlog they would be the last.
 func (d *dispatcher) leaveBehind(now driver.DBTime) {
-	wheel, behind := d.near.wheel, int64(now.Add(-leftBehind))
-	if at, ok := wheel.Next(); !d.leftOver || ok && at > behind || now < d.leftAgain {
+	wheel := d.near.wheel
+	if !d.leftOver || driver.DBTime(wheel.Now()) > now.Add(-leftBehind) || now < d.leftAgain {
 		return
 	}
 	d.leftAgain = now.Add(leftBehind / 4)
-	late, stay := d.old[:0], d.stay[:0]
+	left := d.left[:0]
 	for more := true; more; {
 		more = wheel.Advance(wheel.Now(), math.MaxInt, func(job scheduled, at int64) {
-			delete(d.near.known, job.id)
-			if at <= behind {
-				late = append(late, heldJob{job, driver.DBTime(at)})
-			} else {
-				stay = append(stay, heldJob{job, driver.DBTime(at)})
-			}
+			left = append(left, heldJob{job, driver.DBTime(at)})
 		})
 	}
 	// They come in order, but for those that were loaded late.
-	slices.SortStableFunc(late, func(a, b heldJob) int { return cmp.Compare(a.at, b.at) })
-	old := max(0, len(late)-d.rows)
-	for _, job := range late[:old] {
+	slices.SortStableFunc(left, func(a, b heldJob) int { return cmp.Compare(a.at, b.at) })
+	old := max(0, len(left)-d.rows)
+	for _, job := range left[:old] {
+		delete(d.near.known, job.id)
 		d.backlog.schedule(job.scheduled, int64(job.at))
 	}
-	for _, job := range slices.Concat(late[old:], stay) {
+	for _, job := range left[old:] {
 		d.near.schedule(job.scheduled, int64(job.at))
 	}
-	d.old, d.stay, d.leftOver = late, stay, len(late)-old+len(stay) > 0
+	d.leftOver = len(left) > 0
+	if d.left = left; cap(left) > shrinkFrom {
+		d.left = nil
+	}
 	d.near.shrink()
 }
 

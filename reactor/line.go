@@ -111,7 +111,7 @@ func (d *dispatcher) reset() {
 		delete(d.claimed, d.held.id)
 		d.held = nil
 	}
-	d.leftOver, d.overdueLarge = false, 0
+	d.leftOver, d.leftAgain, d.overdueLarge = false, driver.DistantPast, 0
 	d.counted()
 	d.latest.Store(int64(driver.DistantPast))
 }
@@ -199,6 +199,7 @@ func (d *dispatcher) goneLarge(job scheduled) {
 func (d *dispatcher) evict(n int) {
 	e := eviction{now: d.clock.Now()}
 	d.leaveBehind(e.now) // else what falls due now would be evicted, as it is the latest
+	d.counted()
 	backlog := min(n, max(0, d.Backlog()-load.BacklogShare(d.capacity)))
 	n -= e.from(&d.backlog, backlog, nil)
 	if n > 0 {

@@ -59,28 +59,32 @@ func TestUrgentBesideBacklog(t *testing.T) {
 }
 
 // TestBurstDoesNotHoldUpWhatFollows: more falls due at one instant than anybody takes. After a moment
-// the rest of it waits its turn as backlog, and what is due then is on offer at once.
+// the rest of it waits its turn as backlog, but for the last ones, and what is due then is next.
 func TestBurstDoesNotHoldUpWhatFollows(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		d.jobs(time.Second, 10, count(1, 900)...)
 		d.jobs(1500*time.Millisecond, 10, 1000)
 		first := <-d.out
 		<-d.out
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(leftBehind / 2)
 		synctest.Wait()
 		if len(first.ids) != 100 || d.Backlog() != 0 {
 			d.Errorf("a batch of %d, and a backlog of %d already", len(first.ids), d.Backlog())
 		}
-		time.Sleep(leftBehind)
+		time.Sleep(2 * leftBehind)
 		synctest.Wait()
-		if d.Backlog() != 600 {
-			d.Errorf("a backlog of %d, want all but what was taken and the batch on offer", d.Backlog())
+		if d.Backlog() != 500 {
+			d.Errorf("a backlog of %d, want all but what was taken, the batch on offer, and another one", d.Backlog())
 		}
 		<-d.out
+		if batch := <-d.out; !slices.Equal(batch.ids, count(801, 100)) {
+			d.Errorf("then %v", batch.ids)
+		}
+		time.Sleep(500 * time.Millisecond)
 		if batch := <-d.out; !slices.Equal(batch.ids, []int64{1000}) {
 			d.Errorf("then %v", batch.ids)
 		}
-		for range 6 {
+		for range 5 {
 			<-d.bulk
 		}
 		synctest.Wait()

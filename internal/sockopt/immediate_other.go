@@ -4,14 +4,5 @@ package sockopt
 
 import "net"
 
-// Immediate writes nothing on this system.
-type Immediate struct{}
-
-// NewImmediate returns an Immediate that writes nothing.
-func NewImmediate(net.Conn) Immediate { return Immediate{} }
-
-// Possible returns false.
-func (Immediate) Possible() bool { return false }
-
-// Write returns 0.
-func (Immediate) Write([]byte) int { return 0 }
+// Immediate returns nil: it is not possible on this system.
+func Immediate(net.Conn) func([]byte) int { return nil }

@@ -4,42 +4,32 @@ package sockopt
 
 import (
 	"net"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Immediate writes to a TCP connection what the socket takes without waiting. One goroutine at a
-// time writes, whether by Immediate or by the connection itself.
-type Immediate struct {
-	socket syscall.RawConn // nil: nothing can be written
-}
-
-// NewImmediate returns the Immediate of a connection. It writes nothing if the connection is wrapped,
-// for example by TLS: the bytes have to pass the wrapper.
-func NewImmediate(conn net.Conn) Immediate {
+// Immediate returns a function that writes to a TCP connection what the socket takes without
+// waiting, and returns how many bytes that are. It does not say why the socket takes no more: the
+// next write to the connection will. One goroutine at a time may write, in whichever way.
+//
+// It returns nil if the connection is wrapped, for example by TLS: the bytes have to pass the
+// wrapper.
+func Immediate(conn net.Conn) func([]byte) int {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
-		return Immediate{}
+		return nil
 	}
 	socket, err := tcp.SyscallConn()
 	if err != nil { // it is closed; the next write reports that
-		return Immediate{}
+		return nil
 	}
-	return Immediate{socket}
-}
-
-// Possible reports whether anything can be written.
-func (w Immediate) Possible() bool { return w.socket != nil }
-
-// Write returns how many bytes the socket has taken. It does not say why it took no more: a write
-// to the connection will report an error again.
-func (w Immediate) Write(b []byte) (taken int) {
-	// Control keeps the descriptor open, and waits for nobody. Sockets of Go do not block.
-	_ = w.socket.Control(func(fd uintptr) {
-		if n, err := unix.Write(int(fd), b); err == nil {
-			taken = n
-		}
-	})
-	return taken
+	return func(b []byte) (taken int) {
+		// Control keeps the descriptor open, and waits for nobody.
+		_ = socket.Control(func(fd uintptr) {
+			if n, err := unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT); err == nil {
+				taken = n
+			}
+		})
+		return taken
+	}
 }

@@ -48,12 +48,13 @@ func (m *Machine) stalled() bool {
 // sendFronts sends the messages that others wait for, whatever the pace is.
 func (m *Machine) sendFronts(now Now) {
 	for _, b := range m.batches {
-		if b.gone || b.concluded >= b.kept || m.inFlight >= m.connection.Limits.InFlight || !m.poison.maySend() {
-			continue
-		}
-		front := b.slot(b.concluded)
-		if m.at(front).state == queued && m.sendDue(now, front) == taken {
+		for !b.gone && b.concluded < b.kept && m.inFlight < m.connection.Limits.InFlight && m.poison.maySend() {
+			front := b.slot(b.concluded)
+			if m.at(front).state != queued || m.sendDue(now, front) == beyondReach {
+				break
+			}
 			m.queue = slices.DeleteFunc(m.queue, func(s driver.Slot) bool { return s == front })
+			// If it has ended without being sent, the next one is the front.
 		}
 	}
 }

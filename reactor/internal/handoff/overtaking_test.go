@@ -29,8 +29,13 @@ func TestAnyOrderMakesProgress(t *testing.T) {
 func anyOrder(t *testing.T, random *rand.Rand, window int, quota bool) {
 	t.Helper()
 	r := newRig(2)
-	conn := newFakeConnection(window)
-	r.attach(conn)
+	connect := func() *fakeConnection {
+		conn := newFakeConnection(window)
+		conn.bad = "bad"
+		r.attach(conn)
+		return conn
+	}
+	conn := connect()
 	type place struct {
 		batch *Batch
 		at    int
@@ -39,6 +44,10 @@ func anyOrder(t *testing.T, random *rand.Rand, window int, quota bool) {
 	for id := range int64(3) {
 		b := r.put(1+id, 400)
 		for at := range b.Len() {
+			if random.IntN(10) == 0 { // its row was deleted, or it cannot be sent
+				r.m.at(b.slot(at)).job.Topic = []string{"", "bad"}[random.IntN(2)]
+			}
+
 			due = append(due, place{b, at})
 		}
 	}
@@ -50,8 +59,7 @@ func anyOrder(t *testing.T, random *rand.Rand, window int, quota bool) {
 		}
 		if random.IntN(200) == 0 {
 			r.detach(errHangUp)
-			conn = newFakeConnection(window)
-			r.attach(conn)
+			conn = connect()
 		}
 		for range min(len(due), random.IntN(100)) {
 			p := due[0]

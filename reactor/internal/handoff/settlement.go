@@ -111,6 +111,9 @@ func (m *Machine) Settled(now Now, b *Batch, s driver.Settlement, recorded bool)
 			m.releaseIfReady(b.slot(b.recorded.concluded - 1))
 		}
 	}
+	if b.recorded.concluded == b.kept {
+		m.effects.Capacity = true // what is claimed next need not wait for this batch (Holds)
+	}
 	if s.Done {
 		b.gone = true
 		for len(m.batches) > 0 && m.batches[0].gone {

@@ -401,26 +401,26 @@ func TestBulkIntoFullMemory(t *testing.T) {
 func TestDueNowBehindBacklog(t *testing.T) {
 	for name, dueIn := range map[string]func(int) time.Duration{
 		"one instant":     in(-time.Minute),
-		"spread":          spread(12_000, -time.Hour, -3*time.Second),
-		"seconds overdue": spread(12_000, -4*time.Second, -3*time.Second),
+		"spread":          spread(7_000, -time.Hour, -3*time.Second),
+		"seconds overdue": spread(7_000, -4*time.Second, -3*time.Second),
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, Config{Capacity: 1024, Page: 512}, func(s *sim) {
 				s.perTick = 1
-				overdue, before := s.ids(12_000), s.ids(100)
+				overdue, before := s.ids(7_000), s.ids(100)
 				s.insert(false, overdue, dueIn)
 				s.insert(false, before, spread(100, 500*time.Millisecond, 8*time.Second))
 				s.own(driver.AllShards)
 				time.Sleep(200 * time.Millisecond)
 				var announced, silent []int64
-				for i := range 400 {
-					if i == 200 {
+				for i := range 200 {
+					if i == 100 {
 						s.loader.FeedLost()
 					}
 					ids := s.ids(2)
-					s.insert(i < 200, ids[:1], in(0))
-					s.insert(i < 200, ids[1:], in(2*time.Second))
-					if i < 200 {
+					s.insert(i < 100, ids[:1], in(0))
+					s.insert(i < 100, ids[1:], in(2*time.Second))
+					if i < 100 {
 						announced = append(announced, ids...)
 					} else {
 						silent = append(silent, ids...)
@@ -431,13 +431,13 @@ func TestDueNowBehindBacklog(t *testing.T) {
 				s.mu.Lock()
 				left := len(s.rows)
 				s.mu.Unlock()
-				if left < 2000 {
+				if left < 700 {
 					t.Fatalf("only %d of the backlog are left: nothing was in anybody's way", left)
 				}
 				s.punctual("announced", announced, onTime)
 				s.punctual("not announced", silent, aLoop)
 				s.punctual("inserted before", before, onTime)
-				time.Sleep(6 * time.Second)
+				time.Sleep(4 * time.Second)
 				s.worst(overdue)
 			})
 		})

@@ -149,7 +149,7 @@ func (l *Loader) backlogPage() pageRead {
 		return pageRead{}
 	}
 	return pageRead{
-		cursors: cursors, until: l.window.beginBacklog(cursors), limit: limit, deep: true, behind: lastPlace.AfterAt,
+		cursors: cursors, until: l.window.beginBacklog(cursors), limit: limit, deep: true, behind: l.cfg.Clock.Now(),
 		done: func(rest []driver.Cursor, failed bool) { l.window.finishBacklog(cursors, rest, failed) },
 	}
 }
