@@ -409,7 +409,7 @@ func TestDueNowBehindBacklog(t *testing.T) {
 				s.perTick = 1
 				overdue, before := s.ids(7_000), s.ids(100)
 				s.insert(false, overdue, dueIn)
-				s.insert(false, before, spread(100, 500*time.Millisecond, 8*time.Second))
+				s.insert(false, before, spread(100, 500*time.Millisecond, 4*time.Second))
 				s.own(driver.AllShards)
 				time.Sleep(200 * time.Millisecond)
 				var announced, silent []int64
