@@ -220,7 +220,7 @@ func TestWALOfAnotherDatabase(t *testing.T) {
 	other := examine(t, testkit.NewDatabase(t))
 	other.exec(schema.PublicationsUp)
 	b, _, _, ended := onWAL(t, testkit.NewDatabase(t), func(cfg *pgsource.Config) {
-		cfg.ListenURL, cfg.FeedCheck = other.url, 100*time.Millisecond
+		cfg.ListenURL, cfg.FeedCheck = other.url, 400*time.Millisecond
 	})
 	if text := b.ends(ended); !strings.Contains(text, "pgsource.Config.ListenURL leads to another database") {
 		t.Errorf("the feed ended with %q", text)

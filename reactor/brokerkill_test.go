@@ -29,12 +29,24 @@ func (w *world) through(broker *netfault.Proxy) func(*pgsource.Config, *mqttsink
 // process runs the program itself, to be killed.
 func (w *world) process(broker *netfault.Proxy, args ...string) *testkit.Process {
 	w.t.Helper()
+	return w.program(testkit.Reactor(w.t), broker, args...)
+}
+
+// plainProcess is process without the race detector, which multiplies the memory and the time that
+// the program takes.
+func (w *world) plainProcess(broker *netfault.Proxy, args ...string) *testkit.Process {
+	w.t.Helper()
+	return w.program(testkit.ReactorPlain(w.t), broker, args...)
+}
+
+func (w *world) program(path string, broker *netfault.Proxy, args ...string) *testkit.Process {
+	w.t.Helper()
 	mqttURL := w.brokerURL
 	if broker != nil {
 		mqttURL = broker.Through(w.brokerURL)
 	}
 	return testkit.Run(w.t, testkit.ProcessConfig{
-		Path: testkit.Reactor(w.t),
+		Path: path,
 		Args: append([]string{"run", "--database-url", w.databaseURL, "--mqtt-url", mqttURL}, args...),
 	})
 }

@@ -47,7 +47,7 @@ func TestMemoryOfLargePayloads(t *testing.T) {
 	w.insert(1, -time.Hour, -time.Hour)
 	w.exec(`INSERT INTO jobs (topic, payload, fire_at)
 		SELECT $1 || '/large', repeat(md5(n::text), 250000), now() - interval '1 minute' FROM generate_series(1, 20) n`, w.prefix)
-	first := w.process(proxy)
+	first := w.plainProcess(proxy)
 	w.eventually("some are published, and others on their way", `
 		SELECT (SELECT count(*) FROM jobs WHERE processed) >= 5 AND EXISTS (SELECT FROM reactor.in_flight)`)
 	proxy.Stall(netfault.ToServer)
@@ -55,7 +55,7 @@ func TestMemoryOfLargePayloads(t *testing.T) {
 		SELECT count(*) >= 2 FROM reactor.in_flight f, unnest(f.job_ids[f.settled + 1:]) AS id JOIN jobs USING (id) WHERE octet_length(payload) > 1000`)
 	peak := peakMemory(t, first.Pid())
 	first.Kill(t)
-	second := w.process(nil)
+	second := w.plainProcess(nil)
 	w.judge()
 	again := peakMemory(t, second.Pid())
 	t.Logf("the first took %d MB at most, the second %d MB", peak>>20, again>>20)

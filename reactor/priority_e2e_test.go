@@ -21,15 +21,15 @@ func TestDueNowBehindBacklog(t *testing.T) {
 			w.exec(`INSERT INTO jobs (topic, payload, fire_at)
 				SELECT $1 || '/now', 'before', clock_timestamp() + interval '1 second' + n * interval '20 milliseconds' FROM generate_series(1, 50) n`, w.prefix)
 			begun := time.Now()
-			in := w.start(reactor.Config{Lanes: lanes, MaxPending: 4096, JobsPerRead: 1024})
+			w.plainProcess(nil, "--lanes", fmt.Sprint(lanes), "--max-pending", "4096", "--jobs-per-read", "1024")
 			tick := time.NewTicker(20 * time.Millisecond)
 			defer tick.Stop()
-			for in.Stats().Published < backlog*3/4 {
+			for w.subscriber.Progress().Distinct < backlog*3/4 {
 				w.exec("INSERT INTO jobs (topic, payload, fire_at) VALUES ($1 || '/now', 'meanwhile', clock_timestamp())", w.prefix)
 				select {
 				case <-tick.C:
 				case <-w.ctx.Done():
-					t.Fatalf("%d of the backlog are published", in.Stats().Published)
+					t.Fatalf("%d of the backlog are published", w.subscriber.Progress().Distinct)
 				}
 			}
 			w.judge()

@@ -95,7 +95,7 @@ func TestStagedAndInterrupted(t *testing.T) {
 			}
 			second := w.start(reactor.Config{})
 			w.sharesOf(2)
-			w.until("its lanes know their broker", func() bool { return second.Stats().LanesStaging == 2 })
+			w.until("its lanes know their broker", func() bool { return second.Stats().LanesStaging == 3 })
 			for range 3 { // more often than not the first is interrupted while they wait for their release
 				received := wire.count(packets.PUBREC, ofJob)
 				w.instant(600, 500*time.Millisecond)
