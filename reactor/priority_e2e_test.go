@@ -2,7 +2,6 @@ package reactor_test
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,32 +32,20 @@ func TestDueNowBehindBacklog(t *testing.T) {
 				}
 			}
 			w.judge()
-			due := map[int64]time.Time{}
-			rows, err := w.db.Query(w.ctx, "SELECT id, fire_at FROM jobs WHERE topic = $1 || '/now'", w.prefix)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for rows.Next() {
-				var id int64
-				var at time.Time
-				if err := rows.Scan(&id, &at); err != nil {
+			// When they were claimed, not when they arrived: with the race detector the subscriber is slower
+			// than the broker, and everything waits for it.
+			const lateness = "extract(epoch FROM percentile_cont($1::float8) WITHIN GROUP (ORDER BY processed_at - fire_at) FILTER (WHERE topic LIKE '%/now'))"
+			seconds := func(sql string, args ...any) time.Duration {
+				t.Helper()
+				var s float64
+				if err := w.db.QueryRow(w.ctx, "SELECT ("+sql+")::float8 FROM jobs", args...).Scan(&s); err != nil {
 					t.Fatal(err)
 				}
-				due[id] = at
+				return time.Duration(s * float64(time.Second))
 			}
-			var late []time.Duration
-			var last time.Time
-			for _, m := range w.subscriber.Received() {
-				if at, now := due[m.ID]; now {
-					late = append(late, m.At.Sub(at))
-				} else if m.At.After(last) {
-					last = m.At
-				}
-			}
-			slices.Sort(late)
-			took := last.Sub(begun)
-			p90 := late[len(late)*9/10]
-			t.Logf("the backlog took %v; %d jobs beside it: p50 %v, p90 %v, at most %v late", took, len(late), late[len(late)/2], p90, late[len(late)-1])
+			took := seconds("extract(epoch FROM max(processed_at) FILTER (WHERE topic NOT LIKE '%/now') - $1::timestamptz)", begun)
+			p90 := seconds(lateness, 0.9)
+			t.Logf("the backlog took %v; the jobs beside it: p50 %v, p90 %v, at most %v late", took, seconds(lateness, 0.5), p90, seconds(lateness, 1.0))
 			if p90 > took/4 {
 				t.Errorf("jobs that are due now are up to %v late beside a backlog that takes %v", p90, took)
 			}
