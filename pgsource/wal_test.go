@@ -377,7 +377,7 @@ func TestWALSeesPreparedTransactions(t *testing.T) {
 func TestWALFeedOfProcessKilled(t *testing.T) {
 	const role = "REACTOR_TEST_FEED_OF"
 	if url := os.Getenv(role); url != "" {
-		s, err := pgsource.New(pgsource.Config{DatabaseURL: url, Feed: pgsource.FeedWAL, FeedCheck: 20 * time.Millisecond})
+		s, err := pgsource.New(pgsource.Config{DatabaseURL: url, Feed: pgsource.FeedWAL, FeedCheck: 200 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +385,9 @@ func TestWALFeedOfProcessKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Println("open")
-		_ = s.Listen(t.Context(), func(driver.Hint) { fmt.Println("stands") })
+		for t.Context().Err() == nil { // a busy machine may make the feed end
+			_ = s.Listen(t.Context(), func(driver.Hint) { fmt.Println("stands") })
+		}
 		return
 	}
 	t.Parallel()
