@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -154,14 +155,28 @@ func TestWALWaitsUntilItCanBeSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	b.exec("CREATE TABLE others (n integer)")
 	reload("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
-	b.eventually("the setting holds", "SELECT current_setting('synchronous_standby_names') = 'absent'")
+	// It is the checkpointer that makes commits wait, when it has read the setting, which is some time
+	// after the sessions have. So others commit until one waits.
+	other, commits := connect(t, b.ctx, url), make(chan error, 1)
+	var waits atomic.Bool
+	go func() {
+		var err error
+		for err == nil && !waits.Load() {
+			_, err = other.Exec(b.ctx, "INSERT INTO others VALUES (1)")
+		}
+		commits <- err
+	}()
+	const waiting = "SELECT count(*) = %d FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+	b.eventually("commits wait for the standby", fmt.Sprintf(waiting, 1))
+	waits.Store(true)
 	hidden := make(chan error, 1)
 	go func() {
 		_, err := admin.Exec(b.ctx, "INSERT INTO jobs (id, topic, fire_at) VALUES (1001, 'hidden', now())")
 		hidden <- err
 	}()
-	b.eventually("the commit waits for the standby", "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')")
+	b.eventually("the commit waits for the standby", fmt.Sprintf(waiting, 2))
 	// A commit behind it in the WAL that does not wait is announced before it.
 	b.exec("SET synchronous_commit = local")
 	b.exec("INSERT INTO jobs (id, topic, fire_at) VALUES (1002, 'seen', now())")
@@ -176,8 +191,10 @@ func TestWALWaitsUntilItCanBeSeen(t *testing.T) {
 	if rows, err := s.LoadIDs(b.ctx, ^driver.ShardSet(0), []int64{1001}, driver.DistantPast, 1<<62, true); err != nil || len(rows) != 1 {
 		t.Errorf("the row that was told of cannot be read: %v, %v", rows, err)
 	}
-	if err := <-hidden; err != nil {
-		t.Error(err)
+	for _, done := range []chan error{hidden, commits} {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 
