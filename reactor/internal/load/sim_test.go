@@ -198,9 +198,10 @@ func (s *sim) keepRows(rows []driver.Pending) {
 	// is due last.
 	now := s.clock.Now()
 	over += s.capacity / 64
+	overdue := now.Add(-simOverdue)
 	var backlog, others []driver.Pending
 	for _, p := range s.pending {
-		if p.DueAt < now.Add(-simOverdue) {
+		if p.DueAt < overdue {
 			backlog = append(backlog, p)
 		} else {
 			others = append(others, p)
@@ -244,12 +245,13 @@ func (s *sim) claim() {
 		return
 	}
 	s.next = driver.DBTime(math.MaxInt64)
+	overdue := now.Add(-simOverdue)
 	var due, backlog []driver.Pending
 	for _, p := range s.pending {
 		switch {
 		case p.DueAt > now:
 			s.next = min(s.next, p.DueAt)
-		case p.DueAt < now.Add(-simOverdue):
+		case p.DueAt < overdue:
 			backlog = append(backlog, p)
 		default:
 			due = append(due, p)
@@ -323,8 +325,9 @@ func (s *sim) Room() int {
 func (s *sim) Backlog() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	overdue := s.clock.Now().Add(-simOverdue)
 	for _, p := range s.pending {
-		if p.DueAt < s.clock.Now().Add(-simOverdue) {
+		if p.DueAt < overdue {
 			n++
 		}
 	}
@@ -334,13 +337,13 @@ func (s *sim) Backlog() (n int) {
 func (s *sim) Behind() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	overdue := 0
+	late, n := s.clock.Now().Add(-simLate), 0
 	for _, p := range s.pending {
-		if p.DueAt < s.clock.Now().Add(-simLate) {
-			overdue++
+		if p.DueAt < late {
+			n++
 		}
 	}
-	return overdue >= min(simClaim, s.loader.cfg.Page)
+	return n >= min(simClaim, s.loader.cfg.Page)
 }
 
 func (s *sim) OldestDue() driver.DBTime {
@@ -356,9 +359,9 @@ func (s *sim) OldestDue() driver.DBTime {
 func (s *sim) LatestDue() driver.DBTime {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	latest := driver.DistantPast
+	latest, overdue := driver.DistantPast, s.clock.Now().Add(-simOverdue)
 	for _, p := range s.pending {
-		if p.DueAt >= s.clock.Now().Add(-simOverdue) {
+		if p.DueAt >= overdue {
 			latest = max(latest, p.DueAt)
 		}
 	}
