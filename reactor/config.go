@@ -45,7 +45,7 @@ type Config struct {
 	// Horizon is how far ahead jobs are loaded into memory. No longer than the
 	// notify horizon in sql/triggers.sql, one minute. Defaults to 30 s.
 	Horizon time.Duration
-	// MaxPending bounds the jobs in memory that are not claimed yet, about 80 bytes
+	// MaxPending bounds the jobs in memory that are not claimed yet, about 100 bytes
 	// each. Beyond it they wait in the table, those due last. A read is never larger
 	// than it, whatever JobsPerRead says. 1024 to 100,000,000. Defaults to 262,144.
 	MaxPending int

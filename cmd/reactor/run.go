@@ -49,7 +49,7 @@ type runCommand struct {
 	JobsPerRead   int           `default:"${jobs_per_read}" group:"Work" help:"The maximum number of rows in one read of the table, and of jobs in one claim (there at most 512)."`
 	LoopFrequency time.Duration `default:"${loop_frequency}" group:"Work" help:"The time between two sweeps of the table for jobs that the feed has missed."`
 	MaxReads      int           `default:"0" group:"Work" help:"Stop after this number of reads of the table, when the jobs that they found are published. 0 means never."`
-	MaxPending    int           `default:"${max_pending}" group:"Work" help:"The maximum number of jobs that wait in memory, about 80 bytes each; the others wait in the table."`
+	MaxPending    int           `default:"${max_pending}" group:"Work" help:"The maximum number of jobs that wait in memory, about 100 bytes each; the others wait in the table."`
 	Grace         time.Duration `default:"${grace}" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: it does not wait."`
 
 	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`

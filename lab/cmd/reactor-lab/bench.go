@@ -33,7 +33,7 @@ type benchCommand struct {
 	Beside       *float64       `group:"Load" placeholder:"PER_SECOND" help:"While the load is published, so many small jobs a second fall due at their time: measure how late those are."`
 	Topics       int            `group:"Load" default:"100" help:"How many different topics."`
 	UrgentEvery  *time.Duration `group:"Load" placeholder:"DURATION" help:"Or insert one small job so often that is due at once."`
-	HoldSnapshot bool           `group:"Load" help:"Measure reactor again, and the poller, while another connection holds a snapshot from before the first job, so that vacuum removes nothing. Reports lateness in slices of the time. Needs --rate or --spread."`
+	HoldSnapshot bool           `group:"Load" help:"Measure reactor again, and the baseline, while another connection holds a snapshot from before the first job, so that vacuum removes nothing. Reports lateness in slices of the time. Needs --rate or --spread."`
 	Pending      int            `group:"Load" default:"0" placeholder:"ROWS" help:"Measure reactor again with so many rows in the table that are due next month."`
 	Processed    int            `group:"Load" default:"0" placeholder:"ROWS" help:"And with so many that have been processed."`
 
@@ -42,9 +42,9 @@ type benchCommand struct {
 	Lanes        int              `group:"Work" default:"3" help:"Connections of each instance to the broker."`
 	InstanceFlag []string         `group:"Work" sep:"none" placeholder:"FLAG" help:"Give this flag to all instances, such as --instance-flag=--stage=off. Can be repeated."`
 
-	Baseline  string        `group:"Compare" enum:",poll" default:"" help:"poll: also measure a poller, the design that reactor replaces."`
+	Baseline  string        `group:"Compare" enum:",poll,river" default:"" help:"poll: also measure a poller, the design that reactor replaces. river: River, a queue in PostgreSQL; needs --rate or --spread, and --ahead for copying the jobs into its own tables."`
 	PollRows  int           `group:"Compare" default:"100" help:"How many rows the poller reads at a time."`
-	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often the poller reads."`
+	PollEvery time.Duration `group:"Compare" default:"50ms" help:"How often the poller reads, and River looks for jobs."`
 	Ceiling   bool          `group:"Compare" help:"Also measure the bare claim, the bare broker and both together: the highest rate at which a backlog can be drained."`
 
 	Floor       bool     `group:"Compare" help:"Measure the floor, too: the least lateness that is possible, with a timer and one packet for each job. At exactly-once a committed row comes between PUBREC and PUBREL, and the floor of QoS 1 is measured as well. Needs --rate, --spread or --same-instant."`
@@ -101,7 +101,7 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 			Idle: orZero(c.Idle), Ahead: orZero(c.Ahead), PayloadBytes: c.PayloadBytes, Topics: c.Topics,
 			Pending: c.Pending, Processed: c.Processed, Beside: orZero(c.Beside), UrgentEvery: orZero(c.UrgentEvery),
 		},
-		Baseline: c.Baseline == "poll", Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
+		Baseline: map[string]bench.Kind{"poll": bench.Poller, "river": bench.River}[c.Baseline], Poll: bench.Poll{Rows: c.PollRows, Every: c.PollEvery}, Ceiling: c.Ceiling,
 		Progress: func(p bench.Progress) {
 			if now := time.Now(); now.After(next) || p.Done == p.Of {
 				next = now.Add(show.interval)
@@ -201,7 +201,7 @@ func (nopCloser) Close() error { return nil }
 
 // drainCommand is `reactor-lab bench-drain`, which the bench starts to publish without reactor.
 type drainCommand struct {
-	Kind        string           `arg:"" enum:"broker,ceiling,floor,poller" help:"broker, ceiling, floor or poller."`
+	Kind        string           `arg:"" enum:"broker,ceiling,floor,poller,river" help:"broker, ceiling, floor, poller or river."`
 	DatabaseURL string           `required:"" type:"url"`
 	MQTTURL     string           `required:"" type:"url" name:"mqtt-url"`
 	Delivery    reactor.Delivery `default:"exactly-once"`

@@ -53,8 +53,9 @@ func (*chaosCommand) Help() string {
 // Run runs seeds until it is stopped.
 func (c *chaosCommand) Run(ctx context.Context, out cli.Output) error {
 	// In chaos.Config a zero means the default; the flags have defaults themselves, so refuse zeros.
-	if c.Instances < 1 || c.Duration <= 0 || c.Rate < 1 || c.Pause <= 0 || c.Runs < 0 {
-		return cli.Usage(errors.New("--instances, --duration, --rate and --pause must be more than 0, and --runs at least 0"))
+	if c.Instances < 1 || c.Duration <= 0 || c.Rate < chaos.MinRate || c.Pause < chaos.MinPause || c.Runs < 0 {
+		return cli.Usage(fmt.Errorf("--instances and --duration must be more than 0, --rate at least %d, --pause at least %v, and --runs at least 0",
+			chaos.MinRate, chaos.MinPause))
 	}
 	program, err := c.find()
 	if err != nil {

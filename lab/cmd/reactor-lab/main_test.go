@@ -48,6 +48,8 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"bench no lanes":     {[]string{"bench", "--stack", "--lanes", "0"}, 2, "--lanes is 0, must be"},
 		"bench ceiling":      {[]string{"bench", "--stack", "--ceiling", "--rate", "5"}, 2, "leave rate"},
 		"bench two shapes":   {[]string{"bench", "--stack", "--spread", "5s", "--rate", "5"}, 2, "exclude each other"},
+		"chaos low rate":     {[]string{"chaos", "--rate", "9"}, 2, "--rate at least 10"},
+		"chaos short pause":  {[]string{"chaos", "--pause", "100us"}, 2, "--pause at least 10ms"},
 		"bench floor":        {[]string{"bench", "--stack", "--floor"}, 2, "give a rate"},
 		"bench no instances": {[]string{"bench", "--stack", "--instances", "1,0"}, 2, "must be 1 to 64"},
 		"bench no rounds":    {[]string{"bench", "--stack", "--rounds", "0"}, 2, "--rounds is 0, must be"},

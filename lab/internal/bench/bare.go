@@ -30,6 +30,7 @@ const (
 	Broker  Kind = "broker"  // publishes all jobs without claiming them, then ends
 	Poller  Kind = "poller"  // polls the table and publishes until it is stopped
 	Floor   Kind = "floor"   // publishes each job at its time, without claiming any, then ends
+	River   Kind = "river"   // has River publish the jobs until it is stopped
 )
 
 // Drain publishes the jobs, in the way of b.Kind.
@@ -43,6 +44,8 @@ func (b Bare) Drain(ctx context.Context) error {
 		return b.poll(ctx)
 	case Floor:
 		return b.floor(ctx)
+	case River:
+		return b.river(ctx)
 	}
 	return fmt.Errorf("there is no kind %q", b.Kind)
 }

@@ -127,12 +127,20 @@ func (d *deployment) measureClaim(ctx context.Context) (m Measurement, err error
 	return m, err
 }
 
-// measureBaseline measures the poller, with the index that it would have. If a snapshot is to be
-// held, it is held here too.
+// measureBaseline measures the poller, with the index that it would have, or River. If a snapshot
+// is to be held, it is held here too.
 func (d *deployment) measureBaseline(ctx context.Context) (m Measurement, err error) {
-	jobs := d.cfg.Load.Jobs
+	t := trial{
+		name: baselineName, jobs: d.cfg.Load.Jobs, snapshot: d.cfg.HoldSnapshot, beside: d.cfg.Load.hasBeside(),
+		begin: d.beginBare(d.cfg.Baseline, d.cfg.Delivery),
+	}
+	if d.cfg.Baseline == River {
+		t.early = true // it must know its jobs beforehand
+		defer func() { err = errors.Join(err, d.dropRiver(context.WithoutCancel(ctx))) }()
+		return d.trial(ctx, t)
+	}
 	if d.cfg.Load.backlog() {
-		jobs = min(jobs, baselineJobs)
+		t.jobs = min(t.jobs, baselineJobs)
 	}
 	if _, err := d.conn.Exec(ctx, pollIndex); err != nil {
 		return m, err
@@ -141,10 +149,7 @@ func (d *deployment) measureBaseline(ctx context.Context) (m Measurement, err er
 		_, dropErr := d.conn.Exec(context.WithoutCancel(ctx), "DROP INDEX reactor_bench_poll")
 		err = errors.Join(err, dropErr)
 	}()
-	return d.trial(ctx, trial{
-		name: baselineName, jobs: jobs, snapshot: d.cfg.HoldSnapshot, beside: d.cfg.Load.hasBeside(),
-		begin: d.beginBare(Poller, d.cfg.Delivery),
-	})
+	return d.trial(ctx, t)
 }
 
 // baselineJobs limits the backlog of the poller, because the poller is slow.

@@ -52,7 +52,7 @@ func work(jobs int) Config {
 // about 20 times as fast as the poller, and close to the ceiling.
 func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
 	cfg := work(20_000)
-	cfg.Ceiling, cfg.Baseline = true, true
+	cfg.Ceiling, cfg.Baseline = true, Poller
 	r := measure(t, cfg)
 	if r.Reactor.PublishedPerSecond < 5*r.Baseline.PublishedPerSecond {
 		t.Errorf("reactor published %.0f jobs/s, less than 5 times the %.0f of the poller", r.Reactor.PublishedPerSecond, r.Baseline.PublishedPerSecond)
@@ -110,7 +110,7 @@ func checkOutput(t *testing.T, r Result, words ...string) {
 // the poller is about 40 times as late as reactor.
 func TestPacedLoadIsPublishedSoonerThanByPolling(t *testing.T) {
 	cfg := work(1000)
-	cfg.Baseline, cfg.Load.Rate = true, 500
+	cfg.Baseline, cfg.Load.Rate = Poller, 500
 	r := measure(t, cfg)
 	if r.Baseline.LatenessMillis.P50 < 5*r.Reactor.LatenessMillis.P50 {
 		t.Errorf("at the median the poller is %.2f ms late, not 5 times as late as reactor with %.2f ms",
@@ -193,7 +193,7 @@ func TestConfigValidate(t *testing.T) {
 		{func(c *Config) { c.Load.Topics = 0 }, "at least 1"},
 		{func(c *Config) { c.Load.Rate = -1 }, "negative"},
 		{func(c *Config) { c.Load.Ahead = -1 }, "negative"},
-		{func(c *Config) { c.Baseline, c.Poll.Rows = true, 0 }, "at least 1 row"},
+		{func(c *Config) { c.Baseline, c.Poll.Rows = Poller, 0 }, "at least 1 row"},
 		{func(c *Config) { c.Floor = true }, "give a rate"},
 		{func(c *Config) { c.Floor, c.Load.Idle = true, time.Second }, "give a rate"},
 		{func(c *Config) { c.HoldSnapshot = true }, "over time"},

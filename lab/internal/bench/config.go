@@ -34,8 +34,9 @@ type Config struct {
 
 	Load Load
 
-	// Baseline also measures the poller, in a backlog with fewer jobs (see baselineJobs).
-	Baseline bool
+	// Baseline, if set, is also measured: Poller, in a backlog with fewer jobs (see
+	// baselineJobs), or River.
+	Baseline Kind
 	Poll     Poll
 	// Ceiling also measures the bare claim, the bare broker, and both together.
 	Ceiling bool
@@ -44,7 +45,7 @@ type Config struct {
 	// Rounds is how often everything is measured, in turn. Defaults to 1.
 	Rounds int
 
-	// HoldSnapshot measures reactor a second time, and the poller, while another connection
+	// HoldSnapshot measures reactor a second time, and the baseline, while another connection
 	// holds a snapshot from before the first job.
 	HoldSnapshot bool
 
@@ -76,8 +77,8 @@ type Load struct {
 	UrgentEvery time.Duration `json:"urgent_every_ns"`
 }
 
-// Poll configures the poller. Every Every, it reads up to Rows rows, publishes them and marks
-// them as processed.
+// Poll configures the baseline. Every Every, the poller reads up to Rows rows, publishes them and
+// marks them as processed. River looks for jobs as often, and takes as many as it can work on.
 type Poll struct {
 	Rows  int
 	Every time.Duration
@@ -106,13 +107,13 @@ func (c Config) Validate() error {
 		return errors.New("no instances run on the servers that the bench starts: start at least one")
 	case c.Instances < 0 || c.Instances > 64:
 		return fmt.Errorf("the number of instances is %d, must be 0 to 64", c.Instances)
-	case c.Load.Idle > 0 && (kinds > 0 || c.Baseline || c.Ceiling):
+	case c.Load.Idle > 0 && (kinds > 0 || c.Baseline != "" || c.Ceiling):
 		return errors.New("idle excludes rate, spread, same instant, baseline and ceiling")
 	case c.Load.Idle > 0 && c.Instances == 0:
 		return errors.New("idle measures only instances that the bench starts: start at least one")
 	case c.Load.Idle < 0 || c.Load.Ahead < 0:
 		return errors.New("durations must not be negative")
-	case c.Instances == 0 && (c.Ceiling || c.Baseline):
+	case c.Instances == 0 && (c.Ceiling || c.Baseline != ""):
 		return errors.New("the instances that already run would take part in the measurements of ceiling and baseline: leave these out, or let the bench start instances on servers that have none")
 	case c.Ceiling && kinds > 0:
 		return errors.New("the ceiling is that of a backlog: leave rate, spread and same instant out")
@@ -122,13 +123,17 @@ func (c Config) Validate() error {
 		return fmt.Errorf("the number of jobs is %d, must be at least 1", c.Load.Jobs)
 	case c.Load.PayloadBytes < 0 || c.Load.PayloadBytes > maxPayload:
 		return fmt.Errorf("the payload is %d bytes, must be 0 to %d", c.Load.PayloadBytes, maxPayload)
-	case c.Load.Beside < 0 || c.Load.Beside > 0 && (!c.Load.backlog() || c.Baseline || c.Ceiling || c.Instances == 0):
+	case c.Load.Beside < 0 || c.Load.Beside > 0 && (!c.Load.backlog() || c.Baseline != "" || c.Ceiling || c.Instances == 0):
 		return errors.New("jobs beside are those beside a backlog of the bench's own instances, without comparisons")
 	case c.Load.Topics < 1:
 		return fmt.Errorf("the number of topics is %d, must be at least 1", c.Load.Topics)
 	case c.Load.Rate < 0 || c.Load.Spread < 0:
 		return errors.New("rate and spread must not be negative")
-	case c.Baseline && (c.Poll.Rows < 1 || c.Poll.Every < 0):
+	case c.Baseline != "" && c.Baseline != Poller && c.Baseline != River:
+		return fmt.Errorf("there is no baseline %q", c.Baseline)
+	case c.Baseline == River && c.Load.backlog():
+		return errors.New("River needs jobs that fall due over time: give a rate or a spread")
+	case c.Baseline != "" && (c.Poll.Rows < 1 || c.Poll.Every < 0):
 		return errors.New("the poller must read at least 1 row")
 	case c.Instances == 0 && (c.Floor || c.HoldSnapshot || len(c.InstanceFlags)+len(c.CompareFlags)+len(c.MoreInstances) > 0):
 		return errors.New("the instances already run: floor, a held snapshot, flags of instances and several numbers of them need instances that the bench starts")

@@ -13,7 +13,7 @@ import (
 // TestSnapshot: slices show lateness over time, and what the statements take whose cost could grow.
 func TestSnapshot(t *testing.T) {
 	cfg := work(1000)
-	cfg.HoldSnapshot, cfg.Baseline, cfg.Load.Rate = true, true, 500
+	cfg.HoldSnapshot, cfg.Baseline, cfg.Load.Rate = true, Poller, 500
 	r := measure(t, cfg)
 	if len(r.Variants) != 1 || r.Variants[0].Name != "reactor, snapshot" {
 		t.Fatalf("%+v", r.Variants)
@@ -77,7 +77,7 @@ func TestSnapshotKeepsVacuumFromWork(t *testing.T) {
 // themselves.
 func TestStoredRowsAndUrgentJobs(t *testing.T) {
 	cfg := work(20_000)
-	cfg.Delivery, cfg.Baseline = reactor.ExactlyOnce, true
+	cfg.Delivery, cfg.Baseline = reactor.ExactlyOnce, Poller
 	cfg.Load.Pending, cfg.Load.Processed, cfg.Load.UrgentEvery = 2000, 3000, 10*time.Millisecond
 	r := measure(t, cfg)
 	if len(r.Variants) != 1 || r.Variants[0].Name != "reactor, stored rows" {

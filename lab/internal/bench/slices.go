@@ -30,7 +30,7 @@ type Slice struct {
 // Costs is the mean time of some kinds of statements in the database, by pg_stat_statements; 0 if
 // there were none, or without that extension.
 type Costs struct {
-	ScanMillis      float64 `json:"scan_ms"`      // reads of the table in the order of fire_at
+	ScanMillis      float64 `json:"scan_ms"`      // reads of the table in the order of fire_at; River's in its order
 	HeartbeatMillis float64 `json:"heartbeat_ms"` // updates of reactor.instances
 }
 
@@ -44,7 +44,7 @@ type statementTimes struct {
 const statementTimesSQL = `
 SELECT coalesce(sum(calls) FILTER (WHERE scan), 0)::bigint, coalesce(sum(total_exec_time) FILTER (WHERE scan), 0),
        coalesce(sum(calls) FILTER (WHERE beat), 0)::bigint, coalesce(sum(total_exec_time) FILTER (WHERE beat), 0)
-  FROM (SELECT calls, total_exec_time, query ~ 'ORDER BY (\w+\.)?fire_at' AS scan,
+  FROM (SELECT calls, total_exec_time, query ~ 'ORDER BY\s+(\w+\.)?(fire_at|priority ASC)' AS scan,
                query ~ 'UPDATE reactor\.instances\s+SET heartbeat_at' AS beat FROM pg_stat_statements) AS s`
 
 // readStatementTimes returns zeros without the extension.

@@ -46,7 +46,7 @@ func (d *deployment) steps() []step {
 		}
 		bare(floorName, Floor, d.cfg.Delivery)
 	}
-	if d.cfg.Baseline {
+	if d.cfg.Baseline != "" {
 		list = append(list, step{baselineName, d.measureBaseline})
 	}
 	for _, v := range d.cfg.variants() {

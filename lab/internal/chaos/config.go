@@ -13,6 +13,12 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
+// The least Rate, of which each tenth of a second has a job, and the least Pause.
+const (
+	MinRate  = 10
+	MinPause = 10 * time.Millisecond
+)
+
 // Config says what to run and which faults to make. For every field except Program and Dir the
 // zero value is the default.
 type Config struct {
@@ -26,9 +32,9 @@ type Config struct {
 	Instances int
 	// Duration is how long faults are made. Defaults to 20 s.
 	Duration time.Duration
-	// Rate is the number of jobs per second, without the bursts. Defaults to 1000.
+	// Rate is the number of jobs per second, without the bursts, at least MinRate. Defaults to 1000.
 	Rate int
-	// Pause is the mean time between two faults. Defaults to 700 ms.
+	// Pause is the mean time between two faults, at least MinPause. Defaults to 700 ms.
 	Pause time.Duration
 	// Faults are the names of the faults to use (see FaultNames). Defaults to DefaultFaults.
 	Faults []string
@@ -81,8 +87,10 @@ func (c Config) validate() error {
 		return errors.New("the Program is missing")
 	case c.Instances < 1:
 		return fmt.Errorf("the number of Instances is %d, must be at least 1", c.Instances)
-	case c.Rate < 10:
-		return fmt.Errorf("the Rate is %d, must be at least 10", c.Rate)
+	case c.Rate < MinRate:
+		return fmt.Errorf("the Rate is %d, must be at least %d", c.Rate, MinRate)
+	case c.Pause < MinPause:
+		return fmt.Errorf("the Pause is %v, must be at least %v", c.Pause, MinPause)
 	}
 	return nil
 }

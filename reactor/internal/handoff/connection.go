@@ -154,7 +154,11 @@ func (m *Machine) SessionLost(round int64) *Effects {
 // record that those behind it have failed, and a recovery would send them again.
 func (m *Machine) endBefore(b *Batch, place int) {
 	for i := range place {
-		if s := b.slot(i); m.at(s).state != ended {
+		switch s := b.slot(i); {
+		case m.at(s).state == ended:
+		case m.at(s).job.Topic == "": // its row is gone, or its job has failed before
+			m.end(s, nil)
+		default:
 			m.end(s, &driver.Failure{Reason: "not accepted yet when the broker lost its session state; it is tried again on its own"})
 		}
 	}

@@ -68,3 +68,22 @@ func TestLostLaneReleasesNothing(t *testing.T) {
 		t.Error("the lane has room, or NotOurs is not set")
 	}
 }
+
+// TestSessionLostBehindDeletedRow: the row of a job was deleted before its message was sent, and one
+// behind it fails. What has no row has no failure.
+func TestSessionLostBehindDeletedRow(t *testing.T) {
+	l := newRig(2)
+	l.m.cfg.FailLost = true
+	l.attach(newFakeConnection(3))
+	f := l.put(1, 2)
+	l.launch(f, 1, 2)
+	l.detach(errHangUp)
+	l.m.at(f.slot(0)).job.Topic = ""
+	l.launch(f, 0, 1)
+	l.carryOut(l.m.SessionLost(7))
+	l.attach(newFakeConnection(3))
+	list := l.settleAll()
+	if len(list) == 0 || len(list[0].Failures) != 1 || list[0].Failures[0].JobID != l.m.at(f.slot(1)).job.ID || !list[len(list)-1].Done {
+		t.Fatalf("settled %+v, want one failure, of the second", list)
+	}
+}
