@@ -249,7 +249,7 @@ func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err erro
 	}()
 	p, err := s.provision(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, "", s.failed("look how new jobs are announced", err)
 	}
 	// The feeds that an earlier choice ended have ended.
 	s.feed.choseAt(p.at)

@@ -34,6 +34,9 @@ type instance struct {
 
 const restartPause = 200 * time.Millisecond
 
+// lanes is how many lanes each instance has.
+const lanes = 3
+
 func newInstance(d *deployment, number int) (*instance, error) {
 	in := &instance{
 		number: number, deployment: d, fromDatabase: postgresAnswers(),
@@ -124,7 +127,7 @@ func (in *instance) start() (*stack.Process, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	args := []string{
-		"run", "--delivery", in.deployment.cfg.Delivery.String(), "--name", fmt.Sprint("chaos-", in.number),
+		"run", "--delivery", in.deployment.cfg.Delivery.String(), "--lanes", fmt.Sprint(lanes), "--name", fmt.Sprint("chaos-", in.number),
 		"--database-url", in.database.Through(in.deployment.databaseURL),
 		"--mqtt-url", in.broker.Through(in.deployment.broker.URL()), "--log-format", "json", "--no-migrate",
 	}

@@ -101,7 +101,7 @@ func (d *deployment) run(ctx context.Context) (Outcome, error) {
 		SELECT (SELECT count(*) FROM reactor.instances) = $1
 		   AND (SELECT count(DISTINCT s.owner) FROM reactor.shards s JOIN reactor.instances i ON i.id = s.owner) = least($1, 64)
 		   AND (SELECT count(*) FROM reactor.shards s JOIN reactor.instances i ON i.id = s.owner) = 64
-		   AND NOT EXISTS (SELECT FROM reactor.instances i WHERE (SELECT count(*) FROM reactor.lanes l WHERE l.owner = i.id) <> 2)`, d.cfg.Instances)
+		   AND NOT EXISTS (SELECT FROM reactor.instances i WHERE (SELECT count(*) FROM reactor.lanes l WHERE l.owner = i.id) <> $2)`, d.cfg.Instances, lanes)
 	stop()
 	instances.Wait()
 	d.await(ctx, conn, "the instances to leave nothing behind", time.Second, `

@@ -263,7 +263,7 @@ func (d *deployment) acceptLosses(o *Outcome) {
 		}
 	}
 	// The number of messages that a lane has in flight is limited, so a kill can only lose that many.
-	const lanes, window = 2, 384
+	const window = 384
 	lostWithBroker := states[releasedAtKill] + states[releasedBySuccessor]
 	if most := kills * d.cfg.Instances * lanes * window; lostWithBroker > most {
 		o.addFinding("%d jobs were lost with the broker, but at %d kills at most %d can have been in flight", lostWithBroker, kills, most)
