@@ -132,7 +132,7 @@ func (c Config) Validate() error {
 	case c.Baseline != "" && c.Baseline != Poller && c.Baseline != River:
 		return fmt.Errorf("there is no baseline %q", c.Baseline)
 	case c.Baseline == River && c.Load.backlog():
-		return errors.New("River needs jobs that fall due over time: give a rate or a spread")
+		return errors.New("the baseline River needs jobs that fall due over time: give a rate or a spread")
 	case c.Baseline != "" && (c.Poll.Rows < 1 || c.Poll.Every < 0):
 		return errors.New("the poller must read at least 1 row")
 	case c.Instances == 0 && (c.Floor || c.HoldSnapshot || len(c.InstanceFlags)+len(c.CompareFlags)+len(c.MoreInstances) > 0):

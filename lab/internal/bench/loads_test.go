@@ -38,6 +38,21 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// TestRiver: River publishes each job once, not early, and its fetches are timed. Nothing of it is
+// left.
+func TestRiver(t *testing.T) {
+	cfg := work(300)
+	cfg.HoldSnapshot, cfg.Baseline, cfg.Load.Rate, cfg.Load.Ahead = true, River, 200, 10*time.Second
+	r := measure(t, cfg)
+	scanned := 0.0
+	for _, s := range r.Baseline.Slices {
+		scanned += s.ScanMillis
+	}
+	if r.Baseline.Jobs != 300 || r.Baseline.Lost+r.Baseline.Duplicated+r.Baseline.Early != 0 || scanned <= 0 {
+		t.Errorf("%+v", r.Baseline)
+	}
+}
+
 // TestSnapshotKeepsVacuumFromWork: what it is held for.
 func TestSnapshotKeepsVacuumFromWork(t *testing.T) {
 	ctx := context.Background()

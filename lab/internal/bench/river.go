@@ -78,7 +78,7 @@ func (b Bare) river(ctx context.Context) error {
 		return err
 	}
 	if !time.Now().Before(first) {
-		return errors.New("River was not ready when the first job was due: insert the jobs longer --ahead")
+		return errors.New("the baseline River was not ready when the first job was due: insert the jobs longer --ahead")
 	}
 	<-ctx.Done()
 	return client.Stop(context.WithoutCancel(ctx))
