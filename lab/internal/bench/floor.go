@@ -215,6 +215,7 @@ func (f *floorConn) publish(jobs []floorJob) error {
 	for f.inFlight > 0 && !f.ended {
 		f.changed.Wait()
 	}
+	f.ended = true // the broker answers DISCONNECT by closing the connection
 	_, err = f.conn.Write([]byte{packets.DISCONNECT << 4, 0})
 	return err
 }
