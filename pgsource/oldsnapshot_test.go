@@ -202,6 +202,7 @@ func (b *snapshotBench) reads() map[string]int64 {
 	add("heartbeat, a lane without an owner", fmt.Sprint("UPDATE reactor.lanes SET owner = NULL WHERE lane = ", lane), beatSQL, beat...)
 	add("heartbeat, an empty lane without an owner", fmt.Sprint("DELETE FROM reactor.in_flight WHERE batch = ", batch.ID, "; UPDATE reactor.lanes SET owner = NULL WHERE lane = ", lane), beatSQL, beat...)
 	add("recovery", "", b.jobs().journal, lane, (*[16]byte)(nil), driver.LaneSlots)
+	add("recovery, unsettled", "", b.jobs().unsettled, lane, 1<<16)
 	add("recovery, cut", "", cutSettledSQL, lane, driver.LaneSlots)
 	add("recovery, drop", "", dropEmptySQL, lane)
 	add("resolve", "", b.jobs().journal, lane, batch.Token, driver.LaneSlots)

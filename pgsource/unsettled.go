@@ -12,7 +12,7 @@ import (
 
 // unsettledSQL adds up the payloads that readJournalSQL would read, without reading them: of a value
 // that is stored out of line (TOAST), its size is in the row.
-const unsettledSQL = `
+var unsettledSQL = `
 		SELECT f.token, coalesce(sum(job.bytes) FILTER (WHERE job.bytes < $2), 0)::bigint,
 		       coalesce(sum(job.bytes) FILTER (WHERE job.bytes >= $2), 0)::bigint
 		  FROM reactor.in_flight f
@@ -22,9 +22,9 @@ const unsettledSQL = `
 		        WHERE job.id = entry.id{in $3 to $4} AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- see readJournalSQL
 		       ) AS job ON true
-		 WHERE f.lane = $1
-		 GROUP BY f.batch, f.token
-		 ORDER BY f.batch`
+		 WHERE ` + ofLane("$1") + `
+		 GROUP BY f.batch + 0, f.token
+		 ORDER BY f.batch + 0`
 
 // Unsettled implements driver.Journal.
 func (s *Source) Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error) {

@@ -3,6 +3,7 @@ package reactor
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
@@ -15,7 +16,11 @@ import (
 // for a moment: the buffer in which the driver has received it, until it is copied, and for small ones
 // the session's write buffer.
 //
-// What a lane recovers counts, too, and comes before new claims of bulk.
+// Bulk leaves a part of the small ones' to what is due now: what a lane holds counts also while that has
+// no connection, and the others go on meanwhile.
+//
+// What a lane recovers counts, too, and comes before new claims of bulk. What is due now does not wait
+// for it, except for a moment (yieldAfter): under a steady load it would never find room.
 type budget struct {
 	// freed is set when there is more of it than before.
 	freed wait.Signal
@@ -23,18 +28,24 @@ type budget struct {
 	mu           sync.Mutex
 	small, large part          // guarded by mu
 	recovering   int           // guarded by mu: lanes that wait for enough
+	waitingSince time.Time     // guarded by mu: when one of them began to wait, or the last has got enough
 	recovered    chan struct{} // guarded by mu: closed when there is more for them
 }
 
 // part is a part of the budget.
 type part struct{ limit, used int }
 
-// fits reports whether so much more can be had, or nothing is used.
-func (p part) fits(bytes int) bool { return p.used == 0 || p.used+bytes <= p.limit }
+// fits reports whether so much more can be had, and leaves so much, or nothing is used.
+func (p part) fits(bytes, leaves int) bool { return p.used == 0 || p.used+bytes <= p.limit-leaves }
 
 const (
 	smallBudget = 16 << 20
 	largeBudget = 24 << 20
+	// bulkLeaves is the share of the small ones' part that bulk leaves, one in so many.
+	bulkLeaves = 8
+	// yieldAfter is how long a lane waits for enough to recover until what is due now waits for it, and
+	// how long at most that does: much longer than what is on its way to a broker that answers.
+	yieldAfter = time.Second
 )
 
 func newBudget(small, large int) *budget {
@@ -49,19 +60,27 @@ func (b *budget) reserve(batch *due) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	p := &b.small
+	p, leaves := &b.small, 0
 	if batch.large {
 		p = &b.large
+	} else if batch.bulk {
+		leaves = p.limit / bulkLeaves
 	}
 	p.used -= batch.reserved
 	batch.reserved = 0
-	if batch.bulk && b.recovering > 0 || !p.fits(batch.bytes) {
+	if b.recovering > 0 && (batch.bulk || b.yields()) || !p.fits(batch.bytes, leaves) {
 		b.more()
 		return false
 	}
 	p.used += batch.bytes
 	batch.reserved = batch.bytes
 	return true
+}
+
+// yields reports whether what is due now waits for a lane that recovers. The caller holds mu.
+func (b *budget) yields() bool {
+	waited := time.Since(b.waitingSince)
+	return waited >= yieldAfter && waited < 2*yieldAfter
 }
 
 // release gives back what a batch has reserved: its claim has ended.
@@ -104,18 +123,27 @@ func (b *budget) await(ctx context.Context, small, large int) (release func()) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.recovering++
+	if b.recovering++; b.recovering == 1 {
+		b.waitingSince = time.Now()
+	}
 	defer func() {
 		b.recovering--
+		b.waitingSince = time.Now()
 		b.freed.Set()
 	}()
-	b.freed.Set() // what is on offer is to give back what it has reserved
-	for !b.small.fits(small) || !b.large.fits(large) {
+	// What is on offer gives back what it has reserved: bulk at once, and the rest when it yields. That
+	// is offered again when it does not yield any more.
+	yield := time.NewTicker(yieldAfter)
+	defer yield.Stop()
+	b.freed.Set()
+	for !b.small.fits(small, 0) || !b.large.fits(large, 0) {
 		recovered := b.recovered
 		b.mu.Unlock()
 		select {
 		case <-ctx.Done():
 		case <-recovered:
+		case <-yield.C:
+			b.freed.Set()
 		}
 		b.mu.Lock()
 		if ctx.Err() != nil {

@@ -3,6 +3,8 @@ package reactor
 import (
 	"context"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -325,6 +327,74 @@ func TestLeadOfLargePayloads(t *testing.T) {
 		if c.lead.get() != before || c.largeLead.get() < 80*time.Millisecond {
 			c.Errorf("the lead is %v, was %v, and %v for large payloads", c.lead.get(), before, c.largeLead.get())
 		}
+	})
+}
+
+// TestBulkLeavesRoom: a lane that holds all that bulk may have, and has lost its connection, does not
+// keep the others from what is due now.
+func TestBulkLeavesRoom(t *testing.T) {
+	b := newBudget(80, 100)
+	held, more, urgent := due{bytes: 70, bulk: true}, due{bytes: 1, bulk: true}, due{bytes: 10}
+	if !b.reserve(&held) || b.reserve(&more) || !b.reserve(&urgent) {
+		t.Errorf("%+v %+v %+v", held, more, urgent)
+	}
+}
+
+// TestRecoveryUnderSteadyLoad: what is due now always uses some of the budget, and a lane is to
+// recover as much as there is. It finds room when that waits for a second.
+func TestRecoveryUnderSteadyLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(100, 100)
+		ctx, stop := context.WithCancel(t.Context())
+		var served atomic.Int64
+		var steady sync.WaitGroup
+		for range 3 {
+			steady.Go(func() {
+				for ctx.Err() == nil {
+					batch := due{bytes: 10}
+					if b.reserve(&batch) {
+						served.Add(1)
+						time.Sleep(20 * time.Millisecond)
+						b.release(batch)
+						continue
+					}
+					<-b.freed
+					b.freed.Set() // for the others
+					time.Sleep(time.Millisecond)
+				}
+			})
+			time.Sleep(7 * time.Millisecond) // so that one always holds something
+		}
+		begun := time.Now()
+		release := b.await(t.Context(), 100, 0)
+		if took := time.Since(begun); took < yieldAfter || took > yieldAfter+100*time.Millisecond || served.Load() == 0 {
+			t.Errorf("it took %v; %d batches were served", took, served.Load())
+		}
+		release()
+		time.Sleep(50 * time.Millisecond)
+		before := served.Load()
+		// One that finds no room at all delays what is due now by a second, and no longer.
+		wait, end := context.WithCancel(t.Context())
+		done := make(chan func())
+		hold := due{bytes: 50, bulk: true}
+		if !b.reserve(&hold) {
+			t.Fatal("no room")
+		}
+		go func() { done <- b.await(wait, 100, 0) }()
+		time.Sleep(2*yieldAfter + 100*time.Millisecond)
+		if served.Load() == before {
+			t.Error("nothing is served any more")
+		}
+		before = served.Load()
+		time.Sleep(5 * yieldAfter)
+		if n := served.Load() - before; n < 100 {
+			t.Errorf("%d batches were served in %v", n, 5*yieldAfter)
+		}
+		end()
+		<-done
+		stop()
+		b.freed.Set()
+		steady.Wait()
 	})
 }
 

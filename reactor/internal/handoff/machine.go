@@ -251,7 +251,7 @@ func (m *Machine) HandBack() *Effects {
 	}
 	queue := m.queue[:0]
 	for _, s := range m.queue {
-		if m.at(s).state == queued {
+		if msg := m.at(s); msg.state == queued || msg.state == received && msg.asking {
 			queue = append(queue, s)
 		}
 	}

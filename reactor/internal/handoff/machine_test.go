@@ -258,6 +258,27 @@ func TestHandBackKeepsWhatWasSent(t *testing.T) {
 	}
 }
 
+// TestHandBackKeepsQuestions: the broker is still to be asked whether it has a message, and a stop
+// waits for the answer.
+func TestHandBackKeepsQuestions(t *testing.T) {
+	l := newRig(2)
+	s := newFakeConnection(10)
+	l.attach(s)
+	f := l.put(1, 1)
+	l.launch(f, 0, 1)
+	l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
+	l.detach(errHangUp)
+	l.now.Leased = false
+	s = newFakeConnection(10)
+	l.attach(s)
+	l.carryOut(l.m.HandBack())
+	l.now.Leased = true
+	l.carryOut(l.m.Resume(l.now))
+	if sent := s.take(); len(sent) != 1 || !sent[0].Dup {
+		t.Errorf("asked %+v", sent)
+	}
+}
+
 // TestMachineHoldsWithoutLease: while others may have taken the lane, nothing is sent.
 func TestMachineHoldsWithoutLease(t *testing.T) {
 	l := newRig(1)

@@ -167,10 +167,13 @@ func (m *Machine) release(s driver.Slot) {
 }
 
 // releaseIfReady releases a message that the journal knows as received, but not before the job
-// is due, and not before the broker has confirmed that it still has the message.
+// is due, and not before the broker has confirmed that it still has the message. What was recovered
+// without its row is released whatever the journal says (Recover): it takes up the window in which
+// those before it are to be sent.
 func (m *Machine) releaseIfReady(s driver.Slot) {
 	msg := m.at(s)
-	if msg.state == received && msg.due && !msg.unsure && msg.batch.place(s) < msg.batch.recorded.concluded {
+	known := msg.batch.place(s) < msg.batch.recorded.concluded || msg.job.Topic == "" && msg.releases > 0
+	if msg.state == received && msg.due && !msg.unsure && known {
 		m.release(s)
 	}
 }

@@ -193,6 +193,31 @@ func TestRecoveredWithoutItsRow(t *testing.T) {
 	}
 }
 
+// TestRecoveredBehindDeletedRows: messages without rows take up more than the window until their time
+// has come. Then they make room, or what is before them in their batch could never be sent.
+func TestRecoveredBehindDeletedRows(t *testing.T) {
+	r := newRig(2)
+	early := r.recovered([]driver.Batch{dueSoon(r, 60, func(i int, job *driver.Job) {
+		if i > 0 {
+			job.Topic = ""
+		}
+	})}, false)
+	c := newFakeConnection(20)
+	r.attach(c)
+	if len(early) != 60 || len(c.freed) != 0 || len(c.take()) != 0 {
+		t.Fatalf("%d wait, released %v", len(early), c.freed)
+	}
+	r.advance(time.Second)
+	r.launch(early[0].Batch, 0, 60)
+	if len(c.freed) != 59 {
+		t.Fatalf("released %v", c.freed)
+	}
+	r.acks(releasesFor(c.freed))
+	if sent := c.take(); len(sent) != 1 || sent[0].JobID != 1 {
+		t.Errorf("sent %+v", sent)
+	}
+}
+
 // TestStagedAndStopped: what was sent is kept until its time, the rest is handed back.
 func TestStagedAndStopped(t *testing.T) {
 	r, c, b := stagingRig(10, 20, nil)
