@@ -416,7 +416,7 @@ func FuzzDecode(f *testing.F) {
 func checkWritten(t *testing.T, w written, most int) {
 	t.Helper()
 	if w.rows == 0 {
-		if w != (written{xid: w.xid}) {
+		if w != (written{xid: w.xid, membership: w.membership}) {
 			t.Fatalf("no rows: %+v", w)
 		}
 		return
