@@ -54,9 +54,7 @@ func TestSessionLost(t *testing.T) {
 // TestLostLaneReleasesNothing: messages that the journal could not record belong to the new
 // owner.
 func TestLostLaneReleasesNothing(t *testing.T) {
-	l := newRig(2)
-	s := newFakeConnection(3)
-	l.attach(s)
+	l, s := attachedRig(2, 3)
 	f := l.put(1, 1)
 	l.launch(f, 0, 1)
 	l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})

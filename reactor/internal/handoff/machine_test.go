@@ -11,9 +11,7 @@ import (
 )
 
 func TestMachineKeepsToTheBrokersLimit(t *testing.T) {
-	l := newRig(1)
-	s := newFakeConnection(3)
-	l.attach(s)
+	l, s := attachedRig(1, 3)
 	f := l.put(1, 10)
 	l.launch(f, 0, 10)
 	total := 0
@@ -43,9 +41,7 @@ func TestWindowsAreFilled(t *testing.T) {
 		{wideWindow, wideWindow/4 - 1, 0},
 		{wideWindow, wideWindow / 4, wideWindow / 4},
 	} {
-		l := newRig(1)
-		s := newFakeConnection(tt.window)
-		l.attach(s)
+		l, s := attachedRig(1, tt.window)
 		l.launch(l.put(1, 500), 0, 500)
 		first := s.take()
 		if len(first) != tt.window {
@@ -57,9 +53,7 @@ func TestWindowsAreFilled(t *testing.T) {
 		}
 	}
 	// The last messages don't wait for a whole quarter.
-	l := newRig(1)
-	s := newFakeConnection(wideWindow)
-	l.attach(s)
+	l, s := attachedRig(1, wideWindow)
 	l.launch(l.put(1, wideWindow+1), 0, wideWindow+1)
 	l.acks(acksFor(s.take()[:1]))
 	if n := len(s.take()); n != 1 {
@@ -68,9 +62,7 @@ func TestWindowsAreFilled(t *testing.T) {
 }
 
 func TestMachineSendsAgainAfterALoss(t *testing.T) {
-	l := newRig(1)
-	first := newFakeConnection(4)
-	l.attach(first)
+	l, first := attachedRig(1, 4)
 	f := l.put(1, 6)
 	l.launch(f, 0, 6)
 	sent := first.take()
@@ -101,9 +93,7 @@ func TestMachineSendsAgainAfterALoss(t *testing.T) {
 // released.
 func TestReleaseThatNeverLeft(t *testing.T) {
 	for _, left := range []bool{false, true} {
-		l := newRig(2)
-		s := newFakeConnection(10)
-		l.attach(s)
+		l, s := attachedRig(2, 10)
 		f := l.put(1, 1)
 		l.launch(f, 0, 1)
 		l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
@@ -139,9 +129,7 @@ func TestReleaseThatNeverLeft(t *testing.T) {
 }
 
 func TestAtMostOnceNeverSendsAgain(t *testing.T) {
-	l := newRig(0)
-	s := newFakeConnection(2)
-	l.attach(s)
+	l, s := attachedRig(0, 2)
 	f := l.put(1, 4)
 	l.launch(f, 0, 4)
 	s.take()
@@ -216,9 +204,7 @@ func TestMachineRefusals(t *testing.T) {
 // TestExpiryIsAnInstant: 1970 is an instant like any other, and an expiry beyond the largest
 // representable time has not passed.
 func TestExpiryIsAnInstant(t *testing.T) {
-	l := newRig(1)
-	s := newFakeConnection(10)
-	l.attach(s)
+	l, s := attachedRig(1, 10)
 	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{
 		{ID: 1, Topic: "t"},
 		{ID: 2, Topic: "t", ExpiresAt: 0, Expires: true},
@@ -232,9 +218,7 @@ func TestExpiryIsAnInstant(t *testing.T) {
 }
 
 func TestHandBackKeepsWhatWasSent(t *testing.T) {
-	l := newRig(1)
-	s := newFakeConnection(2)
-	l.attach(s)
+	l, s := attachedRig(1, 2)
 	f := l.put(1, 6)
 	waiting := l.put(2, 3)
 	l.launch(f, 0, 4) // two on the wire, two queued, two held
@@ -261,9 +245,7 @@ func TestHandBackKeepsWhatWasSent(t *testing.T) {
 // TestHandBackKeepsQuestions: the broker is still to be asked whether it has a message, and a stop
 // waits for the answer.
 func TestHandBackKeepsQuestions(t *testing.T) {
-	l := newRig(2)
-	s := newFakeConnection(10)
-	l.attach(s)
+	l, s := attachedRig(2, 10)
 	f := l.put(1, 1)
 	l.launch(f, 0, 1)
 	l.acks([]driver.Ack{{Slot: s.take()[0].Slot, Step: driver.Received}})
@@ -281,9 +263,7 @@ func TestHandBackKeepsQuestions(t *testing.T) {
 
 // TestMachineHoldsWithoutLease: while others may have taken the lane, nothing is sent.
 func TestMachineHoldsWithoutLease(t *testing.T) {
-	l := newRig(1)
-	s := newFakeConnection(10)
-	l.attach(s)
+	l, s := attachedRig(1, 10)
 	l.now.Leased = false
 	f := l.put(1, 2)
 	l.launch(f, 0, 2)
@@ -398,9 +378,7 @@ func TestMachineAtRandom(t *testing.T) {
 
 // TestMachineBoundsMemory: large payloads make a lane full before its slots are used up.
 func TestMachineBoundsMemory(t *testing.T) {
-	l := newRig(1)
-	s := newFakeConnection(10)
-	l.attach(s)
+	l, s := attachedRig(1, 10)
 	b := driver.Batch{ID: 1, FirstSlot: 1, QoS: 1, Jobs: []driver.Job{{ID: 1, Topic: "t", Payload: make([]byte, MaxBytes)}}}
 	f := l.admit(b)
 	if _, _, ok := l.m.Room(1); ok {

@@ -10,9 +10,7 @@ import (
 // TestOverQuota: a broker that is over quota gets fewer messages at once, and more slowly. In
 // the end it gets all of them, and none counts as failed.
 func TestOverQuota(t *testing.T) {
-	l := newRig(1)
-	s := newFakeConnection(16)
-	l.attach(s)
+	l, s := attachedRig(1, 16)
 	f := l.put(1, 100)
 	l.launch(f, 0, 100)
 	const perSecond = 20

@@ -29,6 +29,13 @@ func newRig(qos byte) *rig {
 	}
 }
 
+// attachedRig returns a rig with a connection to a broker that takes window messages at once.
+func attachedRig(qos byte, window int) (*rig, *fakeConnection) {
+	r, c := newRig(qos), newFakeConnection(window)
+	r.attach(c)
+	return r, c
+}
+
 func (r *rig) carryOut(e *Effects) {
 	if len(e.Release)+len(e.Publish) > 0 {
 		r.conn.freed = append(r.conn.freed, e.Release...)

@@ -10,8 +10,7 @@ import (
 // stagingRig returns a lane with a connection to a broker that withholds messages until their
 // release, and a batch of n jobs that are due in a millisecond each.
 func stagingRig(window, n int, change func(i int, job *driver.Job)) (*rig, *fakeConnection, *Batch) {
-	r, c := newRig(2), newFakeConnection(window)
-	r.attach(c)
+	r, c := attachedRig(2, window)
 	r.carryOut(r.m.Stage(r.now, true))
 	return r, c, r.admit(dueSoon(r, n, change))
 }
