@@ -165,6 +165,73 @@ CREATE INDEX IF NOT EXISTS jobs_pending ON jobs (shard, fire_at, id) WHERE NOT p
 
 ALTER TABLE jobs ADD COLUMN IF NOT EXISTS claim uuid; -- since version 3
 
+-- Since version 6: what a message may carry beside its topic and payload, and what producers address
+-- a job by. All of it is optional.
+ALTER TABLE jobs
+    -- A binary message, instead of payload.
+    ADD COLUMN IF NOT EXISTS payload_bytes bytea,
+    -- The QoS of the message, 0 to 2; NULL: that of the deployment, and never a higher one.
+    ADD COLUMN IF NOT EXISTS qos smallint,
+    -- The broker keeps the message for later subscribers of its topic.
+    ADD COLUMN IF NOT EXISTS retain boolean NOT NULL DEFAULT false,
+    -- The properties of MQTT 5 of the same names. headers is an object of strings: user properties.
+    ADD COLUMN IF NOT EXISTS content_type text,
+    ADD COLUMN IF NOT EXISTS response_topic text,
+    ADD COLUMN IF NOT EXISTS correlation_data bytea,
+    ADD COLUMN IF NOT EXISTS headers jsonb,
+    -- A name of the producer's, of one unfired job at most (reactor.schedule).
+    ADD COLUMN IF NOT EXISTS key text,
+    -- The schedule that the job is an occurrence of (reactor.schedules).
+    ADD COLUMN IF NOT EXISTS schedule_id bigint;
+-- The rows that are there have none of this, so none has to be checked: NOT VALID.
+DO $do$
+DECLARE
+    rule record;
+BEGIN
+    FOR rule IN SELECT * FROM (VALUES
+        ('payload and payload_bytes exclude each other',
+         'payload_bytes IS NULL OR octet_length(payload) = 0'),
+        ('qos must be 0, 1 or 2',
+         'qos BETWEEN 0::smallint AND 2::smallint'),
+        ('content_type must be 1 to 255 bytes, no control characters',
+         $$octet_length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+        ('response_topic must be a topic without wildcards',
+         $$octet_length(response_topic) BETWEEN 1 AND 65535 AND response_topic !~ '[+#\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+        ('correlation_data must be at most 65535 bytes long',
+         'octet_length(correlation_data) <= 65535'),
+        -- Its text is longer than its user properties are in the packet.
+        ('headers must be a JSON object of strings, at most 32 KiB',
+         $$jsonb_typeof(headers) = 'object' AND NOT jsonb_path_exists(headers, 'strict $.* ? (@.type() <> "string")') AND octet_length(headers::text) <= 32768$$),
+        ('headers must not contain job-id or control characters',
+         $$NOT headers ? 'job-id'::text AND headers::text !~ '\\u00[01]|[\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+        ('key must be 1 to 1024 bytes long',
+         'octet_length(key) BETWEEN 1 AND 1024'),
+        ('message must fit in an MQTT packet (256 MB)',
+         'octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(content_type), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435327')
+        ) AS rules (name, condition)
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'jobs'::regclass::oid AND conname = rule.name::name) THEN
+            EXECUTE format('ALTER TABLE jobs ADD CONSTRAINT %I CHECK (%s) NOT VALID', rule.name, rule.condition);
+        END IF;
+    END LOOP;
+END;
+$do$;
+
+-- One unfired job has a key at most. A table with partitions cannot have such an index; there
+-- reactor.schedule keeps to it, and a plain INSERT does not.
+DO $$
+BEGIN
+    IF (SELECT relkind FROM pg_class WHERE oid = 'jobs'::regclass::oid) = 'p'::"char" THEN
+        CREATE INDEX IF NOT EXISTS jobs_key ON jobs (key) WHERE NOT processed AND key IS NOT NULL;
+    ELSE
+        CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs (key) WHERE NOT processed AND key IS NOT NULL;
+    END IF;
+END;
+$$;
+-- Answers what has become of a key. It costs only jobs that have one.
+CREATE INDEX IF NOT EXISTS jobs_key_fired ON jobs (key, id) WHERE processed AND key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_schedule ON jobs (schedule_id) WHERE NOT processed AND schedule_id IS NOT NULL;
+
 -- Not CREATE SCHEMA IF NOT EXISTS, which requires CREATE on the database even if the schema exists:
 -- the owner of the schema may bring it up to date.
 DO $$
@@ -369,3 +436,6 @@ CREATE TABLE IF NOT EXISTS reactor.failed_jobs (
 );
 -- The claim that failed, as in jobs.claim; NULL if the row could not be claimed at all.
 ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS claim uuid;
+-- How it ended: failed; expired, after its expires_at; missed, later than the deployment allows
+-- (--max-lateness).
+ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS state text NOT NULL DEFAULT 'failed'; -- since version 6

@@ -41,6 +41,8 @@ var Migrations = []Migration{
 	// The function of the triggers is not replaced here: instances of earlier versions, which may be
 	// running, ignore what the new one sends. pgsource.MigrateUp replaces it when they have gone.
 	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
+	// Down leaves the columns and what is in them.
+	{Version: 6, Name: "managed", Up: SchemaUp + FunctionsUp, Down: FunctionsDown},
 }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to
@@ -51,6 +53,13 @@ var (
 	SchemaUp string
 	//go:embed schema.down.sql
 	schemaDown string
+
+	// FunctionsUp creates the functions for producers.
+	//go:embed functions.sql
+	FunctionsUp string
+	// FunctionsDown drops them.
+	//go:embed functions.down.sql
+	FunctionsDown string
 
 	// TriggersUp creates the triggers, which notify the instances.
 	//go:embed triggers.sql
