@@ -27,7 +27,8 @@ import (
 //   - carried: keeps the count of attempts of these very rows. Not of rows that are due
 //     and were left alone: their count would be lost.
 //   - revived: removes the failures of jobs that are tried again.
-//   - journalled: lists the jobs in launch order (see sentApart); job i has the slot i places after the
+//   - journalled: records the QoS, which is that of all jobs of the batch: those of a lower one are
+//     left alone, and taken by the next claim. It lists the jobs in launch order (see sentApart); job i has the slot i places after the
 //     first.
 //   - lowered: keeps the lane's journal from starting behind this batch, where numbers have
 //     gone back (journalstart.go). It deletes nothing otherwise.
@@ -39,7 +40,7 @@ var claimSQL = `
 WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
 ), due AS MATERIALIZED (
-    SELECT tableoid AS part, ctid AS place, id, fire_at AS at, claim AS before, octet_length(topic) + octet_length(payload) AS bytes
+    SELECT tableoid AS part, ctid AS place, id, fire_at AS at, claim AS before, ` + sizeSQL + ` AS bytes, least(coalesce(qos, $8), $8) AS lower
       FROM {jobs}
      WHERE id = ANY ($4::bigint[]) AND ` + pending + `{in $12 to $13}
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
@@ -57,12 +58,13 @@ WITH lease AS MATERIALIZED (
      WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by)
-    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
-    RETURNING batch
+    SELECT $1, $3, $7, (SELECT max(lower) FROM due), $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
+    RETURNING batch, qos
 ), lowered AS (
     DELETE FROM reactor.journal_starts WHERE lane = $1 AND batch > (SELECT batch FROM journalled)
 )
-SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, apart, id`
+SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, (SELECT min(lower) < max(lower) FROM due), clock_timestamp()
+  FROM journalled, claimed ORDER BY fire_at, apart, id`
 
 // claimedID returns the id of a row that was marked and signed. A trigger of the application may
 // undo the mark or the signature to protect its columns: then the row would be published again and
@@ -73,7 +75,14 @@ const claimedID = `CASE WHEN processed AND claim = $7 THEN job.id ELSE ('a trigg
 // sentApart is true for jobs that are not sent before their time (reactor/internal/handoff/stage.go):
 // of those that are due at one instant they come last. The progress of a batch is counted from its
 // front, so one of them would keep the journal from knowing the others in time.
-const sentApart = `(expires_at IS NOT NULL OR octet_length(payload) > 65536)`
+const sentApart = `(expires_at IS NOT NULL OR coalesce(octet_length(payload_bytes), octet_length(payload)) > 65536)`
+
+// sizeSQL is how many bytes a job takes up in memory, nearly: those of all that may be large.
+const sizeSQL = `octet_length(topic) + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(correlation_data), 0)
+       + coalesce(octet_length(response_topic), 0) + coalesce(pg_column_size(headers), 0)`
+
+// claimedColumns are what is published of a row.
+const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties"
 
 // claimByPlace identifies the locked rows by their ctid alone, because only this one table is
 // searched. The bytes are counted under the lock, because a payload may have grown since it was
@@ -81,10 +90,11 @@ const sentApart = `(expires_at IS NOT NULL OR octet_length(payload) > 65536)`
 const claimByPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
-               WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
-               ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running WHERE ahead < $11)
+               WHEN (SELECT sum(bytes) <= $11 AND min(lower) = max(lower) FROM due) THEN ARRAY(SELECT place FROM due)
+               ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due
+                                              WHERE lower = (SELECT max(lower) FROM due)) AS running WHERE ahead < $11)
            END)
-    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at, ` + sentApart + ` AS apart`
+    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
 
 // claimByTableAndPlace is for a table with partitions or inheritance children. There two rows may
 // have the same id; each is taken by a claim of its own, so that id and token together identify one
@@ -92,9 +102,10 @@ const claimByPlace = `
 const claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
       FROM (SELECT part, place, at, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
-                   row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
+                   row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due
+             WHERE lower = (SELECT max(lower) FROM due)) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND fire_at = at{in $12 to $13} AND ahead < $11 AND nth = 1
-    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at, ` + sentApart + ` AS apart`
+    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
 
 // Claim implements driver.Journal.
 func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {

@@ -21,7 +21,7 @@ var loadWindowSQL = `
 SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes
   FROM unnest($1::smallint[], $2::timestamptz[], $3::bigint[]) AS cursor (shard, after_at, after_id)
  CROSS JOIN LATERAL (
-       SELECT id, shard, fire_at, claim, octet_length(topic) + octet_length(payload) AS bytes
+       SELECT id, shard, fire_at, claim, ` + sizeSQL + ` AS bytes
          FROM {jobs}
         WHERE NOT processed AND shard = cursor.shard
           AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4{from $6}{from cursor.after_at}
@@ -56,7 +56,7 @@ const pending = "coalesce(NOT processed, false)"
 
 // loadSQL reads rows by their ids.
 var loadSQL = `
-SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, octet_length(topic) + octet_length(payload)
+SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, ` + sizeSQL + `
   FROM {jobs} AS job
  WHERE ` + pending + ` AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
 

@@ -44,6 +44,8 @@ type runCommand struct {
 	Stage         reactor.Staging           `default:"auto" group:"Broker" help:"Whether messages are sent to the broker before their time, at exactly-once, and released at it: auto (where the broker is found to pass them on at their release), on (also where that cannot be found out) or off."`
 	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What happens at exactly-once to the messages in flight when the broker has lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 
+	MaxLateness   time.Duration `default:"0s" group:"Work" help:"How late a job may be published, e.g. 1h: what an outage has made later than that is recorded as missed and not published; 0s: no job is too late."`
+	CatchUpRate   int           `default:"0" group:"Work" placeholder:"N" help:"How many overdue jobs this instance publishes a second at most; what falls due meanwhile is not held up. 0: as many as possible."`
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
 	JobsPerRead   int           `default:"${jobs_per_read}" group:"Work" help:"The maximum number of rows in one read of the table, and of jobs in one claim (there at most 512)."`
@@ -154,7 +156,7 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 		grace = min(c.Grace, 2*reactor.NoGrace) // not NoGrace, so that reactor.New refuses it
 	}
 	return reactor.New(source, sink, reactor.Config{
-		Delivery: c.Delivery, Stage: c.Stage, OnSessionLoss: c.OnSessionLoss,
+		Delivery: c.Delivery, Stage: c.Stage, OnSessionLoss: c.OnSessionLoss, MaxLateness: c.MaxLateness, CatchUpRate: c.CatchUpRate,
 		JobsPerRead: cli.Given(c.JobsPerRead), LoopFrequency: cli.Given(c.LoopFrequency),
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
 		Lanes: cli.Given(c.Lanes), MaxPending: cli.Given(c.MaxPending), Grace: grace, Logger: log,
