@@ -18,7 +18,8 @@ import (
 //     that the new owner reads is complete.
 //   - due: checks every condition again under the row's lock, so that an outdated wheel
 //     entry cannot publish a job that was cancelled, rescheduled or claimed. It locks in
-//     order of id and skips locked rows: no deadlock, and no waiting for anybody.
+//     order of id and skips locked rows: no deadlock, and no waiting for anybody. A job with an
+//     ordering key is left alone while one before it has not ended.
 //   - claimed: finds the locked rows by their place (ctid), which the lock keeps from
 //     changing; a second search by id would be an eighth of the whole claim. A row version
 //     that is younger than this statement's snapshot is locked and not found here; the
@@ -45,6 +46,7 @@ WITH lease AS MATERIALIZED (
      WHERE id = ANY ($4::bigint[]) AND ` + pending + `{in $12 to $13}
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
+       AND (ordering_key IS NULL OR reactor.waits_until(ordering_key, fire_at, id) IS NULL)
        AND EXISTS (SELECT FROM lease)
      ORDER BY id
        FOR UPDATE SKIP LOCKED

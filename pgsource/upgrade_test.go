@@ -68,7 +68,7 @@ func TestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if names := b.migrateUp(b.url); !slices.Equal(names, []string{"identity", "feeds", "punctual"}) {
+	if names := b.migrateUp(b.url); !slices.Equal(names, []string{"identity", "feeds", "punctual", "managed"}) {
 		t.Errorf("applied %v", names)
 	}
 	if n := b.count(`SELECT count(*) FROM reactor.deployment, pg_database, pg_control_system()

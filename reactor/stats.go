@@ -69,14 +69,14 @@ type Stats struct {
 // counters are the counts that the parts of a Reactor keep.
 type counters struct {
 	claimedJobs, published, refused, retried, failed, expired, missed, returned, recovered atomic.Int64
-	quarantined, contested                                                atomic.Int64
-	outcomesUnknown, throttled                                            atomic.Int64
-	loads, unknown                                                        atomic.Int64
-	pending, inFlight, shards, lanesUp, lanesStaging                      atomic.Int64
-	feedUp                                                                atomic.Bool
-	feedLosses                                                            atomic.Int64
-	loaded                                                                moment // the last read of the table
-	claim, settle, ack, lateness, accepted                                timing
+	quarantined, contested                                                                 atomic.Int64
+	outcomesUnknown, throttled                                                             atomic.Int64
+	loads, unknown                                                                         atomic.Int64
+	pending, inFlight, shards, lanesUp, lanesStaging                                       atomic.Int64
+	feedUp                                                                                 atomic.Bool
+	feedLosses                                                                             atomic.Int64
+	loaded                                                                                 moment // the last read of the table
+	claim, settle, ack, lateness, accepted                                                 timing
 }
 
 // begin resets what an earlier incarnation held.

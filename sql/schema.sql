@@ -181,6 +181,9 @@ ALTER TABLE jobs
     ADD COLUMN IF NOT EXISTS headers jsonb,
     -- A name of the producer's, of one unfired job at most (reactor.schedule).
     ADD COLUMN IF NOT EXISTS key text,
+    -- Jobs with the same one are published one after the other, in the order of (fire_at, id): a job is
+    -- claimed when those before it have ended (reactor.waits_until).
+    ADD COLUMN IF NOT EXISTS ordering_key text,
     -- The schedule that the job is an occurrence of (reactor.schedules).
     ADD COLUMN IF NOT EXISTS schedule_id bigint;
 -- The rows that are there have none of this, so none has to be checked: NOT VALID.
@@ -206,6 +209,9 @@ BEGIN
          $$NOT headers ? 'job-id'::text AND headers::text !~ '\\u00[01]|[\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
         ('key must be 1 to 1024 bytes long',
          'octet_length(key) BETWEEN 1 AND 1024'),
+        -- Nothing tells when the broker has got a message of QoS 0.
+        ('ordering_key must be 1 to 1024 bytes, and qos not 0',
+         'octet_length(ordering_key) BETWEEN 1 AND 1024 AND coalesce(qos, 2::smallint) > 0::smallint'),
         ('message must fit in an MQTT packet (256 MB)',
          'octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(content_type), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435327')
         ) AS rules (name, condition)
@@ -230,6 +236,8 @@ END;
 $$;
 -- Answers what has become of a key. It costs only jobs that have one.
 CREATE INDEX IF NOT EXISTS jobs_key_fired ON jobs (key, id) WHERE processed AND key IS NOT NULL;
+-- Finds the jobs before one, fired or not.
+CREATE INDEX IF NOT EXISTS jobs_ordered ON jobs (ordering_key, fire_at, id) WHERE ordering_key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_schedule ON jobs (schedule_id) WHERE NOT processed AND schedule_id IS NOT NULL;
 
 -- Not CREATE SCHEMA IF NOT EXISTS, which requires CREATE on the database even if the schema exists:
@@ -287,6 +295,10 @@ $$;
 -- How long the range of a partition of jobs is (partitions.sql); NULL: nobody has asked reactor to
 -- maintain partitions.
 ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS partition_interval interval; -- since version 5
+-- What a job that has failed for good does to those with its ordering_key: skip, they go on; block, they
+-- wait until it is tried again, or its row is deleted.
+ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS ordered_failure text NOT NULL DEFAULT 'skip' -- since version 6
+    CONSTRAINT "ordered_failure must be skip or block" CHECK (ordered_failure = ANY ('{skip,block}'::text[]));
 
 -- The living instances. Each incarnation draws its id at random, and an id is never used again, so
 -- "owner = id" is a fencing token by itself.

@@ -42,7 +42,7 @@ var Migrations = []Migration{
 	// running, ignore what the new one sends. pgsource.MigrateUp replaces it when they have gone.
 	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
 	// Down leaves the columns and what is in them.
-	{Version: 6, Name: "managed", Up: SchemaUp + FunctionsUp, Down: FunctionsDown},
+	{Version: 6, Name: "managed", Up: SchemaUp + OrderingUp + FunctionsUp, Down: FunctionsDown + OrderingDown},
 }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to
@@ -53,6 +53,13 @@ var (
 	SchemaUp string
 	//go:embed schema.down.sql
 	schemaDown string
+
+	// OrderingUp creates the function that keeps jobs with an ordering key in order.
+	//go:embed ordering.sql
+	OrderingUp string
+	// OrderingDown drops it.
+	//go:embed ordering.down.sql
+	OrderingDown string
 
 	// FunctionsUp creates the functions for producers.
 	//go:embed functions.sql

@@ -279,7 +279,7 @@ func TestExpectedFromDB(t *testing.T) {
 	}
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, `
-		CREATE TABLE jobs (id bigint PRIMARY KEY, topic text NOT NULL, payload text, fire_at timestamptz NOT NULL);
+		CREATE TABLE jobs (id bigint PRIMARY KEY, topic text NOT NULL, payload text, fire_at timestamptz NOT NULL, payload_bytes bytea);
 		INSERT INTO jobs VALUES (1, 'a', 'one', '2030-01-01 12:00:00.000001Z'), (2, 'b', NULL, 'epoch'), (3, 'c', '', 'epoch')`)
 	if err != nil {
 		t.Fatal(err)
