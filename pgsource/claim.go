@@ -50,6 +50,8 @@ WITH lease AS MATERIALIZED (
        AND EXISTS (SELECT FROM lease)
      ORDER BY id
        FOR UPDATE SKIP LOCKED
+), sums AS MATERIALIZED (
+    SELECT sum(bytes) AS bytes, min(lower) AS lowest, max(lower) AS highest FROM due
 ), claimed AS ({claimed}
 ), carried AS (
     UPDATE reactor.retries r SET claim = $7
@@ -60,12 +62,12 @@ WITH lease AS MATERIALIZED (
      WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by)
-    SELECT $1, $3, $7, (SELECT max(lower) FROM due), $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
+    SELECT $1, $3, $7, (SELECT highest FROM sums), $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
     RETURNING batch, qos
 ), lowered AS (
     DELETE FROM reactor.journal_starts WHERE lane = $1 AND batch > (SELECT batch FROM journalled)
 )
-SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, (SELECT min(lower) < max(lower) FROM due), clock_timestamp()
+SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, (SELECT lowest < highest FROM sums), clock_timestamp()
   FROM journalled, claimed ORDER BY fire_at, apart, id`
 
 // claimedID returns the id of a row that was marked and signed. A trigger of the application may
@@ -79,9 +81,12 @@ const claimedID = `CASE WHEN processed AND claim = $7 THEN job.id ELSE ('a trigg
 // front, so one of them would keep the journal from knowing the others in time.
 const sentApart = `(expires_at IS NOT NULL OR coalesce(octet_length(payload_bytes), octet_length(payload)) > 65536)`
 
-// sizeSQL is how many bytes a job takes up in memory, nearly: those of all that may be large.
-const sizeSQL = `octet_length(topic) + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(correlation_data), 0)
-       + coalesce(octet_length(response_topic), 0) + coalesce(pg_column_size(headers), 0)`
+// sizeSQL is how many bytes a job takes up in memory, nearly: those of all that may be large. Most jobs
+// have nothing but a topic and a payload, and it should cost them nothing to ask.
+const sizeSQL = `octet_length(topic) + octet_length(payload)
+       + CASE WHEN payload_bytes IS NULL AND correlation_data IS NULL AND response_topic IS NULL AND headers IS NULL THEN 0
+              ELSE coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(correlation_data), 0)
+                 + coalesce(octet_length(response_topic), 0) + coalesce(pg_column_size(headers), 0) END`
 
 // claimedColumns are what is published of a row.
 const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties"
@@ -92,9 +97,9 @@ const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + 
 const claimByPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
-               WHEN (SELECT sum(bytes) <= $11 AND min(lower) = max(lower) FROM due) THEN ARRAY(SELECT place FROM due)
+               WHEN (SELECT bytes <= $11 AND lowest = highest FROM sums) THEN ARRAY(SELECT place FROM due)
                ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due
-                                              WHERE lower = (SELECT max(lower) FROM due)) AS running WHERE ahead < $11)
+                                              WHERE lower = (SELECT highest FROM sums)) AS running WHERE ahead < $11)
            END)
     RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
 
@@ -105,7 +110,7 @@ const claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
       FROM (SELECT part, place, at, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due
-             WHERE lower = (SELECT max(lower) FROM due)) AS running
+             WHERE lower = (SELECT highest FROM sums)) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND fire_at = at{in $12 to $13} AND ahead < $11 AND nth = 1
     RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
 

@@ -11,7 +11,7 @@ import (
 
 // propertiesSQL is what a message carries beside its topic and payload, as one value; NULL for the
 // messages that carry nothing, which are most: they cost no more than before the columns existed.
-const propertiesSQL = `CASE WHEN retain OR num_nonnulls(content_type, response_topic, correlation_data, headers) > 0 THEN
+const propertiesSQL = `CASE WHEN retain OR content_type IS NOT NULL OR response_topic IS NOT NULL OR correlation_data IS NOT NULL OR headers IS NOT NULL THEN
        json_build_object('retain', retain, 'content_type', content_type, 'response_topic', response_topic,
                          'correlation_data', encode(correlation_data, 'hex'), 'headers', headers)::text END`
 
