@@ -181,8 +181,10 @@ ALTER TABLE jobs
     ADD COLUMN IF NOT EXISTS headers jsonb,
     -- A name of the producer's, of one unfired job at most (reactor.schedule).
     ADD COLUMN IF NOT EXISTS key text,
-    -- The schedule that the job is an occurrence of (reactor.schedules).
-    ADD COLUMN IF NOT EXISTS schedule_id bigint;
+    -- The schedule that the job is an occurrence of (reactor.schedules), and the time of the occurrence:
+    -- fire_at without the jitter. It stays when fire_at is changed.
+    ADD COLUMN IF NOT EXISTS schedule_id bigint,
+    ADD COLUMN IF NOT EXISTS occurrence_at timestamptz;
 -- The rows that are there have none of this, so none has to be checked: NOT VALID.
 DO $do$
 DECLARE
@@ -231,6 +233,8 @@ $$;
 -- Answers what has become of a key. It costs only jobs that have one.
 CREATE INDEX IF NOT EXISTS jobs_key_fired ON jobs (key, id) WHERE processed AND key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_schedule ON jobs (schedule_id) WHERE NOT processed AND schedule_id IS NOT NULL;
+-- Finds the latest occurrence of a schedule that was claimed. It costs only jobs of schedules.
+CREATE INDEX IF NOT EXISTS jobs_occurrence ON jobs (schedule_id, occurrence_at) WHERE processed AND occurrence_at IS NOT NULL;
 
 -- Not CREATE SCHEMA IF NOT EXISTS, which requires CREATE on the database even if the schema exists:
 -- the owner of the schema may bring it up to date.
