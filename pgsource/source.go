@@ -71,6 +71,8 @@ type Source struct {
 	maintaining            atomic.Bool // true: the partitions are maintained, by whoever owns the next field
 	nextMaintenance        time.Time
 	unmaintained           ratelog.Limiter
+	scheduling             atomic.Bool // true: occurrences are made (occurrences.go)
+	unscheduled            ratelog.Limiter
 	unreturnable           ratelog.Limiter
 	short                  ratelog.Limiter
 	saidOutdated           atomic.Bool // the log was told that the triggers are of an earlier version

@@ -184,8 +184,10 @@ ALTER TABLE jobs
     -- Jobs with the same one are published one after the other, in the order of (fire_at, id): a job is
     -- claimed when those before it have ended (reactor.waits_until).
     ADD COLUMN IF NOT EXISTS ordering_key text,
-    -- The schedule that the job is an occurrence of (reactor.schedules).
-    ADD COLUMN IF NOT EXISTS schedule_id bigint;
+    -- The schedule that the job is an occurrence of (reactor.schedules), and the time of the occurrence:
+    -- fire_at without the jitter. It stays when fire_at is changed.
+    ADD COLUMN IF NOT EXISTS schedule_id bigint,
+    ADD COLUMN IF NOT EXISTS occurrence_at timestamptz;
 -- The rows that are there have none of this, so none has to be checked: NOT VALID.
 DO $do$
 DECLARE
@@ -240,6 +242,8 @@ CREATE INDEX IF NOT EXISTS jobs_key_fired ON jobs (key, id) WHERE processed AND 
 -- Finds the jobs before one, fired or not.
 CREATE INDEX IF NOT EXISTS jobs_ordered ON jobs (ordering_key, fire_at, id) WHERE ordering_key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_schedule ON jobs (schedule_id) WHERE NOT processed AND schedule_id IS NOT NULL;
+-- Finds the latest occurrence of a schedule that was claimed. It costs only jobs of schedules.
+CREATE INDEX IF NOT EXISTS jobs_occurrence ON jobs (schedule_id, occurrence_at) WHERE processed AND occurrence_at IS NOT NULL;
 
 -- Not CREATE SCHEMA IF NOT EXISTS, which requires CREATE on the database even if the schema exists:
 -- the owner of the schema may bring it up to date.

@@ -41,8 +41,8 @@ var Migrations = []Migration{
 	// The function of the triggers is not replaced here: instances of earlier versions, which may be
 	// running, ignore what the new one sends. pgsource.MigrateUp replaces it when they have gone.
 	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
-	// Down leaves the columns and what is in them.
-	{Version: 6, Name: "managed", Up: SchemaUp + OrderingUp + FunctionsUp, Down: FunctionsDown + OrderingDown},
+	// Down leaves the columns and the table of schedules, and what is in them.
+	{Version: 6, Name: "managed", Up: SchemaUp + OrderingUp + FunctionsUp + SchedulesUp, Down: SchedulesDown + FunctionsDown + OrderingDown},
 }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to
@@ -67,6 +67,13 @@ var (
 	// FunctionsDown drops them.
 	//go:embed functions.down.sql
 	FunctionsDown string
+
+	// SchedulesUp creates the table of schedules, and the functions and triggers that belong to it.
+	//go:embed schedules.sql
+	SchedulesUp string
+	// SchedulesDown drops those, and leaves the table.
+	//go:embed schedules.down.sql
+	SchedulesDown string
 
 	// TriggersUp creates the triggers, which notify the instances.
 	//go:embed triggers.sql
