@@ -88,6 +88,7 @@ func many(ctx context.Context, owner *pgx.Conn, days int) error {
 		    processed_at timestamptz,
 		    shard        smallint    NOT NULL GENERATED ALWAYS AS ((hashint8(id) & 63)::smallint) STORED,
 		    claim        uuid,
+		    key          text,
 		    PRIMARY KEY (id, fire_at)
 		) PARTITION BY RANGE (fire_at);
 		CREATE INDEX jobs_pending ON jobs (shard, fire_at, id) WHERE NOT processed;
