@@ -135,7 +135,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, err
 	}
 	switch {
-	case slices.Equal(list[at].Missing, []string{"claim"}): // since version 3
+	case len(list[at].Missing) > 0 && !slices.ContainsFunc(list[at].Missing, func(name string) bool { return !slices.Contains(newColumns, name) }):
 		return table{}, errNoSchema
 	case len(list[at].Missing) > 0:
 		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(schema), strings.Join(list[at].Missing, ", "))
@@ -153,7 +153,11 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 }
 
 // ourColumns are the columns of the table that our statements name.
-var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard", "claim"}
+var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard", "claim", "key"}
+
+// newColumns are those that earlier versions of the schema lack: claim is there since version 3, key
+// since version 6.
+var newColumns = []string{"claim", "key"}
 
 // findMovedTable finds the table where somebody has renamed its schema, or moved the table to
 // another one, and records the new place. The table is recognized by our triggers or publications.

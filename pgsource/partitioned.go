@@ -29,8 +29,8 @@ type table struct {
 	schema string
 	tree   bool // it has partitions or inheritance children
 
-	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, handBack, purge string
-	waiting, lockOne, touch                                                                                 string
+	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, replaced, handBack, purge string
+	waiting, lockOne, touch                                                                                           string
 }
 
 // The texts of the statements contain "{in $1 to $2}" and "{from $1}" where a table with partitions
@@ -53,8 +53,9 @@ func newTable(schema string, tree bool) table {
 	expand := func(sql string) string {
 		sql = strings.NewReplacer("{jobs}", only+t.name).Replace(sql)
 		if !tree {
-			return spans.ReplaceAllString(sql, "")
+			return spans.ReplaceAllString(strings.Replace(sql, "{with its key}", "", 1), "")
 		}
+		sql = strings.Replace(sql, "{with its key}", lockedKeySQL, 1)
 		sql = spanFromTo.ReplaceAllString(sql, " AND fire_at >= ${1} AND fire_at <= ${2}")
 		return spanFrom.ReplaceAllString(sql, " AND fire_at >= ${1}")
 	}
@@ -65,7 +66,7 @@ func newTable(schema string, tree bool) table {
 	t.loadIDs = expand(loadSQL + "id = ANY ($3::bigint[]){from $4}")
 	t.journal = expand(readJournalSQL)
 	t.unsettled = expand(unsettledSQL)
-	t.lockReturns, t.handBack = expand(lockReturnsSQL), expand(handBackSQL)
+	t.lockReturns, t.replaced, t.handBack = expand(lockReturnsSQL), expand(replacedSQL), expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
 	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)
 	return t

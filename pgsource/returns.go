@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -21,13 +23,14 @@ import (
 //	journal ──settle──► retries, not returned ──give back──► retries, returned ──► claimed again
 //	                        │        ▲                            (attempts are counted on)
 //	                        │        └── the row is locked: later
-//	                        └── the row cannot be changed: failed_jobs
+//	                        ├── the row cannot be changed: failed_jobs
+//	                        └── a newer job has its key: failed_jobs
 //
 // If we crash anywhere on that way, the note exists, and every instance searches for notes.
 
 // toReturnSQL locks the rows of those of the given jobs that are noted.
 const toReturnSQL = `
-    SELECT job.tableoid AS part, job.ctid AS place, job.id, job.fire_at AS at
+    SELECT job.tableoid AS part, job.ctid AS place, job.id, job.fire_at AS at, job.key
       FROM reactor.retries r JOIN {jobs} AS job ON job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed
      WHERE NOT r.returned AND r.job_id = ANY ($1::bigint[]){in $2 to $3}
      ORDER BY job.id
@@ -35,8 +38,32 @@ const toReturnSQL = `
 `
 
 // lockReturnsSQL runs before handBackSQL, whose snapshot then sees the rows as this has locked
-// them. If a row does not change after that, a trigger silently suppresses the change.
-const lockReturnsSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + ") SELECT id FROM waiting"
+// them. If a row does not change after that, a trigger silently suppresses the change. Where no index
+// keeps a key to one unfired job (a table with partitions), the key is locked as well, as
+// reactor.schedule does it; if somebody else has that lock, the job is left for later.
+const lockReturnsSQL = "WITH waiting AS MATERIALIZED (" + toReturnSQL + ") SELECT id, key IS NOT NULL FROM waiting{with its key}"
+
+// lockedKeySQL takes the place of {with its key} in a table with partitions.
+const lockedKeySQL = " WHERE CASE WHEN key IS NULL THEN true ELSE pg_try_advisory_xact_lock(hashtextextended('reactor key ' || key, 0::bigint)) END"
+
+// replacedSQL ends jobs of which a newer one has the key by now, among those that lockReturnsSQL has
+// locked. A producer has given the key another job while this one was claimed, and an unfired job is
+// the only one with its key. Of two that return with the same key the one with the higher id is the
+// newer one. It runs if a row has a key, before handBackSQL and in its transaction: if we crash
+// before the commit, the notes are still there, and after it the jobs have ended.
+const replacedSQL = `WITH replaced AS (
+    SELECT job.id FROM reactor.retries r JOIN {jobs} AS job ON job.id = r.job_id AND (job.claim = r.claim OR r.claim IS NULL) AND job.processed
+     WHERE NOT r.returned AND r.job_id = ANY ($1::bigint[]){in $2 to $3}
+       AND (EXISTS (SELECT FROM {jobs} AS newer WHERE newer.key = job.key AND NOT newer.processed)
+         OR EXISTS (SELECT FROM {jobs} AS newer WHERE newer.key = job.key AND newer.processed AND newer.id > job.id AND newer.id = ANY ($1::bigint[])))
+), ended AS (
+    DELETE FROM reactor.retries WHERE NOT returned AND job_id IN (SELECT id FROM replaced) RETURNING job_id, attempts, code, reason, claim
+)
+INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim)
+SELECT job_id, attempts, code, CASE WHEN reason = '' THEN '' ELSE reason || '; ' END || 'replaced by a newer job with its key', claim FROM ended
+    ON CONFLICT (job_id) DO UPDATE
+   SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim, state = excluded.state
+RETURNING job_id`
 
 // handBackSQL makes rows unprocessed. A row that somebody has locked is left for later. A row that
 // is not the one that was claimed is left alone for good; a note without a claim comes from a batch
@@ -62,8 +89,8 @@ const mostReturns = 1000
 func (s *Source) giveBack(ctx context.Context, ids []int64, due span) {
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), mostReturns)]
-		back, _, err := s.handBack(ctx, s.hot, some, due, settlementLockTimeout)
-		if len(back) < len(some) {
+		ended, err := s.handBack(ctx, s.hot, some, due, settlementLockTimeout)
+		if len(ended.back)+len(ended.replaced) < len(some) {
 			s.returnsWait.Store(true)
 		}
 		if err != nil {
@@ -91,34 +118,66 @@ func (s span) with(dueBy nullTime) span {
 	return span{min(s.from, dueBy.Add(-mostSpan)), max(s.to, dueBy.DBTime)}
 }
 
-// handBack makes rows unprocessed. Rows that are due at other times are left for later. back are the ids of those that were changed, and kept the ids of
-// those that were not although nobody has locked them. Waiting for a lock delays others, so it has
-// a limit of its own.
-func (s *Source) handBack(ctx context.Context, db *database, ids []int64, due span, lockTimeout string) (back, kept []int64, err error) {
+// handedBack tells what has become of noted jobs, by their ids. The others are left for later.
+type handedBack struct {
+	back     []int64 // unprocessed again
+	replaced []int64 // ended, because newer jobs have their keys
+	kept     []int64 // not changed, although nobody has locked them
+}
+
+// handBack makes rows unprocessed. Rows that are due at other times are left for later. Waiting for
+// a lock delays others, so it has a limit of its own.
+func (s *Source) handBack(ctx context.Context, db *database, ids []int64, due span, lockTimeout string) (ended handedBack, err error) {
 	jobs := s.jobs()
-	args := jobs.between([]any{ids}, due.from, due.to)
 	err = db.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
 			return err
 		}
-		for _, step := range []struct {
-			sql string
-			ids *[]int64
-		}{{jobs.lockReturns, &kept}, {jobs.handBack, &back}} {
-			rows, err := tx.Query(ctx, step.sql, args...)
+		ended = handedBack{}
+		var (
+			locked []int64
+			id     int64
+			keyed  bool
+			keys   bool // of any of them
+		)
+		rows, err := tx.Query(ctx, jobs.lockReturns, jobs.between([]any{ids}, due.from, due.to)...)
+		if err != nil {
+			return err
+		}
+		if _, err := pgx.ForEachRow(rows, []any{&id, &keyed}, func() error {
+			locked, keys = append(locked, id), keys || keyed
+			return nil
+		}); err != nil {
+			return err
+		}
+		args := jobs.between([]any{locked}, due.from, due.to)
+		collect := func(sql string, into *[]int64) error {
+			rows, err := tx.Query(ctx, sql, args...)
 			if err == nil {
-				*step.ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+				*into, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 			}
-			if err != nil {
+			return err
+		}
+		if keys {
+			if err := collect(jobs.replaced, &ended.replaced); err != nil {
 				return err
 			}
 		}
+		if err := collect(jobs.handBack, &ended.back); err != nil {
+			return err
+		}
+		ended.kept = slices.DeleteFunc(locked, func(id int64) bool {
+			return slices.Contains(ended.back, id) || slices.Contains(ended.replaced, id)
+		})
 		return nil
 	})
 	if err != nil {
-		return nil, nil, s.failed("give jobs back", err)
+		return handedBack{}, s.failed("give jobs back", err)
 	}
-	return back, slices.DeleteFunc(kept, func(id int64) bool { return slices.Contains(back, id) }), nil
+	for _, id := range ended.replaced {
+		s.unreturnable.Fail(s.log, slog.LevelWarn, "a job that was not published is given up, because a newer one has its key", "job", id)
+	}
+	return ended, nil
 }
 
 // returnsInterval is the time between two searches for notes. While this instance knows of a note,
@@ -158,15 +217,16 @@ const choreLockTimeout = "1s"
 const secondLockTimeout = "20ms"
 
 // returnSome halves the set until it finds the row that cannot be changed. A job whose trigger
-// lacks something, or waits for something, may succeed another time and stays noted.
+// lacks something, or waits for something, may succeed another time and stays noted. So does a job of
+// which somebody is inserting a newer one with its key.
 func (s *Source) returnSome(ctx context.Context, ids []int64, timeout string) error {
-	_, kept, err := s.handBack(ctx, s.background, ids, anyDueTime, timeout)
-	for _, id := range kept {
+	ended, err := s.handBack(ctx, s.background, ids, anyDueTime, timeout)
+	for _, id := range ended.kept {
 		if err := s.failUnreturnable(ctx, id, errSuppressed); err != nil {
 			return err
 		}
 	}
-	if err == nil || !aboutJob(err) {
+	if err == nil || !aboutJob(err) && !aboutKey(err) {
 		return err
 	}
 	if waited(err) {
@@ -178,11 +238,20 @@ func (s *Source) returnSome(ctx context.Context, ids []int64, timeout string) er
 		}
 		return s.returnSome(ctx, ids[len(ids)/2:], timeout)
 	}
-	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !refusesRow(pgErr) {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && (!refusesRow(pgErr) || aboutKey(err)) {
 		s.log.Debug("a job does not go back to the table yet", "job", ids[0], "err", err)
 		return nil
 	}
 	return s.failUnreturnable(ctx, ids[0], err)
+}
+
+// aboutKey reports whether a row could not be made unprocessed because another one with its key was
+// committed since replacedSQL has looked (then the next search ends the job), or is not committed yet.
+// The server names the index where it waits for that; the rest of its sentence is translated.
+func aboutKey(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == pgerrcode.UniqueViolation && pgErr.ConstraintName == "jobs_key" ||
+		waited(err) && strings.Contains(pgErr.Where, `jobs_key`))
 }
 
 // failUnreturnable records a job as failed whose row cannot be made unprocessed.

@@ -3,6 +3,7 @@ package pgsource_test
 import (
 	_ "embed"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,5 +143,103 @@ func TestMigrateWithoutTheClustersName(t *testing.T) {
 	b.start(url)
 	if n := b.count("SELECT count(*) FROM reactor.deployment WHERE system_identifier IS NULL AND database IS NOT NULL"); n != 1 {
 		t.Error("the deployment is not recorded")
+	}
+}
+
+// TestUpgradeFromVersionFive: rows in every state are as they were after version 6, after its undoing and
+// after it again; jobs that were published, and a column with values, survive all of it.
+func TestUpgradeFromVersionFive(t *testing.T) {
+	for name, partitions := range map[string]bool{"plain": false, "partitions": true} {
+		t.Run(name, func(t *testing.T) { testUpgradeFromVersionFive(t, partitions) })
+	}
+}
+
+func testUpgradeFromVersionFive(t *testing.T, partitions bool) {
+	b := versionFive(t)
+	b.exec(`
+		INSERT INTO jobs (id, topic, payload, fire_at, expires_at, processed, processed_at, claim) VALUES
+		  (1, 'waits', 'one', now() + interval '1 hour', NULL, false, NULL, NULL), (2, 'expires', '', now(), now(), false, NULL, NULL),
+		  (3, 'fired', '', now(), NULL, true, now(), gen_random_uuid()), (4, 'by hand', '', now(), NULL, true, NULL, NULL),
+		  (5, 'in flight', 'five', now(), NULL, true, now(), '00000000-0000-4000-8000-000000000005'),
+		  (6, 'returning', '', now(), NULL, true, now(), '00000000-0000-4000-8000-000000000006'),
+		  (7, 'pauses', '', now(), NULL, false, NULL, '00000000-0000-4000-8000-000000000007'),
+		  (8, 'failed', '', now(), NULL, true, now(), '00000000-0000-4000-8000-000000000008');
+		INSERT INTO reactor.lanes (lane, owner, epoch) VALUES (1, NULL, 7);
+		INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, job_ids, due_by) VALUES (1, 7, '00000000-0000-4000-8000-000000000005', 1, 1, '{5}', now());
+		INSERT INTO reactor.retries VALUES (6, 0, now(), 0, 'not sent', '00000000-0000-4000-8000-000000000006', false),
+		  (7, 1, now() + interval '1 hour', 135, 'not authorized', '00000000-0000-4000-8000-000000000007', true);
+		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim) VALUES (8, 5, 135, 'not authorized', '00000000-0000-4000-8000-000000000008')`)
+	if partitions {
+		if err := pgsource.ConvertToPartitions(b.ctx, b.url, 24*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sum := "SELECT hashtext((SELECT string_agg(r::text, ',' ORDER BY id) FROM (SELECT id, topic, payload, fire_at, expires_at, processed, processed_at, claim FROM jobs) AS r) || (SELECT string_agg(job_id || reason, ',' ORDER BY job_id) FROM reactor.failed_jobs))"
+	before := b.count(sum)
+
+	up := func() {
+		t.Helper()
+		if names := b.migrateUp(b.url); !slices.Equal(names, []string{"managed"}) {
+			t.Errorf("applied %v", names)
+		}
+		if after := b.count(sum); after != before {
+			t.Error("the rows are not what they were")
+		}
+	}
+	if why := b.refused(pgsource.Config{DatabaseURL: b.url}); !strings.Contains(why, "reactor migrate up") {
+		t.Error(why)
+	}
+	up()
+	b.exec("INSERT INTO jobs (id, topic, fire_at, key) VALUES (9, 'named', now() + interval '1 hour', 'k')")
+	before = b.count(sum)
+	plan, err := pgsource.PlanDown(b.ctx, b.url)
+	if err != nil || plan.Name != "managed" || plan.Loses != "" {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.count("SELECT count(*) FROM pg_proc WHERE pronamespace = 'reactor'::regnamespace AND proname <> 'announce_jobs'"); n != 0 {
+		t.Errorf("%d functions are left", n)
+	}
+	up()
+	for id, want := range map[int]string{1: "cancelled", 3: "already fired", 4: "already fired", 5: "too late, firing now", 6: "cancelled", 7: "cancelled", 8: "already failed", 9: "cancelled"} {
+		if got := b.answer("reactor.cancel($1::bigint)", id); got != want {
+			t.Errorf("cancelling job %d answers %q, want %q", id, got, want)
+		}
+	}
+	b.start(b.url)
+	if batch := b.recoverOne(); len(batch.Jobs) != 1 || string(batch.Jobs[0].Payload) != "five" {
+		t.Errorf("recovered %+v", batch)
+	}
+}
+
+// versionFive is a database as version 5 has left it: without what version 6 adds.
+func versionFive(t *testing.T) *bench {
+	t.Helper()
+	b := examine(t, testkit.NewDatabase(t))
+	plan, err := pgsource.PlanDown(b.ctx, b.url)
+	if err != nil || plan.Version != 6 {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
+		t.Fatal(err)
+	}
+	b.exec(`ALTER TABLE jobs DROP payload_bytes, DROP qos, DROP retain, DROP content_type, DROP response_topic, DROP correlation_data, DROP headers, DROP key, DROP schedule_id;
+		ALTER TABLE reactor.failed_jobs DROP state`)
+	return b
+}
+
+// TestDownWhileInstancesRun: no version can be undone while an instance runs.
+func TestDownWhileInstancesRun(t *testing.T) {
+	b := newBench(t)
+	if _, err := pgsource.PlanDown(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "instances are running") {
+		t.Fatalf("undoing the version is planned: %v", err)
+	}
+	if _, err := pgsource.MigrateDown(b.ctx, b.url, pgsource.DownPlan{Version: 6, Name: "managed"}); err == nil || !strings.Contains(err.Error(), "instances are running") {
+		t.Errorf("the version is undone: %v", err)
+	}
+	if n := b.count("SELECT count(*) FROM pg_proc WHERE proname = 'schedule' AND pronamespace = 'reactor'::regnamespace"); n != 1 {
+		t.Error("the functions are gone")
 	}
 }

@@ -10,9 +10,10 @@
 --     are jobs now, at most 400 to both sides of today, and for a week ahead.
 --   - jobs_default holds what no other partition does: jobs due further ahead than partitions have
 --     been made, and jobs whose fire_at lies before the first of them.
---   - Keys are unique among unfired jobs only as far as they are set by reactor.schedule.
 --   - The primary key becomes (id, fire_at), because it must contain fire_at. Ids stay unique as long
 --     as they come from the sequence.
+--   - jobs_key is not unique any more: reactor.schedule still keeps to one unfired job of a key, and a
+--     plain INSERT does not.
 --   - Rights, settings of autovacuum, indexes and triggers stay. What a partitioned table cannot have,
 --     or what would silently be lost, is refused: see the messages below.
 --
@@ -79,7 +80,7 @@ BEGIN
         RAISE EXCEPTION 'other tables refer to the ids of jobs: %', bad USING HINT = 'drop these foreign keys: in a table with partitions the id alone is not unique for PostgreSQL';
     END IF;
     SELECT string_agg(indexrelid::regclass::text, ', ') INTO bad FROM pg_index
-     WHERE indrelid = old AND NOT indisprimary AND (indisunique OR indisexclusion) AND (SELECT relname FROM pg_class WHERE pg_class.oid = indexrelid) <> 'jobs_key'
+     WHERE indrelid = old AND NOT indisprimary AND (indisunique OR indisexclusion) AND indexrelid::oid IS DISTINCT FROM to_regclass(format('%I.jobs_key', home))::oid
        AND NOT (SELECT attnum FROM pg_attribute WHERE attrelid = old AND attname = 'fire_at') = ANY (indkey);
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'unique indexes do not contain fire_at: %', bad USING HINT = 'drop them: a table with partitions cannot have them';
@@ -102,7 +103,8 @@ BEGIN
     END IF;
 
     -- What is to be created again once the old table is gone, as its names are free then.
-    rebuilt := ARRAY(SELECT replace(pg_get_indexdef(indexrelid), 'CREATE UNIQUE INDEX jobs_key', 'CREATE INDEX jobs_key') FROM pg_index WHERE indrelid = old AND NOT indisprimary ORDER BY indexrelid)
+    -- The index of the keys cannot be unique here; reactor.schedule keeps to one unfired job of a key.
+    rebuilt := ARRAY(SELECT regexp_replace(pg_get_indexdef(indexrelid), '^CREATE UNIQUE INDEX jobs_key ', 'CREATE INDEX jobs_key ') FROM pg_index WHERE indrelid = old AND NOT indisprimary ORDER BY indexrelid)
             || ARRAY(SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = old AND NOT tgisinternal ORDER BY oid)
             || ARRAY(SELECT format('ALTER TABLE %I.jobs %s TRIGGER %I', home, CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, tgname)
                        FROM pg_trigger WHERE tgrelid = old AND NOT tgisinternal AND tgenabled <> 'O' ORDER BY oid)
