@@ -10,6 +10,7 @@
 --     are jobs now, at most 400 to both sides of today, and for a week ahead.
 --   - jobs_default holds what no other partition does: jobs due further ahead than partitions have
 --     been made, and jobs whose fire_at lies before the first of them.
+--   - Keys are unique among unfired jobs only as far as they are set by reactor.schedule.
 --   - The primary key becomes (id, fire_at), because it must contain fire_at. Ids stay unique as long
 --     as they come from the sequence.
 --   - Rights, settings of autovacuum, indexes and triggers stay. What a partitioned table cannot have,
@@ -78,7 +79,7 @@ BEGIN
         RAISE EXCEPTION 'other tables refer to the ids of jobs: %', bad USING HINT = 'drop these foreign keys: in a table with partitions the id alone is not unique for PostgreSQL';
     END IF;
     SELECT string_agg(indexrelid::regclass::text, ', ') INTO bad FROM pg_index
-     WHERE indrelid = old AND NOT indisprimary AND (indisunique OR indisexclusion)
+     WHERE indrelid = old AND NOT indisprimary AND (indisunique OR indisexclusion) AND (SELECT relname FROM pg_class WHERE pg_class.oid = indexrelid) <> 'jobs_key'
        AND NOT (SELECT attnum FROM pg_attribute WHERE attrelid = old AND attname = 'fire_at') = ANY (indkey);
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'unique indexes do not contain fire_at: %', bad USING HINT = 'drop them: a table with partitions cannot have them';
@@ -101,7 +102,7 @@ BEGIN
     END IF;
 
     -- What is to be created again once the old table is gone, as its names are free then.
-    rebuilt := ARRAY(SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = old AND NOT indisprimary ORDER BY indexrelid)
+    rebuilt := ARRAY(SELECT replace(pg_get_indexdef(indexrelid), 'CREATE UNIQUE INDEX jobs_key', 'CREATE INDEX jobs_key') FROM pg_index WHERE indrelid = old AND NOT indisprimary ORDER BY indexrelid)
             || ARRAY(SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = old AND NOT tgisinternal ORDER BY oid)
             || ARRAY(SELECT format('ALTER TABLE %I.jobs %s TRIGGER %I', home, CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, tgname)
                        FROM pg_trigger WHERE tgrelid = old AND NOT tgisinternal AND tgenabled <> 'O' ORDER BY oid)
