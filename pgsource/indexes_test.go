@@ -52,7 +52,7 @@ func TestPlansGoByIndex(t *testing.T) {
 			jobs := newTable("public", tree)
 			for name, sql := range map[string]string{
 				"claim": jobs.claim, "load a window": jobs.loadWindow, "load a range": jobs.loadRange, "load ids": jobs.loadIDs,
-				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
+				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "quarantine": jobs.quarantine, "settle": settleSQL, "beat": beatSQL,
 			} {
 				for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
 					plan := planOf(t, ctx, s, sql, mode)

@@ -30,6 +30,7 @@ type table struct {
 	tree   bool // it has partitions or inheritance children
 
 	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, handBack, purge string
+	quarantine                                                                                              string
 	waiting, lockOne, touch                                                                                 string
 }
 
@@ -67,6 +68,7 @@ func newTable(schema string, tree bool) table {
 	t.unsettled = expand(unsettledSQL)
 	t.lockReturns, t.handBack = expand(lockReturnsSQL), expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
+	t.quarantine = expand(quarantineSQL)
 	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)
 	return t
 }
