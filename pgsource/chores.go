@@ -22,6 +22,7 @@ const (
 func (s *Source) startChores(ctx context.Context) {
 	s.startMaintenance(ctx)
 	s.startScheduling()
+	s.startRetention(ctx)
 	now := time.Now()
 	if !s.tending.CompareAndSwap(false, true) {
 		return

@@ -456,3 +456,6 @@ ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS claim uuid;
 -- How it ended: failed; expired, after its expires_at; missed, later than the deployment allows
 -- (--max-lateness).
 ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS state text NOT NULL DEFAULT 'failed'; -- since version 6
+-- Since version 6. Of a row that could not be claimed, which has no claim that would tell it from another
+-- row with its id: its version, that is its xmin.
+ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS row_version bigint;

@@ -20,6 +20,7 @@ servers of its own.`
 type commands struct {
 	Run        runCommand        `cmd:"" help:"Publish jobs as they fall due."`
 	Migrate    migrateCommand    `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`
+	Jobs       jobsCommand       `cmd:"" help:"List, show, cancel, reschedule, fire, retry and purge jobs."`
 	Partitions partitionsCommand `cmd:"" help:"Maintain the partitions of the table: make new ones, drop old ones."`
 	Schedules  schedulesCommand  `cmd:"" help:"Manage jobs that recur."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`

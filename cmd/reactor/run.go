@@ -32,6 +32,7 @@ type runCommand struct {
 	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements at most, opened when they are needed; up to three more are opened for other purposes. With --feed wal one of these is for replication. An idle instance holds three in all."`
 	PartitionsAhead     int           `default:"${partitions_ahead}" group:"Database" placeholder:"N" help:"If the table has partitions: for how many intervals after the present one to make them (default ${default}); 0 leaves that to reactor partitions."`
 	RetainPartitions    time.Duration `default:"0s" group:"Database" help:"How long after its end a partition whose jobs are all published is kept before it is dropped, e.g. 720h; 0s keeps all."`
+	Retain              time.Duration `default:"0s" group:"Database" help:"How long the row of a job is kept after the job has ended before it is deleted, e.g. 168h; 0s keeps all."`
 	Migrate             bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
 	Deployment          string        `group:"Database" placeholder:"NAME" help:"A part of the MQTT client ids, the same for all instances; if not given, a random name that is stored in the database. Needed if a copy of the database that PostgreSQL cannot tell from it, such as a base backup, uses the same broker."`
 	Name                string        `group:"Database" placeholder:"NAME" help:"The name of this instance in reactor.instances; host and process id if not given."`
@@ -140,7 +141,7 @@ func profileCPU(name string) (end func(), err error) {
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
 		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections),
-		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Logger: log,
+		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Retain: c.Retain, Logger: log,
 	})
 	if err != nil {
 		return nil, err
