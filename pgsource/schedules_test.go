@@ -3,6 +3,7 @@ package pgsource_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/schedule"
@@ -210,7 +212,6 @@ func TestPauseAndDelete(t *testing.T) {
 	if n := b.count("SELECT count(*) FROM jobs JOIN reactor.schedules s ON s.id = schedule_id WHERE name = 's'"); n != len(claimed.Jobs) {
 		t.Errorf("%d jobs are left after the pause, %d were claimed", n, len(claimed.Jobs))
 	}
-	// A claimed job that is given back, after the pause, is no job of an unpaused schedule either.
 	b.made("other", 13) // somebody has looked at the schedules since
 	b.gapless("other")
 	b.exec("UPDATE reactor.schedules SET paused = false WHERE name = 's'")
@@ -525,5 +526,81 @@ func TestSchedulesInAHostileDatabase(t *testing.T) {
 	b.exec("DELETE FROM reactor.schedules")
 	if n := b.count("SELECT count(*) FROM app.jobs WHERE NOT processed"); n != 0 {
 		t.Errorf("%d jobs are left", n)
+	}
+}
+
+// TestSchedulesNeedRights: an instance whose role may not insert jobs says what to grant, and another one
+// makes them. The first does once it may.
+func TestSchedulesNeedRights(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("")
+	b.grant(role)
+	log := &said{changed: make(chan struct{}, 1)}
+	s, err := pgsource.New(pgsource.Config{DatabaseURL: url, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b.exec("INSERT INTO reactor.schedules (name, cron, topic, catch_up) VALUES ('s', '* * * * * *', 't', 'all')")
+	b.member, b.lease = b.join(s)
+	for !strings.Contains(log.text(), "GRANT SELECT, INSERT, UPDATE ON") {
+		select {
+		case <-log.changed:
+		case <-b.ctx.Done():
+			t.Fatalf("it does not say what to grant:\n%s", log.text())
+		}
+	}
+	if n := b.count("SELECT count(*) FROM jobs"); n != 0 {
+		t.Errorf("%d jobs were made without the right", n)
+	}
+	b.exec("GRANT INSERT ON jobs TO " + role)
+	b.made("s", 5)
+	b.gapless("s")
+}
+
+// said is a log that can be awaited.
+type said struct {
+	mu      sync.Mutex
+	all     strings.Builder
+	changed chan struct{} // one slot
+}
+
+func (l *said) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	l.all.Write(line)
+	l.mu.Unlock()
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+	return len(line), nil
+}
+
+func (l *said) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
+// TestSchedulesBehindAPooler: in transaction mode, where each transaction may have another session.
+func TestSchedulesBehindAPooler(t *testing.T) {
+	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 4})
+	b.migrateUp(b.url)
+	b.exec("INSERT INTO reactor.schedules (name, cron, topic, overlap) VALUES ('s', '* * * * * *', 't', 'allow'), ('alone', '* * * * * *', 't', 'skip')")
+	b.start(pooler.URL())
+	b.made("s", 8)
+	b.gapless("s")
+	b.eventually("one waits alone", "SELECT overlapped > 0 FROM reactor.schedules WHERE name = 'alone'")
+	if next, _, err := pgsource.NextOccurrences(b.ctx, pooler.URL(), "s", 3); err != nil || len(next) != 3 {
+		t.Errorf("the next are %v, %v", next, err)
+	}
+	if err := pgsource.PauseSchedule(b.ctx, pooler.URL(), "s"); err != nil {
+		t.Error(err)
+	}
+	if n := b.count("SELECT count(*) FROM jobs JOIN reactor.schedules s ON s.id = schedule_id WHERE name = 's' AND NOT processed"); n != 0 {
+		t.Errorf("%d jobs are left after the pause", n)
 	}
 }
