@@ -604,3 +604,64 @@ func TestSchedulesBehindAPooler(t *testing.T) {
 		t.Errorf("%d jobs are left after the pause", n)
 	}
 }
+
+// TestSchedulesWithPartitions: occurrences are made, changed and deleted in whatever partition they are.
+func TestSchedulesWithPartitions(t *testing.T) {
+	b := partitioned(t)
+	b.start(b.url)
+	b.exec("INSERT INTO reactor.schedules (name, cron, topic, overlap) VALUES ('s', '* * * * * *', 't', 'allow'), ('alone', '* * * * * *', 't', 'skip')")
+	b.made("s", 5)
+	b.gapless("s")
+	b.eventually("one waits alone", "SELECT overlapped > 0 FROM reactor.schedules WHERE name = 'alone'")
+	// Moved to another partition, it is an occurrence of its schedule as before.
+	b.exec("UPDATE jobs SET fire_at = '2101-01-01' WHERE occurrence_at = (SELECT max(occurrence_at) FROM jobs)")
+	b.exec("UPDATE reactor.schedules SET topic = 'new'")
+	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed AND topic <> 'new'"); n != 0 {
+		t.Errorf("%d jobs have the old topic", n)
+	}
+	b.made("s", 15)
+	b.gapless("s")
+	b.exec("DELETE FROM reactor.schedules")
+	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed"); n != 0 {
+		t.Errorf("%d jobs are left", n)
+	}
+}
+
+// TestSchedulesByIndex: what is done each second, and by each change, reads no whole table.
+func TestSchedulesByIndex(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec(`INSERT INTO reactor.schedules (name, cron, topic) SELECT 's' || n, '* * * * *', 't' FROM generate_series(1, 5000) n;
+		UPDATE reactor.schedules SET look_at = 'infinity', step = step + 1;
+		INSERT INTO jobs (topic, fire_at, processed, schedule_id, occurrence_at) SELECT 't', now(), n % 100 <> 0, n % 5000 + 1, now() - n * interval '1 second' FROM generate_series(1, 50000) n;
+		INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now(), n % 2 = 0 FROM generate_series(1, 50000) n;
+		ANALYZE jobs; ANALYZE reactor.schedules`)
+	pages := func(statement string) (read int) {
+		t.Helper()
+		b.exec("BEGIN")
+		defer b.exec("ROLLBACK")
+		var plan []struct {
+			Plan struct {
+				Hit  int `json:"Shared Hit Blocks"`
+				Read int `json:"Shared Read Blocks"`
+			}
+		}
+		if err := b.conn.QueryRow(b.ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+statement).Scan(&plan); err != nil {
+			t.Fatal(err)
+		}
+		return plan[0].Plan.Hit + plan[0].Plan.Read
+	}
+	whole := b.count("SELECT pg_relation_size('jobs') / 8192")
+	for _, statement := range []string{
+		"SELECT clock_timestamp(), look_at FROM reactor.schedules ORDER BY look_at LIMIT 1",
+		"UPDATE reactor.schedules SET topic = 'new' WHERE name = 's7'",
+		"UPDATE reactor.schedules SET cron = '0 * * * *' WHERE name = 's7'",
+		"DELETE FROM reactor.schedules WHERE name = 's7'",
+	} {
+		pages(statement) // fills the caches of the session
+		if read := pages(statement); read > whole/4 {
+			t.Errorf("%s reads %d pages, the table has %d", statement, read, whole)
+		} else {
+			t.Logf("%s reads %d pages of %d", statement, read, whole)
+		}
+	}
+}

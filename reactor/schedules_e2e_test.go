@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/reactor"
 )
 
 // TestSchedulesWhileInstancesDie: 200 schedules tick each second while three instances are killed in turn.
@@ -74,4 +76,41 @@ func TestSchedulesArePunctual(t *testing.T) {
 			t.Error("the one that must not overlap hardly occurs")
 		}
 	})
+}
+
+// TestSchedulesSurviveCrashesOfPostgres: the commit that makes jobs need not wait for the disk. Whatever
+// of it a crash undoes, every published occurrence is in the table, and every occurrence is published once.
+func TestSchedulesSurviveCrashesOfPostgres(t *testing.T) {
+	t.Parallel()
+	const schedules = 50
+	// The log is written so rarely that only commits that wait for it bring anything to the disk.
+	server := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true, Settings: map[string]string{"wal_writer_delay": "10s"}})
+	w := newWorldOn(t, server)
+	w.start(reactor.Config{})
+	w.start(reactor.Config{})
+	w.exec("INSERT INTO reactor.schedules (name, cron, topic, payload, catch_up) SELECT 's' || n, '* * * * * *', $1 || '/' || n, '{{fire_at_unix}}', 'all' FROM generate_series(1, $2::integer) n", w.prefix, schedules)
+	for range 3 {
+		if err := w.subscriber.WaitDistinct(w.ctx, w.subscriber.Progress().Distinct+4*schedules); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Start(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.db = w.connect()
+	}
+	if err := w.subscriber.WaitDistinct(w.ctx, w.subscriber.Progress().Distinct+2*schedules); err != nil {
+		t.Fatal(err)
+	}
+	w.exec("UPDATE reactor.schedules SET paused = true")
+	w.settled()
+	w.eventually("all are processed", "SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed)")
+	if n := w.count(`SELECT count(*) FROM (
+		SELECT FROM jobs GROUP BY schedule_id
+		HAVING count(*) <> count(DISTINCT occurrence_at) OR count(*) <> extract(epoch FROM max(occurrence_at) - min(occurrence_at)) + 1) AS wrong`); n != 0 {
+		t.Errorf("%d schedules have occurrences twice or not at all", n)
+	}
+	w.judge()
 }
