@@ -42,8 +42,9 @@ const (
 	// lookInterval is the longest time between two looks. A change of a schedule is seen by then; jobs
 	// that are not wanted any more have been removed by the change itself.
 	lookInterval = time.Second
-	// blindInterval is the time between two looks while the table is missing, or we may not read it.
-	blindInterval = 10 * time.Minute
+	// blindInterval is the time between two looks while the table is missing, lackingInterval while we
+	// lack a right. Other instances may have it.
+	blindInterval, lackingInterval = 10 * time.Minute, 10 * time.Second
 	// schedulesAtOnce and occurrencesAtOnce bound a transaction; occurrencesOfOne is the part of one
 	// schedule, so that one that catches up a month of seconds holds up no other.
 	schedulesAtOnce, occurrencesAtOnce, occurrencesOfOne = 100, 5000, 500
@@ -81,33 +82,43 @@ func (s *Source) startScheduling() {
 // lookAfterSchedules makes what is due, and returns when to look again.
 func (s *Source) lookAfterSchedules(ctx context.Context) time.Duration {
 	for {
-		// The instances look at different moments, so that one of them usually finds everything.
-		rest := lookInterval - rand.N(lookInterval/8)
 		wait, err := s.untilLook(ctx)
-		switch code := sqlState(err); {
-		case err == nil && wait > 0:
+		if err == nil && wait > 0 {
 			s.unscheduled.OK(s.log, "the jobs of schedules are made again")
-			return min(rest, wait)
-		case err == nil:
-			var more bool
-			if more, err = s.makeOccurrences(ctx); err == nil && more {
-				continue
-			}
-		case code == pgerrcode.UndefinedTable, code == pgerrcode.InsufficientPrivilege:
-			rest = blindInterval
+			// The instances look at different moments, so that one of them usually finds everything.
+			return min(lookInterval-rand.N(lookInterval/8), wait)
 		}
-		if err != nil && ctx.Err() == nil {
-			if rest != blindInterval {
-				err = s.failed("make the jobs of schedules", err)
-			}
-			if sqlState(err) == pgerrcode.InsufficientPrivilege {
-				err = explained(err, "this role may not make jobs: as their owner run GRANT SELECT, INSERT, UPDATE ON %s, GRANT ALL ON reactor.schedules and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor to it", s.jobs().name)
-			}
-			s.unscheduled.Fail(s.log, slog.LevelWarn, "the jobs of schedules are not made by this instance", "err", err)
+		more := false
+		if err == nil {
+			more, err = s.makeOccurrences(ctx)
 		}
-		return rest
+		switch {
+		case err != nil && ctx.Err() == nil:
+			return s.cannotSchedule(err)
+		case !more:
+			return lookInterval
+		}
 	}
 }
+
+// cannotSchedule reports an error, and returns when to try again.
+func (s *Source) cannotSchedule(err error) time.Duration {
+	const failing = "the jobs of schedules are not made by this instance"
+	switch {
+	case errors.Is(err, errNoSchedules):
+		s.unscheduled.Fail(s.log, slog.LevelInfo, failing, "err", err)
+		return blindInterval
+	case sqlState(err) == pgerrcode.InsufficientPrivilege:
+		s.unscheduled.Fail(s.log, slog.LevelWarn, failing, "err", explained(err,
+			"this role may not make jobs (%s): as their owner run GRANT SELECT, INSERT, UPDATE ON %s, GRANT ALL ON reactor.schedules and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor to it", statementText(err), s.jobs().name))
+		return lackingInterval
+	}
+	s.unscheduled.Fail(s.log, slog.LevelWarn, failing, "err", s.failed("make the jobs of schedules", err))
+	return lookInterval
+}
+
+// errNoSchedules: the schema is of an earlier version.
+var errNoSchedules = errors.New("there is no table reactor.schedules: run `reactor migrate up` as the owner of the database")
 
 // untilLook returns how long nothing has to be done: 0 if something has to be done now.
 func (s *Source) untilLook(ctx context.Context) (time.Duration, error) {
@@ -115,6 +126,9 @@ func (s *Source) untilLook(ctx context.Context) (time.Duration, error) {
 	err := s.background.row(ctx, "SELECT clock_timestamp(), look_at FROM reactor.schedules ORDER BY look_at LIMIT 1", nil, &now, &look)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return lookInterval, nil
+	}
+	if sqlState(err) == pgerrcode.UndefinedTable {
+		err = errNoSchedules
 	}
 	return max(0, look.Sub(now.DBTime)), err
 }

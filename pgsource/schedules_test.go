@@ -3,6 +3,7 @@ package pgsource_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/schedule"
@@ -210,7 +212,6 @@ func TestPauseAndDelete(t *testing.T) {
 	if n := b.count("SELECT count(*) FROM jobs JOIN reactor.schedules s ON s.id = schedule_id WHERE name = 's'"); n != len(claimed.Jobs) {
 		t.Errorf("%d jobs are left after the pause, %d were claimed", n, len(claimed.Jobs))
 	}
-	// A claimed job that is given back, after the pause, is no job of an unpaused schedule either.
 	b.made("other", 13) // somebody has looked at the schedules since
 	b.gapless("other")
 	b.exec("UPDATE reactor.schedules SET paused = false WHERE name = 's'")
@@ -525,5 +526,142 @@ func TestSchedulesInAHostileDatabase(t *testing.T) {
 	b.exec("DELETE FROM reactor.schedules")
 	if n := b.count("SELECT count(*) FROM app.jobs WHERE NOT processed"); n != 0 {
 		t.Errorf("%d jobs are left", n)
+	}
+}
+
+// TestSchedulesNeedRights: an instance whose role may not insert jobs says what to grant, and another one
+// makes them. The first does once it may.
+func TestSchedulesNeedRights(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("")
+	b.grant(role)
+	log := &said{changed: make(chan struct{}, 1)}
+	s, err := pgsource.New(pgsource.Config{DatabaseURL: url, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b.exec("INSERT INTO reactor.schedules (name, cron, topic, catch_up) VALUES ('s', '* * * * * *', 't', 'all')")
+	b.member, b.lease = b.join(s)
+	for !strings.Contains(log.text(), "GRANT SELECT, INSERT, UPDATE ON") {
+		select {
+		case <-log.changed:
+		case <-b.ctx.Done():
+			t.Fatalf("it does not say what to grant:\n%s", log.text())
+		}
+	}
+	if n := b.count("SELECT count(*) FROM jobs"); n != 0 {
+		t.Errorf("%d jobs were made without the right", n)
+	}
+	b.exec("GRANT INSERT ON jobs TO " + role)
+	b.made("s", 5)
+	b.gapless("s")
+}
+
+// said is a log that can be awaited.
+type said struct {
+	mu      sync.Mutex
+	all     strings.Builder
+	changed chan struct{} // one slot
+}
+
+func (l *said) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	l.all.Write(line)
+	l.mu.Unlock()
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+	return len(line), nil
+}
+
+func (l *said) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
+// TestSchedulesBehindAPooler: in transaction mode, where each transaction may have another session.
+func TestSchedulesBehindAPooler(t *testing.T) {
+	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 4})
+	b.migrateUp(b.url)
+	b.exec("INSERT INTO reactor.schedules (name, cron, topic, overlap) VALUES ('s', '* * * * * *', 't', 'allow'), ('alone', '* * * * * *', 't', 'skip')")
+	b.start(pooler.URL())
+	b.made("s", 8)
+	b.gapless("s")
+	b.eventually("one waits alone", "SELECT overlapped > 0 FROM reactor.schedules WHERE name = 'alone'")
+	if next, _, err := pgsource.NextOccurrences(b.ctx, pooler.URL(), "s", 3); err != nil || len(next) != 3 {
+		t.Errorf("the next are %v, %v", next, err)
+	}
+	if err := pgsource.PauseSchedule(b.ctx, pooler.URL(), "s"); err != nil {
+		t.Error(err)
+	}
+	if n := b.count("SELECT count(*) FROM jobs JOIN reactor.schedules s ON s.id = schedule_id WHERE name = 's' AND NOT processed"); n != 0 {
+		t.Errorf("%d jobs are left after the pause", n)
+	}
+}
+
+// TestSchedulesWithPartitions: occurrences are made, changed and deleted in whatever partition they are.
+func TestSchedulesWithPartitions(t *testing.T) {
+	b := partitioned(t)
+	b.start(b.url)
+	b.exec("INSERT INTO reactor.schedules (name, cron, topic, overlap) VALUES ('s', '* * * * * *', 't', 'allow'), ('alone', '* * * * * *', 't', 'skip')")
+	b.made("s", 5)
+	b.gapless("s")
+	b.eventually("one waits alone", "SELECT overlapped > 0 FROM reactor.schedules WHERE name = 'alone'")
+	// Moved to another partition, it is an occurrence of its schedule as before.
+	b.exec("UPDATE jobs SET fire_at = '2101-01-01' WHERE occurrence_at = (SELECT max(occurrence_at) FROM jobs)")
+	b.exec("UPDATE reactor.schedules SET topic = 'new'")
+	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed AND topic <> 'new'"); n != 0 {
+		t.Errorf("%d jobs have the old topic", n)
+	}
+	b.made("s", 15)
+	b.gapless("s")
+	b.exec("DELETE FROM reactor.schedules")
+	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed"); n != 0 {
+		t.Errorf("%d jobs are left", n)
+	}
+}
+
+// TestSchedulesByIndex: what is done each second, and by each change, reads no whole table.
+func TestSchedulesByIndex(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec(`INSERT INTO reactor.schedules (name, cron, topic) SELECT 's' || n, '* * * * *', 't' FROM generate_series(1, 5000) n;
+		UPDATE reactor.schedules SET look_at = 'infinity', step = step + 1;
+		INSERT INTO jobs (topic, fire_at, processed, schedule_id, occurrence_at) SELECT 't', now(), n % 100 <> 0, n % 5000 + 1, now() - n * interval '1 second' FROM generate_series(1, 50000) n;
+		INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now(), n % 2 = 0 FROM generate_series(1, 50000) n;
+		ANALYZE jobs; ANALYZE reactor.schedules`)
+	pages := func(statement string) (read int) {
+		t.Helper()
+		b.exec("BEGIN")
+		defer b.exec("ROLLBACK")
+		var plan []struct {
+			Plan struct {
+				Hit  int `json:"Shared Hit Blocks"`
+				Read int `json:"Shared Read Blocks"`
+			}
+		}
+		if err := b.conn.QueryRow(b.ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+statement).Scan(&plan); err != nil {
+			t.Fatal(err)
+		}
+		return plan[0].Plan.Hit + plan[0].Plan.Read
+	}
+	whole := b.count("SELECT pg_relation_size('jobs') / 8192")
+	for _, statement := range []string{
+		"SELECT clock_timestamp(), look_at FROM reactor.schedules ORDER BY look_at LIMIT 1",
+		"UPDATE reactor.schedules SET topic = 'new' WHERE name = 's7'",
+		"UPDATE reactor.schedules SET cron = '0 * * * *' WHERE name = 's7'",
+		"DELETE FROM reactor.schedules WHERE name = 's7'",
+	} {
+		pages(statement) // fills the caches of the session
+		if read := pages(statement); read > whole/4 {
+			t.Errorf("%s reads %d pages, the table has %d", statement, read, whole)
+		} else {
+			t.Logf("%s reads %d pages of %d", statement, read, whole)
+		}
 	}
 }

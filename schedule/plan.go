@@ -59,7 +59,7 @@ func (t *Times) Plan(p Policy, h Horizon, decided, now time.Time, busy bool, lim
 	if missed := now.Add(-MissedAfter); decided.Before(missed) {
 		plan.Decided = t.catchUpFrom(p, decided, now, missed)
 	}
-	for {
+	for considered := 0; ; considered++ {
 		next, ok := t.Next(plan.Decided)
 		if !ok {
 			plan.Next = time.Time{}
@@ -68,7 +68,7 @@ func (t *Times) Plan(p Policy, h Horizon, decided, now time.Time, busy bool, lim
 		plan.Next = next
 		ahead := next.After(now)
 		switch {
-		case len(plan.Make) == limit:
+		case len(plan.Make) == limit, considered == mostConsidered:
 			plan.Look = now
 			return plan
 		case next.After(now.Add(h.Ahead)):
@@ -82,7 +82,7 @@ func (t *Times) Plan(p Policy, h Horizon, decided, now time.Time, busy bool, lim
 			return plan
 		case p.Alone && busy:
 			plan.Overlapped++
-		case p.MaxLateness > 0 && next.Add(Jitter(p.ID, next, p.Jitter)).Before(now.Add(-p.MaxLateness)):
+		case p.MaxLateness > 0 && !next.Add(Jitter(p.ID, next, p.Jitter)).After(now.Add(-p.MaxLateness)):
 		default:
 			plan.Make = append(plan.Make, Occurrence{next, next.Add(Jitter(p.ID, next, p.Jitter))})
 			busy = true
@@ -91,11 +91,19 @@ func (t *Times) Plan(p Policy, h Horizon, decided, now time.Time, busy bool, lim
 	}
 }
 
+// mostConsidered bounds the occurrences of a plan, made or not: a month of seconds that may not overlap is
+// left out in several plans, of some milliseconds each.
+const mostConsidered = 10_000
+
 // catchUpFrom returns the time after which occurrences are made, of those that were missed.
 func (t *Times) catchUpFrom(p Policy, decided, now, missed time.Time) time.Time {
 	switch p.CatchUp {
 	case CatchUpAll:
-		if bound := now.Add(-p.Window); decided.Before(bound) {
+		window := p.Window
+		if p.MaxLateness > 0 {
+			window = min(window, p.MaxLateness+p.Jitter) // the others are too late, and need not be looked at
+		}
+		if bound := now.Add(-window); decided.Before(bound) {
 			return bound
 		}
 		return decided

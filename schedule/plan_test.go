@@ -114,3 +114,24 @@ func TestJitter(t *testing.T) {
 		t.Error("without a jitter there is one")
 	}
 }
+
+// TestPlansAreBounded: a month of seconds, of which nothing is to be made, takes several plans, and the last
+// one arrives.
+func TestPlansAreBounded(t *testing.T) {
+	times := parse(t, schedule.Spec{Cron: "* * * * * *", Zone: "Europe/Berlin"})
+	now := clock(t, "12:00:00")
+	decided, plans := now.Add(-31*24*time.Hour), 0
+	policy := schedule.Policy{CatchUp: schedule.CatchUpAll, Window: 31 * 24 * time.Hour, Alone: true}
+	overlapped := 0
+	for look := now; look.Equal(now); plans++ {
+		p := times.Plan(policy, schedule.Horizon{Ahead: time.Minute, Lead: time.Second}, decided, now, true, 99)
+		decided, look, overlapped = p.Decided, p.Look, overlapped+p.Overlapped
+	}
+	if want := 31 * 24 * 3600; overlapped != want || plans < 100 {
+		t.Errorf("%d of %d are left out in %d plans", overlapped, want, plans)
+	}
+	policy.Alone, policy.MaxLateness = false, 5*time.Second
+	if p := times.Plan(policy, schedule.Horizon{}, now.Add(-31*24*time.Hour), now, false, 99); len(p.Make) != 5 || !p.Make[0].At.Equal(clock(t, "11:59:56")) {
+		t.Errorf("%d are made, want the five that are not too late", len(p.Make))
+	}
+}

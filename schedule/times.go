@@ -149,6 +149,11 @@ func (t *Times) nextElapsed(after time.Time) time.Time {
 			return next
 		}
 		at, after = end, end.Add(-1) // end itself may match
+		// Offsets differ by little more than a day: nothing matches long before next. Without this, one that
+		// matches once in decades would be searched for from each jump on.
+		if near := next.Add(-48 * time.Hour).In(t.zone); near.After(end) {
+			at, after = near, near
+		}
 	}
 }
 

@@ -177,6 +177,21 @@ func TestAgainstEverySecond(t *testing.T) {
 	}
 }
 
+// TestRareDates: an expression for every hour that matches once in years is found behind many jumps of the
+// clock.
+func TestRareDates(t *testing.T) {
+	times := parse(t, schedule.Spec{Cron: "30 * 29 2 *", Zone: "Europe/Berlin"})
+	for after, want := range map[string]string{
+		"2096-02-29T22:30:00Z": "2104-02-28T23:30:00Z", // 2100 is no leap year
+		"2028-02-28T23:29:59Z": "2028-02-28T23:30:00Z",
+		"2028-02-29T22:30:00Z": "2032-02-28T23:30:00Z",
+	} {
+		if next, ok := times.Next(at(t, after)); !ok || !next.Equal(at(t, want)) {
+			t.Errorf("after %s comes %v, want %s", after, next, want)
+		}
+	}
+}
+
 func TestInterval(t *testing.T) {
 	anchor := at(t, "2026-01-01T00:00:07Z")
 	times := parse(t, schedule.Spec{Every: 90 * time.Second, Anchor: anchor, Start: at(t, "2026-01-01T00:01:00Z"), End: at(t, "2026-01-01T00:06:07Z")})
