@@ -71,8 +71,9 @@ type Source struct {
 	maintaining            atomic.Bool // true: the partitions are maintained, by whoever owns the next field
 	nextMaintenance        time.Time
 	unmaintained           ratelog.Limiter
-	retaining              atomic.Bool // true: rows are being deleted, by whoever owns the next field
+	retaining              atomic.Bool // true: rows are being deleted, by whoever owns the next two fields
 	nextRetention          time.Time
+	nextOrphans            time.Time
 	unretained, unindexed  ratelog.Limiter
 	undeletable            ratelog.Limiter
 	unreturnable           ratelog.Limiter
