@@ -71,5 +71,7 @@
 //	               changes a deployment over
 //	partitioned.go the statements, for a table with or without partitions
 //	partitions.go  makes partitions and drops them
+//	retention.go   deletes rows of jobs that have ended; retentionindex.go, retentionchore.go, orphans.go
+//	jobsadmin.go   for operators: jobstate.go, jobslist.go, jobsshow.go, jobsact.go
 //	migrate.go     applies the schema
 package pgsource

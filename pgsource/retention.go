@@ -40,6 +40,7 @@ type Retention struct {
 
 	createIndexes bool                          // of the tables that our role owns
 	orphansOnly   bool                          // deletes no rows, whatever Keep says
+	rowsOnly      bool                          // does not look for orphans
 	lacksIndex    func(table string, why error) // is called for a table that was left out
 }
 
@@ -199,6 +200,9 @@ func (p *purge) run() error {
 		if err != nil {
 			return err
 		}
+	}
+	if p.rowsOnly {
+		return nil
 	}
 	return p.orphans()
 }

@@ -240,6 +240,23 @@ func TestRetain(t *testing.T) {
 	}
 }
 
+// TestRetainPartitionsOnly: where only whole partitions are dropped, the records of their jobs go as well,
+// no row is deleted by itself, and no index is created.
+func TestRetainPartitionsOnly(t *testing.T) {
+	b := converted(t, "")
+	b.exec("INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now() - interval '1 minute', true FROM generate_series(1, 10)")
+	b.exec("INSERT INTO reactor.failed_jobs (job_id, failed_at, attempts, code, reason, claim) VALUES (777, now() - interval '1 hour', 1, 135, 'no', gen_random_uuid())")
+	b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, RetainPartitions: 24 * hour})
+	b.member, b.lease = b.join(b.Source)
+	b.eventually("the record is gone", "SELECT count(*) = 0 FROM reactor.failed_jobs")
+	if n := b.count("SELECT count(*) FROM jobs"); n != 10 {
+		t.Errorf("%d jobs are left, want 10", n)
+	}
+	if n := b.count("SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%COALESCE(processed_at%'"); n != 0 {
+		t.Errorf("%d indexes for retention", n)
+	}
+}
+
 // TestRetainNotOwner: an instance that does not own the table says which index it lacks, and deletes
 // nothing; when the index is there it deletes.
 func TestRetainNotOwner(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 const (
 	// retentionInterval is the time between two rounds. A round goes on until nothing is left to delete.
 	retentionInterval = time.Minute
+	// orphansInterval is the time between two searches for records without a row, which read all records.
+	orphansInterval = time.Hour
 	// retentionTimeout bounds a round; the creation of an index takes long.
 	retentionTimeout = time.Hour
 )
@@ -27,13 +29,18 @@ func (s *Source) startRetention(ctx context.Context) {
 		return
 	}
 	s.nextRetention = now.Add(retentionInterval)
+	orphans := !now.Before(s.nextOrphans)
+	if s.cfg.Retain == 0 && !orphans {
+		s.retaining.Store(false)
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retentionTimeout)
 	s.chores.Go(func() {
 		defer s.retaining.Store(false)
 		defer cancel()
 		defer context.AfterFunc(s.closing, cancel)()
 		_, err := Retention{
-			DatabaseURL: s.cfg.DatabaseURL, Keep: s.cfg.Retain, ByIndexOnly: true, createIndexes: true, orphansOnly: s.cfg.Retain == 0,
+			DatabaseURL: s.cfg.DatabaseURL, Keep: s.cfg.Retain, ByIndexOnly: true, createIndexes: true, orphansOnly: s.cfg.Retain == 0, rowsOnly: !orphans,
 			Tell: func(rows int64) { s.log.Debug("jobs that have ended were deleted", "jobs", rows) },
 			Skip: func(id int64, why error) {
 				s.undeletable.Fail(s.log, slog.LevelWarn, "a job that has ended cannot be deleted, and is kept", "job", id, "err", statementText(why))
@@ -45,6 +52,9 @@ func (s *Source) startRetention(ctx context.Context) {
 		}.Purge(ctx)
 		switch {
 		case err == nil:
+			if orphans {
+				s.nextOrphans = now.Add(orphansInterval)
+			}
 			s.unretained.OK(s.log, "jobs that have ended are deleted again")
 		case ctx.Err() != nil, errors.Is(err, ErrPurging):
 		default:

@@ -73,8 +73,9 @@ type Source struct {
 	unmaintained           ratelog.Limiter
 	scheduling             atomic.Bool // true: occurrences are made (occurrences.go)
 	unscheduled            ratelog.Limiter
-	retaining              atomic.Bool // true: rows are being deleted, by whoever owns the next field
+	retaining              atomic.Bool // true: rows are being deleted, by whoever owns the next two fields
 	nextRetention          time.Time
+	nextOrphans            time.Time
 	unretained, unindexed  ratelog.Limiter
 	undeletable            ratelog.Limiter
 	unreturnable           ratelog.Limiter
