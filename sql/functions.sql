@@ -133,6 +133,22 @@ BEGIN
 END;
 $$;
 
+-- Inserts jobs, given as a JSON array of objects whose members are the columns of jobs, and returns their
+-- ids in the order of the array. bytea is given as base64. A job without fire_at is due now. Keys are not
+-- replaced: one that an unfired job has is a unique violation.
+CREATE OR REPLACE FUNCTION reactor.insert_jobs(list json) RETURNS SETOF bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('
+        INSERT INTO %1$I.jobs (topic, payload, fire_at, key, expires_at, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers)
+        SELECT topic, coalesce(payload, %2$L), coalesce(fire_at, clock_timestamp()), key, expires_at, decode(payload_bytes, %3$L), qos, coalesce(retain, false),
+               content_type, response_topic, decode(correlation_data, %3$L), headers
+          FROM ROWS FROM (json_to_recordset($1) AS (topic text, payload text, fire_at timestamptz, key text, expires_at timestamptz, payload_bytes text, qos smallint, retain boolean,
+                                                    content_type text, response_topic text, correlation_data text, headers jsonb)) WITH ORDINALITY AS job
+         ORDER BY ordinality RETURNING id', (SELECT jobs_schema FROM reactor.deployment), '', 'base64') USING list;
+END;
+$$;
+
 -- What cancel does, by id or by key.
 CREATE OR REPLACE FUNCTION reactor.cancel_job(job_id bigint, job_key text) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
