@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -14,15 +16,25 @@ import (
 
 // FuzzAppendPublish compares our encoder with paho's decoder.
 func FuzzAppendPublish(f *testing.F) {
-	f.Add("a/b", []byte("payload"), int64(1), uint16(1), byte(1), false)
-	f.Add("ü", []byte{}, int64(-1<<63), uint16(65535), byte(0), true)
-	f.Add("x", bytes.Repeat([]byte("y"), 20000), int64(1<<62), uint16(7), byte(1), true)
-	f.Fuzz(func(t *testing.T, topic string, payload []byte, id int64, slot uint16, qos byte, dup bool) {
-		if len(topic) > 65535 {
-			return
+	f.Add("a/b", []byte("payload"), int64(1), uint16(1), byte(1), false, false, uint32(0), "", "", []byte{}, "", "")
+	f.Add("ü", []byte{}, int64(-1<<63), uint16(65535), byte(0), true, true, uint32(1), "text/plain", "a/answer", []byte("1"), "traceparent", "00-1")
+	f.Add("x", bytes.Repeat([]byte("y"), 20000), int64(1<<62), uint16(7), byte(2), true, false, uint32(1<<31), "", "x", []byte{0xFF}, "a", strings.Repeat("b", 20000))
+	f.Fuzz(func(t *testing.T, topic string, payload []byte, id int64, slot uint16, qos byte, dup, retain bool, expiry uint32, contentType, responseTopic string, correlation []byte, name, value string) {
+		for _, s := range []string{topic, contentType, responseTopic, string(correlation), name, value} {
+			if len(s) > 65535 {
+				return
+			}
 		}
 		qos %= 3
-		m := driver.Message{Slot: driver.Slot(slot), JobID: id, Topic: topic, Payload: payload, QoS: qos, Dup: dup}
+		m := driver.Message{Slot: driver.Slot(slot), JobID: id, Topic: topic, Payload: payload, QoS: qos, Dup: dup, Expiry: expiry}
+		user := []packets.User{{Key: jobIDProperty, Value: strconv.FormatInt(id, 10)}}
+		if retain || contentType+responseTopic+name != "" || len(correlation) > 0 {
+			m.Properties = &driver.Properties{Retain: retain, ContentType: contentType, ResponseTopic: responseTopic, CorrelationData: correlation}
+			if name != "" {
+				m.Properties.User = []driver.UserProperty{{Name: name, Value: value}, {Name: name, Value: value}}
+				user = append(user, packets.User{Key: name, Value: value}, packets.User{Key: name, Value: value})
+			}
+		}
 		encoded := appendPublish([]byte("before"), m)[len("before"):]
 		if len(encoded) != packetLength(m) {
 			t.Fatalf("%d bytes, foretold %d", len(encoded), packetLength(m))
@@ -33,9 +45,15 @@ func FuzzAppendPublish(f *testing.F) {
 			t.Fatalf("cannot be decoded: %v, %d bytes left", err, reader.Len())
 		}
 		p := packet.Content.(*packets.Publish)
-		if p.Topic != topic || !bytes.Equal(p.Payload, payload) || p.QoS != qos || p.Retain || p.Duplicate != (dup && qos > 0) ||
-			qos > 0 && p.PacketID != slot || len(p.Properties.User) != 1 || p.Properties.User[0] != (packets.User{Key: jobIDProperty, Value: strconv.FormatInt(id, 10)}) {
+		if p.Topic != topic || !bytes.Equal(p.Payload, payload) || p.QoS != qos || p.Retain != retain || p.Duplicate != (dup && qos > 0) ||
+			qos > 0 && p.PacketID != slot || !slices.Equal(p.Properties.User, user) {
 			t.Fatalf("decoded as %v", p)
+		}
+		if got := p.Properties.MessageExpiry; (got != nil) != (expiry > 0) || got != nil && *got != expiry {
+			t.Fatalf("the expiry is %v, want %d", got, expiry)
+		}
+		if got := p.Properties; got.ContentType != contentType || got.ResponseTopic != responseTopic || !bytes.Equal(got.CorrelationData, correlation) {
+			t.Fatalf("decoded as %+v", got)
 		}
 	})
 }

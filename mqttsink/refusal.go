@@ -66,6 +66,10 @@ func withDetail(text, said string) string {
 	return text + " (" + said + ")"
 }
 
+// CodeText returns the meaning of an MQTT 5 reason code, in the words of the specification (2.4), or "" if
+// it has none.
+func CodeText(code byte) string { return reasons[code] }
+
 var reasons = map[byte]string{
 	0x00: "success",
 	0x10: "no matching subscribers",

@@ -201,6 +201,7 @@ func (s *Sink) negotiate(connack *packets.Connack, opts driver.ConnectOptions) (
 			return terms{}, fmt.Errorf("broker %s: protocol error: a Maximum Packet Size of 0 in CONNACK", s.broker.address)
 		}
 	}
+	t.limits.NoRetain = p.RetainAvailable != nil && *p.RetainAvailable == 0
 	if t.limits.InFlight == 0 {
 		return terms{}, fmt.Errorf("broker %s: protocol error: a Receive Maximum of 0 in CONNACK", s.broker.address)
 	}

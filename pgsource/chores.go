@@ -21,6 +21,8 @@ const (
 // startChores starts a round of chores if any is due and no round is running.
 func (s *Source) startChores(ctx context.Context) {
 	s.startMaintenance(ctx)
+	s.startScheduling()
+	s.startRetention(ctx)
 	now := time.Now()
 	if !s.tending.CompareAndSwap(false, true) {
 		return

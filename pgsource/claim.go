@@ -18,7 +18,8 @@ import (
 //     that the new owner reads is complete.
 //   - due: checks every condition again under the row's lock, so that an outdated wheel
 //     entry cannot publish a job that was cancelled, rescheduled or claimed. It locks in
-//     order of id and skips locked rows: no deadlock, and no waiting for anybody.
+//     order of id and skips locked rows: no deadlock, and no waiting for anybody. A job with an
+//     ordering key is left alone while one before it has not ended.
 //   - claimed: finds the locked rows by their place (ctid), which the lock keeps from
 //     changing; a second search by id would be an eighth of the whole claim. A row version
 //     that is younger than this statement's snapshot is locked and not found here; the
@@ -27,7 +28,8 @@ import (
 //   - carried: keeps the count of attempts of these very rows. Not of rows that are due
 //     and were left alone: their count would be lost.
 //   - revived: removes the failures of jobs that are tried again.
-//   - journalled: lists the jobs in launch order (see sentApart); job i has the slot i places after the
+//   - journalled: records the QoS, which is that of all jobs of the batch: those of a lower one are
+//     left alone, and taken by the next claim. It lists the jobs in launch order (see sentApart); job i has the slot i places after the
 //     first.
 //   - lowered: keeps the lane's journal from starting behind this batch, where numbers have
 //     gone back (journalstart.go). It deletes nothing otherwise.
@@ -39,14 +41,17 @@ var claimSQL = `
 WITH lease AS MATERIALIZED (
     SELECT FROM reactor.lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 FOR SHARE
 ), due AS MATERIALIZED (
-    SELECT tableoid AS part, ctid AS place, id, fire_at AS at, claim AS before, octet_length(topic) + octet_length(payload) AS bytes
+    SELECT tableoid AS part, ctid AS place, id, fire_at AS at, claim AS before, ` + sizeSQL + ` AS bytes, least(coalesce(qos, $8), $8) AS lower
       FROM {jobs}
      WHERE id = ANY ($4::bigint[]) AND ` + pending + `{in $12 to $13}
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
+       AND (ordering_key IS NULL OR reactor.waits_until(ordering_key, fire_at, id) IS NULL)
        AND EXISTS (SELECT FROM lease)
      ORDER BY id
        FOR UPDATE SKIP LOCKED
+), sums AS MATERIALIZED (
+    SELECT sum(bytes) AS bytes, min(lower) AS lowest, max(lower) AS highest FROM due
 ), claimed AS ({claimed}
 ), carried AS (
     UPDATE reactor.retries r SET claim = $7
@@ -57,12 +62,13 @@ WITH lease AS MATERIALIZED (
      WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
     INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by)
-    SELECT $1, $3, $7, $8, $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
-    RETURNING batch
+    SELECT $1, $3, $7, (SELECT highest FROM sums), $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
+    RETURNING batch, qos
 ), lowered AS (
     DELETE FROM reactor.journal_starts WHERE lane = $1 AND batch > (SELECT batch FROM journalled)
 )
-SELECT batch, id, topic, payload, fire_at, expires_at, clock_timestamp() FROM journalled, claimed ORDER BY fire_at, apart, id`
+SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, (SELECT lowest < highest FROM sums), clock_timestamp()
+  FROM journalled, claimed ORDER BY fire_at, apart, id`
 
 // claimedID returns the id of a row that was marked and signed. A trigger of the application may
 // undo the mark or the signature to protect its columns: then the row would be published again and
@@ -73,7 +79,17 @@ const claimedID = `CASE WHEN processed AND claim = $7 THEN job.id ELSE ('a trigg
 // sentApart is true for jobs that are not sent before their time (reactor/internal/handoff/stage.go):
 // of those that are due at one instant they come last. The progress of a batch is counted from its
 // front, so one of them would keep the journal from knowing the others in time.
-const sentApart = `(expires_at IS NOT NULL OR octet_length(payload) > 65536)`
+const sentApart = `(expires_at IS NOT NULL OR coalesce(octet_length(payload_bytes), octet_length(payload)) > 65536)`
+
+// sizeSQL is how many bytes a job takes up in memory, nearly: those of all that may be large. Most jobs
+// have nothing but a topic and a payload, and it should cost them nothing to ask.
+const sizeSQL = `octet_length(topic) + octet_length(payload)
+       + CASE WHEN payload_bytes IS NULL AND correlation_data IS NULL AND response_topic IS NULL AND headers IS NULL THEN 0
+              ELSE coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(correlation_data), 0)
+                 + coalesce(octet_length(response_topic), 0) + coalesce(pg_column_size(headers), 0) END`
+
+// claimedColumns are what is published of a row.
+const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties"
 
 // claimByPlace identifies the locked rows by their ctid alone, because only this one table is
 // searched. The bytes are counted under the lock, because a payload may have grown since it was
@@ -81,10 +97,11 @@ const sentApart = `(expires_at IS NOT NULL OR octet_length(payload) > 65536)`
 const claimByPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
-               WHEN (SELECT sum(bytes) FROM due) <= $11 THEN ARRAY(SELECT place FROM due)
-               ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due) AS running WHERE ahead < $11)
+               WHEN (SELECT bytes <= $11 AND lowest = highest FROM sums) THEN ARRAY(SELECT place FROM due)
+               ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due
+                                              WHERE lower = (SELECT highest FROM sums)) AS running WHERE ahead < $11)
            END)
-    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at, ` + sentApart + ` AS apart`
+    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
 
 // claimByTableAndPlace is for a table with partitions or inheritance children. There two rows may
 // have the same id; each is taken by a claim of its own, so that id and token together identify one
@@ -92,9 +109,10 @@ const claimByPlace = `
 const claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
       FROM (SELECT part, place, at, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
-                   row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due) AS running
+                   row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due
+             WHERE lower = (SELECT highest FROM sums)) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND fire_at = at{in $12 to $13} AND ahead < $11 AND nth = 1
-    RETURNING ` + claimedID + ` AS id, topic, payload, fire_at, expires_at, ` + sentApart + ` AS apart`
+    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
 
 // Claim implements driver.Journal.
 func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {

@@ -69,6 +69,11 @@ type Config struct {
 	// with all its jobs. A partition with a job that is not published yet is kept. An hour at least.
 	// Defaults to 0, which keeps all.
 	RetainPartitions time.Duration
+	// Retain is how long the row of a job is kept after the job has ended, in whatever way, before an
+	// instance deletes it with what is noted of it. Of several instances one does it at a time. Where
+	// the role owns the table it creates an index for that, which costs every claim a little; otherwise
+	// the log has the statement. A minute at least. Defaults to 0, which keeps all.
+	Retain time.Duration
 	// Logger receives the log. Defaults to discarding it.
 	Logger *slog.Logger
 }
@@ -148,6 +153,9 @@ func (c Config) validate() error {
 	}
 	if c.RetainPartitions != 0 && c.RetainPartitions < time.Hour {
 		return &driver.ConfigError{Field: "RetainPartitions", Value: c.RetainPartitions, Problem: "must be an hour at least, or 0 to keep all"}
+	}
+	if c.Retain != 0 && c.Retain < shortestKeep {
+		return &driver.ConfigError{Field: "Retain", Value: c.Retain, Problem: fmt.Sprintf("must be %v at least, or 0 to keep all", shortestKeep)}
 	}
 	if c.RetryAttempts < 1 || c.RetryAttempts > 1000 {
 		return &driver.ConfigError{Field: "RetryAttempts", Value: c.RetryAttempts, Problem: "must be 1 to 1000"}

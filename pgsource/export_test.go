@@ -82,3 +82,9 @@ var ShardOf = shardOf
 
 // Expect opens connections for claims, loads and settlements.
 func (s *Source) Expect(connections int) { s.work.pool.expect(connections) }
+
+// MakeOccurrences makes what is due of some schedules, in one transaction.
+func (s *Source) MakeOccurrences(ctx context.Context) error {
+	_, err := s.makeOccurrences(ctx)
+	return err
+}

@@ -52,7 +52,7 @@ func TestPlansGoByIndex(t *testing.T) {
 			jobs := newTable("public", tree)
 			for name, sql := range map[string]string{
 				"claim": jobs.claim, "load a window": jobs.loadWindow, "load a range": jobs.loadRange, "load ids": jobs.loadIDs,
-				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "settle": settleSQL, "beat": beatSQL,
+				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "quarantine": jobs.quarantine, "settle": settleSQL, "beat": beatSQL,
 			} {
 				for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
 					plan := planOf(t, ctx, s, sql, mode)
@@ -92,7 +92,7 @@ func planOf(t *testing.T, ctx context.Context, s *Source, sql, mode string) (pla
 	t.Helper()
 	values := map[string]string{
 		"bigint": "7", "bigint[]": "'{6,8,10}'", "integer": "1", "smallint": "1", "smallint[]": "'{1,2}'", "integer[]": "'{1,2}'",
-		"interval": "'1 second'", "text": "''", "uuid": "NULL", "uuid[]": "'{}'", "timestamp with time zone": "now()", "boolean": "true",
+		"interval": "'1 second'", "text": "''", "text[]": "'{no,no,no}'", "uuid": "NULL", "uuid[]": "'{}'", "timestamp with time zone": "now()", "boolean": "true",
 		"timestamp with time zone[]": "'{2020-01-01,2020-01-01}'",
 	}
 	err := s.work.tx(ctx, func(tx pgx.Tx) error {

@@ -88,7 +88,8 @@ func many(ctx context.Context, owner *pgx.Conn, days int) error {
 		    processed_at timestamptz,
 		    shard        smallint    NOT NULL GENERATED ALWAYS AS ((hashint8(id) & 63)::smallint) STORED,
 		    claim        uuid,
-		    key          text,
+		    payload_bytes bytea, qos smallint, retain boolean NOT NULL DEFAULT false, content_type text, response_topic text,
+		    correlation_data bytea, headers jsonb, key text, ordering_key text, schedule_id bigint, occurrence_at timestamptz,
 		    PRIMARY KEY (id, fire_at)
 		) PARTITION BY RANGE (fire_at);
 		CREATE INDEX jobs_pending ON jobs (shard, fire_at, id) WHERE NOT processed;

@@ -101,11 +101,11 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 // gone, when the last job of its batch is due.
 var readJournalSQL = `
 		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
-		       coalesce(job.topic, ''), coalesce(job.payload, ''), coalesce(job.fire_at, f.due_by), job.expires_at
+		       coalesce(job.topic, ''), coalesce(job.payload, ''), job.payload_bytes, coalesce(job.fire_at, f.due_by), job.expires_at, job.properties
 		  FROM reactor.in_flight f
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
 		  LEFT JOIN LATERAL (
-		       SELECT topic, payload, fire_at, expires_at FROM {jobs} AS job
+		       SELECT ` + claimedColumns + ` FROM {jobs} AS job
 		        WHERE job.id = entry.id{in $4 to $5} AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- one by one: PostgreSQL 18 would read the whole table in the order of ids
 		       ) AS job ON true
@@ -162,18 +162,27 @@ func readJobs(ctx context.Context, tx pgx.Tx, sql string, args []any) (batches [
 		job            driver.Job
 		fire           dbTime
 		expires        nullTime
+		binary, extra  []byte
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &fire, &expires}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &binary, &fire, &expires, &extra}, func() (err error) {
 		if n := len(batches); n == 0 || batches[n-1].ID != id {
 			batches = append(batches, driver.Batch{
 				ID: id, Token: signed.Bytes, Round: round, Concluded: settled, QoS: byte(qos), FirstSlot: driver.Slot(firstSlot), Reach: reach,
 			})
 		}
 		job.FireAt, job.ExpiresAt, job.Expires = fire.DBTime, expires.DBTime, expires.valid
+		if binary != nil {
+			job.Payload = binary
+		}
+		if job.Properties = nil; extra != nil {
+			if job.Properties, err = readProperties(extra); err != nil {
+				return fmt.Errorf("the properties of job %d: %w", job.ID, err)
+			}
+		}
 		batch := &batches[len(batches)-1]
 		batch.Jobs = append(batch.Jobs, job)
 		missing = missing || job.Topic == "" && job.ID != 0
-		job.Payload = nil // the next row gets memory of its own
+		job.Payload, binary = nil, nil // the next row gets memory of its own
 		return nil
 	})
 	for _, b := range batches {

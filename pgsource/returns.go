@@ -298,15 +298,22 @@ SELECT count(*) FROM purged`
 // Quarantine implements driver.Journal. The row stays unprocessed, because it cannot be changed.
 // When somebody has removed the cause, its next claim succeeds and deletes its record from
 // failed_jobs.
+//
+// The record names the version of the row, because there is no claim: another row that gets the id
+// must not inherit the reason. If the row is changed, the record is about it again after the next
+// attempt. If several rows have the id, it is about one of them.
 func (s *Source) Quarantine(ctx context.Context, jobs []driver.BadJob) error {
 	ids, reasons := make([]int64, len(jobs)), make([]string, len(jobs))
 	for i, job := range jobs {
 		ids[i], reasons[i] = job.ID, job.Why.Reason
 	}
-	return s.failed("quarantine jobs", s.hot.exec(ctx, `
-		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason)
-		SELECT job_id, 0, 0, reason FROM unnest($1::bigint[], $2::text[]) AS bad (job_id, reason)
-		ON CONFLICT (job_id) DO UPDATE SET failed_at = excluded.failed_at, reason = excluded.reason, attempts = 0, code = 0, claim = NULL
-		 WHERE failed_jobs.reason <> excluded.reason`,
-		ids, reasons))
+	return s.failed("quarantine jobs", s.hot.exec(ctx, s.jobs().quarantine, ids, reasons))
 }
+
+const quarantineSQL = `
+INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, row_version)
+SELECT job_id, 0, 0, reason, (SELECT ` + rowVersion + ` FROM {jobs} AS job WHERE job.id = job_id AND ` + pending + ` LIMIT 1)
+  FROM unnest($1::bigint[], $2::text[]) AS bad (job_id, reason)
+ON CONFLICT (job_id) DO UPDATE
+   SET failed_at = excluded.failed_at, reason = excluded.reason, attempts = 0, code = 0, claim = NULL, state = 'failed', row_version = excluded.row_version
+ WHERE failed_jobs.reason <> excluded.reason OR failed_jobs.claim IS NOT NULL OR failed_jobs.row_version IS DISTINCT FROM excluded.row_version`

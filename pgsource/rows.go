@@ -3,6 +3,7 @@ package pgsource
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"sync"
 
@@ -11,7 +12,8 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// claimReader reads the rows of a claim: (batch, id, topic, payload, fire_at, expires_at, time).
+// claimReader reads the rows of a claim: (batch, qos, id, topic, payload, payload_bytes, fire_at,
+// expires_at, properties, mixed, time).
 // All topics of a batch go into one piece of memory, and all payloads into another, each of exactly
 // the needed size: a batch costs a few allocations, whatever its size.
 //
@@ -52,13 +54,23 @@ func (r *claimReader) read(rows pgx.Rows, batch *driver.Batch) error {
 		// integers are big-endian, a timestamptz is the number of microseconds since 2000, and a
 		// text is its bytes. pgx requests this format in every mode that New accepts.
 		v := rows.RawValues()
-		job := driver.Job{ID: binaryInt(v[1]), FireAt: binaryTime(v[4])}
-		if v[5] != nil {
-			job.ExpiresAt, job.Expires = binaryTime(v[5]), true
+		job := driver.Job{ID: binaryInt(v[2]), FireAt: binaryTime(v[6])}
+		if v[7] != nil {
+			job.ExpiresAt, job.Expires = binaryTime(v[7]), true
 		}
-		batch.ID, batch.At = binaryInt(v[0]), binaryTime(v[6])
-		r.topics = append(r.topics, v[2]...)
-		if payload := v[3]; len(payload) >= ownMemory {
+		if v[8] != nil {
+			var err error
+			if job.Properties, err = readProperties(v[8]); err != nil {
+				return fmt.Errorf("the properties of job %d: %w", job.ID, err)
+			}
+		}
+		batch.ID, batch.QoS, batch.Mixed, batch.At = binaryInt(v[0]), v[1][1], v[9][0] == 1, binaryTime(v[10])
+		r.topics = append(r.topics, v[3]...)
+		payload := v[4]
+		if v[5] != nil {
+			payload = v[5]
+		}
+		if len(payload) >= ownMemory {
 			job.Payload = bytes.Clone(payload)
 		} else {
 			r.payloads = append(r.payloads, payload...)

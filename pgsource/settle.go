@@ -259,13 +259,14 @@ func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, claim pgtype.UUI
 		codes   = make([]int16, len(failures))
 		reasons = make([]string, len(failures))
 		final   = make([]bool, len(failures))
+		states  = make([]string, len(failures))
 	)
 	for i, f := range failures {
-		ids[i], codes[i], reasons[i], final[i] = f.JobID, int16(f.Code), f.Reason, f.Final
+		ids[i], codes[i], reasons[i], final[i], states[i] = f.JobID, int16(f.Code), f.Reason, f.Final, f.State.String()
 	}
 	rows, err := tx.Query(ctx, `
 		WITH failure AS (
-		    SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::boolean[]) AS f (job_id, code, reason, final)
+		    SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::boolean[], $8::text[]) AS f (job_id, code, reason, final, state)
 		), counted AS (
 		    INSERT INTO reactor.retries AS r (job_id, attempts, retry_at, code, reason, claim, returned)
 		    SELECT job_id, 1, clock_timestamp() + $6::interval * (0.75 + random() / 2), code, reason, $7, false FROM failure
@@ -276,15 +277,15 @@ func (s *Source) recordFailures(ctx context.Context, tx pgx.Tx, claim pgtype.UUI
 		           code = excluded.code, reason = excluded.reason, claim = excluded.claim, returned = false
 		    RETURNING r.*
 		), ended AS (
-		    INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim)
-		    SELECT c.job_id, c.attempts, c.code, c.reason, c.claim
+		    INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim, state)
+		    SELECT c.job_id, c.attempts, c.code, c.reason, c.claim, state
 		      FROM counted c JOIN failure USING (job_id) WHERE final OR c.attempts >= $5
 		    ON CONFLICT (job_id) DO UPDATE
-		       SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim
+		       SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim, state = excluded.state
 		    RETURNING job_id
 		)
 		SELECT counted.job_id, ended.job_id IS NOT NULL FROM counted LEFT JOIN ended USING (job_id)`,
-		ids, codes, reasons, final, s.cfg.RetryAttempts, interval(s.cfg.RetryBackoff), claim)
+		ids, codes, reasons, final, s.cfg.RetryAttempts, interval(s.cfg.RetryBackoff), claim, states)
 	if err != nil {
 		return nil, nil, err
 	}

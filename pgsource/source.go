@@ -71,6 +71,12 @@ type Source struct {
 	maintaining            atomic.Bool // true: the partitions are maintained, by whoever owns the next field
 	nextMaintenance        time.Time
 	unmaintained           ratelog.Limiter
+	scheduling             atomic.Bool // true: occurrences are made (occurrences.go)
+	unscheduled            ratelog.Limiter
+	retaining              atomic.Bool // true: rows are being deleted, by whoever owns the next field
+	nextRetention          time.Time
+	unretained, unindexed  ratelog.Limiter
+	undeletable            ratelog.Limiter
 	unreturnable           ratelog.Limiter
 	short                  ratelog.Limiter
 	saidOutdated           atomic.Bool // the log was told that the triggers are of an earlier version

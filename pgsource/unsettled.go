@@ -18,7 +18,7 @@ var unsettledSQL = `
 		  FROM reactor.in_flight f
 		 CROSS JOIN LATERAL unnest(f.job_ids) AS entry (id)
 		  LEFT JOIN LATERAL (
-		       SELECT octet_length(payload) AS bytes FROM {jobs} AS job
+		       SELECT coalesce(octet_length(payload_bytes), octet_length(payload)) AS bytes FROM {jobs} AS job
 		        WHERE job.id = entry.id{in $3 to $4} AND job.processed AND (job.claim = f.token OR f.reach IS NULL AND entry.id <> 0)
 		       OFFSET 0 -- see readJournalSQL
 		       ) AS job ON true

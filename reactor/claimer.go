@@ -269,7 +269,11 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 			c.heavy = append(c.heavy, heavy{b, jobs.bulk})
 		}
 	}
-	c.lookAgain(without(jobs.ids, batch.Jobs))
+	rest := without(jobs.ids, batch.Jobs)
+	if batch.Mixed && err == nil {
+		return c.claim(ctx, jobs.of(rest)) // what is left is of a lower QoS
+	}
+	c.lookAgain(rest)
 	return err
 }
 

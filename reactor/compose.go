@@ -55,6 +55,7 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 		clock: r.clock, lead: r.lead, largeLead: r.largeLead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending,
 		loaded: loaded, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk, finished: finished,
 		rows: r.cfg.claimRows(), capacity: r.cfg.MaxPending, overdue: overdueAfter(r.cfg.LoopFrequency), budget: budget,
+		catchUp: catchUp{rate: r.cfg.CatchUpRate},
 	}
 	loader := load.New(load.Config{
 		Source: r.source, Clock: r.clock, Memory: d, Out: loaded, Report: loadReport{&r.stats}, Log: r.log,
@@ -94,7 +95,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 		clientID: lease.ClientID, delivery: r.cfg.Delivery, log: r.log, stats: &r.stats, progress: &r.progress,
 		leased: held.good, clock: r.clock, lead: r.lead, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
 		settle:   func(l *lane, b *handoff.Batch, within time.Duration) { s.add(l, b, within) },
-		capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg.Delivery, r.cfg.OnSessionLoss),
+		capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg),
 		budget: budget,
 	}
 	return &laneRunner{

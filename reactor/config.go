@@ -20,6 +20,14 @@ type Config struct {
 	// Stage says whether messages are sent to the broker before their time, and released at it;
 	// only for ExactlyOnce. Defaults to StageAuto: where the broker is found to be of that kind.
 	Stage Staging
+	// MaxLateness is how late a job may be published: what an outage has made later than that is
+	// recorded as missed, and not published. It does not concern what has been sent already. At least
+	// 1 ms. 0, the default, means that no job is too late. A job's own expires_at holds as well.
+	MaxLateness time.Duration
+	// CatchUpRate is how many overdue jobs this instance publishes a second at most, so that a long
+	// backlog does not flood the subscribers. What falls due meanwhile is not held up. 0, the
+	// default, means as many as possible.
+	CatchUpRate int
 	// JobsPerRead bounds the rows of one read of the table, and the jobs of one
 	// claim (which takes at most 512). Smaller reads use less memory, larger ones
 	// fewer statements. At most 1,048,576. Defaults to 4096.
@@ -106,6 +114,10 @@ func (c Config) validate() error {
 		return &ConfigError{Field: "Stage", Value: c.Stage, Problem: "which does not exist"}
 	case c.OnSessionLoss > Fail:
 		return &ConfigError{Field: "OnSessionLoss", Value: c.OnSessionLoss, Problem: "which does not exist"}
+	case c.MaxLateness < 0 || c.MaxLateness > 0 && c.MaxLateness < time.Millisecond:
+		return &ConfigError{Field: "MaxLateness", Value: c.MaxLateness, Problem: "must be 1ms or more, or 0 for no limit"}
+	case c.CatchUpRate < 0:
+		return &ConfigError{Field: "CatchUpRate", Value: c.CatchUpRate, Problem: "must not be negative"}
 	case c.JobsPerRead < 1 || c.JobsPerRead > 1<<20:
 		return &ConfigError{Field: "JobsPerRead", Value: c.JobsPerRead, Problem: "must be 1 to 1048576"}
 	case c.LoopFrequency < time.Millisecond || c.LoopFrequency > longest:

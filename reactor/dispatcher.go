@@ -38,6 +38,7 @@ type dispatcher struct {
 	capacity  int            // limit of all lines
 	// overdue is how long overdue a job is, when it is loaded, that goes to the backlog.
 	overdue time.Duration
+	catchUp catchUp // owned by run
 	budget  *budget
 	pending *atomic.Int64 // statistic: written here, read by Stats alone
 
@@ -207,8 +208,7 @@ func (d *dispatcher) collect() {
 		d.loader.Rescan()
 	}
 	now := d.clock.Now()
-	next := min(d.collectNear(now), d.collectLarge(now))
-	d.collectBacklog()
+	next := min(d.collectNear(now), d.collectLarge(now), d.collectBacklog())
 	d.late.Store(d.next.full(d.rows) && d.next.latest < now.Add(-lateBatch) || d.backlog.len()+len(d.overdueNext.ids) >= d.rows)
 	d.counted()
 	d.report()
@@ -302,18 +302,24 @@ func (d *dispatcher) leaveBehind(now driver.DBTime) {
 	d.near.shrink()
 }
 
-// collectBacklog fills the batch of the backlog. All of it is due.
-func (d *dispatcher) collectBacklog() {
+// collectBacklog fills the batch of the backlog, and returns when to look again. All of it is due.
+func (d *dispatcher) collectBacklog() (again time.Duration) {
 	wheel := d.backlog.wheel
 	for len(d.overdueNext.ids) < d.rows && d.overdueNext.bytes < maxClaimBytes {
 		at, ok := wheel.Next()
 		if !ok {
-			return
+			return never
 		}
-		n := min(d.rows-len(d.overdueNext.ids), d.fitting(&d.overdueNext))
+		n, again := d.catchUp.allow(d.clock.local(), min(d.rows-len(d.overdueNext.ids), d.fitting(&d.overdueNext)))
+		if n == 0 {
+			return again
+		}
+		before := len(d.overdueNext.ids)
 		wheel.Advance(at, n, func(job scheduled, at int64) { d.take(&d.overdueNext, &d.backlog, job, at) })
+		d.catchUp.took(len(d.overdueNext.ids) - before)
 		d.overdueNext.bulk = true
 	}
+	return never
 }
 
 // collectLarge fills the batch of large payloads, and returns when to look again. Which job does
@@ -332,6 +338,13 @@ func (d *dispatcher) collectLarge(now driver.DBTime) (again time.Duration) {
 		}
 		if at > max(int64(now.Add(lead)), wheel.Now()) {
 			return driver.DBTime(at).Add(-lead).Sub(now)
+		}
+		if d.overdueLarge > 0 { // they are the first
+			n, again := d.catchUp.allow(d.clock.local(), 1)
+			if n == 0 {
+				return again
+			}
+			d.catchUp.took(1)
 		}
 		wheel.Advance(max(int64(now.Add(lead)), wheel.Now()), 1, func(job scheduled, at int64) {
 			d.goneLarge(job)

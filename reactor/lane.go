@@ -56,8 +56,8 @@ type lane struct {
 	counted struct{ small, large int } // guarded by mu
 }
 
-func newMachine(delivery Delivery, onLoss SessionLossPolicy) *handoff.Machine {
-	return handoff.New(handoff.Config{QoS: delivery.QoS(), FailLost: onLoss == Fail})
+func newMachine(cfg Config) *handoff.Machine {
+	return handoff.New(handoff.Config{QoS: cfg.Delivery.QoS(), FailLost: cfg.OnSessionLoss == Fail, MaxLateness: cfg.MaxLateness})
 }
 
 // now returns the present time in the machine's terms.

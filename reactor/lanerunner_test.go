@@ -103,7 +103,7 @@ func runs(t *testing.T, before func(r *running), test func(r *running)) {
 			lead:     newLead(),
 			clientID: runnerClient, log: discard(), stats: stats, progress: p, leased: func() bool { return true }, clock: c,
 			settle: func(l *lane, f *handoff.Batch, within time.Duration) { r.settler.add(l, f, within) }, hurry: r.settler.hurry,
-			capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(ExactlyOnce, Republish),
+			capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: driver.Lease{Lane: 7, ClientID: runnerClient}, machine: newMachine(Config{}),
 		}
 		pad := &launchpad{lane: l, clock: c, lateness: &timing{}, news: wait.NewSignal()}
 		r.laneRunner = &laneRunner{
@@ -199,7 +199,7 @@ func TestRecovers(t *testing.T) {
 // journal lists.
 func TestLostSessionFailsBeforeItsMark(t *testing.T) {
 	runs(t, func(r *running) {
-		r.lane.machine = newMachine(ExactlyOnce, Fail)
+		r.lane.machine = newMachine(Config{OnSessionLoss: Fail})
 		r.lane.lease.Mark = "lost"
 		r.journal.recover = func(driver.Lease) ([]driver.Batch, error) {
 			return []driver.Batch{{ID: 1, QoS: 2, FirstSlot: 5, Reach: 128, Jobs: []driver.Job{{ID: 9, Topic: "left"}}}}, nil

@@ -175,6 +175,12 @@ func (s *settler) count(st driver.Settlement, outcome driver.Receipt) {
 	s.stats.retried.Add(int64(len(st.Failures) - len(outcome.GivenUp)))
 	s.stats.failed.Add(int64(len(outcome.GivenUp)))
 	for _, f := range outcome.GivenUp {
+		switch f.State {
+		case driver.Expired:
+			s.stats.expired.Add(1)
+		case driver.Missed:
+			s.stats.missed.Add(1)
+		}
 		s.givenUp.Fail(s.log, slog.LevelWarn, "a job is given up, it is in reactor.failed_jobs", "job", f.JobID, "topic", f.Topic, "err", f.Reason)
 	}
 }

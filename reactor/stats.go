@@ -15,6 +15,9 @@ type Stats struct {
 	// again, and Failed given up and recorded as failed jobs. Refused counts the
 	// broker's refusals, each of which is one of the latter two in the end.
 	Claimed, Published, Returned, Retried, Failed, Refused int64
+	// Expired and Missed are those of Failed that were too late: after their expires_at, or later than
+	// Config.MaxLateness.
+	Expired, Missed int64
 	// Quarantined jobs could not be claimed because of their own row; InQuarantine are
 	// those that still can't.
 	Quarantined, InQuarantine int64
@@ -65,15 +68,15 @@ type Stats struct {
 
 // counters are the counts that the parts of a Reactor keep.
 type counters struct {
-	claimedJobs, published, refused, retried, failed, returned, recovered atomic.Int64
-	quarantined, contested                                                atomic.Int64
-	outcomesUnknown, throttled                                            atomic.Int64
-	loads, unknown                                                        atomic.Int64
-	pending, inFlight, shards, lanesUp, lanesStaging                      atomic.Int64
-	feedUp                                                                atomic.Bool
-	feedLosses                                                            atomic.Int64
-	loaded                                                                moment // the last read of the table
-	claim, settle, ack, lateness, accepted                                timing
+	claimedJobs, published, refused, retried, failed, expired, missed, returned, recovered atomic.Int64
+	quarantined, contested                                                                 atomic.Int64
+	outcomesUnknown, throttled                                                             atomic.Int64
+	loads, unknown                                                                         atomic.Int64
+	pending, inFlight, shards, lanesUp, lanesStaging                                       atomic.Int64
+	feedUp                                                                                 atomic.Bool
+	feedLosses                                                                             atomic.Int64
+	loaded                                                                                 moment // the last read of the table
+	claim, settle, ack, lateness, accepted                                                 timing
 }
 
 // begin resets what an earlier incarnation held.

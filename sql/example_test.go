@@ -17,4 +17,5 @@ func Example() {
 	// 3 identity
 	// 4 feeds
 	// 5 punctual
+	// 6 managed
 }

@@ -14,5 +14,5 @@ BEGIN
     EXECUTE format('DROP TABLE IF EXISTS %I.jobs', home);
 END;
 $$;
-DROP TABLE IF EXISTS reactor.failed_jobs, reactor.retries, reactor.in_flight, reactor.journal_starts,
+DROP TABLE IF EXISTS reactor.schedules, reactor.failed_jobs, reactor.retries, reactor.in_flight, reactor.journal_starts,
                      reactor.lanes, reactor.shards, reactor.instances, reactor.deployment;

@@ -181,33 +181,42 @@ ALTER TABLE jobs
     ADD COLUMN IF NOT EXISTS headers jsonb,
     -- A name of the producer's, of one unfired job at most (reactor.schedule).
     ADD COLUMN IF NOT EXISTS key text,
-    -- The schedule that the job is an occurrence of (reactor.schedules).
-    ADD COLUMN IF NOT EXISTS schedule_id bigint;
+    -- Jobs with the same one are published one after the other, in the order of (fire_at, id): a job is
+    -- claimed when those before it have ended (reactor.waits_until).
+    ADD COLUMN IF NOT EXISTS ordering_key text,
+    -- The schedule that the job is an occurrence of (reactor.schedules), and the time of the occurrence:
+    -- fire_at without the jitter. It stays when fire_at is changed.
+    ADD COLUMN IF NOT EXISTS schedule_id bigint,
+    ADD COLUMN IF NOT EXISTS occurrence_at timestamptz;
 -- The rows that are there have none of this, so none has to be checked: NOT VALID.
 DO $do$
 DECLARE
     rule record;
 BEGIN
+    -- Each claim checks them again. So they begin with what holds for a row that has none of it.
     FOR rule IN SELECT * FROM (VALUES
         ('payload and payload_bytes exclude each other',
          'payload_bytes IS NULL OR octet_length(payload) = 0'),
         ('qos must be 0, 1 or 2',
-         'qos BETWEEN 0::smallint AND 2::smallint'),
+         'qos IS NULL OR qos BETWEEN 0::smallint AND 2::smallint'),
         ('content_type must be 1 to 255 bytes, no control characters',
-         $$octet_length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+         $$content_type IS NULL OR octet_length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
         ('response_topic must be a topic without wildcards',
-         $$octet_length(response_topic) BETWEEN 1 AND 65535 AND response_topic !~ '[+#\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+         $$response_topic IS NULL OR octet_length(response_topic) BETWEEN 1 AND 65535 AND response_topic !~ '[+#\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
         ('correlation_data must be at most 65535 bytes long',
-         'octet_length(correlation_data) <= 65535'),
+         'correlation_data IS NULL OR octet_length(correlation_data) <= 65535'),
         -- Its text is longer than its user properties are in the packet.
         ('headers must be a JSON object of strings, at most 32 KiB',
-         $$jsonb_typeof(headers) = 'object' AND NOT jsonb_path_exists(headers, 'strict $.* ? (@.type() <> "string")') AND octet_length(headers::text) <= 32768$$),
+         $$headers IS NULL OR jsonb_typeof(headers) = 'object' AND NOT jsonb_path_exists(headers, 'strict $.* ? (@.type() <> "string")') AND octet_length(headers::text) <= 32768$$),
         ('headers must not contain job-id or control characters',
-         $$NOT headers ? 'job-id'::text AND headers::text !~ '\\u00[01]|[\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+         $$headers IS NULL OR NOT headers ? 'job-id'::text AND headers::text !~ '\\u00[01]|[\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
         ('key must be 1 to 1024 bytes long',
-         'octet_length(key) BETWEEN 1 AND 1024'),
+         'key IS NULL OR octet_length(key) BETWEEN 1 AND 1024'),
+        -- Nothing tells when the broker has got a message of QoS 0.
+        ('ordering_key must be 1 to 1024 bytes, and qos not 0',
+         'ordering_key IS NULL OR octet_length(ordering_key) BETWEEN 1 AND 1024 AND coalesce(qos, 2::smallint) > 0::smallint'),
         ('message must fit in an MQTT packet (256 MB)',
-         'octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(content_type), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435327')
+         'payload_bytes IS NULL AND correlation_data IS NULL AND headers IS NULL AND response_topic IS NULL OR octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435072')
         ) AS rules (name, condition)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'jobs'::regclass::oid AND conname = rule.name::name) THEN
@@ -230,7 +239,11 @@ END;
 $$;
 -- Answers what has become of a key. It costs only jobs that have one.
 CREATE INDEX IF NOT EXISTS jobs_key_fired ON jobs (key, id) WHERE processed AND key IS NOT NULL;
+-- Finds the jobs before one, fired or not.
+CREATE INDEX IF NOT EXISTS jobs_ordered ON jobs (ordering_key, fire_at, id) WHERE ordering_key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_schedule ON jobs (schedule_id) WHERE NOT processed AND schedule_id IS NOT NULL;
+-- Finds the latest occurrence of a schedule that was claimed. It costs only jobs of schedules.
+CREATE INDEX IF NOT EXISTS jobs_occurrence ON jobs (schedule_id, occurrence_at) WHERE processed AND occurrence_at IS NOT NULL;
 
 -- Not CREATE SCHEMA IF NOT EXISTS, which requires CREATE on the database even if the schema exists:
 -- the owner of the schema may bring it up to date.
@@ -287,6 +300,10 @@ $$;
 -- How long the range of a partition of jobs is (partitions.sql); NULL: nobody has asked reactor to
 -- maintain partitions.
 ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS partition_interval interval; -- since version 5
+-- What a job that has failed for good does to those with its ordering_key: skip, they go on; block, they
+-- wait until it is tried again, or its row is deleted.
+ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS ordered_failure text NOT NULL DEFAULT 'skip' -- since version 6
+    CONSTRAINT "ordered_failure must be skip or block" CHECK (ordered_failure = ANY ('{skip,block}'::text[]));
 
 -- The living instances. Each incarnation draws its id at random, and an id is never used again, so
 -- "owner = id" is a fencing token by itself.
@@ -439,3 +456,6 @@ ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS claim uuid;
 -- How it ended: failed; expired, after its expires_at; missed, later than the deployment allows
 -- (--max-lateness).
 ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS state text NOT NULL DEFAULT 'failed'; -- since version 6
+-- Since version 6. Of a row that could not be claimed, which has no claim that would tell it from another
+-- row with its id: its version, that is its xmin.
+ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS row_version bigint;

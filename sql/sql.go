@@ -41,8 +41,8 @@ var Migrations = []Migration{
 	// The function of the triggers is not replaced here: instances of earlier versions, which may be
 	// running, ignore what the new one sends. pgsource.MigrateUp replaces it when they have gone.
 	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
-	// Down leaves the columns and what is in them.
-	{Version: 6, Name: "managed", Up: SchemaUp + FunctionsUp, Down: FunctionsDown},
+	// Down leaves the columns and the table of schedules, and what is in them.
+	{Version: 6, Name: "managed", Up: SchemaUp + OrderingUp + FunctionsUp + SchedulesUp, Down: SchedulesDown + FunctionsDown + OrderingDown},
 }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to
@@ -54,12 +54,26 @@ var (
 	//go:embed schema.down.sql
 	schemaDown string
 
+	// OrderingUp creates the function that keeps jobs with an ordering key in order.
+	//go:embed ordering.sql
+	OrderingUp string
+	// OrderingDown drops it.
+	//go:embed ordering.down.sql
+	OrderingDown string
+
 	// FunctionsUp creates the functions for producers.
 	//go:embed functions.sql
 	FunctionsUp string
 	// FunctionsDown drops them.
 	//go:embed functions.down.sql
 	FunctionsDown string
+
+	// SchedulesUp creates the table of schedules, and the functions and triggers that belong to it.
+	//go:embed schedules.sql
+	SchedulesUp string
+	// SchedulesDown drops those, and leaves the table.
+	//go:embed schedules.down.sql
+	SchedulesDown string
 
 	// TriggersUp creates the triggers, which notify the instances.
 	//go:embed triggers.sql

@@ -3,6 +3,8 @@
 package main
 
 import (
+	_ "time/tzdata" // the zones of schedules, where the system has no database of them
+
 	"github.com/alecthomas/kong"
 
 	"github.com/job-publisher/reactor/internal/cli"
@@ -18,7 +20,9 @@ servers of its own.`
 type commands struct {
 	Run        runCommand        `cmd:"" help:"Publish jobs as they fall due."`
 	Migrate    migrateCommand    `cmd:"" help:"Bring the database's schema up to date, look at it, or undo it."`
+	Jobs       jobsCommand       `cmd:"" help:"List, show, cancel, reschedule, fire, retry and purge jobs."`
 	Partitions partitionsCommand `cmd:"" help:"Maintain the partitions of the table: make new ones, drop old ones."`
+	Schedules  schedulesCommand  `cmd:"" help:"Manage jobs that recur."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
 }
 

@@ -32,6 +32,7 @@ type runCommand struct {
 	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements at most, opened when they are needed; up to three more are opened for other purposes. With --feed wal one of these is for replication. An idle instance holds three in all."`
 	PartitionsAhead     int           `default:"${partitions_ahead}" group:"Database" placeholder:"N" help:"If the table has partitions: for how many intervals after the present one to make them (default ${default}); 0 leaves that to reactor partitions."`
 	RetainPartitions    time.Duration `default:"0s" group:"Database" help:"How long after its end a partition whose jobs are all published is kept before it is dropped, e.g. 720h; 0s keeps all."`
+	Retain              time.Duration `default:"0s" group:"Database" help:"How long the row of a job is kept after the job has ended before it is deleted, e.g. 168h; 0s keeps all."`
 	Migrate             bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
 	Deployment          string        `group:"Database" placeholder:"NAME" help:"A part of the MQTT client ids, the same for all instances; if not given, a random name that is stored in the database. Needed if a copy of the database that PostgreSQL cannot tell from it, such as a base backup, uses the same broker."`
 	Name                string        `group:"Database" placeholder:"NAME" help:"The name of this instance in reactor.instances; host and process id if not given."`
@@ -44,6 +45,8 @@ type runCommand struct {
 	Stage         reactor.Staging           `default:"auto" group:"Broker" help:"Whether messages are sent to the broker before their time, at exactly-once, and released at it: auto (where the broker is found to pass them on at their release), on (also where that cannot be found out) or off."`
 	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What happens at exactly-once to the messages in flight when the broker has lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 
+	MaxLateness   time.Duration `default:"0s" group:"Work" help:"How late a job may be published, e.g. 1h: what an outage has made later than that is recorded as missed and not published; 0s: no job is too late."`
+	CatchUpRate   int           `default:"0" group:"Work" placeholder:"N" help:"How many overdue jobs this instance publishes a second at most; what falls due meanwhile is not held up. 0: as many as possible."`
 	ConsumerCount int           `default:"0" group:"Work" help:"Fixed shares: how many consumers there are. 0 shares dynamically among all instances alive."`
 	ConsumerIndex int           `default:"0" group:"Work" help:"Fixed shares: which consumer this is, counted from 0."`
 	JobsPerRead   int           `default:"${jobs_per_read}" group:"Work" help:"The maximum number of rows in one read of the table, and of jobs in one claim (there at most 512)."`
@@ -138,7 +141,7 @@ func profileCPU(name string) (end func(), err error) {
 func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
 		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections),
-		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Logger: log,
+		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Retain: c.Retain, Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -154,7 +157,7 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 		grace = min(c.Grace, 2*reactor.NoGrace) // not NoGrace, so that reactor.New refuses it
 	}
 	return reactor.New(source, sink, reactor.Config{
-		Delivery: c.Delivery, Stage: c.Stage, OnSessionLoss: c.OnSessionLoss,
+		Delivery: c.Delivery, Stage: c.Stage, OnSessionLoss: c.OnSessionLoss, MaxLateness: c.MaxLateness, CatchUpRate: c.CatchUpRate,
 		JobsPerRead: cli.Given(c.JobsPerRead), LoopFrequency: cli.Given(c.LoopFrequency),
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
 		Lanes: cli.Given(c.Lanes), MaxPending: cli.Given(c.MaxPending), Grace: grace, Logger: log,

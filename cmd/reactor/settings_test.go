@@ -120,6 +120,9 @@ func TestNoFlagLooksLikeAnother(t *testing.T) {
 func flagsOf(node *kong.Node) map[string]bool {
 	all := map[string]bool{}
 	for _, flag := range node.Flags {
+		if slices.Contains(flag.Tag.Envs, "-") { // it has no variable
+			continue
+		}
 		if flag.Name != "help" {
 			all[flag.Name] = true
 		}

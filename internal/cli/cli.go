@@ -135,7 +135,7 @@ func commandOf(parsed *kong.Context) string {
 
 // helpWithEnv adds the environment variable to the help of each flag.
 func helpWithEnv(value *kong.Value) string {
-	if value.Flag == nil || value.Name == "help" {
+	if value.Flag == nil || value.Name == "help" || fromLineOnly(value) {
 		return value.Help
 	}
 	return strings.TrimSuffix(value.Help, ".") + " ($" + VariableOf(value.Name) + ")."

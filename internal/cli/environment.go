@@ -57,6 +57,10 @@ func hasPrefix(name string) bool {
 	return len(name) > n && strings.EqualFold(name[:n], variablePrefix)
 }
 
+// fromLineOnly reports whether a flag has no variable: its tag says env:"-". A variable that somebody has
+// forgotten must not select the jobs that a command deletes.
+func fromLineOnly(value *kong.Value) bool { return slices.Contains(value.Tag.Envs, "-") }
+
 // Validate implements kong.Resolver.
 func (e *Environment) Validate(*kong.Application) error { return nil }
 
@@ -64,7 +68,7 @@ func (e *Environment) Validate(*kong.Application) error { return nil }
 func (e *Environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	name := VariableOf(flag.Name)
 	value, ok := e.values[name]
-	if !ok || flag.Name == "help" {
+	if !ok || flag.Name == "help" || fromLineOnly(flag.Value) {
 		return nil, nil
 	}
 	if flag.Name == "mqtt-password" {
@@ -95,6 +99,9 @@ func (e *Environment) UnknownVariables(root *kong.Node) (others []string, typo e
 	var walk func(*kong.Node)
 	walk = func(node *kong.Node) {
 		for _, flag := range node.Flags {
+			if fromLineOnly(flag.Value) {
+				continue
+			}
 			name := VariableOf(flag.Name)
 			known[name] = name
 			if flag.Tag.Negatable != "" {

@@ -72,7 +72,20 @@ type Job struct {
 	// Expires is true, because every DBTime is an instant: 0 is in 1970.
 	ExpiresAt DBTime
 	Expires   bool
+	// Properties is nil for a message that carries nothing but its payload.
+	Properties *Properties
 }
+
+// Properties are what a message carries beside its topic and payload [MQTT 5, 3.3].
+type Properties struct {
+	Retain                     bool
+	ContentType, ResponseTopic string         // "" for none
+	CorrelationData            []byte         // nil for none
+	User                       []UserProperty // in the order in which they are sent
+}
+
+// UserProperty is a header of a message: a name and a value.
+type UserProperty struct{ Name, Value string }
 
 // Pending is what the wheel holds of a job that nobody has claimed yet. It may be outdated: the
 // claim checks the row again.

@@ -30,6 +30,11 @@ type Message struct {
 	Payload []byte
 	// QoS is the MQTT quality of service to publish it with.
 	QoS byte
+	// Expiry is after how many seconds the broker is to forget the message if it could not deliver
+	// it; 0: never.
+	Expiry uint32
+	// Properties may be nil.
+	Properties *Properties
 	// Dup marks a message that may have been sent before (MQTT's DUP flag).
 	Dup bool
 }
@@ -179,6 +184,8 @@ type Limits struct {
 	PacketBytes int
 	// QoS is the highest QoS that the broker accepts.
 	QoS byte
+	// NoRetain means that the broker refuses messages with Properties.Retain.
+	NoRetain bool
 	// Resumed means that the broker still had the session's state, and that the session carries
 	// ConnectOptions.Mark.
 	Resumed bool

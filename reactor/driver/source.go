@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -165,7 +166,8 @@ type Journal interface {
 // ClaimRequest asks for a batch of jobs.
 type ClaimRequest struct {
 	Lease Lease
-	// QoS is the promised QoS; a recovery publishes the jobs with it.
+	// QoS is the highest QoS to publish with. A claim takes jobs of one QoS (Batch.QoS), the highest
+	// of those asked for: jobs of a lower one are missing in the answer.
 	QoS byte
 	// Token identifies this claim in the journal if its outcome becomes unknown.
 	Token [16]byte
@@ -204,8 +206,10 @@ type Batch struct {
 	// Reach is how many slots, from the lane's first unsettled one on, were in use at most while
 	// the batch was in flight: messages in later slots were never sent.
 	Reach int
-	// QoS is the QoS that the claim promised (ClaimRequest.QoS).
+	// QoS is the QoS that the claim promised; a recovery publishes the jobs with it.
 	QoS byte
+	// Mixed tells that jobs of a lower QoS were left alone (ClaimRequest.QoS); only after a claim.
+	Mixed bool
 	// Concluded is how many of Jobs, from the front, the broker is known to have received; only at
 	// QoS 2, after a recovery.
 	Concluded int
@@ -263,6 +267,33 @@ type Failure struct {
 	// Final failures are recorded at once; other jobs are tried again after a pause until their
 	// attempts are used up.
 	Final bool
+	// State is how the job has ended if it is not tried again.
+	State FailureState
+}
+
+// FailureState is how a job ended that was not published.
+type FailureState uint8
+
+const (
+	// Failed: the broker refused it, or it cannot be sent, or its outcome is unknown.
+	Failed FailureState = iota
+	// Expired: its ExpiresAt had passed.
+	Expired
+	// Missed: it would have been later than the deployment allows.
+	Missed
+)
+
+// String is what the database records.
+func (s FailureState) String() string {
+	switch s {
+	case Failed:
+		return "failed"
+	case Expired:
+		return "expired"
+	case Missed:
+		return "missed"
+	}
+	return fmt.Sprintf("FailureState(%d)", uint8(s))
 }
 
 // JoinOptions say how an instance takes part.

@@ -18,10 +18,19 @@ type load struct {
 	writes bool      // guarded by mu; inserts override default_transaction_read_only
 }
 
+// A tenth of the jobs are to be published in the order of their key, which is their topic. They are due
+// later than the others: a job that is inserted when one behind it has been claimed comes too late to be
+// before it.
 const insertSQL = `
-INSERT INTO jobs (topic, payload, fire_at)
-SELECT 'chaos/' || n % 50, 'message ' || n || ' of ' || txid_current(), clock_timestamp() + $2::interval + random() * $3::interval
-  FROM generate_series(1, $1) AS n`
+INSERT INTO jobs (topic, payload, fire_at, ordering_key)
+SELECT topic, 'message ' || n || ' of ' || txid_current(), 
+       clock_timestamp() + CASE WHEN topic ^@ '` + orderedTopics + `' THEN interval '2 s' ELSE '0 s' END + $2::interval + random() * $3::interval,
+       CASE WHEN topic ^@ '` + orderedTopics + `' THEN topic END
+  FROM generate_series(1, $1) AS n
+ CROSS JOIN LATERAL (SELECT CASE WHEN n % 10 = 0 THEN '` + orderedTopics + `' || (n / 10 + txid_current()) % 20 ELSE 'chaos/' || n % 50 END) AS t (topic)`
+
+// orderedTopics is how the topics of jobs begin that have an ordering key.
+const orderedTopics = "chaos/ordered/"
 
 // instantSQL gives all rows of the statement the same fire_at.
 const instantSQL = `

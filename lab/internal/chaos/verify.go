@@ -55,6 +55,9 @@ func (d *deployment) verify(ctx context.Context, conn *pgx.Conn, subscriber *che
 	expected = d.checkFailures(o, expected, received, failures)
 	expected = append(expected, check.Expected{ID: markerID, Topic: markerTopic, FireAt: marked})
 
+	if err := d.checkOrder(ctx, conn, o, received); err != nil {
+		return err
+	}
 	received = d.acceptRepetitions(o, expected, received)
 	o.Report = check.Compare(expected, received, check.Config{})
 	d.acceptLosses(o)
@@ -79,6 +82,52 @@ func (d *deployment) verify(ctx context.Context, conn *pgx.Conn, subscriber *che
 	}
 	if d.failovers > 0 {
 		o.addNote("%d failovers", d.failovers)
+	}
+	return nil
+}
+
+// checkOrder checks that the jobs of each ordering key have arrived in order: by the first copy of each,
+// as a repetition comes later. Nothing promises this where the database or the broker has lost what
+// they had confirmed, nor at QoS 0.
+func (d *deployment) checkOrder(ctx context.Context, conn *pgx.Conn, o *Outcome, received []check.Received) error {
+	if d.cfg.Delivery == reactor.AtMostOnce || d.cfg.has("failover") || d.cfg.has("brokerkill") {
+		return nil
+	}
+	rows, err := conn.Query(ctx, "SELECT id, ordering_key FROM jobs WHERE ordering_key IS NOT NULL ORDER BY fire_at, id")
+	if err != nil {
+		return err
+	}
+	keys, place := map[int64]string{}, map[int64]int{}
+	var (
+		id  int64
+		key string
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&id, &key}, func() error {
+		keys[id], place[id] = key, len(place)
+		return nil
+	}); err != nil {
+		return err
+	}
+	last, seen := map[string]int64{}, map[int64]bool{}
+	wrong := 0
+	for _, m := range received {
+		key, ordered := keys[m.ID]
+		if !ordered || seen[m.ID] {
+			continue
+		}
+		seen[m.ID] = true
+		if before, any := last[key]; any && place[before] > place[m.ID] {
+			if wrong++; wrong <= 5 {
+				o.addNote("key %s: job %d arrived after job %d", key, m.ID, before)
+			}
+			continue
+		}
+		last[key] = m.ID
+	}
+	if wrong > 0 {
+		o.addFinding("%d jobs of %d arrived out of the order of their keys", wrong, len(seen))
+	} else {
+		o.addNote("%d jobs of %d keys arrived in order", len(seen), len(last))
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ type Config struct {
 	// FailLost tells what happens to a message whose outcome is unknown because the broker has
 	// lost its session: it fails if FailLost is set, and is sent again otherwise.
 	FailLost bool
+	// MaxLateness is how late a message may be sent for the first time; a later one is missed. 0:
+	// there is no limit.
+	MaxLateness time.Duration
 	// Slots is the size of the ring. 0 means driver.LaneSlots. A lane that others may recover
 	// must use 0.
 	Slots int

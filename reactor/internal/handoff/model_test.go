@@ -27,10 +27,13 @@ type model struct {
 
 	qos                    byte
 	slots, jobs, instances int
-	claim                  int  // jobs of a claim
-	reach                  int  // 0: all slots
-	apart                  bool // jobs are launched one by one, some time after their claim
-	drops                  int  // connections lost, at any moment
+	// mixed: every second job has a lower QoS, which is that of its claim.
+	mixed bool
+	lower byte
+	claim int  // jobs of a claim
+	reach int  // 0: all slots
+	apart bool // jobs are launched one by one, some time after their claim
+	drops int  // connections lost, at any moment
 	// rollbacks: how often the broker is killed, and restarts with an older state, which
 	// includes its sessions.
 	rollbacks int
@@ -54,6 +57,14 @@ type model struct {
 	// trustsOldLease breaks the rule that the caller keeps: the lease is not looked at again
 	// after CONNACK.
 	trustsOldLease bool
+}
+
+// qosOf is the QoS of a job.
+func (m *model) qosOf(number int8) byte {
+	if m.mixed && number%2 == 0 {
+		return m.lower
+	}
+	return m.qos
 }
 
 // verdict is the result of exploring.
@@ -145,7 +156,7 @@ func TestModelKnowsTheMachine(t *testing.T) {
 		value any
 		want  int
 	}{
-		{Machine{}, 23}, {message{}, 13}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 3},
+		{Machine{}, 23}, {message{}, 13}, {Batch{}, 15}, {failure{}, 3}, {pace{}, 3}, {poison{}, 6}, {Config{}, 4},
 	} {
 		if got := reflect.TypeOf(test.value).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, not %d: look at clone and key", test.value, got, test.want)
@@ -206,6 +217,10 @@ var models = map[string]*model{
 	"staged, lost, fail":                           {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, failLost: true},
 	"lost over a broker that passes on at PUBLISH": {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, losses: 1, timed: true, stages: true, passesOnAtPublish: true, failLost: true},
 	"staged, over quota":                           {qos: 2, slots: 2, jobs: 1, instances: 2, claim: 1, drops: 1, quotas: 1, timed: true, stages: true},
+	"some at least once":                           {qos: 2, mixed: true, lower: 1, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
+	"some at most once":                            {qos: 2, mixed: true, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
+	"some staged, some at least once":              {qos: 2, mixed: true, lower: 1, slots: 3, jobs: 2, instances: 1, claim: 1, drops: 1, timed: true, stages: true},
+	"some at most, some at least once":             {qos: 1, mixed: true, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
 	"at least once":                                {qos: 1, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
 	"at most once":                                 {qos: 0, slots: 2, jobs: 2, instances: 2, claim: 1, drops: 1},
 }

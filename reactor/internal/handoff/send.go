@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"math"
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -107,7 +108,11 @@ func (m *Machine) sendDue(now Now, s driver.Slot) outcome {
 		return taken
 	}
 	if at := msg.job.ExpiresAt; msg.job.Expires && at < now.Database && !msg.attempted {
-		m.endAndAnnounce(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true})
+		m.endAndAnnounce(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true, State: driver.Expired})
+		return taken
+	}
+	if most := m.cfg.MaxLateness; most > 0 && !msg.attempted && now.Database.Sub(msg.job.FireAt) > most {
+		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", more than " + most.String() + " before it could be published", Final: true, State: driver.Missed})
 		return taken
 	}
 	if m.isBeyondReach(s) {
@@ -131,7 +136,23 @@ func (m *Machine) isBeyondReach(s driver.Slot) bool {
 
 func (m *Machine) packet(s driver.Slot) driver.Message {
 	msg := m.at(s)
-	return driver.Message{Slot: s, JobID: msg.job.ID, Topic: msg.job.Topic, Payload: msg.job.Payload, QoS: msg.batch.qos, Dup: msg.dup}
+	packet := driver.Message{
+		Slot: s, JobID: msg.job.ID, Topic: msg.job.Topic, Payload: msg.job.Payload, QoS: msg.batch.qos,
+		Properties: msg.job.Properties, Dup: msg.dup,
+	}
+	if msg.job.Expires {
+		packet.Expiry = secondsLeft(msg.job.ExpiresAt.Sub(m.now.Database))
+	}
+	return packet
+}
+
+// secondsLeft rounds up: a message must not expire at the broker before its time.
+func secondsLeft(left time.Duration) uint32 {
+	seconds := left / time.Second
+	if left%time.Second > 0 {
+		seconds++
+	}
+	return uint32(min(max(1, seconds), math.MaxUint32))
 }
 
 func (m *Machine) publish(now Now, packet driver.Message) {

@@ -320,7 +320,7 @@ func (w *world) read() []driver.Batch {
 	var list []driver.Batch
 	for _, r := range w.journal {
 		b := driver.Batch{
-			ID: int64(r.id), Round: int64(r.round), QoS: w.qos, FirstSlot: driver.Slot(r.first),
+			ID: int64(r.id), Round: int64(r.round), QoS: w.qosOf(r.job), FirstSlot: driver.Slot(r.first),
 			Concluded: int(r.concluded), Reach: w.reach,
 		}
 		for place := range r.kept {

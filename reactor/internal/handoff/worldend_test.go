@@ -116,11 +116,11 @@ func (w *world) settleAll(i int) {
 // broken returns how the promise for a job was broken, when no step is left.
 func (w *world) broken(number int8) string {
 	job := w.jobs[number]
-	n := job.delivered
+	n, qos := job.delivered, w.qosOf(number)
 	lossless := w.losses == 0 || w.failLost
 	switch {
-	case w.qos == 2 && n > 1 && lossless, w.qos == 0 && n > 1:
-	case n > 0 || job.failed > 0 || w.qos == 0:
+	case qos == 2 && n > 1 && lossless, qos == 0 && n > 1:
+	case n > 0 || job.failed > 0 || qos == 0:
 		return ""
 	case job.beyondHelp: // two faults at once: see fate
 		return ""
@@ -134,7 +134,7 @@ func (w *world) judge() string {
 		return w.wrong
 	}
 	for number, job := range w.jobs {
-		if job.delivered > 1 && w.qos != 1 && (w.losses == 0 || w.failLost) {
+		if job.delivered > 1 && w.qosOf(int8(number)) != 1 && (w.losses == 0 || w.failLost) {
 			return fmt.Sprintf("job %d was delivered %d times", number, job.delivered)
 		}
 	}

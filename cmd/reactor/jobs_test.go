@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// TestJobsCommand: an operator finds jobs, looks at one, and changes them.
+func TestJobsCommand(t *testing.T) {
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	conn := connect(t, ctx, database)
+	run := func(want int, args ...string) string {
+		t.Helper()
+		code, output := call(t, []string{"REACTOR_TOPIC=nothing", "REACTOR_ALL=true", "REACTOR_YES=true", "REACTOR_KEY=k7"}, append([]string{"jobs"}, append(args, "--database-url", database)...)...)
+		if code != want {
+			t.Fatalf("jobs %v ended with %d, want %d:\n%s", args, code, want, output)
+		}
+		if i := strings.IndexFunc(output, func(r rune) bool { return r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 }); i >= 0 {
+			t.Fatalf("jobs %v writes a control character: %q", args, output[i:min(len(output), i+20)])
+		}
+		return output
+	}
+	contains := func(output string, wants ...string) {
+		t.Helper()
+		for _, want := range wants {
+			if !strings.Contains(output, want) {
+				t.Errorf("the output lacks %q:\n%s", want, output)
+			}
+		}
+	}
+	exec(t, ctx, conn, `INSERT INTO jobs (topic, payload, fire_at, key) SELECT 'job/' || n, U&'\001B[31mred\009B', now() + n * interval '1 hour', 'k' || n FROM generate_series(1, 120) n`)
+	exec(t, ctx, conn, `INSERT INTO jobs (id, topic, fire_at, processed, processed_at, claim) SELECT n, 'old', now() - interval '2 days', true, now() - interval '2 days', gen_random_uuid() FROM generate_series(1001, 1030) n`)
+	exec(t, ctx, conn, `INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim) SELECT id, 5, 135, U&'no\001B]0;title\0007', claim FROM jobs WHERE id = 1030`)
+
+	contains(run(0), "ID", "STATE", "waiting", "there are more: add --after ")
+	seen, after := 0, []string(nil)
+	for pages := 0; ; pages++ {
+		var page struct {
+			Jobs []struct{ ID int64 }
+			Next string
+		}
+		if err := json.Unmarshal([]byte(run(0, append([]string{"list", "--state", "waiting", "--limit", "50", "--json"}, after...)...)), &page); err != nil {
+			t.Fatal(err)
+		}
+		if seen += len(page.Jobs); page.Next == "" {
+			break
+		}
+		after = []string{"--after", page.Next}
+	}
+	if seen != 120 {
+		t.Errorf("%d jobs on all pages, want 120", seen)
+	}
+	contains(run(0, "list", "--state=failed"), "1030", "failed", `no\x1b]0;title\a`)
+	contains(run(0, "list", "--state", "failed", "--json"), `"code_text": "0x87, not authorized"`)
+	contains(run(0, "list", "--state", "waiting", "--until=+150m"), "job/1 ", "job/2 ")
+	contains(run(0, "list", "--topic", "none"), "no jobs")
+	contains(run(2, "list", "--state", "lost"), "no such state")
+	contains(run(2, "list", "--after", "here"), "--after here is no place in a list")
+	contains(run(2, "list", "--limit", "0"), "must be 1 to 10000")
+	contains(run(2, "list", "--from", "yesterday"), "is no time")
+
+	contains(run(0, "show", "7"), "waiting", `\x1b[31mred\u009b`, "10 bytes, text", "history", "due")
+	contains(run(0, "show", "1030"), "0x87, not authorized", "failed after 5 attempts", "claimed")
+	contains(run(0, "show", "--key", "k9", "--json"), `"id": 9`, `"payload": "\u001b[31mred\u009b"`)
+	contains(run(1, "show", "4711"), "there is no such job")
+	contains(run(2, "show"), "give the id")
+
+	contains(run(1, "cancel", "1", "2", "4711"), "1: cancelled", "4711: not found", "cancelled: 2; not found: 1", "1 of 3 jobs were not changed")
+	contains(run(0, "cancel", "--key", "k3"), "key k3: cancelled")
+	contains(run(2, "cancel"), "say which jobs")
+	contains(run(2, "cancel", "4", "--all"), "not both")
+	contains(run(1, "cancel", "--topic", "job/1"), "cancel 31 jobs", "--yes")
+	contains(run(0, "cancel", "--topic", "job/1", "--yes"), "cancelled: 31")
+	contains(run(2, "retry", "--state", "waiting", "--yes"), "retry changes jobs that are failed")
+	contains(run(0, "reschedule", "--topic", "job/20", "--at", "2100-01-01T00:00:00Z", "--yes", "--json"), `{"id":20,"answer":"rescheduled","done":true}`)
+	contains(run(0, "list", "--from", "2099-12-31T00:00:00Z"), "2100-01-01T00:00:00.000Z")
+	contains(run(0, "fire", "20"), "20: due now")
+	contains(run(0, "retry", "--state", "failed", "--yes"), "to be tried again: 1")
+	contains(run(0, "retry", "--all", "--yes"), "no job matches")
+
+	contains(run(1, "purge", "--older-than", "24h"), "delete the rows of 29 jobs", "--yes")
+	contains(run(0, "purge", "--older-than", "24h", "--yes"), "deleted the rows of 29 jobs")
+	contains(run(2, "purge", "--older-than", "1s"), "a minute at least")
+	var left int
+	if err := conn.QueryRow(ctx, "SELECT count(*) FROM jobs").Scan(&left); err != nil || left != 120-2-1-31+1 {
+		t.Errorf("%d jobs are left, %v", left, err)
+	}
+}
+
+// TestShowPayload: the payload is written as it is.
+func TestShowPayload(t *testing.T) {
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	exec(t, ctx, connect(t, ctx, database), `INSERT INTO jobs (topic, payload_bytes, fire_at) VALUES ('t', '\x00ff1b0a', now())`)
+	if code, output := call(t, nil, "jobs", "show", "1", "--payload", "--database-url", database); code != 0 || output != "\x00\xff\x1b\n" {
+		t.Errorf("ended with %d: %q", code, output)
+	}
+}
+
+// TestRunRetain: an instance publishes what is due, and deletes what has ended long ago.
+func TestRunRetain(t *testing.T) {
+	ctx := testContext(t)
+	database, broker := testkit.NewDatabase(t), broker(t)
+	conn := connect(t, ctx, database)
+	if code, output := call(t, nil, "run", "--database-url", database, "--mqtt-url", broker, "--retain", "1s"); code != 2 || !strings.Contains(output, "--retain is 1s, must be 1m0s at least") {
+		t.Errorf("ended with %d: %s", code, output)
+	}
+	exec(t, ctx, conn, "INSERT INTO jobs (topic, fire_at, processed) SELECT 'old', now() - interval '1 day', true FROM generate_series(1, 5000)")
+	sub := subscribe(t, ctx, broker, "retain/#")
+	p := start(t, database, broker, "--retain", "1h")
+	exec(t, ctx, conn, "INSERT INTO jobs (topic, fire_at) SELECT 'retain/' || n, now() + n * interval '2 milliseconds' FROM generate_series(1, 500) n")
+	if err := sub.WaitDistinct(ctx, 500); err != nil {
+		t.Fatal(err)
+	}
+	for left := 0; left != 500; {
+		if err := conn.QueryRow(ctx, "SELECT count(*) FROM jobs").Scan(&left); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Terminate(t)
+	if code := p.Wait(t, 30*time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestVisible(t *testing.T) {
+	for text, want := range map[string]string{
+		"a/b ä 日本": "a/b ä 日本", "\x1b[2J": `\x1b[2J`, "\u009b": `\u009b`, "\u202e": `\u202e`, "a\tb\r\n": `a\tb\r\n`, "\xff\xfe": `\xff\xfe`, "\U000e0041": `\U000e0041`, "\u2028": `\u2028`,
+	} {
+		if got := visible(text); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+		var b strings.Builder
+		if err := writeJSON(&b, text, false); err != nil || visible(strings.TrimSuffix(b.String(), "\n")) != strings.TrimSuffix(b.String(), "\n") {
+			t.Errorf("%q in JSON: %q, %v", text, b.String(), err)
+		}
+		var back string
+		if err := json.Unmarshal([]byte(b.String()), &back); err != nil || back != strings.ToValidUTF8(text, "\ufffd\ufffd") && back != text {
+			t.Errorf("%q comes back from JSON as %q, %v", text, back, err)
+		}
+	}
+}
+
+// TestAsk: only yes is a yes, and a signal ends the wait.
+func TestAsk(t *testing.T) {
+	for answer, yes := range map[string]bool{"y\n": true, "YES \n": true, "y": true, "\n": false, "no\n": false, "": false, "yesterday\n": false} {
+		var said strings.Builder
+		if err := ask(t.Context(), strings.NewReader(answer), &said, "cancel 3 jobs"); (err == nil) != yes {
+			t.Errorf("%q: %v", answer, err)
+		}
+		if !strings.HasPrefix(said.String(), "cancel 3 jobs? [y/N] ") {
+			t.Errorf("asked %q", said.String())
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	silent := make(chan struct{})
+	defer close(silent)
+	if err := ask(ctx, silence(silent), &strings.Builder{}, "?"); err == nil {
+		t.Error("a signal is no yes")
+	}
+}
+
+// silence is a terminal at which nobody answers.
+type silence chan struct{}
+
+func (s silence) Read([]byte) (int, error) {
+	<-s
+	return 0, fmt.Errorf("closed")
+}
+
+func TestJobTime(t *testing.T) {
+	const now = driver.DBTime(1_000_000_000_000)
+	for text, want := range map[string]driver.DBTime{
+		"now": now, "+90s": now + 90_000_000, "-2h": now - 7200_000_000, "+1d": now + 86400_000_000, "-7d": now - 7*86400_000_000,
+		"1970-01-02T00:00:00Z": 86400_000_000, "1970-01-01T01:00:00.5+01:00": 500_000,
+	} {
+		var at jobTime
+		if err := at.UnmarshalText([]byte(text)); err != nil || *at.at(now) != want {
+			t.Errorf("%q: %+v, %v, want %d", text, at, err, want)
+		}
+	}
+	for _, text := range []string{"", "5m", "+", "+5", "tomorrow", "2030-01-31", "+1000000d", "+x d"} {
+		if err := new(jobTime).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken for a time", text)
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/pgsource"
+)
+
+type jobsPurge struct {
+	databaseFlags
+	OlderThan time.Duration `env:"-" required:"" help:"How long ago a job must have ended, e.g. 720h; a minute at least."`
+	Busy      float64       `env:"-" default:"0.2" help:"The part of the time in which rows are deleted, the rest being pauses: 0.01 to 1."`
+	Yes       bool          `env:"-" help:"Do not count, and do not ask."`
+}
+
+// Help is shown by `reactor jobs purge --help`.
+func (*jobsPurge) Help() string {
+	return `Deletes the rows of jobs that have fired, failed, expired or were missed, in small transactions, with
+what is noted of them, and the records of failed jobs whose row has gone in another way. Jobs that are
+being published are kept. It can be interrupted at any time. reactor run --retain does the same all the
+time.
+
+Without the index that --retain creates, the table is read twice as a whole: to count, and to delete; with
+--yes it is not counted.`
+}
+
+func (c *jobsPurge) Run(ctx context.Context, out cli.Output) error {
+	retention := pgsource.Retention{
+		DatabaseURL: c.DatabaseURL, Keep: c.OlderThan, Busy: c.Busy,
+		Tell: func(rows int64) {
+			if cli.IsTerminal(out.Stderr) {
+				fmt.Fprintf(out.Stderr, "deleted %s more\n", thousands(rows))
+			}
+		},
+		Skip: func(id int64, why error) {
+			fmt.Fprintf(out.Stderr, "job %d cannot be deleted: %s\n", id, visible(why.Error()))
+		},
+	}
+	switch {
+	case c.OlderThan < time.Minute:
+		return cli.Usage(fmt.Errorf("--older-than is %v, must be a minute at least", c.OlderThan))
+	case c.Busy < 0.01 || c.Busy > 1:
+		return cli.Usage(fmt.Errorf("--busy is %v, must be 0.01 to 1", c.Busy))
+	}
+	if !c.Yes {
+		rows, err := retention.Count(ctx)
+		if err != nil {
+			return err
+		}
+		if err := confirm(ctx, out, fmt.Sprintf("delete the rows of %s jobs", thousands(rows)), false); err != nil {
+			return err
+		}
+	}
+	done, err := retention.Purge(ctx)
+	fmt.Fprintf(out.Stdout, "deleted the rows of %s jobs, and %s records of failed jobs whose row was gone\n", thousands(done.Rows), thousands(done.Records))
+	return err
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/job-publisher/reactor/mqttsink"
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// Topics, keys, payloads and the reasons of brokers are texts of anybody. On a terminal a control
+// character could change what was printed before, or send keys. So everything that does not print is
+// escaped, in tables and in JSON.
+
+// visible returns a text without characters that do not print.
+func visible(text string) string {
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRuneInString(text[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			quoted := strconv.QuoteRuneToASCII(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		i += size
+	}
+	return b.String()
+}
+
+// short is visible, and at most so many characters long on a terminal.
+func short(text string, most int, terminal bool) string {
+	text = visible(text)
+	if runes := []rune(text); terminal && len(runes) > most {
+		return string(runes[:most-1]) + "…"
+	}
+	return text
+}
+
+// writeJSON writes a value on one line, or indented. What does not print is escaped: the encoder leaves
+// some of it as it is, such as U+009B, which begins a control sequence.
+func writeJSON(w io.Writer, value any, indent bool) error {
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if indent {
+		encoder.SetIndent("", "  ")
+	}
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, r := range text.String() {
+		switch {
+		case r == '\n', unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// timeText is an instant in UTC, exact.
+func timeText(t driver.DBTime) string {
+	return t.Time().UTC().Format("2006-01-02T15:04:05.999999Z07:00")
+}
+
+func timeTextOf(t *driver.DBTime) string {
+	if t == nil {
+		return ""
+	}
+	return timeText(*t)
+}
+
+// timeShort is an instant in UTC for a table.
+func timeShort(t driver.DBTime) string {
+	return t.Time().UTC().Truncate(time.Millisecond).Format("2006-01-02T15:04:05.000Z07:00")
+}
+
+// codeText is a reason code in words; "" for none.
+func codeText(code int) string {
+	if code <= 0 || code > 255 {
+		return ""
+	}
+	if text := mqttsink.CodeText(byte(code)); text != "" {
+		return fmt.Sprintf("0x%02X, %s", code, text)
+	}
+	return fmt.Sprintf("0x%02X", code)
+}
+
+// thousands groups the digits of a number that is not negative.
+func thousands(n int64) string {
+	digits := strconv.FormatInt(n, 10)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}

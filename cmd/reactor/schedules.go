@@ -1,0 +1,391 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/schedule"
+)
+
+// schedulesCommand is `reactor schedules`.
+type schedulesCommand struct {
+	List     schedulesList     `cmd:"" default:"withargs" help:"List the schedules (the default)."`
+	Show     schedulesShow     `cmd:"" help:"Show one schedule with all its settings."`
+	Next     schedulesNext     `cmd:"" help:"Show when a schedule occurs next."`
+	Add      schedulesAdd      `cmd:"" help:"Add a schedule."`
+	Pause    schedulesPause    `cmd:"" help:"Pause a schedule. Its jobs that were not claimed are deleted."`
+	Resume   schedulesResume   `cmd:"" help:"Go on after a pause. Occurrences of the pause are not made up for."`
+	Run      schedulesRun      `cmd:"" help:"Run a schedule once, now, beside its occurrences."`
+	Backfill schedulesBackfill `cmd:"" help:"Make the occurrences of a range in the past."`
+	Delete   schedulesDelete   `cmd:"" help:"Delete a schedule, and its jobs that were not claimed."`
+}
+
+// scheduleFlags are what every command on one schedule has.
+type scheduleFlags struct {
+	databaseFlags
+	Schedule string `arg:"" name:"name" help:"The name of the schedule."`
+	JSON     bool   `name:"json" help:"Print JSON."`
+}
+
+// printJSON writes a value as one line of JSON.
+func printJSON(w io.Writer, value any) error {
+	text, err := json.Marshal(value)
+	if err == nil {
+		_, err = fmt.Fprintf(w, "%s\n", text)
+	}
+	return err
+}
+
+// done reports a change, as a sentence or as JSON.
+func (c *scheduleFlags) done(out cli.Output, what string, err error) error {
+	switch {
+	case err != nil:
+		return err
+	case c.JSON:
+		return printJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "outcome": what})
+	}
+	_, err = fmt.Fprintf(out.Stdout, "%s %s\n", what, c.Schedule)
+	return err
+}
+
+// scheduleView is a schedule in JSON. Its fields have the names of the columns of reactor.schedules; the
+// durations are written like those of flags.
+type scheduleView struct {
+	Name          string            `json:"name"`
+	Cron          string            `json:"cron,omitempty"`
+	Every         string            `json:"every,omitempty"`
+	Zone          string            `json:"zone"`
+	StartAt       *time.Time        `json:"start_at"`
+	EndAt         *time.Time        `json:"end_at"`
+	Jitter        string            `json:"jitter"`
+	Paused        bool              `json:"paused"`
+	Overlap       string            `json:"overlap"`
+	CatchUp       schedule.CatchUp  `json:"catch_up"`
+	CatchUpWindow string            `json:"catch_up_window"`
+	MaxLateness   string            `json:"max_lateness,omitempty"`
+	Topic         string            `json:"topic"`
+	Payload       string            `json:"payload"`
+	PayloadBytes  []byte            `json:"payload_bytes,omitempty"` // base64
+	QoS           *int              `json:"qos"`
+	Retain        bool              `json:"retain"`
+	ContentType   string            `json:"content_type,omitempty"`
+	ResponseTopic string            `json:"response_topic,omitempty"`
+	Correlation   []byte            `json:"correlation_data,omitempty"` // base64
+	Headers       map[string]string `json:"headers,omitempty"`
+	Problem       string            `json:"problem,omitempty"`
+	LastAt        *time.Time        `json:"last_at"`
+	NextAt        *time.Time        `json:"next_at"`
+	Overlapped    int64             `json:"overlapped"`
+	CreatedAt     time.Time         `json:"created_at"`
+}
+
+func viewOf(s pgsource.Schedule) scheduleView {
+	optional := func(t time.Time) *time.Time {
+		if t.IsZero() {
+			return nil
+		}
+		t = t.UTC()
+		return &t
+	}
+	v := scheduleView{
+		Name: s.Name, Cron: s.Cron, Zone: s.Zone, StartAt: optional(s.StartAt), EndAt: optional(s.EndAt), Jitter: s.Jitter.String(), Paused: s.Paused,
+		Overlap: s.Overlap, CatchUp: s.CatchUp, CatchUpWindow: s.CatchUpWindow.String(), Topic: s.Message.Topic, Payload: s.Message.Payload, PayloadBytes: s.Message.PayloadBytes,
+		QoS: s.Message.QoS, Retain: s.Message.Retain, ContentType: s.Message.ContentType, ResponseTopic: s.Message.ResponseTopic, Correlation: s.Message.CorrelationData, Headers: s.Message.Headers,
+		Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: s.CreatedAt.UTC(),
+	}
+	if s.Every > 0 {
+		v.Every = s.Every.String()
+	}
+	if s.MaxLateness > 0 {
+		v.MaxLateness = s.MaxLateness.String()
+	}
+	return v
+}
+
+// recurs is the expression or the interval, in a table.
+func recurs(s pgsource.Schedule) string {
+	if s.Cron != "" {
+		return s.Cron
+	}
+	return "every " + s.Every.String()
+}
+
+// state is what a person wants to know first.
+func state(s pgsource.Schedule) string {
+	switch {
+	case s.Paused:
+		return "paused"
+	case s.Problem != "":
+		return "problem: " + s.Problem
+	case s.NextAt.IsZero() && !s.LastAt.IsZero():
+		return "ended"
+	}
+	return "active"
+}
+
+// moment is a time in the zone of a schedule; "-" for none.
+func moment(t time.Time, zone string) string {
+	if t.IsZero() {
+		return "-"
+	}
+	if loc, err := time.LoadLocation(zone); err == nil {
+		t = t.In(loc)
+	}
+	return t.Format(time.RFC3339)
+}
+
+type schedulesList struct {
+	databaseFlags
+	JSON bool `name:"json" help:"Print JSON, a line for each schedule."`
+}
+
+func (c *schedulesList) Run(ctx context.Context, out cli.Output) error {
+	list, err := pgsource.ListSchedules(ctx, c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		for _, s := range list {
+			if err := printJSON(out.Stdout, viewOf(s)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tRECURS\tZONE\tTOPIC\tLAST\tNEXT\tSTATE")
+	for _, s := range list {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, recurs(s), s.Zone, printable(s.Message.Topic), moment(s.LastAt, s.Zone), moment(s.NextAt, s.Zone), state(s))
+	}
+	return w.Flush()
+}
+
+// printable shortens a text to a part of a line of a terminal.
+func printable(text string) string {
+	quoted := fmt.Sprintf("%q", text)
+	quoted = quoted[1 : len(quoted)-1]
+	if runes := []rune(quoted); len(runes) > 60 {
+		quoted = string(runes[:59]) + "…"
+	}
+	return quoted
+}
+
+type schedulesShow struct{ scheduleFlags }
+
+func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
+	s, err := pgsource.FindSchedule(ctx, c.DatabaseURL, c.Schedule)
+	switch {
+	case err != nil:
+		return err
+	case c.JSON:
+		return printJSON(out.Stdout, viewOf(s))
+	}
+	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
+	line := func(name string, value any) { fmt.Fprintf(w, "%s\t%v\n", name, value) }
+	line("name", s.Name)
+	line("state", state(s))
+	line("recurs", recurs(s))
+	line("zone", s.Zone)
+	line("start", moment(s.StartAt, s.Zone))
+	line("end", moment(s.EndAt, s.Zone))
+	line("jitter", s.Jitter)
+	line("overlap", s.Overlap)
+	line("catch up", fmt.Sprintf("%s (window %v)", s.CatchUp, s.CatchUpWindow))
+	line("max lateness", orNone(s.MaxLateness > 0, s.MaxLateness))
+	line("topic", printable(s.Message.Topic))
+	line("payload", printable(s.Message.Payload))
+	line("binary payload", orNone(s.Message.PayloadBytes != nil, fmt.Sprintf("%d bytes", len(s.Message.PayloadBytes))))
+	qos := "that of the deployment"
+	if s.Message.QoS != nil {
+		qos = fmt.Sprint(*s.Message.QoS)
+	}
+	line("qos", qos)
+	line("retain", s.Message.Retain)
+	line("content type", orNone(s.Message.ContentType != "", s.Message.ContentType))
+	line("response topic", orNone(s.Message.ResponseTopic != "", s.Message.ResponseTopic))
+	line("correlation data", orNone(s.Message.CorrelationData != nil, fmt.Sprintf("%d bytes", len(s.Message.CorrelationData))))
+	for _, name := range slices.Sorted(maps.Keys(s.Message.Headers)) {
+		line("header", printable(name+"="+s.Message.Headers[name]))
+	}
+	line("last", moment(s.LastAt, s.Zone))
+	line("next to be made", moment(s.NextAt, s.Zone))
+	line("left out by overlap", s.Overlapped)
+	line("created", moment(s.CreatedAt, s.Zone))
+	return w.Flush()
+}
+
+func orNone(given bool, value any) any {
+	if !given {
+		return "-"
+	}
+	return value
+}
+
+type schedulesNext struct {
+	scheduleFlags
+	Occurrences int `short:"n" default:"10" help:"How many."`
+}
+
+// Help is shown by `reactor schedules next --help`.
+func (*schedulesNext) Help() string {
+	return `The times are in the schedule's zone, from the database's present time on. With a jitter, the second
+column says when the job fires. A paused schedule is shown as if it were not.`
+}
+
+func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
+	if c.Occurrences < 1 || c.Occurrences > 100_000 {
+		return cli.Usage(errors.New("--occurrences must be 1 to 100000"))
+	}
+	list, zone, err := pgsource.NextOccurrences(ctx, c.DatabaseURL, c.Schedule, c.Occurrences)
+	if err != nil {
+		return err
+	}
+	for _, o := range list {
+		at, fire := o.At.In(zone).Format(time.RFC3339Nano), o.Fire.In(zone).Format(time.RFC3339Nano)
+		switch {
+		case c.JSON:
+			err = printJSON(out.Stdout, map[string]string{"occurrence_at": at, "fire_at": fire})
+		case o.At.Equal(o.Fire):
+			_, err = fmt.Fprintln(out.Stdout, at)
+		default:
+			_, err = fmt.Fprintf(out.Stdout, "%s  %s\n", at, fire)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(list) == 0 && !c.JSON {
+		_, err = fmt.Fprintln(out.Stdout, "it does not occur any more")
+	}
+	return err
+}
+
+type schedulesAdd struct {
+	scheduleFlags
+	Cron          string            `xor:"recurs" required:"" group:"Time" help:"A cron expression of five fields, or six with seconds in front, e.g. '30 2 * * MON-FRI'."`
+	Every         time.Duration     `xor:"recurs" required:"" group:"Time" help:"An interval instead, e.g. 90s or 24h."`
+	Zone          string            `default:"UTC" group:"Time" help:"The zone of the expression, e.g. Europe/Berlin (default ${default})."`
+	Start         string            `group:"Time" placeholder:"TIME" help:"The earliest occurrence, e.g. 2026-12-01T00:00:00Z. An interval is counted from there."`
+	End           string            `group:"Time" placeholder:"TIME" help:"No occurrence from then on."`
+	Jitter        time.Duration     `default:"0s" group:"Time" help:"Fire each occurrence up to this much later."`
+	Paused        bool              `group:"Time" help:"Add it paused."`
+	Overlap       string            `enum:"allow,skip" default:"allow" group:"Time" help:"An occurrence while a job of an earlier one waits: allow or skip."`
+	CatchUp       string            `enum:"skip,once,all" default:"once" group:"Time" help:"Occurrences that were missed while no instance ran: skip, once (the latest) or all."`
+	CatchUpWindow time.Duration     `default:"24h" group:"Time" help:"With all: how far back."`
+	MaxLateness   time.Duration     `default:"0s" group:"Time" help:"A job that is later than this is not published; 0s: however late."`
+	Topic         string            `required:"" group:"Message" help:"The MQTT topic."`
+	Payload       string            `group:"Message" help:"The message. {{fire_at}}, {{fire_at_unix}} and {{schedule}} are replaced here, in the topic and in headers."`
+	QoS           *int              `name:"qos" group:"Message" help:"The QoS of the message, 0 to 2; that of the deployment if not given."`
+	Retain        bool              `group:"Message" help:"The broker keeps the message for later subscribers."`
+	ContentType   string            `group:"Message" help:"The message's content type."`
+	ResponseTopic string            `group:"Message" help:"The message's response topic."`
+	Header        map[string]string `group:"Message" placeholder:"NAME=VALUE" help:"A user property; several of them are separated by ';'."`
+}
+
+func (c *schedulesAdd) Run(ctx context.Context, out cli.Output) error {
+	s := pgsource.Schedule{
+		Name: c.Schedule, Cron: c.Cron, Every: c.Every, Zone: c.Zone, Jitter: c.Jitter, Paused: c.Paused, Overlap: c.Overlap,
+		CatchUp: schedule.CatchUp(c.CatchUp), CatchUpWindow: c.CatchUpWindow, MaxLateness: c.MaxLateness,
+		Message: pgsource.ScheduleMessage{Topic: c.Topic, Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: c.ContentType, ResponseTopic: c.ResponseTopic, Headers: c.Header},
+	}
+	for _, bound := range []struct {
+		flag, text string
+		into       *time.Time
+	}{{"--start", c.Start, &s.StartAt}, {"--end", c.End, &s.EndAt}} {
+		if bound.text == "" {
+			continue
+		}
+		at, err := timeFlag(bound.flag, bound.text)
+		if err != nil {
+			return err
+		}
+		*bound.into = at
+	}
+	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s))
+}
+
+// timeFlag reads a time that is given with its offset.
+func timeFlag(flag, text string) (time.Time, error) {
+	at, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(text))
+	if err != nil {
+		return at, cli.Usage(fmt.Errorf("%s is %q, must be a time with its offset, such as 2026-12-01T08:30:00Z or 2026-12-01T08:30:00+01:00", flag, text))
+	}
+	return at, nil
+}
+
+type schedulesPause struct{ scheduleFlags }
+
+func (c *schedulesPause) Run(ctx context.Context, out cli.Output) error {
+	return c.done(out, "paused", pgsource.PauseSchedule(ctx, c.DatabaseURL, c.Schedule))
+}
+
+type schedulesResume struct{ scheduleFlags }
+
+func (c *schedulesResume) Run(ctx context.Context, out cli.Output) error {
+	return c.done(out, "resumed", pgsource.ResumeSchedule(ctx, c.DatabaseURL, c.Schedule))
+}
+
+type schedulesDelete struct{ scheduleFlags }
+
+func (c *schedulesDelete) Run(ctx context.Context, out cli.Output) error {
+	return c.done(out, "deleted", pgsource.DeleteSchedule(ctx, c.DatabaseURL, c.Schedule))
+}
+
+type schedulesRun struct{ scheduleFlags }
+
+func (c *schedulesRun) Run(ctx context.Context, out cli.Output) error {
+	id, err := pgsource.RunSchedule(ctx, c.DatabaseURL, c.Schedule)
+	switch {
+	case err != nil:
+		return err
+	case c.JSON:
+		return printJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "job_id": id})
+	}
+	_, err = fmt.Fprintf(out.Stdout, "job %d of %s is due now\n", id, c.Schedule)
+	return err
+}
+
+type schedulesBackfill struct {
+	scheduleFlags
+	From string `required:"" placeholder:"TIME" help:"The beginning of the range, e.g. 2026-12-01T00:00:00Z."`
+	To   string `required:"" placeholder:"TIME" help:"Its end, which is not included."`
+}
+
+// Help is shown by `reactor schedules backfill --help`.
+func (*schedulesBackfill) Help() string {
+	return `The jobs are due now, in order; placeholders get the time of the occurrence. An occurrence of which
+there is a job in the table is not made again, so a range can be backfilled twice.`
+}
+
+func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
+	from, err := timeFlag("--from", c.From)
+	if err != nil {
+		return err
+	}
+	to, err := timeFlag("--to", c.To)
+	if err != nil {
+		return err
+	}
+	if !from.Before(to) {
+		return cli.Usage(errors.New("--from must be before --to"))
+	}
+	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to)
+	switch {
+	case err != nil:
+		return err
+	case c.JSON:
+		return printJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "jobs": made})
+	}
+	_, err = fmt.Fprintf(out.Stdout, "%d jobs of %s are due now\n", made, c.Schedule)
+	return err
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/testkit"
+)
+
+// TestSchedulesCommand: a schedule through its whole life, with an instance that publishes.
+func TestSchedulesCommand(t *testing.T) {
+	ctx := testContext(t)
+	database, broker := testkit.NewDatabase(t), broker(t)
+	conn := connect(t, ctx, database)
+	run := func(want int, args ...string) string {
+		t.Helper()
+		code, output := call(t, nil, append([]string{"schedules"}, append(args, "--database-url", database)...)...)
+		if code != want {
+			t.Fatalf("schedules %v ended with %d:\n%s", args, code, output)
+		}
+		if want != 0 && len(lines(output)) != 1 {
+			t.Errorf("schedules %v says more than a line: %s", args, output)
+		}
+		return output
+	}
+	said := func(output string, want ...string) {
+		t.Helper()
+		for _, text := range want {
+			if !strings.Contains(output, text) {
+				t.Errorf("no %q in\n%s", text, output)
+			}
+		}
+	}
+	sub := subscribe(t, ctx, broker, "tick/#")
+	said(run(0, "add", "tick", "--cron", "* * * * * *", "--zone", "Europe/Berlin", "--topic", "tick/{{schedule}}", "--payload", "{{fire_at_unix}}", "--max-lateness", "1m"), "added tick")
+	said(run(0, "add", "hourly", "--every", "1h", "--topic", "tick/hourly", "--header", "a=b;c=d", "--qos", "1", "--start", "2026-01-01T00:00:00Z", "--end", "2099-01-01T00:00:00+01:00", "--jitter", "10m", "--paused", "--json"), `{"outcome":"added","schedule":"hourly"}`)
+	p := start(t, database, broker)
+	if err := sub.WaitDistinct(ctx, 3); err != nil {
+		t.Fatal(err)
+	}
+	list := run(0)
+	said(list, "NAME", "RECURS", "hourly  every 1h0m0s", "paused", "* * * * * *", "tick/{{schedule}}", "active")
+	if n := len(lines(list)); n != 3 {
+		t.Errorf("the list has %d lines:\n%s", n, list)
+	}
+	var view map[string]any
+	if err := json.Unmarshal([]byte(lines(run(0, "list", "--json"))[0]), &view); err != nil || view["name"] != "hourly" || view["every"] != "1h0m0s" || view["qos"] != 1.0 || view["paused"] != true {
+		t.Errorf("in JSON: %v, %v", view, err)
+	}
+	said(run(0, "show", "hourly"), "every 1h0m0s", "a=b", "c=d", "10m0s", "paused", "2098-12-31T23:00:00Z", "catch up", "once (window 24h0m0s)")
+	said(run(0, "show", "tick", "--json"), `"zone":"Europe/Berlin"`, `"max_lateness":"1m0s"`)
+	next := lines(run(0, "next", "hourly", "-n", "3"))
+	if len(next) != 3 || !strings.Contains(next[0], ":00:00Z  20") {
+		t.Errorf("the next with a jitter: %q", next)
+	}
+	var one struct {
+		Occurrence time.Time `json:"occurrence_at"`
+		Fire       time.Time `json:"fire_at"`
+	}
+	if err := json.Unmarshal([]byte(lines(run(0, "next", "tick", "--occurrences", "1", "--json"))[0]), &one); err != nil || !one.Occurrence.Equal(one.Fire) || one.Occurrence.IsZero() {
+		t.Errorf("the next in JSON: %+v, %v", one, err)
+	}
+	said(run(0, "pause", "tick"), "paused tick")
+	var left int
+	if err := conn.QueryRow(ctx, "SELECT count(*) FROM jobs WHERE NOT processed").Scan(&left); err != nil || left != 0 {
+		t.Errorf("%d jobs are left after the pause, %v", left, err)
+	}
+	said(run(0, "run", "hourly", "--json"), `"job_id":`)
+	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"), "24 jobs of hourly are due now")
+	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z", "--json"), `"jobs":0`)
+	got := func() (n int) {
+		for _, m := range sub.Received() {
+			if m.Topic == "tick/hourly" {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(20 * time.Second); got() < 25; {
+		if err := sub.WaitMessages(ctx, sub.Progress().Messages+1); err != nil || time.Now().After(deadline) {
+			t.Fatalf("%d of 25 messages of the run and the backfill, %v", got(), err)
+		}
+	}
+	said(run(0, "resume", "tick"), "resumed tick")
+	said(run(0, "delete", "tick"), "deleted tick")
+	said(run(1, "delete", "tick"), "no such schedule", "reactor schedules list")
+	for _, args := range [][]string{
+		{"add", "x", "--topic", "t"},
+		{"add", "x", "--cron", "* * * * *", "--every", "1h", "--topic", "t"},
+		{"add", "x", "--every", "1h"},
+		{"add", "x", "--every", "1h", "--topic", "t", "--start", "tomorrow"},
+		{"add", "x", "--every", "1h", "--topic", "t", "--catch-up", "never"},
+		{"next", "hourly", "-n", "0"},
+		{"backfill", "hourly", "--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"},
+	} {
+		run(2, args...)
+	}
+	said(run(1, "add", "x", "--cron", "nonsense", "--topic", "t"), "is invalid")
+	said(run(1, "add", "hourly", "--every", "1h", "--topic", "t"), "already")
+	said(run(1, "add", "x", "--every", "1h", "--topic", "a/#"), "wildcards")
+	p.Terminate(t)
+	if code := p.Wait(t, 30*time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}

@@ -1,0 +1,252 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// JobAction is what Act does with jobs: CancelJobs, RescheduleJobs, FireJobs, RetryJobs.
+type JobAction struct {
+	// Name is what a person would call it.
+	Name string
+	// Done is what the function answers if it has done it.
+	Done string
+	// Acts are the states of jobs that it can change.
+	Acts     []JobState
+	function string         // by id
+	byKey    bool           // there is one by key as well
+	at       *driver.DBTime // a second argument, if there is one
+	second   bool
+}
+
+var changeable = []JobState{JobWaiting, JobRetrying, JobBlocked, JobReturning}
+
+// CancelJobs deletes jobs that have not fired.
+func CancelJobs() JobAction {
+	return JobAction{Name: "cancel", Done: "cancelled", Acts: changeable, function: "cancel", byKey: true}
+}
+
+// RescheduleJobs moves jobs that have not fired to another time.
+func RescheduleJobs(at driver.DBTime) JobAction {
+	return JobAction{Name: "reschedule", Done: "rescheduled", Acts: changeable, function: "reschedule", byKey: true, at: &at, second: true}
+}
+
+// FireJobs makes jobs that have not fired due at once.
+func FireJobs() JobAction {
+	return JobAction{Name: "fire", Done: "due now", Acts: changeable, function: "fire_now", byKey: true}
+}
+
+// RetryJobs has jobs that failed, expired or were missed tried again, with all their attempts. Their
+// expires_at becomes the one that is given; nil: none.
+func RetryJobs(expiresAt *driver.DBTime) JobAction {
+	return JobAction{Name: "retry", Done: "to be tried again", Acts: []JobState{JobFailed, JobExpired, JobMissed}, function: "retry", at: expiresAt, second: true}
+}
+
+// call is the call of the function of sql/functions.sql.
+func (k JobAction) call(args *parameters, subject string) string {
+	call := "reactor." + k.function + "(" + subject
+	switch {
+	case k.at != nil:
+		call += ", " + args.at(*k.at)
+	case k.second:
+		call += ", NULL"
+	}
+	return call + ")"
+}
+
+// JobOutcome is what became of an action on one job.
+type JobOutcome struct {
+	ID  int64
+	Key string // what was asked for, if it was a key
+	// Answer is what the function has answered, such as "cancelled" or "too late, firing now"; or why it
+	// could not be called: "locked by somebody", "changed meanwhile", "refused: …".
+	Answer string
+	// Done: the job was changed.
+	Done bool
+}
+
+// actedAtOnce is how many jobs are changed in one transaction. Their rows are locked until its commit.
+const actedAtOnce = 200
+
+const (
+	answerChanged = "changed meanwhile"
+	answerLocked  = "locked by somebody"
+)
+
+// Act changes jobs, some in each transaction, and calls tell for each after its commit. It leaves
+// alone what does not pass the filter any more; its states do not matter here, because the functions
+// look at them themselves.
+//
+// If we crash, or tell returns an error, some have been changed, and the others have not.
+func (a *JobsAdmin) Act(ctx context.Context, action JobAction, ids []int64, filter JobFilter, tell func(JobOutcome) error) error {
+	for some := range slices.Chunk(ids, actedAtOnce) {
+		// In order of id, as everybody locks them who locks several.
+		some = slices.Compact(slices.Sorted(slices.Values(some)))
+		answers, left, err := a.actTogether(ctx, action, some, filter)
+		if err != nil && !concernsRows(err) {
+			return explainAct(err)
+		}
+		if err != nil { // one of them is refused: nothing was changed
+			answers, left = nil, some
+		}
+		for _, outcome := range answers {
+			if err := tell(outcome); err != nil {
+				return err
+			}
+		}
+		for _, id := range left {
+			outcome := JobOutcome{ID: id}
+			answer, err := a.actAlone(ctx, action, id, filter)
+			switch {
+			case err == nil:
+				outcome.Answer = answer
+			case !concernsRows(err):
+				return explainAct(err)
+			default:
+				outcome.Answer = whyRefused(err)
+			}
+			outcome.Done = outcome.Answer == action.Done
+			if err := tell(outcome); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ActByKey changes the job with a key.
+func (a *JobsAdmin) ActByKey(ctx context.Context, action JobAction, key string) (JobOutcome, error) {
+	outcome := JobOutcome{Key: key}
+	subject := "$1::text"
+	args := parameters{key}
+	if !action.byKey {
+		id, err := a.idOfKey(ctx, key)
+		if errors.Is(err, ErrNoJob) {
+			outcome.Answer = "not found"
+			return outcome, nil
+		}
+		if err != nil {
+			return outcome, err
+		}
+		outcome.ID, subject, args = id, "$1::bigint", parameters{id}
+	}
+	err := a.tx(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SELECT "+action.call(&args, subject), args...).Scan(&outcome.Answer)
+	})
+	switch {
+	case err != nil && !concernsRows(err):
+		return outcome, explainAct(err)
+	case err != nil:
+		outcome.Answer = whyRefused(err)
+	}
+	outcome.Done = outcome.Answer == action.Done
+	return outcome, nil
+}
+
+// actTogether changes the jobs whose rows nobody has locked, in one transaction. left are the others:
+// they are locked, or are not there.
+func (a *JobsAdmin) actTogether(ctx context.Context, action JobAction, ids []int64, filter JobFilter) (answers []JobOutcome, left []int64, err error) {
+	err = a.tx(ctx, func(tx pgx.Tx) error {
+		args := parameters{ids}
+		matches := and(filter.conditions(&args))
+		// The lock waits for nobody. The second column is that of the newest version of the row.
+		rows, err := tx.Query(ctx, "SELECT job.id, "+matches+" FROM "+a.jobs+" AS job WHERE job.id = ANY ($1::bigint[]) ORDER BY job.id FOR UPDATE SKIP LOCKED", args...)
+		if err != nil {
+			return err
+		}
+		answers, left = nil, slices.Clone(ids)
+		var (
+			id      int64
+			same    bool
+			locked  []int64
+			outcome JobOutcome
+		)
+		if _, err := pgx.ForEachRow(rows, []any{&id, &same}, func() error {
+			if at, ok := slices.BinarySearch(left, id); ok {
+				left = slices.Delete(left, at, at+1)
+				if same {
+					locked = append(locked, id)
+				} else {
+					answers = append(answers, JobOutcome{ID: id, Answer: answerChanged})
+				}
+			}
+			return nil
+		}); err != nil || len(locked) == 0 {
+			return err
+		}
+		args = parameters{locked}
+		rows, err = tx.Query(ctx, "SELECT u.id, "+action.call(&args, "u.id")+" FROM unnest($1::bigint[]) AS u (id)", args...)
+		if err != nil {
+			return err
+		}
+		_, err = pgx.ForEachRow(rows, []any{&outcome.ID, &outcome.Answer}, func() error {
+			outcome.Done = outcome.Answer == action.Done
+			answers = append(answers, outcome)
+			return nil
+		})
+		return err
+	})
+	return answers, left, err
+}
+
+// actAlone changes one job, and waits for its row for adminLockTimeout.
+func (a *JobsAdmin) actAlone(ctx context.Context, action JobAction, id int64, filter JobFilter) (answer string, err error) {
+	err = a.tx(ctx, func(tx pgx.Tx) error {
+		args := parameters{id}
+		var same bool
+		err := tx.QueryRow(ctx, "SELECT "+and(filter.conditions(&args))+" FROM "+a.jobs+" AS job WHERE job.id = $1::bigint LIMIT 1 FOR UPDATE", args...).Scan(&same)
+		switch {
+		case err != nil && !errors.Is(err, pgx.ErrNoRows):
+			return err
+		case err == nil && !same:
+			answer = answerChanged
+			return nil
+		}
+		args = parameters{id}
+		return tx.QueryRow(ctx, "SELECT "+action.call(&args, "$1::bigint"), args...).Scan(&answer)
+	})
+	return answer, err
+}
+
+// concernsRows reports whether an error comes from one of the rows, and not from our rights, the
+// schema, or the connection.
+func concernsRows(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.SeverityUnlocalized != "ERROR" || pgErr.Code == pgerrcode.ReadOnlySQLTransaction {
+		return false
+	}
+	return refusesRow(pgErr) || waited(err) || pgErr.Code == pgerrcode.DeadlockDetected || pgErr.Code == pgerrcode.SerializationFailure
+}
+
+func whyRefused(err error) string {
+	var pgErr *pgconn.PgError
+	switch code := sqlState(err); {
+	case code == pgerrcode.LockNotAvailable, code == pgerrcode.DeadlockDetected:
+		return answerLocked
+	case code == pgerrcode.UniqueViolation && errors.As(err, &pgErr) && strings.Contains(pgErr.ConstraintName, "key"):
+		return "refused: another job has its key by now"
+	}
+	return "refused: " + statementText(err)
+}
+
+// explainAct names the remedy where a function or a right is missing.
+func explainAct(err error) error {
+	switch sqlState(err) {
+	case pgerrcode.UndefinedFunction:
+		return explained(err, "the functions of this version are not in the database: run `reactor migrate up`")
+	case pgerrcode.InsufficientPrivilege:
+		return explained(err, "this role may not change jobs (%s): it needs USAGE on schema reactor, SELECT on its tables, and SELECT, UPDATE and DELETE on the table of jobs", statementText(err))
+	}
+	return err
+}
+
+// doubled doubles the quotes of a text that stands between quotes.
+func doubled(text string) string { return strings.ReplaceAll(text, "'", "''") }

@@ -1,0 +1,367 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/job-publisher/reactor/schedule"
+)
+
+// Every instance makes occurrences of schedules (reactor.schedules): it inserts their jobs into jobs,
+// some seconds before they are due.
+//
+//	look ──► is a schedule due to be looked at? ──no──► sleep, a second at most
+//	              │ yes, some
+//	              ▼ one transaction
+//	         lock their rows, SKIP LOCKED ──► read ──► plan ──► insert the jobs
+//	              ▲                                                  │
+//	              └──────── more ◄── commit ◄── decided_until, look_at
+//
+// Exactly once. The jobs and decided_until are in one commit, under the lock of the schedule's row. If we
+// die before the commit, neither is there, and the next look of any instance plans the same again, since
+// a plan is a function of the row and the time. If we die after it, the next plan begins behind. Another
+// instance that looks at the same time skips the locked row, or finds it after the commit with the new
+// decided_until: the row is read by a statement of its own, after the one that has locked it.
+//
+// The commit need not wait for the disk (see Source.background). If a crash of PostgreSQL undoes it, it
+// undoes both. And no job of it can have been published then: its claim commits durably, and with that
+// everything before it in the server's log.
+//
+// The time is the database's clock, and the cost follows what is due: with no schedule due it is one
+// read of one index entry each second.
+
+const (
+	// lookInterval is the longest time between two looks. A change of a schedule is seen by then; jobs
+	// that are not wanted any more have been removed by the change itself.
+	lookInterval = time.Second
+	// blindInterval is the time between two looks while the table is missing, or we may not read it.
+	blindInterval = 10 * time.Minute
+	// schedulesAtOnce and occurrencesAtOnce bound a transaction; occurrencesOfOne is the part of one
+	// schedule, so that one that catches up a month of seconds holds up no other.
+	schedulesAtOnce, occurrencesAtOnce, occurrencesOfOne = 100, 5000, 500
+	// problemInterval is when a schedule with a problem is looked at again: its zone may be known to
+	// another instance, or its row in jobs be refused no more.
+	problemInterval = time.Minute
+)
+
+// horizon is how far ahead jobs are made: so far that no take-over or busy database makes one late, and so
+// near that few have to be changed when their schedule is. Twice the lead, so that a schedule of each
+// second has its row updated every ten seconds.
+var horizon = schedule.Horizon{Ahead: 20 * time.Second, Lead: 10 * time.Second}
+
+// startScheduling makes occurrences until Close, if nobody does yet.
+func (s *Source) startScheduling() {
+	if !s.scheduling.CompareAndSwap(false, true) {
+		return
+	}
+	ctx := s.closing
+	s.chores.Go(func() {
+		defer s.scheduling.Store(false)
+		timer := time.NewTimer(0)
+		defer timer.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+				timer.Reset(s.lookAfterSchedules(ctx))
+			}
+		}
+	})
+}
+
+// lookAfterSchedules makes what is due, and returns when to look again.
+func (s *Source) lookAfterSchedules(ctx context.Context) time.Duration {
+	for {
+		// The instances look at different moments, so that one of them usually finds everything.
+		rest := lookInterval - rand.N(lookInterval/8)
+		wait, err := s.untilLook(ctx)
+		switch code := sqlState(err); {
+		case err == nil && wait > 0:
+			s.unscheduled.OK(s.log, "the jobs of schedules are made again")
+			return min(rest, wait)
+		case err == nil:
+			var more bool
+			if more, err = s.makeOccurrences(ctx); err == nil && more {
+				continue
+			}
+		case code == pgerrcode.UndefinedTable, code == pgerrcode.InsufficientPrivilege:
+			rest = blindInterval
+		}
+		if err != nil && ctx.Err() == nil {
+			if rest != blindInterval {
+				err = s.failed("make the jobs of schedules", err)
+			}
+			if sqlState(err) == pgerrcode.InsufficientPrivilege {
+				err = explained(err, "this role may not make jobs: as their owner run GRANT SELECT, INSERT, UPDATE ON %s, GRANT ALL ON reactor.schedules and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor to it", s.jobs().name)
+			}
+			s.unscheduled.Fail(s.log, slog.LevelWarn, "the jobs of schedules are not made by this instance", "err", err)
+		}
+		return rest
+	}
+}
+
+// untilLook returns how long nothing has to be done: 0 if something has to be done now.
+func (s *Source) untilLook(ctx context.Context) (time.Duration, error) {
+	var now, look dbTime
+	err := s.background.row(ctx, "SELECT clock_timestamp(), look_at FROM reactor.schedules ORDER BY look_at LIMIT 1", nil, &now, &look)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return lookInterval, nil
+	}
+	return max(0, look.Sub(now.DBTime)), err
+}
+
+// scheduleRow is what plans need of a row of reactor.schedules, in the order of scheduleColumns.
+type scheduleRow struct {
+	ID                              int64
+	Name                            string
+	Cron                            *string
+	Every                           *int64 // all durations in microseconds
+	Zone                            string
+	StartAt, EndAt                  *time.Time
+	Jitter                          int64
+	Paused                          bool
+	Overlap, CatchUp                string
+	Window                          int64
+	MaxLateness                     *int64
+	Topic                           string
+	Problem                         *string
+	LastAt, NextAt                  *time.Time
+	Overlapped                      int64
+	CreatedAt, DecidedUntil, ReadAt time.Time
+}
+
+const scheduleColumns = `id, name, cron, (extract(epoch FROM every) * 1000000)::bigint, zone, start_at, end_at, (extract(epoch FROM jitter) * 1000000)::bigint, paused,
+	overlap, catch_up, (extract(epoch FROM catch_up_window) * 1000000)::bigint, (extract(epoch FROM max_lateness) * 1000000)::bigint, topic,
+	problem, last_at, CASE WHEN isfinite(next_at) THEN next_at END, overlapped, created_at, decided_until, clock_timestamp()`
+
+// times parses when the schedule recurs.
+func (r scheduleRow) times() (*schedule.Times, error) {
+	spec := schedule.Spec{Zone: r.Zone, Anchor: r.CreatedAt.Truncate(time.Second)}
+	if r.Cron != nil {
+		if spec.Cron = *r.Cron; strings.TrimSpace(spec.Cron) == "" {
+			return nil, errors.New("the cron expression is empty: use five or six fields")
+		}
+	}
+	if r.Every != nil {
+		spec.Every = time.Duration(*r.Every) * time.Microsecond
+	}
+	if r.StartAt != nil {
+		spec.Start, spec.Anchor = *r.StartAt, *r.StartAt
+	}
+	if r.EndAt != nil {
+		spec.End = *r.EndAt
+	}
+	return schedule.Parse(spec)
+}
+
+func (r scheduleRow) policy() schedule.Policy {
+	p := schedule.Policy{
+		CatchUp: schedule.CatchUp(r.CatchUp), Window: time.Duration(r.Window) * time.Microsecond,
+		Jitter: time.Duration(r.Jitter) * time.Microsecond, ID: r.ID, Alone: r.Overlap == "skip",
+	}
+	if r.MaxLateness != nil {
+		p.MaxLateness = time.Duration(*r.MaxLateness) * time.Microsecond
+	}
+	return p
+}
+
+// decision is what a look at a schedule has decided.
+type decision struct {
+	row     scheduleRow
+	plan    schedule.Plan
+	problem string
+}
+
+// makeOccurrences makes what is due of some schedules in one transaction. more says that there may be
+// others.
+func (s *Source) makeOccurrences(ctx context.Context) (more bool, err error) {
+	var decided []*decision
+	err = s.background.tx(ctx, func(tx pgx.Tx) error {
+		rows, err := lockSchedules(ctx, tx)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		busy, err := s.busySchedules(ctx, tx, rows)
+		if err != nil {
+			return err
+		}
+		more = len(rows) == schedulesAtOnce
+		decided = nil
+		room := occurrencesAtOnce
+		for _, row := range rows {
+			d := &decision{row: row}
+			decided = append(decided, d)
+			times, err := row.times()
+			if err != nil {
+				d.problem = err.Error()
+				continue
+			}
+			d.plan = times.Plan(row.policy(), horizon, row.DecidedUntil, row.ReadAt, busy[row.ID], min(room, occurrencesOfOne))
+			room -= len(d.plan.Make)
+			more = more || d.plan.Look.Equal(row.ReadAt)
+		}
+		if err := insertOccurrences(ctx, tx, decided); err != nil {
+			return err
+		}
+		return recordDecisions(ctx, tx, decided)
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range decided {
+		// Logged by whoever has recorded it, so once for all instances.
+		switch known := d.row.Problem != nil; {
+		case d.problem != "" && (!known || *d.row.Problem != d.problem):
+			s.log.Warn("a schedule makes no jobs", "schedule", d.row.Name, "problem", d.problem)
+		case d.problem == "" && known:
+			s.log.Info("a schedule makes jobs again", "schedule", d.row.Name)
+		}
+	}
+	return more, nil
+}
+
+// lockSchedules locks schedules that are due, and then reads them: a statement that locks may return what
+// was in the row before, for anything that it computes.
+func lockSchedules(ctx context.Context, tx pgx.Tx) ([]scheduleRow, error) {
+	rows, err := tx.Query(ctx, "SELECT id FROM reactor.schedules WHERE look_at <= clock_timestamp() ORDER BY look_at LIMIT $1 FOR UPDATE SKIP LOCKED", schedulesAtOnce)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	if rows, err = tx.Query(ctx, "SELECT "+scheduleColumns+" FROM reactor.schedules WHERE id = ANY ($1) ORDER BY look_at", ids); err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[scheduleRow])
+}
+
+// busySchedules returns which of the schedules that must not overlap have a job that nobody has claimed.
+// It asks only for those: in a table with partitions it costs a look into each.
+func (s *Source) busySchedules(ctx context.Context, tx pgx.Tx, all []scheduleRow) (map[int64]bool, error) {
+	var ids []int64
+	for _, row := range all {
+		if row.policy().Alone {
+			ids = append(ids, row.ID)
+		}
+	}
+	if ids == nil {
+		return nil, nil
+	}
+	rows, err := tx.Query(ctx, "SELECT id FROM unnest($1::bigint[]) AS asked (id) WHERE EXISTS (SELECT FROM "+s.jobs().name+" AS job WHERE job.schedule_id = asked.id AND NOT job.processed)", ids)
+	if err != nil {
+		return nil, err
+	}
+	busy := map[int64]bool{}
+	var id int64
+	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
+		busy[id] = true
+		return nil
+	})
+	return busy, err
+}
+
+// insertOccurrences inserts the jobs of all plans in one statement. If the database refuses one of them,
+// each schedule is tried by itself, and those that are refused get the reason as their problem: a topic
+// that is too long once it is filled in, or a trigger of the application, harms no other schedule.
+func insertOccurrences(ctx context.Context, tx pgx.Tx, decided []*decision) error {
+	err := makeJobs(ctx, tx, decided...)
+	if err == nil || !refusesJobs(err) {
+		return err
+	}
+	for _, d := range decided {
+		err := makeJobs(ctx, tx, d)
+		if err == nil {
+			continue
+		}
+		if !refusesJobs(err) {
+			return err
+		}
+		d.problem = "its jobs are refused: " + statementText(err)
+	}
+	return nil
+}
+
+// makeJobs runs in a subtransaction, so that a refusal leaves the transaction usable.
+func makeJobs(ctx context.Context, tx pgx.Tx, decided ...*decision) error {
+	var (
+		ids       []int64
+		at, fires []time.Time
+	)
+	for _, d := range decided {
+		for _, o := range d.plan.Make {
+			ids, at, fires = append(ids, d.row.ID), append(at, o.At), append(fires, o.Fire)
+		}
+	}
+	if ids == nil {
+		return nil
+	}
+	return pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) error {
+		_, err := sub.Exec(ctx, makeJobsSQL, ids, at, fires)
+		return err
+	})
+}
+
+const makeJobsSQL = "SELECT count(*) FROM reactor.make_jobs($1::bigint[], $2::timestamptz[], $3::timestamptz[])"
+
+// refusesJobs reports whether an error is about the rows of a statement, or a trigger, and not about our
+// rights, a lock, or the server.
+func refusesJobs(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || connectionLost(err) || pgErr.Code == pgerrcode.InsufficientPrivilege || pgErr.Code == pgerrcode.UndefinedTable {
+		return false
+	}
+	return refusesRow(pgErr) || pgerrcode.IsSyntaxErrororAccessRuleViolation(pgErr.Code)
+}
+
+// recordDecisions updates the schedules. One with a problem stays where it is.
+func recordDecisions(ctx context.Context, tx pgx.Tx, decided []*decision) error {
+	var (
+		ids, overlapped  []int64
+		until            []time.Time
+		look, last, next []*time.Time
+		problems         []*string
+	)
+	for _, d := range decided {
+		p := d.plan
+		if d.problem != "" {
+			p = schedule.Plan{Decided: d.row.DecidedUntil, Look: d.row.ReadAt.Add(problemInterval)}
+		}
+		var made time.Time
+		if len(p.Make) > 0 {
+			made = p.Make[len(p.Make)-1].At
+		}
+		ids, overlapped, until = append(ids, d.row.ID), append(overlapped, int64(p.Overlapped)), append(until, p.Decided)
+		look, last, next, problems = append(look, unless0(p.Look)), append(last, unless0(made)), append(next, unless0(p.Next)), append(problems, unless0(d.problem))
+	}
+	_, err := tx.Exec(ctx, recordDecisionsSQL, ids, until, look, last, next, overlapped, problems)
+	return err
+}
+
+// recordDecisionsSQL raises step, by which the trigger tells our update from one of an application.
+const recordDecisionsSQL = `
+UPDATE reactor.schedules AS s
+   SET decided_until = d.decided_until, look_at = coalesce(d.look_at, 'infinity'), last_at = coalesce(d.last_at, s.last_at), next_at = d.next_at,
+       overlapped = s.overlapped + d.overlapped, problem = d.problem, step = s.step + 1
+  FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::text[])
+       AS d (id, decided_until, look_at, last_at, next_at, overlapped, problem)
+ WHERE s.id = d.id`
+
+// unless0 passes a zero value as NULL.
+func unless0[T comparable](value T) *T {
+	var zero T
+	if value == zero {
+		return nil
+	}
+	return &value
+}
