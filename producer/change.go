@@ -71,7 +71,7 @@ func Schedule(ctx context.Context, db DB, job Job) (id int64, outcome Outcome, e
 		return 0, "", explain("schedule", err)
 	}
 	err = db.row(ctx, `SELECT id, outcome FROM reactor.schedule($1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.timestamptz, $4::pg_catalog.text, $5::pg_catalog.timestamptz,
-		$6::pg_catalog.bytea, $7::pg_catalog.int4, $8::pg_catalog.bool, $9::pg_catalog.text, $10::pg_catalog.text, $11::pg_catalog.bytea, $12::pg_catalog.text::pg_catalog.jsonb)`,
+		$6::pg_catalog.bytea, $7::pg_catalog.int4, $8::pg_catalog.bool, $9::pg_catalog.text, $10::pg_catalog.text, $11::pg_catalog.bytea, $12::pg_catalog.text::pg_catalog.jsonb, $13::pg_catalog.text)`,
 		job.arguments(), &id, &outcome)
 	if err != nil {
 		return 0, "", explain("schedule", err)

@@ -13,6 +13,7 @@
 //	many at once        Insert, and InsertMany for thousands (COPY)
 //	insert or replace   Schedule, by Job.Key
 //	change              Cancel, CancelTopic, Reschedule, FireNow, Retry, by ID or Key
+//	recurring           UpsertSchedule, PauseSchedule, ResumeSchedule, DeleteSchedule, RunSchedule
 //
 // What a change answers is an [Outcome], and no error: that a job has been fired already is a normal
 // answer. An answer is true when the caller's transaction commits. If the program dies before the

@@ -13,7 +13,7 @@ import (
 // RuleError says that a job is not valid, and why. Nothing was inserted or changed, and the job will be
 // refused again; the transaction, if there is one, has to be rolled back.
 type RuleError struct {
-	// Column of the table jobs; "" if the rule is about the whole message, or is not one of reactor's.
+	// Column of the table jobs, or of reactor.schedules; "" if the rule is about the whole message, or is not one of reactor's.
 	Column string
 	// Rule in words, as "topic must not contain the wildcards + or #". Of a rule that is not one of
 	// reactor's it is the name of its constraint.
@@ -43,6 +43,8 @@ func explain(what string, err error) error {
 			} else {
 				err = &RuleError{"", pgErr.ConstraintName, err}
 			}
+		case pgerrcode.NoDataFound:
+			err = fmt.Errorf("%w (%w)", ErrNoSchedule, err)
 		case pgerrcode.UndefinedFunction, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedTable:
 			err = fmt.Errorf("%w (%w)", ErrSchema, err)
 		case pgerrcode.InsufficientPrivilege:
@@ -55,7 +57,7 @@ func explain(what string, err error) error {
 // columnOf finds the column in the name of a constraint of ours, which begins with it.
 func columnOf(rule string) string {
 	first, _, _ := strings.Cut(rule, " ")
-	if slices.Contains(columns, first) && first != rule {
+	if first != rule && (slices.Contains(columns, first) || slices.Contains(scheduleColumns, first)) {
 		return first
 	}
 	return ""

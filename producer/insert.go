@@ -51,7 +51,7 @@ type PgxCopier interface {
 
 // columns are those of Job.arguments.
 var columns = []string{
-	"topic", "payload", "fire_at", "key", "expires_at", "payload_bytes", "qos", "retain", "content_type", "response_topic", "correlation_data", "headers",
+	"topic", "payload", "fire_at", "key", "expires_at", "payload_bytes", "qos", "retain", "content_type", "response_topic", "correlation_data", "headers", "ordering_key",
 }
 
 // InsertMany inserts any number of jobs by COPY, which is several times as fast as [Insert] and holds

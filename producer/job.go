@@ -21,6 +21,9 @@ type Job struct {
 	FireAt time.Time
 	// Key is a name of your own, 1 to 1,024 bytes, of one unfired job at most. "": none.
 	Key string
+	// OrderingKey: jobs with the same one are published in the order of FireAt, one after the other has
+	// ended. "": none.
+	OrderingKey string
 	// ExpiresAt is when the message is worthless: after that the job fails instead of being published.
 	// Zero: never.
 	ExpiresAt time.Time
@@ -75,7 +78,7 @@ func (q QoS) String() string {
 // names no column; and in JSON, invalid UTF-8 would silently become something else.
 func (j *Job) check() error {
 	for _, text := range [...]struct{ column, value string }{
-		{"topic", j.Topic}, {"payload", j.Payload}, {"key", j.Key}, {"content_type", j.ContentType}, {"response_topic", j.ResponseTopic},
+		{"topic", j.Topic}, {"payload", j.Payload}, {"key", j.Key}, {"content_type", j.ContentType}, {"response_topic", j.ResponseTopic}, {"ordering_key", j.OrderingKey},
 	} {
 		if err := checkText(text.column, text.value); err != nil {
 			return err
@@ -96,12 +99,12 @@ func checkText(column, value string) error {
 	return nil
 }
 
-// headers are the JSON of Headers, or nil for NULL.
-func (j *Job) headers() any {
-	if j.Headers == nil {
+// headersText is the JSON of headers, or nil for NULL.
+func headersText(headers map[string]string) any {
+	if headers == nil {
 		return nil
 	}
-	text, err := json.Marshal(j.Headers)
+	text, err := json.Marshal(headers)
 	if err != nil {
 		panic(err) // a map of strings has a JSON
 	}
@@ -122,12 +125,13 @@ type wire struct {
 	ResponseTopic   *string           `json:"response_topic,omitempty"`
 	CorrelationData []byte            `json:"correlation_data"`
 	Headers         map[string]string `json:"headers"`
+	OrderingKey     *string           `json:"ordering_key,omitempty"`
 }
 
 func (j *Job) wire() wire {
 	return wire{
 		Topic: j.Topic, Payload: j.Payload, PayloadBytes: j.PayloadBytes, FireAt: instantText(j.FireAt), Key: given(j.Key), ExpiresAt: instantText(j.ExpiresAt),
-		QoS: j.QoS.value(), Retain: j.Retain, ContentType: given(j.ContentType), ResponseTopic: given(j.ResponseTopic), CorrelationData: j.CorrelationData, Headers: j.Headers,
+		QoS: j.QoS.value(), Retain: j.Retain, ContentType: given(j.ContentType), ResponseTopic: given(j.ResponseTopic), CorrelationData: j.CorrelationData, Headers: j.Headers, OrderingKey: given(j.OrderingKey),
 	}
 }
 
@@ -135,7 +139,7 @@ func (j *Job) wire() wire {
 func (j *Job) arguments() []any {
 	return []any{
 		j.Topic, j.Payload, instant(j.FireAt), orNull(j.Key), instant(j.ExpiresAt), bytesOrNull(j.PayloadBytes), j.QoS.value(), j.Retain,
-		orNull(j.ContentType), orNull(j.ResponseTopic), bytesOrNull(j.CorrelationData), j.headers(),
+		orNull(j.ContentType), orNull(j.ResponseTopic), bytesOrNull(j.CorrelationData), headersText(j.Headers), orNull(j.OrderingKey),
 	}
 }
 

@@ -25,14 +25,14 @@ var (
 
 // full has a value in every column; its time is finer than a microsecond.
 var full = producer.Job{
-	Topic: "ä/b", PayloadBytes: []byte{0, 0xff}, FireAt: time.Date(2100, 1, 2, 3, 4, 5, 678901999, time.FixedZone("", 3600)), Key: "k", ExpiresAt: time.Date(2100, 1, 3, 0, 0, 0, 0, time.UTC),
+	Topic: "ä/b", PayloadBytes: []byte{0, 0xff}, FireAt: time.Date(2100, 1, 2, 3, 4, 5, 678901999, time.FixedZone("", 3600)), Key: "k", OrderingKey: "o", ExpiresAt: time.Date(2100, 1, 3, 0, 0, 0, 0, time.UTC),
 	QoS: producer.AtLeastOnce, Retain: true, ContentType: "text/plain", ResponseTopic: "r/s", CorrelationData: []byte{1, 0}, Headers: map[string]string{"a": `"b" <ü>`},
 }
 
-const isFull = `topic = 'ä/b' AND payload = '' AND payload_bytes = '\x00ff' AND fire_at = '2100-01-02 02:04:05.678901+00' AND key = 'k' AND expires_at = '2100-01-03 00:00+00' AND qos = 1 AND retain
+const isFull = `topic = 'ä/b' AND payload = '' AND payload_bytes = '\x00ff' AND fire_at = '2100-01-02 02:04:05.678901+00' AND key = 'k' AND ordering_key = 'o' AND expires_at = '2100-01-03 00:00+00' AND qos = 1 AND retain
 	AND content_type = 'text/plain' AND response_topic = 'r/s' AND correlation_data = '\x0100' AND headers = '{"a": "\"b\" <ü>"}' AND NOT processed AND claim IS NULL AND schedule_id IS NULL`
 
-const isPlain = `topic = 't' AND payload = E'line\n"quoted" ü' AND fire_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() AND key IS NULL AND expires_at IS NULL AND payload_bytes IS NULL AND qos IS NULL
+const isPlain = `topic = 't' AND payload = E'line\n"quoted" ü' AND fire_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() AND key IS NULL AND ordering_key IS NULL AND expires_at IS NULL AND payload_bytes IS NULL AND qos IS NULL
 	AND NOT retain AND content_type IS NULL AND response_topic IS NULL AND correlation_data IS NULL AND headers IS NULL`
 
 var plain = producer.Job{Topic: "t", Payload: "line\n\"quoted\" ü"}
