@@ -2,8 +2,8 @@
 -- created by hand after schema.sql, as often as you like; `reactor migrate up` runs the same text.
 --
 -- They run with the rights of their caller, which needs USAGE on schema reactor, SELECT on its tables
--- deployment, lanes, journal_starts, in_flight, retries and failed_jobs, and on the table jobs what it
--- needs for the same in plain SQL.
+-- deployment, lanes, journal_starts, in_flight, retries and failed_jobs, and SELECT, INSERT, UPDATE and
+-- DELETE on the table jobs.
 --
 -- What they answer is true when the caller's transaction commits: a row that is to be changed is locked
 -- until then, and a claim leaves locked rows alone. They wait for a claim that has the row, which is a
