@@ -176,16 +176,16 @@ func TestAnswers(t *testing.T) {
 // drivers pass for what is not given are the defaults.
 func TestScheduleSetsEverything(t *testing.T) {
 	each(t, func(t *testing.T, b *bench) {
-		full := `reactor.schedule('a', NULL, '2100-01-01', 'k', '2100-01-02', '\x00ff', 1, true, 'text/plain', 'r/s', '\x01', '{"a": "b"}')`
+		full := `reactor.schedule('a', NULL, '2100-01-01', 'k', '2100-01-02', '\x00ff', 1, true, 'text/plain', 'r/s', '\x01', '{"a": "b"}', 'o')`
 		same := `SELECT count(*) FROM jobs WHERE topic = 'a' AND payload = '' AND fire_at = '2100-01-01' AND key = 'k' AND expires_at = '2100-01-02' AND payload_bytes = '\x00ff'
-			AND qos = 1 AND retain AND content_type = 'text/plain' AND response_topic = 'r/s' AND correlation_data = '\x01' AND headers = '{"a": "b"}' AND schedule_id IS NULL`
+			AND qos = 1 AND retain AND content_type = 'text/plain' AND response_topic = 'r/s' AND correlation_data = '\x01' AND headers = '{"a": "b"}' AND ordering_key = 'o' AND schedule_id IS NULL AND occurrence_at IS NULL`
 		b.exec("SELECT " + full)
 		if b.count(same) != 1 {
 			t.Error("inserted differently")
 		}
 		b.exec("SELECT reactor.schedule('b', key => 'k', retain => NULL)")
 		if b.count(`SELECT count(*) FROM jobs WHERE topic = 'b' AND payload = '' AND fire_at BETWEEN now() - interval '1 minute' AND clock_timestamp() AND expires_at IS NULL AND payload_bytes IS NULL
-			AND qos IS NULL AND NOT retain AND content_type IS NULL AND response_topic IS NULL AND correlation_data IS NULL AND headers IS NULL`) != 1 {
+			AND qos IS NULL AND NOT retain AND content_type IS NULL AND response_topic IS NULL AND correlation_data IS NULL AND headers IS NULL AND ordering_key IS NULL`) != 1 {
 			t.Error("replacing has left something of the job before")
 		}
 		b.exec("SELECT " + full)

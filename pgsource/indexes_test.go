@@ -30,6 +30,8 @@ func TestPlansGoByIndex(t *testing.T) {
 	if _, err := owner.Exec(ctx, `
 		CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (jobs);
 		CREATE INDEX ON heir (shard, fire_at, id) WHERE NOT processed;
+		CREATE INDEX ON heir (key) WHERE NOT processed AND key IS NOT NULL;
+		CREATE INDEX ON heir (key, id) WHERE processed AND key IS NOT NULL;
 		INSERT INTO jobs (id, topic, fire_at, processed, claim)
 		SELECT n, 't', now() + (n % 1000 - 500) * interval '1 minute', n % 2 = 0, CASE WHEN n % 2 = 0 THEN gen_random_uuid() END FROM generate_series(1, 200000) n;
 		INSERT INTO heir (id, topic, fire_at) SELECT n, 't', now() + (n % 1000 - 500) * interval '1 minute' FROM generate_series(200001, 300000) n;
@@ -52,7 +54,7 @@ func TestPlansGoByIndex(t *testing.T) {
 			jobs := newTable("public", tree)
 			for name, sql := range map[string]string{
 				"claim": jobs.claim, "load a window": jobs.loadWindow, "load a range": jobs.loadRange, "load ids": jobs.loadIDs,
-				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "sift": jobs.sift, "purge": jobs.purge, "quarantine": jobs.quarantine, "settle": settleSQL, "beat": beatSQL,
+				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "end what was replaced": jobs.replaced, "sift": jobs.sift, "purge": jobs.purge, "quarantine": jobs.quarantine, "settle": settleSQL, "beat": beatSQL,
 			} {
 				for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
 					plan := planOf(t, ctx, s, sql, mode)

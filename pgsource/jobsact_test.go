@@ -132,7 +132,7 @@ func TestActByKey(t *testing.T) {
 		b.refuse(b.claim([]int64{failed}))
 	}
 	b.exec("INSERT INTO jobs (topic, fire_at, key) VALUES ('t', now() + interval '1 hour', 'k')")
-	if got := b.act(pgsource.RetryJobs(nil), []int64{failed}, pgsource.JobFilter{}); got["refused: another job has its key by now"] != 1 {
+	if got := b.act(pgsource.RetryJobs(nil), []int64{failed}, pgsource.JobFilter{}); got["replaced by a newer job with its key"] != 1 {
 		t.Errorf("answers %v", got)
 	}
 }

@@ -225,8 +225,8 @@ func versionFive(t *testing.T) *bench {
 	if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
 		t.Fatal(err)
 	}
-	b.exec(`ALTER TABLE jobs DROP payload_bytes, DROP qos, DROP retain, DROP content_type, DROP response_topic, DROP correlation_data, DROP headers, DROP key, DROP schedule_id;
-		ALTER TABLE reactor.failed_jobs DROP state`)
+	b.exec(`ALTER TABLE jobs DROP payload_bytes, DROP qos, DROP retain, DROP content_type, DROP response_topic, DROP correlation_data, DROP headers, DROP key, DROP schedule_id, DROP ordering_key, DROP occurrence_at;
+		ALTER TABLE reactor.failed_jobs DROP state, DROP row_version; ALTER TABLE reactor.deployment DROP ordered_failure; DROP TABLE reactor.schedules`)
 	return b
 }
 

@@ -2,8 +2,8 @@
 -- created by hand after schema.sql, as often as you like; `reactor migrate up` runs the same text.
 --
 -- They run with the rights of their caller, which needs USAGE on schema reactor, SELECT on its tables
--- deployment, lanes, journal_starts, in_flight, retries and failed_jobs, and on the table jobs what it
--- needs for the same in plain SQL.
+-- deployment, lanes, journal_starts, in_flight, retries and failed_jobs, and SELECT, INSERT, UPDATE and
+-- DELETE on the table jobs.
 --
 -- What they answer is true when the caller's transaction commits: a row that is to be changed is locked
 -- until then, and a claim leaves locked rows alone. They wait for a claim that has the row, which is a
@@ -87,6 +87,7 @@ CREATE OR REPLACE FUNCTION reactor.schedule(
     topic text, payload text DEFAULT '', fire_at timestamptz DEFAULT NULL, -- NULL: now
     key text DEFAULT NULL, expires_at timestamptz DEFAULT NULL, payload_bytes bytea DEFAULT NULL, qos integer DEFAULT NULL, retain boolean DEFAULT false,
     content_type text DEFAULT NULL, response_topic text DEFAULT NULL, correlation_data bytea DEFAULT NULL, headers jsonb DEFAULT NULL,
+    ordering_key text DEFAULT NULL,
     OUT id bigint, OUT outcome text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -109,9 +110,10 @@ BEGIN
     FOR attempt IN 1 .. 100 LOOP
         IF key IS NOT NULL THEN
             EXECUTE 'UPDATE ' || jobs || ' SET topic = $1, payload = $2, fire_at = $3, expires_at = $5, payload_bytes = $6, qos = $7, retain = $8,
-                    content_type = $9, response_topic = $10, correlation_data = $11, headers = $12, claim = NULL, processed_at = NULL, schedule_id = NULL
+                    content_type = $9, response_topic = $10, correlation_data = $11, headers = $12, ordering_key = $13,
+                    claim = NULL, processed_at = NULL, schedule_id = NULL, occurrence_at = NULL
                  WHERE key = $4 AND NOT processed RETURNING id'
-               INTO id USING topic, payload, fire_at, key, expires_at, payload_bytes, qos::smallint, retain, content_type, response_topic, correlation_data, headers;
+               INTO id USING topic, payload, fire_at, key, expires_at, payload_bytes, qos::smallint, retain, content_type, response_topic, correlation_data, headers, ordering_key;
             GET DIAGNOSTICS changed = ROW_COUNT;
             IF changed > 1 THEN -- inserted without this function, in a table with partitions
                 EXECUTE 'DELETE FROM ' || jobs || ' WHERE key = $1 AND NOT processed AND id <> $2' USING key, id;
@@ -121,15 +123,31 @@ BEGIN
                 RETURN;
             END IF;
         END IF;
-        EXECUTE 'INSERT INTO ' || jobs || ' (topic, payload, fire_at, key, expires_at, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)' || unless || ' RETURNING id'
-           INTO id USING topic, payload, fire_at, key, expires_at, payload_bytes, qos::smallint, retain, content_type, response_topic, correlation_data, headers;
+        EXECUTE 'INSERT INTO ' || jobs || ' (topic, payload, fire_at, key, expires_at, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)' || unless || ' RETURNING id'
+           INTO id USING topic, payload, fire_at, key, expires_at, payload_bytes, qos::smallint, retain, content_type, response_topic, correlation_data, headers, ordering_key;
         IF id IS NOT NULL THEN
             outcome := 'scheduled';
             RETURN;
         END IF;
     END LOOP;
     RAISE EXCEPTION 'the job cannot be inserted into %, and no reason is given', jobs USING HINT = 'look for a trigger that silently keeps rows out';
+END;
+$$;
+
+-- Inserts jobs, given as a JSON array of objects whose members are the columns of jobs, and returns their
+-- ids in the order of the array. bytea is given as base64. A job without fire_at is due now. Keys are not
+-- replaced: one that an unfired job has is a unique violation.
+CREATE OR REPLACE FUNCTION reactor.insert_jobs(list json) RETURNS SETOF bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('
+        INSERT INTO %1$I.jobs (topic, payload, fire_at, key, expires_at, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
+        SELECT topic, coalesce(payload, %2$L), coalesce(fire_at, clock_timestamp()), key, expires_at, decode(payload_bytes, %3$L), qos, coalesce(retain, false),
+               content_type, response_topic, decode(correlation_data, %3$L), headers, ordering_key
+          FROM ROWS FROM (json_to_recordset($1) AS (topic text, payload text, fire_at timestamptz, key text, expires_at timestamptz, payload_bytes text, qos smallint, retain boolean,
+                                                    content_type text, response_topic text, correlation_data text, headers jsonb, ordering_key text)) WITH ORDINALITY AS job
+         ORDER BY ordinality RETURNING id', (SELECT jobs_schema FROM reactor.deployment), '', 'base64') USING list;
 END;
 $$;
 
