@@ -55,13 +55,14 @@ type ScheduleMessage struct {
 	ResponseTopic   string
 	CorrelationData []byte
 	Headers         map[string]string
+	OrderingKey     string
 }
 
 // ErrNoSchedule: there is no schedule with the given name.
 var ErrNoSchedule = errors.New("there is no such schedule: `reactor schedules list` lists them")
 
 // messageColumns follow scheduleColumns where a whole Schedule is read.
-const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers"
+const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers, coalesce(ordering_key, '')"
 
 // ListSchedules returns all schedules, in order of their names.
 func ListSchedules(ctx context.Context, databaseURL string) ([]Schedule, error) {
@@ -102,6 +103,7 @@ func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (l
 		ContentType, ResponseTopic string
 		CorrelationData            []byte
 		Headers                    map[string]string
+		OrderingKey                string
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[wholeRow])
 	for _, r := range found {
@@ -111,7 +113,7 @@ func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (l
 			Jitter: p.Jitter, Paused: r.Paused, Overlap: r.Overlap, CatchUp: p.CatchUp, CatchUpWindow: p.Window, MaxLateness: p.MaxLateness,
 			Message: ScheduleMessage{
 				Topic: r.Topic, Payload: r.Payload, PayloadBytes: r.PayloadBytes, QoS: r.QoS, Retain: r.Retain,
-				ContentType: r.ContentType, ResponseTopic: r.ResponseTopic, CorrelationData: r.CorrelationData, Headers: r.Headers,
+				ContentType: r.ContentType, ResponseTopic: r.ResponseTopic, CorrelationData: r.CorrelationData, Headers: r.Headers, OrderingKey: r.OrderingKey,
 			},
 			Problem: or0(r.Problem), LastAt: or0(r.LastAt), NextAt: or0(r.NextAt), Overlapped: r.Overlapped, CreatedAt: r.CreatedAt,
 		})
@@ -151,10 +153,10 @@ func AddSchedule(ctx context.Context, databaseURL string, s Schedule) error {
 	return withSchedules(ctx, databaseURL, false, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO reactor.schedules (name, cron, every, zone, start_at, end_at, jitter, paused, overlap, catch_up, catch_up_window, max_lateness,
-			    topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21::text::jsonb)`,
+			    topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21::text::jsonb, $22)`,
 			s.Name, unless0(s.Cron), optionalInterval(s.Every), s.Zone, unless0(s.StartAt), unless0(s.EndAt), interval(s.Jitter), s.Paused, s.Overlap, string(s.CatchUp), interval(s.CatchUpWindow), optionalInterval(s.MaxLateness),
-			m.Topic, m.Payload, m.PayloadBytes, m.QoS, m.Retain, unless0(m.ContentType), unless0(m.ResponseTopic), m.CorrelationData, headers)
+			m.Topic, m.Payload, m.PayloadBytes, m.QoS, m.Retain, unless0(m.ContentType), unless0(m.ResponseTopic), m.CorrelationData, headers, unless0(m.OrderingKey))
 		if sqlState(err) == pgerrcode.UniqueViolation {
 			return explained(err, "there is a schedule %q already: delete it first, or change it (UPDATE reactor.schedules)", s.Name)
 		}

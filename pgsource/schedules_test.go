@@ -43,13 +43,13 @@ func (b *bench) gapless(name string) int {
 // TestSchedule: the jobs have what the schedule says, with the placeholders filled in.
 func TestSchedule(t *testing.T) {
 	b := newBench(t)
-	b.exec(`INSERT INTO reactor.schedules (name, cron, zone, topic, payload, headers, qos, retain, content_type, response_topic, correlation_data, max_lateness)
-		VALUES ('daily "one"', '* * * * * *', 'Australia/Lord_Howe', 't/{{fire_at_unix}}', '{{schedule}} at {{fire_at}}, {{unknown}}', '{"at": "{{fire_at}}", "name": "{{schedule}}"}', 1, true, 'text/plain', 'answers', '\x01', '5 minutes')`)
+	b.exec(`INSERT INTO reactor.schedules (name, cron, zone, topic, payload, headers, qos, retain, content_type, response_topic, correlation_data, ordering_key, max_lateness)
+		VALUES ('daily "one"', '* * * * * *', 'Australia/Lord_Howe', 't/{{fire_at_unix}}', '{{schedule}} at {{fire_at}}, {{unknown}}', '{"at": "{{fire_at}}", "name": "{{schedule}}"}', 1, true, 'text/plain', 'answers', '\x01', 'k', '5 minutes')`)
 	b.made(`daily "one"`, 5)
 	if n := b.count(`SELECT count(*) FROM jobs, to_char(occurrence_at AT TIME ZONE 'Australia/Lord_Howe', 'YYYY-MM-DD"T"HH24:MI:SS+11:00') AS at
 		WHERE topic = 't/' || extract(epoch FROM occurrence_at)::bigint AND fire_at = occurrence_at AND expires_at = fire_at + interval '5 minutes'
 		  AND payload = 'daily "one" at ' || at || ', {{unknown}}' AND headers = jsonb_build_object('at', at, 'name', 'daily "one"')
-		  AND (qos, retain, content_type, response_topic, correlation_data) = (1, true, 'text/plain', 'answers', '\x01'::bytea)`); n != b.count("SELECT count(*) FROM jobs") {
+		  AND (qos, retain, content_type, response_topic, correlation_data, ordering_key) = (1, true, 'text/plain', 'answers', '\x01'::bytea, 'k')`); n != b.count("SELECT count(*) FROM jobs") {
 		t.Errorf("%d jobs are as the schedule says, of %d", n, b.count("SELECT count(*) FROM jobs"))
 	}
 	b.gapless(`daily "one"`)

@@ -43,6 +43,7 @@ type Recurring struct {
 	ContentType, ResponseTopic string
 	CorrelationData            []byte
 	Headers                    map[string]string
+	OrderingKey                string
 }
 
 // ErrNoSchedule says that there is no schedule with a name.
@@ -57,29 +58,29 @@ var scheduleColumns = []string{"name", "cron", "every", "zone", "start_at", "end
 // what is wrong is in the column problem of reactor.schedules, within seconds.
 func UpsertSchedule(ctx context.Context, db DB, schedule Recurring) (id int64, err error) {
 	s := &schedule
-	message := Job{Topic: s.Topic, Payload: s.Payload, ContentType: s.ContentType, ResponseTopic: s.ResponseTopic, Headers: s.Headers}
+	message := Job{Topic: s.Topic, Payload: s.Payload, ContentType: s.ContentType, ResponseTopic: s.ResponseTopic, Headers: s.Headers, OrderingKey: s.OrderingKey}
 	if err = message.check(); err == nil {
 		err = checkText("name", s.Name)
 	}
 	if err == nil {
 		err = db.row(ctx, `
 			INSERT INTO reactor.schedules AS s (name, cron, every, zone, start_at, end_at, jitter, overlap, catch_up, catch_up_window, max_lateness,
-			       topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers)
+			       topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
 			VALUES ($1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.text::pg_catalog.interval, coalesce($4::pg_catalog.text, 'UTC'::pg_catalog.text),
 			       $5::pg_catalog.timestamptz, $6::pg_catalog.timestamptz, coalesce($7::pg_catalog.text::pg_catalog.interval, '0'::pg_catalog.interval),
 			       coalesce($8::pg_catalog.text, 'allow'::pg_catalog.text), coalesce($9::pg_catalog.text, 'once'::pg_catalog.text),
 			       coalesce($10::pg_catalog.text::pg_catalog.interval, '1 day'::pg_catalog.interval), $11::pg_catalog.text::pg_catalog.interval,
 			       $12::pg_catalog.text, $13::pg_catalog.text, $14::pg_catalog.bytea, $15::pg_catalog.int4::pg_catalog.int2, $16::pg_catalog.bool, $17::pg_catalog.text,
-			       $18::pg_catalog.text, $19::pg_catalog.bytea, $20::pg_catalog.text::pg_catalog.jsonb)
+			       $18::pg_catalog.text, $19::pg_catalog.bytea, $20::pg_catalog.text::pg_catalog.jsonb, $21::pg_catalog.text)
 			ON CONFLICT (name) DO UPDATE SET cron = excluded.cron, every = excluded.every, zone = excluded.zone, start_at = excluded.start_at, end_at = excluded.end_at,
 			       jitter = excluded.jitter, overlap = excluded.overlap, catch_up = excluded.catch_up, catch_up_window = excluded.catch_up_window, max_lateness = excluded.max_lateness,
 			       topic = excluded.topic, payload = excluded.payload, payload_bytes = excluded.payload_bytes, qos = excluded.qos, retain = excluded.retain,
-			       content_type = excluded.content_type, response_topic = excluded.response_topic, correlation_data = excluded.correlation_data, headers = excluded.headers
+			       content_type = excluded.content_type, response_topic = excluded.response_topic, correlation_data = excluded.correlation_data, headers = excluded.headers, ordering_key = excluded.ordering_key
 			RETURNING s.id`,
 			[]any{
 				s.Name, orNull(s.Cron), intervalText(s.Every), orNull(s.Zone), instant(s.StartAt), instant(s.EndAt), intervalText(s.Jitter),
 				orNull(s.Overlap), orNull(s.CatchUp), intervalText(s.CatchUpWindow), intervalText(s.MaxLateness),
-				s.Topic, s.Payload, bytesOrNull(s.PayloadBytes), s.QoS.value(), s.Retain, orNull(s.ContentType), orNull(s.ResponseTopic), bytesOrNull(s.CorrelationData), headersText(s.Headers),
+				s.Topic, s.Payload, bytesOrNull(s.PayloadBytes), s.QoS.value(), s.Retain, orNull(s.ContentType), orNull(s.ResponseTopic), bytesOrNull(s.CorrelationData), headersText(s.Headers), orNull(s.OrderingKey),
 			}, &id)
 	}
 	if err != nil {

@@ -24,14 +24,14 @@ func TestSchedules(t *testing.T) {
 		full := producer.Recurring{
 			Name: "n", Every: 90 * time.Second, Zone: "Europe/Vienna", StartAt: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC), EndAt: time.Date(2101, 1, 1, 0, 0, 0, 0, time.UTC),
 			Jitter: 1500 * time.Millisecond, Overlap: "skip", CatchUp: "all", CatchUpWindow: time.Hour, MaxLateness: time.Minute, Topic: "a/{{schedule}}", PayloadBytes: []byte{0},
-			QoS: producer.AtMostOnce, Retain: true, ContentType: "text/plain", ResponseTopic: "r", CorrelationData: []byte{1}, Headers: map[string]string{"a": "b"},
+			QoS: producer.AtLeastOnce, OrderingKey: "k", Retain: true, ContentType: "text/plain", ResponseTopic: "r", CorrelationData: []byte{1}, Headers: map[string]string{"a": "b"},
 		}
 		id, err := producer.UpsertSchedule(w.ctx, db, full)
 		if err != nil {
 			t.Fatal(err)
 		}
 		one("inserted", `name = 'n' AND cron IS NULL AND every = '90 seconds' AND zone = 'Europe/Vienna' AND start_at = '2100-01-01 00:00+00' AND end_at = '2101-01-01 00:00+00' AND jitter = '1.5 seconds'
-			AND overlap = 'skip' AND catch_up = 'all' AND catch_up_window = '1 hour' AND max_lateness = '1 minute' AND topic = 'a/{{schedule}}' AND payload = '' AND payload_bytes = '\x00' AND qos = 0 AND retain
+			AND overlap = 'skip' AND catch_up = 'all' AND catch_up_window = '1 hour' AND max_lateness = '1 minute' AND topic = 'a/{{schedule}}' AND payload = '' AND payload_bytes = '\x00' AND qos = 1 AND ordering_key = 'k' AND retain
 			AND content_type = 'text/plain' AND response_topic = 'r' AND correlation_data = '\x01' AND headers = '{"a": "b"}' AND NOT paused`)
 		if err := producer.PauseSchedule(w.ctx, db, "n"); err != nil {
 			t.Fatal(err)
@@ -43,7 +43,7 @@ func TestSchedules(t *testing.T) {
 		}
 		one("replaced", `cron = '0 8 * * *' AND every IS NULL AND zone = 'UTC' AND start_at IS NULL AND end_at IS NULL AND jitter = '0' AND overlap = 'allow' AND catch_up = 'once' AND catch_up_window = '1 day'
 			AND max_lateness IS NULL AND topic = '{{schedule}}' AND payload = 'p' AND payload_bytes IS NULL AND qos IS NULL AND NOT retain AND content_type IS NULL AND response_topic IS NULL
-			AND correlation_data IS NULL AND headers IS NULL AND paused`)
+			AND correlation_data IS NULL AND headers IS NULL AND ordering_key IS NULL AND paused`)
 		if err := producer.ResumeSchedule(w.ctx, db, "n"); err != nil {
 			t.Fatal(err)
 		}

@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS reactor.schedules (
     response_topic   text,
     correlation_data bytea,
     headers          jsonb,
+    ordering_key     text,
 
     -- Of reactor; what others write here is ignored.
 
@@ -117,7 +118,7 @@ BEGIN
                'payload and payload_bytes exclude each other', 'qos must be 0, 1 or 2', 'content_type must be 1 to 255 bytes, no control characters',
                'response_topic must be a topic without wildcards', 'correlation_data must be at most 65535 bytes long',
                'headers must be a JSON object of strings, at most 32 KiB', 'headers must not contain job-id or control characters',
-               'message must fit in an MQTT packet (256 MB)']::name[])
+               'ordering_key must be 1 to 1024 bytes, and qos not 0', 'message must fit in an MQTT packet (256 MB)']::name[])
     LOOP
         IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'reactor.schedules'::regclass::oid AND conname = rule.conname) THEN
             EXECUTE format('ALTER TABLE reactor.schedules ADD CONSTRAINT %I CHECK (%s)', rule.conname, rule.condition);
@@ -173,10 +174,10 @@ CREATE OR REPLACE FUNCTION reactor.make_jobs(schedules bigint[], occurrences tim
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY EXECUTE format('
-        INSERT INTO %I.jobs (topic, payload, headers, payload_bytes, qos, retain, content_type, response_topic, correlation_data,
+        INSERT INTO %I.jobs (topic, payload, headers, payload_bytes, qos, retain, content_type, response_topic, correlation_data, ordering_key,
                              fire_at, expires_at, schedule_id, occurrence_at)
         SELECT reactor.fill_in(topic, name, coalesce(at, fire), zone), reactor.fill_in(payload, name, coalesce(at, fire), zone), reactor.fill_in(headers, name, coalesce(at, fire), zone),
-               payload_bytes, qos, retain, content_type, response_topic, correlation_data, fire, fire + max_lateness, s.id, at
+               payload_bytes, qos, retain, content_type, response_topic, correlation_data, ordering_key, fire, fire + max_lateness, s.id, at
           FROM unnest($1, $2, $3) AS made (schedule, at, fire) JOIN reactor.schedules s ON s.id = schedule
          ORDER BY fire, s.id RETURNING id', (SELECT jobs_schema FROM reactor.deployment)) USING schedules, occurrences, fire_at;
 END;
@@ -243,7 +244,7 @@ BEGIN
             EXECUTE 'UPDATE ' || jobs || ' j SET
                     topic = reactor.fill_in($1.topic, $1.name, coalesce(occurrence_at, fire_at), $1.zone), payload = reactor.fill_in($1.payload, $1.name, coalesce(occurrence_at, fire_at), $1.zone),
                     headers = reactor.fill_in($1.headers, $1.name, coalesce(occurrence_at, fire_at), $1.zone), payload_bytes = $1.payload_bytes, qos = $1.qos, retain = $1.retain,
-                    content_type = $1.content_type, response_topic = $1.response_topic, correlation_data = $1.correlation_data, expires_at = fire_at + $1.max_lateness
+                    content_type = $1.content_type, response_topic = $1.response_topic, correlation_data = $1.correlation_data, ordering_key = $1.ordering_key, expires_at = fire_at + $1.max_lateness
                  WHERE schedule_id = $1.id AND ' || condition USING NEW;
         END LOOP;
     ELSE

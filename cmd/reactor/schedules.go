@@ -82,6 +82,7 @@ type scheduleView struct {
 	ResponseTopic string            `json:"response_topic,omitempty"`
 	Correlation   []byte            `json:"correlation_data,omitempty"` // base64
 	Headers       map[string]string `json:"headers,omitempty"`
+	OrderingKey   string            `json:"ordering_key,omitempty"`
 	Problem       string            `json:"problem,omitempty"`
 	LastAt        *time.Time        `json:"last_at"`
 	NextAt        *time.Time        `json:"next_at"`
@@ -100,7 +101,7 @@ func viewOf(s pgsource.Schedule) scheduleView {
 	v := scheduleView{
 		Name: s.Name, Cron: s.Cron, Zone: s.Zone, StartAt: optional(s.StartAt), EndAt: optional(s.EndAt), Jitter: s.Jitter.String(), Paused: s.Paused,
 		Overlap: s.Overlap, CatchUp: s.CatchUp, CatchUpWindow: s.CatchUpWindow.String(), Topic: s.Message.Topic, Payload: s.Message.Payload, PayloadBytes: s.Message.PayloadBytes,
-		QoS: s.Message.QoS, Retain: s.Message.Retain, ContentType: s.Message.ContentType, ResponseTopic: s.Message.ResponseTopic, Correlation: s.Message.CorrelationData, Headers: s.Message.Headers,
+		QoS: s.Message.QoS, Retain: s.Message.Retain, ContentType: s.Message.ContentType, ResponseTopic: s.Message.ResponseTopic, Correlation: s.Message.CorrelationData, Headers: s.Message.Headers, OrderingKey: s.Message.OrderingKey,
 		Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: s.CreatedAt.UTC(),
 	}
 	if s.Every > 0 {
@@ -214,6 +215,7 @@ func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
 	line("content type", orNone(s.Message.ContentType != "", s.Message.ContentType))
 	line("response topic", orNone(s.Message.ResponseTopic != "", s.Message.ResponseTopic))
 	line("correlation data", orNone(s.Message.CorrelationData != nil, fmt.Sprintf("%d bytes", len(s.Message.CorrelationData))))
+	line("ordering key", orNone(s.Message.OrderingKey != "", s.Message.OrderingKey))
 	for _, name := range slices.Sorted(maps.Keys(s.Message.Headers)) {
 		line("header", printable(name+"="+s.Message.Headers[name]))
 	}
@@ -288,6 +290,7 @@ type schedulesAdd struct {
 	QoS           *int              `name:"qos" group:"Message" help:"The QoS of the message, 0 to 2; that of the deployment if not given."`
 	Retain        bool              `group:"Message" help:"The broker keeps the message for later subscribers."`
 	ContentType   string            `group:"Message" help:"The message's content type."`
+	OrderingKey   string            `group:"Message" help:"Jobs with the same one are published one after the other, in the order of their times."`
 	ResponseTopic string            `group:"Message" help:"The message's response topic."`
 	Header        map[string]string `group:"Message" placeholder:"NAME=VALUE" help:"A user property; several of them are separated by ';'."`
 }
@@ -296,7 +299,7 @@ func (c *schedulesAdd) Run(ctx context.Context, out cli.Output) error {
 	s := pgsource.Schedule{
 		Name: c.Schedule, Cron: c.Cron, Every: c.Every, Zone: c.Zone, Jitter: c.Jitter, Paused: c.Paused, Overlap: c.Overlap,
 		CatchUp: schedule.CatchUp(c.CatchUp), CatchUpWindow: c.CatchUpWindow, MaxLateness: c.MaxLateness,
-		Message: pgsource.ScheduleMessage{Topic: c.Topic, Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: c.ContentType, ResponseTopic: c.ResponseTopic, Headers: c.Header},
+		Message: pgsource.ScheduleMessage{Topic: c.Topic, Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: c.ContentType, ResponseTopic: c.ResponseTopic, Headers: c.Header, OrderingKey: c.OrderingKey},
 	}
 	for _, bound := range []struct {
 		flag, text string
