@@ -58,7 +58,7 @@
 //	               pool.go
 //	identity.go    the deployment's name, and whether this database is a copy of another
 //	load.go        reads jobs that are due soon
-//	claim.go       claims a batch; rows.go reads its rows, ids.go encodes its ids, sift.go finds
+//	claim.go       claims a batch; rows.go and properties.go read its rows, ids.go encodes its ids, sift.go finds
 //	               rows that cannot be claimed
 //	recover.go     reads the journal of a lane whose last owner is gone
 //	settle.go      takes batches out of the journal, and records failures
