@@ -16,17 +16,23 @@
 CREATE OR REPLACE FUNCTION reactor.waits_until(wanted_key text, wanted_fire_at timestamptz, wanted_id bigint) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    jobs   text;
-    policy text;
-    before record;
-    queued integer;
-    retry  timestamptz;
+    jobs        text;
+    policy      text;
+    look_before text;
+    latest      text := ' ORDER BY fire_at DESC, id DESC LIMIT 1';
+    before      record;
+    queued      integer;
+    retry       timestamptz;
 BEGIN
     SELECT format('%I.jobs', jobs_schema), ordered_failure INTO jobs, policy FROM reactor.deployment;
+    look_before := 'SELECT id, fire_at, processed, processed_at, claim FROM ' || jobs || ' WHERE ordering_key = $1 AND (fire_at, id) < ($2, $3)';
     LOOP
-        EXECUTE 'SELECT id, fire_at, processed, processed_at, claim FROM ' || jobs || '
-                  WHERE ordering_key = $1 AND (fire_at, id) < ($2, $3) ORDER BY fire_at DESC, id DESC LIMIT 1'
-           INTO before USING wanted_key, wanted_fire_at, wanted_id;
+        -- Most likely it was due within a day before. In a table with partitions that is a plan for two of
+        -- them, and not for all of the past.
+        EXECUTE look_before || ' AND fire_at BETWEEN greatest($2, ''epoch'') - interval ''1 day'' AND $2' || latest INTO before USING wanted_key, wanted_fire_at, wanted_id;
+        IF before.id IS NULL THEN
+            EXECUTE look_before || ' AND fire_at <= $2' || latest INTO before USING wanted_key, wanted_fire_at, wanted_id;
+        END IF;
         IF before.id IS NULL THEN
             RETURN NULL;
         ELSIF NOT before.processed THEN
@@ -37,10 +43,12 @@ BEGIN
                 CONTINUE;
             END IF;
             EXECUTE 'SELECT count(*) FROM (SELECT FROM ' || jobs || '
-                      WHERE ordering_key = $1 AND (fire_at, id) < ($2, $3) AND NOT processed ORDER BY fire_at DESC, id DESC LIMIT 1000) AS waiting'
+                      WHERE ordering_key = $1 AND (fire_at, id) < ($2, $3) AND fire_at BETWEEN greatest($2, ''epoch'') - interval ''1 day'' AND $2 AND NOT processed
+                      ORDER BY fire_at DESC, id DESC LIMIT 1000) AS waiting'
                INTO queued USING wanted_key, wanted_fire_at, wanted_id;
             SELECT r.retry_at INTO retry FROM reactor.retries r WHERE r.job_id = before.id AND (r.claim = before.claim OR r.claim IS NULL);
-            RETURN greatest(clock_timestamp() + queued * interval '15 ms', retry);
+            -- Somebody may cancel what is to be tried again in an hour.
+            RETURN greatest(clock_timestamp() + greatest(queued, 1) * interval '15 ms', least(retry, clock_timestamp() + interval '5 s'));
         ELSIF before.claim IS NULL THEN
             RETURN NULL;
         ELSIF EXISTS (SELECT FROM reactor.lanes l CROSS JOIN LATERAL (
