@@ -48,7 +48,7 @@ BEGIN
                INTO queued USING wanted_key, wanted_fire_at, wanted_id;
             SELECT r.retry_at INTO retry FROM reactor.retries r WHERE r.job_id = before.id AND (r.claim = before.claim OR r.claim IS NULL);
             -- Somebody may cancel what is to be tried again in an hour.
-            RETURN greatest(clock_timestamp() + greatest(queued, 1) * interval '15 ms', least(retry, clock_timestamp() + interval '5 s'));
+            RETURN greatest(clock_timestamp() + greatest(queued, 1) * interval '15 ms', least(coalesce(retry, '-infinity'), clock_timestamp() + interval '5 s'));
         ELSIF before.claim IS NULL THEN
             RETURN NULL;
         ELSIF EXISTS (SELECT FROM reactor.lanes l CROSS JOIN LATERAL (
