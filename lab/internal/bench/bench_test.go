@@ -137,18 +137,24 @@ func TestSeveralInstancesAndOtherLoads(t *testing.T) {
 // TestBrokerWithDefaultSettings: Mosquitto has a window of 20 messages by default, and uses
 // Nagle's algorithm: it sends no small packet before the last one is acknowledged. Instance and
 // broker must not wait for each other. The throughput is about 0.4 of that with a large window.
-// When they waited for each other, it was a hundredth.
+// When they waited for each other, it was a hundredth. The two are measured one after the other, so a
+// machine that has other work in between is given a second and a third chance; waiting for each other
+// would show each time.
 func TestBrokerWithDefaultSettings(t *testing.T) {
 	perSecond := func(broker stack.MosquittoConfig) float64 {
 		cfg := work(10_000)
 		cfg.Delivery, cfg.DatabaseURL, cfg.BrokerURL = reactor.ExactlyOnce, testkit.NewDatabase(t), testkit.OwnMosquitto(t, broker).URL()
 		return measure(t, cfg).Reactor.PublishedPerSecond
 	}
-	wide := perSecond(stack.MosquittoConfig{})
-	narrow := perSecond(stack.MosquittoConfig{MaxInflight: 20, ExtraLines: []string{"set_tcp_nodelay false"}})
-	if narrow < wide/10 {
-		t.Errorf("with Mosquitto's defaults %.0f jobs/s, less than a tenth of %.0f", narrow, wide)
+	var wide, narrow float64
+	for range 3 {
+		wide = perSecond(stack.MosquittoConfig{})
+		narrow = perSecond(stack.MosquittoConfig{MaxInflight: 20, ExtraLines: []string{"set_tcp_nodelay false"}})
+		if narrow >= wide/10 {
+			return
+		}
 	}
+	t.Errorf("with Mosquitto's defaults %.0f jobs/s, less than a tenth of %.0f", narrow, wide)
 }
 
 func TestIdleInstancesSendFewStatements(t *testing.T) {
