@@ -1,6 +1,8 @@
 package pgsource_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -64,5 +66,20 @@ func TestModesThatCannotCarryOurStatements(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "cache_describe") {
 			t.Errorf("%s: the error is %v, want one that names a mode that works", mode, err)
 		}
+	}
+}
+
+// TestNotSent: a claim that got no connection was not sent. Its outcome is known, whatever the reason was.
+func TestNotSent(t *testing.T) {
+	b := newBench(t)
+	ids := b.insert(3, "-1 second")
+	ended, end := context.WithCancel(b.ctx)
+	end()
+	_, err := b.Claim(ended, b.request(ids))
+	if unknown := (*driver.UnknownError)(nil); !errors.Is(err, context.Canceled) || errors.As(err, &unknown) {
+		t.Errorf("it says %v", err)
+	}
+	if batch := b.claim(ids); len(batch.Jobs) != 3 {
+		t.Errorf("claimed %+v", batch)
 	}
 }

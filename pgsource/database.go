@@ -42,13 +42,13 @@ type conn struct {
 	release func()
 }
 
-// acquire returns a connection. The caller releases it.
+// acquire returns a connection, which the caller releases, or a *notSentError.
 func (db *database) acquire(ctx context.Context) (conn, error) {
 	if db.alone != nil {
 		select {
 		case db.alone <- struct{}{}:
 		case <-ctx.Done():
-			return conn{}, ctx.Err()
+			return conn{}, &notSentError{ctx.Err()}
 		}
 	}
 	leave := func() {
@@ -59,7 +59,7 @@ func (db *database) acquire(ctx context.Context) (conn, error) {
 	c, err := db.pool.acquire(ctx, db.patience)
 	if err != nil {
 		leave()
-		return conn{}, err
+		return conn{}, &notSentError{err}
 	}
 	return conn{c.Conn, func() {
 		db.pool.release(c)

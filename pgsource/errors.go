@@ -19,14 +19,14 @@ import (
 // *driver.JobError.
 func claimOutcome(err error) error {
 	var (
-		pgErr      *pgconn.PgError
-		connectErr *pgconn.ConnectError
+		pgErr   *pgconn.PgError
+		notSent *notSentError
 	)
 	switch {
 	case err == nil:
 		return nil
-	case pgconn.SafeToRetry(err), errors.As(err, &connectErr):
-		return err // it was never sent
+	case pgconn.SafeToRetry(err), errors.As(err, &notSent):
+		return err
 	case aboutJob(err):
 		return &driver.JobError{Reason: statementText(err), Waited: waited(err), Err: err}
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
@@ -36,6 +36,13 @@ func claimOutcome(err error) error {
 	// durable and before we were told).
 	return &driver.UnknownError{Err: err}
 }
+
+// notSentError is why there was no connection for a statement: none could be opened or set up, or none
+// became free in time. So the statement was not sent, and had no effect.
+type notSentError struct{ cause error }
+
+func (e *notSentError) Error() string { return e.cause.Error() }
+func (e *notSentError) Unwrap() error { return e.cause }
 
 // aboutJob reports whether a statement failed because of a row in it: the row violates a
 // constraint, a trigger fails, a value cannot be read. Other rows may succeed. That is not so where

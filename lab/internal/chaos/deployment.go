@@ -57,7 +57,7 @@ func newDeployment(ctx context.Context, cfg Config) (d *deployment, err error) {
 	}()
 	// The broker saves its state at each stop. More saves would only take time. After a restart it
 	// restores no more than MaxInflight messages that are under way to the subscriber, and sends
-	// all others twice (docs/delivery.md, Brokers). Without a limit, with 65535, it restores none.
+	// all others again (docs/delivery.md, Brokers). Without a limit, with 65535, it restores none.
 	broker := stack.MosquittoConfig{Persistence: true, Autosave: time.Hour, MaxInflight: 65534}
 	if cfg.has("lockjob") {
 		// Allow by a pattern. With "topic" rules only, Mosquitto 2.0.11 drops after its restart all
