@@ -19,7 +19,7 @@ import (
 //   - due: checks every condition again under the row's lock, so that an outdated wheel
 //     entry cannot publish a job that was cancelled, rescheduled or claimed. It locks in
 //     order of id and skips locked rows: no deadlock, and no waiting for anybody. A job with an
-//     ordering key is left alone while one before it has not ended.
+//     ordering key is left alone while one before it has not ended (itsTurn).
 //   - claimed: finds the locked rows by their place (ctid), which the lock keeps from
 //     changing; a second search by id would be an eighth of the whole claim. A row version
 //     that is younger than this statement's snapshot is locked and not found here; the
@@ -46,8 +46,7 @@ WITH lease AS MATERIALIZED (
      WHERE id = ANY ($4::bigint[]) AND ` + pending + `{in $12 to $13}
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
-       AND (ordering_key IS NULL OR reactor.waits_until(ordering_key, fire_at, id) IS NULL)
-       AND EXISTS (SELECT FROM lease)
+       AND ` + itsTurn + ` AND EXISTS (SELECT FROM lease)
      ORDER BY id
        FOR UPDATE SKIP LOCKED
 ), sums AS MATERIALIZED (
@@ -61,13 +60,15 @@ WITH lease AS MATERIALIZED (
     DELETE FROM reactor.failed_jobs
      WHERE job_id = ANY (CASE WHEN ` + anyFailed + ` THEN ARRAY(SELECT id FROM claimed) ELSE '{}' END)
 ), journalled AS (
-    INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by)
-    SELECT $1, $3, $7, (SELECT highest FROM sums), $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at) FROM claimed HAVING count(*) > 0
-    RETURNING batch, qos
+    INSERT INTO reactor.in_flight (lane, epoch, token, qos, first_slot, reach, job_ids, due_by, ordered_ids, ordered_keys)
+    SELECT $1, $3, $7, (SELECT highest FROM sums), $9, $10, array_agg(id ORDER BY fire_at, apart, id), max(fire_at),
+           array_agg(id) FILTER (WHERE ordering IS NOT NULL), array_agg(ordering) FILTER (WHERE ordering IS NOT NULL)
+      FROM claimed HAVING count(*) > 0
+    RETURNING batch, qos, ordered_ids IS NOT NULL AS ordered
 ), lowered AS (
     DELETE FROM reactor.journal_starts WHERE lane = $1 AND batch > (SELECT batch FROM journalled)
 )
-SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, (SELECT lowest < highest FROM sums), clock_timestamp()
+SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, outdated, (SELECT lowest < highest FROM sums), ordered, clock_timestamp()
   FROM journalled, claimed ORDER BY fire_at, apart, id`
 
 // claimedID returns the id of a row that was marked and signed. A trigger of the application may
@@ -88,8 +89,8 @@ const sizeSQL = `octet_length(topic) + octet_length(payload)
               ELSE coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(correlation_data), 0)
                  + coalesce(octet_length(response_topic), 0) + coalesce(pg_column_size(headers), 0) END`
 
-// claimedColumns are what is published of a row.
-const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties"
+// claimedColumns are what is published of a row, and whether it is not to be published.
+const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties, " + outdated + " AS outdated"
 
 // claimByPlace identifies the locked rows by their ctid alone, because only this one table is
 // searched. The bytes are counted under the lock, because a payload may have grown since it was
@@ -101,7 +102,7 @@ const claimByPlace = `
                ELSE ARRAY(SELECT place FROM (SELECT place, sum(bytes) OVER (ORDER BY id) - bytes AS ahead FROM due
                                               WHERE lower = (SELECT highest FROM sums)) AS running WHERE ahead < $11)
            END)
-    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
+    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart, ` + orderingSQL + ` AS ordering`
 
 // claimByTableAndPlace is for a table with partitions or inheritance children. There two rows may
 // have the same id; each is taken by a claim of its own, so that id and token together identify one
@@ -112,7 +113,7 @@ const claimByTableAndPlace = `
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due
              WHERE lower = (SELECT highest FROM sums)) AS running
      WHERE job.ctid = running.place AND job.tableoid = running.part AND fire_at = at{in $12 to $13} AND ahead < $11 AND nth = 1
-    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart`
+    RETURNING ` + claimedID + ` AS id, ` + claimedColumns + `, ` + sentApart + ` AS apart, ` + orderingSQL + ` AS ordering`
 
 // Claim implements driver.Journal.
 func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {
@@ -196,7 +197,7 @@ var errSuppressed = errors.New("a trigger on the table silently keeps its row fr
 const (
 	unclaimedSQL = `
   FROM {jobs} WHERE id = ANY ($1::bigint[]) AND ` + pending + `{in $5 to $6} AND fire_at <= clock_timestamp() + $2::interval
-   AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4)))`
+   AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4))) AND ` + itsTurn
 	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
 	// It changes every column that a claim changes, because a trigger may react to one of them

@@ -18,7 +18,7 @@ import (
 // ordered scan a shard, each with its own limit, reads no more than it returns; a single scan over
 // all shards would have to sort everything that is due first.
 var loadWindowSQL = `
-SELECT job.id, job.shard, job.fire_at, ` + nextTurnSQL + `, job.bytes
+SELECT job.id, job.shard, job.fire_at, ` + nextLookSQL + `, job.bytes
   FROM unnest($1::smallint[], $2::timestamptz[], $3::bigint[]) AS cursor (shard, after_at, after_id)
  CROSS JOIN LATERAL (
        SELECT id, shard, fire_at, claim, ordering_key, ` + sizeSQL + ` AS bytes
@@ -27,12 +27,11 @@ SELECT job.id, job.shard, job.fire_at, ` + nextTurnSQL + `, job.bytes
           AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4{from $6}{from cursor.after_at}
         ORDER BY fire_at, id LIMIT $5) AS job`
 
-// nextTurnSQL is nextTrySQL, or later for a job with an ordering key that has to wait for those before
-// it. If nothing more is known of them than that they have not fired, that is looked at again at its
-// time.
-var nextTurnSQL = `
-       CASE WHEN job.ordering_key IS NULL THEN ` + nextTrySQL + `
-            ELSE greatest(` + nextTrySQL + `, reactor.waits_until(job.ordering_key, job.fire_at, job.id)) END`
+// nextLookSQL is when a job is due, or, if it has an ordering key and others go first, when to look at it
+// again. If nothing more is known of those than that they have not fired, that is at its time.
+var nextLookSQL = `
+       CASE WHEN ordering_key IS NULL THEN ` + nextTrySQL + `
+            ELSE greatest(` + nextTrySQL + `, ` + nextTurnSQL + `) END`
 
 // nextTrySQL computes when a job is due: at fire_at, or later at its next attempt. Another row with
 // the same id, whose claim is a different one or NULL, does not wait for that; a note without a
@@ -63,7 +62,7 @@ const pending = "coalesce(NOT processed, false)"
 
 // loadSQL reads rows by their ids.
 var loadSQL = `
-SELECT job.id, job.shard, job.fire_at, ` + nextTurnSQL + `, ` + sizeSQL + `
+SELECT job.id, job.shard, job.fire_at, ` + nextLookSQL + `, ` + sizeSQL + `
   FROM {jobs} AS job
  WHERE ` + pending + ` AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
 

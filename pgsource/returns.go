@@ -62,7 +62,7 @@ const replacedSQL = `WITH replaced AS (
 INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim)
 SELECT job_id, attempts, code, CASE WHEN reason = '' THEN '' ELSE reason || '; ' END || 'replaced by a newer job with its key', claim FROM ended
     ON CONFLICT (job_id) DO UPDATE
-   SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim, state = excluded.state
+   SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim, state = excluded.state, ordering = excluded.ordering
 RETURNING job_id`
 
 // handBackSQL makes rows unprocessed. A row that somebody has locked is left for later. A row that
@@ -258,11 +258,11 @@ func aboutKey(err error) bool {
 func (s *Source) failUnreturnable(ctx context.Context, id int64, why error) error {
 	s.unreturnable.Fail(s.log, slog.LevelWarn, "a job that was not published cannot be tried again; it is given up", "job", id, "err", why)
 	return s.failed("give a job up", s.background.exec(ctx, `
-		WITH ended AS (DELETE FROM reactor.retries WHERE job_id = $1 AND NOT returned RETURNING job_id, attempts, code, reason, claim)
-		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim)
-		SELECT job_id, attempts, code, reason || '; it cannot be tried again, the row refuses to be changed: ' || $2::text, claim FROM ended
+		WITH ended AS (DELETE FROM reactor.retries WHERE job_id = $1 AND NOT returned RETURNING job_id, attempts, code, reason, claim, ordering)
+		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim, ordering)
+		SELECT job_id, attempts, code, reason || '; it cannot be tried again, the row refuses to be changed: ' || $2::text, claim, ordering FROM ended
 		ON CONFLICT (job_id) DO UPDATE
-		   SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim`,
+		   SET failed_at = excluded.failed_at, attempts = excluded.attempts, code = excluded.code, reason = excluded.reason, claim = excluded.claim, state = excluded.state, ordering = excluded.ordering`,
 		id, statementText(why)))
 }
 
@@ -315,5 +315,5 @@ INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, row_version)
 SELECT job_id, 0, 0, reason, (SELECT ` + rowVersion + ` FROM {jobs} AS job WHERE job.id = job_id AND ` + pending + ` LIMIT 1)
   FROM unnest($1::bigint[], $2::text[]) AS bad (job_id, reason)
 ON CONFLICT (job_id) DO UPDATE
-   SET failed_at = excluded.failed_at, reason = excluded.reason, attempts = 0, code = 0, claim = NULL, state = 'failed', row_version = excluded.row_version
+   SET failed_at = excluded.failed_at, reason = excluded.reason, attempts = 0, code = 0, claim = NULL, state = 'failed', ordering = NULL, row_version = excluded.row_version
  WHERE failed_jobs.reason <> excluded.reason OR failed_jobs.claim IS NOT NULL OR failed_jobs.row_version IS DISTINCT FROM excluded.row_version`

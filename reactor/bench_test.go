@@ -104,7 +104,7 @@ func BenchmarkDispatch(b *testing.B) {
 		d.collect()
 		for _, batch := range []*due{&d.next, &d.overdueNext} {
 			done += len(batch.ids)
-			d.forget(batch.ids)
+			d.forget(finished{ids: batch.ids})
 			*batch = due{}
 		}
 		d.counted()

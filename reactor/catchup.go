@@ -31,6 +31,13 @@ func (c *catchUp) allow(now time.Duration, n int) (most int, again time.Duration
 	return min(n, int(c.tokens)), never
 }
 
+// back notes that n jobs that were taken have not been claimed: they were cancelled, or wait for others.
+func (c *catchUp) back(n int) {
+	if c.rate > 0 {
+		c.tokens += float64(n)
+	}
+}
+
 // took notes that n jobs were taken.
 func (c *catchUp) took(n int) {
 	if c.rate > 0 {

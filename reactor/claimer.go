@@ -34,9 +34,10 @@ type claimer struct {
 	urgent      <-chan due                            // for lanes that hold no bulk
 	anyone      <-chan due                            // what none of those has taken
 	bulk        <-chan due                            // for those that may take it
-	finished    chan<- []int64                        // ids whose claim has ended
+	finished    chan<- finished                       // batches whose claim has ended
 	again       func(ids []int64, from driver.DBTime) // asks the loader to look at ids again
 	toLookAgain []int64                               // ids of the batch being claimed
+	got         int                                   // jobs of the batch being claimed
 	delivery    Delivery
 	static      driver.ShardSet
 	rows        int
@@ -175,12 +176,12 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 	}
 	c.lookAgain(alone)
 	select {
-	case c.finished <- batch.ids:
+	case c.finished <- finished{batch.ids, min(batch.paced, len(batch.ids)-c.got)}:
 	case <-soft.Done():
 	}
 	// Only after finished: the dispatcher drops loaded jobs that it takes for being claimed.
 	c.again(c.toLookAgain, batch.from)
-	c.toLookAgain = nil
+	c.toLookAgain, c.got = nil, 0
 	return err
 }
 
@@ -265,6 +266,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()
+		c.got += len(batch.Jobs)
 		if b := c.admit(batch); jobs.bulk || len(batch.Jobs) >= c.rows/2 {
 			c.heavy = append(c.heavy, heavy{b, jobs.bulk})
 		}

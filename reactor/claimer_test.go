@@ -46,7 +46,7 @@ type claiming struct {
 	due      chan due // urgent
 	anyone   chan due
 	bulk     chan due
-	finished chan []int64
+	finished chan finished
 	again    []int64 // looked at again
 	admitted []int64
 	stop     func() // ends soft
@@ -59,7 +59,7 @@ func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &claiming{
 			T: t, lane: &fakeLane{lease: driver.Lease{Lane: 3, Epoch: 1}}, journal: journal, capacity: wait.NewSignal(),
-			due: make(chan due), anyone: make(chan due), bulk: make(chan due), finished: make(chan []int64), done: make(chan struct{}),
+			due: make(chan due), anyone: make(chan due), bulk: make(chan due), finished: make(chan finished), done: make(chan struct{}),
 		}
 		c.claimer = &claimer{
 			lane: c.lane, capacity: c.capacity, journal: journal, clock: testClock(), lead: newLead(), largeLead: newLead(), log: discard(),
@@ -93,7 +93,7 @@ func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 func (c *claiming) offer(ids ...int64) {
 	c.Helper()
 	c.due <- due{ids: ids, earliest: c.clock.Now(), latest: c.clock.Now()}
-	if ended := <-c.finished; !slices.Equal(ended, ids) {
+	if ended := <-c.finished; !slices.Equal(ended.ids, ids) {
 		c.Errorf("the claims of %v are reported to have ended, want %v", ended, ids)
 	}
 	synctest.Wait()
@@ -387,7 +387,7 @@ func TestClaimUnderWay(t *testing.T) {
 		synctest.Wait()
 		c.abandon()
 		synctest.Wait() // the dispatcher is busy
-		if ended := <-c.finished; !slices.Equal(ended, []int64{1}) {
+		if ended := <-c.finished; !slices.Equal(ended.ids, []int64{1}) {
 			c.Errorf("told that %v have ended", ended)
 		}
 		<-c.done

@@ -45,15 +45,15 @@ type incarnation struct {
 // outlive a membership belong to the Reactor: clock, leads, broker, quarantine, statistics.
 func (r *Reactor) compose(member driver.Member) *incarnation {
 	var (
-		loaded   = make(chan load.Read)
-		finished = make(chan []int64, r.cfg.Lanes)
-		batches  = offers{make(chan due), make(chan due), make(chan due)}
-		budget   = newBudget(smallBudget, largeBudget)
-		traffic  traffic
+		loaded  = make(chan load.Read)
+		ended   = make(chan finished, r.cfg.Lanes)
+		batches = offers{make(chan due), make(chan due), make(chan due)}
+		budget  = newBudget(smallBudget, largeBudget)
+		traffic traffic
 	)
 	d := &dispatcher{
 		clock: r.clock, lead: r.lead, largeLead: r.largeLead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending,
-		loaded: loaded, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk, finished: finished,
+		loaded: loaded, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk, finished: ended,
 		rows: r.cfg.claimRows(), capacity: r.cfg.MaxPending, overdue: overdueAfter(r.cfg.LoopFrequency), budget: budget,
 		catchUp: catchUp{rate: r.cfg.CatchUpRate},
 	}
@@ -66,12 +66,12 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	})
 	d.loader = loader
 
-	s := newSettler(r.source, r.log, &r.stats, &r.progress, r.lead)
+	s := newSettler(r.source, loader.TurnOf, r.log, &r.stats, &r.progress, r.lead)
 	held := newLeases(r.clock, r.log, member)
 	start := func(lease driver.Lease, claims bool) laneWorker {
 		runner := r.newLaneRunner(lease, held, s, budget)
 		if claims {
-			runner.claimer = r.newClaimer(runner, batches, &traffic, finished, loader.LookAgain)
+			runner.claimer = r.newClaimer(runner, batches, &traffic, ended, loader.LookAgain)
 		}
 		return runner
 	}
@@ -111,7 +111,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 type offers struct{ urgent, anyone, bulk chan due }
 
 // newClaimer is the claimer of a lane.
-func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, finished chan<- []int64, again func([]int64, driver.DBTime)) *claimer {
+func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, ended chan<- finished, again func([]int64, driver.DBTime)) *claimer {
 	l, pad := runner.lane, runner.pad
 	return &claimer{
 		lane: l, capacity: l.capacity, wake: l.capacity.Set,
@@ -122,7 +122,7 @@ func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffi
 		},
 		journal: r.source, clock: r.clock, lead: r.lead, largeLead: r.largeLead, log: r.log, stats: &r.stats, progress: &r.progress,
 		traffic: traffic, budget: runner.budget, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk,
-		finished: finished, again: again,
+		finished: ended, again: again,
 		delivery: r.cfg.Delivery, static: r.cfg.share(), rows: r.cfg.claimRows(),
 		quarantine: &r.quarantine,
 	}

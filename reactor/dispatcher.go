@@ -30,12 +30,12 @@ type dispatcher struct {
 	loader    refiller
 	newAlarm  func() (waker, error)
 	loaded    <-chan load.Read
-	urgent    chan<- due     // to lanes that hold no bulk
-	anyone    chan<- due     // to any lane: an urgent batch that nobody has taken
-	bulk      chan<- due     // to lanes that may take bulk
-	finished  <-chan []int64 // ids whose claim has ended
-	rows      int            // limit of a batch
-	capacity  int            // limit of all lines
+	urgent    chan<- due      // to lanes that hold no bulk
+	anyone    chan<- due      // to any lane: an urgent batch that nobody has taken
+	bulk      chan<- due      // to lanes that may take bulk
+	finished  <-chan finished // batches whose claim has ended
+	rows      int             // limit of a batch
+	capacity  int             // limit of all lines
 	// overdue is how long overdue a job is, when it is loaded, that goes to the backlog.
 	overdue time.Duration
 	catchUp catchUp // owned by run
@@ -157,8 +157,8 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case read := <-d.loaded:
 			d.forgetFinished() // first, because the read may include such jobs, to be looked at again
 			d.add(read)
-		case ids := <-d.finished:
-			d.forget(ids)
+		case batch := <-d.finished:
+			d.forget(batch)
 		case <-d.budget.freed:
 		case <-wake.C():
 		case <-step:
@@ -328,7 +328,7 @@ func (d *dispatcher) collectBacklog() (again time.Duration) {
 func (d *dispatcher) collectLarge(now driver.DBTime) (again time.Duration) {
 	wheel, lead := d.large.wheel, d.largeLead.get()
 	if len(d.largeNext.ids) == 0 && d.held != nil {
-		d.largeNext.take(d.held.scheduled, d.held.at)
+		d.take(&d.largeNext, &d.large, d.held.scheduled, int64(d.held.at))
 		d.held = nil
 	}
 	for d.held == nil && len(d.largeNext.ids) < d.rows && d.largeNext.bytes < maxClaimBytes {
@@ -366,6 +366,9 @@ func (d *dispatcher) take(batch *due, from *line, job scheduled, at int64) {
 	delete(from.known, job.id)
 	d.claimed[job.id] = struct{}{}
 	batch.take(job, driver.DBTime(at))
+	if job.overdue || from == &d.backlog {
+		batch.paced++
+	}
 }
 
 // portion is how many jobs to take from the near wheel at once.

@@ -22,7 +22,7 @@ type dispatch struct {
 	out    chan due // urgent
 	anyone chan due
 	bulk   chan due
-	ended  chan []int64
+	ended  chan finished
 	drain  chan struct{}
 	done   chan struct{} // closed when it has ended
 	roomy  atomic.Int32
@@ -36,7 +36,7 @@ func (d *dispatch) Evicted(overdue, ahead []driver.Cursor, _ driver.DBTime) {}
 
 func dispatched(t *testing.T, test func(d *dispatch)) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &dispatch{T: t, in: make(chan load.Read), out: make(chan due), anyone: make(chan due), bulk: make(chan due), ended: make(chan []int64), drain: make(chan struct{}), done: make(chan struct{})}
+		d := &dispatch{T: t, in: make(chan load.Read), out: make(chan due), anyone: make(chan due), bulk: make(chan due), ended: make(chan finished), drain: make(chan struct{}), done: make(chan struct{})}
 		d.dispatcher = &dispatcher{
 			clock: testClock(), lead: newLead(), largeLead: newLead(), loader: d, newAlarm: newTimerWaker,
 			loaded: d.in, urgent: d.out, anyone: d.anyone, bulk: d.bulk, finished: d.ended,
@@ -150,7 +150,7 @@ func TestJobsAreKnown(t *testing.T) {
 		}
 		d.load(0, 1, 2)
 		d.nothing("being claimed")
-		d.ended <- []int64{1, 2}
+		d.ended <- finished{ids: []int64{1, 2}}
 		d.load(0, 2)
 		if batch := <-d.out; !slices.Equal(batch.ids, []int64{2}) {
 			d.Errorf("handed out %v", batch.ids)
@@ -180,7 +180,7 @@ func TestDrain(t *testing.T) {
 			d.Error("the dispatcher has ended while a job is being claimed")
 		default:
 		}
-		d.ended <- batch.ids
+		d.ended <- finished{ids: batch.ids}
 		<-d.done
 	})
 }

@@ -12,6 +12,13 @@ type due struct {
 	bulk     bool          // they are overdue or large
 	large    bool          // they are large
 	reserved int           // bytes of the budget
+	paced    int           // how many of them were counted as caught up (catchUp)
+}
+
+// finished tells what has become of a batch.
+type finished struct {
+	ids    []int64
+	unpaid int // how many that were counted as caught up were not claimed
 }
 
 // take adds a job to the batch.

@@ -182,6 +182,8 @@ func (j *fakeJournal) Recover(_ context.Context, lease driver.Lease) ([]driver.B
 	return j.recover(lease)
 }
 
+func (j *fakeJournal) Follow(context.Context, []int64) ([]driver.Follower, error) { return nil, nil }
+
 func (j *fakeJournal) Reopen(_ context.Context, lease driver.Lease, round int64, mark string) error {
 	j.note("reopen")
 	if j.reopen == nil {

@@ -261,17 +261,18 @@ func (e *evicted) list() []driver.Cursor {
 func (d *dispatcher) forgetFinished() {
 	for {
 		select {
-		case ids := <-d.finished:
-			d.forget(ids)
+		case batch := <-d.finished:
+			d.forget(batch)
 		default:
 			return
 		}
 	}
 }
 
-// forget lets jobs be loaded again.
-func (d *dispatcher) forget(ids []int64) {
-	for _, id := range ids {
+// forget lets the jobs of a batch be loaded again.
+func (d *dispatcher) forget(batch finished) {
+	for _, id := range batch.ids {
 		delete(d.claimed, id)
 	}
+	d.catchUp.back(batch.unpaid)
 }

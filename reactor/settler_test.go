@@ -53,7 +53,7 @@ func settles(t *testing.T, journal *fakeJournal, test func(s *settling)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &settling{T: t, journal: journal, a: new(handoff.Batch), b: new(handoff.Batch), begun: time.Now(), done: make(chan struct{})}
 		s.lane = &newsLane{ids: map[*handoff.Batch]int64{s.a: 1, s.b: 2}, progress: map[*handoff.Batch]int{s.a: 10, s.b: 20}}
-		s.settler = newSettler(journal, discard(), &counters{}, &progress{}, newLead())
+		s.settler = newSettler(journal, func(driver.Follower) {}, discard(), &counters{}, &progress{}, newLead())
 		ctx, cancel := context.WithCancel(t.Context())
 		s.cancel = cancel
 		go func() {

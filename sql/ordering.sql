@@ -1,67 +1,116 @@
 -- The order of jobs with an ordering_key. It can be created by hand after schema.sql, as often as you
 -- like; `reactor migrate up` runs the same text.
+--
+-- A job may be claimed when nobody will send the message of an earlier one again. That is so when
+--
+--   - no job of its key is in the journal, or noted to be made unprocessed again (keys_in_flight),
+--   - no earlier job of its key is unprocessed, and with the policy "block" none has failed (waits_until).
+--
+-- So of each key one message is on its way at most, whichever instances and lanes its jobs belong to,
+-- whoever dies, and whatever the broker loses. The functions are STABLE, so they see what the statement
+-- that calls them sees: the rows, the journal and the notes of one moment. A claim that is being made
+-- at the same time as another sees the other's job as unprocessed, or its entry in the journal.
+--
+-- What is compared is a hash of the key, the column "ordering" of the other tables. Two keys with the
+-- same hash would wait for each other, and nothing worse.
+--
+-- With a table that has partitions, connections of reactor plan each statement anew, which is far too slow
+-- here: these functions keep their plans.
 
--- When to look again at a job with an ordering_key, because one before it has not ended; NULL: it may be
--- claimed. A job has ended when nobody will send its message again: it has left the journal, and does
--- not wait to be tried again. So of each key one message is on its way at most, whichever instances and
--- lanes their jobs belong to, whoever dies, and whatever the broker loses.
---
--- It is STABLE, so it sees what the statement that calls it sees: the rows, the journal and the retries
--- of one moment. A claim that is being made at the same time as another either sees the other's job as
--- unprocessed, or its entry in the journal.
---
--- The pause follows what is waited for: for a job in flight as long as it has been that, and for those
--- in a queue as many times 15 ms as there are before it. Thousands with one key are not all looked at
--- whenever one of them has ended.
-CREATE OR REPLACE FUNCTION reactor.waits_until(wanted_key text, wanted_fire_at timestamptz, wanted_id bigint) RETURNS timestamptz
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    jobs        text;
-    policy      text;
-    look_before text;
-    latest      text := ' ORDER BY fire_at DESC, id DESC LIMIT 1';
-    before      record;
-    queued      integer;
-    retry       timestamptz;
+-- The hashes of the keys whose order a claim must not disturb now. A note counts while it is true, that
+-- is until the row has been made unprocessed, deleted, or changed by somebody.
+CREATE OR REPLACE FUNCTION reactor.keys_in_flight() RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-    SELECT format('%I.jobs', jobs_schema), ordered_failure INTO jobs, policy FROM reactor.deployment;
-    look_before := 'SELECT id, fire_at, processed, processed_at, claim FROM ' || jobs || ' WHERE ordering_key = $1 AND (fire_at, id) < ($2, $3)';
-    LOOP
-        -- Most likely it was due within a day before. In a table with partitions that is a plan for two of
-        -- them, and not for all of the past.
-        EXECUTE look_before || ' AND fire_at BETWEEN greatest($2, ''epoch'') - interval ''1 day'' AND $2' || latest INTO before USING wanted_key, wanted_fire_at, wanted_id;
-        IF before.id IS NULL THEN
-            EXECUTE look_before || ' AND fire_at <= $2' || latest INTO before USING wanted_key, wanted_fire_at, wanted_id;
-        END IF;
-        IF before.id IS NULL THEN
-            RETURN NULL;
-        ELSIF NOT before.processed THEN
-            -- One that cannot be claimed (quarantined) has failed: its record has no claim.
-            IF policy = 'skip' AND EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = before.id AND f.claim IS NULL) THEN
-                wanted_fire_at := before.fire_at;
-                wanted_id := before.id;
-                CONTINUE;
-            END IF;
-            EXECUTE 'SELECT count(*) FROM (SELECT FROM ' || jobs || '
-                      WHERE ordering_key = $1 AND (fire_at, id) < ($2, $3) AND fire_at BETWEEN greatest($2, ''epoch'') - interval ''1 day'' AND $2 AND NOT processed
-                      ORDER BY fire_at DESC, id DESC LIMIT 1000) AS waiting'
-               INTO queued USING wanted_key, wanted_fire_at, wanted_id;
-            SELECT r.retry_at INTO retry FROM reactor.retries r WHERE r.job_id = before.id AND (r.claim = before.claim OR r.claim IS NULL);
-            -- Somebody may cancel what is to be tried again in an hour.
-            RETURN greatest(clock_timestamp() + greatest(queued, 1) * interval '15 ms', least(coalesce(retry, '-infinity'), clock_timestamp() + interval '5 s'));
-        ELSIF before.claim IS NULL THEN
-            RETURN NULL;
-        ELSIF EXISTS (SELECT FROM reactor.lanes l CROSS JOIN LATERAL (
-                  SELECT FROM reactor.in_flight f
-                   WHERE f.lane = l.lane AND f.batch + 0 >= coalesce((SELECT max(s.batch) FROM reactor.journal_starts s WHERE s.lane = l.lane), 0)
-                     AND f.token = before.claim AND before.id = ANY (f.job_ids)) AS entry) THEN
-            RETURN clock_timestamp() + greatest(interval '5 ms', least(interval '1 s', clock_timestamp() - before.processed_at));
-        ELSIF EXISTS (SELECT FROM reactor.retries r WHERE r.job_id = before.id AND r.claim = before.claim AND NOT r.returned) THEN
-            RETURN clock_timestamp() + interval '50 ms';
-        ELSIF policy = 'block' AND EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = before.id AND f.claim = before.claim) THEN
-            RETURN clock_timestamp() + interval '5 s';
-        END IF;
+    RETURN QUERY
+        SELECT one.ordering FROM reactor.lanes l CROSS JOIN LATERAL (
+                SELECT f.job_ids, f.ordered_ids, f.ordered_keys FROM reactor.in_flight f
+                 WHERE f.lane = l.lane AND f.batch + 0 >= coalesce((SELECT s.batch FROM reactor.journal_starts s WHERE s.lane = l.lane ORDER BY s.batch DESC LIMIT 1), '-9223372036854775808'::bigint)
+                   AND f.ordered_ids IS NOT NULL) AS entry
+         CROSS JOIN LATERAL unnest(entry.ordered_ids, entry.ordered_keys) AS one (id, ordering)
+         WHERE one.id = ANY (entry.job_ids);
+    IF EXISTS (SELECT FROM reactor.retries r WHERE NOT r.returned AND r.ordering IS NOT NULL) THEN
+        RETURN QUERY SELECT * FROM reactor.keys_to_return();
+    END IF;
+END;
+$$;
+
+-- The functions below name the table of jobs in their text, so that their plans are kept.
+DO $do$
+BEGIN
+    EXECUTE pg_catalog.replace($text$
+
+CREATE OR REPLACE FUNCTION reactor.keys_to_return() RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN QUERY SELECT r.ordering FROM reactor.retries r
+         WHERE NOT r.returned AND r.ordering IS NOT NULL
+           AND EXISTS (SELECT FROM {jobs} j WHERE j.id = r.job_id AND j.claim = r.claim AND j.processed);
+END;
+$$;
+
+-- When to look again at a job whose key is not in flight, because an earlier one keeps it waiting; NULL:
+-- nothing does.
+--
+-- Who settles a job tells the one behind it (next_in_order). So this pause is for what nobody tells: a
+-- job that is deleted, or an instance that dies in between. It grows with the time that the job has
+-- waited, so that thousands behind one that does not come to an end are not looked at all the time.
+--
+-- A row that cannot be claimed (quarantined) has failed, which its record says while its row has not
+-- changed since. A job that is late and will not be published, because newer ones of its key are due,
+-- waits for nothing.
+CREATE OR REPLACE FUNCTION reactor.waits_until(its_key bigint, its_time timestamptz, its_id bigint) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    blocks boolean := (SELECT ordered_failure = 'block' FROM reactor.deployment);
+BEGIN
+    PERFORM FROM {jobs} j
+     WHERE hashtextextended(j.ordering_key, 0::bigint) = its_key AND j.ordering_key IS NOT NULL AND coalesce(NOT j.processed, false)
+       AND (j.fire_at, j.id) < (its_time, its_id) AND j.fire_at <= its_time
+       AND (blocks OR NOT EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = j.id AND f.claim IS NULL AND f.row_version = j.xmin::text::bigint))
+     ORDER BY j.fire_at DESC, j.id DESC LIMIT 1;
+    IF NOT FOUND AND blocks THEN
+        PERFORM FROM reactor.failed_jobs f JOIN {jobs} j ON j.id = f.job_id AND j.claim = f.claim AND j.processed
+          WHERE f.ordering = its_key AND f.state = 'failed' AND (j.fire_at, j.id) < (its_time, its_id);
+    END IF;
+    IF NOT FOUND OR reactor.is_outdated(its_key, its_time, its_id) THEN
         RETURN NULL;
+    END IF;
+    RETURN clock_timestamp() + greatest(interval '50 ms', least(interval '10 s', clock_timestamp() - its_time));
+END;
+$$;
+
+-- Whether a job is late and is not to be published, because a newer one of its key is due as well
+-- (reactor.deployment.ordered_catch_up = 'newest').
+CREATE OR REPLACE FUNCTION reactor.is_outdated(its_key bigint, its_time timestamptz, its_id bigint) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    IF its_time > clock_timestamp() - interval '5 s' OR (SELECT ordered_catch_up <> 'newest' FROM reactor.deployment) THEN
+        RETURN false;
+    END IF;
+    PERFORM FROM {jobs} j
+     WHERE hashtextextended(j.ordering_key, 0::bigint) = its_key AND j.ordering_key IS NOT NULL AND coalesce(NOT j.processed, false)
+       AND (j.fire_at, j.id) > (its_time, its_id) AND j.fire_at >= its_time AND j.fire_at <= clock_timestamp()
+     ORDER BY j.fire_at, j.id LIMIT 1;
+    RETURN FOUND;
+END;
+$$;
+
+-- The first unfired job of each key that is due, or nearly so.
+CREATE OR REPLACE FUNCTION reactor.next_in_order(orderings bigint[]) RETURNS TABLE (id bigint, shard smallint, fire_at timestamptz)
+LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    one bigint;
+BEGIN
+    FOREACH one IN ARRAY orderings LOOP
+        RETURN QUERY SELECT j.id, j.shard, j.fire_at FROM {jobs} j
+             WHERE hashtextextended(j.ordering_key, 0::bigint) = one AND j.ordering_key IS NOT NULL AND coalesce(NOT j.processed, false)
+               AND j.fire_at <= clock_timestamp() + interval '50 ms'
+             ORDER BY j.fire_at, j.id LIMIT 1;
     END LOOP;
 END;
 $$;
+
+$text$, '{jobs}', pg_catalog.format('%I.jobs', (SELECT jobs_schema FROM reactor.deployment)));
+END;
+$do$;

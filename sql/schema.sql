@@ -182,7 +182,7 @@ ALTER TABLE jobs
     -- A name of the producer's, of one unfired job at most (reactor.schedule).
     ADD COLUMN IF NOT EXISTS key text,
     -- Jobs with the same one are published one after the other, in the order of (fire_at, id): a job is
-    -- claimed when those before it have ended (reactor.waits_until).
+    -- claimed when those before it have ended (ordering.sql).
     ADD COLUMN IF NOT EXISTS ordering_key text,
     -- The schedule that the job is an occurrence of (reactor.schedules), and the time of the occurrence:
     -- fire_at without the jitter. It stays when fire_at is changed.
@@ -239,8 +239,9 @@ END;
 $$;
 -- Answers what has become of a key. It costs only jobs that have one.
 CREATE INDEX IF NOT EXISTS jobs_key_fired ON jobs (key, id) WHERE processed AND key IS NOT NULL;
--- Finds the jobs before one, fired or not.
-CREATE INDEX IF NOT EXISTS jobs_ordered ON jobs (ordering_key, fire_at, id) WHERE ordering_key IS NOT NULL;
+-- Finds the unfired jobs of an ordering key, by its hash (ordering.sql). Its condition is written so that
+-- no other index matches it, and this one no other statement: see pending in pgsource/load.go.
+CREATE INDEX IF NOT EXISTS jobs_ordered ON jobs (hashtextextended(ordering_key, 0::bigint), fire_at, id) WHERE ordering_key IS NOT NULL AND coalesce(NOT processed, false);
 CREATE INDEX IF NOT EXISTS jobs_schedule ON jobs (schedule_id) WHERE NOT processed AND schedule_id IS NOT NULL;
 -- Finds the latest occurrence of a schedule that was claimed. It costs only jobs of schedules.
 CREATE INDEX IF NOT EXISTS jobs_occurrence ON jobs (schedule_id, occurrence_at) WHERE processed AND occurrence_at IS NOT NULL;
@@ -304,6 +305,10 @@ ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS partition_interval inter
 -- wait until it is tried again, or its row is deleted.
 ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS ordered_failure text NOT NULL DEFAULT 'skip' -- since version 6
     CONSTRAINT "ordered_failure must be skip or block" CHECK (ordered_failure = ANY ('{skip,block}'::text[]));
+-- What becomes of jobs with an ordering_key that are more than 5 s late: oldest, they are all published in
+-- their order; newest, only the last of each key that is due, and those before it are missed.
+ALTER TABLE reactor.deployment ADD COLUMN IF NOT EXISTS ordered_catch_up text NOT NULL DEFAULT 'oldest' -- since version 6
+    CONSTRAINT "ordered_catch_up must be oldest or newest" CHECK (ordered_catch_up = ANY ('{oldest,newest}'::text[]));
 
 -- The living instances. Each incarnation draws its id at random, and an id is never used again, so
 -- "owner = id" is a fencing token by itself.
@@ -390,12 +395,18 @@ ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS reach integer;
 -- then; a recovery waits for that even if the row of the job was deleted meanwhile. NULL: the batch
 -- of a version before 5.
 ALTER TABLE reactor.in_flight ADD COLUMN IF NOT EXISTS due_by timestamptz;
+-- Since version 6. Those of the jobs that have an ordering key, and the hashes of their keys, in the same
+-- order; NULL: none has one.
+ALTER TABLE reactor.in_flight
+    ADD COLUMN IF NOT EXISTS ordered_ids bigint[],
+    ADD COLUMN IF NOT EXISTS ordered_keys bigint[];
 -- A lane's part of the journal is read from where it starts (reactor.journal_starts). While an old
 -- snapshot keeps deleted rows, the statistics say that the table is empty, and the planner takes any
 -- index to be as good as any other, also for walking all of it. So the two indexes share no column:
 -- "batch + 0" can be searched by this one only, and "batch" by the primary key only.
 CREATE INDEX IF NOT EXISTS in_flight_lane_batch ON reactor.in_flight (lane, (batch + 0));
 DROP INDEX IF EXISTS reactor.in_flight_lane; -- before version 5
+CREATE INDEX IF NOT EXISTS in_flight_ordered ON reactor.in_flight (lane, (batch + 0)) WHERE ordered_ids IS NOT NULL;
 
 -- Where the journal of a lane starts: no batch of the lane has a lower number than any of these; the
 -- highest counts, and a lane without a row starts at the beginning. While an old snapshot keeps
@@ -439,6 +450,9 @@ ALTER TABLE reactor.retries
     -- False until the row has been made unprocessed again.
     ADD COLUMN IF NOT EXISTS returned boolean NOT NULL DEFAULT true;
 CREATE INDEX IF NOT EXISTS retries_to_return ON reactor.retries (job_id) WHERE NOT returned;
+-- Since version 6. The hash of the job's ordering key; NULL: it has none.
+ALTER TABLE reactor.retries ADD COLUMN IF NOT EXISTS ordering bigint;
+CREATE INDEX IF NOT EXISTS retries_ordered ON reactor.retries (job_id) WHERE NOT returned AND ordering IS NOT NULL;
 
 -- Jobs that ended without being published, with the reason. To try one again:
 --   UPDATE jobs SET processed = false WHERE id = …
@@ -459,3 +473,7 @@ ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS state text NOT NULL DEF
 -- Since version 6. Of a row that could not be claimed, which has no claim that would tell it from another
 -- row with its id: its version, that is its xmin.
 ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS row_version bigint;
+-- Since version 6. The hash of the ordering key of a job that was claimed; NULL: it has none, or does not
+-- keep those behind it waiting.
+ALTER TABLE reactor.failed_jobs ADD COLUMN IF NOT EXISTS ordering bigint;
+CREATE INDEX IF NOT EXISTS failed_jobs_ordered ON reactor.failed_jobs (ordering) WHERE ordering IS NOT NULL;

@@ -155,6 +155,10 @@ type Journal interface {
 	// Settle records outcomes, all in one commit, and returns one answer for each settlement.
 	// Settling the same again is harmless, so after an error the call is repeated.
 	Settle(ctx context.Context, settlements []Settlement) ([]Receipt, error)
+	// Follow finds the next jobs of ordering keys of which jobs have ended (Receipt.Keys), as far as they
+	// are due, and tells the instances that own their shards. If it does not, those look at the jobs
+	// again by themselves, a little later.
+	Follow(ctx context.Context, keys []int64) ([]Follower, error)
 	// Sift finds those of the jobs that cannot be claimed because of their rows, and changes
 	// nothing. It may find none although there is one: then claims of fewer jobs show which it is.
 	Sift(ctx context.Context, ids []int64) ([]BadJob, error)
@@ -210,6 +214,8 @@ type Batch struct {
 	QoS byte
 	// Mixed tells that jobs of a lower QoS were left alone (ClaimRequest.QoS); only after a claim.
 	Mixed bool
+	// Ordered tells that others may wait for the end of the batch, by their ordering keys.
+	Ordered bool
 	// Concluded is how many of Jobs, from the front, the broker is known to have received; only at
 	// QoS 2, after a recovery.
 	Concluded int
@@ -255,6 +261,16 @@ type Receipt struct {
 	Recorded bool
 	// GivenUp are those of the Failures that will not be tried again.
 	GivenUp []Failure
+	// Keys stand for the ordering keys of which jobs have ended. The first receipt has those of all
+	// settlements that were recorded together.
+	Keys []int64
+}
+
+// Follower is a job whose turn it is, as those before it with its ordering key have ended.
+type Follower struct {
+	ID     int64
+	Shard  uint8
+	FireAt DBTime
 }
 
 // Failure is a job that was not published.

@@ -96,6 +96,8 @@ type Batch struct {
 	// announced tells that the caller was told of news, and has not asked for them yet.
 	announced bool
 	gone      bool // the batch has left the journal
+	// ordered tells that jobs of the table wait for the end of the batch.
+	ordered bool
 }
 
 // failure is the failure of the batch's job at a place.
@@ -134,7 +136,7 @@ func (b *Batch) hasNews() bool {
 }
 
 // urgent reports whether a delay of the news matters: messages wait to be released, jobs wait
-// to be tried again, or the batch would be published again if we died.
+// to be tried again, or for those before them, or the batch would be published again if we died.
 func (b *Batch) urgent() bool {
-	return b.qos < 2 || b.concluded > b.recorded.concluded || b.kept < b.recorded.kept || len(b.failures) > 0
+	return b.qos < 2 || b.ordered || b.concluded > b.recorded.concluded || b.kept < b.recorded.kept || len(b.failures) > 0
 }

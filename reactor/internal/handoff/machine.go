@@ -181,6 +181,7 @@ func (m *Machine) admit(claimed driver.Batch) *Batch {
 	b := &Batch{
 		id: claimed.ID, round: claimed.Round, token: claimed.Token, qos: claimed.QoS, ring: m.ring,
 		first: claimed.FirstSlot, reach: cmp.Or(claimed.Reach, int(m.ring)), jobs: n, kept: n,
+		ordered: claimed.Ordered,
 	}
 	b.recorded.kept, b.recorded.concluded = n, claimed.Concluded
 	m.batches = append(m.batches, b)

@@ -150,6 +150,11 @@ func (l *Loader) Hint(h driver.Hint) {
 	}
 }
 
+// TurnOf has a job looked at that waited for others with its ordering key.
+func (l *Loader) TurnOf(f driver.Follower) {
+	l.Hint(driver.Hint{Kind: driver.HintJobs, MinID: f.ID, MaxID: f.ID, Earliest: f.FireAt, Shards: driver.ShardSet(0).With(f.Shard)})
+}
+
 // announce remembers rows that a hint names, or adds a patch to the window for them. Rows that
 // are due beyond what is read by id need neither: a front will reach them. The caller holds mu.
 func (l *Loader) announce(r idRange) {
