@@ -277,6 +277,8 @@ const endedAt = "coalesce(processed_at, fire_at)"
 //     some, in the order of the index or by pages.
 //   - open: the claims that are in the journal or wait to be returned, in the same snapshot: a claim
 //     and the end of one are single commits. So a row that is not among them has ended.
+//     A failed job that blocks its ordering key is not over, as to delete its row is to let those behind
+//     it go on.
 //   - locked: those that nobody has locked, if they still have the same claim: a row that was made
 //     unprocessed and was claimed again since the snapshot has another one.
 //   - records, notes: what is noted of these rows goes with them. A record without a claim is about a
@@ -297,6 +299,8 @@ WITH old AS MATERIALIZED (
 ), ended AS MATERIALIZED (
     SELECT place, id, claim FROM old
      WHERE NOT EXISTS (SELECT FROM open WHERE open.id = old.id AND (open.claim = old.claim OR open.claim IS NULL))
+       AND NOT EXISTS (SELECT FROM reactor.failed_jobs f
+                        WHERE f.job_id = old.id AND f.claim = old.claim AND f.state = 'failed' AND f.ordering IS NOT NULL AND (SELECT ordered_failure = 'block' FROM reactor.deployment))
 ), locked AS MATERIALIZED (
     SELECT job.ctid AS place, job.id, job.claim FROM ONLY {table} AS job JOIN ended ON job.ctid = ended.place
      WHERE job.id = ended.id AND job.processed AND job.claim IS NOT DISTINCT FROM ended.claim
