@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -36,4 +37,29 @@ func TestCatchUpPaces(t *testing.T) {
 	if n, _ := free.allow(0, 512); n != 512 {
 		t.Errorf("without a rate %d of 512", n)
 	}
+}
+
+// TestCatchUpCountsWhatIsClaimed: jobs that were cancelled, or wait for others, do not use up the rate.
+func TestCatchUpCountsWhatIsClaimed(t *testing.T) {
+	dispatched(t, func(d *dispatch) {
+		synctest.Wait()
+		d.catchUp = catchUp{rate: 10} // one at a time, a tenth of a second apart
+		begun := d.clock.Now()
+		d.load(-time.Minute, count(1, 6)...)
+		for i := range 5 {
+			batch := <-d.bulk
+			if i < 4 {
+				d.ended <- finished{ids: batch.ids, unpaid: len(batch.ids)}
+			} else {
+				d.ended <- finished{ids: batch.ids}
+			}
+		}
+		if took := d.clock.Now().Sub(begun); took > 10*time.Millisecond {
+			d.Errorf("four jobs that were not claimed, and one that was, took %v", took)
+		}
+		<-d.bulk
+		if took := d.clock.Now().Sub(begun); took < 90*time.Millisecond {
+			d.Errorf("the next came after %v", took)
+		}
+	})
 }

@@ -144,6 +144,18 @@ func TestClaim(t *testing.T) {
 	})
 }
 
+// TestClaimTellsWhatWasNotClaimed: of a batch that was counted as caught up, what was not claimed is told.
+func TestClaimTellsWhatWasNotClaimed(t *testing.T) {
+	claimed(t, &fakeJournal{claim: without5}, func(c *claiming) {
+		for paced, want := range map[int]int{0: 0, 3: 1} {
+			c.due <- due{ids: []int64{4, 5, 6}, paced: paced, earliest: c.clock.Now(), latest: c.clock.Now()}
+			if ended := <-c.finished; ended.unpaid != want {
+				c.Errorf("of %d jobs that were counted, and 1 that was not claimed, %d are given back, want %d", paced, ended.unpaid, want)
+			}
+		}
+	})
+}
+
 // TestNoRoom: no batch is taken while the lane has no room, and a batch that was taken goes
 // back if the room has gone meanwhile.
 func TestNoRoom(t *testing.T) {

@@ -182,7 +182,13 @@ func (j *fakeJournal) Recover(_ context.Context, lease driver.Lease) ([]driver.B
 	return j.recover(lease)
 }
 
-func (j *fakeJournal) Follow(context.Context, []int64) ([]driver.Follower, error) { return nil, nil }
+func (j *fakeJournal) Follow(_ context.Context, keys []int64) (list []driver.Follower, _ error) {
+	j.note("follow")
+	for _, key := range keys {
+		list = append(list, driver.Follower{ID: key + 1})
+	}
+	return list, nil
+}
 
 func (j *fakeJournal) Reopen(_ context.Context, lease driver.Lease, round int64, mark string) error {
 	j.note("reopen")

@@ -102,6 +102,30 @@ func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 	})
 }
 
+// TestSettlerPassesTheTurnOn: of settlements that end jobs with ordering keys, the next jobs are told, after
+// the lanes were told what was settled.
+func TestSettlerPassesTheTurnOn(t *testing.T) {
+	journal := &fakeJournal{settle: func(_ context.Context, list []driver.Settlement) ([]driver.Receipt, error) {
+		receipts := allHeld(list)
+		receipts[0].Keys = []int64{6, 8}
+		return receipts, nil
+	}}
+	settles(t, journal, func(s *settling) {
+		var told []int64
+		s.turnOf = func(f driver.Follower) {
+			if s.lane.heldN != 1 {
+				s.Error("the turn is passed on before the lane knows what was settled")
+			}
+			told = append(told, f.ID)
+		}
+		s.add(s.lane, s.a, 0)
+		synctest.Wait()
+		if !slices.Equal(told, []int64{7, 9}) {
+			s.Errorf("%v are told", told)
+		}
+	})
+}
+
 // TestUrgentAndPatient: news that can wait are settled after their time, or together with
 // urgent ones.
 func TestUrgentAndPatient(t *testing.T) {
