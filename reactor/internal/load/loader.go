@@ -44,6 +44,7 @@ type Loader struct {
 	window    window    // guarded by mu
 	announced announced // guarded by mu
 	sweepNow  bool      // guarded by mu: the feed is connected again, and rows may have been missed
+	gained    bool      // guarded by mu: there are new shards; what is due about now in them comes first
 	feedUp    bool      // guarded by mu
 	begun     time.Time // guarded by mu: when we first owned shards
 	reserved  int       // guarded by mu: reads that have begun and have not failed
@@ -182,7 +183,7 @@ func (l *Loader) FeedLost() {
 	l.mu.Unlock()
 }
 
-// Own sets the shards to load. New ones are read at once.
+// Own sets the shards to load. New ones are read at once: first what is due about now.
 func (l *Loader) Own(shards driver.ShardSet) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -190,6 +191,7 @@ func (l *Loader) Own(shards driver.ShardSet) {
 		l.begun = time.Now()
 	}
 	if l.window.own(shards) != 0 {
+		l.gained = true
 		l.scanWake.Set()
 	}
 }

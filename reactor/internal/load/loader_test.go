@@ -600,6 +600,49 @@ func TestMaxReadsIsExact(t *testing.T) {
 	}
 }
 
+// TestFeedBeforeShards: the feed may connect before the first heartbeat has brought shards. What is
+// due now is read first all the same, of all shards: neither old jobs nor a slow past delay it, and it
+// is in the first read, which may be the only one (MaxReads).
+func TestFeedBeforeShards(t *testing.T) {
+	for name, cfg := range map[string]Config{"one read": {MaxReads: 1}, "a slow past": {}} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, cfg, func(s *sim) {
+				s.deadEntries = time.Second
+				ids := s.ids(500) // some in each shard
+				s.insert(false, ids, in(0))
+				time.Sleep(10 * time.Millisecond) // the scan finds that no shards are owned
+				begun := s.sinceStart()
+				s.own(driver.AllShards)
+				time.Sleep(time.Minute)
+				s.punctual("due now", ids, begun+onTime)
+			})
+		})
+	}
+}
+
+// TestGainedShards: shards that another instance has left are gained some time after our own. What is
+// due now in them does not wait for the next sweep, nor for what their past costs; only for the page
+// that is being read.
+func TestGainedShards(t *testing.T) {
+	const page, hint = 200 * time.Millisecond, 10 * time.Millisecond
+	simulate(t, Config{}, func(s *sim) {
+		s.deadEntries = page // so that a page of the past is of one shard
+		ours := driver.AllShards >> 32
+		s.own(ours)
+		time.Sleep(time.Minute)
+		for range 5 { // at any time between two sweeps
+			ids := s.ids(500)
+			s.insert(true, ids, in(0))
+			time.Sleep(hint) // of the others' shards it says nothing to us
+			s.own(driver.AllShards)
+			time.Sleep(5 * time.Second)
+			s.punctual("due now", ids, hint+page+onTime)
+			s.own(ours)
+			time.Sleep(300 * time.Millisecond)
+		}
+	})
+}
+
 // TestEverythingIsFound: a random sequence of all events that a loader may see.
 func TestEverythingIsFound(t *testing.T) {
 	for seed := range uint64(8) {
