@@ -589,7 +589,7 @@ func TestMaxReadsIsExact(t *testing.T) {
 			}
 			time.Sleep(30 * time.Second)
 			select {
-			case <-s.loader.usedUp:
+			case <-s.loader.UsedUp():
 			default:
 				t.Error("the reads are not used up")
 			}
@@ -598,6 +598,40 @@ func TestMaxReadsIsExact(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLooksAgainAfterTheLastRead: what a read has found and a claim did not get is looked at again
+// when the reads are used up, without another read being made; and the loader tells when that is done,
+// whether the rows are still there or not.
+func TestLooksAgainAfterTheLastRead(t *testing.T) {
+	simulate(t, Config{MaxReads: 1}, func(s *sim) {
+		s.own(driver.AllShards)
+		<-s.loader.UsedUp()
+		ids := s.ids(10)
+		for _, there := range []bool{true, false} {
+			if there {
+				s.insert(true, ids, in(0)) // and hints are ignored
+			}
+			s.loader.Owe(len(ids))
+			if !s.loader.Owes() {
+				t.Error("ids are not owed before they are given")
+			}
+			s.loader.LookAgain(ids, driver.DistantPast)
+			select {
+			case <-s.loader.Paid():
+			case <-time.After(time.Minute):
+				t.Fatal("they were not looked at again")
+			}
+			if s.loader.Owes() {
+				t.Error("ids are owed that were looked at")
+			}
+			time.Sleep(onTime)
+		}
+		s.punctual("looked at again", ids, recheckPause+onTime)
+		if s.loader.completed != 1 {
+			t.Errorf("%d reads count", s.loader.completed)
+		}
+	})
 }
 
 // TestFeedBeforeShards: the feed may connect before the first heartbeat has brought shards. What is
