@@ -64,7 +64,7 @@ func (s *Source) startScheduling() {
 		return
 	}
 	ctx := s.closing
-	s.chores.Go(func() {
+	s.scheduler.Go(func() {
 		defer s.scheduling.Store(false)
 		timer := time.NewTimer(0)
 		defer timer.Stop()

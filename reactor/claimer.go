@@ -35,6 +35,7 @@ type claimer struct {
 	anyone      <-chan due                            // what none of those has taken
 	bulk        <-chan due                            // for those that may take it
 	finished    chan<- finished                       // batches whose claim has ended
+	owe         func(n int)                           // announces to the loader how many ids again will bring
 	again       func(ids []int64, from driver.DBTime) // asks the loader to look at ids again
 	toLookAgain []int64                               // ids of the batch being claimed
 	got         int                                   // jobs of the batch being claimed
@@ -175,6 +176,7 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 		err = c.claim(hard, claim{alone[:1:1], batch.from, batch.latest, true, batch.bulk, batch.large})
 	}
 	c.lookAgain(alone)
+	c.owe(len(c.toLookAgain))
 	select {
 	case c.finished <- finished{batch.ids, min(batch.paced, len(batch.ids)-c.got)}:
 	case <-soft.Done():

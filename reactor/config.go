@@ -43,7 +43,8 @@ type Config struct {
 	// shares the table among whichever instances are alive.
 	ConsumerCount, ConsumerIndex int
 	// MaxReads ends Run after this many reads of the table, empty ones included,
-	// when everything they found has been published. 0, the default, means never.
+	// when everything they found has been published. A job that cannot be claimed at once, for
+	// instance because somebody has locked its row, is waited for. 0, the default, means never.
 	MaxReads int
 
 	// Lanes is the number of connections to the broker. One of them is kept free of what is
