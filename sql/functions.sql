@@ -10,6 +10,9 @@
 -- matter of milliseconds. Under REPEATABLE READ a row that was claimed since the transaction began
 -- makes them fail with 40001, as it does any UPDATE.
 
+-- The types of arguments are looked up in the search path of the caller.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- Finds a job, locks its row, and tells what has become of it:
 --
 --   waiting    it was not claimed

@@ -106,24 +106,32 @@ WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_
 -- schedules there are.
 CREATE INDEX IF NOT EXISTS schedules_look ON reactor.schedules (look_at);
 
--- What makes a message valid is the same as in jobs.
+-- What makes a message valid is the same as in jobs: a rule that differs is exchanged. As in schema.sql, a
+-- rule is made and compared where only PostgreSQL's own functions are found.
 DO $$
 DECLARE
+    home pg_catalog.name := pg_catalog.current_schema(); -- the search path was set above
     rule record;
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     FOR rule IN
         SELECT conname, pg_get_expr(conbin, conrelid) AS condition FROM pg_constraint
-         WHERE conrelid = 'jobs'::regclass::oid AND conname = ANY (ARRAY[
+         WHERE conrelid = to_regclass(format('%I.jobs', home)) AND conname = ANY (ARRAY[
                'topic must be 1 to 65535 bytes long', 'topic must not contain the wildcards + or #', 'topic must not contain control or non-characters',
                'payload and payload_bytes exclude each other', 'qos must be 0, 1 or 2', 'content_type must be 1 to 255 bytes, no control characters',
                'response_topic must be a topic without wildcards', 'correlation_data must be at most 65535 bytes long',
                'headers must be a JSON object of strings, at most 32 KiB', 'headers must not contain job-id or control characters',
-               'ordering_key must be 1 to 1024 bytes, and qos not 0', 'message must fit in an MQTT packet (256 MB)']::name[])
+               'ordering_key must be 1 to 1024 bytes, and qos not 0', 'message must fit in an MQTT packet (256 MB)'])
     LOOP
-        IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'reactor.schedules'::regclass::oid AND conname = rule.conname) THEN
-            EXECUTE format('ALTER TABLE reactor.schedules ADD CONSTRAINT %I CHECK (%s)', rule.conname, rule.condition);
+        IF rule.condition IS DISTINCT FROM (
+            SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = 'reactor.schedules'::regclass AND conname = rule.conname
+        ) THEN
+            -- NOT VALID, for schedules that were accepted by the rule before. The jobs of one that breaks
+            -- the rule are refused, and its column problem says so.
+            EXECUTE format('ALTER TABLE reactor.schedules DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %1$I CHECK (%2$s) NOT VALID', rule.conname, rule.condition);
         END IF;
     END LOOP;
+    PERFORM set_config('search_path', format('%I, pg_temp', home), false);
 END;
 $$;
 
