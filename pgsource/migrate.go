@@ -380,7 +380,7 @@ func appliedVersions(ctx context.Context, tx pgx.Tx) (map[int64]time.Time, error
 		version int64
 		at      time.Time
 	)
-	newest := schema.Migrations[len(schema.Migrations)-1].Version
+	newest := schema.Newest()
 	_, err = pgx.ForEachRow(rows, []any{&version, &at}, func() error {
 		if version > newest {
 			return fmt.Errorf("the database's schema is version %d, this reactor knows up to %d: upgrade reactor", version, newest)

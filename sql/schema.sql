@@ -242,7 +242,14 @@ BEGIN
         ('ordering_key must be 1 to 1024 bytes, and qos not 0',
          'ordering_key IS NULL OR octet_length(ordering_key) BETWEEN 1 AND 1024 AND coalesce(qos, 2) > 0'),
         ('message must fit in an MQTT packet (256 MB)',
-         'payload_bytes IS NULL AND correlation_data IS NULL AND headers IS NULL AND response_topic IS NULL OR octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435072')
+         'payload_bytes IS NULL AND correlation_data IS NULL AND headers IS NULL AND response_topic IS NULL OR octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435072'),
+        -- An instance of a version before 6 publishes topic and payload, and nothing else. Its claim of a
+        -- row that has more is refused, because its tokens do not begin as those of this version do:
+        -- driver.NewToken in the Go code (guards.sql).
+        ('reactor before version 6 of the schema cannot publish this job',
+         $$claim BETWEEN '72656163-746f-0000-0000-000000000000' AND '72656163-746f-ffff-ffff-ffffffffffff' OR claim IS NULL OR NOT processed
+           OR NOT retain AND payload_bytes IS NULL AND qos IS NULL AND content_type IS NULL AND response_topic IS NULL
+              AND correlation_data IS NULL AND headers IS NULL AND key IS NULL AND ordering_key IS NULL$$)
         ) AS rules (name, condition)
     LOOP
         rule.condition := replace(replace(rule.condition, '{forbidden}', forbidden), '{in json}', replace(forbidden, '\', '\\'));
@@ -357,6 +364,8 @@ ALTER TABLE reactor.instances
 -- Since version 5. Whether it understands notifications that name their shards. NULL: an instance of
 -- a version before 5, which ignores them (triggers.sql).
 ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS shard_hints boolean;
+-- Since version 6. The newest version of the schema that it knows. NULL: before 6 (guards.sql).
+ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS schema_version integer;
 
 CREATE TABLE IF NOT EXISTS reactor.shards (
     shard smallint PRIMARY KEY CHECK (shard BETWEEN 0 AND 63),
