@@ -177,8 +177,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Inserts the jobs of occurrences, and returns their ids. An occurrence that is NULL is a run beside the
--- schedule, for the time at which it fires.
-CREATE OR REPLACE FUNCTION reactor.make_jobs(schedules bigint[], occurrences timestamptz[], fire_at timestamptz[]) RETURNS SETOF bigint
+-- schedule, for the time at which it fires. The schedules are given by their places (ctid), which do not
+-- change as the caller has locked them: a search by id would walk all versions that an old snapshot keeps.
+CREATE OR REPLACE FUNCTION reactor.make_jobs(places tid[], occurrences timestamptz[], fire_at timestamptz[]) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY EXECUTE format('
@@ -186,8 +187,8 @@ BEGIN
                              fire_at, expires_at, schedule_id, occurrence_at)
         SELECT reactor.fill_in(topic, name, coalesce(at, fire), zone), reactor.fill_in(payload, name, coalesce(at, fire), zone), reactor.fill_in(headers, name, coalesce(at, fire), zone),
                payload_bytes, qos, retain, content_type, response_topic, correlation_data, ordering_key, fire, fire + max_lateness, s.id, at
-          FROM unnest($1, $2, $3) AS made (schedule, at, fire) JOIN reactor.schedules s ON s.id = schedule
-         ORDER BY fire, s.id RETURNING id', (SELECT jobs_schema FROM reactor.deployment)) USING schedules, occurrences, fire_at;
+          FROM unnest($1, $2, $3) AS made (place, at, fire) JOIN reactor.schedules s ON s.ctid = place
+         ORDER BY fire, s.id RETURNING id', (SELECT jobs_schema FROM reactor.deployment)) USING places, occurrences, fire_at;
 END;
 $$;
 
@@ -196,12 +197,12 @@ CREATE OR REPLACE FUNCTION reactor.run_schedule(name text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- Locked, so that nobody deletes or changes the schedule without seeing the job.
-    schedule bigint := (SELECT id FROM reactor.schedules s WHERE s.name = run_schedule.name FOR SHARE);
+    place tid := (SELECT ctid FROM reactor.schedules s WHERE s.name = run_schedule.name FOR SHARE);
 BEGIN
-    IF schedule IS NULL THEN
+    IF place IS NULL THEN
         RAISE EXCEPTION 'there is no schedule %', quote_literal(name) USING ERRCODE = 'no_data_found', HINT = 'SELECT name FROM reactor.schedules lists them';
     END IF;
-    RETURN (SELECT reactor.make_jobs(ARRAY[schedule], ARRAY[NULL]::timestamptz[], ARRAY[clock_timestamp()]));
+    RETURN (SELECT reactor.make_jobs(ARRAY[place], ARRAY[NULL]::timestamptz[], ARRAY[clock_timestamp()]));
 END;
 $$;
 
