@@ -2,7 +2,6 @@ package pgsource
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -100,7 +99,7 @@ func (b *snapshotBench) beat() {
 func (b *snapshotBench) claim(jobs int) driver.Batch {
 	b.t.Helper()
 	req := driver.ClaimRequest{QoS: 2, Lease: b.lease, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20, Static: driver.AllShards}
-	rand.Read(req.Token[:])
+	req.Token = driver.NewToken()
 	for range jobs {
 		req.IDs = append(req.IDs, b.nextID)
 		b.nextID++

@@ -2,7 +2,6 @@ package reactor
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"slices"
@@ -229,7 +228,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		Within:  max(jobs.latest.Sub(c.clock.Now()), lead.reach()) + claimSlack,
 		Briefly: jobs.briefly,
 	}
-	rand.Read(req.Token[:]) // never fails, by its documentation
+	req.Token = driver.NewToken()
 	c.lane.claims(req.Token)
 	begun := c.clock.local()
 	batch, err := c.journal.Claim(ctx, req)
