@@ -36,11 +36,11 @@ type MigrationState struct {
 }
 
 // MigrateUp applies all pending versions of the schema and returns their names, in order; nil if
-// nothing was pending. It may run while instances of version 5 do (sql/guards.sql); a lock that
-// somebody keeps for longer than a minute ends it. It also replaces the function of older triggers, once no instance lives that
-// would not understand the new one. Any number of instances may call it at once: one applies the versions, the
-// others wait and find nothing to do. Where nothing is pending it takes no lock and needs no right
-// but to read the recorded versions.
+// nothing was pending. It may run while instances of version 5 do (sql/guards.sql); if somebody keeps a
+// lock for longer than a minute, it gives up. It also replaces the function of older triggers, once no
+// instance lives that would not understand the new one. Any number of instances may call it at once:
+// one applies the versions, the others wait and find nothing to do. Where nothing is pending it takes no
+// lock and needs no right but to read the recorded versions.
 //
 // An unusable connection string is a *driver.ConfigError. Other errors are one line that says what
 // to do, and unwrap to the error of pgx.
