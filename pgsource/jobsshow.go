@@ -1,12 +1,14 @@
 package pgsource
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -60,7 +62,12 @@ type JobFlight struct {
 type JobEvent struct {
 	At   driver.DBTime
 	What string
+	// Beyond is as in Job.
+	Beyond time.Duration
 }
+
+// Time is when it happened.
+func (e JobEvent) Time() time.Time { return e.At.Time().Add(e.Beyond) }
 
 // previewBytes is how much of a payload Show returns.
 const previewBytes = 1024
@@ -160,10 +167,10 @@ func scanDetail(row pgx.CollectableRow) (d JobDetail, err error) {
 func (d *JobDetail) history() (list []JobEvent) {
 	add := func(at *driver.DBTime, format string, args ...any) {
 		if at != nil {
-			list = append(list, JobEvent{*at, fmt.Sprintf(format, args...)})
+			list = append(list, JobEvent{At: *at, What: fmt.Sprintf(format, args...)})
 		}
 	}
-	add(&d.FireAt, "due")
+	list = append(list, JobEvent{At: d.FireAt, Beyond: d.Beyond, What: "due"})
 	switch {
 	case d.Flight != nil:
 		add(&d.Flight.ClaimedAt, "claimed, batch %d of lane %d", d.Flight.Batch, d.Flight.Lane)
@@ -191,7 +198,7 @@ func (d *JobDetail) history() (list []JobEvent) {
 		add(d.FailedAt, "%s%s: %s", d.State, refused, d.Reason)
 	}
 	add(d.ExpiresAt, "expires, if it is not published before")
-	slices.SortStableFunc(list, func(x, y JobEvent) int { return int(min(1, max(-1, x.At-y.At))) })
+	slices.SortStableFunc(list, func(x, y JobEvent) int { return cmp.Or(cmp.Compare(x.At, y.At), cmp.Compare(x.Beyond, y.Beyond)) })
 	return list
 }
 

@@ -284,7 +284,7 @@ const endedAt = "coalesce(processed_at, fire_at)"
 //
 // An instance that recovers a lane looks for the rows of its journal by id and claim, which this leaves
 // alone; it does not wait for this, either.
-const deleteSQL = `
+var deleteSQL = `
 WITH old AS MATERIALIZED (
     SELECT ctid AS place, id, claim, ` + endedAt + ` AS ended FROM ONLY {table}
      WHERE processed AND ` + endedAt + ` < (SELECT clock_timestamp() - $1::interval) AND {where}
@@ -309,7 +309,7 @@ WITH old AS MATERIALIZED (
     DELETE FROM reactor.retries r USING gone WHERE r.job_id = gone.id AND (r.claim = gone.claim OR r.claim IS NULL)
 )
 SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM gone), last.ended, coalesce(last.id, 0)
-  FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT ` + `(extract(epoch FROM old.ended) * 1000000)::bigint AS ended, old.id FROM old ORDER BY old.ended DESC, old.id DESC LIMIT 1) AS last ON true`
+  FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT ` + micros("old.ended") + ` AS ended, old.id FROM old ORDER BY old.ended DESC, old.id DESC LIMIT 1) AS last ON true`
 
 // inOrder are the next rows of the index. It begins where the last statement has ended: the entries of
 // deleted rows stay in the index until the next VACUUM, and under an old snapshot for long.

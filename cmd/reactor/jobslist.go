@@ -54,7 +54,7 @@ type jobJSON struct {
 
 func jsonOf(j pgsource.Job) jobJSON {
 	return jobJSON{
-		ID: j.ID, State: j.State, FireAt: timeText(j.FireAt), Topic: j.Topic, Key: j.Key, Schedule: j.Schedule, Attempts: j.Attempts,
+		ID: j.ID, State: j.State, FireAt: exactText(j.FireTime()), Topic: j.Topic, Key: j.Key, Schedule: j.Schedule, Attempts: j.Attempts,
 		Code: j.Code, CodeText: codeText(j.Code), Reason: j.Reason, RetryAt: timeTextOf(j.RetryAt), FailedAt: timeTextOf(j.FailedAt),
 	}
 }
@@ -102,7 +102,7 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 			return err
 		}
 		if next != nil {
-			fmt.Fprintf(out.Stdout, "there are more: add --after %s\n", next)
+			fmt.Fprintf(out.Stdout, "there are more: add --after=%s\n", next)
 		}
 		return nil
 	})
@@ -119,10 +119,10 @@ func writeJobs(out cli.Output, list []pgsource.Job) error {
 	for _, j := range list {
 		reason := j.Reason
 		if j.RetryAt != nil {
-			reason = "next attempt at " + timeShort(*j.RetryAt) + ": " + reason
+			reason = "next attempt at " + shortText(j.RetryAt.Time()) + ": " + reason
 		}
 		fmt.Fprintln(w, strings.Join([]string{
-			fmt.Sprint(j.ID), visible(string(j.State)), timeShort(j.FireAt), short(j.Topic, 40, terminal), short(j.Key, 30, terminal), fmt.Sprint(j.Attempts), short(reason, 60, terminal),
+			fmt.Sprint(j.ID), visible(string(j.State)), shortText(j.FireTime()), short(j.Topic, 40, terminal), short(j.Key, 30, terminal), fmt.Sprint(j.Attempts), short(reason, 60, terminal),
 		}, "\t"))
 	}
 	return w.Flush()

@@ -122,7 +122,7 @@ func detailJSONOf(d pgsource.JobDetail) detailJSON {
 		j.Flight = &flightJSON{f.Lane, f.Batch, f.Instance, timeText(f.ClaimedAt), f.QoS, f.Accepted}
 	}
 	for _, e := range d.History {
-		j.History = append(j.History, eventJSON{timeText(e.At), e.What})
+		j.History = append(j.History, eventJSON{exactText(e.Time()), e.What})
 	}
 	return j
 }
@@ -159,7 +159,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	line("attempts", fmt.Sprint(d.Attempts))
 	line("next attempt", timeTextOf(d.RetryAt))
 	line("ended at", map[bool]string{true: timeTextOf(d.FailedAt)}[d.State != pgsource.JobBlocked])
-	line("fire_at", timeText(d.FireAt))
+	line("fire_at", exactText(d.FireTime()))
 	line("expires_at", timeTextOf(d.ExpiresAt))
 	line("processed_at", timeTextOf(d.ProcessedAt))
 	line("key", visible(d.Key))
@@ -203,7 +203,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	}
 	fmt.Fprintln(out.Stdout, "\nhistory")
 	for _, e := range d.History {
-		fmt.Fprintf(out.Stdout, "  %s  %s\n", timeText(e.At), visible(e.What))
+		fmt.Fprintf(out.Stdout, "  %s  %s\n", exactText(e.Time()), visible(e.What))
 	}
 	return nil
 }

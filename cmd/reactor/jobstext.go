@@ -75,10 +75,11 @@ func writeJSON(w io.Writer, value any, indent bool) error {
 	return err
 }
 
-// timeText is an instant in UTC, exact.
-func timeText(t driver.DBTime) string {
-	return t.Time().UTC().Format("2006-01-02T15:04:05.999999Z07:00")
-}
+// exactText is an instant in UTC. A year may have six digits, or be negative: that before the year 1 is 0.
+func exactText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.999999Z07:00") }
+
+// timeText is exactText; an instant later than the last DBTime is shown as that, which is in the year 294247.
+func timeText(t driver.DBTime) string { return exactText(t.Time()) }
 
 func timeTextOf(t *driver.DBTime) string {
 	if t == nil {
@@ -87,9 +88,9 @@ func timeTextOf(t *driver.DBTime) string {
 	return timeText(*t)
 }
 
-// timeShort is an instant in UTC for a table.
-func timeShort(t driver.DBTime) string {
-	return t.Time().UTC().Truncate(time.Millisecond).Format("2006-01-02T15:04:05.000Z07:00")
+// shortText is an instant in UTC for a table.
+func shortText(t time.Time) string {
+	return t.UTC().Truncate(time.Millisecond).Format("2006-01-02T15:04:05.000Z07:00")
 }
 
 // codeText is a reason code in words; "" for none.

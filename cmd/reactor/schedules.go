@@ -65,8 +65,8 @@ type scheduleView struct {
 	Cron          string            `json:"cron,omitempty"`
 	Every         string            `json:"every,omitempty"`
 	Zone          string            `json:"zone"`
-	StartAt       *time.Time        `json:"start_at"`
-	EndAt         *time.Time        `json:"end_at"`
+	StartAt       *string           `json:"start_at"`
+	EndAt         *string           `json:"end_at"`
 	Jitter        string            `json:"jitter"`
 	Paused        bool              `json:"paused"`
 	Overlap       string            `json:"overlap"`
@@ -84,25 +84,25 @@ type scheduleView struct {
 	Headers       map[string]string `json:"headers,omitempty"`
 	OrderingKey   string            `json:"ordering_key,omitempty"`
 	Problem       string            `json:"problem,omitempty"`
-	LastAt        *time.Time        `json:"last_at"`
-	NextAt        *time.Time        `json:"next_at"`
+	LastAt        *string           `json:"last_at"`
+	NextAt        *string           `json:"next_at"`
 	Overlapped    int64             `json:"overlapped"`
-	CreatedAt     time.Time         `json:"created_at"`
+	CreatedAt     string            `json:"created_at"`
 }
 
 func viewOf(s pgsource.Schedule) scheduleView {
-	optional := func(t time.Time) *time.Time {
+	optional := func(t time.Time) *string {
 		if t.IsZero() {
 			return nil
 		}
-		t = t.UTC()
-		return &t
+		text := exactText(t) // package json refuses years of more than four digits
+		return &text
 	}
 	v := scheduleView{
 		Name: s.Name, Cron: s.Cron, Zone: s.Zone, StartAt: optional(s.StartAt), EndAt: optional(s.EndAt), Jitter: s.Jitter.String(), Paused: s.Paused,
 		Overlap: s.Overlap, CatchUp: s.CatchUp, CatchUpWindow: s.CatchUpWindow.String(), Topic: s.Message.Topic, Payload: s.Message.Payload, PayloadBytes: s.Message.PayloadBytes,
 		QoS: s.Message.QoS, Retain: s.Message.Retain, ContentType: s.Message.ContentType, ResponseTopic: s.Message.ResponseTopic, Correlation: s.Message.CorrelationData, Headers: s.Message.Headers, OrderingKey: s.Message.OrderingKey,
-		Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: s.CreatedAt.UTC(),
+		Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: exactText(s.CreatedAt),
 	}
 	if s.Every > 0 {
 		v.Every = s.Every.String()
