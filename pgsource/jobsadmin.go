@@ -20,27 +20,37 @@ import (
 type JobsAdmin struct {
 	conn *pgx.Conn
 	jobs string // the table, qualified
+	// needs are the rights of what is done with it.
+	needs rights
 }
 
 // WithJobs connects and calls do. A standby serves to look; with change true the server must accept
 // writes.
 func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*JobsAdmin) error) error {
 	return withConnection(ctx, databaseURL, !change, func(conn *pgx.Conn) error {
-		a := &JobsAdmin{conn: conn}
-		if err := a.tx(ctx, func(tx pgx.Tx) error {
-			var home *string
-			if err := tx.QueryRow(ctx, "SELECT jobs_schema FROM reactor.deployment").Scan(&home); err != nil {
-				return err
-			}
-			if home == nil {
-				return errNoSchema
-			}
-			a.jobs = qualified(*home)
-			return nil
-		}); err != nil {
+		a, err := newJobsAdmin(ctx, conn)
+		if change {
+			a.needs = toCancel // until it is known what is done
+		}
+		if err == nil {
+			err = do(a)
+		}
+		return explainRights(ctx, conn, a.needs, err)
+	})
+}
+
+func newJobsAdmin(ctx context.Context, conn *pgx.Conn) (*JobsAdmin, error) {
+	a := &JobsAdmin{conn: conn, needs: toLook}
+	return a, a.tx(ctx, func(tx pgx.Tx) error {
+		var home *string
+		if err := tx.QueryRow(ctx, "SELECT jobs_schema FROM reactor.deployment").Scan(&home); err != nil {
 			return err
 		}
-		return do(a)
+		if home == nil {
+			return errNoSchema
+		}
+		a.jobs = qualified(*home)
+		return nil
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/schedule"
 )
@@ -67,7 +68,7 @@ const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce
 // ListSchedules returns all schedules, in order of their names.
 func ListSchedules(ctx context.Context, databaseURL string) ([]Schedule, error) {
 	var list []Schedule
-	err := withSchedules(ctx, databaseURL, true, func(tx pgx.Tx) (err error) {
+	err := withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
 		list, err = readSchedules(ctx, tx, "true")
 		return err
 	})
@@ -76,7 +77,7 @@ func ListSchedules(ctx context.Context, databaseURL string) ([]Schedule, error) 
 
 // FindSchedule returns a schedule; ErrNoSchedule if there is none with that name.
 func FindSchedule(ctx context.Context, databaseURL, name string) (found Schedule, err error) {
-	err = withSchedules(ctx, databaseURL, true, func(tx pgx.Tx) error {
+	err = withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) error {
 		list, err := readSchedules(ctx, tx, "name = $1", name)
 		if err == nil && len(list) == 0 {
 			err = ErrNoSchedule
@@ -140,6 +141,10 @@ func AddSchedule(ctx context.Context, databaseURL string, s Schedule) error {
 		if _, err := schedule.Parse(schedule.Spec{Cron: s.Cron, Every: s.Every, Zone: s.Zone}); err != nil {
 			return err
 		}
+		// An interval has no use for a zone, and its placeholders have.
+		if _, err := time.LoadLocation(s.Zone); err != nil || s.Zone == "Local" {
+			return fmt.Errorf("the zone %q is not known here: use a name of the IANA database, such as Europe/Berlin", s.Zone)
+		}
 	}
 	m := s.Message
 	var headers *string
@@ -150,7 +155,7 @@ func AddSchedule(ctx context.Context, databaseURL string, s Schedule) error {
 		}
 		headers = unless0(string(text))
 	}
-	return withSchedules(ctx, databaseURL, false, func(tx pgx.Tx) error {
+	return withSchedules(ctx, databaseURL, toAddSchedules, false, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO reactor.schedules (name, cron, every, zone, start_at, end_at, jitter, paused, overlap, catch_up, catch_up_window, max_lateness,
 			    topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
@@ -174,21 +179,21 @@ func optionalInterval(d time.Duration) any {
 
 // PauseSchedule pauses a schedule: its jobs that were not claimed are deleted at once.
 func PauseSchedule(ctx context.Context, databaseURL, name string) error {
-	return changeSchedule(ctx, databaseURL, "UPDATE reactor.schedules SET paused = true WHERE name = $1", name)
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = true WHERE name = $1", name)
 }
 
 // ResumeSchedule ends a pause. Occurrences of the pause are not made up for.
 func ResumeSchedule(ctx context.Context, databaseURL, name string) error {
-	return changeSchedule(ctx, databaseURL, "UPDATE reactor.schedules SET paused = false WHERE name = $1", name)
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = false WHERE name = $1", name)
 }
 
 // DeleteSchedule deletes a schedule, and its jobs that were not claimed.
 func DeleteSchedule(ctx context.Context, databaseURL, name string) error {
-	return changeSchedule(ctx, databaseURL, "DELETE FROM reactor.schedules WHERE name = $1", name)
+	return changeSchedule(ctx, databaseURL, toDeleteSchedules, "DELETE FROM reactor.schedules WHERE name = $1", name)
 }
 
-func changeSchedule(ctx context.Context, databaseURL, sql, name string) error {
-	return withSchedules(ctx, databaseURL, false, func(tx pgx.Tx) error {
+func changeSchedule(ctx context.Context, databaseURL string, needs rights, sql, name string) error {
+	return withSchedules(ctx, databaseURL, needs, false, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, sql, name)
 		if err == nil && tag.RowsAffected() == 0 {
 			err = ErrNoSchedule
@@ -200,7 +205,7 @@ func changeSchedule(ctx context.Context, databaseURL, sql, name string) error {
 // RunSchedule inserts one job of a schedule that is due now, beside its occurrences, and returns the id
 // of the job. A paused schedule can be run as well.
 func RunSchedule(ctx context.Context, databaseURL, name string) (id int64, err error) {
-	err = withSchedules(ctx, databaseURL, false, func(tx pgx.Tx) error {
+	err = withSchedules(ctx, databaseURL, toRunSchedules, false, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, "SELECT reactor.run_schedule($1)", name).Scan(&id)
 		if sqlState(err) == pgerrcode.NoDataFound {
 			return ErrNoSchedule
@@ -214,7 +219,7 @@ func RunSchedule(ctx context.Context, databaseURL, name string) (id int64, err e
 // as many as there are. It counts those whose jobs have been made already, and those that a pause will
 // suppress.
 func NextOccurrences(ctx context.Context, databaseURL, name string, n int) (list []schedule.Occurrence, zone *time.Location, err error) {
-	err = withSchedules(ctx, databaseURL, true, func(tx pgx.Tx) error {
+	err = withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) error {
 		row, times, err := readTimes(ctx, tx, "", name)
 		if err != nil {
 			return err
@@ -241,7 +246,7 @@ const mostBackfilled = 100_000
 // All is one transaction, under the lock of the schedule's row: no instance makes occurrences of it
 // meanwhile, and if we die before the commit, nothing has happened.
 func Backfill(ctx context.Context, databaseURL, name string, from, to time.Time) (made int, err error) {
-	err = withSchedules(ctx, databaseURL, false, func(tx pgx.Tx) error {
+	err = withSchedules(ctx, databaseURL, toRunSchedules, false, func(tx pgx.Tx) error {
 		row, times, err := readTimes(ctx, tx, "FOR UPDATE", name)
 		if err != nil {
 			return err
@@ -322,8 +327,8 @@ func readTimes(ctx context.Context, tx pgx.Tx, lock, name string) (row scheduleR
 }
 
 // withSchedules runs a transaction in which only PostgreSQL's own functions and operators are found.
-func withSchedules(ctx context.Context, databaseURL string, look bool, do func(pgx.Tx) error) error {
-	err := withConnection(ctx, databaseURL, look, func(conn *pgx.Conn) error {
+func withSchedules(ctx context.Context, databaseURL string, needs rights, look bool, do func(pgx.Tx) error) error {
+	err := withRights(ctx, databaseURL, needs, look, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
 				return err
@@ -335,6 +340,10 @@ func withSchedules(ctx context.Context, databaseURL string, look bool, do func(p
 	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedColumn, pgerrcode.InvalidSchemaName:
 		return explained(err, "the database has no schedules, or the schema is of an earlier version: run `reactor migrate up` as the owner of the database")
 	case pgerrcode.CheckViolation:
+		// The name of the constraint is the rule.
+		if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.ConstraintName != "" {
+			return explained(err, "the schedule is refused: %s", pgErr.ConstraintName)
+		}
 		return explained(err, "the schedule is refused: %s", statementText(err))
 	}
 	return err

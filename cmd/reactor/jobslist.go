@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/pgsource"
@@ -13,11 +11,11 @@ import (
 type jobsList struct {
 	databaseFlags
 	jobFilterFlags
-	Key    string `env:"-" group:"Which jobs" placeholder:"KEY" help:"Jobs with this key."`
-	Limit  int    `env:"-" default:"50" help:"The largest number of jobs, up to 10000."`
-	After  string `env:"-" placeholder:"PLACE" help:"Go on where the page before has ended, which says so."`
-	Latest bool   `env:"-" help:"The latest fire_at first."`
-	JSON   bool   `env:"-" name:"json" help:"Print JSON: an object with the list jobs and, if there is more, next, for --after."`
+	Key    nonEmpty `env:"-" group:"Which jobs" placeholder:"KEY" help:"Jobs with this key."`
+	Limit  int      `env:"-" default:"50" help:"The largest number of jobs, up to 10000."`
+	After  nonEmpty `env:"-" placeholder:"PLACE" help:"Go on where the page before has ended, which says so."`
+	Latest bool     `env:"-" help:"The latest fire_at first."`
+	JSON   bool     `env:"-" name:"json" help:"Print JSON: an object with the list jobs and, if there is more, next, for --after."`
 }
 
 // Help is shown by `reactor jobs list --help`.
@@ -65,9 +63,9 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 	}
 	page := pgsource.JobPage{Limit: c.Limit, Latest: c.Latest}
 	if c.After != "" {
-		cursor, err := pgsource.ParseJobCursor(c.After)
+		cursor, err := pgsource.ParseJobCursor(string(c.After))
 		if err != nil {
-			return cli.Usage(fmt.Errorf("--after %s %w", visible(c.After), err))
+			return cli.Usage(fmt.Errorf("--after %s %w", string(c.After), err))
 		}
 		page.After = &cursor
 	}
@@ -80,7 +78,7 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 		if err != nil {
 			return err
 		}
-		filter.Key = c.Key
+		filter.Key = string(c.Key)
 		list, next, err := a.List(ctx, filter, page)
 		if err != nil {
 			return err
@@ -113,17 +111,19 @@ func writeJobs(out cli.Output, list []pgsource.Job) error {
 		fmt.Fprintln(out.Stdout, "no jobs")
 		return nil
 	}
-	terminal := cli.IsTerminal(out.Stdout)
-	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tSTATE\tFIRE AT\tTOPIC\tKEY\tATTEMPTS\tREASON")
+	var rows [][]string
 	for _, j := range list {
-		reason := j.Reason
-		if j.RetryAt != nil {
-			reason = "next attempt at " + shortText(j.RetryAt.Time()) + ": " + reason
-		}
-		fmt.Fprintln(w, strings.Join([]string{
-			fmt.Sprint(j.ID), visible(string(j.State)), shortText(j.FireTime()), short(j.Topic, 40, terminal), short(j.Key, 30, terminal), fmt.Sprint(j.Attempts), short(reason, 60, terminal),
-		}, "\t"))
+		rows = append(rows, []string{fmt.Sprint(j.ID), string(j.State), shortText(j.FireTime()), j.Topic, j.Key, fmt.Sprint(j.Attempts), reasonText(j)})
 	}
-	return w.Flush()
+	return writeTable(out.Stdout, jobColumns, rows)
+}
+
+var jobColumns = []column{{"ID", whole}, {"STATE", whole}, {"FIRE AT", whole}, {"TOPIC", inTheHalf}, {"KEY", inTheHalf}, {"ATTEMPTS", whole}, {"REASON", atTheEnd}}
+
+// reasonText is why a job is in its state.
+func reasonText(j pgsource.Job) string {
+	if j.RetryAt != nil {
+		return "next attempt at " + shortText(j.RetryAt.Time()) + ": " + j.Reason
+	}
+	return j.Reason
 }

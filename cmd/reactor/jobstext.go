@@ -9,46 +9,13 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Topics, keys, payloads and the reasons of brokers are texts of anybody. On a terminal a control
-// character could change what was printed before, or send keys. So everything that does not print is
-// escaped, in tables and in JSON.
-
-// visible returns a text without characters that do not print.
-func visible(text string) string {
-	var b strings.Builder
-	for i := 0; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			quoted := strconv.QuoteRuneToASCII(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-		i += size
-	}
-	return b.String()
-}
-
-// short is visible, and at most so many characters long on a terminal.
-func short(text string, most int, terminal bool) string {
-	text = visible(text)
-	if runes := []rune(text); terminal && len(runes) > most {
-		return string(runes[:most-1]) + "…"
-	}
-	return text
-}
-
-// writeJSON writes a value on one line, or indented. What does not print is escaped: the encoder leaves
-// some of it as it is, such as U+009B, which begins a control sequence.
+// writeJSON writes a value on one line, or indented. What does not print is escaped, as in cli.Visible: the
+// encoder leaves some of it as it is, such as U+009B, which begins a control sequence.
 func writeJSON(w io.Writer, value any, indent bool) error {
 	var text strings.Builder
 	encoder := json.NewEncoder(&text)
@@ -111,4 +78,12 @@ func thousands(n int64) string {
 		digits = digits[:i] + "," + digits[i:]
 	}
 	return digits
+}
+
+// jobsText is a number of jobs.
+func jobsText(n int64) string {
+	if n == 1 {
+		return "1 job"
+	}
+	return thousands(n) + " jobs"
 }

@@ -70,7 +70,18 @@ func (c *migrateFeed) Run(ctx context.Context, out cli.Output) error {
 	if c.To != pgsource.FeedWAL && c.To != pgsource.FeedNotify {
 		return cli.Usage(fmt.Errorf("a deployment cannot be switched to %s: use wal or notify", c.To))
 	}
+	if err := checkPatience(c.Patience); err != nil {
+		return err
+	}
 	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, To: c.To, Patience: c.Patience})
+}
+
+// checkPatience refuses 0, too: the libraries would take it for their default.
+func checkPatience(patience time.Duration) error {
+	if patience < time.Millisecond {
+		return cli.Usage(fmt.Errorf("--patience is %v, must be 1ms at least", patience))
+	}
+	return nil
 }
 
 func changeFeed(ctx context.Context, out cli.Output, change pgsource.FeedSwitch) error {
@@ -80,7 +91,7 @@ func changeFeed(ctx context.Context, out cli.Output, change pgsource.FeedSwitch)
 
 type migrateDown struct {
 	databaseFlags
-	Yes bool `help:"Undo the first version, too: drops the table jobs with all jobs in it."`
+	Yes bool `env:"-" help:"Undo the first version, too: drops the table jobs with all jobs in it."`
 }
 
 func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {

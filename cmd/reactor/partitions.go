@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -20,9 +19,9 @@ type partitionsCommand struct {
 
 type partitionsMaintain struct {
 	databaseFlags
-	PartitionsAhead  int           `name:"ahead" default:"${partitions_ahead}" help:"For how many intervals after the present one to make partitions."`
-	RetainPartitions time.Duration `name:"retain" default:"0s" help:"How long after its end to keep a partition whose jobs are all published, e.g. 720h; 0s keeps all."`
-	Patience         time.Duration `default:"1m" help:"How long to wait for transactions that hold locks on the table."`
+	PartitionsAhead  int           `env:"-" field:"PartitionsAhead" name:"ahead" default:"${partitions_ahead}" help:"For how many intervals after the present one to make partitions."`
+	RetainPartitions time.Duration `env:"-" field:"RetainPartitions" name:"retain" default:"0s" help:"How long after its end to keep a partition whose jobs are all published, e.g. 720h; 0s keeps all."`
+	Patience         time.Duration `env:"-" default:"1m" help:"How long to wait for transactions that hold locks on the table."`
 }
 
 // Help is shown by `reactor partitions maintain --help`.
@@ -32,6 +31,9 @@ func (*partitionsMaintain) Help() string {
 }
 
 func (c *partitionsMaintain) Run(ctx context.Context, out cli.Output) error {
+	if err := checkPatience(c.Patience); err != nil {
+		return err
+	}
 	changes := 0
 	err := pgsource.Partitions{
 		DatabaseURL: c.DatabaseURL, Ahead: c.PartitionsAhead, Retain: c.RetainPartitions, Patience: c.Patience,
@@ -48,7 +50,7 @@ func (c *partitionsMaintain) Run(ctx context.Context, out cli.Output) error {
 
 type partitionsConvert struct {
 	databaseFlags
-	Interval time.Duration `default:"24h" help:"The range of a partition, in UTC: an hour to a year."`
+	Interval time.Duration `env:"-" default:"24h" help:"The range of a partition, in UTC: an hour to a year."`
 }
 
 // Help is shown by `reactor partitions convert --help`.
@@ -59,8 +61,8 @@ afterwards. sql/partitions.sql says what changes, and what is refused.`
 }
 
 func (c *partitionsConvert) Run(ctx context.Context, out cli.Output) error {
-	if c.Interval <= 0 {
-		return cli.Usage(errors.New("--interval must be an hour to a year"))
+	if c.Interval < time.Hour || c.Interval > 366*24*time.Hour || c.Interval%time.Minute != 0 {
+		return cli.Usage(fmt.Errorf("--interval is %v, must be 1h to 8784h, in whole minutes", c.Interval))
 	}
 	if err := pgsource.ConvertToPartitions(ctx, c.DatabaseURL, c.Interval); err != nil {
 		return err

@@ -16,7 +16,9 @@ func TestSchedulesCommand(t *testing.T) {
 	conn := connect(t, ctx, database)
 	run := func(want int, args ...string) string {
 		t.Helper()
-		code, output := call(t, nil, append([]string{"schedules"}, append(args, "--database-url", database)...)...)
+		// Settings of instances and of nobody: none of them concerns a schedule.
+		env := []string{"REACTOR_RETAIN=168h", "REACTOR_MAX_LATENESS=1ms", "REACTOR_NAME=other", "REACTOR_JSON=true", "REACTOR_ZONE=Asia/Tokyo", "REACTOR_PAUSED=true", "REACTOR_TOPIC=x", "REACTOR_CRON=x", "REACTOR_OCCURRENCES=1", "REACTOR_CATCH_UP=x"}
+		code, output := call(t, env, append([]string{"schedules"}, append(args, "--database-url", database)...)...)
 		if code != want {
 			t.Fatalf("schedules %v ended with %d:\n%s", args, code, output)
 		}
@@ -97,9 +99,30 @@ func TestSchedulesCommand(t *testing.T) {
 	} {
 		run(2, args...)
 	}
+	for args, want := range map[string]string{
+		"--every 0s":                          "--every is 0s, must be 1s to 8784h, in whole seconds",
+		"--every -1s":                         "--every is -1s, must be",
+		"--every 1.5s":                        "--every is 1.5s, must be",
+		"--every 1d":                          `"1d" is no duration`,
+		"--every 1h --jitter -1s":             "--jitter is -1s, must be 0s to 24h",
+		"--every 1h --jitter 25h":             "--jitter is 25h0m0s",
+		"--every 1h --max-lateness 1ms":       "--max-lateness is 1ms",
+		"--every 1h --catch-up-window 0s":     "--catch-up-window is 0s",
+		"--every 1h --qos 3":                  "--qos is 3, must be 0, 1 or 2",
+		"--every 1h --qos 0 --ordering-key k": "must be 1 or 2 with --ordering-key",
+		"--every 1h --zone=":                  "--zone: the value is empty",
+		"--every 1h --start=":                 "--start: is no time",
+		"--every 1h --ordering-key=":          "--ordering-key: the value is empty",
+		"--cron= ":                            "--cron: the value is empty",
+		"--every 1h --start 2030-01-02T00:00:00Z --end 2030-01-01T00:00:00Z": "--start must be before --end",
+	} {
+		said(run(2, append([]string{"add", "x", "--topic", "t"}, strings.Fields(args)...)...), want)
+	}
+	said(run(2, "next", "hourly", "-n", "-3"), "--occurrences is -3, must be 1 to 100000")
+	said(run(1, "add", "x", "--every", "1h", "--zone", "Nowhere", "--topic", "t"), `the zone "Nowhere" is not known`)
 	said(run(1, "add", "x", "--cron", "nonsense", "--topic", "t"), "is invalid")
 	said(run(1, "add", "hourly", "--every", "1h", "--topic", "t"), "already")
-	said(run(1, "add", "x", "--every", "1h", "--topic", "a/#"), "wildcards")
+	said(run(1, "add", "x", "--every", "1h", "--topic", "a/#"), "the schedule is refused: topic must not contain the wildcards + or #")
 	p.Terminate(t)
 	if code := p.Wait(t, 30*time.Second); code != 0 {
 		t.Errorf("exit code %d", code)
