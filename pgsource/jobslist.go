@@ -99,6 +99,10 @@ type Job struct {
 	RetryAt, FailedAt *driver.DBTime
 	// Schedule is as in JobFilter.
 	Schedule int64
+	// OrderingKey is that of the row; "": none. WaitsFor is the job with the same key for which it waits; nil: it
+	// waits for none.
+	OrderingKey string
+	WaitsFor    *JobBefore
 }
 
 // Cursor is the place of the job in the list.
@@ -112,12 +116,12 @@ var listedColumns = `
        CASE WHEN failure.job_id IS NULL THEN coalesce(note.attempts, 0) ELSE failure.attempts END AS attempts,
        coalesce(failure.code, note.code, 0) AS code, coalesce(failure.reason, note.reason, '') AS reason,
        ` + micros("CASE WHEN NOT job.processed AND note.returned AND note.attempts > 0 THEN note.retry_at END") + ` AS retry_at,
-       ` + micros("failure.failed_at") + ` AS failed_at, coalesce(job.schedule_id, 0) AS schedule_id`
+       ` + micros("failure.failed_at") + ` AS failed_at, coalesce(job.schedule_id, 0) AS schedule_id, coalesce(job.ordering_key, '') AS ordering_key`
 
-var readJobColumns = "id, state, topic, key, " + micros("fire_at") + ", " + beyond("fire_at") + " * 1000, attempts, code, reason, retry_at, failed_at, schedule_id"
+var readJobColumns = "id, state, topic, key, " + micros("fire_at") + ", " + beyond("fire_at") + " * 1000, attempts, code, reason, retry_at, failed_at, schedule_id, ordering_key"
 
 func (j *Job) fields() []any {
-	return []any{&j.ID, &j.State, &j.Topic, &j.Key, &j.FireAt, &j.Beyond, &j.Attempts, &j.Code, &j.Reason, &j.RetryAt, &j.FailedAt, &j.Schedule}
+	return []any{&j.ID, &j.State, &j.Topic, &j.Key, &j.FireAt, &j.Beyond, &j.Attempts, &j.Code, &j.Reason, &j.RetryAt, &j.FailedAt, &j.Schedule, &j.OrderingKey}
 }
 
 // List returns a page of jobs, and where the next one begins; nil: there is none.
@@ -146,7 +150,14 @@ func (a *JobsAdmin) List(ctx context.Context, filter JobFilter, page JobPage) (l
 		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (j Job, err error) {
 			return j, row.Scan(j.fields()...)
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		jobs := make([]*Job, len(list))
+		for i := range list {
+			jobs[i] = &list[i]
+		}
+		return a.explainOrder(ctx, tx, jobs)
 	})
 	if err == nil && len(list) > page.Limit {
 		list = list[:page.Limit]

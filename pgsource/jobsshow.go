@@ -123,8 +123,14 @@ func (a *JobsAdmin) show(ctx context.Context, where string, args parameters) (li
 		if err != nil {
 			return err
 		}
-		list, err = pgx.CollectRows(rows, scanDetail)
-		return err
+		if list, err = pgx.CollectRows(rows, scanDetail); err != nil {
+			return err
+		}
+		jobs := make([]*Job, len(list))
+		for i := range list {
+			jobs[i] = &list[i].Job
+		}
+		return a.explainOrder(ctx, tx, jobs)
 	})
 	if err == nil && len(list) == 0 {
 		err = ErrNoJob

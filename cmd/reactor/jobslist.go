@@ -48,12 +48,25 @@ type jobJSON struct {
 	Reason   string            `json:"reason,omitempty"`
 	RetryAt  string            `json:"retry_at,omitempty"`
 	FailedAt string            `json:"failed_at,omitempty"`
+	Order    string            `json:"ordering_key,omitempty"`
+	WaitsFor *beforeJSON       `json:"waits_for,omitempty"`
+}
+
+// beforeJSON is the job for which another one waits.
+type beforeJSON struct {
+	ID      int64             `json:"id"`
+	State   pgsource.JobState `json:"state"`
+	RetryAt string            `json:"retry_at,omitempty"`
 }
 
 func jsonOf(j pgsource.Job) jobJSON {
+	var before *beforeJSON
+	if b := j.WaitsFor; b != nil {
+		before = &beforeJSON{b.ID, b.State, timeTextOf(b.RetryAt)}
+	}
 	return jobJSON{
 		ID: j.ID, State: j.State, FireAt: exactText(j.FireTime()), Topic: j.Topic, Key: j.Key, Schedule: j.Schedule, Attempts: j.Attempts,
-		Code: j.Code, CodeText: codeText(j.Code), Reason: j.Reason, RetryAt: timeTextOf(j.RetryAt), FailedAt: timeTextOf(j.FailedAt),
+		Code: j.Code, CodeText: codeText(j.Code), Reason: j.Reason, RetryAt: timeTextOf(j.RetryAt), FailedAt: timeTextOf(j.FailedAt), Order: j.OrderingKey, WaitsFor: before,
 	}
 }
 
@@ -122,8 +135,34 @@ var jobColumns = []column{{"ID", whole}, {"STATE", whole}, {"FIRE AT", whole}, {
 
 // reasonText is why a job is in its state.
 func reasonText(j pgsource.Job) string {
+	reason := j.Reason
 	if j.RetryAt != nil {
-		return "next attempt at " + shortText(j.RetryAt.Time()) + ": " + j.Reason
+		reason = "next attempt at " + shortText(j.RetryAt.Time()) + ": " + reason
 	}
-	return j.Reason
+	switch waits := waitsText(j); {
+	case waits == "":
+		return reason
+	case reason == "":
+		return waits
+	default:
+		return waits + "; " + reason
+	}
+}
+
+// waitsText is for which job with its ordering_key a job waits, and why that one has not ended.
+func waitsText(j pgsource.Job) string {
+	b := j.WaitsFor
+	switch {
+	case b == nil:
+		return ""
+	case b.State == pgsource.JobBlocked:
+		return fmt.Sprintf("blocked by job %d, which cannot be claimed", b.ID)
+	case b.Failed():
+		return fmt.Sprintf("blocked by %s job %d", b.State, b.ID)
+	case b.State == pgsource.JobFiring:
+		return fmt.Sprintf("waits for job %d, which is being published", b.ID)
+	case b.RetryAt != nil:
+		return fmt.Sprintf("waits for job %d, which is to be tried again at %s", b.ID, shortText(b.RetryAt.Time()))
+	}
+	return fmt.Sprintf("waits for job %d", b.ID)
 }

@@ -162,6 +162,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	}
 	line("id", fmt.Sprint(d.ID))
 	line("state", cli.Visible(string(d.State)))
+	line("order", cli.Visible(waitsText(d.Job)))
 	line("reason", cli.Visible(d.Reason))
 	line("code", codeText(d.Code))
 	line("attempts", fmt.Sprint(d.Attempts))
@@ -171,6 +172,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	line("expires_at", timeTextOf(d.ExpiresAt))
 	line("processed_at", timeTextOf(d.ProcessedAt))
 	line("key", cli.Visible(d.Key))
+	line("ordering_key", cli.Visible(d.OrderingKey))
 	if d.Schedule != 0 {
 		line("schedule", fmt.Sprint(d.Schedule))
 	}
