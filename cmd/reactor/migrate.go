@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
@@ -116,21 +115,41 @@ func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
 	return nil
 }
 
-type migrateStatus struct{ databaseFlags }
+type migrateStatus struct {
+	databaseFlags
+	JSON bool `env:"-" name:"json" help:"Print JSON: an object with the list versions."`
+}
+
+// versionJSON is a version of the schema in JSON.
+type versionJSON struct {
+	Version   int64  `json:"version"`
+	Name      string `json:"name"`
+	AppliedAt string `json:"applied_at,omitempty"` // not there: it is pending
+}
 
 func (c *migrateStatus) Run(ctx context.Context, out cli.Output) error {
 	states, err := pgsource.MigrateStatus(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VERSION\tNAME\tAPPLIED")
+	if c.JSON {
+		list := []versionJSON{}
+		for _, s := range states {
+			v := versionJSON{Version: s.Version, Name: s.Name}
+			if !s.AppliedAt.IsZero() {
+				v.AppliedAt = exactText(s.AppliedAt)
+			}
+			list = append(list, v)
+		}
+		return writeJSON(out.Stdout, map[string]any{"versions": list}, true)
+	}
+	var rows [][]string
 	for _, s := range states {
 		applied := "pending"
 		if !s.AppliedAt.IsZero() {
 			applied = s.AppliedAt.Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\n", s.Version, s.Name, applied)
+		rows = append(rows, []string{fmt.Sprint(s.Version), s.Name, applied})
 	}
-	return w.Flush()
+	return writeTable(out.Stdout, []column{{"VERSION", whole}, {"NAME", whole}, {"APPLIED", whole}}, rows)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
@@ -74,15 +73,41 @@ func (c *partitionsConvert) Run(ctx context.Context, out cli.Output) error {
 	return err
 }
 
-type partitionsStatus struct{ databaseFlags }
+type partitionsStatus struct {
+	databaseFlags
+	JSON bool `env:"-" name:"json" help:"Print JSON: an object with interval and the list partitions."`
+}
+
+// partitionJSON is a partition in JSON.
+type partitionJSON struct {
+	Name    string `json:"name"`
+	From    string `json:"from,omitempty"` // not there: it is the default partition
+	To      string `json:"to,omitempty"`
+	Default bool   `json:"default,omitempty"`
+	Bytes   int64  `json:"bytes"`
+	Waiting bool   `json:"jobs_waiting"`
+}
 
 func (c *partitionsStatus) Run(ctx context.Context, out cli.Output) error {
 	list, interval, err := pgsource.ListPartitions(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PARTITION\tFROM\tTO\tMB\tJOBS WAITING")
+	if c.JSON {
+		answer := struct {
+			Interval   string          `json:"interval"`
+			Partitions []partitionJSON `json:"partitions"`
+		}{interval.String(), []partitionJSON{}}
+		for _, p := range list {
+			j := partitionJSON{Name: p.Name, Default: p.Default, Bytes: p.Bytes, Waiting: p.Waiting}
+			if !p.Default {
+				j.From, j.To = timeText(p.From), timeText(p.To)
+			}
+			answer.Partitions = append(answer.Partitions, j)
+		}
+		return writeJSON(out.Stdout, answer, true)
+	}
+	var rows [][]string
 	for _, p := range list {
 		from, to, waiting := "", "", "no"
 		if !p.Default {
@@ -91,9 +116,9 @@ func (c *partitionsStatus) Run(ctx context.Context, out cli.Output) error {
 		if p.Waiting {
 			waiting = "yes"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", p.Name, from, to, p.Bytes>>20, waiting)
+		rows = append(rows, []string{p.Name, from, to, fmt.Sprint(p.Bytes >> 20), waiting})
 	}
-	if err := w.Flush(); err != nil {
+	if err := writeTable(out.Stdout, []column{{"PARTITION", inTheHalf}, {"FROM", whole}, {"TO", whole}, {"MB", whole}, {"JOBS WAITING", whole}}, rows); err != nil {
 		return err
 	}
 	fmt.Fprintf(out.Stdout, "each partition is made for %v\n", interval)
