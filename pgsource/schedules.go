@@ -17,7 +17,7 @@ import (
 // What follows is for people and programs that manage schedules from Go. It does nothing that SQL could
 // not do, except for what needs to know when a schedule recurs: NextOccurrences and Backfill.
 
-// Schedule is a row of reactor.schedules. AddSchedule ignores the fields from Problem on.
+// Schedule is a row of reactor.schedules. AddSchedule ignores the fields from State on.
 type Schedule struct {
 	Name string
 	// Cron is an expression (see package schedule); Every an interval of whole seconds. One of them is
@@ -36,6 +36,8 @@ type Schedule struct {
 	MaxLateness   time.Duration // 0: any
 	Message       ScheduleMessage
 
+	// State is paused, problem, ended (it does not occur any more) or active.
+	State ScheduleState
 	// Problem says why it has no occurrences; "" if nothing is wrong.
 	Problem string
 	// LastAt is the latest occurrence that was made, NextAt the first that was not yet; zero: none.
@@ -63,22 +65,12 @@ type ScheduleMessage struct {
 var ErrNoSchedule = errors.New("there is no such schedule: `reactor schedules list` lists them")
 
 // messageColumns follow scheduleColumns where a whole Schedule is read.
-const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers, coalesce(ordering_key, '')"
-
-// ListSchedules returns all schedules, in order of their names.
-func ListSchedules(ctx context.Context, databaseURL string) ([]Schedule, error) {
-	var list []Schedule
-	err := withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
-		list, err = readSchedules(ctx, tx, "true")
-		return err
-	})
-	return list, err
-}
+const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers, coalesce(ordering_key, ''), " + scheduleStateSQL
 
 // FindSchedule returns a schedule; ErrNoSchedule if there is none with that name.
 func FindSchedule(ctx context.Context, databaseURL, name string) (found Schedule, err error) {
 	err = withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) error {
-		list, err := readSchedules(ctx, tx, "name = $1", name)
+		list, err := readSchedules(ctx, tx, "name = $1", "", name)
 		if err == nil && len(list) == 0 {
 			err = ErrNoSchedule
 		}
@@ -90,8 +82,9 @@ func FindSchedule(ctx context.Context, databaseURL, name string) (found Schedule
 	return found, err
 }
 
-func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (list []Schedule, err error) {
-	rows, err := tx.Query(ctx, "SELECT "+scheduleColumns+messageColumns+" FROM reactor.schedules WHERE "+where+" ORDER BY name", args...)
+// readSchedules reads schedules in order of their names; where may end with a LIMIT.
+func readSchedules(ctx context.Context, tx pgx.Tx, where, limit string, args ...any) (list []Schedule, err error) {
+	rows, err := tx.Query(ctx, "SELECT "+scheduleColumns+messageColumns+" FROM reactor.schedules WHERE "+where+" ORDER BY name"+limit, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +98,7 @@ func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (l
 		CorrelationData            []byte
 		Headers                    map[string]string
 		OrderingKey                string
+		State                      ScheduleState
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[wholeRow])
 	for _, r := range found {
@@ -116,7 +110,7 @@ func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (l
 				Topic: r.Topic, Payload: r.Payload, PayloadBytes: r.PayloadBytes, QoS: r.QoS, Retain: r.Retain,
 				ContentType: r.ContentType, ResponseTopic: r.ResponseTopic, CorrelationData: r.CorrelationData, Headers: r.Headers, OrderingKey: r.OrderingKey,
 			},
-			Problem: or0(r.Problem), LastAt: or0(r.LastAt), NextAt: or0(r.NextAt), Overlapped: r.Overlapped, CreatedAt: r.CreatedAt,
+			State: r.State, Problem: or0(r.Problem), LastAt: or0(r.LastAt), NextAt: or0(r.NextAt), Overlapped: r.Overlapped, CreatedAt: r.CreatedAt,
 		})
 	}
 	return list, err
@@ -246,6 +240,15 @@ const mostBackfilled = 100_000
 // All is one transaction, under the lock of the schedule's row: no instance makes occurrences of it
 // meanwhile, and if we die before the commit, nothing has happened.
 func Backfill(ctx context.Context, databaseURL, name string, from, to time.Time) (made int, err error) {
+	return backfill(ctx, databaseURL, name, from, to, makeJobs)
+}
+
+// CountBackfill returns how many jobs Backfill would make now, or why it would not.
+func CountBackfill(ctx context.Context, databaseURL, name string, from, to time.Time) (jobs int, err error) {
+	return backfill(ctx, databaseURL, name, from, to, func(context.Context, pgx.Tx, ...*decision) error { return nil })
+}
+
+func backfill(ctx context.Context, databaseURL, name string, from, to time.Time, do func(context.Context, pgx.Tx, ...*decision) error) (made int, err error) {
 	err = withSchedules(ctx, databaseURL, toRunSchedules, false, func(tx pgx.Tx) error {
 		row, times, err := readTimes(ctx, tx, "FOR UPDATE", name)
 		if err != nil {
@@ -274,7 +277,7 @@ func Backfill(ctx context.Context, databaseURL, name string, from, to time.Time)
 			}
 		}
 		made = len(d.plan.Make)
-		return makeJobs(ctx, tx, d)
+		return do(ctx, tx, d)
 	})
 	if err != nil {
 		made = 0

@@ -426,6 +426,7 @@ func TestScheduleFunctions(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.CreatedAt = time.Time{}
+	want.State = pgsource.ScheduleActive
 	if fmt.Sprint(*got.Message.QoS) != "1" {
 		t.Errorf("QoS %v", got.Message.QoS)
 	}
@@ -684,6 +685,11 @@ func TestDistantSchedules(t *testing.T) {
 	list, err := pgsource.ListSchedules(b.ctx, b.url)
 	if err != nil || len(list) != 3 || list[0].StartAt.Year() != 294270 || list[0].EndAt.Year() != 294276 || list[1].StartAt.Year() != -4712 {
 		t.Errorf("listed %+v, %v", list, err)
+	}
+	for i, want := range []pgsource.ScheduleState{pgsource.ScheduleActive, pgsource.ScheduleActive, pgsource.ScheduleEnded} {
+		if list[i].State != want {
+			t.Errorf("%s is %s, want %s", list[i].Name, list[i].State, want)
+		}
 	}
 	if next, _, err := pgsource.NextOccurrences(b.ctx, b.url, "old", 1); err != nil || len(next) != 1 || time.Until(next[0].At).Abs() > time.Minute {
 		t.Errorf("the next of an old one: %v, %v", next, err)

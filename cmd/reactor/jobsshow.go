@@ -76,6 +76,7 @@ type detailJSON struct {
 	Shard         int               `json:"shard"`
 	ExpiresAt     string            `json:"expires_at,omitempty"`
 	ProcessedAt   string            `json:"processed_at,omitempty"`
+	OccurrenceAt  string            `json:"occurrence_at,omitempty"`
 	Claim         string            `json:"claim,omitempty"`
 	Partition     string            `json:"partition,omitempty"`
 	PayloadText   *string           `json:"payload,omitempty"`
@@ -108,7 +109,7 @@ type eventJSON struct {
 
 func detailJSONOf(d pgsource.JobDetail) detailJSON {
 	j := detailJSON{
-		jobJSON: jsonOf(d.Job), Shard: d.Shard, ExpiresAt: timeTextOf(d.ExpiresAt), ProcessedAt: timeTextOf(d.ProcessedAt), Claim: d.Claim, Partition: d.PartitionedOff,
+		jobJSON: jsonOf(d.Job), Shard: d.Shard, ExpiresAt: timeTextOf(d.ExpiresAt), ProcessedAt: timeTextOf(d.ProcessedAt), OccurrenceAt: timeTextOf(d.OccurrenceAt), Claim: d.Claim, Partition: d.PartitionedOff,
 		PayloadBytes: d.PayloadBytes, Truncated: int64(len(d.Payload)) < d.PayloadBytes, QoS: d.QoS, Retain: d.Retain,
 		ContentType: d.ContentType, ResponseTopic: d.ResponseTopic, Correlation: hex.EncodeToString(d.Correlation), Headers: d.Headers,
 	}
@@ -175,6 +176,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	line("ordering_key", cli.Visible(d.OrderingKey))
 	if d.Schedule != 0 {
 		line("schedule", fmt.Sprint(d.Schedule))
+		line("occurrence_at", timeTextOf(d.OccurrenceAt))
 	}
 	line("topic", cli.Visible(d.Topic))
 	line("payload", payloadText(d))

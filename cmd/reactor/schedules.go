@@ -49,33 +49,34 @@ func (c *scheduleFlags) done(out cli.Output, what string, err error) error {
 // scheduleView is a schedule in JSON. Its fields have the names of the columns of reactor.schedules; the
 // durations are written like those of flags.
 type scheduleView struct {
-	Name          string            `json:"name"`
-	Cron          string            `json:"cron,omitempty"`
-	Every         string            `json:"every,omitempty"`
-	Zone          string            `json:"zone"`
-	StartAt       *string           `json:"start_at"`
-	EndAt         *string           `json:"end_at"`
-	Jitter        string            `json:"jitter"`
-	Paused        bool              `json:"paused"`
-	Overlap       string            `json:"overlap"`
-	CatchUp       schedule.CatchUp  `json:"catch_up"`
-	CatchUpWindow string            `json:"catch_up_window"`
-	MaxLateness   string            `json:"max_lateness,omitempty"`
-	Topic         string            `json:"topic"`
-	Payload       string            `json:"payload"`
-	PayloadBytes  []byte            `json:"payload_bytes,omitempty"` // base64
-	QoS           *int              `json:"qos"`
-	Retain        bool              `json:"retain"`
-	ContentType   string            `json:"content_type,omitempty"`
-	ResponseTopic string            `json:"response_topic,omitempty"`
-	Correlation   []byte            `json:"correlation_data,omitempty"` // base64
-	Headers       map[string]string `json:"headers,omitempty"`
-	OrderingKey   string            `json:"ordering_key,omitempty"`
-	Problem       string            `json:"problem,omitempty"`
-	LastAt        *string           `json:"last_at"`
-	NextAt        *string           `json:"next_at"`
-	Overlapped    int64             `json:"overlapped"`
-	CreatedAt     string            `json:"created_at"`
+	Name          string                 `json:"name"`
+	Cron          string                 `json:"cron,omitempty"`
+	Every         string                 `json:"every,omitempty"`
+	Zone          string                 `json:"zone"`
+	StartAt       *string                `json:"start_at"`
+	EndAt         *string                `json:"end_at"`
+	Jitter        string                 `json:"jitter"`
+	Paused        bool                   `json:"paused"`
+	Overlap       string                 `json:"overlap"`
+	CatchUp       schedule.CatchUp       `json:"catch_up"`
+	CatchUpWindow string                 `json:"catch_up_window"`
+	MaxLateness   string                 `json:"max_lateness,omitempty"`
+	Topic         string                 `json:"topic"`
+	Payload       string                 `json:"payload"`
+	PayloadBytes  []byte                 `json:"payload_bytes,omitempty"` // base64
+	QoS           *int                   `json:"qos"`
+	Retain        bool                   `json:"retain"`
+	ContentType   string                 `json:"content_type,omitempty"`
+	ResponseTopic string                 `json:"response_topic,omitempty"`
+	Correlation   []byte                 `json:"correlation_data,omitempty"` // base64
+	Headers       map[string]string      `json:"headers,omitempty"`
+	OrderingKey   string                 `json:"ordering_key,omitempty"`
+	State         pgsource.ScheduleState `json:"state"`
+	Problem       string                 `json:"problem,omitempty"`
+	LastAt        *string                `json:"last_at"`
+	NextAt        *string                `json:"next_at"`
+	Overlapped    int64                  `json:"overlapped"`
+	CreatedAt     string                 `json:"created_at"`
 }
 
 func viewOf(s pgsource.Schedule) scheduleView {
@@ -90,7 +91,7 @@ func viewOf(s pgsource.Schedule) scheduleView {
 		Name: s.Name, Cron: s.Cron, Zone: s.Zone, StartAt: optional(s.StartAt), EndAt: optional(s.EndAt), Jitter: s.Jitter.String(), Paused: s.Paused,
 		Overlap: s.Overlap, CatchUp: s.CatchUp, CatchUpWindow: s.CatchUpWindow.String(), Topic: s.Message.Topic, Payload: s.Message.Payload, PayloadBytes: s.Message.PayloadBytes,
 		QoS: s.Message.QoS, Retain: s.Message.Retain, ContentType: s.Message.ContentType, ResponseTopic: s.Message.ResponseTopic, Correlation: s.Message.CorrelationData, Headers: s.Message.Headers, OrderingKey: s.Message.OrderingKey,
-		Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: exactText(s.CreatedAt),
+		State: s.State, Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: exactText(s.CreatedAt),
 	}
 	if s.Every > 0 {
 		v.Every = s.Every.String()
@@ -111,15 +112,10 @@ func recurs(s pgsource.Schedule) string {
 
 // state is what a person wants to know first.
 func state(s pgsource.Schedule) string {
-	switch {
-	case s.Paused:
-		return "paused"
-	case s.Problem != "":
+	if s.State == pgsource.ScheduleProblem {
 		return "problem: " + s.Problem
-	case s.NextAt.IsZero() && !s.LastAt.IsZero():
-		return "ended"
 	}
-	return "active"
+	return string(s.State)
 }
 
 // moment is a time in the zone of a schedule; "-" for none.
@@ -131,35 +127,6 @@ func moment(t time.Time, zone string) string {
 		t = t.In(loc)
 	}
 	return t.Format(time.RFC3339)
-}
-
-type schedulesList struct {
-	databaseFlags
-	JSON bool `env:"-" name:"json" help:"Print JSON, a line for each schedule."`
-}
-
-func (c *schedulesList) Run(ctx context.Context, out cli.Output) error {
-	list, err := pgsource.ListSchedules(ctx, c.DatabaseURL)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		for _, s := range list {
-			if err := writeJSON(out.Stdout, viewOf(s), false); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if len(list) == 0 {
-		_, err := fmt.Fprintln(out.Stdout, "no schedules")
-		return err
-	}
-	var rows [][]string
-	for _, s := range list {
-		rows = append(rows, []string{s.Name, recurs(s), s.Zone, s.Message.Topic, moment(s.LastAt, s.Zone), moment(s.NextAt, s.Zone), state(s)})
-	}
-	return writeTable(out.Stdout, []column{{"NAME", inTheHalf}, {"RECURS", atTheEnd}, {"ZONE", whole}, {"TOPIC", inTheHalf}, {"LAST", whole}, {"NEXT", whole}, {"STATE", atTheEnd}}, rows)
 }
 
 type schedulesShow struct{ scheduleFlags }
@@ -346,6 +313,7 @@ type schedulesBackfill struct {
 	scheduleFlags
 	From exactTime `env:"-" required:"" placeholder:"TIME" help:"The beginning of the range, e.g. 2026-12-01T00:00:00Z."`
 	To   exactTime `env:"-" required:"" placeholder:"TIME" help:"Its end, which is not included."`
+	Yes  bool      `env:"-" help:"Do not ask before several jobs are made."`
 }
 
 // Help is shown by `reactor schedules backfill --help`.
@@ -357,6 +325,17 @@ there is a job in the table is not made again, so a range can be backfilled twic
 func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 	if !c.From.Before(c.To.Time) {
 		return cli.Usage(errors.New("--from must be before --to"))
+	}
+	if !c.Yes {
+		jobs, err := pgsource.CountBackfill(ctx, c.DatabaseURL, c.Schedule, c.From.Time, c.To.Time)
+		if err != nil {
+			return err
+		}
+		if jobs > 1 {
+			if err := confirm(ctx, out, fmt.Sprintf("make %s of %s that are due now", jobsText(int64(jobs)), cli.Visible(c.Schedule)), false); err != nil {
+				return err
+			}
+		}
 	}
 	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, c.From.Time, c.To.Time)
 	switch {

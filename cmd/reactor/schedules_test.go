@@ -64,13 +64,37 @@ func TestSchedulesCommand(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines(run(0, "next", "tick", "--occurrences", "1", "--json"))[0]), &one); err != nil || !one.Occurrence.Equal(one.Fire) || one.Occurrence.IsZero() {
 		t.Errorf("the next in JSON: %+v, %v", one, err)
 	}
+	names := func(args ...string) string {
+		t.Helper()
+		var list []string
+		for _, line := range lines(run(0, append([]string{"list", "--json"}, args...)...)) {
+			var s struct{ Name, State string }
+			if json.Unmarshal([]byte(line), &s) == nil {
+				list = append(list, s.Name+" "+s.State)
+			} else if line != "" {
+				list = append(list, line)
+			}
+		}
+		return strings.Join(list, ", ")
+	}
+	for args, want := range map[string]string{
+		"": "hourly paused, tick active", "--state paused,problem": "hourly paused", "--state active": "tick active", "--state ended": "", "--name hour": "hourly paused", "--topic tick/h": "hourly paused",
+		"--until +1h": "tick active", "--from +1h": "", "--from -1m": "tick active", "--limit 1": "hourly paused, there are more: add --after 'hourly'", "--limit 1 --after hourly": "tick active", "--after tick": "",
+	} {
+		if got := names(strings.Fields(args)...); got != want {
+			t.Errorf("list %s: %q, want %q", args, got, want)
+		}
+	}
+	said(run(2, "list", "--state", "lost"), "no such state")
+	said(run(0, "list", "--name", "none"), "no schedules")
 	said(run(0, "pause", "tick"), "paused tick")
 	var left int
 	if err := conn.QueryRow(ctx, "SELECT count(*) FROM jobs WHERE NOT processed").Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d jobs are left after the pause, %v", left, err)
 	}
 	said(run(0, "run", "hourly", "--json"), `"job_id":`)
-	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"), "24 jobs of hourly are due now")
+	said(run(1, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"), "make 24 jobs of hourly that are due now", "--yes")
+	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z", "--yes"), "24 jobs of hourly are due now")
 	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z", "--json"), `"jobs":0`)
 	got := func() (n int) {
 		for _, m := range sub.Received() {

@@ -59,14 +59,16 @@ func layOut(w io.Writer, columns []column, rows [][]string, width int) error {
 	}
 	var b strings.Builder
 	for _, line := range lines {
+		written, place := 0, 0 // cells: how many are written, and where the next text belongs
 		for i, text := range line {
 			if width > 0 {
 				text = shorten(text, widths[i], columns[i].shorten)
 			}
-			b.WriteString(text)
-			if i < len(line)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]-cells(text)) + gap)
+			if text != "" { // so that no line ends with spaces
+				b.WriteString(strings.Repeat(" ", place-written) + text)
+				written = place + cells(text)
 			}
+			place += widths[i] + len(gap)
 		}
 		b.WriteByte('\n')
 	}
