@@ -311,9 +311,9 @@ func (c *schedulesRun) Run(ctx context.Context, out cli.Output) error {
 
 type schedulesBackfill struct {
 	scheduleFlags
-	From exactTime `env:"-" required:"" placeholder:"TIME" help:"The beginning of the range, e.g. 2026-12-01T00:00:00Z."`
-	To   exactTime `env:"-" required:"" placeholder:"TIME" help:"Its end, which is not included."`
-	Yes  bool      `env:"-" help:"Do not ask before several jobs are made."`
+	From jobTime `env:"-" required:"" placeholder:"TIME" help:"The beginning of the range, e.g. 2026-11-01T00:00:00Z or -7d."`
+	To   jobTime `env:"-" required:"" placeholder:"TIME" help:"Its end, which is not included, e.g. -1d or now."`
+	Yes  bool    `env:"-" help:"Do not ask before several jobs are made."`
 }
 
 // Help is shown by `reactor schedules backfill --help`.
@@ -323,11 +323,16 @@ there is a job in the table is not made again, so a range can be backfilled twic
 }
 
 func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
-	if !c.From.Before(c.To.Time) {
+	now, err := pgsource.DatabaseTime(ctx, c.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	from, to := c.From.at(now).Time(), c.To.at(now).Time()
+	if !from.Before(to) {
 		return cli.Usage(errors.New("--from must be before --to"))
 	}
 	if !c.Yes {
-		jobs, err := pgsource.CountBackfill(ctx, c.DatabaseURL, c.Schedule, c.From.Time, c.To.Time)
+		jobs, err := pgsource.CountBackfill(ctx, c.DatabaseURL, c.Schedule, from, to)
 		if err != nil {
 			return err
 		}
@@ -337,7 +342,7 @@ func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 			}
 		}
 	}
-	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, c.From.Time, c.To.Time)
+	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to)
 	switch {
 	case err != nil:
 		return err

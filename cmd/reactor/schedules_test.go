@@ -93,6 +93,9 @@ func TestSchedulesCommand(t *testing.T) {
 		t.Errorf("%d jobs are left after the pause, %v", left, err)
 	}
 	said(run(0, "run", "hourly", "--json"), `"job_id":`)
+	said(run(0, "backfill", "hourly", "--from", "-90m", "--to", "-30m", "--json"), `"jobs":1`)
+	said(run(2, "backfill", "hourly", "--from", "now", "--to", "-1h"), "--from must be before --to")
+	said(run(2, "backfill", "hourly", "--from", "yesterday", "--to", "now"), "--from: is no time")
 	said(run(1, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"), "make 24 jobs of hourly that are due now", "--yes")
 	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z", "--yes"), "24 jobs of hourly are due now")
 	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z", "--json"), `"jobs":0`)
@@ -104,9 +107,9 @@ func TestSchedulesCommand(t *testing.T) {
 		}
 		return n
 	}
-	for deadline := time.Now().Add(20 * time.Second); got() < 25; {
+	for deadline := time.Now().Add(20 * time.Second); got() < 26; {
 		if err := sub.WaitMessages(ctx, sub.Progress().Messages+1); err != nil || time.Now().After(deadline) {
-			t.Fatalf("%d of 25 messages of the run and the backfill, %v", got(), err)
+			t.Fatalf("%d of 26 messages of the run and the backfill, %v", got(), err)
 		}
 	}
 	said(run(0, "resume", "tick"), "resumed tick")
