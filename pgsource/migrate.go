@@ -387,7 +387,7 @@ func refuseUnknownJobs(ctx context.Context, tx pgx.Tx) error {
 // MigrateStatus lists all versions that this program knows, in order.
 func MigrateStatus(ctx context.Context, databaseURL string) ([]MigrationState, error) {
 	var states []MigrationState
-	err := withConnection(ctx, databaseURL, true, func(conn *pgx.Conn) error {
+	err := withRights(ctx, databaseURL, rights{{"schema_version", "SELECT"}}, true, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			applied, err := appliedVersions(ctx, tx)
 			for _, m := range schema.Migrations {

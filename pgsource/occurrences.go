@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -425,7 +426,7 @@ func recordDecisions(ctx context.Context, tx pgx.Tx, decided []*decision) error 
 			made = p.Make[len(p.Make)-1].At
 		}
 		places, overlapped, until = append(places, d.row.Place), append(overlapped, int64(p.Overlapped)), append(until, p.Decided)
-		look, last, next, problems = append(look, unless0(p.Look)), append(last, unless0(made)), append(next, unless0(p.Next)), append(problems, unless0(d.problem))
+		look, last, next, problems = append(look, unless0(storable(p.Look))), append(last, unless0(made)), append(next, unless0(storable(p.Next))), append(problems, unless0(d.problem))
 	}
 	_, err := tx.Exec(ctx, recordDecisionsSQL, places, until, look, last, next, overlapped, problems)
 	return err
@@ -439,6 +440,15 @@ UPDATE reactor.schedules AS s
   FROM unnest($1::text[]::tid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::text[])
        AS d (place, decided_until, look_at, last_at, next_at, overlapped, problem)
  WHERE s.ctid = d.place`
+
+// storable returns the last instant that can be written instead of a later one: pgx writes what is after
+// 294247 as a time before Christ. A schedule may begin then.
+func storable(t time.Time) time.Time {
+	if latest := driver.DBTime(math.MaxInt64).Time(); t.After(latest) {
+		return latest
+	}
+	return t
+}
 
 // unless0 passes a zero value as NULL.
 func unless0[T comparable](value T) *T {

@@ -442,6 +442,7 @@ func TestScheduleFunctions(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.CreatedAt = time.Time{}
+	want.State = pgsource.ScheduleActive
 	if fmt.Sprint(*got.Message.QoS) != "1" {
 		t.Errorf("QoS %v", got.Message.QoS)
 	}
@@ -684,5 +685,37 @@ func TestSchedulesByIndex(t *testing.T) {
 		} else {
 			t.Logf("%s reads %d pages of %d", statement, read, whole)
 		}
+	}
+}
+
+// TestDistantSchedules: a schedule may begin at PostgreSQL's first instant, or near its last; neither disturbs
+// others.
+func TestDistantSchedules(t *testing.T) {
+	b := newBench(t)
+	b.exec(`INSERT INTO reactor.schedules (name, every, topic, start_at, end_at) VALUES
+		('far', '1 hour', 'far', '294270-01-01 00:00+00', '294276-12-31 00:00+00'), ('old', '1 second', 'old', '4713-01-01 00:00+00 BC', NULL), ('over', '1 second', 'over', '4713-01-01 00:00+00 BC', '4712-01-01 00:00+00 BC')`)
+	b.made("old", 5)
+	b.gapless("old")
+	b.eventually("far is looked at", "SELECT next_at IS NOT NULL FROM reactor.schedules WHERE name = 'far'")
+	if n := b.count("SELECT count(*) FROM reactor.schedules WHERE problem IS NULL AND (name = 'far' AND look_at > '290000-01-01' AND next_at > '290000-01-01' OR name = 'old' AND next_at > last_at OR name = 'over' AND look_at = 'infinity' AND next_at IS NULL)"); n != 3 {
+		t.Errorf("%d of the schedules are as they should be, want 3", n)
+	}
+	if n := b.count("SELECT count(*) FROM jobs WHERE topic <> 'old'"); n != 0 {
+		t.Errorf("%d jobs of the other two", n)
+	}
+	list, err := pgsource.ListSchedules(b.ctx, b.url)
+	if err != nil || len(list) != 3 || list[0].StartAt.Year() != 294270 || list[0].EndAt.Year() != 294276 || list[1].StartAt.Year() != -4712 {
+		t.Errorf("listed %+v, %v", list, err)
+	}
+	for i, want := range []pgsource.ScheduleState{pgsource.ScheduleActive, pgsource.ScheduleActive, pgsource.ScheduleEnded} {
+		if list[i].State != want {
+			t.Errorf("%s is %s, want %s", list[i].Name, list[i].State, want)
+		}
+	}
+	if next, _, err := pgsource.NextOccurrences(b.ctx, b.url, "old", 1); err != nil || len(next) != 1 || time.Until(next[0].At).Abs() > time.Minute {
+		t.Errorf("the next of an old one: %v, %v", next, err)
+	}
+	if next, _, err := pgsource.NextOccurrences(b.ctx, b.url, "far", 1); err != nil || len(next) != 1 || next[0].At.Year() != 294270 {
+		t.Errorf("the next of a far one: %v, %v", next, err)
 	}
 }

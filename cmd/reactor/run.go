@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"runtime/pprof"
@@ -88,6 +89,9 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	log := c.Logger(out.Stderr)
 	for _, name := range out.UnknownVariables {
 		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
+	}
+	if most := int64(math.MaxInt64 >> 20); c.MaxFeedWAL > most {
+		return cli.Usage(fmt.Errorf("--max-feed-wal is %d, must be at most %d", c.MaxFeedWAL, most))
 	}
 	r, err := c.build(log)
 	if err != nil {
