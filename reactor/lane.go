@@ -27,6 +27,7 @@ type lane struct {
 	progress *progress
 	clock    *clock
 	lead     *lead
+	tracer   driver.Tracer // nil: no message has a span
 	// leased reports whether our lease still holds now, by our own clock, so that we may send.
 	leased func() bool
 	// settle passes a batch with news to the settler, which writes them to the journal within a
@@ -74,6 +75,7 @@ func (l *lane) carryOut(e *handoff.Effects) {
 	if len(e.Publish) > 0 {
 		// An error means that the session has ended: detach queues the messages again.
 		_ = l.session.Publish(e.Publish)
+		l.traceSends(e.Publish)
 	}
 	for _, n := range e.News {
 		l.settle(l, n.Batch, n.Within)
@@ -114,6 +116,7 @@ func (l *lane) account(e *handoff.Effects) {
 	if e.Published > 0 {
 		l.progress.accepted.touch()
 	}
+	l.endSpans(e.Spans)
 	if e.OverQuota != "" || e.Wake > 0 {
 		l.overQuota.Fail(l.log, slog.LevelWarn, "the broker is over quota; sending slower", "client_id", l.clientID, "reason", e.OverQuota)
 	}
@@ -135,6 +138,7 @@ func (l *lane) room(n int) (lease driver.Lease, first driver.Slot, reach int, ok
 func (l *lane) admit(claimed driver.Batch) *handoff.Batch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.beginSpans(claimed)
 	b, e := l.machine.Admit(l.now(), claimed)
 	l.carryOut(e)
 	return b
@@ -200,6 +204,9 @@ func (l *lane) detach(why error) (fruitful bool) {
 func (l *lane) recovered(batches []driver.Batch, lost bool) []handoff.Early {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for _, b := range batches {
+		l.beginSpans(b)
+	}
 	early, e := l.machine.Recover(l.now(), batches, lost)
 	l.carryOut(e)
 	return early

@@ -1,0 +1,235 @@
+package otlp
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	collectorpb "go.opentelemetry.io/proto/slim/otlp/collector/trace/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/job-publisher/reactor/internal/ratelog"
+)
+
+const (
+	// firstPause is the pause after a failed request, which doubles up to lastPause.
+	firstPause, lastPause = time.Second, 30 * time.Second
+	// patience is how long the same spans are tried before they are dropped: by then newer ones are worth
+	// more.
+	patience = time.Minute
+	// farewell bounds how long the end of the program waits for the collector.
+	farewell = 5 * time.Second
+	// maxAnswerBytes is how much of an answer is read.
+	maxAnswerBytes = 64 << 10
+)
+
+// exporter sends what is in the queue. One goroutine uses it.
+type exporter struct {
+	tracer   *Tracer
+	client   *http.Client
+	failures ratelog.Limiter
+	told     int64 // dropped spans that a line of the log has counted
+}
+
+// Run exports spans until ctx ends, and then what is left, for some seconds at most. The spans of a job
+// should have ended before.
+func (t *Tracer) Run(ctx context.Context) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = t.cfg.TLS
+	defer transport.CloseIdleConnections()
+	e := &exporter{tracer: t, client: &http.Client{
+		Transport: transport, Timeout: t.cfg.Timeout,
+		// A redirected POST would become a GET, and succeed with nothing said.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	tick := time.NewTicker(t.cfg.Delay)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		all := false // else full batches only
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			all = true
+		case <-t.queue.ready:
+		}
+		for n := t.queue.len(); ctx.Err() == nil && (n >= t.cfg.BatchSpans || all && n > 0); n = t.queue.len() {
+			e.insist(ctx)
+			all = all && n > t.cfg.BatchSpans
+		}
+	}
+	e.finish(context.WithoutCancel(ctx))
+}
+
+// insist exports the oldest spans, and tries again for some time if that may help.
+func (e *exporter) insist(ctx context.Context) {
+	spans := e.tracer.queue.first()
+	begun, pause := time.Now(), firstPause
+	for {
+		lost, err := e.export(ctx, spans)
+		if ctx.Err() != nil && err != nil {
+			return // finish tries them once more
+		}
+		var temporary *temporaryError
+		if err == nil || !errors.As(err, &temporary) || time.Since(begun) > patience {
+			e.tracer.queue.done(len(spans), lost)
+			e.report(err)
+			return
+		}
+		e.report(err)
+		wait := max(temporary.after, pause/2+rand.N(pause/2))
+		pause = min(2*pause, lastPause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(wait, patience)):
+		}
+	}
+}
+
+// finish exports what is left, each span once.
+func (e *exporter) finish(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	for {
+		spans := e.tracer.queue.first()
+		if len(spans) == 0 {
+			return
+		}
+		lost, err := e.export(ctx, spans)
+		e.tracer.queue.done(len(spans), lost)
+		e.report(err)
+		if err != nil {
+			if rest := e.tracer.queue.len(); rest > 0 {
+				e.tracer.queue.done(rest, rest)
+				e.report(err)
+			}
+			return
+		}
+	}
+}
+
+// report says in the log, once in a while, that spans are lost or late, and why.
+func (e *exporter) report(err error) {
+	log := e.tracer.log
+	_, dropped := e.tracer.Counts()
+	switch news := dropped > e.told; {
+	case err != nil:
+		e.failures.Fail(log, slog.LevelWarn, "cannot export spans; jobs are published all the same", "collector", e.place(), "dropped", dropped, "err", err)
+	case news:
+		e.failures.Fail(log, slog.LevelWarn, "spans were dropped: the collector takes them more slowly than they come, or refuses some; raise OTEL_BSP_MAX_QUEUE_SIZE, or sample fewer", "collector", e.place(), "dropped", dropped)
+	default:
+		e.failures.OK(log, "exporting spans again", "dropped", dropped)
+	}
+	e.told = dropped
+}
+
+// place is the collector's address without credentials.
+func (e *exporter) place() string {
+	u, err := url.Parse(e.tracer.cfg.Endpoint)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// temporaryError is a failure after which the same request may succeed [OTLP, "Failures"].
+type temporaryError struct {
+	err   error
+	after time.Duration // the pause that the collector asks for
+}
+
+func (e *temporaryError) Error() string { return e.err.Error() }
+func (e *temporaryError) Unwrap() error { return e.err }
+
+// export sends spans, and returns how many of them the collector has not accepted.
+func (e *exporter) export(ctx context.Context, spans []*span) (lost int, err error) {
+	request, err := e.request(ctx, spans)
+	if err != nil {
+		return len(spans), err
+	}
+	answer, err := e.client.Do(request)
+	if err != nil {
+		if bad := (*url.Error)(nil); errors.As(err, &bad) {
+			err = bad.Err // without the URL, which may contain a password
+		}
+		return len(spans), &temporaryError{err: err}
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes))
+	switch {
+	case answer.StatusCode >= 200 && answer.StatusCode < 300:
+		// It has the spans, whatever became of its answer.
+		return rejected(body, len(spans)), nil
+	case err != nil:
+		return len(spans), &temporaryError{err: err}
+	}
+	err = fmt.Errorf("the collector answered %s%s", answer.Status, excerpt(body))
+	switch answer.StatusCode {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
+		return len(spans), &temporaryError{err, min(time.Duration(max(0, seconds))*time.Second, patience)}
+	}
+	return len(spans), err
+}
+
+// request is the HTTP request for spans.
+func (e *exporter) request(ctx context.Context, spans []*span) (*http.Request, error) {
+	cfg := &e.tracer.cfg
+	body, err := proto.Marshal(e.tracer.request(spans))
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Gzip {
+		var packed bytes.Buffer
+		w := gzip.NewWriter(&packed)
+		_, _ = w.Write(body) // a Buffer takes everything
+		_ = w.Close()
+		body = packed.Bytes()
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, cfg.Endpoint, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("User-Agent", "reactor")
+	for name, values := range cfg.Headers {
+		request.Header[name] = values
+	}
+	request.Header.Set("Content-Type", "application/x-protobuf")
+	if cfg.Gzip {
+		request.Header.Set("Content-Encoding", "gzip")
+	}
+	return request, nil
+}
+
+// rejected is how many of n spans the collector says that it has not taken.
+func rejected(body []byte, n int) int {
+	var answer collectorpb.ExportTraceServiceResponse
+	if proto.Unmarshal(body, &answer) != nil {
+		return 0 // it has answered that it took them
+	}
+	return int(min(max(0, answer.GetPartialSuccess().GetRejectedSpans()), int64(n)))
+}
+
+// excerpt is the beginning of an answer that is text.
+func excerpt(body []byte) string {
+	text := strings.ToValidUTF8(strings.Join(strings.Fields(string(body[:min(len(body), 200)])), " "), "")
+	for _, r := range text {
+		if r < ' ' {
+			return ""
+		}
+	}
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
