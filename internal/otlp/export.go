@@ -73,7 +73,7 @@ func (t *Tracer) Run(ctx context.Context) {
 // insist exports the oldest spans, and tries again for some time if that may help.
 func (e *exporter) insist(ctx context.Context) {
 	spans := e.tracer.queue.first()
-	begun, pause := time.Now(), firstPause
+	begun, pause := time.Now(), e.tracer.pause
 	for {
 		lost, err := e.export(ctx, spans)
 		if ctx.Err() != nil && err != nil {

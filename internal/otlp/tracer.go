@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -14,13 +15,14 @@ type Tracer struct {
 	cfg   Config
 	log   *slog.Logger
 	queue queue
+	pause time.Duration // after a failed request, at first
 }
 
 var _ driver.Tracer = (*Tracer)(nil)
 
 // New returns a Tracer.
 func New(cfg Config, log *slog.Logger) *Tracer {
-	return &Tracer{cfg: cfg, log: log, queue: queue{most: cfg.MaxQueue, batch: cfg.BatchSpans, ready: make(chan struct{}, 1)}}
+	return &Tracer{cfg: cfg, log: log, pause: firstPause, queue: queue{most: cfg.MaxQueue, batch: cfg.BatchSpans, ready: make(chan struct{}, 1)}}
 }
 
 // span is the span of one message. Its lane's lock guards it until End, and then it does not change.
