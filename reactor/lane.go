@@ -136,9 +136,9 @@ func (l *lane) room(n int) (lease driver.Lease, first driver.Slot, reach int, ok
 
 // admit takes a claimed batch in.
 func (l *lane) admit(claimed driver.Batch) *handoff.Batch {
+	l.beginSpans(claimed)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.beginSpans(claimed)
 	b, e := l.machine.Admit(l.now(), claimed)
 	l.carryOut(e)
 	return b
@@ -202,11 +202,11 @@ func (l *lane) detach(why error) (fruitful bool) {
 // recovered takes in what an earlier owner of the lane left in the journal, and returns the
 // jobs whose time has not come. lost tells that the broker has no session to resume.
 func (l *lane) recovered(batches []driver.Batch, lost bool) []handoff.Early {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, b := range batches {
 		l.beginSpans(b)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	early, e := l.machine.Recover(l.now(), batches, lost)
 	l.carryOut(e)
 	return early

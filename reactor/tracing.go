@@ -10,7 +10,7 @@ import (
 // nothing of this costs more than a comparison for each event of a lane.
 
 // beginSpans makes spans of the jobs of a batch that the lane is about to take in. Jobs are claimed
-// ahead of their time, so this does not make them later. The caller holds mu.
+// ahead of their time, and mu is not held, so this makes neither these jobs later nor others.
 func (l *lane) beginSpans(b driver.Batch) {
 	if l.tracer == nil {
 		return
@@ -35,7 +35,7 @@ func (l *lane) beginSpans(b driver.Batch) {
 	}
 }
 
-// traceSends tells spans that their messages were sent.
+// traceSends tells spans that their messages were sent. The caller holds mu.
 func (l *lane) traceSends(sent []driver.Message) {
 	if l.tracer == nil {
 		return
@@ -47,7 +47,7 @@ func (l *lane) traceSends(sent []driver.Message) {
 	}
 }
 
-// endSpans ends spans whose outcome is known.
+// endSpans ends spans whose outcome is known. The caller holds mu.
 func (l *lane) endSpans(ends []handoff.SpanEnd) {
 	if len(ends) == 0 {
 		return

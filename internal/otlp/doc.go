@@ -4,7 +4,7 @@
 // The way of a span:
 //
 //	Begin ──► Sent … ──► End ──► queue ──► Run ──► collector
-//	    under a lane's lock        │ full: dropped, and counted
+//	   (by a lane, which publishes)  │ full: dropped, and counted
 //
 // Nothing before the queue waits, and nothing behind it is waited for. A collector that is slow or away
 // costs spans and nothing else. If the process dies, what is queued is lost; for the jobs that it had

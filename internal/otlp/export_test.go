@@ -419,6 +419,26 @@ func TestStop(t *testing.T) {
 	})
 }
 
+// BenchmarkExport is what a span costs the exporter's goroutine before it is sent. An op is one span.
+func BenchmarkExport(b *testing.B) {
+	cfg, _, err := fromEnvironment(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	tracer := New(cfg, slog.New(slog.DiscardHandler))
+	for range cfg.BatchSpans {
+		job := withHeaders("traceparent", traceparent)
+		tracer.Begin(&job, claimOf(1)).End(fireAt, nil)
+	}
+	spans, e := tracer.queue.first(), &exporter{tracer: tracer}
+	b.ReportAllocs()
+	for done := 0; done < b.N; done += len(spans) {
+		if _, err := e.request(b.Context(), spans); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkSpan is what a traced job costs its lane. The queue is full all the time, so this is without the
 // export.
 func BenchmarkSpan(b *testing.B) {

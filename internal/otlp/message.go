@@ -2,6 +2,7 @@ package otlp
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,7 +37,7 @@ const (
 func (t *Tracer) request(spans []*span) *collectorpb.ExportTraceServiceRequest {
 	list := make([]*tracepb.Span, len(spans))
 	for i, s := range spans {
-		list[i] = s.message(t.cfg.Broker)
+		list[i] = s.message(t.common)
 	}
 	resource := make([]*commonpb.KeyValue, len(t.cfg.Resource))
 	for i, a := range t.cfg.Resource {
@@ -48,31 +49,38 @@ func (t *Tracer) request(spans []*span) *collectorpb.ExportTraceServiceRequest {
 	}}}
 }
 
+// commonAttributes are the same for all spans, and are made once.
+func commonAttributes(broker Broker) []*commonpb.KeyValue {
+	common := []*commonpb.KeyValue{
+		text("messaging.system", "mqtt"),
+		text("messaging.operation.type", "send"),
+		text("messaging.operation.name", operation),
+	}
+	if broker.Host != "" {
+		common = append(common, text("server.address", broker.Host), number("server.port", broker.Port))
+	}
+	return common
+}
+
 // message is the span in OTLP's form. Its times are those of the database's clock, by which jobs are
 // due; a message that is refused before its time has a span of no length.
-func (s *span) message(broker Broker) *tracepb.Span {
+func (s *span) message(common []*commonpb.KeyValue) *tracepb.Span {
 	m := &tracepb.Span{
 		TraceId: s.context.trace[:], SpanId: s.context.span[:], TraceState: valid(s.state), Flags: s.flags(),
 		Name: valid(operation + " " + s.topic), Kind: tracepb.Span_SPAN_KIND_PRODUCER,
 		StartTimeUnixNano: nanoseconds(min(s.begin, s.at)), EndTimeUnixNano: nanoseconds(s.at),
-		Attributes: []*commonpb.KeyValue{
-			text("messaging.system", "mqtt"),
-			text("messaging.operation.type", "send"),
-			text("messaging.operation.name", operation),
+		Attributes: append(slices.Clip(common),
 			text("messaging.destination.name", s.topic),
 			text("messaging.message.id", strconv.FormatInt(s.job, 10)),
 			text("messaging.client.id", s.client),
 			number("messaging.message.body.size", s.payloadBytes),
-			{Key: lateness, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: s.at.Sub(s.fireAt).Seconds()}}},
+			&commonpb.KeyValue{Key: lateness, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: s.at.Sub(s.fireAt).Seconds()}}},
 			number(sends, s.sends),
 			text(outcomeName, s.outcome()),
-		},
+		),
 	}
 	if s.parent != [8]byte{} {
 		m.ParentSpanId = s.parent[:]
-	}
-	if broker.Host != "" {
-		m.Attributes = append(m.Attributes, text("server.address", broker.Host), number("server.port", broker.Port))
 	}
 	if s.failed {
 		kind := s.outcome()

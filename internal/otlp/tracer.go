@@ -7,22 +7,28 @@ import (
 	"sync"
 	"time"
 
+	commonpb "go.opentelemetry.io/proto/slim/otlp/common/v1"
+
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Tracer implements driver.Tracer. Run exports what it makes.
 type Tracer struct {
-	cfg   Config
-	log   *slog.Logger
-	queue queue
-	pause time.Duration // after a failed request, at first
+	cfg    Config
+	log    *slog.Logger
+	queue  queue
+	common []*commonpb.KeyValue // attributes of all spans
+	pause  time.Duration        // after a failed request, at first
 }
 
 var _ driver.Tracer = (*Tracer)(nil)
 
 // New returns a Tracer.
 func New(cfg Config, log *slog.Logger) *Tracer {
-	return &Tracer{cfg: cfg, log: log, pause: firstPause, queue: queue{most: cfg.MaxQueue, batch: cfg.BatchSpans, ready: make(chan struct{}, 1)}}
+	return &Tracer{
+		cfg: cfg, log: log, common: commonAttributes(cfg.Broker), pause: firstPause,
+		queue: queue{most: cfg.MaxQueue, batch: cfg.BatchSpans, ready: make(chan struct{}, 1)},
+	}
 }
 
 // span is the span of one message. Its lane's lock guards it until End, and then it does not change.

@@ -5,8 +5,8 @@ package driver
 // message or the attempt has failed. A job that is tried again is claimed again, and gets another span.
 //
 // Spans are for people, and decide nothing: a Tracer must not block, and what it loses costs no job.
-// Begin and the methods of Span are called while a lane is locked. Several lanes call Begin at the same
-// time; one goroutine at a time calls the methods of one Span.
+// Several goroutines call Begin at the same time. The methods of a Span are called while its lane is
+// locked, by one goroutine at a time.
 type Tracer interface {
 	// Begin is called for each job that was claimed, or recovered from the journal, before its
 	// message is sent. It returns nil if the job gets no span.
