@@ -37,13 +37,23 @@ const (
 type exporter struct {
 	tracer   *Tracer
 	client   *http.Client
-	failures ratelog.Limiter
-	told     int64 // dropped spans that a line of the log has counted
+	failures ratelog.Limiter // of requests
+	losses   ratelog.Limiter // of spans, while requests succeed
+	told     int64           // how many dropped spans report has seen
 }
 
-// Run exports spans until ctx ends, and then what is left, for some seconds at most. The spans of a job
-// should have ended before.
+// Run exports spans until ctx ends, and then what is left, for some seconds at most. A request that is under
+// way then is finished: the collector may have taken its spans already, and would get them twice.
 func (t *Tracer) Run(ctx context.Context) {
+	hard, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-hard.Done():
+		case <-time.After(farewell):
+			abort()
+		}
+	})()
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = t.cfg.TLS
 	defer transport.CloseIdleConnections()
@@ -63,22 +73,22 @@ func (t *Tracer) Run(ctx context.Context) {
 		case <-t.queue.ready:
 		}
 		for n := t.queue.len(); ctx.Err() == nil && (n >= t.cfg.BatchSpans || all && n > 0); n = t.queue.len() {
-			e.insist(ctx)
+			e.insist(ctx, hard)
 			all = all && n > t.cfg.BatchSpans
 		}
 	}
-	e.finish(context.WithoutCancel(ctx))
+	e.finish(hard)
+	if exported, dropped := t.Counts(); dropped > 0 {
+		t.log.Warn("spans were dropped in this run", "dropped", dropped, "exported", exported)
+	}
 }
 
-// insist exports the oldest spans, and tries again for some time if that may help.
-func (e *exporter) insist(ctx context.Context) {
+// insist exports the oldest spans, and tries again for some time if that may help, until soft ends.
+func (e *exporter) insist(soft, hard context.Context) {
 	spans := e.tracer.queue.first()
 	begun, pause := time.Now(), e.tracer.pause
 	for {
-		lost, err := e.export(ctx, spans)
-		if ctx.Err() != nil && err != nil {
-			return // finish tries them once more
-		}
+		lost, err := e.export(hard, spans)
 		var temporary *temporaryError
 		if err == nil || !errors.As(err, &temporary) || time.Since(begun) > patience {
 			e.tracer.queue.done(len(spans), lost)
@@ -89,23 +99,21 @@ func (e *exporter) insist(ctx context.Context) {
 		wait := max(temporary.after, pause/2+rand.N(pause/2))
 		pause = min(2*pause, lastPause)
 		select {
-		case <-ctx.Done():
-			return
+		case <-soft.Done():
+			return // finish tries them once more
 		case <-time.After(min(wait, patience)):
 		}
 	}
 }
 
-// finish exports what is left, each span once.
-func (e *exporter) finish(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, farewell)
-	defer cancel()
+// finish exports what is left, each span once, until hard ends.
+func (e *exporter) finish(hard context.Context) {
 	for {
 		spans := e.tracer.queue.first()
 		if len(spans) == 0 {
 			return
 		}
-		lost, err := e.export(ctx, spans)
+		lost, err := e.export(hard, spans)
 		e.tracer.queue.done(len(spans), lost)
 		e.report(err)
 		if err != nil {
@@ -122,13 +130,13 @@ func (e *exporter) finish(ctx context.Context) {
 func (e *exporter) report(err error) {
 	log := e.tracer.log
 	_, dropped := e.tracer.Counts()
-	switch news := dropped > e.told; {
-	case err != nil:
+	if err != nil {
 		e.failures.Fail(log, slog.LevelWarn, "cannot export spans; jobs are published all the same", "collector", e.place(), "dropped", dropped, "err", err)
-	case news:
-		e.failures.Fail(log, slog.LevelWarn, "spans were dropped: the collector takes them more slowly than they come, or refuses some; raise OTEL_BSP_MAX_QUEUE_SIZE, or sample fewer", "collector", e.place(), "dropped", dropped)
-	default:
+	} else {
 		e.failures.OK(log, "exporting spans again", "dropped", dropped)
+		if dropped > e.told {
+			e.losses.Fail(log, slog.LevelWarn, "spans were dropped: the collector takes them more slowly than they come, or refuses some; raise OTEL_BSP_MAX_QUEUE_SIZE, or sample fewer", "collector", e.place(), "dropped", dropped)
+		}
 	}
 	e.told = dropped
 }

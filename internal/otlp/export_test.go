@@ -37,7 +37,8 @@ type rig struct {
 	ctx       context.Context
 	collector *testkit.Collector
 	log       lines
-	stop      func() // ends Run, and waits for it
+	end       func() // tells Run to end
+	stop      func() // does so, and waits for it
 }
 
 // lines is a log.
@@ -79,6 +80,7 @@ func newRig(t *testing.T, variables map[string]string) *rig {
 	ctx, end := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { r.Run(ctx) })
+	r.end = end
 	r.stop = func() {
 		end()
 		running.Wait()
@@ -343,8 +345,8 @@ func TestRefuses(t *testing.T) {
 	if n := r.log.count("301 Moved Permanently"); n != 1 {
 		t.Errorf("%d lines about the redirection, want 1", n)
 	}
-	if r.log.count("dropped=7") == 0 {
-		t.Error("no line counts the dropped spans")
+	if n := r.log.count(`msg="spans were dropped in this run" dropped=7 exported=3`); n != 1 {
+		t.Errorf("%d lines count the dropped spans", n)
 	}
 }
 
@@ -365,7 +367,7 @@ func TestSlowCollector(t *testing.T) {
 	r.counted(0, more)
 	close(answer)
 	r.counted(queue, more)
-	if n := r.log.count("spans were dropped"); n != 1 {
+	if n := r.log.count("spans were dropped: "); n != 1 {
 		t.Errorf("%d lines about dropped spans, want 1", n)
 	}
 }
@@ -382,6 +384,24 @@ func TestStop(t *testing.T) {
 		r.counted(20, 0)
 		if n := len(r.collector.Spans()); n != 20 {
 			t.Errorf("%d spans", n)
+		}
+	})
+	t.Run("finishes the request under way", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, nil)
+		answer := make(chan struct{})
+		r.collector.Answer(func(int) (int, http.Header, []byte) {
+			<-answer
+			return http.StatusOK, nil, nil
+		})
+		r.publish(1)
+		r.collector.WaitRequests(r.ctx, 1)
+		r.end()
+		close(answer)
+		r.stop()
+		r.counted(1, 0)
+		if n := len(r.collector.Spans()); n != 1 {
+			t.Errorf("%d spans, want 1", n)
 		}
 	})
 	t.Run("away", func(t *testing.T) {
