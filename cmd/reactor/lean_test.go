@@ -22,7 +22,7 @@ const (
 // notInTheDaemon are prefixes of the import paths that belong to the lab, to tests or to tools.
 var notInTheDaemon = []string{
 	"github.com/job-publisher/reactor/lab", "github.com/job-publisher/reactor/internal/stack",
-	"github.com/job-publisher/reactor/internal/testkit", "github.com/job-publisher/reactor/internal/check",
+	"github.com/job-publisher/reactor/internal/testkit", "github.com/job-publisher/reactor/internal/otlptest", "github.com/job-publisher/reactor/internal/check",
 	"codeberg.org/", "gonum.org/", "github.com/mochi-mqtt/", "github.com/lib/pq", "github.com/fergusstrange/",
 	"github.com/nats-io/", "github.com/eclipse/paho.golang/paho", "honnef.co/", "mvdan.cc/", "go.uber.org/goleak",
 	"testing", "html/template", "text/template", "net/http/pprof",

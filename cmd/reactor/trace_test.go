@@ -19,6 +19,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/check"
 	"github.com/job-publisher/reactor/internal/netfault"
+	"github.com/job-publisher/reactor/internal/otlptest"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 )
@@ -122,7 +123,7 @@ func stop(t *testing.T, p *testkit.Process) {
 }
 
 // spansOf are the spans of a job.
-func spansOf(spans []testkit.Span, id int64) (list []testkit.Span) {
+func spansOf(spans []otlptest.Span, id int64) (list []otlptest.Span) {
 	for _, s := range spans {
 		if s.Attributes["messaging.message.id"] == strconv.FormatInt(id, 10) {
 			list = append(list, s)
@@ -141,7 +142,7 @@ func TestTrace(t *testing.T) {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
-			database, mqtt, collector := testkit.NewDatabase(t), broker(t), testkit.NewCollector(t)
+			database, mqtt, collector := testkit.NewDatabase(t), broker(t), otlptest.NewCollector(t)
 			db, messages := connect(t, ctx, database), consume(t, ctx, mqtt, "job/#")
 			p := startTraced(t, database, mqtt, traced(collector.URL, "OTEL_SERVICE_NAME=lamps"), append(args, "--name", "first", "--http-addr", "127.0.0.1:0")...)
 			address := httpAddress(t, ctx, p)
@@ -225,7 +226,7 @@ func TestTraceOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
-			database, mqtt, collector := testkit.NewDatabase(t), broker(t), testkit.NewCollector(t)
+			database, mqtt, collector := testkit.NewDatabase(t), broker(t), otlptest.NewCollector(t)
 			db, messages := connect(t, ctx, database), consume(t, ctx, mqtt, "job/#")
 			p := testkit.Run(t, testkit.ProcessConfig{
 				Path: testkit.Reactor(t), Args: append([]string{"run"}, test.args...),
@@ -247,7 +248,7 @@ func TestTraceOff(t *testing.T) {
 func TestTraceRoots(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	database, mqtt, collector := testkit.NewDatabase(t), broker(t), testkit.NewCollector(t)
+	database, mqtt, collector := testkit.NewDatabase(t), broker(t), otlptest.NewCollector(t)
 	db, messages := connect(t, ctx, database), consume(t, ctx, mqtt, "job/#")
 	p := startTraced(t, database, mqtt, traced(collector.URL, "OTEL_TRACES_SAMPLER=parentbased_always_on"))
 	ids := []int64{}
@@ -276,7 +277,7 @@ func TestTraceRoots(t *testing.T) {
 func TestTraceFailures(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	database, collector := testkit.NewDatabase(t), testkit.NewCollector(t)
+	database, collector := testkit.NewDatabase(t), otlptest.NewCollector(t)
 	mqtt := testkit.OwnMosquitto(t, stack.MosquittoConfig{AccessRules: []string{"topic readwrite #", "topic deny job/forbidden"}}).URL()
 	db := connect(t, ctx, database)
 	const headers = `{"traceparent": "` + traceparent + `"}`
@@ -332,7 +333,7 @@ func TestTraceFailures(t *testing.T) {
 func TestTraceOfRecoveredJob(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	database, mqtt, collector := testkit.NewDatabase(t), broker(t), testkit.NewCollector(t)
+	database, mqtt, collector := testkit.NewDatabase(t), broker(t), otlptest.NewCollector(t)
 	db, messages := connect(t, ctx, database), consume(t, ctx, mqtt, "job/#")
 	proxy := testkit.NewProxy(t, mqtt)
 	env := traced(collector.URL, "OTEL_TRACES_SAMPLER=parentbased_always_on")
@@ -373,7 +374,7 @@ func TestCollectorIsAway(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
-			database, mqtt, collector := testkit.NewDatabase(t), broker(t), testkit.NewCollector(t)
+			database, mqtt, collector := testkit.NewDatabase(t), broker(t), otlptest.NewCollector(t)
 			url := collector.URL
 			if how == "refuses" {
 				proxy := testkit.NewProxy(t, collector.URL)

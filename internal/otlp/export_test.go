@@ -3,10 +3,17 @@ package otlp
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +23,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/slim/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/job-publisher/reactor/internal/otlptest"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -35,7 +43,7 @@ type rig struct {
 	*Tracer
 	t         *testing.T
 	ctx       context.Context
-	collector *testkit.Collector
+	collector *otlptest.Collector
 	log       lines
 	end       func() // tells Run to end
 	stop      func() // does so, and waits for it
@@ -62,7 +70,7 @@ func (l *lines) count(text string) int {
 // newRig starts a tracer with these variables.
 func newRig(t *testing.T, variables map[string]string) *rig {
 	t.Helper()
-	r := &rig{t: t, collector: testkit.NewCollector(t)}
+	r := &rig{t: t, collector: otlptest.NewCollector(t)}
 	all := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": r.collector.URL, "OTEL_BSP_SCHEDULE_DELAY": "5"}
 	for name, value := range variables {
 		all[name] = value
@@ -478,5 +486,50 @@ func BenchmarkSpan(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestTLS: the collector's certificate is checked against the given authority, and we show ours.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	collector := otlptest.NewCollector(t)
+	server := httptest.NewUnstartedServer(collector)
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.Config.ErrorLog = slog.NewLogLogger(testkit.Logger(t).Handler(), slog.LevelDebug)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	certificate, key := filepath.Join(t.TempDir(), "certificate.pem"), filepath.Join(t.TempDir(), "key.pem")
+	private, err := x509.MarshalPKCS8PrivateKey(server.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, certificate, "CERTIFICATE", server.Certificate().Raw)
+	writePEM(t, key, "PRIVATE KEY", private)
+	for name, test := range map[string]struct {
+		variables map[string]string
+		exported  int64
+	}{
+		"unknown authority": {nil, 0},
+		"no certificate":    {map[string]string{"OTEL_EXPORTER_OTLP_CERTIFICATE": certificate}, 0},
+		"both":              {map[string]string{"OTEL_EXPORTER_OTLP_CERTIFICATE": certificate, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": certificate, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": key}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			variables := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL}
+			maps.Copy(variables, test.variables)
+			r := newRig(t, variables)
+			r.publish(1)
+			r.stop()
+			r.counted(test.exported, 1-test.exported)
+		})
+	}
+	if n := len(collector.Spans()); n != 1 {
+		t.Errorf("%d spans, want 1", n)
+	}
+}
+
+func writePEM(t *testing.T, name, kind string, bytes []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: bytes}), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,4 +1,5 @@
-package testkit
+// Package otlptest is a collector of spans for tests.
+package otlptest
 
 import (
 	"compress/gzip"
