@@ -95,7 +95,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 		leased: held.good, clock: r.clock, lead: r.lead, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
 		settle:   func(l *lane, b *handoff.Batch, within time.Duration) { s.add(l, b, within) },
 		capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg),
-		budget: budget,
+		budget: budget, tracer: r.cfg.Tracer,
 	}
 	return &laneRunner{
 		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss, stage: r.cfg.Stage,

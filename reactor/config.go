@@ -62,6 +62,9 @@ type Config struct {
 	// 24 h. With NoGrace a stop does not wait: what is under way then is recovered by whoever
 	// takes over the lane. Defaults to 10 s.
 	Grace time.Duration
+	// Tracer makes spans of messages, whose contexts the messages then carry. Defaults to none: what a
+	// job's headers say about a trace passes through unchanged.
+	Tracer driver.Tracer
 	// Logger takes the log. Defaults to one that discards everything.
 	Logger *slog.Logger
 }

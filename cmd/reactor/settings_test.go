@@ -36,7 +36,7 @@ func settings(t *testing.T, environ []string, args ...string) (*commands, *cli.E
 func TestVariables(t *testing.T) {
 	c, env, _, err := settings(t, []string{
 		"REACTOR_DATABASE_URL=\tpostgres://db/app \r\n", "REACTOR_MQTT_URL=mqtt://variable", "REACTOR_MQTT_PASSWORD= secret \r\n",
-		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_DELIVERY=at-most-once",
+		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_TRACE=true", "REACTOR_DELIVERY=at-most-once",
 		"REACTOR_JOBS=many", // a setting of reactor-lab
 	}, "run", "--mqtt-url", "mqtt://flag\n", "--max-reads", "0")
 	if err != nil {
@@ -46,6 +46,7 @@ func TestVariables(t *testing.T) {
 		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, MaxFeedWAL: 4096, PartitionsAhead: 7, DatabaseConnections: 6, Migrate: false,
 		MQTTURL: "mqtt://flag", MQTTPassword: " secret ", Lanes: 3, Delivery: reactor.AtMostOnce,
 		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
+		Trace:        true,
 		LoggingFlags: cli.LoggingFlags{LogFormat: "auto"},
 	}
 	if c.Run != want {
