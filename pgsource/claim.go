@@ -46,7 +46,7 @@ WITH lease AS MATERIALIZED (
      WHERE id = ANY ($4::bigint[]) AND ` + pending + `{in $12 to $13}
        AND fire_at <= (SELECT clock_timestamp() + $5::interval)
        AND shard = ANY (coalesce($6::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $2)))
-       AND ` + itsTurn + ` AND EXISTS (SELECT FROM lease)
+       AND ` + itsTurn("$4", "$12", "$13") + ` AND EXISTS (SELECT FROM lease)
      ORDER BY id
        FOR UPDATE SKIP LOCKED
 ), sums AS MATERIALIZED (
@@ -68,7 +68,7 @@ WITH lease AS MATERIALIZED (
 ), lowered AS (
     DELETE FROM reactor.journal_starts WHERE lane = $1 AND batch > (SELECT batch FROM journalled)
 )
-SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, outdated, (SELECT lowest < highest FROM sums), ordered, clock_timestamp()
+SELECT batch, qos, id, topic, payload, payload_bytes, fire_at, expires_at, properties, (SELECT lowest < highest FROM sums), ordered, clock_timestamp()
   FROM journalled, claimed ORDER BY fire_at, apart, id`
 
 // claimedID returns the id of a row that was marked and signed. A trigger of the application may
@@ -89,8 +89,8 @@ const sizeSQL = `octet_length(topic) + octet_length(payload)
               ELSE coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(correlation_data), 0)
                  + coalesce(octet_length(response_topic), 0) + coalesce(pg_column_size(headers), 0) END`
 
-// claimedColumns are what is published of a row, and whether it is not to be published.
-const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties, " + outdated + " AS outdated"
+// claimedColumns are what is published of a row.
+const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties"
 
 // claimByPlace identifies the locked rows by their ctid alone, because only this one table is
 // searched. The bytes are counted under the lock, because a payload may have grown since it was
@@ -143,6 +143,9 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 	if err != nil {
 		return driver.Batch{}, claimOutcome(s.failed("claim batch", err))
 	}
+	if len(batch.Jobs) < len(req.IDs) {
+		batch.Missed, batch.Keys = s.endOutdated(ctx, req)
+	}
 	if len(batch.Jobs) > 0 {
 		s.starts.claimed(req.Lease.Lane, batch.ID)
 		return batch, nil
@@ -194,10 +197,10 @@ func (s *Source) findSuppressed(ctx context.Context, req driver.ClaimRequest) er
 
 var errSuppressed = errors.New("a trigger on the table silently keeps its row from being changed")
 
-const (
+var (
 	unclaimedSQL = `
   FROM {jobs} WHERE id = ANY ($1::bigint[]) AND ` + pending + `{in $5 to $6} AND fire_at <= clock_timestamp() + $2::interval
-   AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4))) AND ` + itsTurn
+   AND shard = ANY (coalesce($3::smallint[], ARRAY(SELECT shard FROM reactor.shards WHERE owner = $4))) AND ` + itsTurn("$1", "$5", "$6")
 	waitingSQL = "SELECT EXISTS (SELECT" + unclaimedSQL + ")"
 	lockOneSQL = "SELECT id" + unclaimedSQL + " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
 	// It changes every column that a claim changes, because a trigger may react to one of them

@@ -149,7 +149,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	case list[at].Ruled:
 		return table{}, fmt.Errorf("a rule ON UPDATE on %s would rewrite every claim, which PostgreSQL does not allow: drop the rule, a trigger can do the same", qualified(schema))
 	}
-	return newTable(schema, list[at].Tree), nil
+	return newTable(schema, list[at].Tree), s.bindOrdering(ctx, schema)
 }
 
 // ourColumns are the columns of the table that our statements name.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -18,7 +19,7 @@ import (
 // ordered scan a shard, each with its own limit, reads no more than it returns; a single scan over
 // all shards would have to sort everything that is due first.
 var loadWindowSQL = `
-SELECT job.id, job.shard, job.fire_at, ` + nextLookSQL + `, job.bytes
+SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, job.bytes, ` + orderingSQL + `
   FROM unnest($1::smallint[], $2::timestamptz[], $3::bigint[]) AS cursor (shard, after_at, after_id)
  CROSS JOIN LATERAL (
        SELECT id, shard, fire_at, claim, ordering_key, ` + sizeSQL + ` AS bytes
@@ -26,12 +27,6 @@ SELECT job.id, job.shard, job.fire_at, ` + nextLookSQL + `, job.bytes
         WHERE NOT processed AND shard = cursor.shard
           AND (fire_at, id) > (cursor.after_at, cursor.after_id) AND fire_at < $4{from $6}{from cursor.after_at}
         ORDER BY fire_at, id LIMIT $5) AS job`
-
-// nextLookSQL is when a job is due, or, if it has an ordering key and others go first, when to look at it
-// again. If nothing more is known of those than that they have not fired, that is at its time.
-var nextLookSQL = `
-       CASE WHEN ordering_key IS NULL THEN ` + nextTrySQL + `
-            ELSE greatest(` + nextTrySQL + `, ` + nextTurnSQL + `) END`
 
 // nextTrySQL computes when a job is due: at fire_at, or later at its next attempt. Another row with
 // the same id, whose claim is a different one or NULL, does not wait for that; a note without a
@@ -62,7 +57,7 @@ const pending = "coalesce(NOT processed, false)"
 
 // loadSQL reads rows by their ids.
 var loadSQL = `
-SELECT job.id, job.shard, job.fire_at, ` + nextLookSQL + `, ` + sizeSQL + `
+SELECT job.id, job.shard, job.fire_at, ` + nextTrySQL + `, ` + sizeSQL + `, ` + orderingSQL + `
   FROM {jobs} AS job
  WHERE ` + pending + ` AND shard = ANY ($1::smallint[]) AND fire_at < $2 AND `
 
@@ -149,6 +144,8 @@ func (s *Source) load(ctx context.Context, window bool, sql string, args []any) 
 		job        driver.Pending
 		shard      int16
 		fire, next dbTime
+		key        pgtype.Int8
+		waiting    queue
 	)
 	// Reading a window may take long if an old snapshot keeps processed rows. Rows that are read by
 	// id may be due, so those statements keep the short limits.
@@ -159,8 +156,11 @@ func (s *Source) load(ctx context.Context, window bool, sql string, args []any) 
 		}
 	}
 	err := query(ctx, sql, args, func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes, &key}, func() error {
 			job.Shard, job.DueAt, job.FireAt = uint8(shard), next.DBTime, fire.DBTime
+			if key.Valid {
+				waiting.add(key.Int64, len(jobs), job)
+			}
 			jobs = append(jobs, job)
 			place := &places[job.Shard]
 			place.Cursor = driver.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
@@ -170,6 +170,9 @@ func (s *Source) load(ctx context.Context, window bool, sql string, args []any) 
 		return err
 	})
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.postpone(ctx, jobs, waiting); err != nil {
 		return nil, nil, err
 	}
 	// Have the connections for claiming them opened before they are due.

@@ -1,10 +1,13 @@
 package pgsource
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -22,19 +25,164 @@ const orderingSQL = "hashtextextended(ordering_key, 0::bigint)"
 const keyInFlight = orderingSQL + " IN (SELECT reactor.keys_in_flight())"
 
 // outdated is whether a job is late and must not be published, as a newer one of its key is due.
-const outdated = "(ordering_key IS NOT NULL AND reactor.is_outdated(" + orderingSQL + ", fire_at, id))"
+const outdated = "reactor.is_outdated(" + orderingSQL + ", fire_at, id)"
 
-// itsTurn is the condition under which a job may be claimed: it has no ordering key, or it is the turn
-// of this job, or it will not be published.
-const itsTurn = `(ordering_key IS NULL
-         OR NOT ` + keyInFlight + ` AND reactor.waits_until(` + orderingSQL + `, fire_at, id) IS NULL
-         OR ` + outdated + `)`
+// itsTurn is the condition under which one of the jobs with these ids may be claimed: it has no ordering key, or
+// it is the turn of this job, and it is to be published. Of those with one key only the first can
+// pass; the others are not asked about, as that costs much more than to find the first.
+func itsTurn(ids, from, to string) string {
+	return `(ordering_key IS NULL
+         OR id = ANY (ARRAY(SELECT DISTINCT ON (` + orderingSQL + `) id FROM {jobs} WHERE id = ANY (` + ids + `::bigint[]) AND ordering_key IS NOT NULL AND ` + pending + `{in ` + from + ` to ` + to + `}
+                             ORDER BY ` + orderingSQL + `, fire_at, id))
+        AND NOT ` + keyInFlight + ` AND reactor.waits_until(` + orderingSQL + `, fire_at, id) IS NULL AND NOT ` + outdated + `)`
+}
 
-// nextTurnSQL is when to look at a job with an ordering key again, if others go first; NULL: none do. Whoever
-// settles the job in front names this one; the pause is for when that instance dies.
-const nextTurnSQL = `
-            coalesce(reactor.waits_until(` + orderingSQL + `, fire_at, id), CASE WHEN ` + keyInFlight + ` AND NOT ` + outdated + `
-                 THEN clock_timestamp() + greatest(interval '20 ms', least(interval '500 ms', clock_timestamp() - fire_at)) END)`
+// queue holds the jobs of a read that have an ordering key: of each key the first one, and the others.
+type queue struct {
+	firsts map[int64]int // places in the read, by the hash of the key
+	others []int
+	jobs   map[int]driver.Pending // the firsts, by place
+}
+
+// add notes a job. The order of the read does not matter.
+func (o *queue) add(key int64, place int, job driver.Pending) {
+	if o.firsts == nil {
+		o.firsts, o.jobs = make(map[int64]int), make(map[int]driver.Pending)
+	}
+	before, known := o.firsts[key]
+	switch {
+	case !known:
+	case cmp.Or(cmp.Compare(job.FireAt, o.jobs[before].FireAt), cmp.Compare(job.ID, o.jobs[before].ID)) < 0:
+		o.others = append(o.others, before)
+		delete(o.jobs, before)
+	default:
+		o.others = append(o.others, place)
+		return
+	}
+	o.firsts[key], o.jobs[place] = place, job
+}
+
+// turnsSQL finds when to look at jobs that are the first of their keys in a read, if others go first; NULL:
+// none do. While a message of the key is on its way, whoever settles it names the next one (Follow); the pause is for when
+// that instance dies. A job that is not due yet is looked at again at its time.
+const turnsSQL = `
+SELECT place, is_late AND reactor.is_outdated(key, fire_at, id), clock_timestamp(),
+       CASE WHEN is_late THEN coalesce(reactor.waits_until(key, fire_at, id), CASE WHEN key IN (SELECT reactor.keys_in_flight())
+                 THEN clock_timestamp() + greatest(interval '20 ms', least(interval '500 ms', clock_timestamp() - fire_at)) END) END
+  FROM (SELECT *, fire_at <= clock_timestamp() AS is_late FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::bigint[]) AS f (place, key, fire_at, id)) AS first`
+
+const (
+	// leastTurn and mostTurn bound the pause of a job behind others of its key in a read. It is as long as
+	// the job is late: it is named when its turn has come, and thousands behind one that does not come to an
+	// end are not looked at all the time.
+	leastTurn = 50 * time.Millisecond
+	mostTurn  = time.Minute
+)
+
+// postpone gives jobs that wait for others of their key the times at which to look at them again.
+func (s *Source) postpone(ctx context.Context, jobs []driver.Pending, waiting queue) error {
+	if len(waiting.firsts) == 0 {
+		return nil
+	}
+	var (
+		places, keys, ids []int64
+		fires             []dbTime
+	)
+	for key, place := range waiting.firsts {
+		job := waiting.jobs[place]
+		places, keys, fires, ids = append(places, int64(place)), append(keys, key), append(fires, dbTime{job.FireAt}), append(ids, job.ID)
+	}
+	var now dbTime
+	err := s.work.rows(ctx, turnsSQL, []any{places, keys, fires, ids}, func(rows pgx.Rows) error {
+		var (
+			place int
+			late  bool
+			until nullTime
+		)
+		_, err := pgx.ForEachRow(rows, []any{&place, &late, &now, &until}, func() error {
+			switch job := &jobs[place]; {
+			case late:
+				s.outdated.Store(true) // the claim finds it, and ends it
+			case until.valid:
+				job.DueAt = max(job.DueAt, until.DBTime)
+			}
+			return nil
+		})
+		return err
+	})
+	for _, place := range waiting.others {
+		job := &jobs[place]
+		job.DueAt = max(job.DueAt, now.Add(min(max(now.Sub(job.FireAt), leastTurn), mostTurn)))
+	}
+	return err
+}
+
+// endOutdatedSQL ends late jobs of the ordering keys of some jobs, because newer ones are due. Nothing of them was sent, and
+// nobody has claimed them; so this is one commit: if we crash before it, the jobs are as they were, and after it
+// they have ended. Any instance may do it. It returns how many, and the hashes of their keys.
+const endOutdatedSQL = `
+WITH late AS MATERIALIZED (
+    SELECT tableoid AS part, ctid AS place, fire_at AS at, ` + orderingSQL + ` AS ordering FROM {jobs} AS job
+     WHERE ` + orderingSQL + ` = ANY (ARRAY(SELECT DISTINCT ` + orderingSQL + ` FROM {jobs} WHERE id = ANY ($1::bigint[]) AND ordering_key IS NOT NULL))
+       AND ordering_key IS NOT NULL AND ` + pending + ` AND fire_at < (SELECT clock_timestamp()) AND ($3::bigint IS NULL OR id = $3) AND ` + outdated + `
+       AND NOT EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = job.id AND f.claim IS NULL AND f.row_version = ` + rowVersion + `)
+     ORDER BY id LIMIT ` + mostOutdated + ` FOR UPDATE SKIP LOCKED
+), ended AS (
+    UPDATE {jobs} AS job SET processed = true, processed_at = clock_timestamp(), claim = $2
+      FROM late WHERE job.ctid = late.place AND job.tableoid = late.part AND job.fire_at = late.at
+    RETURNING job.id, late.ordering
+), recorded AS (
+    INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim, state, ordering)
+    SELECT id, 0, 0, 'missed: it was late, and a newer job of its ordering key was due as well', $2, 'missed', ordering FROM ended
+    ON CONFLICT (job_id) DO UPDATE
+       SET failed_at = excluded.failed_at, attempts = 0, code = 0, reason = excluded.reason, claim = excluded.claim, state = excluded.state, ordering = excluded.ordering
+)
+SELECT count(*), coalesce(array_agg(DISTINCT ordering), '{}') FROM ended`
+
+// mostOutdated is how many jobs one statement ends.
+const mostOutdated = "1000"
+
+// endOutdated ends what is outdated of the ordering keys of jobs that a claim did not get, and returns how
+// many jobs that were, and the hashes of their keys. An error is left to the next attempt. A row that refuses the
+// change is recorded, as one is that refuses its claim; those behind it go on without it.
+func (s *Source) endOutdated(ctx context.Context, req driver.ClaimRequest) (ended int, keys []int64) {
+	end := func(id *int64) (n int, err error) {
+		var some []int64
+		err = s.hot.row(ctx, s.jobs().endOutdated, []any{req.IDs, uuid(driver.NewToken()), id}, &n, &some)
+		ended, keys = ended+n, append(keys, some...)
+		return n, err
+	}
+	for s.outdated.Load() {
+		n, err := end(nil)
+		if aboutJob(err) {
+			for _, id := range req.IDs {
+				if _, err = end(&id); aboutJob(err) {
+					err = s.Quarantine(ctx, []driver.BadJob{{ID: id, Why: &driver.JobError{Reason: "cannot be ended: " + statementText(err), Err: err}}})
+				}
+			}
+		}
+		if err != nil {
+			s.log.Debug("cannot end jobs that are outdated", "err", err)
+			break
+		}
+		s.outdated.Store(n > 0)
+	}
+	return ended, keys
+}
+
+// bindOrdering makes the functions of sql/ordering.sql read this table, if they read another one: it has moved to
+// another schema. If we crash before the commit, the next start does it.
+func (s *Source) bindOrdering(ctx context.Context, schema string) error {
+	var bound bool
+	err := s.control.row(ctx, "SELECT strpos(prosrc, 'FROM ' || format('%I.jobs', $1::text) || ' j') > 0 FROM pg_proc WHERE oid = to_regproc('reactor.waits_until')", []any{schema}, &bound)
+	if err == nil && !bound {
+		err = s.control.exec(ctx, "SELECT reactor.bind_ordering()")
+	}
+	if sqlState(err) == pgerrcode.InsufficientPrivilege {
+		return explained(err, "the table of jobs has moved to schema %s, and this role may not tell the functions that keep jobs in order: as their owner run SELECT reactor.bind_ordering()", pgx.Identifier{schema}.Sanitize())
+	}
+	return err
+}
 
 // orderings are the jobs of a batch that have an ordering key, and the hashes of the keys.
 type orderings struct{ ids, keys []int64 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
@@ -134,35 +135,81 @@ func TestWaitingRowsAreLeftAlone(t *testing.T) {
 	})
 }
 
-// TestNewest: with catch-up "newest" the late jobs of a key are claimed together, to be recorded as missed, but for
-// the newest, which comes after them.
+// late is what a read says of the jobs: which are due by now, and which are to be looked at later.
+func (b *bench) late(ids []int64) (due []int64) {
+	b.t.Helper()
+	jobs, err := b.LoadIDs(b.ctx, driver.AllShards, ids, driver.DistantPast, b.now().Add(time.Hour), true)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	now := b.now()
+	for _, job := range jobs {
+		if job.DueAt <= now {
+			due = append(due, job.ID)
+		}
+	}
+	slices.Sort(due)
+	return due
+}
+
+// TestNewest: with catch-up "newest" the late jobs of a key end as missed, all but the newest of those that are due
+// and can be published.
 func TestNewest(t *testing.T) {
 	each(t, func(t *testing.T, b *bench) {
-		ids := b.ordered("k", 5)
+		ids := b.ordered("k", 6)
 		others := b.ordered("other", 1)
-		b.exec("UPDATE jobs SET fire_at = fire_at + interval '1 hour' WHERE id = $1", ids[4])
+		b.exec("UPDATE jobs SET fire_at = fire_at + interval '1 hour' WHERE id = $1", ids[5])
+		b.exec("UPDATE jobs SET expires_at = now() - interval '1 second' WHERE id = $1", ids[4])
 		b.exec("UPDATE reactor.deployment SET ordered_catch_up = 'newest'")
 		all := slices.Concat(ids, others)
-		batch := b.claims("at first", all, slices.Concat(ids[:3], others))
-		for _, job := range batch.Jobs {
-			if job.Outdated != (job.ID != others[0]) {
-				t.Errorf("job %d: outdated %t", job.ID, job.Outdated)
-			}
+		if got, want := b.late(all), []int64{ids[0], others[0]}; !slices.Equal(got, want) {
+			t.Errorf("due are %v, want %v", got, want)
 		}
-		// Who dies now is followed by somebody who sees the same.
-		recovered := b.recoverOne()
-		for _, job := range recovered.Jobs {
-			if job.Outdated != (job.ID != others[0]) {
-				t.Errorf("job %d, recovered: outdated %t", job.ID, job.Outdated)
-			}
+		batch := b.claims("at first", all, others)
+		if batch.Missed != 3 || len(batch.Keys) != 1 {
+			t.Errorf("%d jobs of %d keys are missed", batch.Missed, len(batch.Keys))
 		}
-		b.claims("meanwhile", all, nil)
-		b.published(batch)
-		batch = b.claims("then", all, ids[3:4])
-		if batch.Jobs[0].Outdated {
-			t.Error("the newest that is due counts as outdated")
+		if n := b.count("SELECT count(*) FROM reactor.failed_jobs f JOIN jobs j ON j.id = f.job_id AND j.claim = f.claim AND j.processed WHERE f.state = 'missed' AND j.id = ANY ($1)", ids[:3]); n != 3 {
+			t.Errorf("%d of them are recorded", n)
 		}
+		b.claims("then", all, ids[3:4])
+		b.claims("while that is in flight", all, nil)
 	})
+}
+
+// TestOutdatedRowRefusesItsEnd: a row that a trigger keeps from being ended is recorded, and the others go on.
+func TestOutdatedRowRefusesItsEnd(t *testing.T) {
+	b := newBench(t)
+	ids := b.ordered("k", 4)
+	b.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$`)
+	b.exec(fmt.Sprintf("CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (OLD.id = %d) EXECUTE FUNCTION refuse()", ids[0]))
+	b.exec("UPDATE reactor.deployment SET ordered_catch_up = 'newest'")
+	b.late(ids)
+	if batch := b.claims("at first", ids, nil); batch.Missed != 2 {
+		t.Errorf("%d of 2 are missed", batch.Missed)
+	}
+	if n := b.count("SELECT count(*) FROM reactor.failed_jobs WHERE job_id = $1 AND claim IS NULL", ids[0]); n != 1 {
+		t.Error("the bad row is not recorded")
+	}
+	b.claims("then", ids[1:], ids[3:])
+}
+
+// TestOrderFollowsTheTable: when the table has moved to another schema, the functions read it there.
+func TestOrderFollowsTheTable(t *testing.T) {
+	b := newBench(t)
+	ids := b.ordered("k", 3)
+	first := b.claims("at first", ids, ids[:1])
+	b.exec("CREATE SCHEMA elsewhere")
+	b.exec("ALTER TABLE jobs SET SCHEMA elsewhere")
+	s := open(t, b.ctx, pgsource.Config{DatabaseURL: b.url})
+	_, err := s.Settle(b.ctx, []driver.Settlement{{BatchID: first.ID, Token: first.Token, Lease: b.lease, Jobs: 1, Kept: 1, Concluded: 1, Done: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := s.Claim(b.ctx, b.request(ids))
+	if err != nil || !slices.Equal(idsOf(batch), ids[1:2]) {
+		t.Errorf("claimed %v, %v", idsOf(batch), err)
+	}
 }
 
 // TestFollow: whoever settles jobs with keys is told the next ones that are due, of all shards.
@@ -256,7 +303,7 @@ func TestLooksAreCheap(t *testing.T) {
 		return read[0].Plan["Shared Hit Blocks"].(float64) + read[0].Plan["Shared Read Blocks"].(float64)
 	}
 	before := pages()
-	b.exec("INSERT INTO jobs (topic, fire_at, processed, ordering_key, claim) SELECT 't', now() - n * interval '1 second', true, 'k', gen_random_uuid() FROM generate_series(60, 20000) n")
+	b.exec("INSERT INTO jobs (topic, fire_at, processed, ordering_key) SELECT 't', now() - n * interval '1 second', true, 'k' FROM generate_series(60, 20000) n")
 	if after := pages(); after > before+5 {
 		t.Errorf("looking reads %v pages, and %v after 20,000 have fired", before, after)
 	}

@@ -31,7 +31,7 @@ type table struct {
 
 	claim, siftLock, sift, loadWindow, loadRange, loadIDs, journal, unsettled, lockReturns, replaced, handBack, purge string
 	waiting, lockOne, touch                                                                                           string
-	quarantine                                                                                                        string
+	quarantine, endOutdated                                                                                           string
 }
 
 // The texts of the statements contain "{in $1 to $2}" and "{from $1}" where a table with partitions
@@ -69,7 +69,7 @@ func newTable(schema string, tree bool) table {
 	t.unsettled = expand(unsettledSQL)
 	t.lockReturns, t.replaced, t.handBack = expand(lockReturnsSQL), expand(replacedSQL), expand(handBackSQL)
 	t.purge = expand(purgeRetriesSQL)
-	t.quarantine = expand(quarantineSQL)
+	t.quarantine, t.endOutdated = expand(quarantineSQL), expand(endOutdatedSQL)
 	t.waiting, t.lockOne, t.touch = expand(waitingSQL), expand(lockOneSQL), expand(touchSQL)
 	return t
 }

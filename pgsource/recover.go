@@ -102,7 +102,7 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 var readJournalSQL = `
 		SELECT f.batch, f.token, f.round, f.settled, f.qos, f.first_slot, coalesce(f.reach, $3), coalesce(entry.id, 0),
 		       coalesce(job.topic, ''), coalesce(job.payload, ''), job.payload_bytes, coalesce(job.fire_at, f.due_by), job.expires_at, job.properties,
-		       coalesce(job.outdated, false), f.ordered_ids IS NOT NULL
+		       f.ordered_ids IS NOT NULL
 		  FROM reactor.in_flight f
 		 CROSS JOIN LATERAL unnest(f.job_ids) WITH ORDINALITY AS entry (id, place)
 		  LEFT JOIN LATERAL (
@@ -166,7 +166,7 @@ func readJobs(ctx context.Context, tx pgx.Tx, sql string, args []any) (batches [
 		binary, extra  []byte
 		ordered        bool
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &binary, &fire, &expires, &extra, &job.Outdated, &ordered}, func() (err error) {
+	_, err = pgx.ForEachRow(rows, []any{&id, &signed, &round, &settled, &qos, &firstSlot, &reach, &job.ID, &job.Topic, &job.Payload, &binary, &fire, &expires, &extra, &ordered}, func() (err error) {
 		if n := len(batches); n == 0 || batches[n-1].ID != id {
 			batches = append(batches, driver.Batch{
 				ID: id, Token: signed.Bytes, Round: round, Concluded: settled, QoS: byte(qos), FirstSlot: driver.Slot(firstSlot), Reach: reach, Ordered: ordered,

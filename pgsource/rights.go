@@ -20,6 +20,8 @@ const (
 	ofParts = "jobs/part" // its partitions and children, where they are used directly
 	// ofFunctions stands for EXECUTE on the functions of schema reactor.
 	ofFunctions = "functions"
+	// ofOrder stands for EXECUTE on those that keep the order of jobs.
+	ofOrder = "order"
 )
 
 var (
@@ -50,6 +52,7 @@ var (
 		{"journal_starts", everything},
 		{"retries", everything},
 		{"failed_jobs", everything},
+		{ofOrder, "EXECUTE"},
 	}
 )
 
@@ -124,6 +127,10 @@ WITH RECURSIVE needed (name, privilege, place) AS (
     SELECT min(place), privileges || ' ON ' || string_agg(name, ', ' ORDER BY place, name) FROM lacking GROUP BY privileges
     UNION ALL
     SELECT 1000, 'EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor'
-     WHERE EXISTS (SELECT FROM needed WHERE name = '%[3]s') AND EXISTS (SELECT FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = 'reactor' AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE'))
+     WHERE EXISTS (SELECT FROM needed WHERE name = '%[3]s') AND EXISTS (SELECT FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = 'reactor' AND NOT prosecdef AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE'))
+    UNION ALL
+    SELECT 1001, 'EXECUTE ON FUNCTION ' || string_agg(pg_proc.oid::regprocedure::text, ', ' ORDER BY proname) FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
+     WHERE EXISTS (SELECT FROM needed WHERE name = '%[4]s') AND nspname = 'reactor' AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE')
+       AND proname IN ('keys_in_flight', 'keys_to_return', 'waits_until', 'is_outdated', 'next_in_order')
 )
-SELECT coalesce(string_agg('GRANT ' || what || ' TO ' || quote_ident(current_user), '; ' ORDER BY place, what), '') FROM grants WHERE what IS NOT NULL`, ofJobs, ofParts, ofFunctions)
+SELECT coalesce(string_agg('GRANT ' || what || ' TO ' || quote_ident(current_user), '; ' ORDER BY place, what), '') FROM grants WHERE what IS NOT NULL`, ofJobs, ofParts, ofFunctions, ofOrder)

@@ -13,7 +13,7 @@ import (
 )
 
 // claimReader reads the rows of a claim: (batch, qos, id, topic, payload, payload_bytes, fire_at,
-// expires_at, properties, outdated, mixed, ordered, time).
+// expires_at, properties, mixed, ordered, time).
 // All topics of a batch go into one piece of memory, and all payloads into another, each of exactly
 // the needed size: a batch costs a few allocations, whatever its size.
 //
@@ -54,7 +54,7 @@ func (r *claimReader) read(rows pgx.Rows, batch *driver.Batch) error {
 		// integers are big-endian, a timestamptz is the number of microseconds since 2000, and a
 		// text is its bytes. pgx requests this format in every mode that New accepts.
 		v := rows.RawValues()
-		job := driver.Job{ID: binaryInt(v[2]), FireAt: binaryTime(v[6]), Outdated: v[9][0] == 1}
+		job := driver.Job{ID: binaryInt(v[2]), FireAt: binaryTime(v[6])}
 		if v[7] != nil {
 			job.ExpiresAt, job.Expires = binaryTime(v[7]), true
 		}
@@ -64,7 +64,7 @@ func (r *claimReader) read(rows pgx.Rows, batch *driver.Batch) error {
 				return fmt.Errorf("the properties of job %d: %w", job.ID, err)
 			}
 		}
-		batch.ID, batch.QoS, batch.Mixed, batch.Ordered, batch.At = binaryInt(v[0]), v[1][1], v[10][0] == 1, v[11][0] == 1, binaryTime(v[12])
+		batch.ID, batch.QoS, batch.Mixed, batch.Ordered, batch.At = binaryInt(v[0]), v[1][1], v[9][0] == 1, v[10][0] == 1, binaryTime(v[11])
 		r.topics = append(r.topics, v[3]...)
 		payload := v[4]
 		if v[5] != nil {

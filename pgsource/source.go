@@ -56,6 +56,8 @@ type Source struct {
 	starts  journalStarts // journalstart.go
 	settled settled       // settled.go
 
+	outdated atomic.Bool // a read has found a job that is outdated (ordering.go)
+
 	// owned are the shards of this instance, a driver.ShardSet: all of them until a beat has told.
 	owned atomic.Uint64
 

@@ -38,6 +38,7 @@ type claimer struct {
 	again       func(ids []int64, from driver.DBTime) // asks the loader to look at ids again
 	toLookAgain []int64                               // ids of the batch being claimed
 	got         int                                   // jobs of the batch being claimed
+	turns       *turns
 	delivery    Delivery
 	static      driver.ShardSet
 	rows        int
@@ -264,6 +265,9 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		c.stats.claim.observe(took)
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
 		c.lookAgain(c.quarantine.free(jobs.ids))
+		c.stats.missed.Add(int64(batch.Missed))
+		c.stats.failed.Add(int64(batch.Missed))
+		c.turns.pass(batch.Keys)
 	}
 	if len(batch.Jobs) > 0 {
 		c.progress.claimed.touch()

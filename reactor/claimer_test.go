@@ -66,6 +66,7 @@ func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 			lane: c.lane, capacity: c.capacity, journal: journal, clock: testClock(), lead: newLead(), largeLead: newLead(), log: discard(),
 			stats: &counters{}, progress: &progress{}, traffic: &traffic{}, urgent: c.due, anyone: c.anyone, bulk: c.bulk, finished: c.finished,
 			owe:   func(n int) { c.owed += n },
+			turns: newTurns(journal, nil, discard()),
 			again: func(ids []int64, _ driver.DBTime) { c.again = append(c.again, ids...) },
 			admit: func(b driver.Batch) *handoff.Batch {
 				for _, job := range b.Jobs {

@@ -29,6 +29,7 @@ type incarnation struct {
 	dispatcher *dispatcher
 	lanes      *lanes
 	settler    *settler
+	turns      *turns
 	leases     *leases
 	heartbeat  *heartbeat
 }
@@ -65,12 +66,13 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	})
 	d.loader = loader
 
-	s := newSettler(r.source, loader.TurnOf, r.log, &r.stats, &r.progress, r.lead)
+	turns := newTurns(r.source, loader.TurnOf, r.log)
+	s := newSettler(r.source, turns, r.log, &r.stats, &r.progress, r.lead)
 	held := newLeases(r.clock, r.log, member)
 	start := func(lease driver.Lease, claims bool) laneWorker {
 		runner := r.newLaneRunner(lease, held, s, budget)
 		if claims {
-			runner.claimer = r.newClaimer(runner, batches, &traffic, ended, loader)
+			runner.claimer = r.newClaimer(runner, batches, &traffic, ended, loader, turns)
 		}
 		return runner
 	}
@@ -80,7 +82,7 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 		log: r.log, grace: r.cfg.Grace,
 		source: r.source, member: member, progress: &r.progress, timers: r.timers, clock: r.clock,
 		feed:   &feedFollower{feed: r.source, loader: loader, lanes: l, beatNow: held.beatNow, log: r.log, stats: &r.stats},
-		loader: loader, dispatcher: d, lanes: l, settler: s, leases: held,
+		loader: loader, dispatcher: d, lanes: l, settler: s, turns: turns, leases: held,
 		heartbeat: &heartbeat{
 			member: member, leases: held, lanes: l, loader: loader, static: r.cfg.share(),
 			clock: r.clock, log: r.log, shards: &r.stats.shards, progress: &r.progress,
@@ -110,7 +112,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 type offers struct{ urgent, anyone, bulk chan due }
 
 // newClaimer is the claimer of a lane.
-func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, ended chan<- finished, loader *load.Loader) *claimer {
+func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, ended chan<- finished, loader *load.Loader, turns *turns) *claimer {
 	l, pad := runner.lane, runner.pad
 	return &claimer{
 		lane: l, capacity: l.capacity, wake: l.capacity.Set,
@@ -121,7 +123,7 @@ func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffi
 		},
 		journal: r.source, clock: r.clock, lead: r.lead, largeLead: r.largeLead, log: r.log, stats: &r.stats, progress: &r.progress,
 		traffic: traffic, budget: runner.budget, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk,
-		finished: ended, owe: loader.Owe, again: loader.LookAgain,
+		finished: ended, owe: loader.Owe, again: loader.LookAgain, turns: turns,
 		delivery: r.cfg.Delivery, static: r.cfg.share(), rows: r.cfg.claimRows(),
 		quarantine: &r.quarantine,
 	}

@@ -25,8 +25,7 @@ type settler struct {
 	lead     *lead
 	wake     wait.Signal
 	quiet    wait.Signal // set after each settlement
-	// turnOf is told of jobs whose turn it is, as others with their ordering key have ended.
-	turnOf   func(driver.Follower)
+	turns    *turns
 	failures ratelog.Limiter
 	givenUp  ratelog.Limiter
 
@@ -42,7 +41,6 @@ type settler struct {
 type settleJournal interface {
 	Settle(ctx context.Context, settlements []driver.Settlement) ([]driver.Receipt, error)
 	Reopen(ctx context.Context, lease driver.Lease, round int64, mark string) error
-	Follow(ctx context.Context, keys []int64) ([]driver.Follower, error)
 }
 
 // settledLane is what the settler needs of a lane.
@@ -65,8 +63,8 @@ type unsettled struct {
 }
 
 // newSettler returns a settler that has nothing to settle.
-func newSettler(journal settleJournal, turnOf func(driver.Follower), log *slog.Logger, stats *counters, progress *progress, lead *lead) *settler {
-	return &settler{lead: lead, turnOf: turnOf, journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal(), turn: make(chan struct{}, 1)}
+func newSettler(journal settleJournal, turns *turns, log *slog.Logger, stats *counters, progress *progress, lead *lead) *settler {
+	return &settler{lead: lead, turns: turns, journal: journal, log: log, stats: stats, progress: progress, wake: wait.NewSignal(), quiet: wait.NewSignal(), turn: make(chan struct{}, 1)}
 }
 
 // add takes a batch, to be settled within a time; it does not block.
@@ -170,23 +168,8 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 		b.lane.settled(settlements[i], b.batch, outcomes[i].Recorded)
 	}
 	s.quiet.Set()
-	s.follow(ctx, outcomes[0].Keys)
+	s.turns.pass(outcomes[0].Keys)
 	return true
-}
-
-// follow passes the turn on, of each ordering key of which a job has ended. It comes after what was
-// settled has been told to the lanes, whose messages wait for that. Nothing depends on its success.
-func (s *settler) follow(ctx context.Context, keys []int64) {
-	if len(keys) == 0 {
-		return
-	}
-	followers, err := s.journal.Follow(ctx, keys)
-	if err != nil {
-		s.log.Debug("cannot find the jobs that follow others; they are looked at later", "err", err)
-	}
-	for _, f := range followers {
-		s.turnOf(f)
-	}
 }
 
 // count counts the jobs that were not published, and logs those that never will be.

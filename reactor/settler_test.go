@@ -53,7 +53,7 @@ func settles(t *testing.T, journal *fakeJournal, test func(s *settling)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &settling{T: t, journal: journal, a: new(handoff.Batch), b: new(handoff.Batch), begun: time.Now(), done: make(chan struct{})}
 		s.lane = &newsLane{ids: map[*handoff.Batch]int64{s.a: 1, s.b: 2}, progress: map[*handoff.Batch]int{s.a: 10, s.b: 20}}
-		s.settler = newSettler(journal, func(driver.Follower) {}, discard(), &counters{}, &progress{}, newLead())
+		s.settler = newSettler(journal, newTurns(journal, nil, discard()), discard(), &counters{}, &progress{}, newLead())
 		ctx, cancel := context.WithCancel(t.Context())
 		s.cancel = cancel
 		go func() {
@@ -102,8 +102,7 @@ func TestSettlementsAreRepeatedWordForWord(t *testing.T) {
 	})
 }
 
-// TestSettlerPassesTheTurnOn: of settlements that end jobs with ordering keys, the next jobs are told, after
-// the lanes were told what was settled.
+// TestSettlerPassesTheTurnOn: of settlements that end jobs with ordering keys, the next jobs are told.
 func TestSettlerPassesTheTurnOn(t *testing.T) {
 	journal := &fakeJournal{settle: func(_ context.Context, list []driver.Settlement) ([]driver.Receipt, error) {
 		receipts := allHeld(list)
@@ -112,17 +111,20 @@ func TestSettlerPassesTheTurnOn(t *testing.T) {
 	}}
 	settles(t, journal, func(s *settling) {
 		var told []int64
-		s.turnOf = func(f driver.Follower) {
-			if s.lane.heldN != 1 {
-				s.Error("the turn is passed on before the lane knows what was settled")
-			}
-			told = append(told, f.ID)
-		}
+		s.turns.turnOf = func(f driver.Follower) { told = append(told, f.ID) }
+		ctx, cancel := context.WithCancel(s.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.turns.run(ctx)
+		}()
 		s.add(s.lane, s.a, 0)
 		synctest.Wait()
 		if !slices.Equal(told, []int64{7, 9}) {
 			s.Errorf("%v are told", told)
 		}
+		cancel()
+		<-ended
 	})
 }
 

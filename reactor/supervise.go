@@ -21,7 +21,7 @@ import (
 //	                    soon as everything handed out is published. An error ends the instance
 //	heartbeat           until the lanes have ended after soft. Its error ends the membership
 //	each lane's runner  while its lease lasts; the heartbeat handles its end (lanes.ended)
-//	settler             until the lanes have ended
+//	settler, turns      until the lanes have ended
 //
 // None of these is restarted here: what can be tried again is tried again where it failed, with
 // pauses. A lane that was lost begins again with the next lease. An instance that was deposed
@@ -74,6 +74,10 @@ func (in *incarnation) publish(group *errgroup.Group, soft, hard context.Context
 	settling, stopSettling := context.WithCancel(hard)
 	group.Go(func() error {
 		in.settler.run(settling)
+		return nil
+	})
+	group.Go(func() error {
+		in.turns.run(settling)
 		return nil
 	})
 	group.Go(func() error {

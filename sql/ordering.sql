@@ -9,7 +9,9 @@
 -- So of each key one message is on its way at most, whichever instances and lanes its jobs belong to,
 -- whoever dies, and whatever the broker loses. The functions are STABLE, so they see what the statement
 -- that calls them sees: the rows, the journal and the notes of one moment. A claim that is being made
--- at the same time as another sees the other's job as unprocessed, or its entry in the journal.
+-- at the same time as another sees the other's job as unprocessed, or its entry in the journal. Only a job
+-- that is inserted, or moved to the front, between the snapshots of two such claims can be on its way
+-- together with the later one: it comes too late to be before it.
 --
 -- What is compared is a hash of the key, the column "ordering" of the other tables. Two keys with the
 -- same hash would wait for each other, and nothing worse.
@@ -17,8 +19,10 @@
 -- With a table that has partitions, connections of reactor plan each statement anew, which is far too slow
 -- here: these functions keep their plans.
 
--- The hashes of the keys whose order a claim must not disturb now. A note counts while it is true, that
--- is until the row has been made unprocessed, deleted, or changed by somebody.
+-- Types and operators are looked up in the search path of the caller.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
+-- The hashes of the keys whose order a claim must not disturb now.
 CREATE OR REPLACE FUNCTION reactor.keys_in_flight() RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
@@ -35,11 +39,18 @@ BEGIN
 END;
 $$;
 
--- The functions below name the table of jobs in their text, so that their plans are kept.
-DO $do$
-BEGIN
-    EXECUTE pg_catalog.replace($text$
+-- Creates the functions that read the table of jobs. Their texts name it, so that their plans are kept; so
+-- this has to be called again when the table has moved to another schema. An instance that finds that out
+-- does it, with the rights of the functions' owner.
+CREATE OR REPLACE FUNCTION reactor.bind_ordering() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $bind$
+DECLARE
+    -- What cannot be claimed has failed, which its record says while its row has not changed since.
+    quarantined text := 'EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = j.id AND f.claim IS NULL AND f.row_version = j.xmin::text::bigint)';
+    body        text := $text$
 
+-- A note counts while it is true, that is until the row has been made unprocessed, deleted, or changed by
+-- somebody.
 CREATE OR REPLACE FUNCTION reactor.keys_to_return() RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
@@ -54,11 +65,7 @@ $$;
 --
 -- Who settles a job tells the one behind it (next_in_order). So this pause is for what nobody tells: a
 -- job that is deleted, or an instance that dies in between. It grows with the time that the job has
--- waited, so that thousands behind one that does not come to an end are not looked at all the time.
---
--- A row that cannot be claimed (quarantined) has failed, which its record says while its row has not
--- changed since. A job that is late and will not be published, because newer ones of its key are due,
--- waits for nothing.
+-- waited.
 CREATE OR REPLACE FUNCTION reactor.waits_until(its_key bigint, its_time timestamptz, its_id bigint) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -66,22 +73,18 @@ DECLARE
 BEGIN
     PERFORM FROM {jobs} j
      WHERE hashtextextended(j.ordering_key, 0::bigint) = its_key AND j.ordering_key IS NOT NULL AND coalesce(NOT j.processed, false)
-       AND (j.fire_at, j.id) < (its_time, its_id) AND j.fire_at <= its_time
-       AND (blocks OR NOT EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = j.id AND f.claim IS NULL AND f.row_version = j.xmin::text::bigint))
+       AND (j.fire_at, j.id) < (its_time, its_id) AND j.fire_at <= its_time AND (blocks OR NOT {quarantined})
      ORDER BY j.fire_at DESC, j.id DESC LIMIT 1;
     IF NOT FOUND AND blocks THEN
         PERFORM FROM reactor.failed_jobs f JOIN {jobs} j ON j.id = f.job_id AND j.claim = f.claim AND j.processed
           WHERE f.ordering = its_key AND f.state = 'failed' AND (j.fire_at, j.id) < (its_time, its_id);
     END IF;
-    IF NOT FOUND OR reactor.is_outdated(its_key, its_time, its_id) THEN
-        RETURN NULL;
-    END IF;
-    RETURN clock_timestamp() + greatest(interval '50 ms', least(interval '10 s', clock_timestamp() - its_time));
+    RETURN CASE WHEN FOUND THEN clock_timestamp() + greatest(interval '50 ms', least(interval '10 s', clock_timestamp() - its_time)) END;
 END;
 $$;
 
--- Whether a job is late and is not to be published, because a newer one of its key is due as well
--- (reactor.deployment.ordered_catch_up = 'newest').
+-- Whether a job is late and is not to be published, because a newer one of its key is due as well, and can
+-- be (reactor.deployment.ordered_catch_up = 'newest').
 CREATE OR REPLACE FUNCTION reactor.is_outdated(its_key bigint, its_time timestamptz, its_id bigint) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
@@ -91,26 +94,46 @@ BEGIN
     PERFORM FROM {jobs} j
      WHERE hashtextextended(j.ordering_key, 0::bigint) = its_key AND j.ordering_key IS NOT NULL AND coalesce(NOT j.processed, false)
        AND (j.fire_at, j.id) > (its_time, its_id) AND j.fire_at >= its_time AND j.fire_at <= clock_timestamp()
+       AND (j.expires_at > clock_timestamp()) IS NOT FALSE AND NOT {quarantined}
      ORDER BY j.fire_at, j.id LIMIT 1;
     RETURN FOUND;
 END;
 $$;
 
--- The first unfired job of each key that is due, or nearly so.
+-- The first job of each key that may be next, if it is due, or nearly so.
 CREATE OR REPLACE FUNCTION reactor.next_in_order(orderings bigint[]) RETURNS TABLE (id bigint, shard smallint, fire_at timestamptz)
 LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    one bigint;
+    blocks boolean := (SELECT ordered_failure = 'block' FROM reactor.deployment);
+    one    bigint;
 BEGIN
     FOREACH one IN ARRAY orderings LOOP
         RETURN QUERY SELECT j.id, j.shard, j.fire_at FROM {jobs} j
              WHERE hashtextextended(j.ordering_key, 0::bigint) = one AND j.ordering_key IS NOT NULL AND coalesce(NOT j.processed, false)
-               AND j.fire_at <= clock_timestamp() + interval '50 ms'
+               AND j.fire_at <= clock_timestamp() + interval '50 ms' AND (blocks OR NOT {quarantined})
              ORDER BY j.fire_at, j.id LIMIT 1;
     END LOOP;
 END;
 $$;
 
-$text$, '{jobs}', pg_catalog.format('%I.jobs', (SELECT jobs_schema FROM reactor.deployment)));
+$text$;
+BEGIN
+    EXECUTE replace(replace(body, '{quarantined}', quarantined), '{jobs}', (SELECT format('%I.jobs', jobs_schema) FROM reactor.deployment));
 END;
-$do$;
+$bind$;
+SELECT reactor.bind_ordering();
+
+-- Where PUBLIC may not execute new functions, roles that claim and settle jobs may execute these.
+REVOKE EXECUTE ON FUNCTION reactor.bind_ordering() FROM PUBLIC;
+DO $$
+DECLARE
+    claimant text;
+BEGIN
+    FOR claimant IN
+        SELECT DISTINCT CASE WHEN grantee = 0::oid THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)::text) END
+          FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = 'reactor.in_flight'::regclass::oid AND grantee <> relowner AND privilege_type = 'INSERT'
+    LOOP
+        EXECUTE 'GRANT EXECUTE ON FUNCTION reactor.keys_in_flight(), reactor.keys_to_return(), reactor.waits_until(bigint, timestamptz, bigint), reactor.is_outdated(bigint, timestamptz, bigint), reactor.next_in_order(bigint[]), reactor.bind_ordering() TO ' || claimant;
+    END LOOP;
+END;
+$$;

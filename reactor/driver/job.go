@@ -73,9 +73,6 @@ type Job struct {
 	// Expires is true, because every DBTime is an instant: 0 is in 1970.
 	ExpiresAt DBTime
 	Expires   bool
-	// Outdated: it is late, and must not be published unless that has begun, because a newer job of its
-	// ordering key is due as well.
-	Outdated bool
 	// Properties is nil for a message that carries nothing but its payload.
 	Properties *Properties
 }

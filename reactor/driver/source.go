@@ -227,6 +227,11 @@ type Batch struct {
 	QoS byte
 	// Mixed tells that jobs of a lower QoS were left alone (ClaimRequest.QoS); only after a claim.
 	Mixed bool
+	// Missed is how many jobs were not claimed, but have ended as missed, because they were late and a newer one of
+	// their ordering key was due as well. Keys stand for those keys (Journal.Follow). Only after a
+	// claim.
+	Missed int
+	Keys   []int64
 	// Ordered tells that others may wait for the end of the batch, by their ordering keys.
 	Ordered bool
 	// Concluded is how many of Jobs, from the front, the broker is known to have received; only at

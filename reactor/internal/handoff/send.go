@@ -115,10 +115,6 @@ func (m *Machine) sendDue(now Now, s driver.Slot) outcome {
 		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", more than " + most.String() + " before it could be published", Final: true, State: driver.Missed})
 		return taken
 	}
-	if msg.job.Outdated && !msg.attempted {
-		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was late, and a newer job of its ordering key was due as well", Final: true, State: driver.Missed})
-		return taken
-	}
 	if m.isBeyondReach(s) {
 		return beyondReach
 	}
