@@ -24,8 +24,8 @@ type JobsAdmin struct {
 
 // WithJobs connects and calls do. A standby serves to look; with change true the server must accept
 // writes.
-func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*JobsAdmin) error) error {
-	return withConnection(ctx, databaseURL, !change, func(conn *pgx.Conn) error {
+func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*JobsAdmin) error, of ...Names) error {
+	return withConnection(ctx, databaseURL, only(of), !change, func(conn *pgx.Conn) error {
 		a := &JobsAdmin{conn: conn}
 		if err := a.tx(ctx, func(tx pgx.Tx) error {
 			var home *string
@@ -35,7 +35,7 @@ func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*Job
 			if home == nil {
 				return errNoSchema
 			}
-			a.jobs = qualified(*home)
+			a.jobs = qualified(txNames(tx), *home)
 			return nil
 		}); err != nil {
 			return err

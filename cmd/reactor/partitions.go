@@ -34,7 +34,7 @@ func (*partitionsMaintain) Help() string {
 func (c *partitionsMaintain) Run(ctx context.Context, out cli.Output) error {
 	changes := 0
 	err := pgsource.Partitions{
-		DatabaseURL: c.DatabaseURL, Ahead: c.PartitionsAhead, Retain: c.RetainPartitions, Patience: c.Patience,
+		DatabaseURL: c.DatabaseURL, Names: c.names(), Ahead: c.PartitionsAhead, Retain: c.RetainPartitions, Patience: c.Patience,
 		Tell: func(step string) {
 			changes++
 			fmt.Fprintln(out.Stdout, step)
@@ -62,10 +62,10 @@ func (c *partitionsConvert) Run(ctx context.Context, out cli.Output) error {
 	if c.Interval <= 0 {
 		return cli.Usage(errors.New("--interval must be an hour to a year"))
 	}
-	if err := pgsource.ConvertToPartitions(ctx, c.DatabaseURL, c.Interval); err != nil {
+	if err := pgsource.ConvertToPartitions(ctx, c.DatabaseURL, c.Interval, c.names()); err != nil {
 		return err
 	}
-	list, _, err := pgsource.ListPartitions(ctx, c.DatabaseURL)
+	list, _, err := pgsource.ListPartitions(ctx, c.DatabaseURL, c.names())
 	if err == nil {
 		fmt.Fprintf(out.Stdout, "the table has %d partitions\n", len(list))
 	}
@@ -75,7 +75,7 @@ func (c *partitionsConvert) Run(ctx context.Context, out cli.Output) error {
 type partitionsStatus struct{ databaseFlags }
 
 func (c *partitionsStatus) Run(ctx context.Context, out cli.Output) error {
-	list, interval, err := pgsource.ListPartitions(ctx, c.DatabaseURL)
+	list, interval, err := pgsource.ListPartitions(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}

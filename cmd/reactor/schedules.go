@@ -151,7 +151,7 @@ type schedulesList struct {
 }
 
 func (c *schedulesList) Run(ctx context.Context, out cli.Output) error {
-	list, err := pgsource.ListSchedules(ctx, c.DatabaseURL)
+	list, err := pgsource.ListSchedules(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func printable(text string) string {
 type schedulesShow struct{ scheduleFlags }
 
 func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
-	s, err := pgsource.FindSchedule(ctx, c.DatabaseURL, c.Schedule)
+	s, err := pgsource.FindSchedule(ctx, c.DatabaseURL, c.Schedule, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -248,7 +248,7 @@ func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
 	if c.Occurrences < 1 || c.Occurrences > 100_000 {
 		return cli.Usage(errors.New("--occurrences must be 1 to 100000"))
 	}
-	list, zone, err := pgsource.NextOccurrences(ctx, c.DatabaseURL, c.Schedule, c.Occurrences)
+	list, zone, err := pgsource.NextOccurrences(ctx, c.DatabaseURL, c.Schedule, c.Occurrences, c.names())
 	if err != nil {
 		return err
 	}
@@ -314,7 +314,7 @@ func (c *schedulesAdd) Run(ctx context.Context, out cli.Output) error {
 		}
 		*bound.into = at
 	}
-	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s))
+	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s, c.names()))
 }
 
 // timeFlag reads a time that is given with its offset.
@@ -329,25 +329,25 @@ func timeFlag(flag, text string) (time.Time, error) {
 type schedulesPause struct{ scheduleFlags }
 
 func (c *schedulesPause) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "paused", pgsource.PauseSchedule(ctx, c.DatabaseURL, c.Schedule))
+	return c.done(out, "paused", pgsource.PauseSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
 }
 
 type schedulesResume struct{ scheduleFlags }
 
 func (c *schedulesResume) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "resumed", pgsource.ResumeSchedule(ctx, c.DatabaseURL, c.Schedule))
+	return c.done(out, "resumed", pgsource.ResumeSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
 }
 
 type schedulesDelete struct{ scheduleFlags }
 
 func (c *schedulesDelete) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "deleted", pgsource.DeleteSchedule(ctx, c.DatabaseURL, c.Schedule))
+	return c.done(out, "deleted", pgsource.DeleteSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
 }
 
 type schedulesRun struct{ scheduleFlags }
 
 func (c *schedulesRun) Run(ctx context.Context, out cli.Output) error {
-	id, err := pgsource.RunSchedule(ctx, c.DatabaseURL, c.Schedule)
+	id, err := pgsource.RunSchedule(ctx, c.DatabaseURL, c.Schedule, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -382,7 +382,7 @@ func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 	if !from.Before(to) {
 		return cli.Usage(errors.New("--from must be before --to"))
 	}
-	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to)
+	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to, c.names())
 	switch {
 	case err != nil:
 		return err
