@@ -210,7 +210,7 @@ func TestTemporarySchemaFirst(t *testing.T) {
 // producer has created first is not used.
 func TestStrangersTable(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
-	b.exec("ALTER TABLE jobs RENAME TO mine; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (LIKE mine INCLUDING ALL)")
+	b.exec("ALTER TABLE jobs RENAME TO mine; DROP SCHEMA reactor CASCADE; CREATE TABLE jobs (LIKE mine INCLUDING ALL); DROP TABLE mine")
 	role, _ := b.role("")
 	b.exec("ALTER TABLE jobs OWNER TO " + role)
 	if _, err := pgsource.MigrateUp(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "belongs to role "+role) {
