@@ -83,6 +83,15 @@ func (tx renamedTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.R
 	return tx.Tx.QueryRow(ctx, tx.names.In(sql), args...)
 }
 
+// Begin makes a savepoint.
+func (tx renamedTx) Begin(ctx context.Context) (pgx.Tx, error) {
+	sub, err := tx.Tx.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return renamedTx{sub, tx.names}, nil
+}
+
 // renamed makes a function that runs in a transaction of pgx run in one whose texts are rewritten.
 func renamed(n naming.Names, do func(pgx.Tx) error) func(pgx.Tx) error {
 	return func(tx pgx.Tx) error { return do(renamedTx{tx, n}) }

@@ -14,6 +14,8 @@ import (
 // ours, and CREATE TABLE IF NOT EXISTS would take them for ours. Whose the table of jobs is, the text
 // itself looks (sql/schema.sql), because people run it as well.
 //
+// What is left of a deployment that was undone is the record of versions, schema_version.
+//
 // The schema reactor is not looked at: versions before 6 were created there by hand as well as by us,
 // and have left what no rule describes.
 func prepareSchema(ctx context.Context, tx pgx.Tx) error {
@@ -30,7 +32,7 @@ func prepareSchema(ctx context.Context, tx pgx.Tx) error {
 	var stranger *string
 	if err := tx.QueryRow(ctx, `
 		SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('reactor.deployment')::pg_catalog.oid
-		                AND attname OPERATOR(pg_catalog.=) 'jobs_schema'::pg_catalog.name), pg_catalog.min(c.relname::pg_catalog.text)
+		                AND attname OPERATOR(pg_catalog.=) 'jobs_schema'::pg_catalog.name), pg_catalog.min(c.relname::pg_catalog.text) FILTER (WHERE NOT pg_catalog.starts_with(c.relname::pg_catalog.text, 'schema_version'::pg_catalog.text))
 		  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 		 WHERE n.nspname OPERATOR(pg_catalog.=) 'reactor'::pg_catalog.name`).Scan(&deployed, &stranger); err != nil {
 		return err
