@@ -143,6 +143,16 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	if err := s.refuseSecondTable(ctx, schema); err != nil {
 		return table{}, err
 	}
+	// Applications that insert by the name alone, and so into another table, are forgotten: except where the
+	// name of the table was given with its schema, or the other one has a deployment of its own.
+	second := list[0].Schema != schema && list[0].Ours && s.names.Home() == ""
+	if second {
+		another, err := s.ofOtherDeployment(ctx, list[0].Schema)
+		if err != nil {
+			return table{}, err
+		}
+		second = !another
+	}
 	switch {
 	case len(list[at].Missing) > 0 && !slices.ContainsFunc(list[at].Missing, func(name string) bool { return !slices.Contains(newColumns, name) }):
 		return table{}, errNoSchema
@@ -150,8 +160,8 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(s.names, schema), strings.Join(list[at].Missing, ", "))
 	case !list[at].Sharded:
 		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(s.names, schema))
-	case list[0].Schema != schema && list[0].Ours:
-		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
+	case second:
+		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or make it the table of another deployment (pgsource.Config.Schema and pgsource.Config.JobsTable)",
 			qualified(s.names, schema), qualified(s.names, list[0].Schema))
 	case list[at].Hidden:
 		return table{}, rowSecurityError(qualified(s.names, schema))
@@ -218,7 +228,7 @@ func (s *Source) refuseSecondTable(ctx context.Context, schema string) error {
 		 WHERE t.tgfoid = to_regproc('reactor.announce_jobs') AND NOT EXISTS (SELECT FROM tree WHERE tree.oid = c.oid)`,
 		[]any{qualified(s.names, schema)}, &other)
 	if err == nil && other != "" {
-		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or its triggers, or use a database for each", qualified(s.names, schema), other)
+		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or its triggers, or make it the table of another deployment (pgsource.Config.Schema and pgsource.Config.JobsTable)", qualified(s.names, schema), other)
 	}
 	return err
 }
