@@ -54,6 +54,9 @@ func (s *session) checkProperties(p *driver.Properties) error {
 		return fmt.Errorf("the correlation data has %d bytes, MQTT's limit is %d", n, maxString)
 	}
 	for _, u := range p.User {
+		if u.Name == jobIDProperty {
+			return fmt.Errorf("a header has the name %s, which every message has already", jobIDProperty)
+		}
 		if err := cmp.Or(checkText("the name of a header", u.Name), checkText("header "+strconv.Quote(u.Name), u.Value)); err != nil {
 			return err
 		}

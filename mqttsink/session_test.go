@@ -3,6 +3,7 @@ package mqttsink
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -180,6 +181,36 @@ func TestBrokersLimits(t *testing.T) {
 	exact.Payload = append(exact.Payload, 0)
 	if err := session.Check(exact); err == nil {
 		t.Error("a packet of one byte too many is allowed")
+	}
+}
+
+// TestCheckHeaders: the sink refuses exactly what the table does (sql/schema.sql), because a row may be
+// older than the table's rule.
+func TestCheckHeaders(t *testing.T) {
+	check := func(name, value string) error {
+		return new(session).checkProperties(&driver.Properties{User: []driver.UserProperty{{Name: name, Value: value}}})
+	}
+	var bad []string
+	for c := rune(1); c <= 0x9F; c++ {
+		if c < 0x20 || c >= 0x7F {
+			bad = append(bad, string(c))
+		}
+	}
+	for _, c := range "\uFDD0\uFDEF\uFFFE\uFFFF\U0001FFFE\U0001FFFF\U0009FFFE\U000AFFFF\U000FFFFE\U0010FFFF" {
+		bad = append(bad, string(c))
+	}
+	for _, text := range bad {
+		if check("a"+text, "b") == nil || check("a", "b"+text+"c") == nil {
+			t.Errorf("%q is allowed", text)
+		}
+	}
+	if check("job-id", "1") == nil {
+		t.Error("a second job-id is allowed")
+	}
+	for _, text := range []string{"", `\u0012`, `\\u0012`, `\n`, `\`, `"`, " ~\u00a0", "ü€😀", "\uFDCF\uFDF0\uFFFD", "\U0001FFFD\U00020000", "Job-Id", "job-id is a value"} {
+		if err := errors.Join(check("a"+text, "b"), check("a", text)); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
 

@@ -175,7 +175,7 @@ func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bo
 	case pgerrcode.InvalidCatalogName:
 		remedy = "create the database, or correct its name in the database URL"
 	case pgerrcode.InsufficientPrivilege:
-		remedy = "as the owner of the database run GRANT USAGE ON SCHEMA reactor, GRANT SELECT, UPDATE ON jobs and GRANT ALL ON ALL TABLES IN SCHEMA reactor TO this role, after `reactor migrate up` if that was not done yet"
+		remedy = "run this as the owner of the tables; an instance needs GRANT USAGE ON SCHEMA reactor, GRANT SELECT, UPDATE ON jobs and GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA reactor, after `reactor migrate up` if that was not done yet"
 		if connecting {
 			remedy = "grant this role CONNECT on the database"
 		}

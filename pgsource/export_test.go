@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Access to unexported parts, for the tests outside of the package.
@@ -85,6 +87,6 @@ func (s *Source) Expect(connections int) { s.work.pool.expect(connections) }
 
 // MakeOccurrences makes what is due of some schedules, in one transaction.
 func (s *Source) MakeOccurrences(ctx context.Context) error {
-	_, err := s.makeOccurrences(ctx)
+	_, err := s.makeOccurrences(ctx, driver.DistantPast)
 	return err
 }

@@ -2,9 +2,11 @@ package pgsource_test
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
@@ -70,5 +72,70 @@ func TestExtremeInstants(t *testing.T) {
 	// The last instant as a bound: what does not fit is beyond it.
 	if late, _, err := b.LoadWindow(b.ctx, cursors(b.now()), math.MaxInt64, 1000); err != nil || len(late) != 0 {
 		t.Errorf("loaded %+v, %v before the last instant that fits", late, err)
+	}
+}
+
+// TestListExtremes: jobs of PostgreSQL's first and last years are listed in order on pages of one, shown and
+// filtered, and what is noted of a row may be of any time, too.
+func TestListExtremes(t *testing.T) {
+	b := newBench(t)
+	b.exec(`SET TimeZone = 'UTC';
+		INSERT INTO jobs (topic, fire_at, expires_at) VALUES
+		('last',      '294276-12-31 23:59:59.999999', '294276-12-31 23:59:59.999999'),
+		('first',     '4714-11-24 00:00:00 BC',       NULL),
+		('1',         '0001-01-01 BC',                NULL),
+		('beyond',    '294276-01-01',                 NULL),
+		('last that fits', '294247-01-10 04:00:54.775807', NULL),
+		('first that does not', '294247-01-10 04:00:54.775808', NULL),
+		('last too',  '294276-12-31 23:59:59.999999', NULL)`)
+	b.exec("INSERT INTO jobs (topic, fire_at, processed, processed_at) VALUES ('by hand', '2000-01-01', true, '-infinity'), ('by hand too', '2001-01-01', true, 'infinity')")
+	want := []string{"first", "1", "by hand", "by hand too", "last that fits", "first that does not", "beyond", "last", "last too"}
+	for _, latest := range []bool{false, true} {
+		var got []string
+		for page := (pgsource.JobPage{Limit: 1, Latest: latest}); ; {
+			list, next := b.list(pgsource.JobFilter{}, page)
+			for _, j := range list {
+				got = append(got, j.Topic)
+				if d := b.detail(j.ID); !d.FireTime().Equal(j.FireTime()) || len(d.History) == 0 {
+					t.Errorf("%q fires at %v in the list, at %v alone", j.Topic, j.FireTime(), d.FireTime())
+				}
+			}
+			if next == nil || len(got) > len(want) {
+				break
+			}
+			cursor, err := pgsource.ParseJobCursor(next.String()) // as an operator passes it on
+			if err != nil {
+				t.Fatal(err)
+			}
+			page.After = &cursor
+		}
+		if latest {
+			slices.Reverse(got)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("latest first: %v: listed %q, want %q", latest, got, want)
+		}
+	}
+	if at := b.detail(1).FireTime(); at.Year() != 294276 || at.Nanosecond() != 999_999_000 {
+		t.Errorf("the last job fires at %v", at)
+	}
+	bound := func(at driver.DBTime) *driver.DBTime { return &at }
+	for _, c := range []struct {
+		filter pgsource.JobFilter
+		want   int
+	}{
+		{pgsource.JobFilter{From: bound(math.MaxInt64)}, 5},
+		{pgsource.JobFilter{Until: bound(math.MaxInt64)}, 4},
+		{pgsource.JobFilter{From: bound(math.MinInt64)}, 9},
+		{pgsource.JobFilter{Until: bound(math.MinInt64)}, 0},
+	} {
+		if list, _ := b.list(c.filter, pgsource.JobPage{}); len(list) != c.want {
+			t.Errorf("%+v: %d jobs, want %d", c.filter, len(list), c.want)
+		}
+	}
+	for _, text := range []string{"", "1", "1:", ":1", "9223372036854775807+0:1", "1+1:1", "9223372036854775807+945979145224193:1", "9223372036854775807+x:1", "+1:1"} {
+		if cursor, err := pgsource.ParseJobCursor(text); err == nil {
+			t.Errorf("%q is taken for a place: %v", text, cursor)
+		}
 	}
 }

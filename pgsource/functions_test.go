@@ -546,3 +546,88 @@ func TestConvertKeepsKeys(t *testing.T) {
 		t.Errorf("applied %v again", names)
 	}
 }
+
+// TestRowsThatMayOnlyBeRead: row-level security may let a role see a job and not change it. The functions
+// say so: they neither try for ever, nor answer that there is no such job.
+func TestRowsThatMayOnlyBeRead(t *testing.T) {
+	b := newBench(t)
+	role, url := b.role("")
+	b.grant(role)
+	b.exec("GRANT INSERT, DELETE ON jobs TO " + role)
+	b.exec("INSERT INTO jobs (id, topic, fire_at, key) VALUES (1, 'a/b', now() + interval '1 hour', 'k'), (2, 'a/c', now() + interval '1 hour', NULL)")
+	b.exec("ALTER TABLE jobs ENABLE ROW LEVEL SECURITY; CREATE POLICY see ON jobs FOR SELECT TO " + role + " USING (true); CREATE POLICY own ON jobs FOR ALL TO " + role + " USING (topic LIKE 'own/%')")
+	reader := connect(t, b.ctx, url)
+	if _, err := reader.Exec(b.ctx, "SET statement_timeout = '20s'"); err != nil {
+		t.Fatal(err)
+	}
+	for call, want := range map[string]string{
+		"cancel('k'::text)": "job 1 can be read, and not be changed", "cancel(2::bigint)": "job 2 can be read, and not be changed",
+		"reschedule('k'::text, now())": "job 1 can be read", "fire_now(1::bigint)": "job 1 can be read", "retry(1::bigint)": "job 1 can be read",
+		"cancel_topic('a/')": "jobs were not deleted", "schedule('own/t', key => 'k')": "cannot be inserted",
+	} {
+		if _, err := reader.Exec(b.ctx, "SELECT reactor."+call); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", call, err, want)
+		}
+	}
+	for call, want := range map[string]string{"cancel(3::bigint)": "not found", "cancel('other'::text)": "not found"} {
+		var got string
+		if err := reader.QueryRow(b.ctx, "SELECT reactor."+call).Scan(&got); err != nil || got != want {
+			t.Errorf("%s: %q, %v", call, got, err)
+		}
+	}
+	if n := b.count("SELECT count(*) FROM jobs WHERE NOT processed"); n != 2 {
+		t.Errorf("%d of 2 jobs are left", n)
+	}
+}
+
+// TestCancelTopicWithoutATopic: a prefix that was forgotten does not cancel everything.
+func TestCancelTopicWithoutATopic(t *testing.T) {
+	b := newBench(t)
+	b.insert(2, "1 hour")
+	for _, prefix := range []string{"''", "NULL"} {
+		_, err := b.conn.Exec(b.ctx, "SELECT reactor.cancel_topic("+prefix+")")
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || !strings.Contains(pgErr.Message, "would cancel every job") || !strings.Contains(pgErr.Hint, "DELETE FROM public.jobs WHERE NOT processed") {
+			t.Errorf("%s: %v", prefix, err)
+		}
+	}
+	if n := b.count("SELECT count(*) FROM jobs"); n != 2 {
+		t.Errorf("%d of 2 jobs are left", n)
+	}
+}
+
+// TestHeadersAreText: names and values may contain anything but what MQTT lets a broker close the
+// connection for; and it is what they mean that counts, not how JSON writes it.
+func TestHeadersAreText(t *testing.T) {
+	b := newBench(t)
+	refused := func(text string) {
+		t.Helper()
+		for _, headers := range []map[string]string{{"a" + text: "b"}, {"a": "b" + text + "c"}, {text: text}} {
+			for _, table := range []string{"jobs (topic, fire_at, headers) VALUES ('t', now(), $1)", "reactor.schedules (name, every, topic, headers) VALUES (gen_random_uuid(), '1 min', 't', $1)"} {
+				if _, err := b.conn.Exec(b.ctx, "INSERT INTO "+table, headers); err == nil || !strings.Contains(err.Error(), "headers must not contain job-id or control characters") {
+					t.Errorf("%q in %s: %v", headers, table, err)
+				}
+			}
+		}
+	}
+	for c := rune(1); c <= 0x9F; c++ {
+		if c < 0x20 || c >= 0x7F {
+			refused(string(c))
+		}
+	}
+	for _, c := range "\uFDD0\uFDEF\uFFFE\uFFFF\U0001FFFE\U0001FFFF\U0009FFFE\U000AFFFF\U000FFFFE\U0010FFFF" {
+		refused(string(c))
+	}
+	for _, text := range []string{"", `\u0012`, `\\u0012`, `\n`, `\`, `"`, `"\u0001"`, " ~\u00a0", "ü€😀", "\uFDCF\uFDF0\uFFFD", "\U0001FFFD\U00020000", "$.* ? (@)", "job-id is a value", "Job-Id"} {
+		b.exec("INSERT INTO jobs (topic, fire_at, headers) VALUES ('t', now(), $1)", map[string]string{"a": text, "a" + text: "b", text: text})
+		b.exec("INSERT INTO reactor.schedules (name, every, topic, headers) VALUES (gen_random_uuid(), '1 min', 't', $1)", map[string]string{"a" + text: text})
+	}
+	// In the other texts the same characters are refused.
+	for _, c := range "\u0001\n\u007f\u009f\uFDD0\uFFFF\U0001FFFE\U0010FFFF" {
+		for _, column := range []string{"content_type", "response_topic"} {
+			if _, err := b.conn.Exec(b.ctx, "INSERT INTO jobs (topic, fire_at, "+column+") VALUES ('t', now(), $1)", "a"+string(c)); err == nil || !strings.Contains(err.Error(), column+" must be") {
+				t.Errorf("%U in %s: %v", c, column, err)
+			}
+		}
+	}
+}

@@ -295,16 +295,11 @@ func (s *Source) lacksRights(ctx context.Context) error {
 	if covered != nil {
 		return rowSecurityError(*covered)
 	}
-	var role string
-	if err := s.control.row(ctx, "SELECT quote_ident(current_user)", nil, &role); err != nil {
+	var grants, role string
+	if err := s.control.row(ctx, "SELECT missing, quote_ident(current_user) FROM ("+missingRightsSQL+") AS lacking (missing)", []any{toPublish.names(), toPublish.privileges()}, &grants, &role); err != nil {
 		return err
 	}
-	jobs := s.names.Table()
-	if t := s.jobs(); t != nil {
-		jobs = t.name
-	}
-	return fmt.Errorf("role %s lacks rights on the jobs: as their owner run "+s.names.In("GRANT USAGE ON SCHEMA reactor TO %s, GRANT SELECT, UPDATE ON %s TO %s and GRANT ALL ON ALL TABLES IN SCHEMA reactor TO %s"),
-		role, role, jobs, role, role)
+	return fmt.Errorf("role %s lacks rights on the jobs: as their owner run %s", role, grants)
 }
 
 // sqlState returns the SQLSTATE of an error, or "" if the server sent none.

@@ -62,6 +62,14 @@ func (k JobAction) call(args *parameters, subject string) string {
 	return call + ")"
 }
 
+// needs are the rights that it takes. To lock a row takes UPDATE, too.
+func (k JobAction) needs() rights {
+	if k.function == "cancel" {
+		return toCancel
+	}
+	return toChange
+}
+
 // JobOutcome is what became of an action on one job.
 type JobOutcome struct {
 	ID  int64
@@ -87,6 +95,7 @@ const (
 //
 // If we crash, or tell returns an error, some have been changed, and the others have not.
 func (a *JobsAdmin) Act(ctx context.Context, action JobAction, ids []int64, filter JobFilter, tell func(JobOutcome) error) error {
+	a.needs = action.needs()
 	for some := range slices.Chunk(ids, actedAtOnce) {
 		// In order of id, as everybody locks them who locks several.
 		some = slices.Compact(slices.Sorted(slices.Values(some)))
@@ -124,6 +133,7 @@ func (a *JobsAdmin) Act(ctx context.Context, action JobAction, ids []int64, filt
 
 // ActByKey changes the job with a key.
 func (a *JobsAdmin) ActByKey(ctx context.Context, action JobAction, key string) (JobOutcome, error) {
+	a.needs = action.needs()
 	outcome := JobOutcome{Key: key}
 	subject := "$1::text"
 	args := parameters{key}
@@ -237,13 +247,10 @@ func whyRefused(err error) string {
 	return "refused: " + statementText(err)
 }
 
-// explainAct names the remedy where a function or a right is missing.
+// explainAct names the remedy where a function is missing.
 func explainAct(err error) error {
-	switch sqlState(err) {
-	case pgerrcode.UndefinedFunction:
+	if sqlState(err) == pgerrcode.UndefinedFunction {
 		return explained(err, "the functions of this version are not in the database: run `reactor migrate up`")
-	case pgerrcode.InsufficientPrivilege:
-		return explained(err, "this role may not change jobs (%s): it needs USAGE on schema reactor, SELECT on its tables, and SELECT, UPDATE and DELETE on the table of jobs", statementText(err))
 	}
 	return err
 }

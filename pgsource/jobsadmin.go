@@ -20,27 +20,37 @@ import (
 type JobsAdmin struct {
 	conn *pgx.Conn
 	jobs string // the table, qualified
+	// needs are the rights of what is done with it.
+	needs rights
 }
 
 // WithJobs connects and calls do. A standby serves to look; with change true the server must accept
 // writes.
 func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*JobsAdmin) error, of ...Names) error {
 	return withConnection(ctx, databaseURL, only(of), !change, func(conn *pgx.Conn) error {
-		a := &JobsAdmin{conn: conn}
-		if err := a.tx(ctx, func(tx pgx.Tx) error {
-			var home *string
-			if err := tx.QueryRow(ctx, "SELECT jobs_schema FROM reactor.deployment").Scan(&home); err != nil {
-				return err
-			}
-			if home == nil {
-				return errNoSchema
-			}
-			a.jobs = qualified(txNames(tx), *home)
-			return nil
-		}); err != nil {
+		a, err := newJobsAdmin(ctx, conn)
+		if change {
+			a.needs = toCancel // until it is known what is done
+		}
+		if err == nil {
+			err = do(a)
+		}
+		return explainRights(ctx, conn, a.needs, err)
+	})
+}
+
+func newJobsAdmin(ctx context.Context, conn *pgx.Conn) (*JobsAdmin, error) {
+	a := &JobsAdmin{conn: conn, needs: toLook}
+	return a, a.tx(ctx, func(tx pgx.Tx) error {
+		var home *string
+		if err := tx.QueryRow(ctx, "SELECT jobs_schema FROM reactor.deployment").Scan(&home); err != nil {
 			return err
 		}
-		return do(a)
+		if home == nil {
+			return errNoSchema
+		}
+		a.jobs = qualified(txNames(tx), *home)
+		return nil
 	})
 }
 
@@ -67,9 +77,19 @@ func (a *JobsAdmin) tx(ctx context.Context, do func(pgx.Tx) error) error {
 }
 
 // micros reads a timestamptz as driver.DBTime. As text, which this kind of connection receives, a
-// year of more than four digits could not be read.
+// year of more than four digits could not be read. It saturates as driver.DBTimeOf does: the last
+// thirty years of PostgreSQL's, and the infinities, are beyond every DBTime.
 func micros(column string) string {
-	return "(extract(epoch FROM " + column + ") * 1000000)::bigint"
+	return "CASE WHEN " + column + " >= " + lastInstant + " THEN 9223372036854775807 WHEN " + column + " = '-infinity'::timestamptz THEN '-9223372036854775808'::bigint" +
+		" ELSE (extract(epoch FROM " + column + ") * 1000000)::bigint END"
+}
+
+// lastInstant is the last driver.DBTime. PostgreSQL's extract is exact before it, and rounds after it.
+const lastInstant = "('epoch'::timestamptz + '2562047788:00:54.775807'::interval)"
+
+// beyond reads by how many microseconds a timestamptz is later than that.
+func beyond(column string) string {
+	return "CASE WHEN " + column + " > " + lastInstant + " THEN (extract(epoch FROM " + column + " - " + lastInstant + ") * 1000000)::bigint ELSE 0 END"
 }
 
 // parameters are those of a statement that is put together.
@@ -81,8 +101,10 @@ func (p *parameters) add(value any, typ string) string {
 	return fmt.Sprintf("$%d::%s", len(*p), typ)
 }
 
-// at returns the text for an instant, which is exact for every year.
+// at returns the text for an instant, which is exact for every year. What is earlier than PostgreSQL's
+// first instant becomes that.
 func (p *parameters) at(t driver.DBTime) string {
+	t = max(t, earliestTimestamp)
 	return "('epoch'::timestamptz + " + p.add(pgtype.Interval{Microseconds: int64(t), Valid: true}, "interval") + ")"
 }
 

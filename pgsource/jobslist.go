@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -44,21 +46,40 @@ const mostListed = 10_000
 type JobCursor struct {
 	FireAt driver.DBTime
 	ID     int64
+	// Beyond is as in Job. Without it, pages would mix up the jobs of the last years.
+	Beyond time.Duration
 }
 
 // String is the cursor as a text for ParseJobCursor.
-func (c JobCursor) String() string { return fmt.Sprintf("%d:%d", int64(c.FireAt), c.ID) }
+func (c JobCursor) String() string {
+	if c.Beyond > 0 {
+		return fmt.Sprintf("%d+%d:%d", int64(c.FireAt), c.Beyond.Microseconds(), c.ID)
+	}
+	return fmt.Sprintf("%d:%d", int64(c.FireAt), c.ID)
+}
 
 // ParseJobCursor reads a text of JobCursor.String.
-func ParseJobCursor(text string) (c JobCursor, err error) {
+func ParseJobCursor(text string) (JobCursor, error) {
 	at, id, ok := strings.Cut(text, ":")
+	at, more, split := strings.Cut(at, "+")
 	micros, err1 := strconv.ParseInt(at, 10, 64)
 	number, err2 := strconv.ParseInt(id, 10, 64)
-	if !ok || err1 != nil || err2 != nil {
-		return c, errors.New("is no place in a list: copy it from the end of the page before")
+	c := JobCursor{FireAt: driver.DBTime(micros), ID: number}
+	if split && err1 == nil {
+		var excess int64
+		excess, err1 = strconv.ParseInt(more, 10, 64)
+		c.Beyond = time.Duration(excess) * time.Microsecond
+		ok = ok && c.FireAt == math.MaxInt64 && excess > 0 && excess <= mostBeyond
 	}
-	return JobCursor{driver.DBTime(micros), number}, nil
+	if !ok || err1 != nil || err2 != nil {
+		return JobCursor{}, errors.New("is no place in a list: copy it from the end of the page before")
+	}
+	return c, nil
 }
+
+// mostBeyond is how many microseconds there are between the last driver.DBTime and PostgreSQL's last
+// instant, 294276-12-31.
+const mostBeyond = 945_979_145_224_192
 
 // Job is one job of a list.
 type Job struct {
@@ -67,6 +88,9 @@ type Job struct {
 	Topic  string
 	Key    string // "": none
 	FireAt driver.DBTime
+	// Beyond is by how much it fires later than FireAt, if that is the last instant that a DBTime can be, in
+	// the year 294247. PostgreSQL's last one is thirty years later.
+	Beyond time.Duration
 	// Attempts is how many times the broker has refused it, Code the last MQTT reason code; 0: none.
 	Attempts, Code int
 	// Reason is the last reason, of the broker or of reactor; "": none.
@@ -75,22 +99,29 @@ type Job struct {
 	RetryAt, FailedAt *driver.DBTime
 	// Schedule is as in JobFilter.
 	Schedule int64
+	// OrderingKey is that of the row; "": none. WaitsFor is the job with the same key for which it waits; nil: it
+	// waits for none.
+	OrderingKey string
+	WaitsFor    *JobBefore
 }
 
 // Cursor is the place of the job in the list.
-func (j Job) Cursor() JobCursor { return JobCursor{j.FireAt, j.ID} }
+func (j Job) Cursor() JobCursor { return JobCursor{j.FireAt, j.ID, j.Beyond} }
+
+// FireTime is fire_at, exactly.
+func (j Job) FireTime() time.Time { return j.FireAt.Time().Add(j.Beyond) }
 
 var listedColumns = `
        job.id, ` + stateSQL + ` AS state, job.topic, coalesce(job.key, '') AS key, job.fire_at,
        CASE WHEN failure.job_id IS NULL THEN coalesce(note.attempts, 0) ELSE failure.attempts END AS attempts,
        coalesce(failure.code, note.code, 0) AS code, coalesce(failure.reason, note.reason, '') AS reason,
        ` + micros("CASE WHEN NOT job.processed AND note.returned AND note.attempts > 0 THEN note.retry_at END") + ` AS retry_at,
-       ` + micros("failure.failed_at") + ` AS failed_at, coalesce(job.schedule_id, 0) AS schedule_id`
+       ` + micros("failure.failed_at") + ` AS failed_at, coalesce(job.schedule_id, 0) AS schedule_id, coalesce(job.ordering_key, '') AS ordering_key`
 
-const readJobColumns = "id, state, topic, key, " + "(extract(epoch FROM fire_at) * 1000000)::bigint, attempts, code, reason, retry_at, failed_at, schedule_id"
+var readJobColumns = "id, state, topic, key, " + micros("fire_at") + ", " + beyond("fire_at") + " * 1000, attempts, code, reason, retry_at, failed_at, schedule_id, ordering_key"
 
 func (j *Job) fields() []any {
-	return []any{&j.ID, &j.State, &j.Topic, &j.Key, &j.FireAt, &j.Attempts, &j.Code, &j.Reason, &j.RetryAt, &j.FailedAt, &j.Schedule}
+	return []any{&j.ID, &j.State, &j.Topic, &j.Key, &j.FireAt, &j.Beyond, &j.Attempts, &j.Code, &j.Reason, &j.RetryAt, &j.FailedAt, &j.Schedule, &j.OrderingKey}
 }
 
 // List returns a page of jobs, and where the next one begins; nil: there is none.
@@ -119,7 +150,14 @@ func (a *JobsAdmin) List(ctx context.Context, filter JobFilter, page JobPage) (l
 		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (j Job, err error) {
 			return j, row.Scan(j.fields()...)
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		jobs := make([]*Job, len(list))
+		for i := range list {
+			jobs[i] = &list[i]
+		}
+		return a.explainOrder(ctx, tx, jobs)
 	})
 	if err == nil && len(list) > page.Limit {
 		list = list[:page.Limit]
@@ -178,7 +216,7 @@ func (a *JobsAdmin) listSQL(args *parameters, filter JobFilter, page JobPage, li
 		order, beyond = "DESC", "<"
 	}
 	if page.After != nil {
-		conditions = append(conditions, fmt.Sprintf("(job.fire_at, job.id) %s (%s, %s)", beyond, args.at(page.After.FireAt), args.add(page.After.ID, "bigint")))
+		conditions = append(conditions, fmt.Sprintf("(job.fire_at, job.id) %s (%s, %s)", beyond, args.place(*page.After), args.add(page.After.ID, "bigint")))
 	}
 	end := func(table string) string {
 		text := fmt.Sprintf(" ORDER BY %sfire_at %s, %[1]sid %[2]s", table, order)
@@ -233,3 +271,11 @@ func (a *JobsAdmin) listSQL(args *parameters, filter JobFilter, page JobPage, li
 
 // ofShard is the condition of the unprocessed rows of one shard, of which jobs_pending has the order.
 const ofShard = "NOT job.processed AND job.shard = s.shard::smallint"
+
+// place returns the text for the fire_at of a cursor.
+func (p *parameters) place(c JobCursor) string {
+	if c.Beyond == 0 {
+		return p.at(c.FireAt)
+	}
+	return "(" + p.at(c.FireAt) + " + " + p.add(interval(c.Beyond), "interval") + ")"
+}

@@ -91,6 +91,7 @@ func (b *bench) eachState() (of map[pgsource.JobState]int64, unlock func()) {
 // TestJobStates: a job of each state is listed in its state and in no other, and shown with it, also
 // where the table has partitions.
 func TestJobStates(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]func(*testing.T) *bench{
 		"plain": func(t *testing.T) *bench { return newBench(t) },
 		"partitions": func(t *testing.T) *bench {
@@ -127,6 +128,7 @@ func TestJobStates(t *testing.T) {
 // TestListPages: pages in both directions have every job once, in order, also of one instant; and
 // filters select what they say.
 func TestListPages(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec(`INSERT INTO jobs (topic, fire_at, key, schedule_id) SELECT 'a/' || n, '2040-01-01'::timestamptz + n / 50 * interval '1 hour', 'k' || n, n % 3 FROM generate_series(0, 299) n;
 		INSERT INTO jobs (topic, fire_at) VALUES ('b%/x', '2000-01-01'), ('b_/x', '290000-01-01')`)
@@ -182,6 +184,7 @@ func TestListPages(t *testing.T) {
 
 // TestListReadsNoTable: what waits and what has failed is listed without reading the table.
 func TestListReadsNoTable(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec(`INSERT INTO jobs (topic, fire_at, processed, claim) SELECT 't', now() - interval '1 hour', n % 2 = 0, gen_random_uuid() FROM generate_series(1, 20000) n;
 		INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim) SELECT id, 1, 135, 'no', claim FROM jobs WHERE processed ORDER BY id LIMIT 20;
@@ -209,6 +212,7 @@ func TestListReadsNoTable(t *testing.T) {
 
 // TestShow: everything about a job, with its history, its payload and where it is.
 func TestShow(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	id := int64(b.count(`INSERT INTO jobs (topic, payload_bytes, fire_at, expires_at, qos, retain, content_type, response_topic, correlation_data, headers, key)
 		VALUES ('t', decode(repeat('00ff', 1000), 'hex'), now(), '2100-01-01', 1, true, 'a/b', 'r', '\x01', '{"h": "v"}', 'mine') RETURNING id`))
@@ -253,6 +257,7 @@ func errOf[T any](_ T, err error) error { return err }
 // TestNothingInherited: a new row with an id that was used before has nothing of the old one: neither
 // its failure, nor what kept it from being claimed, nor its attempts.
 func TestNothingInherited(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	of, unlock := b.eachState()
 	unlock()

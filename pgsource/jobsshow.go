@@ -1,12 +1,14 @@
 package pgsource
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,6 +23,8 @@ type JobDetail struct {
 	Job
 	Shard                  int
 	ExpiresAt, ProcessedAt *driver.DBTime
+	// OccurrenceAt is the time of the occurrence, of a job of a schedule.
+	OccurrenceAt *driver.DBTime
 	// Claim is the last claim, as a UUID; "": none.
 	Claim string
 	// Payload is the beginning of the payload, and PayloadBytes the length of all of it. Binary: it
@@ -60,7 +64,12 @@ type JobFlight struct {
 type JobEvent struct {
 	At   driver.DBTime
 	What string
+	// Beyond is as in Job.
+	Beyond time.Duration
 }
+
+// Time is when it happened.
+func (e JobEvent) Time() time.Time { return e.At.Time().Add(e.Beyond) }
 
 // previewBytes is how much of a payload Show returns.
 const previewBytes = 1024
@@ -100,7 +109,7 @@ func (a *JobsAdmin) idOfKey(ctx context.Context, key string) (id int64, err erro
 func (a *JobsAdmin) show(ctx context.Context, where string, args parameters) (list []JobDetail, err error) {
 	preview := fmt.Sprint(previewBytes)
 	sql := "WITH " + journalCTE + ", shown AS (SELECT" + listedColumns + `,
-       job.shard, ` + micros("job.expires_at") + ` AS expires_at, ` + micros("job.processed_at") + ` AS processed_at, coalesce(job.claim::text, '') AS claim,
+       job.shard, ` + micros("job.expires_at") + ` AS expires_at, ` + micros("job.processed_at") + ` AS processed_at, ` + micros("job.occurrence_at") + ` AS occurrence, coalesce(job.claim::text, '') AS claim,
        encode(coalesce(substring(job.payload_bytes FROM 1 FOR ` + preview + `), substring(convert_to(left(job.payload, ` + preview + `), 'UTF8') FROM 1 FOR ` + preview + `)), 'hex') AS payload,
        octet_length(job.payload) + coalesce(octet_length(job.payload_bytes), 0) AS payload_bytes, job.payload_bytes IS NOT NULL AS is_binary,
        job.qos, job.retain, coalesce(job.content_type, '') AS content_type, coalesce(job.response_topic, '') AS response_topic,
@@ -109,15 +118,21 @@ func (a *JobsAdmin) show(ctx context.Context, where string, args parameters) (li
        flight.lane, flight.batch, coalesce((SELECT i.name FROM reactor.instances i WHERE i.id = flight.owner), '') AS instance,
        ` + micros("flight.claimed_at") + ` AS claimed_at, coalesce(flight.qos, 0) AS flight_qos, coalesce(flight.qos = 2 AND flight.place <= flight.settled, false) AS accepted
   FROM ` + a.jobs + " AS job" + notesJoin + " WHERE " + where + ") SELECT " + readJobColumns + `,
-       shard, expires_at, processed_at, claim, payload, payload_bytes, is_binary, qos, retain, content_type, response_topic, correlation, headers, part,
+       shard, expires_at, processed_at, occurrence, claim, payload, payload_bytes, is_binary, qos, retain, content_type, response_topic, correlation, headers, part,
        lane, batch, instance, claimed_at, flight_qos, accepted FROM shown ORDER BY fire_at, id`
 	err = a.tx(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}
-		list, err = pgx.CollectRows(rows, scanDetail)
-		return err
+		if list, err = pgx.CollectRows(rows, scanDetail); err != nil {
+			return err
+		}
+		jobs := make([]*Job, len(list))
+		for i := range list {
+			jobs[i] = &list[i].Job
+		}
+		return a.explainOrder(ctx, tx, jobs)
 	})
 	if err == nil && len(list) == 0 {
 		err = ErrNoJob
@@ -133,7 +148,7 @@ func scanDetail(row pgx.CollectableRow) (d JobDetail, err error) {
 		claimedAt                               *driver.DBTime
 		flight                                  JobFlight
 	)
-	if err := row.Scan(append(d.fields(), &d.Shard, &d.ExpiresAt, &d.ProcessedAt, &d.Claim, &payload, &d.PayloadBytes, &d.Binary,
+	if err := row.Scan(append(d.fields(), &d.Shard, &d.ExpiresAt, &d.ProcessedAt, &d.OccurrenceAt, &d.Claim, &payload, &d.PayloadBytes, &d.Binary,
 		&d.QoS, &d.Retain, &d.ContentType, &d.ResponseTopic, &correlation, &headers, &d.PartitionedOff,
 		&lane, &batch, &instance, &claimedAt, &flight.QoS, &flight.Accepted)...); err != nil {
 		return d, err
@@ -160,10 +175,10 @@ func scanDetail(row pgx.CollectableRow) (d JobDetail, err error) {
 func (d *JobDetail) history() (list []JobEvent) {
 	add := func(at *driver.DBTime, format string, args ...any) {
 		if at != nil {
-			list = append(list, JobEvent{*at, fmt.Sprintf(format, args...)})
+			list = append(list, JobEvent{At: *at, What: fmt.Sprintf(format, args...)})
 		}
 	}
-	add(&d.FireAt, "due")
+	list = append(list, JobEvent{At: d.FireAt, Beyond: d.Beyond, What: "due"})
 	switch {
 	case d.Flight != nil:
 		add(&d.Flight.ClaimedAt, "claimed, batch %d of lane %d", d.Flight.Batch, d.Flight.Lane)
@@ -186,12 +201,15 @@ func (d *JobDetail) history() (list []JobEvent) {
 	} else {
 		refused := ""
 		if d.Attempts > 0 {
-			refused = " after " + fmt.Sprint(d.Attempts) + " attempts"
+			refused = " after 1 attempt"
+		}
+		if d.Attempts > 1 {
+			refused = fmt.Sprintf(" after %d attempts", d.Attempts)
 		}
 		add(d.FailedAt, "%s%s: %s", d.State, refused, d.Reason)
 	}
 	add(d.ExpiresAt, "expires, if it is not published before")
-	slices.SortStableFunc(list, func(x, y JobEvent) int { return int(min(1, max(-1, x.At-y.At))) })
+	slices.SortStableFunc(list, func(x, y JobEvent) int { return cmp.Or(cmp.Compare(x.At, y.At), cmp.Compare(x.Beyond, y.Beyond)) })
 	return list
 }
 

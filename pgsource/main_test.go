@@ -2,7 +2,6 @@ package pgsource_test
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"net/url"
 	"slices"
@@ -260,7 +259,7 @@ func (b *bench) now() driver.DBTime {
 
 func (b *bench) request(ids []int64) driver.ClaimRequest {
 	req := driver.ClaimRequest{QoS: 1, Lease: b.lease, IDs: ids, From: driver.DistantPast, To: 1 << 62, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20}
-	rand.Read(req.Token[:])
+	req.Token = driver.NewToken()
 	return req
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/reactor/driver"
+	schema "github.com/job-publisher/reactor/sql"
 )
 
 // The membership has no leader. Every instance beats: it renews its heartbeat and reads the whole
@@ -59,8 +60,8 @@ func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Memb
 	}
 	// Through the pool with durable commits: after a crash of Postgres a lost row would look as if
 	// this instance had been deposed.
-	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed, shard_hints) VALUES ($1, $2, $3, $4, '', true)",
-		m.id, s.cfg.Name, s.backends, opts.Static == 0)
+	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed, shard_hints, schema_version) VALUES ($1, $2, $3, $4, '', true, $5)",
+		m.id, s.cfg.Name, s.backends, opts.Static == 0, schema.Newest())
 	if err != nil {
 		return nil, s.failed("join", err)
 	}

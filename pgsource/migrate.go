@@ -36,10 +36,11 @@ type MigrationState struct {
 }
 
 // MigrateUp applies all pending versions of the schema and returns their names, in order; nil if
-// nothing was pending. It also replaces the function of older triggers, once no instance lives that
-// would not understand the new one. Any number of instances may call it at once: one applies the versions, the
-// others wait and find nothing to do. Where nothing is pending it takes no lock and needs no right
-// but to read the recorded versions.
+// nothing was pending. It may run while instances of version 5 do (sql/guards.sql); if somebody keeps a
+// lock for longer than a minute, it gives up. It also replaces the function of older triggers, once no
+// instance lives that would not understand the new one. Any number of instances may call it at once:
+// one applies the versions, the others wait and find nothing to do. Where nothing is pending it takes no
+// lock and needs no right but to read the recorded versions.
 //
 // An unusable connection string is a *driver.ConfigError. Other errors are one line that says what
 // to do, and unwrap to the error of pgx.
@@ -65,7 +66,7 @@ func MigrateUp(ctx context.Context, databaseURL string, of ...Names) ([]string, 
 			}
 			return err
 		}
-		err = inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+		err = patiently(ctx, conn, func(tx pgx.Tx) error {
 			names = nil
 			if pending, err = pendingVersions(ctx, tx); err != nil || len(pending) == 0 {
 				return err
@@ -100,6 +101,40 @@ func MigrateUp(ctx context.Context, databaseURL string, of ...Names) ([]string, 
 		return err
 	})
 	return names, err
+}
+
+const (
+	// versionLockTimeout is how long the change of the schema waits for a lock. Everything that comes
+	// after it in the queue for that lock waits as long, the claims of running instances for example.
+	versionLockTimeout = "1s"
+	// versionPause is the pause before the next attempt, and versionPatience ends the attempts.
+	versionPause, versionPatience = 500 * time.Millisecond, time.Minute
+)
+
+// patiently is inLockedMigrationTx for what changes tables while instances may be running. It is tried
+// again where a lock does not come in time, and where it has met a statement of an instance in a deadlock:
+// both need several tables, and neither keeps to an order. An attempt that failed has changed nothing.
+func patiently(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
+	for begun := time.Now(); ; {
+		err := inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+			// Not before the lock of migrations, for which we wait as long as another one takes.
+			if err := execScript(ctx, tx, "SET LOCAL lock_timeout = '"+versionLockTimeout+"'"); err != nil {
+				return err
+			}
+			return do(tx)
+		})
+		if code := sqlState(err); code != pgerrcode.LockNotAvailable && code != pgerrcode.DeadlockDetected {
+			return err
+		}
+		if time.Since(begun) > versionPatience {
+			return explained(err, "a transaction has held a lock on the table of jobs for longer than %v, and the schema cannot be changed meanwhile: end it (pg_stat_activity shows it), and run `reactor migrate up` again", versionPatience)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(versionPause):
+		}
+	}
 }
 
 // renewedAnnouncement is what MigrateUp returns for the function of the triggers, which has no
@@ -294,6 +329,9 @@ func planDown(ctx context.Context, tx pgx.Tx) (p DownPlan, err error) {
 	if len(running) > 0 {
 		return p, fmt.Errorf("instances are running (%s): stop them first, or wait for a minute if they were killed", strings.Join(running, ", "))
 	}
+	if p.Version == 6 {
+		return p, refuseUnknownJobs(ctx, tx)
+	}
 	if p.Version > 1 {
 		return p, nil
 	}
@@ -328,10 +366,31 @@ func planDown(ctx context.Context, tx pgx.Tx) (p DownPlan, err error) {
 	return p, err
 }
 
+// refuseUnknownJobs returns an error while the journal has jobs that a version before 6 would send again
+// without what it does not know (sql/guards.sql). A row that is not claimed does no harm: its constraint
+// keeps it from being claimed by such a version.
+func refuseUnknownJobs(ctx context.Context, tx pgx.Tx) error {
+	var home *string
+	if err := tx.QueryRow(ctx, "SELECT jobs_schema FROM reactor.deployment WHERE to_regclass(format('%I.jobs', jobs_schema)) IS NOT NULL").Scan(&home); errors.Is(err, pgx.ErrNoRows) {
+		return nil // the table is gone, and the jobs with it
+	} else if err != nil {
+		return err
+	}
+	var unknown int
+	err := tx.QueryRow(ctx, `
+		SELECT count(*) FROM reactor.in_flight AS f CROSS JOIN LATERAL unnest(f.job_ids) AS entry (id) JOIN `+qualified(txNames(tx), *home)+` AS job ON job.id = entry.id AND job.claim = f.token
+		 WHERE job.retain OR job.payload_bytes IS NOT NULL OR job.qos IS NOT NULL OR job.content_type IS NOT NULL OR job.response_topic IS NOT NULL
+		    OR job.correlation_data IS NOT NULL OR job.headers IS NOT NULL OR job.key IS NOT NULL OR job.ordering_key IS NOT NULL`).Scan(&unknown)
+	if err == nil && unknown > 0 {
+		err = fmt.Errorf("%d jobs are on their way that an earlier version would publish without their properties: start an instance of this version, stop it when they have ended (`reactor jobs list --state firing`), and try again", unknown)
+	}
+	return err
+}
+
 // MigrateStatus lists all versions that this program knows, in order.
 func MigrateStatus(ctx context.Context, databaseURL string, of ...Names) ([]MigrationState, error) {
 	var states []MigrationState
-	err := withConnection(ctx, databaseURL, only(of), true, func(conn *pgx.Conn) error {
+	err := withRights(ctx, databaseURL, only(of), rights{{"schema_version", "SELECT"}}, true, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			applied, err := appliedVersions(ctx, tx)
 			for _, m := range schema.Migrations {
@@ -383,7 +442,7 @@ func appliedVersions(ctx context.Context, tx pgx.Tx) (map[int64]time.Time, error
 		version int64
 		at      time.Time
 	)
-	newest := schema.Migrations[len(schema.Migrations)-1].Version
+	newest := schema.Newest()
 	_, err = pgx.ForEachRow(rows, []any{&version, &at}, func() error {
 		if version > newest {
 			return fmt.Errorf("the database's schema is version %d, this reactor knows up to %d: upgrade reactor", version, newest)

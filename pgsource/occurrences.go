@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/schedule"
 )
 
@@ -35,8 +37,10 @@ import (
 // undoes both. And no job of it can have been published then: its claim commits durably, and with that
 // everything before it in the server's log.
 //
-// The time is the database's clock, and the cost follows what is due: with no schedule due it is one
-// read of one index entry each second.
+// The time is the database's clock, and the cost follows what is due: with no schedule due it is two
+// reads of one index entry each second. While somebody holds an old snapshot, every look that made
+// something leaves a row version and its index entries: what reads them follows what happened in the
+// last minute, and not what has happened since (lookFrom).
 
 const (
 	// lookInterval is the longest time between two looks. A change of a schedule is seen by then; jobs
@@ -48,6 +52,9 @@ const (
 	// schedulesAtOnce and occurrencesAtOnce bound a transaction; occurrencesOfOne is the part of one
 	// schedule, so that one that catches up a month of seconds holds up no other.
 	schedulesAtOnce, occurrencesAtOnce, occurrencesOfOne = 100, 5000, 500
+	// searchInterval is how often the index of look_at is read from its beginning, and lookMargin how much
+	// before the earliest schedule the other looks begin (lookFrom).
+	searchInterval, lookMargin = time.Minute, time.Minute
 	// problemInterval is when a schedule with a problem is looked at again: its zone may be known to
 	// another instance, or its row in jobs be refused no more.
 	problemInterval = time.Minute
@@ -64,25 +71,26 @@ func (s *Source) startScheduling() {
 		return
 	}
 	ctx := s.closing
-	s.chores.Go(func() {
+	s.scheduler.Go(func() {
 		defer s.scheduling.Store(false)
 		timer := time.NewTimer(0)
 		defer timer.Stop()
+		var from lookFrom
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-timer.C:
-				timer.Reset(s.lookAfterSchedules(ctx))
+				timer.Reset(s.lookAfterSchedules(ctx, &from))
 			}
 		}
 	})
 }
 
 // lookAfterSchedules makes what is due, and returns when to look again.
-func (s *Source) lookAfterSchedules(ctx context.Context) time.Duration {
+func (s *Source) lookAfterSchedules(ctx context.Context, from *lookFrom) time.Duration {
 	for {
-		wait, err := s.untilLook(ctx)
+		wait, err := s.untilLook(ctx, from)
 		if err == nil && wait > 0 {
 			s.unscheduled.OK(s.log, "the jobs of schedules are made again")
 			// The instances look at different moments, so that one of them usually finds everything.
@@ -90,7 +98,7 @@ func (s *Source) lookAfterSchedules(ctx context.Context) time.Duration {
 		}
 		more := false
 		if err == nil {
-			more, err = s.makeOccurrences(ctx)
+			more, err = s.makeOccurrences(ctx, from.at())
 		}
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -120,21 +128,59 @@ func (s *Source) cannotSchedule(err error) time.Duration {
 // errNoSchedules: the schema is of an earlier version.
 var errNoSchedules = errors.New("there is no table reactor.schedules: run `reactor migrate up` as the owner of the database")
 
-// untilLook returns how long nothing has to be done: 0 if something has to be done now.
-func (s *Source) untilLook(ctx context.Context) (time.Duration, error) {
-	var now, look dbTime
-	err := s.background.row(ctx, "SELECT clock_timestamp(), look_at FROM reactor.schedules ORDER BY look_at LIMIT 1", nil, &now, &look)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return lookInterval, nil
+// lookFrom is where the looks of an instance begin in the index of look_at. Every update of a schedule
+// leaves an entry there that an old snapshot keeps, and they lie before all others: an hour of 200
+// schedules that tick each second is 72,000 of them, 14 ms for each look from the beginning.
+//
+// A schedule gets its look_at from an instance, which sets it to its present time or later; or it gets
+// '-infinity' from the trigger, which is asked for by itself. So where the earliest schedule was at, or
+// the present time if that is earlier, there will be none before, but for those of transactions that
+// began earlier and had not committed: hence lookMargin. What else would break that, a clock that is set
+// back or a failover that loses more than a minute, costs the time until the next search from the
+// beginning. Nobody makes an occurrence twice because of it: the row decides.
+type lookFrom struct {
+	time     driver.DBTime
+	searched time.Time // when it was read from the beginning; zero: never
+}
+
+// at is the first look_at, other than '-infinity', to be asked for.
+func (f *lookFrom) at() driver.DBTime {
+	if f.searched.IsZero() || time.Since(f.searched) > searchInterval {
+		return driver.DistantPast
 	}
+	return f.time
+}
+
+// saw notes the earliest schedule that was found, at a time of the database.
+func (f *lookFrom) saw(earliest, now driver.DBTime) {
+	if f.at() == driver.DistantPast {
+		f.searched = time.Now()
+	}
+	f.time = min(earliest, now).Add(-lookMargin)
+}
+
+// untilLookSQL finds the earliest schedule. The condition of the first part is no equality, which would
+// make the order redundant, and the planner could choose to read the whole table.
+const untilLookSQL = `
+SELECT clock_timestamp(), coalesce((SELECT look_at FROM reactor.schedules WHERE look_at <= '-infinity' ORDER BY look_at LIMIT 1),
+                                   (SELECT look_at FROM reactor.schedules WHERE look_at >= $1 ORDER BY look_at LIMIT 1), 'infinity')`
+
+// untilLook returns how long nothing has to be done: 0 if something has to be done now.
+func (s *Source) untilLook(ctx context.Context, from *lookFrom) (time.Duration, error) {
+	var now, look dbTime
+	err := s.background.row(ctx, untilLookSQL, []any{dbTime{from.at()}}, &now, &look)
 	if sqlState(err) == pgerrcode.UndefinedTable {
 		err = errNoSchedules
+	}
+	if err == nil {
+		from.saw(max(look.DBTime, driver.DistantPast), now.DBTime)
 	}
 	return max(0, look.Sub(now.DBTime)), err
 }
 
 // scheduleRow is what plans need of a row of reactor.schedules, in the order of scheduleColumns.
 type scheduleRow struct {
+	Place                           string // ctid: it stays while the row is locked, up to our own update
 	ID                              int64
 	Name                            string
 	Cron                            *string
@@ -153,7 +199,7 @@ type scheduleRow struct {
 	CreatedAt, DecidedUntil, ReadAt time.Time
 }
 
-const scheduleColumns = `id, name, cron, (extract(epoch FROM every) * 1000000)::bigint, zone, start_at, end_at, (extract(epoch FROM jitter) * 1000000)::bigint, paused,
+const scheduleColumns = `ctid::text, id, name, cron, (extract(epoch FROM every) * 1000000)::bigint, zone, start_at, end_at, (extract(epoch FROM jitter) * 1000000)::bigint, paused,
 	overlap, catch_up, (extract(epoch FROM catch_up_window) * 1000000)::bigint, (extract(epoch FROM max_lateness) * 1000000)::bigint, topic,
 	problem, last_at, CASE WHEN isfinite(next_at) THEN next_at END, overlapped, created_at, decided_until, clock_timestamp()`
 
@@ -196,11 +242,11 @@ type decision struct {
 }
 
 // makeOccurrences makes what is due of some schedules in one transaction. more says that there may be
-// others.
-func (s *Source) makeOccurrences(ctx context.Context) (more bool, err error) {
+// others. from is lookFrom.at.
+func (s *Source) makeOccurrences(ctx context.Context, from driver.DBTime) (more bool, err error) {
 	var decided []*decision
 	err = s.background.tx(ctx, func(tx pgx.Tx) error {
-		rows, err := lockSchedules(ctx, tx)
+		rows, err := lockSchedules(ctx, tx, from)
 		if err != nil || len(rows) == 0 {
 			return err
 		}
@@ -243,18 +289,41 @@ func (s *Source) makeOccurrences(ctx context.Context) (more bool, err error) {
 	return more, nil
 }
 
+// lockChangedSQL and lockDueSQL lock schedules that are due: those that have been changed, and the others
+// (lookFrom).
+const (
+	lockChangedSQL = "SELECT ctid::text FROM reactor.schedules WHERE look_at <= '-infinity' ORDER BY look_at LIMIT $1 FOR UPDATE SKIP LOCKED"
+	lockDueSQL     = "SELECT ctid::text FROM reactor.schedules WHERE look_at >= $2 AND look_at <= (SELECT clock_timestamp()) ORDER BY look_at LIMIT $1 FOR UPDATE SKIP LOCKED"
+)
+
 // lockSchedules locks schedules that are due, and then reads them: a statement that locks may return what
-// was in the row before, for anything that it computes.
-func lockSchedules(ctx context.Context, tx pgx.Tx) ([]scheduleRow, error) {
-	rows, err := tx.Query(ctx, "SELECT id FROM reactor.schedules WHERE look_at <= clock_timestamp() ORDER BY look_at LIMIT $1 FOR UPDATE SKIP LOCKED", schedulesAtOnce)
+// was in the row before, for anything that it computes. From then on they are found by their places
+// (ctid), which the lock keeps from changing: a search by id would walk all versions that an old snapshot
+// keeps.
+func lockSchedules(ctx context.Context, tx pgx.Tx, from driver.DBTime) ([]scheduleRow, error) {
+	rows, err := tx.Query(ctx, lockChangedSQL, schedulesAtOnce)
 	if err != nil {
 		return nil, err
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil || len(ids) == 0 {
+	places, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
 		return nil, err
 	}
-	if rows, err = tx.Query(ctx, "SELECT "+scheduleColumns+" FROM reactor.schedules WHERE id = ANY ($1) ORDER BY look_at", ids); err != nil {
+	if len(places) < schedulesAtOnce {
+		// Without '-infinity': we have those already.
+		if rows, err = tx.Query(ctx, lockDueSQL, schedulesAtOnce-len(places), dbTime{max(from, earliestTimestamp)}); err != nil {
+			return nil, err
+		}
+		due, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, due...)
+	}
+	if len(places) == 0 {
+		return nil, nil
+	}
+	if rows, err = tx.Query(ctx, "SELECT "+scheduleColumns+" FROM reactor.schedules WHERE ctid = ANY ($1::text[]::tid[]) ORDER BY look_at", places); err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[scheduleRow])
@@ -309,24 +378,24 @@ func insertOccurrences(ctx context.Context, tx pgx.Tx, decided []*decision) erro
 // makeJobs runs in a subtransaction, so that a refusal leaves the transaction usable.
 func makeJobs(ctx context.Context, tx pgx.Tx, decided ...*decision) error {
 	var (
-		ids       []int64
+		places    []string
 		at, fires []time.Time
 	)
 	for _, d := range decided {
 		for _, o := range d.plan.Make {
-			ids, at, fires = append(ids, d.row.ID), append(at, o.At), append(fires, o.Fire)
+			places, at, fires = append(places, d.row.Place), append(at, o.At), append(fires, o.Fire)
 		}
 	}
-	if ids == nil {
+	if places == nil {
 		return nil
 	}
 	return pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) error {
-		_, err := sub.Exec(ctx, makeJobsSQL, ids, at, fires)
+		_, err := sub.Exec(ctx, makeJobsSQL, places, at, fires)
 		return err
 	})
 }
 
-const makeJobsSQL = "SELECT count(*) FROM reactor.make_jobs($1::bigint[], $2::timestamptz[], $3::timestamptz[])"
+const makeJobsSQL = "SELECT count(*) FROM reactor.make_jobs($1::text[]::tid[], $2::timestamptz[], $3::timestamptz[])"
 
 // refusesJobs reports whether an error is about the rows of a statement, or a trigger, and not about our
 // rights, a lock, or the server.
@@ -341,7 +410,8 @@ func refusesJobs(err error) bool {
 // recordDecisions updates the schedules. One with a problem stays where it is.
 func recordDecisions(ctx context.Context, tx pgx.Tx, decided []*decision) error {
 	var (
-		ids, overlapped  []int64
+		places           []string
+		overlapped       []int64
 		until            []time.Time
 		look, last, next []*time.Time
 		problems         []*string
@@ -355,10 +425,10 @@ func recordDecisions(ctx context.Context, tx pgx.Tx, decided []*decision) error 
 		if len(p.Make) > 0 {
 			made = p.Make[len(p.Make)-1].At
 		}
-		ids, overlapped, until = append(ids, d.row.ID), append(overlapped, int64(p.Overlapped)), append(until, p.Decided)
-		look, last, next, problems = append(look, unless0(p.Look)), append(last, unless0(made)), append(next, unless0(p.Next)), append(problems, unless0(d.problem))
+		places, overlapped, until = append(places, d.row.Place), append(overlapped, int64(p.Overlapped)), append(until, p.Decided)
+		look, last, next, problems = append(look, unless0(storable(p.Look))), append(last, unless0(made)), append(next, unless0(storable(p.Next))), append(problems, unless0(d.problem))
 	}
-	_, err := tx.Exec(ctx, recordDecisionsSQL, ids, until, look, last, next, overlapped, problems)
+	_, err := tx.Exec(ctx, recordDecisionsSQL, places, until, look, last, next, overlapped, problems)
 	return err
 }
 
@@ -367,9 +437,18 @@ const recordDecisionsSQL = `
 UPDATE reactor.schedules AS s
    SET decided_until = d.decided_until, look_at = coalesce(d.look_at, 'infinity'), last_at = coalesce(d.last_at, s.last_at), next_at = d.next_at,
        overlapped = s.overlapped + d.overlapped, problem = d.problem, step = s.step + 1
-  FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::text[])
-       AS d (id, decided_until, look_at, last_at, next_at, overlapped, problem)
- WHERE s.id = d.id`
+  FROM unnest($1::text[]::tid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::text[])
+       AS d (place, decided_until, look_at, last_at, next_at, overlapped, problem)
+ WHERE s.ctid = d.place`
+
+// storable returns the last instant that can be written instead of a later one: pgx writes what is after
+// 294247 as a time before Christ. A schedule may begin then.
+func storable(t time.Time) time.Time {
+	if latest := driver.DBTime(math.MaxInt64).Time(); t.After(latest) {
+		return latest
+	}
+	return t
+}
 
 // unless0 passes a zero value as NULL.
 func unless0[T comparable](value T) *T {

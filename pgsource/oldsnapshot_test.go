@@ -2,7 +2,6 @@ package pgsource
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -100,7 +99,7 @@ func (b *snapshotBench) beat() {
 func (b *snapshotBench) claim(jobs int) driver.Batch {
 	b.t.Helper()
 	req := driver.ClaimRequest{QoS: 2, Lease: b.lease, Within: time.Second, FirstSlot: 1, Reach: 512, Bytes: 8 << 20, Static: driver.AllShards}
-	rand.Read(req.Token[:])
+	req.Token = driver.NewToken()
 	for range jobs {
 		req.IDs = append(req.IDs, b.nextID)
 		b.nextID++
@@ -249,6 +248,7 @@ func idsOfBatch(batch driver.Batch) (ids []int64) {
 // processed or settled leaves the tables' pages. What heartbeats, recoveries, claims, settlements and
 // sweeps read of them does not grow: with ten times as many jobs it is as many pages, but for a level of an index.
 func TestPagesUnderOldSnapshot(t *testing.T) {
+	t.Parallel()
 	b := newSnapshotBench(t)
 	const some = 600
 	b.process(some)
@@ -287,6 +287,7 @@ func TestPagesUnderOldSnapshot(t *testing.T) {
 // TestStartIsNeverAfterABatch: batches that are on their way keep the start where they are, and a
 // recovery finds them; with none, it follows the claims.
 func TestStartIsNeverAfterABatch(t *testing.T) {
+	t.Parallel()
 	b := newSnapshotBench(t)
 	start := func() int64 {
 		return b.count("SELECT coalesce(max(batch), 0) FROM reactor.journal_starts WHERE lane = $1", b.lease.Lane)
@@ -319,6 +320,7 @@ func TestStartIsNeverAfterABatch(t *testing.T) {
 // TestRaiseWaitsForClaims: a claim that is under way may have a number and not yet be visible. A
 // raise waits for it, and gives up where that takes long.
 func TestRaiseWaitsForClaims(t *testing.T) {
+	t.Parallel()
 	b := newSnapshotBench(t)
 	b.publish(b.claim(1))
 	b.starts.claimed(b.lease.Lane, 1<<40) // a number behind every batch
@@ -363,6 +365,7 @@ func TestRaiseWaitsForClaims(t *testing.T) {
 // TestNumbersGoBack: a failover, or a copy without sequences, may leave a start behind the numbers
 // that batches get from now on.
 func TestNumbersGoBack(t *testing.T) {
+	t.Parallel()
 	b := newSnapshotBench(t)
 	for range 20 {
 		b.publish(b.claim(1))
@@ -411,6 +414,7 @@ func (b *snapshotBench) resolve(batch driver.Batch) (list []driver.Batch, lease 
 
 // TestReconnectForgetsClaims: another server may count from another number.
 func TestReconnectForgetsClaims(t *testing.T) {
+	t.Parallel()
 	b := newSnapshotBench(t)
 	b.publish(b.claim(1))
 	b.starts.claimed(b.lease.Lane, 1<<40)
@@ -425,6 +429,7 @@ func TestReconnectForgetsClaims(t *testing.T) {
 
 // TestRightsToStarts: a role that could use the journal before there were starts can use them.
 func TestRightsToStarts(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	database := testkit.NewDatabase(t)

@@ -30,12 +30,11 @@ const itsTurn = `(ordering_key IS NULL
          OR NOT ` + keyInFlight + ` AND reactor.waits_until(` + orderingSQL + `, fire_at, id) IS NULL
          OR ` + outdated + `)`
 
-// nextTurnSQL is when to look at a job with an ordering key again, if others go first; NULL: none do. While
-// a message of the key is on its way, whoever settles it names the next one; the pause is for when
-// that instance dies.
+// nextTurnSQL is when to look at a job with an ordering key again, if others go first; NULL: none do. Whoever
+// settles the job in front names this one; the pause is for when that instance dies.
 const nextTurnSQL = `
-            CASE WHEN NOT ` + keyInFlight + ` THEN reactor.waits_until(` + orderingSQL + `, fire_at, id)
-                 WHEN NOT ` + outdated + ` THEN clock_timestamp() + greatest(interval '20 ms', least(interval '1 s', clock_timestamp() - fire_at)) END`
+            coalesce(reactor.waits_until(` + orderingSQL + `, fire_at, id), CASE WHEN ` + keyInFlight + ` AND NOT ` + outdated + `
+                 THEN clock_timestamp() + greatest(interval '20 ms', least(interval '500 ms', clock_timestamp() - fire_at)) END)`
 
 // orderings are the jobs of a batch that have an ordering key, and the hashes of the keys.
 type orderings struct{ ids, keys []int64 }
@@ -62,25 +61,27 @@ func (o orderings) of(ids []int64) (keys []int64) {
 }
 
 // followSQL finds the jobs behind those of some keys that have ended, and announces those of shards that
-// are not ours.
+// are not ours, as their owners may learn of jobs by either feed. A notification alone is no commit; a message
+// in the server's log is one, and is left out where nobody is known to read the log.
 const followSQL = `
-SELECT id, shard, fire_at, CASE WHEN $2 AND NOT shard = ANY ($3::smallint[])
-           THEN pg_notify('` + jobsChannel + `', format('%s %s %s %s', id, id, (extract(epoch FROM fire_at) * 1000000)::bigint, 1::bigint << shard)) IS NULL END
-  FROM reactor.next_in_order($1::bigint[])`
+SELECT id, shard, fire_at,
+       CASE WHEN NOT shard = ANY ($3::smallint[]) THEN pg_notify('` + jobsChannel + `', hint)::text END,
+       CASE WHEN NOT shard = ANY ($3::smallint[]) AND $2 THEN pg_logical_emit_message(true, '` + jobsChannel + `', hint)::text END
+  FROM (SELECT *, format('%s %s %s %s', id, id, (extract(epoch FROM fire_at) * 1000000)::bigint, 1::bigint << shard) AS hint FROM reactor.next_in_order($1::bigint[])) AS follower`
 
-// Follow implements driver.Journal. Over the WAL no instance can tell another one.
+// Follow implements driver.Journal.
 func (s *Source) Follow(ctx context.Context, keys []int64) (list []driver.Follower, err error) {
-	notify := strings.Contains(s.FeedState().Kind, "notify")
 	slices.Sort(keys)
-	err = s.hot.rows(ctx, followSQL, []any{slices.Compact(keys), notify, smallints(driver.ShardSet(s.owned.Load()))}, func(rows pgx.Rows) error {
+	byLog := strings.Contains(s.FeedState().Kind, "wal")
+	err = s.hot.rows(ctx, followSQL, []any{slices.Compact(keys), byLog, smallints(driver.ShardSet(s.owned.Load()))}, func(rows pgx.Rows) error {
 		list = list[:0]
 		var (
 			id    int64
 			shard int16
 			fire  dbTime
-			told  *bool
+			told  [2]*string
 		)
-		_, err := pgx.ForEachRow(rows, []any{&id, &shard, &fire, &told}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&id, &shard, &fire, &told[0], &told[1]}, func() error {
 			list = append(list, driver.Follower{ID: id, Shard: uint8(shard), FireAt: fire.DBTime})
 			return nil
 		})

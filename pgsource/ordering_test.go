@@ -227,7 +227,7 @@ func TestLooksAtOrderedJobs(t *testing.T) {
 		}
 	}
 	batch := b.claims("the first", ids, ids[:1])
-	if p := pause(); p < 500*time.Millisecond || p > time.Second {
+	if p := pause(); p < 400*time.Millisecond || p > 500*time.Millisecond {
 		t.Errorf("behind a job in flight: looked at in %v", p)
 	}
 	b.published(batch)

@@ -82,7 +82,7 @@ func ConvertToPartitions(ctx context.Context, databaseURL string, interval time.
 
 // ListPartitions returns the partitions in order, the default partition last, and the interval.
 func ListPartitions(ctx context.Context, databaseURL string, of ...Names) (list []Partition, interval time.Duration, err error) {
-	err = withConnection(ctx, databaseURL, only(of), true, func(conn *pgx.Conn) error {
+	err = withRights(ctx, databaseURL, only(of), toSeePartitions, true, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			t, err := partitionsNow(ctx, tx)
 			if err != nil {

@@ -55,6 +55,19 @@ func (w *written) add(id int64, fireAt driver.DBTime) {
 	w.shards = w.shards.With(shardOf(id))
 }
 
+// include notes the rows of a hint.
+func (w *written) include(h driver.Hint) {
+	if w.rows == 0 {
+		w.minID, w.maxID, w.earliest = h.MinID, h.MaxID, h.Earliest
+	}
+	w.rows++
+	w.minID, w.maxID, w.earliest = min(w.minID, h.MinID), max(w.maxID, h.MaxID), min(w.earliest, h.Earliest)
+	if h.Shards == 0 {
+		h.Shards = driver.AllShards
+	}
+	w.shards |= h.Shards
+}
+
 // hint returns the hint for the loader.
 func (w *written) hint() driver.Hint {
 	return driver.Hint{Kind: driver.HintJobs, MinID: w.minID, MaxID: w.maxID, Earliest: w.earliest, Shards: w.shards}
@@ -137,8 +150,8 @@ func (d *decoder) decode(message []byte) (news, error) {
 	return n, nil
 }
 
-// message returns the content of our own probes. A change of the membership is announced with its
-// commit, when that is visible. The messages of others are skipped, whatever their size.
+// message returns the content of our own probes. A change of the membership, and jobs that are named in
+// a message, are announced with its commit, when that is visible. The messages of others are skipped, whatever their size.
 func (d *decoder) message(r *reader) (probe string) {
 	const transactional = 1
 	flags := r.byte()
@@ -150,6 +163,12 @@ func (d *decoder) message(r *reader) (probe string) {
 		return string(content)
 	case prefix == d.membership && flags&transactional != 0:
 		d.change(func(w *written) { w.membership = true })
+	case prefix == jobsChannel && flags&transactional != 0:
+		// Jobs whose turn it is (followSQL). Anybody can send such a message; one that cannot be read costs
+		// nothing.
+		if hint, err := parseHint(string(content)); err == nil {
+			d.change(func(w *written) { w.include(hint) })
+		}
 	}
 	return ""
 }

@@ -220,6 +220,11 @@ func conversations() map[string]struct {
 				block(7, in(7, emitted(1, "probe", "in\x00side")), in(71, emitted(1, membershipChannel, "x"))), stream{emitted(0, "probe", "2"), emitted(0, membershipChannel, ""), emitted(0, "somebody", "s"), abort(7, 7)}),
 			[]news{{probe: "1"}, of(committed(100, 5, a)), {probe: "in\x00side"}, {probe: "2"}},
 		},
+		"a message that names a job": {
+			slices.Concat(transaction(5, 100, emitted(1, jobsChannel, fmt.Sprintf("1 1 %d %d", noon.Add(time.Hour), 1<<6))),
+				transaction(6, 200, emitted(1, jobsChannel, "nonsense")), stream{emitted(0, jobsChannel, "1 1 1 1")}),
+			[]news{{end: 100, written: written{xid: 5, rows: 1, minID: 1, maxID: 1, earliest: noon.Add(time.Hour), shards: driver.ShardSet(0).With(6)}}, committed(200, 6)},
+		},
 	}
 }
 

@@ -96,7 +96,7 @@ func (r Retention) validate() error {
 	switch {
 	case r.Keep < shortestKeep && !r.orphansOnly:
 		return &driver.ConfigError{Field: "Retain", Value: r.Keep, Problem: fmt.Sprintf("must be %v at least", shortestKeep)}
-	case r.Busy < 0.01 || r.Busy > 1:
+	case !(r.Busy >= 0.01 && r.Busy <= 1): // nor is NaN
 		return &driver.ConfigError{Field: "Busy", Value: r.Busy, Problem: "must be 0.01 to 1"}
 	}
 	return nil
@@ -112,14 +112,14 @@ func (r Retention) Purge(ctx context.Context) (done Purged, err error) {
 	if err := r.validate(); err != nil {
 		return done, err
 	}
-	err = withConnection(ctx, r.DatabaseURL, r.Names, false, func(conn *pgx.Conn) error {
+	err = withRights(ctx, r.DatabaseURL, r.Names, toPurge, false, func(conn *pgx.Conn) error {
 		p := purge{Retention: r, conn: conn, ctx: ctx}
 		if err := p.lock(); err != nil {
 			return err
 		}
 		err := p.run()
 		done = p.done
-		return explainPurge(err)
+		return err
 	})
 	return done, err
 }
@@ -209,19 +209,44 @@ func (p *purge) run() error {
 	return p.orphans()
 }
 
-// Count returns how many rows Purge would delete, or a few more: it does not look at the journal. Where
-// there is no index it reads the whole table.
-func (r Retention) Count(ctx context.Context) (rows int64, err error) {
+// Count returns what Purge would delete, or a few rows more: it does not look at the journal. Where there is no
+// index it reads the whole table. It fails if the role may not delete.
+func (r Retention) Count(ctx context.Context) (found Purged, err error) {
 	r = r.withDefaults()
 	if err := r.validate(); err != nil {
-		return 0, err
+		return found, err
 	}
-	err = WithJobs(ctx, r.DatabaseURL, false, func(a *JobsAdmin) error {
-		return a.tx(ctx, func(tx pgx.Tx) error {
-			return tx.QueryRow(ctx, "SELECT count(*) FROM "+a.jobs+" WHERE processed AND "+endedAt+" < (SELECT clock_timestamp() - $1::interval)", interval(r.Keep)).Scan(&rows)
-		})
-	}, r.Names)
-	return rows, err
+	err = withRights(ctx, r.DatabaseURL, r.Names, toPurge, false, func(conn *pgx.Conn) error {
+		a, err := newJobsAdmin(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if err := a.mayPurge(ctx); err != nil {
+			return err
+		}
+		if err := a.tx(ctx, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, "SELECT count(*) FROM "+a.jobs+" WHERE processed AND "+endedAt+" < (SELECT clock_timestamp() - $1::interval)", interval(r.Keep)).Scan(&found.Rows)
+		}); err != nil {
+			return err
+		}
+		found.Records, err = a.countOrphans(ctx)
+		return err
+	})
+	return found, err
+}
+
+// mayPurge fails if the role may not delete what a purge deletes, before somebody confirms it. The server checks
+// the rights of statements that find no row, too.
+func (a *JobsAdmin) mayPurge(ctx context.Context) error {
+	return a.tx(ctx, func(tx pgx.Tx) error {
+		for _, table := range []string{a.jobs, "reactor.failed_jobs", "reactor.retries"} {
+			if _, err := tx.Exec(ctx, "DELETE FROM "+table+" WHERE false"); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, "SELECT FROM "+a.jobs+" WHERE false FOR UPDATE")
+		return err
+	})
 }
 
 // purgeTable is one of the tables that hold rows of jobs: the table itself, or a partition or a child.
@@ -288,7 +313,7 @@ const endedAt = "coalesce(processed_at, fire_at)"
 //
 // An instance that recovers a lane looks for the rows of its journal by id and claim, which this leaves
 // alone; it does not wait for this, either.
-const deleteSQL = `
+var deleteSQL = `
 WITH old AS MATERIALIZED (
     SELECT ctid AS place, id, claim, ` + endedAt + ` AS ended FROM ONLY {table}
      WHERE processed AND ` + endedAt + ` < (SELECT clock_timestamp() - $1::interval) AND {where}
@@ -315,7 +340,7 @@ WITH old AS MATERIALIZED (
     DELETE FROM reactor.retries r USING gone WHERE r.job_id = gone.id AND (r.claim = gone.claim OR r.claim IS NULL)
 )
 SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM gone), last.ended, coalesce(last.id, 0)
-  FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT ` + `(extract(epoch FROM old.ended) * 1000000)::bigint AS ended, old.id FROM old ORDER BY old.ended DESC, old.id DESC LIMIT 1) AS last ON true`
+  FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT ` + micros("old.ended") + ` AS ended, old.id FROM old ORDER BY old.ended DESC, old.id DESC LIMIT 1) AS last ON true`
 
 // inOrder are the next rows of the index. It begins where the last statement has ended: the entries of
 // deleted rows stay in the index until the next VACUUM, and under an old snapshot for long.
@@ -420,12 +445,4 @@ func (p *purge) pause(begun time.Time) error {
 	case <-timer.C:
 		return nil
 	}
-}
-
-// explainPurge names what the role lacks.
-func explainPurge(err error) error {
-	if sqlState(err) == pgerrcode.InsufficientPrivilege {
-		return explained(err, "this role may not delete jobs (%s): as the owner of the table run GRANT DELETE ON … TO this role", statementText(err))
-	}
-	return err
 }

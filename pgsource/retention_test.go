@@ -51,6 +51,7 @@ func tablesOfJobs(t *testing.T, do func(t *testing.T, b *bench)) {
 // TestPurgeEnded: what has ended long ago goes, in whatever way it has ended, with what is noted of it; the
 // rest stays: what waits, what has ended lately, and what is old and has not ended.
 func TestPurgeEnded(t *testing.T) {
+	t.Parallel()
 	tablesOfJobs(t, func(t *testing.T, b *bench) {
 		of, unlock := b.eachState()
 		b.exec("UPDATE reactor.retries SET retry_at = now()")
@@ -95,6 +96,7 @@ func TestPurgeEnded(t *testing.T) {
 // TestPurgeKeepsRecovery: a job in the journal keeps its row, however old, so that a recovery publishes
 // it; and so does one whose batch was claimed by a version that did not sign rows.
 func TestPurgeKeepsRecovery(t *testing.T) {
+	t.Parallel()
 	tablesOfJobs(t, func(t *testing.T, b *bench) {
 		ids := b.insert(20, "-5 hours")
 		b.claim(ids[:10])
@@ -112,6 +114,7 @@ func TestPurgeKeepsRecovery(t *testing.T) {
 // TestPurgeWaitsForNobody: a locked row, and one that a trigger or a foreign key protects, stay and do
 // not keep others from being deleted.
 func TestPurgeWaitsForNobody(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec(pgsource.RetentionIndexSQL("public.jobs"))
 	// All with the same time, so that the position depends on the id.
@@ -137,6 +140,7 @@ func TestPurgeWaitsForNobody(t *testing.T) {
 // TestPurgeBeingChanged: a row that somebody is changing is left alone, without waiting, and goes when
 // it still has to afterwards.
 func TestPurgeBeingChanged(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	ids := b.insert(1, "-1 day")
 	b.exec("UPDATE jobs SET processed = true, processed_at = fire_at, claim = gen_random_uuid()")
@@ -157,6 +161,7 @@ func TestPurgeBeingChanged(t *testing.T) {
 
 // TestPurgeAlone: while one purges, another one does not.
 func TestPurgeAlone(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("SELECT pg_advisory_lock(x'7075726765'::bigint)")
 	if _, err := (pgsource.Retention{DatabaseURL: b.url, Keep: hour}).Purge(b.ctx); err != pgsource.ErrPurging {
@@ -168,6 +173,7 @@ func TestPurgeAlone(t *testing.T) {
 
 // TestOrphans: a record goes when its row is gone, in whatever way, and not before.
 func TestOrphans(t *testing.T) {
+	t.Parallel()
 	tablesOfJobs(t, func(t *testing.T, b *bench) {
 		of, unlock := b.eachState()
 		unlock()
@@ -197,6 +203,7 @@ func TestOrphans(t *testing.T) {
 // TestPurgeByIndex: with the index no statement reads the table as a whole, and once nothing is left to
 // delete it reads no more than the place in the index.
 func TestPurgeByIndex(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec(pgsource.RetentionIndexSQL("public.jobs"))
 	b.exec("INSERT INTO jobs (topic, fire_at, processed, processed_at) SELECT 't', now() - interval '1 day', true, now() - CASE WHEN n > 5000 THEN interval '1 minute' ELSE interval '1 day' END FROM generate_series(1, 20000) n")
@@ -226,6 +233,7 @@ func TestPurgeByIndex(t *testing.T) {
 
 // TestRetain: an instance creates the index, deletes what has ended, and goes on publishing.
 func TestRetain(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now() - interval '1 day', true FROM generate_series(1, 2500)")
 	b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, RetryAttempts: 2, Retain: hour})
@@ -243,6 +251,7 @@ func TestRetain(t *testing.T) {
 // TestRetainPartitionsOnly: where only whole partitions are dropped, the records of their jobs go as well,
 // no row is deleted by itself, and no index is created.
 func TestRetainPartitionsOnly(t *testing.T) {
+	t.Parallel()
 	b := converted(t, "")
 	b.exec("INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now() - interval '1 minute', true FROM generate_series(1, 10)")
 	b.exec("INSERT INTO reactor.failed_jobs (job_id, failed_at, attempts, code, reason, claim) VALUES (777, now() - interval '1 hour', 1, 135, 'no', gen_random_uuid())")
@@ -260,6 +269,7 @@ func TestRetainPartitionsOnly(t *testing.T) {
 // TestRetainNotOwner: an instance that does not own the table says which index it lacks, and deletes
 // nothing; when the index is there it deletes.
 func TestRetainNotOwner(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("")
 	b.grant(role)
@@ -291,6 +301,7 @@ func TestRetainNotOwner(t *testing.T) {
 
 // TestRetainMendsIndex: an index that an attempt has left invalid is dropped and created again.
 func TestRetainMendsIndex(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now() - interval '1 day', true FROM generate_series(1, 10)")
 	b.exec(pgsource.RetentionIndexSQL("public.jobs"))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/schedule"
 )
@@ -16,7 +17,7 @@ import (
 // What follows is for people and programs that manage schedules from Go. It does nothing that SQL could
 // not do, except for what needs to know when a schedule recurs: NextOccurrences and Backfill.
 
-// Schedule is a row of reactor.schedules. AddSchedule ignores the fields from Problem on.
+// Schedule is a row of reactor.schedules. AddSchedule ignores the fields from State on.
 type Schedule struct {
 	Name string
 	// Cron is an expression (see package schedule); Every an interval of whole seconds. One of them is
@@ -35,6 +36,8 @@ type Schedule struct {
 	MaxLateness   time.Duration // 0: any
 	Message       ScheduleMessage
 
+	// State is paused, problem, ended (it does not occur any more) or active.
+	State ScheduleState
 	// Problem says why it has no occurrences; "" if nothing is wrong.
 	Problem string
 	// LastAt is the latest occurrence that was made, NextAt the first that was not yet; zero: none.
@@ -62,22 +65,12 @@ type ScheduleMessage struct {
 var ErrNoSchedule = errors.New("there is no such schedule: `reactor schedules list` lists them")
 
 // messageColumns follow scheduleColumns where a whole Schedule is read.
-const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers, coalesce(ordering_key, '')"
-
-// ListSchedules returns all schedules, in order of their names.
-func ListSchedules(ctx context.Context, databaseURL string, of ...Names) ([]Schedule, error) {
-	var list []Schedule
-	err := withSchedules(ctx, databaseURL, of, true, func(tx pgx.Tx) (err error) {
-		list, err = readSchedules(ctx, tx, "true")
-		return err
-	})
-	return list, err
-}
+const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers, coalesce(ordering_key, ''), " + scheduleStateSQL
 
 // FindSchedule returns a schedule; ErrNoSchedule if there is none with that name.
 func FindSchedule(ctx context.Context, databaseURL, name string, of ...Names) (found Schedule, err error) {
-	err = withSchedules(ctx, databaseURL, of, true, func(tx pgx.Tx) error {
-		list, err := readSchedules(ctx, tx, "name = $1", name)
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) error {
+		list, err := readSchedules(ctx, tx, "name = $1", "", name)
 		if err == nil && len(list) == 0 {
 			err = ErrNoSchedule
 		}
@@ -89,8 +82,9 @@ func FindSchedule(ctx context.Context, databaseURL, name string, of ...Names) (f
 	return found, err
 }
 
-func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (list []Schedule, err error) {
-	rows, err := tx.Query(ctx, "SELECT "+scheduleColumns+messageColumns+" FROM reactor.schedules WHERE "+where+" ORDER BY name", args...)
+// readSchedules reads schedules in order of their names; where may end with a LIMIT.
+func readSchedules(ctx context.Context, tx pgx.Tx, where, limit string, args ...any) (list []Schedule, err error) {
+	rows, err := tx.Query(ctx, "SELECT "+scheduleColumns+messageColumns+" FROM reactor.schedules WHERE "+where+" ORDER BY name"+limit, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +98,7 @@ func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (l
 		CorrelationData            []byte
 		Headers                    map[string]string
 		OrderingKey                string
+		State                      ScheduleState
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[wholeRow])
 	for _, r := range found {
@@ -115,7 +110,7 @@ func readSchedules(ctx context.Context, tx pgx.Tx, where string, args ...any) (l
 				Topic: r.Topic, Payload: r.Payload, PayloadBytes: r.PayloadBytes, QoS: r.QoS, Retain: r.Retain,
 				ContentType: r.ContentType, ResponseTopic: r.ResponseTopic, CorrelationData: r.CorrelationData, Headers: r.Headers, OrderingKey: r.OrderingKey,
 			},
-			Problem: or0(r.Problem), LastAt: or0(r.LastAt), NextAt: or0(r.NextAt), Overlapped: r.Overlapped, CreatedAt: r.CreatedAt,
+			State: r.State, Problem: or0(r.Problem), LastAt: or0(r.LastAt), NextAt: or0(r.NextAt), Overlapped: r.Overlapped, CreatedAt: r.CreatedAt,
 		})
 	}
 	return list, err
@@ -140,6 +135,10 @@ func AddSchedule(ctx context.Context, databaseURL string, s Schedule, of ...Name
 		if _, err := schedule.Parse(schedule.Spec{Cron: s.Cron, Every: s.Every, Zone: s.Zone}); err != nil {
 			return err
 		}
+		// An interval has no use for a zone, and its placeholders have.
+		if _, err := time.LoadLocation(s.Zone); err != nil || s.Zone == "Local" {
+			return fmt.Errorf("the zone %q is not known here: use a name of the IANA database, such as Europe/Berlin", s.Zone)
+		}
 	}
 	m := s.Message
 	var headers *string
@@ -150,7 +149,7 @@ func AddSchedule(ctx context.Context, databaseURL string, s Schedule, of ...Name
 		}
 		headers = unless0(string(text))
 	}
-	return withSchedules(ctx, databaseURL, of, false, func(tx pgx.Tx) error {
+	return withSchedules(ctx, databaseURL, of, toAddSchedules, false, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO reactor.schedules (name, cron, every, zone, start_at, end_at, jitter, paused, overlap, catch_up, catch_up_window, max_lateness,
 			    topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
@@ -174,21 +173,21 @@ func optionalInterval(d time.Duration) any {
 
 // PauseSchedule pauses a schedule: its jobs that were not claimed are deleted at once.
 func PauseSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
-	return changeSchedule(ctx, databaseURL, "UPDATE reactor.schedules SET paused = true WHERE name = $1", name, of)
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = true WHERE name = $1", name, of)
 }
 
 // ResumeSchedule ends a pause. Occurrences of the pause are not made up for.
 func ResumeSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
-	return changeSchedule(ctx, databaseURL, "UPDATE reactor.schedules SET paused = false WHERE name = $1", name, of)
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = false WHERE name = $1", name, of)
 }
 
 // DeleteSchedule deletes a schedule, and its jobs that were not claimed.
 func DeleteSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
-	return changeSchedule(ctx, databaseURL, "DELETE FROM reactor.schedules WHERE name = $1", name, of)
+	return changeSchedule(ctx, databaseURL, toDeleteSchedules, "DELETE FROM reactor.schedules WHERE name = $1", name, of)
 }
 
-func changeSchedule(ctx context.Context, databaseURL, sql, name string, of []Names) error {
-	return withSchedules(ctx, databaseURL, of, false, func(tx pgx.Tx) error {
+func changeSchedule(ctx context.Context, databaseURL string, needs rights, sql, name string, of []Names) error {
+	return withSchedules(ctx, databaseURL, of, needs, false, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, sql, name)
 		if err == nil && tag.RowsAffected() == 0 {
 			err = ErrNoSchedule
@@ -200,7 +199,7 @@ func changeSchedule(ctx context.Context, databaseURL, sql, name string, of []Nam
 // RunSchedule inserts one job of a schedule that is due now, beside its occurrences, and returns the id
 // of the job. A paused schedule can be run as well.
 func RunSchedule(ctx context.Context, databaseURL, name string, of ...Names) (id int64, err error) {
-	err = withSchedules(ctx, databaseURL, of, false, func(tx pgx.Tx) error {
+	err = withSchedules(ctx, databaseURL, of, toRunSchedules, false, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, "SELECT reactor.run_schedule($1)", name).Scan(&id)
 		if sqlState(err) == pgerrcode.NoDataFound {
 			return ErrNoSchedule
@@ -214,7 +213,7 @@ func RunSchedule(ctx context.Context, databaseURL, name string, of ...Names) (id
 // as many as there are. It counts those whose jobs have been made already, and those that a pause will
 // suppress.
 func NextOccurrences(ctx context.Context, databaseURL, name string, n int, of ...Names) (list []schedule.Occurrence, zone *time.Location, err error) {
-	err = withSchedules(ctx, databaseURL, of, true, func(tx pgx.Tx) error {
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) error {
 		row, times, err := readTimes(ctx, tx, "", name)
 		if err != nil {
 			return err
@@ -241,7 +240,16 @@ const mostBackfilled = 100_000
 // All is one transaction, under the lock of the schedule's row: no instance makes occurrences of it
 // meanwhile, and if we die before the commit, nothing has happened.
 func Backfill(ctx context.Context, databaseURL, name string, from, to time.Time, of ...Names) (made int, err error) {
-	err = withSchedules(ctx, databaseURL, of, false, func(tx pgx.Tx) error {
+	return backfill(ctx, databaseURL, of, name, from, to, makeJobs)
+}
+
+// CountBackfill returns how many jobs Backfill would make now, or why it would not.
+func CountBackfill(ctx context.Context, databaseURL, name string, from, to time.Time, of ...Names) (jobs int, err error) {
+	return backfill(ctx, databaseURL, of, name, from, to, func(context.Context, pgx.Tx, ...*decision) error { return nil })
+}
+
+func backfill(ctx context.Context, databaseURL string, of []Names, name string, from, to time.Time, do func(context.Context, pgx.Tx, ...*decision) error) (made int, err error) {
+	err = withSchedules(ctx, databaseURL, of, toRunSchedules, false, func(tx pgx.Tx) error {
 		row, times, err := readTimes(ctx, tx, "FOR UPDATE", name)
 		if err != nil {
 			return err
@@ -269,7 +277,7 @@ func Backfill(ctx context.Context, databaseURL, name string, from, to time.Time,
 			}
 		}
 		made = len(d.plan.Make)
-		return makeJobs(ctx, tx, d)
+		return do(ctx, tx, d)
 	})
 	if err != nil {
 		made = 0
@@ -322,8 +330,8 @@ func readTimes(ctx context.Context, tx pgx.Tx, lock, name string) (row scheduleR
 }
 
 // withSchedules runs a transaction in which only PostgreSQL's own functions and operators are found.
-func withSchedules(ctx context.Context, databaseURL string, of []Names, look bool, do func(pgx.Tx) error) error {
-	err := withConnection(ctx, databaseURL, only(of), look, func(conn *pgx.Conn) error {
+func withSchedules(ctx context.Context, databaseURL string, of []Names, needs rights, look bool, do func(pgx.Tx) error) error {
+	err := withRights(ctx, databaseURL, only(of), needs, look, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
 				return err
@@ -335,6 +343,10 @@ func withSchedules(ctx context.Context, databaseURL string, of []Names, look boo
 	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedColumn, pgerrcode.InvalidSchemaName:
 		return explained(err, "the database has no schedules, or the schema is of an earlier version: run `reactor migrate up` as the owner of the database")
 	case pgerrcode.CheckViolation:
+		// The name of the constraint is the rule.
+		if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.ConstraintName != "" {
+			return explained(err, "the schedule is refused: %s", pgErr.ConstraintName)
+		}
 		return explained(err, "the schedule is refused: %s", statementText(err))
 	}
 	return err

@@ -42,6 +42,7 @@ func (b *bench) gapless(name string) int {
 
 // TestSchedule: the jobs have what the schedule says, with the placeholders filled in.
 func TestSchedule(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec(`INSERT INTO reactor.schedules (name, cron, zone, topic, payload, headers, qos, retain, content_type, response_topic, correlation_data, ordering_key, max_lateness)
 		VALUES ('daily "one"', '* * * * * *', 'Australia/Lord_Howe', 't/{{fire_at_unix}}', '{{schedule}} at {{fire_at}}, {{unknown}}', '{"at": "{{fire_at}}", "name": "{{schedule}}"}', 1, true, 'text/plain', 'answers', '\x01', 'k', '5 minutes')`)
@@ -60,6 +61,7 @@ func TestSchedule(t *testing.T) {
 
 // TestPlaceholdersByZone: the offset is that of the occurrence.
 func TestPlaceholdersByZone(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	for _, c := range []struct{ at, zone, want string }{
 		{"2026-03-29 01:00:00+00", "Europe/Berlin", "2026-03-29T03:00:00+02:00 1774746000"},
@@ -82,7 +84,8 @@ func TestPlaceholdersByZone(t *testing.T) {
 }
 
 // TestOccurrencesAreMadeOnce: several instances make occurrences of many schedules at once, and their
-// transactions are broken off again and again. Each occurrence is made once, and none is missing.
+// transactions are broken off again and again. Each occurrence is made once, and none is missing. It is
+// not parallel, as it keeps the machine busy.
 func TestOccurrencesAreMadeOnce(t *testing.T) {
 	b := examine(t, testkit.NewDatabase(t))
 	const schedules = 150 // more than a transaction takes
@@ -107,6 +110,8 @@ func TestOccurrencesAreMadeOnce(t *testing.T) {
 		})
 	}
 	breaker := connect(t, b.ctx, b.url)
+	end := sync.OnceFunc(func() { close(stop); wg.Wait() })
+	t.Cleanup(end) // before the connections are closed, also if the wait below fails
 	wg.Go(func() {
 		for {
 			select {
@@ -114,7 +119,7 @@ func TestOccurrencesAreMadeOnce(t *testing.T) {
 				return
 			default:
 				// Only while it works on jobs or schedules.
-				if _, err := breaker.Exec(b.ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state <> 'idle' AND application_name LIKE 'reactor-%' AND (query LIKE '%make_jobs%' OR query LIKE 'UPDATE reactor.schedules%' OR query LIKE '%commit%') AND random() < 0.3"); err != nil {
+				if _, err := breaker.Exec(b.ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle' AND application_name LIKE 'reactor-%' AND (query LIKE '%make_jobs%' OR query LIKE 'UPDATE reactor.schedules%' OR query LIKE '%commit%') AND random() < 0.3"); err != nil {
 					t.Error(err)
 					return
 				}
@@ -122,8 +127,7 @@ func TestOccurrencesAreMadeOnce(t *testing.T) {
 		}
 	})
 	b.eventually("all are made 25 seconds ahead", "SELECT bool_and(decided_until > created_at + interval '25 seconds') FROM reactor.schedules")
-	close(stop)
-	wg.Wait()
+	end()
 	if failures.Load() == 0 {
 		t.Error("no transaction was broken off")
 	}
@@ -140,6 +144,7 @@ func TestOccurrencesAreMadeOnce(t *testing.T) {
 // TestChangedMessage: jobs that were not claimed get another message, at once and in the same
 // transaction; a claimed one stays.
 func TestChangedMessage(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic, payload) VALUES ('s', '* * * * * *', 't', 'old {{fire_at_unix}}')")
 	b.made("s", 5)
@@ -168,6 +173,7 @@ func TestChangedMessage(t *testing.T) {
 // TestChangedTimes: other times begin at once. An occurrence that was claimed is not made again, although
 // the new times have it as well.
 func TestChangedTimes(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic) VALUES ('s', '* * * * * *', 't')")
 	b.made("s", 8)
@@ -193,6 +199,7 @@ func TestChangedTimes(t *testing.T) {
 
 // TestChangedJitter: an occurrence that waits for its jitter is not lost by a change of the jitter.
 func TestChangedJitter(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, every, start_at, jitter, topic) VALUES ('s', '1 day', now(), '1 day', 't')")
 	b.eventually("it is made", "SELECT count(*) = 1 FROM jobs")
@@ -203,6 +210,7 @@ func TestChangedJitter(t *testing.T) {
 // TestPauseAndDelete: unclaimed jobs go in the same transaction, claimed ones stay, and nothing is made up
 // for.
 func TestPauseAndDelete(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic, catch_up) VALUES ('s', '* * * * * *', 't', 'all'), ('other', '* * * * * *', 't', 'all')")
 	b.made("s", 5)
@@ -228,6 +236,7 @@ func TestPauseAndDelete(t *testing.T) {
 
 // TestReturningJobsFollow: a job that was claimed, and is about to be given back, follows the schedule.
 func TestReturningJobsFollow(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, every, start_at, topic) VALUES ('s', '1 day', now(), 't')")
 	b.eventually("it is made", "SELECT count(*) = 1 FROM jobs")
@@ -253,6 +262,7 @@ func TestReturningJobsFollow(t *testing.T) {
 // TestChangesRaceWithInstances: schedules are changed, paused and resumed while instances make and claim
 // their jobs. No occurrence is there twice, and at the end all jobs are of the last change.
 func TestChangesRaceWithInstances(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic) SELECT 's' || n, '* * * * * *', 't' FROM generate_series(1, 20) n")
 	b.made("s20", 1)
@@ -311,6 +321,7 @@ func TestChangesRaceWithInstances(t *testing.T) {
 // TestWholeRowsWrittenBack: a program that writes back a whole row, with a state that is old by now,
 // changes nothing of it.
 func TestWholeRowsWrittenBack(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic) VALUES ('s', '* * * * * *', 't')")
 	b.exec("CREATE TABLE copy AS SELECT * FROM reactor.schedules")
@@ -323,6 +334,7 @@ func TestWholeRowsWrittenBack(t *testing.T) {
 
 // TestCatchUp: after an outage of an hour.
 func TestCatchUp(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec(`INSERT INTO reactor.schedules (name, cron, topic, catch_up, catch_up_window, max_lateness) VALUES
 		('skip', '* * * * *', 't', 'skip', '1 day', NULL), ('once', '* * * * *', 't', 'once', '1 day', NULL), ('all', '* * * * *', 't', 'all', '1 day', NULL),
@@ -344,6 +356,7 @@ func TestCatchUp(t *testing.T) {
 
 // TestOverlap: an occurrence is left out while the job of an earlier one is not claimed, and counted.
 func TestOverlap(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic, overlap) VALUES ('s', '* * * * * *', 't', 'skip')")
 	b.eventually("some are left out", "SELECT overlapped >= 2 FROM reactor.schedules")
@@ -359,6 +372,7 @@ func TestOverlap(t *testing.T) {
 
 // TestProblems: what is wrong with a schedule is in its row, and harms no other.
 func TestProblems(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.exec(`CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this topic'; END $$;
 		CREATE TRIGGER refuse BEFORE INSERT ON jobs FOR EACH ROW WHEN (new.topic = 'refused') EXECUTE FUNCTION public.refuse();
@@ -380,6 +394,7 @@ func TestProblems(t *testing.T) {
 
 // TestSchedulesThatAreRefused: the name of the constraint says why.
 func TestSchedulesThatAreRefused(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	for values, want := range map[string]string{
 		"('s', NULL, NULL, 't')":         "either cron or every",
@@ -412,6 +427,7 @@ func TestSchedulesThatAreRefused(t *testing.T) {
 
 // TestScheduleFunctions: add, list, next, run, backfill, pause, resume, delete.
 func TestScheduleFunctions(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	qos := 1
 	want := pgsource.Schedule{
@@ -426,6 +442,7 @@ func TestScheduleFunctions(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.CreatedAt = time.Time{}
+	want.State = pgsource.ScheduleActive
 	if fmt.Sprint(*got.Message.QoS) != "1" {
 		t.Errorf("QoS %v", got.Message.QoS)
 	}
@@ -505,6 +522,7 @@ func TestScheduleFunctions(t *testing.T) {
 // TestSchedulesInAHostileDatabase: with functions and operators of somebody else in the search path of
 // everybody, and jobs in another schema.
 func TestSchedulesInAHostileDatabase(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE; CREATE SCHEMA app; CREATE SCHEMA bad")
 	b.migrateUp(with(t, b.url, "search_path", "app"))
@@ -532,6 +550,7 @@ func TestSchedulesInAHostileDatabase(t *testing.T) {
 // TestSchedulesNeedRights: an instance whose role may not insert jobs says what to grant, and another one
 // makes them. The first does once it may.
 func TestSchedulesNeedRights(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("")
 	b.grant(role)
@@ -587,6 +606,7 @@ func (l *said) text() string {
 
 // TestSchedulesBehindAPooler: in transaction mode, where each transaction may have another session.
 func TestSchedulesBehindAPooler(t *testing.T) {
+	t.Parallel()
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 4})
 	b.migrateUp(b.url)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic, overlap) VALUES ('s', '* * * * * *', 't', 'allow'), ('alone', '* * * * * *', 't', 'skip')")
@@ -607,6 +627,7 @@ func TestSchedulesBehindAPooler(t *testing.T) {
 
 // TestSchedulesWithPartitions: occurrences are made, changed and deleted in whatever partition they are.
 func TestSchedulesWithPartitions(t *testing.T) {
+	t.Parallel()
 	b := partitioned(t)
 	b.start(b.url)
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic, overlap) VALUES ('s', '* * * * * *', 't', 'allow'), ('alone', '* * * * * *', 't', 'skip')")
@@ -629,6 +650,7 @@ func TestSchedulesWithPartitions(t *testing.T) {
 
 // TestSchedulesByIndex: what is done each second, and by each change, reads no whole table.
 func TestSchedulesByIndex(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	b.exec(`INSERT INTO reactor.schedules (name, cron, topic) SELECT 's' || n, '* * * * *', 't' FROM generate_series(1, 5000) n;
 		UPDATE reactor.schedules SET look_at = 'infinity', step = step + 1;
@@ -663,5 +685,37 @@ func TestSchedulesByIndex(t *testing.T) {
 		} else {
 			t.Logf("%s reads %d pages of %d", statement, read, whole)
 		}
+	}
+}
+
+// TestDistantSchedules: a schedule may begin at PostgreSQL's first instant, or near its last; neither disturbs
+// others.
+func TestDistantSchedules(t *testing.T) {
+	b := newBench(t)
+	b.exec(`INSERT INTO reactor.schedules (name, every, topic, start_at, end_at) VALUES
+		('far', '1 hour', 'far', '294270-01-01 00:00+00', '294276-12-31 00:00+00'), ('old', '1 second', 'old', '4713-01-01 00:00+00 BC', NULL), ('over', '1 second', 'over', '4713-01-01 00:00+00 BC', '4712-01-01 00:00+00 BC')`)
+	b.made("old", 5)
+	b.gapless("old")
+	b.eventually("far is looked at", "SELECT next_at IS NOT NULL FROM reactor.schedules WHERE name = 'far'")
+	if n := b.count("SELECT count(*) FROM reactor.schedules WHERE problem IS NULL AND (name = 'far' AND look_at > '290000-01-01' AND next_at > '290000-01-01' OR name = 'old' AND next_at > last_at OR name = 'over' AND look_at = 'infinity' AND next_at IS NULL)"); n != 3 {
+		t.Errorf("%d of the schedules are as they should be, want 3", n)
+	}
+	if n := b.count("SELECT count(*) FROM jobs WHERE topic <> 'old'"); n != 0 {
+		t.Errorf("%d jobs of the other two", n)
+	}
+	list, err := pgsource.ListSchedules(b.ctx, b.url)
+	if err != nil || len(list) != 3 || list[0].StartAt.Year() != 294270 || list[0].EndAt.Year() != 294276 || list[1].StartAt.Year() != -4712 {
+		t.Errorf("listed %+v, %v", list, err)
+	}
+	for i, want := range []pgsource.ScheduleState{pgsource.ScheduleActive, pgsource.ScheduleActive, pgsource.ScheduleEnded} {
+		if list[i].State != want {
+			t.Errorf("%s is %s, want %s", list[i].Name, list[i].State, want)
+		}
+	}
+	if next, _, err := pgsource.NextOccurrences(b.ctx, b.url, "old", 1); err != nil || len(next) != 1 || time.Until(next[0].At).Abs() > time.Minute {
+		t.Errorf("the next of an old one: %v, %v", next, err)
+	}
+	if next, _, err := pgsource.NextOccurrences(b.ctx, b.url, "far", 1); err != nil || len(next) != 1 || next[0].At.Year() != 294270 {
+		t.Errorf("the next of a far one: %v, %v", next, err)
 	}
 }

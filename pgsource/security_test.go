@@ -1,11 +1,15 @@
 package pgsource_test
 
 import (
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -77,6 +81,120 @@ func (b *bench) plant(url string) {
 	operator("<>", "name", "text", "boolean", "true")
 	operator("+", "bigint", "numeric", "numeric", "1")
 	operator("-", "timestamptz", "text", "timestamptz", "now()")
+}
+
+// plantVariants plants what plant does not, without knowing the statements: for every function that our
+// SQL calls, and every operator of PostgreSQL, variants that a call would be resolved to whose arguments
+// have not exactly the types of PostgreSQL's own. That is the case where an argument is cast implicitly,
+// or left to a default, or the function takes any type. Most statements of a test are such calls as well.
+func (b *bench) plantVariants(url string) {
+	b.t.Helper()
+	attacker := connect(b.t, b.ctx, url)
+	run := func(sql string) {
+		b.t.Helper()
+		if _, err := attacker.Exec(b.ctx, sql); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	called := map[string]bool{}
+	for _, text := range sqlTexts(b.t) {
+		for _, call := range regexp.MustCompile(`\b([a-z_][a-z0-9_]*)\(`).FindAllStringSubmatch(text, -1) {
+			called[call[1]] = true
+		}
+	}
+	run("SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on")
+	run(`DO $do$
+DECLARE
+    f    record;
+    args text;
+    n    integer := 0;
+BEGIN
+    FOR f IN
+        WITH own AS (
+            SELECT proname, prorettype::regtype AS result, provariadic, pronargdefaults, proargtypes::oid[] AS types, pronargs
+              FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND NOT proretset AND pronargs BETWEEN 1 AND 6
+               AND proname = ANY ('{` + strings.Join(slices.Sorted(maps.Keys(called)), ",") + `}') AND prorettype NOT IN ('internal'::regtype, 'trigger'::regtype)
+        ), variants AS (
+            -- an argument that is cast implicitly
+            SELECT proname, result, ARRAY(SELECT CASE WHEN place = at THEN castsource ELSE type END FROM unnest(types) WITH ORDINALITY AS t (type, place) ORDER BY place) AS types
+              FROM own CROSS JOIN LATERAL unnest(types) WITH ORDINALITY AS a (target, at) JOIN pg_cast ON casttarget = target AND castcontext = 'i' AND castsource <> casttarget
+            UNION ALL -- a literal, which is rather text than anything else, and arguments that are left to their defaults
+            SELECT proname, result, ARRAY(SELECT CASE WHEN place = at THEN 'text'::regtype::oid ELSE type END FROM unnest(types) WITH ORDINALITY AS t (type, place) WHERE place <= pronargs - given ORDER BY place)
+              FROM own CROSS JOIN LATERAL generate_series(1, pronargs) AS at CROSS JOIN LATERAL generate_series(0, pronargdefaults) AS given
+            UNION ALL
+            SELECT proname, result, ARRAY(SELECT type FROM unnest(types) WITH ORDINALITY AS t (type, place) WHERE place <= pronargs - given ORDER BY place)
+              FROM own CROSS JOIN LATERAL generate_series(1, pronargdefaults) AS given
+            UNION ALL -- any type
+            SELECT proname, result, ARRAY(SELECT CASE WHEN type IN ('anyelement'::regtype, 'anynonarray'::regtype, 'anycompatible'::regtype, '"any"'::regtype) THEN actual
+                                                      WHEN type IN ('anyarray'::regtype, 'anycompatiblearray'::regtype) THEN typarray ELSE type END
+                                            FROM unnest(types) WITH ORDINALITY AS t (type, place) ORDER BY place)
+              FROM own CROSS JOIN (SELECT oid AS actual, typarray FROM pg_type WHERE oid IN ('text'::regtype, 'name'::regtype, 'int8'::regtype, 'oid'::regtype, 'timestamptz'::regtype, 'jsonb'::regtype)) AS actual
+            UNION ALL -- any number of arguments of any type
+            SELECT proname, result, array_cat(types[0:0], (SELECT array_agg(CASE WHEN place = 1 THEN types[0] ELSE actual END ORDER BY place) FROM generate_series(1, 1 + more) AS place))
+              FROM own CROSS JOIN unnest('{text,name,int8,numeric,oid,regclass}'::regtype[]::oid[]) AS actual CROSS JOIN generate_series(1, 6) AS more WHERE provariadic <> 0
+        )
+        SELECT DISTINCT proname, CASE WHEN result::text LIKE 'any%' THEN 'text'::regtype ELSE result END AS result, types FROM variants
+         WHERE cardinality(types) > 0 AND NOT EXISTS (SELECT FROM own WHERE own.proname = variants.proname AND own.types::text = variants.types::text)
+    LOOP
+        SELECT string_agg(format_type(type, NULL), ', ' ORDER BY place) INTO args FROM unnest(f.types) WITH ORDINALITY AS t (type, place);
+        BEGIN
+            EXECUTE format('CREATE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql AS %L', f.proname, args, f.result,
+                format('BEGIN PERFORM public.catch(%L); RETURN NULL; END', format('%s(%s)', f.proname, args)));
+            n := n + 1;
+        EXCEPTION WHEN duplicate_function OR invalid_function_definition OR feature_not_supported OR datatype_mismatch THEN
+            NULL;
+        END;
+    END LOOP;
+    ASSERT n > 500, n;
+END;
+$do$`)
+	run(`DO $do$
+DECLARE
+    o      record;
+    result pg_catalog.regtype;
+    n      integer := 0;
+BEGIN
+    FOR o IN
+        SELECT name, l, r FROM unnest('{=,<>,<,<=,>,>=,||,+,-,*,/,%,&,?,~,!~,^@,->>}'::text[]) AS name,
+               unnest('{bool,int2,int4,int8,numeric,float8,text,varchar,name,"\"char\"",oid,regclass,regproc,timestamptz,timestamp,interval,jsonb,text[],name[],oid[],int2vector}'::regtype[]) AS l,
+               unnest('{bool,int2,int4,int8,numeric,float8,text,varchar,name,"\"char\"",oid,regclass,regproc,timestamptz,timestamp,interval,jsonb,text[],name[],oid[],int2vector}'::regtype[]) AS r
+         WHERE NOT EXISTS (SELECT FROM pg_operator WHERE oprname = name AND oprleft = l AND oprright = r)
+    LOOP
+        BEGIN
+            EXECUTE format('SELECT pg_typeof(NULL::%s OPERATOR(pg_catalog.%s) NULL::%s)', o.l, o.name, o.r) INTO result;
+        EXCEPTION WHEN OTHERS THEN
+            CONTINUE; -- PostgreSQL has none that such a call could mean
+        END;
+        BEGIN
+            n := n + 1;
+            EXECUTE format('CREATE FUNCTION public.variant_%s(%s, %s) RETURNS %s LANGUAGE plpgsql AS %L', n, o.l, o.r, result, format('BEGIN PERFORM public.catch(%L); RETURN NULL; END', format('%s(%s, %s)', o.name, o.l, o.r)));
+            EXECUTE format('CREATE OPERATOR public.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.variant_%s)', o.name, o.l, o.r, n);
+        EXCEPTION WHEN duplicate_function THEN
+            NULL;
+        END;
+    END LOOP;
+    ASSERT n > 300, n;
+END;
+$do$`)
+	run("RESET search_path")
+}
+
+// sqlTexts are the texts of package sql, by name.
+func sqlTexts(t testing.TB) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("../sql/*.sql")
+	if err != nil || len(files) < 10 {
+		t.Fatal(files, err)
+	}
+	texts := map[string]string{}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[name] = string(text)
+	}
+	return texts
 }
 
 // caught returns which of them were called.
@@ -163,6 +281,112 @@ func TestPlantedBeforeAnUpgrade(t *testing.T) {
 	b.migrateUp(with(t, b.url, "search_path", "public,pg_catalog"))
 	if list := b.caught(); len(list) > 0 {
 		t.Errorf("the migration has called %v", list)
+	}
+}
+
+// TestPlantedVariants: the text of the schema calls PostgreSQL's own functions and operators only, whatever
+// there is in the schema of jobs; and what it creates calls those for ever.
+func TestPlantedVariants(t *testing.T) {
+	for _, path := range []string{"public", "public,pg_catalog"} {
+		for _, version := range []int{0, 2, 5} {
+			t.Run(fmt.Sprintf("%s,%d", path, version), func(t *testing.T) { testPlantedVariants(t, path, version) })
+		}
+	}
+}
+
+func testPlantedVariants(t *testing.T, path string, version int) {
+	var b *bench
+	switch version {
+	case 0:
+		b = examine(t, testkit.NewDatabase(t))
+		b.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+	case 2:
+		b = versionTwo(t, "public")
+	case 5:
+		b = versionFive(t)
+	}
+	role, url := b.role("")
+	b.exec("GRANT CREATE ON SCHEMA public TO " + role)
+	b.plant(url)
+	b.plantVariants(url)
+
+	// The traps work.
+	b.exec("SELECT format('%I', 'a'::text), jsonb_path_exists('{}'::jsonb, '$')")
+	if n := len(b.caught()); n != 2 {
+		t.Fatalf("caught %v: the trap does not work", b.caught())
+	}
+	b.exec("TRUNCATE caught")
+
+	calm := func(what string) {
+		t.Helper()
+		if list := b.caught(); len(list) > 0 {
+			t.Errorf("%s has called %v", what, list)
+		}
+	}
+	migrated := with(t, b.url, "search_path", path)
+	b.migrateUp(migrated)
+	calm("the migration")
+	if err := pgsource.AddSchedule(b.ctx, migrated, pgsource.Schedule{Name: "s", Every: time.Minute, Message: pgsource.ScheduleMessage{Topic: "t", Headers: map[string]string{"a": "b"}}}); err != nil {
+		t.Error(err)
+	}
+	calm("the table of schedules")
+	b.exec(`SELECT FROM reactor.schedule('t', 'p', key => 'k', qos => 1, content_type => 'c', headers => '{"a": "b"}', ordering_key => 'o')`)
+	for _, call := range []string{"cancel('k'::text)", "cancel_topic('t')", "fire_now(1::bigint)", "reschedule(1::bigint, now())", "retry(1::bigint)", "run_schedule('s')", "insert_jobs('[]')"} {
+		b.exec("SELECT reactor." + call)
+		calm(call)
+	}
+	if err := pgsource.DeleteSchedule(b.ctx, migrated, "s"); err != nil {
+		t.Error(err)
+	}
+	if err := pgsource.ConvertToPartitions(b.ctx, migrated, 24*time.Hour); err != nil {
+		t.Error(err)
+	}
+	calm("the conversion to partitions")
+	if err := (pgsource.Partitions{DatabaseURL: migrated, Ahead: 9}).Maintain(b.ctx); err != nil {
+		t.Error(err)
+	}
+	b.exec(`INSERT INTO jobs (topic, fire_at, headers) VALUES ('t', now(), '{"a": "b"}')`)
+	calm("the partitions")
+	for range schema.Migrations {
+		plan, err := pgsource.PlanDown(b.ctx, migrated)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pgsource.MigrateDown(b.ctx, migrated, plan); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calm("undoing the versions")
+}
+
+// TestShadowedRulesAreExchanged: a rule that was made with somebody's function is made again.
+func TestShadowedRulesAreExchanged(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec(`CREATE FUNCTION public.jsonb_path_exists(jsonb, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN false; END'`)
+	const rule = `"headers must be a JSON object of strings, at most 32 KiB"`
+	for _, table := range []string{"public.jobs", "reactor.schedules"} {
+		b.exec("ALTER TABLE " + table + " DROP CONSTRAINT " + rule + ", ADD CONSTRAINT " + rule + " CHECK (NOT public.jsonb_path_exists(headers, 'x'::text))")
+	}
+	// Of those that are as they should be, none is made again: the table would have to be validated again.
+	b.exec(`ALTER TABLE jobs VALIDATE CONSTRAINT "qos must be 0, 1 or 2"`)
+	bound := func() int {
+		return b.count("SELECT count(*) FROM pg_depend WHERE classid = 'pg_constraint'::regclass AND refobjid = 'public.jsonb_path_exists(jsonb, text)'::regprocedure")
+	}
+	if bound() != 2 {
+		t.Fatal("the rules are not what this test is about")
+	}
+	b.exec("DELETE FROM reactor.schema_version WHERE version_id = 6")
+	b.migrateUp(b.url)
+	if n := bound(); n != 0 {
+		t.Errorf("%d rules call the function", n)
+	}
+	if n := b.count("SELECT count(*) FROM pg_constraint WHERE conname = 'qos must be 0, 1 or 2' AND conrelid = 'jobs'::regclass AND convalidated"); n != 1 {
+		t.Error("a rule that was right is not valid any more")
+	}
+	for _, sql := range []string{"INSERT INTO jobs (topic, fire_at, headers) VALUES ('t', now(), '[1]')", "INSERT INTO reactor.schedules (name, every, topic, headers) VALUES ('s', '1 min', 't', '[1]')"} {
+		if _, err := b.conn.Exec(b.ctx, sql); err == nil || !strings.Contains(err.Error(), "headers must be") {
+			t.Errorf("%s: %v", sql, err)
+		}
 	}
 }
 

@@ -101,7 +101,7 @@ func sift(ctx context.Context, conn *pgconn.PgConn, jobs *table, ids []int64) (b
 
 // siftSome tries rows in one round trip, and appends the bad ones to bad.
 func siftSome(p *pgconn.Pipeline, ids []int64, bad []driver.BadJob) ([]driver.BadJob, error) {
-	var token [16]byte
+	token := driver.NewToken() // one that a row accepts (sql/schema.sql)
 	formats := []int16{pgtype.BinaryFormatCode, pgtype.BinaryFormatCode}
 	for _, id := range ids {
 		key := binary.BigEndian.AppendUint64(nil, uint64(id))

@@ -63,7 +63,7 @@ type Source struct {
 	owned atomic.Uint64
 
 	// chores.go
-	chores                 sync.WaitGroup
+	chores                 sync.WaitGroup  // rounds, each of which ends by itself
 	closing                context.Context // Close ends it
 	endChores              context.CancelFunc
 	tending                atomic.Bool // true: a round runs, which owns the next two fields
@@ -74,7 +74,8 @@ type Source struct {
 	maintaining            atomic.Bool // true: the partitions are maintained, by whoever owns the next field
 	nextMaintenance        time.Time
 	unmaintained           ratelog.Limiter
-	scheduling             atomic.Bool // true: occurrences are made (occurrences.go)
+	scheduling             atomic.Bool    // true: occurrences are made (occurrences.go)
+	scheduler              sync.WaitGroup // who makes them, until Close
 	unscheduled            ratelog.Limiter
 	retaining              atomic.Bool // true: rows are being deleted, by whoever owns the next two fields
 	nextRetention          time.Time
@@ -210,6 +211,7 @@ func (s *Source) Close() {
 	if s.endChores != nil {
 		s.endChores()
 		s.chores.Wait()
+		s.scheduler.Wait()
 	}
 	for _, db := range []**database{&s.work, &s.control} {
 		(*db).close()

@@ -226,7 +226,7 @@ func versionFive(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b.exec(`ALTER TABLE jobs DROP payload_bytes, DROP qos, DROP retain, DROP content_type, DROP response_topic, DROP correlation_data, DROP headers, DROP key, DROP schedule_id, DROP ordering_key, DROP occurrence_at;
-		ALTER TABLE reactor.failed_jobs DROP state, DROP row_version; ALTER TABLE reactor.deployment DROP ordered_failure; DROP TABLE reactor.schedules`)
+		ALTER TABLE reactor.failed_jobs DROP state, DROP row_version; ALTER TABLE reactor.deployment DROP ordered_failure; ALTER TABLE reactor.instances DROP schema_version; DROP TABLE reactor.schedules`)
 	return b
 }
 

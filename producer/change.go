@@ -122,7 +122,7 @@ func (db DB) change(ctx context.Context, function string, job Ref, rest string, 
 
 // CancelTopic deletes all jobs whose topic begins with a text that were not claimed yet, and returns how
 // many those were, and of how many more it was too late, because they are being fired. It reads all
-// jobs that have not fired.
+// jobs that have not fired. An empty text, which would cancel all of them, is an error.
 func CancelTopic(ctx context.Context, db DB, prefix string) (cancelled, firing int64, err error) {
 	if err = checkText("topic", prefix); err == nil {
 		err = db.row(ctx, "SELECT cancelled, firing FROM reactor.cancel_topic($1::pg_catalog.text)", []any{prefix}, &cancelled, &firing)

@@ -2,7 +2,6 @@ package reactor
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"slices"
@@ -35,6 +34,7 @@ type claimer struct {
 	anyone      <-chan due                            // what none of those has taken
 	bulk        <-chan due                            // for those that may take it
 	finished    chan<- finished                       // batches whose claim has ended
+	owe         func(n int)                           // announces to the loader how many ids again will bring
 	again       func(ids []int64, from driver.DBTime) // asks the loader to look at ids again
 	toLookAgain []int64                               // ids of the batch being claimed
 	got         int                                   // jobs of the batch being claimed
@@ -175,6 +175,7 @@ func (c *claimer) take(soft, hard context.Context, batch due) error {
 		err = c.claim(hard, claim{alone[:1:1], batch.from, batch.latest, true, batch.bulk, batch.large})
 	}
 	c.lookAgain(alone)
+	c.owe(len(c.toLookAgain))
 	select {
 	case c.finished <- finished{batch.ids, min(batch.paced, len(batch.ids)-c.got)}:
 	case <-soft.Done():
@@ -227,7 +228,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 		Within:  max(jobs.latest.Sub(c.clock.Now()), lead.reach()) + claimSlack,
 		Briefly: jobs.briefly,
 	}
-	rand.Read(req.Token[:]) // never fails, by its documentation
+	req.Token = driver.NewToken()
 	c.lane.claims(req.Token)
 	begun := c.clock.local()
 	batch, err := c.journal.Claim(ctx, req)

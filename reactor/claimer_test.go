@@ -48,6 +48,7 @@ type claiming struct {
 	bulk     chan due
 	finished chan finished
 	again    []int64 // looked at again
+	owed     int     // how many of them were announced to the loader
 	admitted []int64
 	stop     func() // ends soft
 	abandon  func() // ends hard
@@ -64,6 +65,7 @@ func claimed(t *testing.T, journal *fakeJournal, test func(c *claiming)) {
 		c.claimer = &claimer{
 			lane: c.lane, capacity: c.capacity, journal: journal, clock: testClock(), lead: newLead(), largeLead: newLead(), log: discard(),
 			stats: &counters{}, progress: &progress{}, traffic: &traffic{}, urgent: c.due, anyone: c.anyone, bulk: c.bulk, finished: c.finished,
+			owe:   func(n int) { c.owed += n },
 			again: func(ids []int64, _ driver.DBTime) { c.again = append(c.again, ids...) },
 			admit: func(b driver.Batch) *handoff.Batch {
 				for _, job := range b.Jobs {
@@ -96,7 +98,11 @@ func (c *claiming) offer(ids ...int64) {
 	if ended := <-c.finished; !slices.Equal(ended.ids, ids) {
 		c.Errorf("the claims of %v are reported to have ended, want %v", ended, ids)
 	}
+	owed := c.owed
 	synctest.Wait()
+	if owed != len(c.again) {
+		c.Errorf("%d ids are owed when the claim ends, and %d are looked at again", owed, len(c.again))
+	}
 }
 
 // got checks which jobs were admitted and which are looked at again, since the last call.
@@ -107,7 +113,7 @@ func (c *claiming) got(what string, admitted, again []int64) {
 	if !slices.Equal(c.admitted, admitted) || !slices.Equal(c.again, again) {
 		c.Errorf("%s: %v are admitted and %v looked at again, want %v and %v", what, c.admitted, c.again, admitted, again)
 	}
-	c.admitted, c.again = nil, nil
+	c.admitted, c.again, c.owed = nil, nil, 0
 }
 
 // claimedIDs returns the ids of the claims that were made since the last call.

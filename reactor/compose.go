@@ -18,7 +18,6 @@ import (
 type incarnation struct {
 	log      *slog.Logger
 	grace    time.Duration
-	maxReads int
 	source   timeSource
 	member   leavingMember
 	progress *progress
@@ -71,14 +70,14 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	start := func(lease driver.Lease, claims bool) laneWorker {
 		runner := r.newLaneRunner(lease, held, s, budget)
 		if claims {
-			runner.claimer = r.newClaimer(runner, batches, &traffic, ended, loader.LookAgain)
+			runner.claimer = r.newClaimer(runner, batches, &traffic, ended, loader)
 		}
 		return runner
 	}
 	l := newLanes(r.log, r.cfg.Lanes, start, held.release)
 
 	return &incarnation{
-		log: r.log, grace: r.cfg.Grace, maxReads: r.cfg.MaxReads,
+		log: r.log, grace: r.cfg.Grace,
 		source: r.source, member: member, progress: &r.progress, timers: r.timers, clock: r.clock,
 		feed:   &feedFollower{feed: r.source, loader: loader, lanes: l, beatNow: held.beatNow, log: r.log, stats: &r.stats},
 		loader: loader, dispatcher: d, lanes: l, settler: s, leases: held,
@@ -96,7 +95,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 		leased: held.good, clock: r.clock, lead: r.lead, hurry: s.hurry, onLoss: r.cfg.OnSessionLoss,
 		settle:   func(l *lane, b *handoff.Batch, within time.Duration) { s.add(l, b, within) },
 		capacity: wait.NewSignal(), recorded: wait.NewSignal(), lease: lease, machine: newMachine(r.cfg),
-		budget: budget,
+		budget: budget, tracer: r.cfg.Tracer,
 	}
 	return &laneRunner{
 		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss, stage: r.cfg.Stage,
@@ -111,7 +110,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 type offers struct{ urgent, anyone, bulk chan due }
 
 // newClaimer is the claimer of a lane.
-func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, ended chan<- finished, again func([]int64, driver.DBTime)) *claimer {
+func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffic, ended chan<- finished, loader *load.Loader) *claimer {
 	l, pad := runner.lane, runner.pad
 	return &claimer{
 		lane: l, capacity: l.capacity, wake: l.capacity.Set,
@@ -122,7 +121,7 @@ func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffi
 		},
 		journal: r.source, clock: r.clock, lead: r.lead, largeLead: r.largeLead, log: r.log, stats: &r.stats, progress: &r.progress,
 		traffic: traffic, budget: runner.budget, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk,
-		finished: ended, again: again,
+		finished: ended, owe: loader.Owe, again: loader.LookAgain,
 		delivery: r.cfg.Delivery, static: r.cfg.share(), rows: r.cfg.claimRows(),
 		quarantine: &r.quarantine,
 	}

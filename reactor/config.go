@@ -43,7 +43,8 @@ type Config struct {
 	// shares the table among whichever instances are alive.
 	ConsumerCount, ConsumerIndex int
 	// MaxReads ends Run after this many reads of the table, empty ones included,
-	// when everything they found has been published. 0, the default, means never.
+	// when everything they found has been published. A job that cannot be claimed at once, for
+	// instance because somebody has locked its row, is waited for. 0, the default, means never.
 	MaxReads int
 
 	// Lanes is the number of connections to the broker. One of them is kept free of what is
@@ -61,6 +62,9 @@ type Config struct {
 	// 24 h. With NoGrace a stop does not wait: what is under way then is recovered by whoever
 	// takes over the lane. Defaults to 10 s.
 	Grace time.Duration
+	// Tracer makes spans of messages, whose contexts the messages then carry. Defaults to none: what a
+	// job's headers say about a trace passes through unchanged.
+	Tracer driver.Tracer
 	// Logger takes the log. Defaults to one that discards everything.
 	Logger *slog.Logger
 }

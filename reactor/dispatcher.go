@@ -74,6 +74,9 @@ type refiller interface {
 	// Evicted: what lies behind these places, one a shard, is not in memory any more: of what was
 	// due by now, and of what is due later.
 	Evicted(overdue, ahead []driver.Cursor, now driver.DBTime)
+	// Owes: jobs that a claim did not get are still to be looked at again; Paid is signalled when none is.
+	Owes() bool
+	Paid() <-chan struct{}
 }
 
 // lateBatch is how long a full batch must have been due for us to be behind.
@@ -125,8 +128,8 @@ func (d *dispatcher) oldestDue() driver.DBTime { return d.OldestDue() }
 // by far, as it falls only when something is evicted or nothing is left.
 func (d *dispatcher) LatestDue() driver.DBTime { return driver.DBTime(d.latest.Load()) }
 
-// run works until ctx ends. If drain is closed, nothing more will be loaded, and
-// run returns when everything has been handed out.
+// run works until ctx ends. If drain is closed, nothing new will be loaded, and run returns when
+// everything has been handed out, and nothing is to be looked at again.
 func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 	wake, err := d.newAlarm()
 	if err != nil {
@@ -139,7 +142,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 	for {
 		step := d.clock.Step()
 		d.collect()
-		if draining && len(d.claimed) == 0 && d.waiting.Load() == 0 {
+		if draining && len(d.claimed) == 0 && d.waiting.Load() == 0 && !d.loader.Owes() {
 			return nil
 		}
 		urgent, anyone, overdue, large := d.offers()
@@ -162,6 +165,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case <-d.budget.freed:
 		case <-wake.C():
 		case <-step:
+		case <-d.loader.Paid():
 		case <-drain:
 			draining, drain = true, nil
 		}

@@ -27,16 +27,20 @@ type dispatch struct {
 	done   chan struct{} // closed when it has ended
 	roomy  atomic.Int32
 	rescan atomic.Int32
+	owes   atomic.Bool
+	paid   chan struct{}
 }
 
-// Roomy, Rescan and Evicted implement refiller.
+// Roomy and the next four implement refiller.
 func (d *dispatch) Roomy()                                                  { d.roomy.Add(1) }
 func (d *dispatch) Rescan()                                                 { d.rescan.Add(1) }
 func (d *dispatch) Evicted(overdue, ahead []driver.Cursor, _ driver.DBTime) {}
+func (d *dispatch) Owes() bool                                              { return d.owes.Load() }
+func (d *dispatch) Paid() <-chan struct{}                                   { return d.paid }
 
 func dispatched(t *testing.T, test func(d *dispatch)) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &dispatch{T: t, in: make(chan load.Read), out: make(chan due), anyone: make(chan due), bulk: make(chan due), ended: make(chan finished), drain: make(chan struct{}), done: make(chan struct{})}
+		d := &dispatch{T: t, in: make(chan load.Read), out: make(chan due), anyone: make(chan due), bulk: make(chan due), ended: make(chan finished), drain: make(chan struct{}), paid: make(chan struct{}), done: make(chan struct{})}
 		d.dispatcher = &dispatcher{
 			clock: testClock(), lead: newLead(), largeLead: newLead(), loader: d, newAlarm: newTimerWaker,
 			loaded: d.in, urgent: d.out, anyone: d.anyone, bulk: d.bulk, finished: d.ended,
@@ -168,7 +172,7 @@ func TestJobsAreKnown(t *testing.T) {
 }
 
 // TestDrain: when no more jobs are loaded, the dispatcher ends, but not before all claims have
-// ended.
+// ended, and what they did not get was looked at again.
 func TestDrain(t *testing.T) {
 	dispatched(t, func(d *dispatch) {
 		d.load(time.Second, 1)
@@ -180,7 +184,20 @@ func TestDrain(t *testing.T) {
 			d.Error("the dispatcher has ended while a job is being claimed")
 		default:
 		}
+		d.owes.Store(true)
 		d.ended <- finished{ids: batch.ids}
+		time.Sleep(time.Minute)
+		d.load(0, 1)
+		batch = <-d.out
+		d.ended <- finished{ids: batch.ids}
+		time.Sleep(time.Minute)
+		select {
+		case <-d.done:
+			d.Error("the dispatcher has ended while a job is to be looked at again")
+		default:
+		}
+		d.owes.Store(false)
+		d.paid <- struct{}{}
 		<-d.done
 	})
 }

@@ -34,9 +34,11 @@ func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
 	return d
 }
 
-// Roomy, Rescan and Evicted implement refiller.
-func (d *testDispatcher) Roomy()  {}
-func (d *testDispatcher) Rescan() {}
+// Roomy and the next four implement refiller.
+func (d *testDispatcher) Roomy()                {}
+func (d *testDispatcher) Rescan()               {}
+func (d *testDispatcher) Owes() bool            { return false }
+func (d *testDispatcher) Paid() <-chan struct{} { return nil }
 func (d *testDispatcher) Evicted(overdue, ahead []driver.Cursor, _ driver.DBTime) {
 	d.past, d.gone = append(d.past, overdue...), append(d.gone, ahead...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ type fakeSource struct {
 	rows    map[int64]driver.Job // guarded by mu: unprocessed
 	events  []string             // guarded by mu
 	deposed bool                 // guarded by mu: the next heartbeat says so
+	locked  int                  // guarded by mu: so many claims find all rows locked by somebody else
 	joins   int                  // guarded by mu
 }
 
@@ -81,6 +83,10 @@ func (s *fakeSource) Claim(_ context.Context, req driver.ClaimRequest) (driver.B
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := driver.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS}
+	if s.locked > 0 {
+		s.locked--
+		return b, nil
+	}
 	for _, id := range req.IDs {
 		if job, ok := s.rows[id]; ok {
 			b.Jobs = append(b.Jobs, job)
@@ -233,6 +239,35 @@ func TestReadsUsedUp(t *testing.T) {
 		}
 		if n := in.Stats().InFlight; n != 0 {
 			in.Errorf("%d are in flight", n)
+		}
+	})
+}
+
+// TestReadsUsedUpWaitsForLocks: what a claim did not get is not left behind by an instance whose reads
+// are used up: it looks again until nothing that it has found is left, also if somebody else has taken
+// the job meanwhile.
+func TestReadsUsedUpWaitsForLocks(t *testing.T) {
+	runInstance(t, Config{MaxReads: 1}, []driver.Job{jobAt(1, 10*time.Second), jobAt(2, 20*time.Second)}, func(in *instanceOf) {
+		time.Sleep(5 * time.Second) // the read was made
+		in.source.mu.Lock()
+		in.source.locked = 3
+		in.source.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		in.source.mu.Lock()
+		in.source.locked = math.MaxInt
+		in.source.mu.Unlock()
+		time.Sleep(time.Minute)
+		select {
+		case <-in.done:
+			in.Fatal("it has ended while a job that it had found is locked")
+		default:
+		}
+		in.source.mu.Lock()
+		delete(in.source.rows, 2)
+		in.source.mu.Unlock()
+		in.ended("used up")
+		if in.broker.got("job 1") != 1 || in.broker.got("job 2") != 0 {
+			in.Errorf("received %d and %d", in.broker.got("job 1"), in.broker.got("job 2"))
 		}
 	})
 }

@@ -27,6 +27,7 @@ type lane struct {
 	progress *progress
 	clock    *clock
 	lead     *lead
+	tracer   driver.Tracer // nil: no message has a span
 	// leased reports whether our lease still holds now, by our own clock, so that we may send.
 	leased func() bool
 	// settle passes a batch with news to the settler, which writes them to the journal within a
@@ -74,6 +75,7 @@ func (l *lane) carryOut(e *handoff.Effects) {
 	if len(e.Publish) > 0 {
 		// An error means that the session has ended: detach queues the messages again.
 		_ = l.session.Publish(e.Publish)
+		l.traceSends(e.Publish)
 	}
 	for _, n := range e.News {
 		l.settle(l, n.Batch, n.Within)
@@ -114,6 +116,7 @@ func (l *lane) account(e *handoff.Effects) {
 	if e.Published > 0 {
 		l.progress.accepted.touch()
 	}
+	l.endSpans(e.Spans)
 	if e.OverQuota != "" || e.Wake > 0 {
 		l.overQuota.Fail(l.log, slog.LevelWarn, "the broker is over quota; sending slower", "client_id", l.clientID, "reason", e.OverQuota)
 	}
@@ -133,6 +136,7 @@ func (l *lane) room(n int) (lease driver.Lease, first driver.Slot, reach int, ok
 
 // admit takes a claimed batch in.
 func (l *lane) admit(claimed driver.Batch) *handoff.Batch {
+	l.beginSpans(claimed)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b, e := l.machine.Admit(l.now(), claimed)
@@ -198,6 +202,9 @@ func (l *lane) detach(why error) (fruitful bool) {
 // recovered takes in what an earlier owner of the lane left in the journal, and returns the
 // jobs whose time has not come. lost tells that the broker has no session to resume.
 func (l *lane) recovered(batches []driver.Batch, lost bool) []handoff.Early {
+	for _, b := range batches {
+		l.beginSpans(b)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	early, e := l.machine.Recover(l.now(), batches, lost)

@@ -111,7 +111,7 @@ func runs(t *testing.T, before func(r *running), test func(r *running)) {
 			stages: p, newAlarm: newTimerWaker, clock: c, log: discard(), stats: stats, checkNow: wait.NewSignal(),
 			claimer: &claimer{
 				lane: l, capacity: l.capacity, journal: journal, clock: c, lead: newLead(), largeLead: newLead(), log: discard(), stats: stats, progress: p,
-				traffic: &traffic{}, urgent: r.due, finished: make(chan finished, 100), again: func(ids []int64, _ driver.DBTime) { r.again = append(r.again, ids...) },
+				traffic: &traffic{}, urgent: r.due, finished: make(chan finished, 100), owe: func(int) {}, again: func(ids []int64, _ driver.DBTime) { r.again = append(r.again, ids...) },
 				admit: func(b driver.Batch) *handoff.Batch {
 					admitted := l.admit(b)
 					pad.put(admitted, 0, b.Jobs)

@@ -128,3 +128,31 @@ func TestOrderWaitsForRetries(t *testing.T) {
 		t.Errorf("the first was not held back: %v", first.Sub(begun))
 	}
 }
+
+// TestOnlyNewestOfLateJobs: with catch-up "newest" of each key only the last of the late jobs that are due is
+// published, and those before it are recorded as missed; jobs that are on time, or have no key, all are.
+func TestOnlyNewestOfLateJobs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "", "")
+	w.exec("UPDATE reactor.deployment SET ordered_catch_up = 'newest'")
+	w.exec(`INSERT INTO jobs (topic, payload, fire_at, ordering_key)
+		SELECT $1 || '/key' || k, n, now() - interval '1 hour' + n * interval '1 second', 'key ' || k FROM generate_series(1, 3) k, generate_series(1, 200) n`, w.prefix)
+	w.exec("INSERT INTO jobs (topic, payload, fire_at) SELECT $1 || '/none', n, now() - interval '1 hour' FROM generate_series(1, 20) n", w.prefix)
+	w.exec("INSERT INTO jobs (topic, payload, fire_at, ordering_key) SELECT $1 || '/soon', n, now() + interval '1 second', 'soon' FROM generate_series(1, 5) n", w.prefix)
+	for range 2 {
+		w.start(reactor.Config{})
+	}
+	if err := w.subscriber.WaitDistinct(w.ctx, 3+20+5); err != nil {
+		t.Fatal(err)
+	}
+	w.settled()
+	for k := 1; k <= 3; k++ {
+		if got := w.arrivals(fmt.Sprint("/key", k)); !slices.Equal(got, []string{"200"}) {
+			t.Errorf("key %d: %v", k, got)
+		}
+	}
+	if got := w.arrivals("/soon"); !slices.Equal(got, numbers(5)) {
+		t.Errorf("on time: %v", got)
+	}
+	w.eventually("the others are recorded", "SELECT count(*) = 3 * 199 FROM reactor.failed_jobs f JOIN jobs j ON j.id = f.job_id WHERE f.state = 'missed' AND j.ordering_key LIKE 'key%' AND j.payload <> '200'")
+}

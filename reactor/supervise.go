@@ -15,7 +15,8 @@ import (
 // How long each part runs, and what happens when it ends by itself:
 //
 //	clock, feed         until soft ends; they go on whatever fails
-//	loader              until soft ends, or its reads are used up: then drain begins
+//	loader              until soft ends; when its reads are used up, drain begins, in which it only
+//	                    looks again at what a claim did not get
 //	dispatcher          until soft ends, or everything is handed out in drain: then soft ends, as
 //	                    soon as everything handed out is published. An error ends the instance
 //	heartbeat           until the lanes have ended after soft. Its error ends the membership
@@ -47,7 +48,6 @@ func (in *incarnation) run(ctx context.Context) error {
 
 // read starts the parts that bring jobs from the table to the lanes.
 func (in *incarnation) read(group *errgroup.Group, soft context.Context, stop func()) {
-	drain := make(chan struct{})
 	group.Go(func() error {
 		in.clock.run(soft, in.source, in.timers.watchClock, &in.progress.answered)
 		return nil
@@ -57,15 +57,12 @@ func (in *incarnation) read(group *errgroup.Group, soft context.Context, stop fu
 		return nil
 	})
 	group.Go(func() error {
-		if usedUp := in.loader.Run(soft); usedUp {
-			in.log.Info("the number of reads is used up; publishing what they found", "reads", in.maxReads)
-			close(drain)
-		}
+		in.loader.Run(soft)
 		return nil
 	})
 	group.Go(func() error {
 		defer stop()
-		err := in.dispatcher.run(soft, drain)
+		err := in.dispatcher.run(soft, in.loader.UsedUp())
 		in.awaitPublished(soft)
 		return err
 	})

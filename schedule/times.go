@@ -3,6 +3,7 @@ package schedule
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"strings"
 	"time"
 
@@ -130,11 +131,19 @@ func (t *Times) Last(after, until time.Time) (last time.Time, ok bool) {
 
 // nextInterval counts from the anchor, which is the first.
 func (t *Times) nextInterval(after time.Time) time.Time {
-	since := after.Sub(t.spec.Anchor)
-	if since < 0 {
+	if after.Before(t.spec.Anchor) {
 		return t.spec.Anchor
 	}
-	return t.spec.Anchor.Add((since/t.spec.Every + 1) * t.spec.Every)
+	// after minus the anchor may be thousands of years, and a time.Duration has 292. So it is computed in
+	// 128 bits, of which only the rest by the interval is needed.
+	seconds, nanoseconds := after.Unix()-t.spec.Anchor.Unix(), int64(after.Nanosecond()-t.spec.Anchor.Nanosecond())
+	if nanoseconds < 0 {
+		seconds, nanoseconds = seconds-1, nanoseconds+1e9
+	}
+	high, low := bits.Mul64(uint64(seconds), 1e9)
+	low, carry := bits.Add64(low, uint64(nanoseconds), 0)
+	since := bits.Rem64(high+carry, low, uint64(t.spec.Every))
+	return after.Add(t.spec.Every - time.Duration(since))
 }
 
 // nextElapsed goes through the stretches of time in which the zone's offset is constant: within one, the

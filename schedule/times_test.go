@@ -210,6 +210,32 @@ func TestInterval(t *testing.T) {
 	}
 }
 
+// TestDistantAnchor: an interval may be counted from any time, also one that is further away than a
+// time.Duration can be.
+func TestDistantAnchor(t *testing.T) {
+	now := at(t, "2026-01-01T00:00:07.5Z")
+	for _, year := range []int{-4712, 1, 1700, 1969, 2026, 2300, 294246} {
+		for _, every := range []time.Duration{time.Second, 7 * time.Hour, 366 * 24 * time.Hour} {
+			anchor := time.Date(year, 1, 1, 0, 0, 0, 250_000_000, time.UTC)
+			times := parse(t, schedule.Spec{Every: every, Anchor: anchor})
+			next, ok := times.Next(now)
+			if anchor.After(now) {
+				if !next.Equal(anchor) {
+					t.Errorf("every %v from %v: after %v comes %v", every, anchor, now, next)
+				}
+				continue
+			}
+			// Intervals are whole seconds here.
+			if rest := (next.Unix() - anchor.Unix()) % int64(every/time.Second); !ok || rest != 0 || next.Nanosecond() != anchor.Nanosecond() || !next.After(now) || next.Add(-every).After(now) {
+				t.Errorf("every %v from %v: after %v comes %v", every, anchor, now, next)
+			}
+			if after, _ := times.Next(next); !after.Equal(next.Add(every)) {
+				t.Errorf("every %v from %v: after %v comes %v", every, anchor, next, after)
+			}
+		}
+	}
+}
+
 // TestBounds: the first occurrence may be at the start, the last one is before the end.
 func TestBounds(t *testing.T) {
 	times := parse(t, schedule.Spec{Cron: "0 12 * * *", Zone: "UTC", Start: at(t, "2026-05-02T12:00:00Z"), End: at(t, "2026-05-04T12:00:00Z")})

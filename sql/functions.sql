@@ -10,6 +10,9 @@
 -- matter of milliseconds. Under REPEATABLE READ a row that was claimed since the transaction began
 -- makes them fail with 40001, as it does any UPDATE.
 
+-- The types of arguments are looked up in the search path of the caller.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
 -- Finds a job, locks its row, and tells what has become of it:
 --
 --   waiting    it was not claimed
@@ -27,8 +30,9 @@ DECLARE
     jobs      text := (SELECT format('%I.jobs', jobs_schema) FROM reactor.deployment);
     processed boolean;
     signed    uuid; -- with the token of this claim
+    seen      boolean;
 BEGIN
-    LOOP
+    FOR attempt IN 1 .. 100 LOOP
         -- In one statement, because the job may be claimed, or come back, between two.
         IF job_key IS NOT NULL THEN
             EXECUTE 'SELECT id FROM ((SELECT id, 1 AS place FROM ' || jobs || ' WHERE key = $1 AND NOT processed ORDER BY fire_at LIMIT 1)
@@ -36,8 +40,18 @@ BEGIN
                INTO job_id USING job_key;
         END IF;
         EXECUTE 'SELECT id, fire_at, processed, claim FROM ' || jobs || ' WHERE id = $1 FOR UPDATE' INTO id, fire_at, processed, signed USING job_id;
-        -- A row that has gone may have been exchanged for another one with its key, in one transaction.
-        EXIT WHEN id IS NOT NULL OR job_key IS NULL OR job_id IS NULL;
+        EXIT WHEN id IS NOT NULL OR job_id IS NULL;
+        -- A row that has gone may have been exchanged for another one with its key, or its id, in one
+        -- transaction. Each repetition means that somebody has done that, so many of them mean that the
+        -- row is there, and is not ours to lock.
+        IF job_key IS NULL THEN
+            EXECUTE 'SELECT EXISTS (SELECT FROM ' || jobs || ' WHERE id = $1)' INTO seen USING job_id;
+            EXIT WHEN NOT seen;
+        END IF;
+        IF attempt = 100 THEN
+            RAISE EXCEPTION 'job % can be read, and not be changed', job_id
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'look at the row-level security of the table: this role needs a policy for UPDATE that includes the row';
+        END IF;
     END LOOP;
     -- Each statement sees what was committed before it: the claim that has set processed, and its entry
     -- in the journal, or what the settlement that has removed the entry has left instead.
@@ -131,7 +145,7 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
-    RAISE EXCEPTION 'the job cannot be inserted into %, and no reason is given', jobs USING HINT = 'look for a trigger that silently keeps rows out';
+    RAISE EXCEPTION 'the job cannot be inserted into %, and no reason is given', jobs USING HINT = 'look for a trigger that silently keeps rows out, and for row-level security that hides the job with this key';
 END;
 $$;
 
@@ -164,7 +178,7 @@ BEGIN
     EXECUTE format('DELETE FROM %I.jobs WHERE id = $1 AND fire_at = $2', (SELECT jobs_schema FROM reactor.deployment)) USING found_job.id, found_job.fire_at;
     GET DIAGNOSTICS changed = ROW_COUNT;
     IF changed = 0 THEN
-        RAISE EXCEPTION 'job % was not deleted, and no reason is given', found_job.id USING HINT = 'look for a trigger on the table that silently keeps its rows';
+        RAISE EXCEPTION 'job % was not deleted, and no reason is given', found_job.id USING HINT = 'look for a trigger on the table that silently keeps its rows, and for its row-level security';
     END IF;
     RETURN 'cancelled';
 END;
@@ -179,15 +193,21 @@ CREATE OR REPLACE FUNCTION reactor.cancel(key text) RETURNS text
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT reactor.cancel_job(NULL, key) $$;
 
 -- Cancels all jobs whose topic begins with a text. Answers how many were cancelled, and of how many more
--- it was too late, as they are being fired. It reads all jobs that have not fired.
+-- it was too late, as they are being fired. It reads all jobs that have not fired. An empty text is
+-- refused: it is rather a variable that is not set than the wish to cancel everything.
 CREATE OR REPLACE FUNCTION reactor.cancel_topic(prefix text, OUT cancelled bigint, OUT firing bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     jobs    text := (SELECT format('%I.jobs', jobs_schema) FROM reactor.deployment);
     to_fire text := 'j.topic ^@ $1 AND (NOT j.processed OR EXISTS (SELECT FROM reactor.retries r WHERE r.job_id = j.id AND r.claim = j.claim AND NOT r.returned))';
     gone    bigint;
+    idle    integer := 0;
     more    boolean;
 BEGIN
+    IF coalesce(prefix, '') = '' THEN
+        RAISE EXCEPTION 'the prefix is empty, so this would cancel every job'
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('give the beginning of a topic; to cancel every job: DELETE FROM %s WHERE NOT processed', jobs);
+    END IF;
     cancelled := 0;
     -- A job that was being fired, and could not be published, can come back after the first statement. The
     -- second would not count it, so it looks for such jobs as well. Jobs that somebody inserts
@@ -196,6 +216,7 @@ BEGIN
         EXECUTE 'DELETE FROM ' || jobs || ' j WHERE ' || to_fire USING prefix;
         GET DIAGNOSTICS gone = ROW_COUNT;
         cancelled := cancelled + gone;
+        idle := idle + (gone = 0)::integer;
         EXECUTE 'SELECT (SELECT count(*) FROM reactor.lanes l CROSS JOIN LATERAL (
                      SELECT f.token, f.job_ids FROM reactor.in_flight f
                       WHERE f.lane = l.lane AND f.batch + 0 >= coalesce((SELECT max(s.batch) FROM reactor.journal_starts s WHERE s.lane = l.lane), 0)) AS entry
@@ -203,6 +224,10 @@ BEGIN
                   WHERE j.topic ^@ $1), EXISTS (SELECT FROM ' || jobs || ' j WHERE ' || to_fire || ')' INTO firing, more USING prefix;
         EXIT WHEN NOT more;
     END LOOP;
+    -- They were there after each round, and the next one has deleted nothing.
+    IF more AND idle >= 9 THEN
+        RAISE EXCEPTION 'jobs were not deleted, and no reason is given' USING HINT = 'look for a trigger on the table that silently keeps its rows, and for its row-level security';
+    END IF;
 END;
 $$;
 
@@ -247,7 +272,7 @@ BEGIN
         END;
     END IF;
     IF changed = 0 THEN
-        RAISE EXCEPTION 'job % was not changed, and no reason is given', job_id USING HINT = 'look for a trigger on the table that silently keeps its rows';
+        RAISE EXCEPTION 'job % was not changed, and no reason is given', job_id USING HINT = 'look for a trigger on the table that silently keeps its rows, and for its row-level security';
     END IF;
     RETURN done;
 END;

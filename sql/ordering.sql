@@ -49,8 +49,8 @@ BEGIN
 END;
 $$;
 
--- When to look again at a job whose key is not in flight, because an earlier one keeps it waiting; NULL:
--- nothing does.
+-- When to look again at a job, because an earlier one of its key that is not in flight keeps it waiting;
+-- NULL: none does.
 --
 -- Who settles a job tells the one behind it (next_in_order). So this pause is for what nobody tells: a
 -- job that is deleted, or an instance that dies in between. It grows with the time that the job has

@@ -106,24 +106,32 @@ WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_
 -- schedules there are.
 CREATE INDEX IF NOT EXISTS schedules_look ON reactor.schedules (look_at);
 
--- What makes a message valid is the same as in jobs.
+-- What makes a message valid is the same as in jobs: a rule that differs is exchanged. As in schema.sql, a
+-- rule is made and compared where only PostgreSQL's own functions are found.
 DO $$
 DECLARE
+    home pg_catalog.name := pg_catalog.current_schema(); -- the search path was set above
     rule record;
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     FOR rule IN
         SELECT conname, pg_get_expr(conbin, conrelid) AS condition FROM pg_constraint
-         WHERE conrelid = 'jobs'::regclass::oid AND conname = ANY (ARRAY[
+         WHERE conrelid = to_regclass(format('%I.jobs', home)) AND conname = ANY (ARRAY[
                'topic must be 1 to 65535 bytes long', 'topic must not contain the wildcards + or #', 'topic must not contain control or non-characters',
                'payload and payload_bytes exclude each other', 'qos must be 0, 1 or 2', 'content_type must be 1 to 255 bytes, no control characters',
                'response_topic must be a topic without wildcards', 'correlation_data must be at most 65535 bytes long',
                'headers must be a JSON object of strings, at most 32 KiB', 'headers must not contain job-id or control characters',
-               'ordering_key must be 1 to 1024 bytes, and qos not 0', 'message must fit in an MQTT packet (256 MB)']::name[])
+               'ordering_key must be 1 to 1024 bytes, and qos not 0', 'message must fit in an MQTT packet (256 MB)'])
     LOOP
-        IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'reactor.schedules'::regclass::oid AND conname = rule.conname) THEN
-            EXECUTE format('ALTER TABLE reactor.schedules ADD CONSTRAINT %I CHECK (%s)', rule.conname, rule.condition);
+        IF rule.condition IS DISTINCT FROM (
+            SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = 'reactor.schedules'::regclass AND conname = rule.conname
+        ) THEN
+            -- NOT VALID, for schedules that were accepted by the rule before. The jobs of one that breaks
+            -- the rule are refused, and its column problem says so.
+            EXECUTE format('ALTER TABLE reactor.schedules DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %1$I CHECK (%2$s) NOT VALID', rule.conname, rule.condition);
         END IF;
     END LOOP;
+    PERFORM set_config('search_path', format('%I, pg_temp', home), false);
 END;
 $$;
 
@@ -169,8 +177,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Inserts the jobs of occurrences, and returns their ids. An occurrence that is NULL is a run beside the
--- schedule, for the time at which it fires.
-CREATE OR REPLACE FUNCTION reactor.make_jobs(schedules bigint[], occurrences timestamptz[], fire_at timestamptz[]) RETURNS SETOF bigint
+-- schedule, for the time at which it fires. The schedules are given by their places (ctid), which do not
+-- change as the caller has locked them: a search by id would walk all versions that an old snapshot keeps.
+CREATE OR REPLACE FUNCTION reactor.make_jobs(places tid[], occurrences timestamptz[], fire_at timestamptz[]) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY EXECUTE format('
@@ -178,8 +187,8 @@ BEGIN
                              fire_at, expires_at, schedule_id, occurrence_at)
         SELECT reactor.fill_in(topic, name, coalesce(at, fire), zone), reactor.fill_in(payload, name, coalesce(at, fire), zone), reactor.fill_in(headers, name, coalesce(at, fire), zone),
                payload_bytes, qos, retain, content_type, response_topic, correlation_data, ordering_key, fire, fire + max_lateness, s.id, at
-          FROM unnest($1, $2, $3) AS made (schedule, at, fire) JOIN reactor.schedules s ON s.id = schedule
-         ORDER BY fire, s.id RETURNING id', (SELECT jobs_schema FROM reactor.deployment)) USING schedules, occurrences, fire_at;
+          FROM unnest($1, $2, $3) AS made (place, at, fire) JOIN reactor.schedules s ON s.ctid = place
+         ORDER BY fire, s.id RETURNING id', (SELECT jobs_schema FROM reactor.deployment)) USING places, occurrences, fire_at;
 END;
 $$;
 
@@ -188,12 +197,12 @@ CREATE OR REPLACE FUNCTION reactor.run_schedule(name text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- Locked, so that nobody deletes or changes the schedule without seeing the job.
-    schedule bigint := (SELECT id FROM reactor.schedules s WHERE s.name = run_schedule.name FOR SHARE);
+    place tid := (SELECT ctid FROM reactor.schedules s WHERE s.name = run_schedule.name FOR SHARE);
 BEGIN
-    IF schedule IS NULL THEN
+    IF place IS NULL THEN
         RAISE EXCEPTION 'there is no schedule %', quote_literal(name) USING ERRCODE = 'no_data_found', HINT = 'SELECT name FROM reactor.schedules lists them';
     END IF;
-    RETURN (SELECT reactor.make_jobs(ARRAY[schedule], ARRAY[NULL]::timestamptz[], ARRAY[clock_timestamp()]));
+    RETURN (SELECT reactor.make_jobs(ARRAY[place], ARRAY[NULL]::timestamptz[], ARRAY[clock_timestamp()]));
 END;
 $$;
 

@@ -239,41 +239,80 @@ ALTER TABLE jobs
     -- fire_at without the jitter. It stays when fire_at is changed.
     ADD COLUMN IF NOT EXISTS schedule_id bigint,
     ADD COLUMN IF NOT EXISTS occurrence_at timestamptz;
--- The rows that are there have none of this, so none has to be checked: NOT VALID.
+-- Not CREATE SCHEMA IF NOT EXISTS, which requires CREATE on the database even if the schema exists:
+-- the owner of the schema may bring it up to date.
+DO $$
+BEGIN
+    IF pg_catalog.to_regnamespace('reactor') IS NULL THEN
+        CREATE SCHEMA reactor;
+    END IF;
+END;
+$$;
+
+-- The rules for what is new. The rows that are there have none of it, so none has to be checked: NOT
+-- VALID. A rule that is there with its name, and says something else, is exchanged in one statement:
+-- one of an earlier text, or one that is bound to somebody's function. What a rule says is compared
+-- with what the same text says in an empty table.
 DO $do$
 DECLARE
-    rule record;
+    home  pg_catalog.name := pg_catalog.current_schema(); -- the search path was set above
+    rule  record;
+    there pg_catalog.text;
+    meant pg_catalog.text;
+    -- The control characters, and the non-characters of the first plane: MQTT lets a broker close the
+    -- connection for them, and mqttsink refuses them. Those of the other 16 planes are added below.
+    forbidden pg_catalog.text := '\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF';
 BEGIN
+    -- A rule keeps the functions and operators that it was made with: so it is made, and compared, where
+    -- only PostgreSQL's own are found.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    forbidden := forbidden || (SELECT string_agg(format('\U%sFFFE\U%1$sFFFF', lpad(to_hex(plane), 4, '0')), '' ORDER BY plane) FROM generate_series(1, 16) AS plane);
+    EXECUTE format('CREATE TABLE reactor.meant (LIKE %I.jobs)', home);
     -- Each claim checks them again. So they begin with what holds for a row that has none of it.
     FOR rule IN SELECT * FROM (VALUES
         ('payload and payload_bytes exclude each other',
          'payload_bytes IS NULL OR octet_length(payload) = 0'),
         ('qos must be 0, 1 or 2',
-         'qos IS NULL OR qos BETWEEN 0::smallint AND 2::smallint'),
+         'qos IS NULL OR qos BETWEEN 0 AND 2'),
         ('content_type must be 1 to 255 bytes, no control characters',
-         $$content_type IS NULL OR octet_length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+         $$content_type IS NULL OR octet_length(content_type) BETWEEN 1 AND 255 AND content_type !~ '[{forbidden}]'$$),
         ('response_topic must be a topic without wildcards',
-         $$response_topic IS NULL OR octet_length(response_topic) BETWEEN 1 AND 65535 AND response_topic !~ '[+#\u0001-\u001F\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+         $$response_topic IS NULL OR octet_length(response_topic) BETWEEN 1 AND 65535 AND response_topic !~ '[+#{forbidden}]'$$),
         ('correlation_data must be at most 65535 bytes long',
          'correlation_data IS NULL OR octet_length(correlation_data) <= 65535'),
         -- Its text is longer than its user properties are in the packet.
         ('headers must be a JSON object of strings, at most 32 KiB',
          $$headers IS NULL OR jsonb_typeof(headers) = 'object' AND NOT jsonb_path_exists(headers, 'strict $.* ? (@.type() <> "string")') AND octet_length(headers::text) <= 32768$$),
+        -- keyvalue() makes an object of each name and its value, both of which the expression is applied
+        -- to. The last argument silences the error where there is no object: the rule above says that.
         ('headers must not contain job-id or control characters',
-         $$headers IS NULL OR NOT headers ? 'job-id'::text AND headers::text !~ '\\u00[01]|[\u007F-\u009F\uFDD0-\uFDEF\uFFFE\uFFFF]'$$),
+         $$headers IS NULL OR NOT headers ? 'job-id' AND jsonb_path_exists(headers, 'strict $.keyvalue().* ? (@ like_regex "[{in json}]")', '{}', true) IS NOT TRUE$$),
         ('key must be 1 to 1024 bytes long',
          'key IS NULL OR octet_length(key) BETWEEN 1 AND 1024'),
         -- Nothing tells when the broker has got a message of QoS 0.
         ('ordering_key must be 1 to 1024 bytes, and qos not 0',
-         'ordering_key IS NULL OR octet_length(ordering_key) BETWEEN 1 AND 1024 AND coalesce(qos, 2::smallint) > 0::smallint'),
+         'ordering_key IS NULL OR octet_length(ordering_key) BETWEEN 1 AND 1024 AND coalesce(qos, 2) > 0'),
         ('message must fit in an MQTT packet (256 MB)',
-         'payload_bytes IS NULL AND correlation_data IS NULL AND headers IS NULL AND response_topic IS NULL OR octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435072')
+         'payload_bytes IS NULL AND correlation_data IS NULL AND headers IS NULL AND response_topic IS NULL OR octet_length(topic)::bigint + octet_length(payload) + coalesce(octet_length(payload_bytes), 0) + coalesce(octet_length(response_topic), 0) + coalesce(octet_length(correlation_data), 0) + coalesce(octet_length(headers::text), 0) <= 268435072'),
+        -- An instance of a version before 6 publishes topic and payload, and nothing else. Its claim of a
+        -- row that has more is refused, because its tokens do not begin as those of this version do:
+        -- driver.NewToken in the Go code (guards.sql).
+        ('reactor before version 6 of the schema cannot publish this job',
+         $$claim BETWEEN '72656163-746f-0000-0000-000000000000' AND '72656163-746f-ffff-ffff-ffffffffffff' OR claim IS NULL OR NOT processed
+           OR NOT retain AND payload_bytes IS NULL AND qos IS NULL AND content_type IS NULL AND response_topic IS NULL
+              AND correlation_data IS NULL AND headers IS NULL AND key IS NULL AND ordering_key IS NULL$$)
         ) AS rules (name, condition)
     LOOP
-        IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'jobs'::regclass::oid AND conname = rule.name::name) THEN
-            EXECUTE format('ALTER TABLE jobs ADD CONSTRAINT %I CHECK (%s) NOT VALID', rule.name, rule.condition);
+        rule.condition := replace(replace(rule.condition, '{forbidden}', forbidden), '{in json}', replace(forbidden, '\', '\\'));
+        EXECUTE format('ALTER TABLE reactor.meant ADD CONSTRAINT %I CHECK (%s)', rule.name, rule.condition);
+        SELECT pg_get_expr(conbin, conrelid) INTO meant FROM pg_constraint WHERE conrelid = 'reactor.meant'::regclass AND conname = rule.name;
+        SELECT pg_get_expr(conbin, conrelid) INTO there FROM pg_constraint WHERE conrelid = to_regclass(format('%I.jobs', home)) AND conname = rule.name;
+        IF there IS DISTINCT FROM meant THEN
+            EXECUTE format('ALTER TABLE %I.jobs DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %2$I CHECK (%3$s) NOT VALID', home, rule.name, rule.condition);
         END IF;
     END LOOP;
+    DROP TABLE reactor.meant;
+    PERFORM set_config('search_path', format('%I, pg_temp', home), false);
 END;
 $do$;
 
@@ -297,16 +336,6 @@ CREATE INDEX IF NOT EXISTS jobs_schedule ON jobs (schedule_id) WHERE NOT process
 -- Finds the latest occurrence of a schedule that was claimed. It costs only jobs of schedules.
 CREATE INDEX IF NOT EXISTS jobs_occurrence ON jobs (schedule_id, occurrence_at) WHERE processed AND occurrence_at IS NOT NULL;
 
--- Not CREATE SCHEMA IF NOT EXISTS, which requires CREATE on the database even if the schema exists:
--- the owner of the schema may bring it up to date.
-DO $$
-BEGIN
-    IF pg_catalog.to_regnamespace('reactor') IS NULL THEN
-        CREATE SCHEMA reactor;
-    END IF;
-END;
-$$;
-
 -- One row: the identity of this deployment, which every instance compares when it starts.
 CREATE TABLE IF NOT EXISTS reactor.deployment (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -315,7 +344,7 @@ CREATE TABLE IF NOT EXISTS reactor.deployment (
     name      text NOT NULL
 );
 ALTER TABLE reactor.deployment
-    ALTER COLUMN name SET DEFAULT left(replace(gen_random_uuid()::text, '-', ''), 8), -- md5() is missing under FIPS
+    ALTER COLUMN name SET DEFAULT left(pg_catalog.replace(gen_random_uuid()::text, '-'::text, ''::text), 8), -- md5() is missing under FIPS
     -- The database that the name was given for: the cluster's system identifier, and the database's
     -- oid. By these a copy in another cluster recognizes that it is a copy, and takes another name.
     ADD COLUMN IF NOT EXISTS system_identifier bigint,
@@ -339,7 +368,7 @@ DO $$
 DECLARE
     cluster bigint; -- NULL if this role may not read it, as on some managed services
 BEGIN
-    IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
+    IF pg_catalog.has_function_privilege('pg_control_system()'::text, 'EXECUTE'::text) THEN
         SELECT system_identifier INTO cluster FROM pg_control_system();
     END IF;
     UPDATE reactor.deployment
@@ -392,6 +421,8 @@ ALTER TABLE reactor.instances
 -- Since version 5. Whether it understands notifications that name their shards. NULL: an instance of
 -- a version before 5, which ignores them (triggers.sql).
 ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS shard_hints boolean;
+-- Since version 6. The newest version of the schema that it knows. NULL: before 6 (guards.sql).
+ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS schema_version integer;
 
 CREATE TABLE IF NOT EXISTS reactor.shards (
     shard smallint PRIMARY KEY CHECK (shard BETWEEN 0 AND 63),

@@ -42,8 +42,11 @@ var Migrations = []Migration{
 	// running, ignore what the new one sends. pgsource.MigrateUp replaces it when they have gone.
 	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
 	// Down leaves the columns and the table of schedules, and what is in them.
-	{Version: 6, Name: "managed", Up: SchemaUp + OrderingUp + FunctionsUp + SchedulesUp, Down: SchedulesDown + FunctionsDown + OrderingDown},
+	{Version: 6, Name: "managed", Up: SchemaUp + GuardsUp + OrderingUp + FunctionsUp + SchedulesUp, Down: SchedulesDown + FunctionsDown + OrderingDown + GuardsDown},
 }
+
+// Newest is the number of the newest version.
+func Newest() int64 { return Migrations[len(Migrations)-1].Version }
 
 // The parts of the schema. A deployment needs the tables, and the triggers or the publications to
 // announce new jobs; those two can be exchanged at any time.
@@ -53,6 +56,13 @@ var (
 	SchemaUp string
 	//go:embed schema.down.sql
 	schemaDown string
+
+	// GuardsUp creates what keeps instances of versions before 6 from jobs that they do not understand.
+	//go:embed guards.sql
+	GuardsUp string
+	// GuardsDown drops it.
+	//go:embed guards.down.sql
+	GuardsDown string
 
 	// OrderingUp creates the function that keeps jobs with an ordering key in order.
 	//go:embed ordering.sql

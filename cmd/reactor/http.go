@@ -22,8 +22,8 @@ import (
 )
 
 // serveWhile serves health and metrics for as long as the instance runs.
-func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, log *slog.Logger) error {
-	server := newServer(handler(r))
+func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, log *slog.Logger, more ...prometheus.Collector) error {
+	server := newServer(handler(r, more...))
 	log.Info("serving health and metrics", "address", listener.Addr().String())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -43,8 +43,9 @@ func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, 
 	return group.Wait()
 }
 
-func handler(r *reactor.Reactor) http.Handler {
+func handler(r *reactor.Reactor, more ...prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
+	registry.MustRegister(more...)
 	registry.MustRegister(collector{r}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

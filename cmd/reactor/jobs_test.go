@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -19,7 +20,7 @@ func TestJobsCommand(t *testing.T) {
 	conn := connect(t, ctx, database)
 	run := func(want int, args ...string) string {
 		t.Helper()
-		code, output := call(t, []string{"REACTOR_TOPIC=nothing", "REACTOR_ALL=true", "REACTOR_YES=true", "REACTOR_KEY=k7"}, append([]string{"jobs"}, append(args, "--database-url", database)...)...)
+		code, output := call(t, []string{"REACTOR_TOPIC=nothing", "REACTOR_ALL=true", "REACTOR_YES=true", "REACTOR_KEY=k7", "REACTOR_OLDER_THAN=1m", "REACTOR_AFTER=x", "REACTOR_AT=now", "REACTOR_JSON=true", "REACTOR_BUSY=9"}, append([]string{"jobs"}, append(args, "--database-url", database)...)...)
 		if code != want {
 			t.Fatalf("jobs %v ended with %d, want %d:\n%s", args, code, want, output)
 		}
@@ -40,7 +41,7 @@ func TestJobsCommand(t *testing.T) {
 	exec(t, ctx, conn, `INSERT INTO jobs (id, topic, fire_at, processed, processed_at, claim) SELECT n, 'old', now() - interval '2 days', true, now() - interval '2 days', gen_random_uuid() FROM generate_series(1001, 1030) n`)
 	exec(t, ctx, conn, `INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim) SELECT id, 5, 135, U&'no\001B]0;title\0007', claim FROM jobs WHERE id = 1030`)
 
-	contains(run(0), "ID", "STATE", "waiting", "there are more: add --after ")
+	contains(run(0), "ID", "STATE", "waiting", "there are more: add --after=")
 	seen, after := 0, []string(nil)
 	for pages := 0; ; pages++ {
 		var page struct {
@@ -86,12 +87,45 @@ func TestJobsCommand(t *testing.T) {
 	contains(run(0, "retry", "--state", "failed", "--yes"), "to be tried again: 1")
 	contains(run(0, "retry", "--all", "--yes"), "no job matches")
 
+	contains(run(2, "list", "--topic="), "--topic: the value is empty")
+	contains(run(2, "list", "--after="), "--after: the value is empty")
+	contains(run(2, "show", "--key="), "--key: the value is empty")
+	contains(run(2, "list", "--from", "+1h", "--until", "-1h"), "no job matches")
+	contains(run(0, "list", "--from", "-1h", "--until", "+61m", "--state", "waiting", "--topic", "job/2"), "job/20 ")
+	contains(run(2, "cancel", "--schedule", "0", "--yes"), "--schedule is 0, must be the id of a schedule")
+	contains(run(1, "show", "-5"), "there is no such job")
+	contains(run(1, "cancel", "-5", "--json"), `{"id":-5,"answer":"not found","done":false}`)
+	contains(run(0, "purge", "--older-than", "72h"), "no job has ended that long ago", "nothing to delete")
+
 	contains(run(1, "purge", "--older-than", "24h"), "delete the rows of 29 jobs", "--yes")
 	contains(run(0, "purge", "--older-than", "24h", "--yes"), "deleted the rows of 29 jobs")
 	contains(run(2, "purge", "--older-than", "1s"), "a minute at least")
 	var left int
 	if err := conn.QueryRow(ctx, "SELECT count(*) FROM jobs").Scan(&left); err != nil || left != 120-2-1-31+1 {
 		t.Errorf("%d jobs are left, %v", left, err)
+	}
+}
+
+// TestNoEmptyFilter: an empty value selects nothing, and not everything.
+func TestNoEmptyFilter(t *testing.T) {
+	for _, command := range []string{"list", "cancel --yes", "reschedule --yes --at now", "fire --yes", "retry --yes"} {
+		for _, flag := range []string{"--topic", "--key", "--state", "--from", "--until"} {
+			for _, args := range [][]string{{flag + "="}, {flag, ""}} {
+				_, _, _, err := settings(t, nil, append(append([]string{"jobs"}, strings.Fields(command+" --database-url x")...), args...)...)
+				if err == nil || !strings.HasPrefix(err.Error(), flag+": ") {
+					t.Errorf("jobs %s %q: %v", command, args, err)
+				}
+			}
+		}
+	}
+	for _, args := range []string{"--state waiting,", "--state ,failed", "--after=", "--schedule="} {
+		if _, _, _, err := settings(t, nil, append([]string{"jobs", "list", "--database-url", "x"}, strings.Fields(args)...)...); err == nil {
+			t.Errorf("jobs list %s is accepted", args)
+		}
+	}
+	c, _, _, err := settings(t, nil, "jobs", "cancel", "--database-url", "x", "--state", "waiting, retrying", "--state", "blocked")
+	if err != nil || len(c.Jobs.Cancel.State) != 3 {
+		t.Errorf("states %v, %v", c.Jobs.Cancel.State, err)
 	}
 }
 
@@ -135,11 +169,11 @@ func TestVisible(t *testing.T) {
 	for text, want := range map[string]string{
 		"a/b ä 日本": "a/b ä 日本", "\x1b[2J": `\x1b[2J`, "\u009b": `\u009b`, "\u202e": `\u202e`, "a\tb\r\n": `a\tb\r\n`, "\xff\xfe": `\xff\xfe`, "\U000e0041": `\U000e0041`, "\u2028": `\u2028`,
 	} {
-		if got := visible(text); got != want {
+		if got := cli.Visible(text); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
 		var b strings.Builder
-		if err := writeJSON(&b, text, false); err != nil || visible(strings.TrimSuffix(b.String(), "\n")) != strings.TrimSuffix(b.String(), "\n") {
+		if err := writeJSON(&b, text, false); err != nil || cli.Visible(strings.TrimSuffix(b.String(), "\n")) != strings.TrimSuffix(b.String(), "\n") {
 			t.Errorf("%q in JSON: %q, %v", text, b.String(), err)
 		}
 		var back string

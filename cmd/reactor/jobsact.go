@@ -18,11 +18,11 @@ import (
 type jobsAct struct {
 	databaseFlags
 	jobFilterFlags
-	ID   []int64  `arg:"" optional:"" help:"Ids of jobs."`
-	Key  []string `env:"-" sep:"none" group:"Which jobs" placeholder:"KEY" help:"The job with this key. Can be repeated."`
-	All  bool     `env:"-" group:"Which jobs" help:"All jobs that the command can change."`
-	Yes  bool     `env:"-" help:"Do not ask before many jobs are changed."`
-	JSON bool     `env:"-" name:"json" help:"Print an object for each job, one a line, on stdout, and the summary on stderr."`
+	ID   []int64    `arg:"" optional:"" help:"Ids of jobs."`
+	Key  []nonEmpty `env:"-" sep:"none" group:"Which jobs" placeholder:"KEY" help:"The job with this key. Can be repeated."`
+	All  bool       `env:"-" group:"Which jobs" help:"All jobs that the command can change."`
+	Yes  bool       `env:"-" help:"Do not ask before many jobs are changed."`
+	JSON bool       `env:"-" name:"json" help:"Print an object for each job, one a line, on stdout, and the summary on stderr."`
 }
 
 const actHelp = `Jobs that are named by id or key are changed at once. Jobs that are selected by their properties are
@@ -108,7 +108,7 @@ func (c *jobsAct) named(ctx context.Context, a *pgsource.JobsAdmin, report *actR
 		return err
 	}
 	for _, key := range c.Key {
-		outcome, err := a.ActByKey(ctx, report.action, key)
+		outcome, err := a.ActByKey(ctx, report.action, string(key))
 		if err == nil {
 			err = report.tell(outcome)
 		}
@@ -140,11 +140,7 @@ func (c *jobsAct) bulk(ctx context.Context, out cli.Output, a *pgsource.JobsAdmi
 		fmt.Fprintln(out.Stderr, "no job matches")
 		return nil
 	}
-	jobs := "jobs"
-	if len(ids) == 1 {
-		jobs = "job"
-	}
-	if err := confirm(ctx, out, fmt.Sprintf("%s %s %s", report.action.Name, thousands(int64(len(ids))), jobs), c.Yes); err != nil {
+	if err := confirm(ctx, out, report.action.Name+" "+jobsText(int64(len(ids))), c.Yes); err != nil {
 		return err
 	}
 	return a.Act(ctx, report.action, ids, filter, report.tell)
@@ -177,9 +173,9 @@ func (r *actReport) tell(o pgsource.JobOutcome) error {
 	}
 	name := fmt.Sprint(o.ID)
 	if o.Key != "" {
-		name = "key " + visible(o.Key)
+		name = "key " + cli.Visible(o.Key)
 	}
-	_, err := fmt.Fprintf(r.out.Stdout, "%s: %s\n", name, visible(o.Answer))
+	_, err := fmt.Fprintf(r.out.Stdout, "%s: %s\n", name, cli.Visible(o.Answer))
 	return err
 }
 
@@ -189,7 +185,7 @@ func (r *actReport) summary() {
 	for _, answer := range slices.SortedFunc(maps.Keys(r.counts), func(x, y string) int {
 		return cmp.Or(cmp.Compare(r.counts[y], r.counts[x]), cmp.Compare(x, y))
 	}) {
-		parts = append(parts, fmt.Sprintf("%s: %s", visible(answer), thousands(r.counts[answer])))
+		parts = append(parts, fmt.Sprintf("%s: %s", cli.Visible(answer), thousands(r.counts[answer])))
 	}
 	w := r.out.Stdout
 	if r.json {

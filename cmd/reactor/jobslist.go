@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/pgsource"
@@ -13,11 +11,11 @@ import (
 type jobsList struct {
 	databaseFlags
 	jobFilterFlags
-	Key    string `env:"-" group:"Which jobs" placeholder:"KEY" help:"Jobs with this key."`
-	Limit  int    `env:"-" default:"50" help:"The largest number of jobs, up to 10000."`
-	After  string `env:"-" placeholder:"PLACE" help:"Go on where the page before has ended, which says so."`
-	Latest bool   `env:"-" help:"The latest fire_at first."`
-	JSON   bool   `env:"-" name:"json" help:"Print JSON: an object with the list jobs and, if there is more, next, for --after."`
+	Key    nonEmpty `env:"-" group:"Which jobs" placeholder:"KEY" help:"Jobs with this key."`
+	Limit  int      `env:"-" default:"50" help:"The largest number of jobs, up to 10000."`
+	After  nonEmpty `env:"-" placeholder:"PLACE" help:"Go on where the page before has ended, which says so."`
+	Latest bool     `env:"-" help:"The latest fire_at first."`
+	JSON   bool     `env:"-" name:"json" help:"Print JSON: an object with the list jobs and, if there is more, next, for --after."`
 }
 
 // Help is shown by `reactor jobs list --help`.
@@ -50,12 +48,25 @@ type jobJSON struct {
 	Reason   string            `json:"reason,omitempty"`
 	RetryAt  string            `json:"retry_at,omitempty"`
 	FailedAt string            `json:"failed_at,omitempty"`
+	Order    string            `json:"ordering_key,omitempty"`
+	WaitsFor *beforeJSON       `json:"waits_for,omitempty"`
+}
+
+// beforeJSON is the job for which another one waits.
+type beforeJSON struct {
+	ID      int64             `json:"id"`
+	State   pgsource.JobState `json:"state"`
+	RetryAt string            `json:"retry_at,omitempty"`
 }
 
 func jsonOf(j pgsource.Job) jobJSON {
+	var before *beforeJSON
+	if b := j.WaitsFor; b != nil {
+		before = &beforeJSON{b.ID, b.State, timeTextOf(b.RetryAt)}
+	}
 	return jobJSON{
-		ID: j.ID, State: j.State, FireAt: timeText(j.FireAt), Topic: j.Topic, Key: j.Key, Schedule: j.Schedule, Attempts: j.Attempts,
-		Code: j.Code, CodeText: codeText(j.Code), Reason: j.Reason, RetryAt: timeTextOf(j.RetryAt), FailedAt: timeTextOf(j.FailedAt),
+		ID: j.ID, State: j.State, FireAt: exactText(j.FireTime()), Topic: j.Topic, Key: j.Key, Schedule: j.Schedule, Attempts: j.Attempts,
+		Code: j.Code, CodeText: codeText(j.Code), Reason: j.Reason, RetryAt: timeTextOf(j.RetryAt), FailedAt: timeTextOf(j.FailedAt), Order: j.OrderingKey, WaitsFor: before,
 	}
 }
 
@@ -65,9 +76,9 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 	}
 	page := pgsource.JobPage{Limit: c.Limit, Latest: c.Latest}
 	if c.After != "" {
-		cursor, err := pgsource.ParseJobCursor(c.After)
+		cursor, err := pgsource.ParseJobCursor(string(c.After))
 		if err != nil {
-			return cli.Usage(fmt.Errorf("--after %s %w", visible(c.After), err))
+			return cli.Usage(fmt.Errorf("--after %s %w", string(c.After), err))
 		}
 		page.After = &cursor
 	}
@@ -80,7 +91,7 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 		if err != nil {
 			return err
 		}
-		filter.Key = c.Key
+		filter.Key = string(c.Key)
 		list, next, err := a.List(ctx, filter, page)
 		if err != nil {
 			return err
@@ -102,7 +113,7 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 			return err
 		}
 		if next != nil {
-			fmt.Fprintf(out.Stdout, "there are more: add --after %s\n", next)
+			fmt.Fprintf(out.Stdout, "there are more: add --after=%s\n", next)
 		}
 		return nil
 	}, c.names())
@@ -113,17 +124,45 @@ func writeJobs(out cli.Output, list []pgsource.Job) error {
 		fmt.Fprintln(out.Stdout, "no jobs")
 		return nil
 	}
-	terminal := cli.IsTerminal(out.Stdout)
-	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tSTATE\tFIRE AT\tTOPIC\tKEY\tATTEMPTS\tREASON")
+	var rows [][]string
 	for _, j := range list {
-		reason := j.Reason
-		if j.RetryAt != nil {
-			reason = "next attempt at " + timeShort(*j.RetryAt) + ": " + reason
-		}
-		fmt.Fprintln(w, strings.Join([]string{
-			fmt.Sprint(j.ID), visible(string(j.State)), timeShort(j.FireAt), short(j.Topic, 40, terminal), short(j.Key, 30, terminal), fmt.Sprint(j.Attempts), short(reason, 60, terminal),
-		}, "\t"))
+		rows = append(rows, []string{fmt.Sprint(j.ID), string(j.State), shortText(j.FireTime()), j.Topic, j.Key, fmt.Sprint(j.Attempts), reasonText(j)})
 	}
-	return w.Flush()
+	return writeTable(out.Stdout, jobColumns, rows)
+}
+
+var jobColumns = []column{{"ID", whole}, {"STATE", whole}, {"FIRE AT", whole}, {"TOPIC", inTheHalf}, {"KEY", inTheHalf}, {"ATTEMPTS", whole}, {"REASON", atTheEnd}}
+
+// reasonText is why a job is in its state.
+func reasonText(j pgsource.Job) string {
+	reason := j.Reason
+	if j.RetryAt != nil {
+		reason = "next attempt at " + shortText(j.RetryAt.Time()) + ": " + reason
+	}
+	switch waits := waitsText(j); {
+	case waits == "":
+		return reason
+	case reason == "":
+		return waits
+	default:
+		return waits + "; " + reason
+	}
+}
+
+// waitsText is for which job with its ordering_key a job waits, and why that one has not ended.
+func waitsText(j pgsource.Job) string {
+	b := j.WaitsFor
+	switch {
+	case b == nil:
+		return ""
+	case b.State == pgsource.JobBlocked:
+		return fmt.Sprintf("blocked by job %d, which cannot be claimed", b.ID)
+	case b.Failed():
+		return fmt.Sprintf("blocked by %s job %d", b.State, b.ID)
+	case b.State == pgsource.JobFiring:
+		return fmt.Sprintf("waits for job %d, which is being published", b.ID)
+	case b.RetryAt != nil:
+		return fmt.Sprintf("waits for job %d, which is to be tried again at %s", b.ID, shortText(b.RetryAt.Time()))
+	}
+	return fmt.Sprintf("waits for job %d", b.ID)
 }

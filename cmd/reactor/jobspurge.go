@@ -36,25 +36,39 @@ func (c *jobsPurge) Run(ctx context.Context, out cli.Output) error {
 			}
 		},
 		Skip: func(id int64, why error) {
-			fmt.Fprintf(out.Stderr, "job %d cannot be deleted: %s\n", id, visible(why.Error()))
+			fmt.Fprintf(out.Stderr, "job %d cannot be deleted: %s\n", id, cli.Visible(why.Error()))
 		},
 	}
 	switch {
 	case c.OlderThan < time.Minute:
 		return cli.Usage(fmt.Errorf("--older-than is %v, must be a minute at least", c.OlderThan))
-	case c.Busy < 0.01 || c.Busy > 1:
+	case !(c.Busy >= 0.01 && c.Busy <= 1): // nor is NaN
 		return cli.Usage(fmt.Errorf("--busy is %v, must be 0.01 to 1", c.Busy))
 	}
 	if !c.Yes {
-		rows, err := retention.Count(ctx)
-		if err != nil {
+		found, err := retention.Count(ctx)
+		switch {
+		case err != nil:
 			return err
+		case found == pgsource.Purged{}:
+			fmt.Fprintf(out.Stderr, "no job has ended that long ago, so there is nothing to delete\n")
+			return nil
 		}
-		if err := confirm(ctx, out, fmt.Sprintf("delete the rows of %s jobs", thousands(rows)), false); err != nil {
+		if err := confirm(ctx, out, "delete "+purgedText(found), false); err != nil {
 			return err
 		}
 	}
 	done, err := retention.Purge(ctx)
-	fmt.Fprintf(out.Stdout, "deleted the rows of %s jobs, and %s records of failed jobs whose row was gone\n", thousands(done.Rows), thousands(done.Records))
+	if err == nil || done != (pgsource.Purged{}) { // it may have failed after it has deleted some
+		fmt.Fprintf(out.Stdout, "deleted %s\n", purgedText(done))
+	}
 	return err
+}
+
+func purgedText(p pgsource.Purged) string {
+	text := "the rows of " + jobsText(p.Rows)
+	if p.Records > 0 {
+		text += fmt.Sprintf(", and %s records of failed jobs whose row was gone", thousands(p.Records))
+	}
+	return text
 }

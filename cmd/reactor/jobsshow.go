@@ -16,10 +16,10 @@ import (
 
 type jobsShow struct {
 	databaseFlags
-	ID      *int64 `arg:"" optional:"" help:"The id of the job."`
-	Key     string `env:"-" placeholder:"KEY" help:"The key of the job instead: the job that has not fired, otherwise the last one with this key."`
-	Payload bool   `env:"-" help:"Write the payload and nothing else, byte by byte, to a file or a pipe."`
-	JSON    bool   `env:"-" name:"json" help:"Print JSON."`
+	ID      *int64   `arg:"" optional:"" help:"The id of the job."`
+	Key     nonEmpty `env:"-" placeholder:"KEY" help:"The key of the job instead: the job that has not fired, otherwise the last one with this key."`
+	Payload bool     `env:"-" help:"Write the payload and nothing else, byte by byte, to a file or a pipe."`
+	JSON    bool     `env:"-" name:"json" help:"Print JSON."`
 }
 
 // Help is shown by `reactor jobs show --help`.
@@ -30,7 +30,7 @@ number of attempts, and how it ended.`
 
 func (c *jobsShow) Run(ctx context.Context, out cli.Output) error {
 	if (c.ID == nil) == (c.Key == "") {
-		return cli.Usage(errors.New("give the id of a job, or --key"))
+		return cli.Usage(errors.New("give the id of a job, or --key, and not both"))
 	}
 	if c.Payload && cli.IsTerminal(out.Stdout) {
 		return cli.Usage(errors.New("--payload writes bytes that may change the terminal: redirect it to a file or a pipe"))
@@ -41,7 +41,7 @@ func (c *jobsShow) Run(ctx context.Context, out cli.Output) error {
 		if c.ID != nil {
 			list, err = a.Show(ctx, *c.ID)
 		} else {
-			list, err = a.ShowKey(ctx, c.Key)
+			list, err = a.ShowKey(ctx, string(c.Key))
 		}
 		if err != nil {
 			return err
@@ -76,6 +76,7 @@ type detailJSON struct {
 	Shard         int               `json:"shard"`
 	ExpiresAt     string            `json:"expires_at,omitempty"`
 	ProcessedAt   string            `json:"processed_at,omitempty"`
+	OccurrenceAt  string            `json:"occurrence_at,omitempty"`
 	Claim         string            `json:"claim,omitempty"`
 	Partition     string            `json:"partition,omitempty"`
 	PayloadText   *string           `json:"payload,omitempty"`
@@ -108,7 +109,7 @@ type eventJSON struct {
 
 func detailJSONOf(d pgsource.JobDetail) detailJSON {
 	j := detailJSON{
-		jobJSON: jsonOf(d.Job), Shard: d.Shard, ExpiresAt: timeTextOf(d.ExpiresAt), ProcessedAt: timeTextOf(d.ProcessedAt), Claim: d.Claim, Partition: d.PartitionedOff,
+		jobJSON: jsonOf(d.Job), Shard: d.Shard, ExpiresAt: timeTextOf(d.ExpiresAt), ProcessedAt: timeTextOf(d.ProcessedAt), OccurrenceAt: timeTextOf(d.OccurrenceAt), Claim: d.Claim, Partition: d.PartitionedOff,
 		PayloadBytes: d.PayloadBytes, Truncated: int64(len(d.Payload)) < d.PayloadBytes, QoS: d.QoS, Retain: d.Retain,
 		ContentType: d.ContentType, ResponseTopic: d.ResponseTopic, Correlation: hex.EncodeToString(d.Correlation), Headers: d.Headers,
 	}
@@ -122,13 +123,21 @@ func detailJSONOf(d pgsource.JobDetail) detailJSON {
 		j.Flight = &flightJSON{f.Lane, f.Batch, f.Instance, timeText(f.ClaimedAt), f.QoS, f.Accepted}
 	}
 	for _, e := range d.History {
-		j.History = append(j.History, eventJSON{timeText(e.At), e.What})
+		j.History = append(j.History, eventJSON{exactText(e.Time()), e.What})
 	}
 	return j
 }
 
 // shownBytes is how much of a payload is printed.
 const shownBytes = 256
+
+// beginning is the beginning of a text, and how long all of it is if that is more.
+func beginning(text string) string {
+	if len(text) <= shownBytes {
+		return text
+	}
+	return fmt.Sprintf("%s… (the first %d of %s bytes)", strings.ToValidUTF8(text[:shownBytes], ""), shownBytes, thousands(int64(len(text))))
+}
 
 // payloadText is the beginning of a payload as a text, or in hexadecimal digits if it is binary.
 func payloadText(d pgsource.JobDetail) string {
@@ -137,7 +146,7 @@ func payloadText(d pgsource.JobDetail) string {
 	if d.Binary {
 		text = hex.EncodeToString(some)
 	} else {
-		text = visible(strings.ToValidUTF8(string(some), ""))
+		text = cli.Visible(strings.ToValidUTF8(string(some), ""))
 	}
 	if int64(len(some)) < d.PayloadBytes {
 		return fmt.Sprintf("%s… (the first %d of %s bytes)", text, len(some), thousands(d.PayloadBytes))
@@ -153,20 +162,23 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 		}
 	}
 	line("id", fmt.Sprint(d.ID))
-	line("state", visible(string(d.State)))
-	line("reason", visible(d.Reason))
+	line("state", cli.Visible(string(d.State)))
+	line("order", cli.Visible(waitsText(d.Job)))
+	line("reason", cli.Visible(d.Reason))
 	line("code", codeText(d.Code))
 	line("attempts", fmt.Sprint(d.Attempts))
 	line("next attempt", timeTextOf(d.RetryAt))
 	line("ended at", map[bool]string{true: timeTextOf(d.FailedAt)}[d.State != pgsource.JobBlocked])
-	line("fire_at", timeText(d.FireAt))
+	line("fire_at", exactText(d.FireTime()))
 	line("expires_at", timeTextOf(d.ExpiresAt))
 	line("processed_at", timeTextOf(d.ProcessedAt))
-	line("key", visible(d.Key))
+	line("key", cli.Visible(d.Key))
+	line("ordering_key", cli.Visible(d.OrderingKey))
 	if d.Schedule != 0 {
 		line("schedule", fmt.Sprint(d.Schedule))
+		line("occurrence_at", timeTextOf(d.OccurrenceAt))
 	}
-	line("topic", visible(d.Topic))
+	line("topic", cli.Visible(d.Topic))
 	line("payload", payloadText(d))
 	kind := "text"
 	if d.Binary {
@@ -179,19 +191,19 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	if d.Retain {
 		line("retain", "yes")
 	}
-	line("content_type", visible(d.ContentType))
-	line("response_topic", visible(d.ResponseTopic))
+	line("content_type", cli.Visible(d.ContentType))
+	line("response_topic", cli.Visible(d.ResponseTopic))
 	line("correlation_data", hex.EncodeToString(d.Correlation))
 	for _, name := range slices.Sorted(maps.Keys(d.Headers)) {
-		line("header", visible(name)+": "+visible(d.Headers[name]))
+		line("header", cli.Visible(name)+": "+cli.Visible(d.Headers[name]))
 	}
 	line("shard", fmt.Sprint(d.Shard))
-	line("partition", visible(d.PartitionedOff))
+	line("partition", cli.Visible(d.PartitionedOff))
 	line("claim", d.Claim)
 	if f := d.Flight; f != nil {
 		owner := "no instance at the moment, another one is about to take it over"
 		if f.Instance != "" {
-			owner = "instance " + visible(f.Instance)
+			owner = "instance " + cli.Visible(f.Instance)
 		}
 		line("in flight", fmt.Sprintf("lane %d of %s, batch %d, QoS %d", f.Lane, owner, f.Batch, f.QoS))
 		if f.Accepted {
@@ -203,7 +215,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	}
 	fmt.Fprintln(out.Stdout, "\nhistory")
 	for _, e := range d.History {
-		fmt.Fprintf(out.Stdout, "  %s  %s\n", timeText(e.At), visible(e.What))
+		fmt.Fprintf(out.Stdout, "  %s  %s\n", exactText(e.Time()), cli.Visible(e.What))
 	}
 	return nil
 }

@@ -9,46 +9,13 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// Topics, keys, payloads and the reasons of brokers are texts of anybody. On a terminal a control
-// character could change what was printed before, or send keys. So everything that does not print is
-// escaped, in tables and in JSON.
-
-// visible returns a text without characters that do not print.
-func visible(text string) string {
-	var b strings.Builder
-	for i := 0; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			quoted := strconv.QuoteRuneToASCII(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-		i += size
-	}
-	return b.String()
-}
-
-// short is visible, and at most so many characters long on a terminal.
-func short(text string, most int, terminal bool) string {
-	text = visible(text)
-	if runes := []rune(text); terminal && len(runes) > most {
-		return string(runes[:most-1]) + "…"
-	}
-	return text
-}
-
-// writeJSON writes a value on one line, or indented. What does not print is escaped: the encoder leaves
-// some of it as it is, such as U+009B, which begins a control sequence.
+// writeJSON writes a value on one line, or indented. What does not print is escaped, as in cli.Visible: the
+// encoder leaves some of it as it is, such as U+009B, which begins a control sequence.
 func writeJSON(w io.Writer, value any, indent bool) error {
 	var text strings.Builder
 	encoder := json.NewEncoder(&text)
@@ -75,10 +42,11 @@ func writeJSON(w io.Writer, value any, indent bool) error {
 	return err
 }
 
-// timeText is an instant in UTC, exact.
-func timeText(t driver.DBTime) string {
-	return t.Time().UTC().Format("2006-01-02T15:04:05.999999Z07:00")
-}
+// exactText is an instant in UTC. A year may have six digits, or be negative: that before the year 1 is 0.
+func exactText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.999999Z07:00") }
+
+// timeText is exactText; an instant later than the last DBTime is shown as that, which is in the year 294247.
+func timeText(t driver.DBTime) string { return exactText(t.Time()) }
 
 func timeTextOf(t *driver.DBTime) string {
 	if t == nil {
@@ -87,9 +55,9 @@ func timeTextOf(t *driver.DBTime) string {
 	return timeText(*t)
 }
 
-// timeShort is an instant in UTC for a table.
-func timeShort(t driver.DBTime) string {
-	return t.Time().UTC().Truncate(time.Millisecond).Format("2006-01-02T15:04:05.000Z07:00")
+// shortText is an instant in UTC for a table.
+func shortText(t time.Time) string {
+	return t.UTC().Truncate(time.Millisecond).Format("2006-01-02T15:04:05.000Z07:00")
 }
 
 // codeText is a reason code in words; "" for none.
@@ -110,4 +78,12 @@ func thousands(n int64) string {
 		digits = digits[:i] + "," + digits[i:]
 	}
 	return digits
+}
+
+// jobsText is a number of jobs.
+func jobsText(n int64) string {
+	if n == 1 {
+		return "1 job"
+	}
+	return thousands(n) + " jobs"
 }

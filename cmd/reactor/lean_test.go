@@ -16,13 +16,13 @@ const (
 	// maxProgramBytes is for the daemon as `make build` builds it.
 	maxProgramBytes = 20_000_000
 	// maxConsumerModules is for the whole module graph of a program that embeds the library.
-	maxConsumerModules = 41
+	maxConsumerModules = 42
 )
 
 // notInTheDaemon are prefixes of the import paths that belong to the lab, to tests or to tools.
 var notInTheDaemon = []string{
 	"github.com/job-publisher/reactor/lab", "github.com/job-publisher/reactor/internal/stack",
-	"github.com/job-publisher/reactor/internal/testkit", "github.com/job-publisher/reactor/internal/check",
+	"github.com/job-publisher/reactor/internal/testkit", "github.com/job-publisher/reactor/internal/otlptest", "github.com/job-publisher/reactor/internal/check",
 	"codeberg.org/", "gonum.org/", "github.com/mochi-mqtt/", "github.com/lib/pq", "github.com/fergusstrange/",
 	"github.com/nats-io/", "github.com/eclipse/paho.golang/paho", "honnef.co/", "mvdan.cc/", "go.uber.org/goleak",
 	"testing", "html/template", "text/template", "net/http/pprof",

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
@@ -70,7 +69,18 @@ func (c *migrateFeed) Run(ctx context.Context, out cli.Output) error {
 	if c.To != pgsource.FeedWAL && c.To != pgsource.FeedNotify {
 		return cli.Usage(fmt.Errorf("a deployment cannot be switched to %s: use wal or notify", c.To))
 	}
+	if err := checkPatience(c.Patience); err != nil {
+		return err
+	}
 	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, Names: c.names(), To: c.To, Patience: c.Patience})
+}
+
+// checkPatience refuses 0, too: the libraries would take it for their default.
+func checkPatience(patience time.Duration) error {
+	if patience < time.Millisecond {
+		return cli.Usage(fmt.Errorf("--patience is %v, must be 1ms at least", patience))
+	}
+	return nil
 }
 
 func changeFeed(ctx context.Context, out cli.Output, change pgsource.FeedSwitch) error {
@@ -80,7 +90,7 @@ func changeFeed(ctx context.Context, out cli.Output, change pgsource.FeedSwitch)
 
 type migrateDown struct {
 	databaseFlags
-	Yes bool `help:"Undo the first version, too: drops the table jobs with all jobs in it."`
+	Yes bool `env:"-" help:"Undo the first version, too: drops the table jobs with all jobs in it."`
 }
 
 func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
@@ -105,21 +115,41 @@ func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
 	return nil
 }
 
-type migrateStatus struct{ databaseFlags }
+type migrateStatus struct {
+	databaseFlags
+	JSON bool `env:"-" name:"json" help:"Print JSON: an object with the list versions."`
+}
+
+// versionJSON is a version of the schema in JSON.
+type versionJSON struct {
+	Version   int64  `json:"version"`
+	Name      string `json:"name"`
+	AppliedAt string `json:"applied_at,omitempty"` // not there: it is pending
+}
 
 func (c *migrateStatus) Run(ctx context.Context, out cli.Output) error {
 	states, err := pgsource.MigrateStatus(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VERSION\tNAME\tAPPLIED")
+	if c.JSON {
+		list := []versionJSON{}
+		for _, s := range states {
+			v := versionJSON{Version: s.Version, Name: s.Name}
+			if !s.AppliedAt.IsZero() {
+				v.AppliedAt = exactText(s.AppliedAt)
+			}
+			list = append(list, v)
+		}
+		return writeJSON(out.Stdout, map[string]any{"versions": list}, true)
+	}
+	var rows [][]string
 	for _, s := range states {
 		applied := "pending"
 		if !s.AppliedAt.IsZero() {
 			applied = s.AppliedAt.Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\n", s.Version, s.Name, applied)
+		rows = append(rows, []string{fmt.Sprint(s.Version), s.Name, applied})
 	}
-	return w.Flush()
+	return writeTable(out.Stdout, []column{{"VERSION", whole}, {"NAME", whole}, {"APPLIED", whole}}, rows)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -54,5 +55,44 @@ func TestMigrateWithoutTriggers(t *testing.T) {
 	p.Terminate(t)
 	if code := p.Wait(t, 30*time.Second); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestMigrateStatus: the versions that are applied and those that are not, in a table and in JSON.
+func TestMigrateStatus(t *testing.T) {
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	status := func() (table string, applied, pending int) {
+		t.Helper()
+		_, table = call(t, nil, "migrate", "status", "--database-url", database)
+		code, output := call(t, nil, "migrate", "status", "--json", "--database-url", database)
+		var answer struct {
+			Versions []struct {
+				Version   int
+				Name      string
+				AppliedAt *time.Time `json:"applied_at"`
+			}
+		}
+		if err := json.Unmarshal([]byte(output), &answer); err != nil || code != 0 {
+			t.Fatalf("ended with %d, %v:\n%s", code, err, output)
+		}
+		for i, v := range answer.Versions {
+			if v.Version != i+1 || v.Name == "" || !strings.Contains(table, v.Name) {
+				t.Errorf("version %d is %+v", i+1, v)
+			}
+			if v.AppliedAt == nil {
+				pending++
+			} else {
+				applied++
+			}
+		}
+		return table, applied, pending
+	}
+	if table, applied, pending := status(); applied < 6 || pending != 0 || strings.Contains(table, "pending") {
+		t.Errorf("%d applied, %d pending:\n%s", applied, pending, table)
+	}
+	exec(t, ctx, connect(t, ctx, database), "DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
+	if table, applied, pending := status(); applied != 0 || pending < 6 || strings.Count(table, "pending") != pending {
+		t.Errorf("%d applied, %d pending:\n%s", applied, pending, table)
 	}
 }

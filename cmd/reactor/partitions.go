@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
@@ -20,9 +18,9 @@ type partitionsCommand struct {
 
 type partitionsMaintain struct {
 	databaseFlags
-	PartitionsAhead  int           `name:"ahead" default:"${partitions_ahead}" help:"For how many intervals after the present one to make partitions."`
-	RetainPartitions time.Duration `name:"retain" default:"0s" help:"How long after its end to keep a partition whose jobs are all published, e.g. 720h; 0s keeps all."`
-	Patience         time.Duration `default:"1m" help:"How long to wait for transactions that hold locks on the table."`
+	PartitionsAhead  int           `env:"-" field:"PartitionsAhead" name:"ahead" default:"${partitions_ahead}" help:"For how many intervals after the present one to make partitions."`
+	RetainPartitions time.Duration `env:"-" field:"RetainPartitions" name:"retain" default:"0s" help:"How long after its end to keep a partition whose jobs are all published, e.g. 720h; 0s keeps all."`
+	Patience         time.Duration `env:"-" default:"1m" help:"How long to wait for transactions that hold locks on the table."`
 }
 
 // Help is shown by `reactor partitions maintain --help`.
@@ -32,6 +30,9 @@ func (*partitionsMaintain) Help() string {
 }
 
 func (c *partitionsMaintain) Run(ctx context.Context, out cli.Output) error {
+	if err := checkPatience(c.Patience); err != nil {
+		return err
+	}
 	changes := 0
 	err := pgsource.Partitions{
 		DatabaseURL: c.DatabaseURL, Names: c.names(), Ahead: c.PartitionsAhead, Retain: c.RetainPartitions, Patience: c.Patience,
@@ -48,7 +49,7 @@ func (c *partitionsMaintain) Run(ctx context.Context, out cli.Output) error {
 
 type partitionsConvert struct {
 	databaseFlags
-	Interval time.Duration `default:"24h" help:"The range of a partition, in UTC: an hour to a year."`
+	Interval time.Duration `env:"-" default:"24h" help:"The range of a partition, in UTC: an hour to a year."`
 }
 
 // Help is shown by `reactor partitions convert --help`.
@@ -59,8 +60,8 @@ afterwards. sql/partitions.sql says what changes, and what is refused.`
 }
 
 func (c *partitionsConvert) Run(ctx context.Context, out cli.Output) error {
-	if c.Interval <= 0 {
-		return cli.Usage(errors.New("--interval must be an hour to a year"))
+	if c.Interval < time.Hour || c.Interval > 366*24*time.Hour || c.Interval%time.Minute != 0 {
+		return cli.Usage(fmt.Errorf("--interval is %v, must be 1h to 8784h, in whole minutes", c.Interval))
 	}
 	if err := pgsource.ConvertToPartitions(ctx, c.DatabaseURL, c.Interval, c.names()); err != nil {
 		return err
@@ -72,15 +73,41 @@ func (c *partitionsConvert) Run(ctx context.Context, out cli.Output) error {
 	return err
 }
 
-type partitionsStatus struct{ databaseFlags }
+type partitionsStatus struct {
+	databaseFlags
+	JSON bool `env:"-" name:"json" help:"Print JSON: an object with interval and the list partitions."`
+}
+
+// partitionJSON is a partition in JSON.
+type partitionJSON struct {
+	Name    string `json:"name"`
+	From    string `json:"from,omitempty"` // not there: it is the default partition
+	To      string `json:"to,omitempty"`
+	Default bool   `json:"default,omitempty"`
+	Bytes   int64  `json:"bytes"`
+	Waiting bool   `json:"jobs_waiting"`
+}
 
 func (c *partitionsStatus) Run(ctx context.Context, out cli.Output) error {
 	list, interval, err := pgsource.ListPartitions(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PARTITION\tFROM\tTO\tMB\tJOBS WAITING")
+	if c.JSON {
+		answer := struct {
+			Interval   string          `json:"interval"`
+			Partitions []partitionJSON `json:"partitions"`
+		}{interval.String(), []partitionJSON{}}
+		for _, p := range list {
+			j := partitionJSON{Name: p.Name, Default: p.Default, Bytes: p.Bytes, Waiting: p.Waiting}
+			if !p.Default {
+				j.From, j.To = timeText(p.From), timeText(p.To)
+			}
+			answer.Partitions = append(answer.Partitions, j)
+		}
+		return writeJSON(out.Stdout, answer, true)
+	}
+	var rows [][]string
 	for _, p := range list {
 		from, to, waiting := "", "", "no"
 		if !p.Default {
@@ -89,9 +116,9 @@ func (c *partitionsStatus) Run(ctx context.Context, out cli.Output) error {
 		if p.Waiting {
 			waiting = "yes"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", p.Name, from, to, p.Bytes>>20, waiting)
+		rows = append(rows, []string{p.Name, from, to, fmt.Sprint(p.Bytes >> 20), waiting})
 	}
-	if err := w.Flush(); err != nil {
+	if err := writeTable(out.Stdout, []column{{"PARTITION", inTheHalf}, {"FROM", whole}, {"TO", whole}, {"MB", whole}, {"JOBS WAITING", whole}}, rows); err != nil {
 		return err
 	}
 	fmt.Fprintf(out.Stdout, "each partition is made for %v\n", interval)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,27 @@ func TestPartitionsCommand(t *testing.T) {
 		t.Errorf("status: %s", said)
 	}
 	run(2, "convert", "--interval", "0s")
+	var status struct {
+		Interval   string
+		Partitions []struct {
+			Name, From, To string
+			Default        bool
+			Bytes          int64
+			Waiting        *bool `json:"jobs_waiting"`
+		}
+	}
+	if err := json.Unmarshal([]byte(run(0, "status", "--json")), &status); err != nil {
+		t.Fatal(err)
+	}
+	last := len(status.Partitions) - 1
+	if last != 12 || status.Interval != "24h0m0s" || !status.Partitions[last].Default || status.Partitions[last].From != "" || status.Partitions[last].Name != "public.jobs_default" {
+		t.Errorf("status in JSON: %+v", status)
+	}
+	for i, p := range status.Partitions[:last] {
+		if p.Waiting == nil || *p.Waiting || p.Bytes == 0 || p.From == "" || i > 0 && p.From != status.Partitions[i-1].To {
+			t.Errorf("a partition in JSON: %+v", p)
+		}
+	}
 
 	sub := subscribe(t, ctx, broker, "part/#")
 	p := start(t, database, broker, "--retain-partitions", "24h")

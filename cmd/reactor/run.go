@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"runtime/pprof"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/otlp"
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
@@ -63,6 +66,7 @@ type runCommand struct {
 	Grace         time.Duration `default:"${grace}" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: it does not wait."`
 
 	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
+	Trace      bool   `group:"Monitoring" help:"Make an OpenTelemetry span of each job whose header traceparent is sampled, and export it by OTLP over HTTP. The variables of OpenTelemetry say where to (OTEL_EXPORTER_OTLP_ENDPOINT), and whether other jobs get spans (OTEL_TRACES_SAMPLER)."`
 	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
 	cli.LoggingFlags
 }
@@ -96,7 +100,14 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	for _, name := range out.UnknownVariables {
 		log.Warn("an environment variable begins like a setting of reactor and is none; it is ignored", "variable", name)
 	}
-	r, err := c.build(log)
+	if most := int64(math.MaxInt64 >> 20); c.MaxFeedWAL > most {
+		return cli.Usage(fmt.Errorf("--max-feed-wal is %d, must be at most %d", c.MaxFeedWAL, most))
+	}
+	tracer, err := c.newTracer(log)
+	if err != nil {
+		return cli.Usage(err)
+	}
+	r, err := c.build(log, tracer)
 	if err != nil {
 		return cli.Usage(err)
 	}
@@ -123,10 +134,15 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 		}
 		defer end()
 	}
+	var metrics []prometheus.Collector
+	if tracer != nil {
+		defer export(ctx, tracer)()
+		metrics = append(metrics, spanCollector{tracer})
+	}
 	if listener == nil {
 		return r.Run(ctx)
 	}
-	return serveWhile(ctx, listener, r, log)
+	return serveWhile(ctx, listener, r, log, metrics...)
 }
 
 // profileCPU writes a CPU profile until end is called.
@@ -145,7 +161,7 @@ func profileCPU(name string) (end func(), err error) {
 }
 
 // build makes the instance from the flags; its errors are about flags.
-func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
+func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
 		DatabaseURL: c.DatabaseURL, Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections),
 		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Retain: c.Retain, Logger: log,
@@ -163,12 +179,16 @@ func (c *runCommand) build(log *slog.Logger) (*reactor.Reactor, error) {
 	if c.Grace < 0 {
 		grace = min(c.Grace, 2*reactor.NoGrace) // not NoGrace, so that reactor.New refuses it
 	}
-	return reactor.New(source, sink, reactor.Config{
+	core := reactor.Config{
 		Delivery: c.Delivery, Stage: c.Stage, OnSessionLoss: c.OnSessionLoss, MaxLateness: c.MaxLateness, CatchUpRate: c.CatchUpRate,
 		JobsPerRead: cli.Given(c.JobsPerRead), LoopFrequency: cli.Given(c.LoopFrequency),
 		ConsumerCount: c.ConsumerCount, ConsumerIndex: c.ConsumerIndex, MaxReads: c.MaxReads,
 		Lanes: cli.Given(c.Lanes), MaxPending: cli.Given(c.MaxPending), Grace: grace, Logger: log,
-	})
+	}
+	if tracer != nil { // a nil *Tracer in the interface would not be nil
+		core.Tracer = tracer
+	}
+	return reactor.New(source, sink, core)
 }
 
 // stopped returns nil instead of an error that is only the result of a stop signal.

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -34,16 +31,7 @@ type schedulesCommand struct {
 type scheduleFlags struct {
 	databaseFlags
 	Schedule string `arg:"" name:"name" help:"The name of the schedule."`
-	JSON     bool   `name:"json" help:"Print JSON."`
-}
-
-// printJSON writes a value as one line of JSON.
-func printJSON(w io.Writer, value any) error {
-	text, err := json.Marshal(value)
-	if err == nil {
-		_, err = fmt.Fprintf(w, "%s\n", text)
-	}
-	return err
+	JSON     bool   `env:"-" name:"json" help:"Print JSON."`
 }
 
 // done reports a change, as a sentence or as JSON.
@@ -52,57 +40,58 @@ func (c *scheduleFlags) done(out cli.Output, what string, err error) error {
 	case err != nil:
 		return err
 	case c.JSON:
-		return printJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "outcome": what})
+		return writeJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "outcome": what}, false)
 	}
-	_, err = fmt.Fprintf(out.Stdout, "%s %s\n", what, c.Schedule)
+	_, err = fmt.Fprintf(out.Stdout, "%s %s\n", what, cli.Visible(c.Schedule))
 	return err
 }
 
 // scheduleView is a schedule in JSON. Its fields have the names of the columns of reactor.schedules; the
 // durations are written like those of flags.
 type scheduleView struct {
-	Name          string            `json:"name"`
-	Cron          string            `json:"cron,omitempty"`
-	Every         string            `json:"every,omitempty"`
-	Zone          string            `json:"zone"`
-	StartAt       *time.Time        `json:"start_at"`
-	EndAt         *time.Time        `json:"end_at"`
-	Jitter        string            `json:"jitter"`
-	Paused        bool              `json:"paused"`
-	Overlap       string            `json:"overlap"`
-	CatchUp       schedule.CatchUp  `json:"catch_up"`
-	CatchUpWindow string            `json:"catch_up_window"`
-	MaxLateness   string            `json:"max_lateness,omitempty"`
-	Topic         string            `json:"topic"`
-	Payload       string            `json:"payload"`
-	PayloadBytes  []byte            `json:"payload_bytes,omitempty"` // base64
-	QoS           *int              `json:"qos"`
-	Retain        bool              `json:"retain"`
-	ContentType   string            `json:"content_type,omitempty"`
-	ResponseTopic string            `json:"response_topic,omitempty"`
-	Correlation   []byte            `json:"correlation_data,omitempty"` // base64
-	Headers       map[string]string `json:"headers,omitempty"`
-	OrderingKey   string            `json:"ordering_key,omitempty"`
-	Problem       string            `json:"problem,omitempty"`
-	LastAt        *time.Time        `json:"last_at"`
-	NextAt        *time.Time        `json:"next_at"`
-	Overlapped    int64             `json:"overlapped"`
-	CreatedAt     time.Time         `json:"created_at"`
+	Name          string                 `json:"name"`
+	Cron          string                 `json:"cron,omitempty"`
+	Every         string                 `json:"every,omitempty"`
+	Zone          string                 `json:"zone"`
+	StartAt       *string                `json:"start_at"`
+	EndAt         *string                `json:"end_at"`
+	Jitter        string                 `json:"jitter"`
+	Paused        bool                   `json:"paused"`
+	Overlap       string                 `json:"overlap"`
+	CatchUp       schedule.CatchUp       `json:"catch_up"`
+	CatchUpWindow string                 `json:"catch_up_window"`
+	MaxLateness   string                 `json:"max_lateness,omitempty"`
+	Topic         string                 `json:"topic"`
+	Payload       string                 `json:"payload"`
+	PayloadBytes  []byte                 `json:"payload_bytes,omitempty"` // base64
+	QoS           *int                   `json:"qos"`
+	Retain        bool                   `json:"retain"`
+	ContentType   string                 `json:"content_type,omitempty"`
+	ResponseTopic string                 `json:"response_topic,omitempty"`
+	Correlation   []byte                 `json:"correlation_data,omitempty"` // base64
+	Headers       map[string]string      `json:"headers,omitempty"`
+	OrderingKey   string                 `json:"ordering_key,omitempty"`
+	State         pgsource.ScheduleState `json:"state"`
+	Problem       string                 `json:"problem,omitempty"`
+	LastAt        *string                `json:"last_at"`
+	NextAt        *string                `json:"next_at"`
+	Overlapped    int64                  `json:"overlapped"`
+	CreatedAt     string                 `json:"created_at"`
 }
 
 func viewOf(s pgsource.Schedule) scheduleView {
-	optional := func(t time.Time) *time.Time {
+	optional := func(t time.Time) *string {
 		if t.IsZero() {
 			return nil
 		}
-		t = t.UTC()
-		return &t
+		text := exactText(t) // package json refuses years of more than four digits
+		return &text
 	}
 	v := scheduleView{
 		Name: s.Name, Cron: s.Cron, Zone: s.Zone, StartAt: optional(s.StartAt), EndAt: optional(s.EndAt), Jitter: s.Jitter.String(), Paused: s.Paused,
 		Overlap: s.Overlap, CatchUp: s.CatchUp, CatchUpWindow: s.CatchUpWindow.String(), Topic: s.Message.Topic, Payload: s.Message.Payload, PayloadBytes: s.Message.PayloadBytes,
 		QoS: s.Message.QoS, Retain: s.Message.Retain, ContentType: s.Message.ContentType, ResponseTopic: s.Message.ResponseTopic, Correlation: s.Message.CorrelationData, Headers: s.Message.Headers, OrderingKey: s.Message.OrderingKey,
-		Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: s.CreatedAt.UTC(),
+		State: s.State, Problem: s.Problem, LastAt: optional(s.LastAt), NextAt: optional(s.NextAt), Overlapped: s.Overlapped, CreatedAt: exactText(s.CreatedAt),
 	}
 	if s.Every > 0 {
 		v.Every = s.Every.String()
@@ -123,15 +112,10 @@ func recurs(s pgsource.Schedule) string {
 
 // state is what a person wants to know first.
 func state(s pgsource.Schedule) string {
-	switch {
-	case s.Paused:
-		return "paused"
-	case s.Problem != "":
+	if s.State == pgsource.ScheduleProblem {
 		return "problem: " + s.Problem
-	case s.NextAt.IsZero() && !s.LastAt.IsZero():
-		return "ended"
 	}
-	return "active"
+	return string(s.State)
 }
 
 // moment is a time in the zone of a schedule; "-" for none.
@@ -145,42 +129,6 @@ func moment(t time.Time, zone string) string {
 	return t.Format(time.RFC3339)
 }
 
-type schedulesList struct {
-	databaseFlags
-	JSON bool `name:"json" help:"Print JSON, a line for each schedule."`
-}
-
-func (c *schedulesList) Run(ctx context.Context, out cli.Output) error {
-	list, err := pgsource.ListSchedules(ctx, c.DatabaseURL, c.names())
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		for _, s := range list {
-			if err := printJSON(out.Stdout, viewOf(s)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tRECURS\tZONE\tTOPIC\tLAST\tNEXT\tSTATE")
-	for _, s := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, recurs(s), s.Zone, printable(s.Message.Topic), moment(s.LastAt, s.Zone), moment(s.NextAt, s.Zone), state(s))
-	}
-	return w.Flush()
-}
-
-// printable shortens a text to a part of a line of a terminal.
-func printable(text string) string {
-	quoted := fmt.Sprintf("%q", text)
-	quoted = quoted[1 : len(quoted)-1]
-	if runes := []rune(quoted); len(runes) > 60 {
-		quoted = string(runes[:59]) + "…"
-	}
-	return quoted
-}
-
 type schedulesShow struct{ scheduleFlags }
 
 func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
@@ -189,10 +137,10 @@ func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
 	case err != nil:
 		return err
 	case c.JSON:
-		return printJSON(out.Stdout, viewOf(s))
+		return writeJSON(out.Stdout, viewOf(s), false)
 	}
 	w := tabwriter.NewWriter(out.Stdout, 0, 0, 2, ' ', 0)
-	line := func(name string, value any) { fmt.Fprintf(w, "%s\t%v\n", name, value) }
+	line := func(name string, value any) { fmt.Fprintf(w, "%s\t%s\n", name, cli.Visible(fmt.Sprint(value))) }
 	line("name", s.Name)
 	line("state", state(s))
 	line("recurs", recurs(s))
@@ -203,8 +151,8 @@ func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
 	line("overlap", s.Overlap)
 	line("catch up", fmt.Sprintf("%s (window %v)", s.CatchUp, s.CatchUpWindow))
 	line("max lateness", orNone(s.MaxLateness > 0, s.MaxLateness))
-	line("topic", printable(s.Message.Topic))
-	line("payload", printable(s.Message.Payload))
+	line("topic", s.Message.Topic)
+	line("payload", beginning(s.Message.Payload))
 	line("binary payload", orNone(s.Message.PayloadBytes != nil, fmt.Sprintf("%d bytes", len(s.Message.PayloadBytes))))
 	qos := "that of the deployment"
 	if s.Message.QoS != nil {
@@ -217,7 +165,7 @@ func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
 	line("correlation data", orNone(s.Message.CorrelationData != nil, fmt.Sprintf("%d bytes", len(s.Message.CorrelationData))))
 	line("ordering key", orNone(s.Message.OrderingKey != "", s.Message.OrderingKey))
 	for _, name := range slices.Sorted(maps.Keys(s.Message.Headers)) {
-		line("header", printable(name+"="+s.Message.Headers[name]))
+		line("header", name+"="+s.Message.Headers[name])
 	}
 	line("last", moment(s.LastAt, s.Zone))
 	line("next to be made", moment(s.NextAt, s.Zone))
@@ -235,7 +183,7 @@ func orNone(given bool, value any) any {
 
 type schedulesNext struct {
 	scheduleFlags
-	Occurrences int `short:"n" default:"10" help:"How many."`
+	Occurrences int `env:"-" short:"n" default:"10" help:"How many."`
 }
 
 // Help is shown by `reactor schedules next --help`.
@@ -246,7 +194,7 @@ column says when the job fires. A paused schedule is shown as if it were not.`
 
 func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
 	if c.Occurrences < 1 || c.Occurrences > 100_000 {
-		return cli.Usage(errors.New("--occurrences must be 1 to 100000"))
+		return cli.Usage(fmt.Errorf("--occurrences is %d, must be 1 to 100000", c.Occurrences))
 	}
 	list, zone, err := pgsource.NextOccurrences(ctx, c.DatabaseURL, c.Schedule, c.Occurrences, c.names())
 	if err != nil {
@@ -256,7 +204,7 @@ func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
 		at, fire := o.At.In(zone).Format(time.RFC3339Nano), o.Fire.In(zone).Format(time.RFC3339Nano)
 		switch {
 		case c.JSON:
-			err = printJSON(out.Stdout, map[string]string{"occurrence_at": at, "fire_at": fire})
+			err = writeJSON(out.Stdout, map[string]string{"occurrence_at": at, "fire_at": fire}, false)
 		case o.At.Equal(o.Fire):
 			_, err = fmt.Fprintln(out.Stdout, at)
 		default:
@@ -274,56 +222,59 @@ func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
 
 type schedulesAdd struct {
 	scheduleFlags
-	Cron          string            `xor:"recurs" required:"" group:"Time" help:"A cron expression of five fields, or six with seconds in front, e.g. '30 2 * * MON-FRI'."`
-	Every         time.Duration     `xor:"recurs" required:"" group:"Time" help:"An interval instead, e.g. 90s or 24h."`
-	Zone          string            `default:"UTC" group:"Time" help:"The zone of the expression, e.g. Europe/Berlin (default ${default})."`
-	Start         string            `group:"Time" placeholder:"TIME" help:"The earliest occurrence, e.g. 2026-12-01T00:00:00Z. An interval is counted from there."`
-	End           string            `group:"Time" placeholder:"TIME" help:"No occurrence from then on."`
-	Jitter        time.Duration     `default:"0s" group:"Time" help:"Fire each occurrence up to this much later."`
-	Paused        bool              `group:"Time" help:"Add it paused."`
-	Overlap       string            `enum:"allow,skip" default:"allow" group:"Time" help:"An occurrence while a job of an earlier one waits: allow or skip."`
-	CatchUp       string            `enum:"skip,once,all" default:"once" group:"Time" help:"Occurrences that were missed while no instance ran: skip, once (the latest) or all."`
-	CatchUpWindow time.Duration     `default:"24h" group:"Time" help:"With all: how far back."`
-	MaxLateness   time.Duration     `default:"0s" group:"Time" help:"A job that is later than this is not published; 0s: however late."`
-	Topic         string            `required:"" group:"Message" help:"The MQTT topic."`
-	Payload       string            `group:"Message" help:"The message. {{fire_at}}, {{fire_at_unix}} and {{schedule}} are replaced here, in the topic and in headers."`
-	QoS           *int              `name:"qos" group:"Message" help:"The QoS of the message, 0 to 2; that of the deployment if not given."`
-	Retain        bool              `group:"Message" help:"The broker keeps the message for later subscribers."`
-	ContentType   string            `group:"Message" help:"The message's content type."`
-	OrderingKey   string            `group:"Message" help:"Jobs with the same one are published one after the other, in the order of their times."`
-	ResponseTopic string            `group:"Message" help:"The message's response topic."`
-	Header        map[string]string `group:"Message" placeholder:"NAME=VALUE" help:"A user property; several of them are separated by ';'."`
+	Cron          nonEmpty          `env:"-" xor:"recurs" required:"" group:"Time" placeholder:"EXPRESSION" help:"A cron expression of five fields, or six with seconds in front, e.g. '30 2 * * MON-FRI'."`
+	Every         time.Duration     `env:"-" xor:"recurs" required:"" group:"Time" help:"An interval instead, e.g. 90s or 24h."`
+	Zone          nonEmpty          `env:"-" default:"UTC" group:"Time" placeholder:"ZONE" help:"The zone of the expression, e.g. Europe/Berlin (default ${default})."`
+	Start         exactTime         `env:"-" group:"Time" placeholder:"TIME" help:"The earliest occurrence, e.g. 2026-12-01T00:00:00Z. An interval is counted from there."`
+	End           exactTime         `env:"-" group:"Time" placeholder:"TIME" help:"No occurrence from then on."`
+	Jitter        time.Duration     `env:"-" default:"0s" group:"Time" help:"Fire each occurrence up to this much later."`
+	Paused        bool              `env:"-" group:"Time" help:"Add it paused."`
+	Overlap       string            `env:"-" enum:"allow,skip" default:"allow" group:"Time" help:"An occurrence while a job of an earlier one waits: allow or skip."`
+	CatchUp       string            `env:"-" enum:"skip,once,all" default:"once" group:"Time" help:"Occurrences that were missed while no instance ran: skip, once (the latest) or all."`
+	CatchUpWindow time.Duration     `env:"-" default:"24h" group:"Time" help:"With all: how far back."`
+	MaxLateness   time.Duration     `env:"-" default:"0s" group:"Time" help:"A job that is later than this is not published; 0s: however late."`
+	Topic         nonEmpty          `env:"-" required:"" group:"Message" placeholder:"TOPIC" help:"The MQTT topic."`
+	Payload       string            `env:"-" group:"Message" help:"The message. {{fire_at}}, {{fire_at_unix}} and {{schedule}} are replaced here, in the topic and in headers."`
+	QoS           *int              `env:"-" name:"qos" group:"Message" help:"The QoS of the message, 0 to 2; that of the deployment if not given."`
+	Retain        bool              `env:"-" group:"Message" help:"The broker keeps the message for later subscribers."`
+	ContentType   nonEmpty          `env:"-" group:"Message" placeholder:"TYPE" help:"The message's content type."`
+	OrderingKey   nonEmpty          `env:"-" group:"Message" placeholder:"KEY" help:"Jobs with the same one are published one after the other, in the order of their times."`
+	ResponseTopic nonEmpty          `env:"-" group:"Message" placeholder:"TOPIC" help:"The message's response topic."`
+	Header        map[string]string `env:"-" group:"Message" placeholder:"NAME=VALUE" help:"A user property; several of them are separated by ';'."`
 }
 
 func (c *schedulesAdd) Run(ctx context.Context, out cli.Output) error {
-	s := pgsource.Schedule{
-		Name: c.Schedule, Cron: c.Cron, Every: c.Every, Zone: c.Zone, Jitter: c.Jitter, Paused: c.Paused, Overlap: c.Overlap,
-		CatchUp: schedule.CatchUp(c.CatchUp), CatchUpWindow: c.CatchUpWindow, MaxLateness: c.MaxLateness,
-		Message: pgsource.ScheduleMessage{Topic: c.Topic, Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: c.ContentType, ResponseTopic: c.ResponseTopic, Headers: c.Header, OrderingKey: c.OrderingKey},
+	if err := c.check(); err != nil {
+		return cli.Usage(err)
 	}
-	for _, bound := range []struct {
-		flag, text string
-		into       *time.Time
-	}{{"--start", c.Start, &s.StartAt}, {"--end", c.End, &s.EndAt}} {
-		if bound.text == "" {
-			continue
-		}
-		at, err := timeFlag(bound.flag, bound.text)
-		if err != nil {
-			return err
-		}
-		*bound.into = at
+	s := pgsource.Schedule{
+		Name: c.Schedule, Cron: string(c.Cron), Every: c.Every, Zone: string(c.Zone), StartAt: c.Start.Time, EndAt: c.End.Time, Jitter: c.Jitter, Paused: c.Paused, Overlap: c.Overlap,
+		CatchUp: schedule.CatchUp(c.CatchUp), CatchUpWindow: c.CatchUpWindow, MaxLateness: c.MaxLateness,
+		Message: pgsource.ScheduleMessage{Topic: string(c.Topic), Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: string(c.ContentType), ResponseTopic: string(c.ResponseTopic), Headers: c.Header, OrderingKey: string(c.OrderingKey)},
 	}
 	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s, c.names()))
 }
 
-// timeFlag reads a time that is given with its offset.
-func timeFlag(flag, text string) (time.Time, error) {
-	at, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(text))
-	if err != nil {
-		return at, cli.Usage(fmt.Errorf("%s is %q, must be a time with its offset, such as 2026-12-01T08:30:00Z or 2026-12-01T08:30:00+01:00", flag, text))
+// check says in terms of the flags what the table would refuse.
+func (c *schedulesAdd) check() error {
+	const day, year = 24 * time.Hour, 366 * 24 * time.Hour
+	switch {
+	case c.Cron == "" && (c.Every < time.Second || c.Every > year || c.Every%time.Second != 0):
+		return fmt.Errorf("--every is %v, must be 1s to 8784h, in whole seconds", c.Every)
+	case c.Jitter < 0 || c.Jitter > day:
+		return fmt.Errorf("--jitter is %v, must be 0s to 24h", c.Jitter)
+	case c.CatchUpWindow < time.Second || c.CatchUpWindow > 31*day:
+		return fmt.Errorf("--catch-up-window is %v, must be 1s to 744h", c.CatchUpWindow)
+	case c.MaxLateness != 0 && (c.MaxLateness < time.Second || c.MaxLateness > year):
+		return fmt.Errorf("--max-lateness is %v, must be 1s to 8784h, or 0s: however late", c.MaxLateness)
+	case c.QoS != nil && (*c.QoS < 0 || *c.QoS > 2):
+		return fmt.Errorf("--qos is %d, must be 0, 1 or 2", *c.QoS)
+	case c.QoS != nil && *c.QoS == 0 && c.OrderingKey != "":
+		return errors.New("--qos is 0, must be 1 or 2 with --ordering-key: nothing tells when a broker has a message of QoS 0")
+	case !c.Start.IsZero() && !c.End.IsZero() && !c.Start.Before(c.End.Time):
+		return errors.New("--start must be before --end")
 	}
-	return at, nil
+	return nil
 }
 
 type schedulesPause struct{ scheduleFlags }
@@ -352,16 +303,17 @@ func (c *schedulesRun) Run(ctx context.Context, out cli.Output) error {
 	case err != nil:
 		return err
 	case c.JSON:
-		return printJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "job_id": id})
+		return writeJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "job_id": id}, false)
 	}
-	_, err = fmt.Fprintf(out.Stdout, "job %d of %s is due now\n", id, c.Schedule)
+	_, err = fmt.Fprintf(out.Stdout, "job %d of %s is due now\n", id, cli.Visible(c.Schedule))
 	return err
 }
 
 type schedulesBackfill struct {
 	scheduleFlags
-	From string `required:"" placeholder:"TIME" help:"The beginning of the range, e.g. 2026-12-01T00:00:00Z."`
-	To   string `required:"" placeholder:"TIME" help:"Its end, which is not included."`
+	From jobTime `env:"-" required:"" placeholder:"TIME" help:"The beginning of the range, e.g. 2026-11-01T00:00:00Z or -7d."`
+	To   jobTime `env:"-" required:"" placeholder:"TIME" help:"Its end, which is not included, e.g. -1d or now."`
+	Yes  bool    `env:"-" help:"Do not ask before several jobs are made."`
 }
 
 // Help is shown by `reactor schedules backfill --help`.
@@ -371,24 +323,32 @@ there is a job in the table is not made again, so a range can be backfilled twic
 }
 
 func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
-	from, err := timeFlag("--from", c.From)
+	now, err := pgsource.DatabaseTime(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}
-	to, err := timeFlag("--to", c.To)
-	if err != nil {
-		return err
-	}
+	from, to := c.From.at(now).Time(), c.To.at(now).Time()
 	if !from.Before(to) {
 		return cli.Usage(errors.New("--from must be before --to"))
+	}
+	if !c.Yes {
+		jobs, err := pgsource.CountBackfill(ctx, c.DatabaseURL, c.Schedule, from, to, c.names())
+		if err != nil {
+			return err
+		}
+		if jobs > 1 {
+			if err := confirm(ctx, out, fmt.Sprintf("make %s of %s that are due now", jobsText(int64(jobs)), cli.Visible(c.Schedule)), false); err != nil {
+				return err
+			}
+		}
 	}
 	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to, c.names())
 	switch {
 	case err != nil:
 		return err
 	case c.JSON:
-		return printJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "jobs": made})
+		return writeJSON(out.Stdout, map[string]any{"schedule": c.Schedule, "jobs": made}, false)
 	}
-	_, err = fmt.Fprintf(out.Stdout, "%d jobs of %s are due now\n", made, c.Schedule)
+	_, err = fmt.Fprintf(out.Stdout, "%d jobs of %s are due now\n", made, cli.Visible(c.Schedule))
 	return err
 }

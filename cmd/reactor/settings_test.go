@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ func settings(t *testing.T, environ []string, args ...string) (*commands, *cli.E
 func TestVariables(t *testing.T) {
 	c, env, _, err := settings(t, []string{
 		"REACTOR_DATABASE_URL=\tpostgres://db/app \r\n", "REACTOR_MQTT_URL=mqtt://variable", "REACTOR_MQTT_PASSWORD= secret \r\n",
-		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_DELIVERY=at-most-once",
+		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_TRACE=true", "REACTOR_DELIVERY=at-most-once",
 		"REACTOR_JOBS=many", // a setting of reactor-lab
 	}, "run", "--mqtt-url", "mqtt://flag\n", "--max-reads", "0")
 	if err != nil {
@@ -45,6 +46,7 @@ func TestVariables(t *testing.T) {
 		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, MaxFeedWAL: 4096, PartitionsAhead: 7, DatabaseConnections: 6, Migrate: false,
 		MQTTURL: "mqtt://flag", MQTTPassword: " secret ", Lanes: 3, Delivery: reactor.AtMostOnce,
 		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
+		Trace:        true,
 		LoggingFlags: cli.LoggingFlags{LogFormat: "auto"},
 	}
 	if c.Run != want {
@@ -114,6 +116,50 @@ func TestNoFlagLooksLikeAnother(t *testing.T) {
 		if len(others) > 0 || typo != nil {
 			t.Errorf("--%s is a stranger: %v, %v", name, others, typo)
 		}
+	}
+}
+
+// TestNoVariableMeansTwoThings: flags of several commands that share a variable are the same flag. And beside the
+// settings of instances only these have one: what a single command does must not depend on a variable that
+// somebody has set for an instance, or has forgotten.
+func TestNoVariableMeansTwoThings(t *testing.T) {
+	_, _, parser, err := settings(t, nil, "version")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type meaning struct{ command, help, typ, standard string }
+	first := map[string]meaning{}
+	outside := map[string]bool{}
+	var walk func(*kong.Node)
+	walk = func(node *kong.Node) {
+		for _, flag := range node.Flags {
+			if flag.Name == "help" || slices.Contains(flag.Tag.Envs, "-") {
+				continue
+			}
+			if node.FullPath() != "reactor run" {
+				outside[flag.Name] = true
+			}
+			this := meaning{node.FullPath(), flag.Help, flag.Target.Type().String(), flag.Default}
+			other, ok := first[flag.Name]
+			if !ok {
+				first[flag.Name] = this
+				continue
+			}
+			this.command, other.command = "", ""
+			if this != other {
+				t.Errorf("%s means one thing for %s and another for %s: %+v, %+v", cli.VariableOf(flag.Name), first[flag.Name].command, node.FullPath(), other, this)
+			}
+		}
+		for _, child := range node.Children {
+			walk(child)
+		}
+	}
+	walk(parser.Model.Node)
+	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-url", "patience", "without-triggers"}; !slices.Equal(got, want) {
+		t.Errorf("flags with a variable beside those of reactor run: %v, want %v", got, want)
+	}
+	if len(first) < 20 {
+		t.Errorf("%d flags have a variable: the walk is probably broken", len(first))
 	}
 }
 

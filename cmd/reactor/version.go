@@ -11,15 +11,23 @@ import (
 // version is set by the linker for releases.
 var version = ""
 
+// versionName is the version, or "" if nothing says it.
+func versionName() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return ""
+}
+
 // versionCommand is `reactor version`.
 type versionCommand struct{}
 
 func (*versionCommand) Run(out cli.Output) error {
-	v, commit := version, ""
+	v, commit := versionName(), ""
 	if info, ok := debug.ReadBuildInfo(); ok {
-		if v == "" {
-			v = info.Main.Version
-		}
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				commit = ", commit " + s.Value

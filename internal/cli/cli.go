@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -65,7 +67,7 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) (code int) {
 	if err != nil {
 		panic(err) // the definition of the command line is invalid
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(joinNegative(args, parser.Model.Node))
 	var unknown []string
 	if p.Strict {
 		var typo error
@@ -102,6 +104,7 @@ func (p Program) Parser(env *Environment, options ...kong.Option) (*kong.Kong, e
 		kong.Description(p.Description),
 		kong.Resolvers(env),
 		kong.NamedMapper("url", kong.MapperFunc(trimmed)),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.ValueFormatter(helpWithEnv),
 	})...)
@@ -120,9 +123,9 @@ func hasSettings(parsed *kong.Context) bool {
 	return slices.ContainsFunc(parsed.Flags(), func(flag *kong.Flag) bool { return flag.Name != "help" })
 }
 
-// oneLine returns the text of an error on a single line, in terms of the flags.
+// oneLine returns the text of an error on a single line, in terms of the flags, as a terminal may show it.
 func oneLine(err error) string {
-	return InFlagTerms(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
+	return Visible(InFlagTerms(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")))
 }
 
 // commandOf returns the name of the parsed command and a space, for the hint at --help.

@@ -90,6 +90,8 @@ func attrInFlagTerms(a slog.Attr) slog.Attr {
 		a.Value = slog.GroupValue(attrsInFlagTerms(v.Group())...)
 	case slog.KindAny:
 		switch x := v.Any().(type) {
+		case nil: // such as an error that there was not: a handler leaves an empty Attr out
+			return slog.Attr{}
 		case error:
 			a.Value = slog.AnyValue(flagTermsError{x})
 		case []string:

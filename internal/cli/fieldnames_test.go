@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/job-publisher/reactor/mqttsink"
 	"github.com/job-publisher/reactor/pgsource"
@@ -54,6 +55,60 @@ func TestLogInFlagTerms(t *testing.T) {
 		if n := strings.Count(out.String(), flag); n != 6 || strings.Contains(out.String(), field) {
 			t.Errorf("%s: the flag occurs %d times, want 6, and the field must not occur:\n%s", format, n, out.String())
 		}
+	}
+}
+
+// TestLogForPeople: durations are texts, errors that there were not are left out, and what a terminal would obey is
+// escaped.
+func TestLogForPeople(t *testing.T) {
+	for format, want := range map[string]string{
+		"json": `"after":"1.5s","in":{"pause":"10ms"},"n":5`,
+		"text": `after=1.5s in.pause=10ms n=5`,
+	} {
+		var out bytes.Buffer
+		var none error
+		LoggingFlags{LogFormat: format}.Logger(&out).With("err", none).Info("done", "after", 1500*time.Millisecond, "err", none, slog.Group("in", "pause", 10*time.Millisecond, "err", none), "n", 5, "text", "\x1b[31m")
+		if text := out.String(); !strings.Contains(text, want) || strings.Contains(text, "err") || strings.Contains(text, "\x1b") {
+			t.Errorf("%s: %s\nwant %s and no err", format, text, want)
+		}
+	}
+}
+
+// TestErrorsAreVisible: an error is one line, and nothing in it changes the terminal.
+func TestErrorsAreVisible(t *testing.T) {
+	if got := oneLine(errors.New("a\nb\x1b]0;title\a \u009b31m\u202e")); got != `a; b\x1b]0;title\a \u009b31m\u202e` {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestEveryConfigErrorHasAFlag: every field that a library refuses has a flag, or a reason for none.
+func TestEveryConfigErrorHasAFlag(t *testing.T) {
+	without := map[string]string{
+		"Horizon": "no flag sets it", "Limit": "the command has checked it", "Busy": "the command has checked it",
+		"To": "the command has checked it", "States": "the command has checked it", "InFlight": "no flag sets it", "RetryAttempts": "no flag sets it", "RetryBackoff": "no flag sets it",
+	}
+	field := regexp.MustCompile(`ConfigError\{Field: "([A-Za-z]+)"`)
+	found := 0
+	for _, folder := range []string{"pgsource", "mqttsink", "reactor"} {
+		files, err := filepath.Glob(filepath.Join("..", "..", folder, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			source, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, match := range field.FindAllStringSubmatch(string(source), -1) {
+				found++
+				if FlagOf[match[1]] == "" && without[match[1]] == "" && !strings.HasSuffix(name, "_test.go") {
+					t.Errorf("%s refuses the field %s, which has no flag", name, match[1])
+				}
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("found %d errors, want at least 20: the search is probably broken", found)
 	}
 }
 

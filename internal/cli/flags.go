@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -22,7 +23,7 @@ var FlagOf = map[string]string{
 	// reactor
 	"Delivery": "delivery", "Stage": "stage", "OnSessionLoss": "on-session-loss", "Lanes": "lanes",
 	"ConsumerCount": "consumer-count", "ConsumerIndex": "consumer-index", "JobsPerRead": "jobs-per-read",
-	"LoopFrequency": "loop-frequency", "MaxReads": "max-reads", "MaxPending": "max-pending", "Grace": "grace",
+	"LoopFrequency": "loop-frequency", "MaxReads": "max-reads", "MaxPending": "max-pending", "Grace": "grace", "MaxLateness": "max-lateness", "CatchUpRate": "catch-up-rate",
 }
 
 // Given converts the value of a flag to the value of a field whose zero value means its default.
@@ -42,7 +43,8 @@ func inFlags(err error, flags []*kong.Flag, env *Environment) error {
 		return err
 	}
 	for _, flag := range flags {
-		if flag.Name != FlagOf[bad.Field] {
+		// A command may have a flag for a field under another name, which its tag says.
+		if flag.Name != FlagOf[bad.Field] && flag.Tag.Get("field") != bad.Field {
 			continue
 		}
 		text := "--" + flag.Name
@@ -82,5 +84,19 @@ func trimmed(ctx *kong.DecodeContext, target reflect.Value) error {
 		return err
 	}
 	target.SetString(strings.TrimSpace(value))
+	return nil
+}
+
+// duration is the mapper of durations. Its error says what they look like.
+func duration(ctx *kong.DecodeContext, target reflect.Value) error {
+	var value string
+	if err := ctx.Scan.PopValueInto("duration", &value); err != nil {
+		return err
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil {
+		return fmt.Errorf("%q is no duration: use for example 1.5s, 10m or 36h; a week is 168h", value)
+	}
+	target.SetInt(int64(d))
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/lmittmann/tint"
@@ -41,15 +40,13 @@ func (f LoggingFlags) handler(w io.Writer) slog.Handler {
 			Level: f.LogLevel, TimeFormat: time.TimeOnly + ".000", NoColor: !IsTerminal(w),
 		})
 	}
-	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel})
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel, ReplaceAttr: readable})
 }
 
-// IsTerminal reports whether w is a character device. A file or a pipe is not.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
+// readable writes a duration as 1.5s, and not as a number whose unit nobody knows.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
 	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return a
 }

@@ -77,10 +77,10 @@ var (
 		regexp.MustCompile(`\bjobs_(?:schema|table)\b`), // the columns of deployment
 		regexp.MustCompile(`\{jobs\}`),                  // replaced by the table that the deployment records
 		// A variable of a function that has the name of the table, with its schema.
-		regexp.MustCompile(`\|\| jobs \|\||(?m:^ +jobs +text := )|given', jobs USING HINT`),
+		regexp.MustCompile(`\|\| jobs \|\||(?m:^ +jobs +text := )|given', jobs USING HINT|processed', jobs\)`),
 		// The program, and prose about jobs.
-		regexp.MustCompile("`reactor [a-z]|reactor''s|give reactor a schema|run as reactor|when reactor claims"),
-		regexp.MustCompile(`table of jobs|ids of jobs|those jobs|and jobs without|copy the jobs|may not (?:change|make|delete) jobs`),
+		regexp.MustCompile("`reactor [a-z]|reactor''s|'reactor before version|give reactor a schema|run as reactor|when reactor claims"),
+		regexp.MustCompile(`table of jobs|ids of jobs|those jobs|and jobs without|copy the jobs|may not (?:change|make|delete) jobs|'jobs were not deleted`),
 		regexp.MustCompile(`^(?:SELECT )?reactor\.$`), // the name of a function follows
 	}
 	comment = regexp.MustCompile(`(?m)--.*$`)

@@ -6,11 +6,11 @@ import "strings"
 //
 //	word                          becomes             where
 //	reactor                       the schema          a dot follows, and no white space behind that: reactor.lanes
-//	                                                  an apostrophe is in front: 'reactor', 'reactor key '
+//	                                                  it is a whole literal, or the beginning of a key: 'reactor', 'reactor key '
 //	                                                  SCHEMA is in front, in any case: CREATE SCHEMA reactor
 //	reactor_…                     <schema>_…          everywhere: channels, publications, triggers, slots
 //	jobs                          the table           "I." or "%." is in front: %I.jobs, %1$I.jobs, %.jobs
-//	                                                  an apostrophe is in front: 'jobs'
+//	                                                  it is a whole literal: 'jobs'
 //	                                                  TABLE, ON or EXISTS is in front: ALTER TABLE jobs
 //	jobs_…                        <table>_…           everywhere, except jobs_schema and jobs_table: indexes, partitions
 //
@@ -63,11 +63,11 @@ func (n Names) word(word, front, before, behind string) string {
 	switch {
 	case word == DefaultSchema:
 		if len(behind) > 1 && behind[0] == '.' && behind[1] != ' ' && behind[1] != '\n' ||
-			strings.HasSuffix(front, "'") || strings.EqualFold(before, "schema") {
+			strings.HasSuffix(front, "'") && (strings.HasPrefix(behind, "'") || strings.HasPrefix(behind, " key ")) || strings.EqualFold(before, "schema") {
 			return n.Schema()
 		}
 	case word == DefaultTable:
-		if strings.HasSuffix(front, "I.") || strings.HasSuffix(front, "%.") || strings.HasSuffix(front, "'") ||
+		if strings.HasSuffix(front, "I.") || strings.HasSuffix(front, "%.") || strings.HasSuffix(front, "'") && strings.HasPrefix(behind, "'") ||
 			before == "TABLE" || before == "ON" || before == "EXISTS" {
 			return n.Table()
 		}

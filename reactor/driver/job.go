@@ -3,6 +3,7 @@ package driver
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -85,6 +86,26 @@ type Properties struct {
 	ContentType, ResponseTopic string         // "" for none
 	CorrelationData            []byte         // nil for none
 	User                       []UserProperty // in the order in which they are sent
+	// Trace is nil for a message without a span (Tracer). It is not sent, and a Source sets none.
+	Trace *Trace
+}
+
+// WithUser returns a copy with one user property of this name: the value replaces that of the first
+// one, or is added at the end. p may be nil.
+func (p *Properties) WithUser(name, value string) *Properties {
+	var with Properties
+	if p != nil {
+		with = *p
+	}
+	with.User = slices.Clone(with.User)
+	for i := range with.User {
+		if with.User[i].Name == name {
+			with.User[i].Value = value
+			return &with
+		}
+	}
+	with.User = append(with.User, UserProperty{name, value})
+	return &with
 }
 
 // UserProperty is a header of a message: a name and a value.

@@ -3,6 +3,7 @@ package driver
 import (
 	"math"
 	"math/big"
+	"slices"
 	"testing"
 	"time"
 )
@@ -90,5 +91,26 @@ func TestCursorBeforeEverything(t *testing.T) {
 		if c := CursorAt(0, from); c.AfterAt > from || c.AfterAt == from && from != math.MinInt64 {
 			t.Errorf("the cursor before %d is at %d", from, c.AfterAt)
 		}
+	}
+}
+
+// TestWithUser: the copy has the value, and the original is not changed.
+func TestWithUser(t *testing.T) {
+	var none *Properties
+	one := none.WithUser("a", "1")
+	two := one.WithUser("b", "2")
+	changed := two.WithUser("a", "3")
+	for _, test := range []struct {
+		got  *Properties
+		want []UserProperty
+	}{
+		{one, []UserProperty{{"a", "1"}}}, {two, []UserProperty{{"a", "1"}, {"b", "2"}}}, {changed, []UserProperty{{"a", "3"}, {"b", "2"}}},
+	} {
+		if !slices.Equal(test.got.User, test.want) {
+			t.Errorf("%v, want %v", test.got.User, test.want)
+		}
+	}
+	if kept := (&Properties{Retain: true, ContentType: "text"}).WithUser("a", "1"); !kept.Retain || kept.ContentType != "text" {
+		t.Errorf("other properties are lost: %+v", kept)
 	}
 }

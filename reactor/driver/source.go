@@ -3,6 +3,7 @@ package driver
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -167,13 +168,25 @@ type Journal interface {
 	Quarantine(ctx context.Context, jobs []BadJob) error
 }
 
+// tokenMark is how a token begins, "reacto" in ASCII. By it the database tells the claims of versions
+// that publish all of a row from those of earlier versions, whose tokens are random as a whole: the rule is
+// in sql/schema.sql, and belongs to the protocol. One in 2^48 of theirs begins the same.
+const tokenMark = "reacto"
+
+// NewToken draws the token of a claim. 80 bits of it are random: a deployment that has made a million
+// million claims has drawn one twice with a probability of one half.
+func NewToken() (token [16]byte) {
+	rand.Read(token[copy(token[:], tokenMark):]) // never fails, by its documentation
+	return token
+}
+
 // ClaimRequest asks for a batch of jobs.
 type ClaimRequest struct {
 	Lease Lease
 	// QoS is the highest QoS to publish with. A claim takes jobs of one QoS (Batch.QoS), the highest
 	// of those asked for: jobs of a lower one are missing in the answer.
 	QoS byte
-	// Token identifies this claim in the journal if its outcome becomes unknown.
+	// Token identifies this claim in the journal if its outcome becomes unknown. It is one of NewToken.
 	Token [16]byte
 	IDs   []int64
 	// From and To are the first and the last fire_at that the jobs had when they were read. A job

@@ -127,6 +127,9 @@ func (m *Machine) count(now Now, msg *message) {
 	msg.counted = true
 	m.effects.Published++
 	m.effects.Late = append(m.effects.Late, now.Database.Sub(msg.job.FireAt))
+	if span := msg.span(); span != nil {
+		m.effects.Spans = append(m.effects.Spans, SpanEnd{Span: span})
+	}
 }
 
 // slowDown records that the broker is over quota.

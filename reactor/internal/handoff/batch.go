@@ -63,6 +63,14 @@ const (
 	ended
 )
 
+// span returns the message's span, or nil.
+func (msg *message) span() driver.Span {
+	if p := msg.job.Properties; p != nil && p.Trace != nil {
+		return p.Trace.Span
+	}
+	return nil
+}
+
 // stageable reports whether a message may be sent before its time, to be released then. One
 // that may expire is not: to release it is to have it published, however late that is.
 func (msg *message) stageable(now Now) bool {

@@ -104,7 +104,7 @@ type Effects struct {
 	// NotOurs tells that the lane has another owner.
 	NotOurs bool
 
-	// The fields below are for statistics and the log.
+	// The fields below are for statistics, the log and traces.
 
 	// InFlight is the change of the number of jobs that are claimed and have not left the
 	// journal.
@@ -116,6 +116,8 @@ type Effects struct {
 	// Took is, for each published message, the time from PUBLISH to the answer, and Late is how
 	// late the message was at the answer.
 	Took, Late []time.Duration
+	// Spans are those of messages whose outcome is known now.
+	Spans []SpanEnd
 	// GivenUp is the job of a message that was given up because the broker ends the connection
 	// whenever it is sent, for GivenUpCause; nil: no message was given up.
 	GivenUp      int64
@@ -131,13 +133,21 @@ type News struct {
 	Within time.Duration
 }
 
+// SpanEnd is the outcome of a message that has a span.
+type SpanEnd struct {
+	Span    driver.Span
+	Failed  bool
+	Failure driver.Failure // if it has failed
+}
+
 // begin clears the effects of the event before.
 func (m *Machine) begin() *Effects {
 	e := &m.effects
 	clear(e.Publish) // so that the payloads can be freed
 	clear(e.News)
+	clear(e.Spans)
 	m.effects = Effects{
-		Release: e.Release[:0], Publish: e.Publish[:0], News: e.News[:0], Took: e.Took[:0], Late: e.Late[:0],
+		Release: e.Release[:0], Publish: e.Publish[:0], News: e.News[:0], Took: e.Took[:0], Late: e.Late[:0], Spans: e.Spans[:0],
 	}
 	return &m.effects
 }

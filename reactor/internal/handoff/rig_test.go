@@ -16,6 +16,8 @@ type rig struct {
 	conn *fakeConnection // nil: there is none
 	news []*Batch
 
+	spans []SpanEnd
+
 	outcomesUnknown, throttled int
 	notOurs                    bool
 	wake                       time.Duration // local instant; 0: none
@@ -44,6 +46,7 @@ func (r *rig) carryOut(e *Effects) {
 	for _, n := range e.News {
 		r.news = append(r.news, n.Batch)
 	}
+	r.spans = append(r.spans, e.Spans...)
 	r.outcomesUnknown += e.OutcomesUnknown
 	r.throttled += e.Throttled
 	r.notOurs = r.notOurs || e.NotOurs

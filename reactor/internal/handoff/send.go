@@ -122,9 +122,9 @@ func (m *Machine) sendDue(now Now, s driver.Slot) outcome {
 	if m.isBeyondReach(s) {
 		return beyondReach
 	}
-	if packet := m.packet(s); msg.state == received { // it is asked about; it was sendable before
-		m.publish(now, packet)
-	} else if err := m.check(packet); err != nil {
+	if msg.state == received { // it is asked about; it was sendable before
+		m.publish(now, m.packet(s))
+	} else if packet, err := m.sendable(s); err != nil {
 		m.endAndAnnounce(s, &driver.Failure{Reason: err.Error(), Final: true})
 	} else {
 		msg.state = sent
@@ -180,6 +180,22 @@ func (m *Machine) check(packet driver.Message) error {
 	return m.connection.Check(packet)
 }
 
+// sendable returns the message as it can be sent, or why it never can be. If only what its span has
+// added makes it too large for the broker, it is sent as the job was, and the span is dropped.
+func (m *Machine) sendable(s driver.Slot) (driver.Message, error) {
+	packet := m.packet(s)
+	err := m.check(packet)
+	if err == nil || m.at(s).span() == nil {
+		return packet, err
+	}
+	packet.Properties = packet.Properties.Trace.Untraced
+	if m.check(packet) != nil {
+		return packet, err
+	}
+	m.at(s).job.Properties = packet.Properties
+	return packet, nil
+}
+
 // release sends PUBREL for a message that the journal knows as received. Without a connection,
 // the next Connect does.
 func (m *Machine) release(s driver.Slot) {
@@ -226,4 +242,7 @@ func (m *Machine) fail(s driver.Slot, f driver.Failure) {
 	b, place := msg.batch, msg.batch.place(s)
 	f.JobID, f.Topic = msg.job.ID, msg.job.Topic
 	b.failures = append(b.failures, failure{place, b.qos == 2 && place < b.concluded, f})
+	if span := msg.span(); span != nil && !msg.counted { // else it has ended when the broker accepted the message
+		m.effects.Spans = append(m.effects.Spans, SpanEnd{span, true, f})
+	}
 }

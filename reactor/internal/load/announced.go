@@ -132,6 +132,14 @@ type idsRead struct {
 
 func (r idsRead) some() bool { return len(r.ranges) > 0 || len(r.ids) > 0 }
 
+// takeOld returns what to read now if no reads are left for new rows.
+func (a *announced) takeOld(now time.Time, page int) (r idsRead) {
+	if len(a.again) > 0 && !a.again[0].at.After(now) {
+		r = a.takeAgain(now, page)
+	}
+	return r
+}
+
 // take returns what to read now, at most a page, and forgets it.
 func (a *announced) take(now time.Time, page int) idsRead {
 	again := len(a.again) > 0 && !a.again[0].at.After(now)

@@ -36,18 +36,21 @@ import (
 type Loader struct {
 	cfg Config
 
-	scanWake wait.Signal // there is something to scan, or room for it
-	idsWake  wait.Signal // there is something to read by id
-	usedUp   chan struct{}
+	scanWake wait.Signal   // there is something to scan, or room for it
+	idsWake  wait.Signal   // there is something to read by id
+	usedUp   chan struct{} // closed when the reads are used up
+	paid     wait.Signal   // owed is 0 again
 
 	mu        sync.Mutex
 	window    window    // guarded by mu
 	announced announced // guarded by mu
 	sweepNow  bool      // guarded by mu: the feed is connected again, and rows may have been missed
+	gained    bool      // guarded by mu: there are new shards; what is due about now in them comes first
 	feedUp    bool      // guarded by mu
 	begun     time.Time // guarded by mu: when we first owned shards
 	reserved  int       // guarded by mu: reads that have begun and have not failed
 	completed int       // guarded by mu: reads whose rows have all been delivered
+	owed      int       // guarded by mu: ids that claims did not get and that were not looked at again since
 
 	scanner scanner // owned by the goroutine that scans
 }
@@ -71,7 +74,8 @@ type Config struct {
 	Page, Capacity int
 	// Loop is the time between two sweeps, Horizon how far ahead jobs are read.
 	Loop, Horizon time.Duration
-	// MaxReads ends Run after this many reads; 0: never.
+	// MaxReads is how many reads are made; 0: no limit. To look again at what a claim did not get is
+	// part of the read that found it, and goes on after the last.
 	MaxReads int
 }
 
@@ -82,6 +86,8 @@ type Read struct {
 	// turn, however short a time they may be overdue. Rows that are found late, by the sweep or by
 	// their ids, are none of these (0).
 	Behind driver.DBTime
+
+	again int // ids that were looked at again, whether they have rows or not; 0: the read counts
 }
 
 // Clock is the database's time.
@@ -128,7 +134,7 @@ func New(cfg Config) *Loader {
 	}
 	return &Loader{
 		cfg:      cfg,
-		scanWake: wait.NewSignal(), idsWake: wait.NewSignal(), usedUp: make(chan struct{}),
+		scanWake: wait.NewSignal(), idsWake: wait.NewSignal(), usedUp: make(chan struct{}), paid: wait.NewSignal(),
 		scanner: newScanner(),
 	}
 }
@@ -187,7 +193,7 @@ func (l *Loader) FeedLost() {
 	l.mu.Unlock()
 }
 
-// Own sets the shards to load. New ones are read at once.
+// Own sets the shards to load. New ones are read at once: first what is due about now.
 func (l *Loader) Own(shards driver.ShardSet) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -195,6 +201,7 @@ func (l *Loader) Own(shards driver.ShardSet) {
 		l.begun = time.Now()
 	}
 	if l.window.own(shards) != 0 {
+		l.gained = true
 		l.scanWake.Set()
 	}
 }
@@ -224,6 +231,28 @@ func (l *Loader) Evicted(overdue, ahead []driver.Cursor, now driver.DBTime) {
 // Roomy notes that there is room in memory again, after it was full (ResumeRoom).
 func (l *Loader) Roomy() { l.scanWake.Set() }
 
+// Owe notes that n ids will be given to LookAgain. Whoever claims says so before the claim counts as
+// ended: else what its claim did not get would for a moment be nobody's, and an instance whose reads
+// are used up would end without it.
+func (l *Loader) Owe(n int) {
+	l.mu.Lock()
+	l.owed += n
+	l.mu.Unlock()
+}
+
+// Owes reports whether there are such ids that have not been looked at again since.
+func (l *Loader) Owes() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.owed > 0
+}
+
+// Paid is signalled when Owes has become false.
+func (l *Loader) Paid() <-chan struct{} { return l.paid }
+
+// UsedUp is closed when the rows of the last read are in memory (MaxReads).
+func (l *Loader) UsedUp() <-chan struct{} { return l.usedUp }
+
 // LookAgain reads the ids again, after a pause. They were due at or after from
 // when they were last read; jobs that have been rescheduled since are found as well.
 func (l *Loader) LookAgain(ids []int64, from driver.DBTime) {
@@ -236,20 +265,19 @@ func (l *Loader) LookAgain(ids []int64, from driver.DBTime) {
 	l.idsWake.Set()
 }
 
-// Run loads until ctx ends, or until the reads are used up. In the second case it returns true.
-func (l *Loader) Run(ctx context.Context) (finished bool) {
+// Run loads until ctx ends. When the reads are used up, it only looks again.
+func (l *Loader) Run(ctx context.Context) {
 	var readers sync.WaitGroup
 	readers.Go(func() { l.repeat(ctx, reader{"ids", l.readIDs, l.waitIDs}) })
 	readers.Go(func() { l.repeat(ctx, reader{"scan", l.scan, l.waitScan}) })
 	readers.Wait()
-	return ctx.Err() == nil
 }
 
 // reader is one of the two goroutines that read.
 type reader struct {
 	kind string
 	// read makes one read, if there is something to read. If the read fails, it has to put back
-	// what was to be read.
+	// what was to be read, and to say whether the read would have counted.
 	read func(context.Context) (r Read, worked bool, err error)
 	// wait blocks until there may be something to read. It returns false if no more reads will
 	// follow.
@@ -266,7 +294,9 @@ func (l *Loader) repeat(ctx context.Context, r reader) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			l.giveBack()
+			if read.again == 0 {
+				l.giveBack()
+			}
 			failures.Fail(l.cfg.Log, slog.LevelWarn, "cannot load jobs; trying again", "read", r.kind, "err", err)
 			if !pause.Sleep(ctx) {
 				return
@@ -292,7 +322,7 @@ func (l *Loader) notWaiting(rows []driver.Pending) []driver.Pending {
 	return slices.DeleteFunc(rows, func(job driver.Pending) bool { return l.announced.waits(job.ID) })
 }
 
-// deliver hands rows to memory. A read counts only after that.
+// deliver hands rows to memory. Only after that a read counts, and ids are not owed any more.
 func (l *Loader) deliver(ctx context.Context, read Read) bool {
 	l.cfg.Report.ReadAnswered()
 	read.Rows = slices.DeleteFunc(read.Rows, func(job driver.Pending) bool { return l.cfg.Aside(job.ID) })
@@ -307,7 +337,14 @@ func (l *Loader) deliver(ctx context.Context, read Read) bool {
 	l.cfg.Report.ReadDelivered()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if read.again > 0 {
+		if l.owed -= read.again; l.owed <= 0 {
+			l.paid.Set()
+		}
+		return true
+	}
 	if l.completed++; l.completed == l.cfg.MaxReads {
+		l.cfg.Log.Info("the number of reads is used up; publishing what they found", "reads", l.completed)
 		close(l.usedUp)
 	}
 	return true
@@ -337,12 +374,16 @@ func (l *Loader) giveBack() {
 // readIDs reads once by id, if there is something to read.
 func (l *Loader) readIDs(ctx context.Context) (read Read, worked bool, err error) {
 	l.mu.Lock()
-	var r idsRead
-	if l.mayRead() {
-		r = l.announced.take(time.Now(), l.cfg.Page)
+	take := l.announced.take
+	if !l.mayRead() {
+		take = l.announced.takeOld
 	}
+	r := take(time.Now(), l.cfg.Page)
 	shards, until := l.window.front.set, l.idsUntil()
-	if r.some() {
+	switch {
+	case r.again:
+		read.again = len(r.ids)
+	case r.some():
 		l.reserved++
 	}
 	l.mu.Unlock()
@@ -381,18 +422,17 @@ func (l *Loader) waitIDs(ctx context.Context) bool {
 	if some {
 		atMost = time.Until(next)
 	}
-	return l.sleep(ctx, l.idsWake, atMost)
+	return l.sleep(ctx, l.idsWake, atMost, nil)
 }
 
-// sleep blocks until it is woken, or for a time. It returns false when there is nothing more to
-// do.
-func (l *Loader) sleep(ctx context.Context, wake wait.Signal, atMost time.Duration) bool {
+// sleep blocks until it is woken, or for a time. It returns false when ctx or over has ended.
+func (l *Loader) sleep(ctx context.Context, wake wait.Signal, atMost time.Duration, over <-chan struct{}) bool {
 	timer := time.NewTimer(max(atMost, time.Millisecond))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-l.usedUp:
+	case <-over:
 		return false
 	case <-wake:
 	case <-l.cfg.Clock.Step():

@@ -589,7 +589,7 @@ func TestMaxReadsIsExact(t *testing.T) {
 			}
 			time.Sleep(30 * time.Second)
 			select {
-			case <-s.loader.usedUp:
+			case <-s.loader.UsedUp():
 			default:
 				t.Error("the reads are not used up")
 			}
@@ -598,6 +598,83 @@ func TestMaxReadsIsExact(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLooksAgainAfterTheLastRead: what a read has found and a claim did not get is looked at again
+// when the reads are used up, without another read being made; and the loader tells when that is done,
+// whether the rows are still there or not.
+func TestLooksAgainAfterTheLastRead(t *testing.T) {
+	simulate(t, Config{MaxReads: 1}, func(s *sim) {
+		s.own(driver.AllShards)
+		<-s.loader.UsedUp()
+		ids := s.ids(10)
+		for _, there := range []bool{true, false} {
+			if there {
+				s.insert(true, ids, in(0)) // and hints are ignored
+			}
+			s.loader.Owe(len(ids))
+			if !s.loader.Owes() {
+				t.Error("ids are not owed before they are given")
+			}
+			s.loader.LookAgain(ids, driver.DistantPast)
+			select {
+			case <-s.loader.Paid():
+			case <-time.After(time.Minute):
+				t.Fatal("they were not looked at again")
+			}
+			if s.loader.Owes() {
+				t.Error("ids are owed that were looked at")
+			}
+			time.Sleep(onTime)
+		}
+		s.punctual("looked at again", ids, recheckPause+onTime)
+		if s.loader.completed != 1 {
+			t.Errorf("%d reads count", s.loader.completed)
+		}
+	})
+}
+
+// TestFeedBeforeShards: the feed may connect before the first heartbeat has brought shards. What is
+// due now is read first all the same, of all shards: neither old jobs nor a slow past delay it, and it
+// is in the first read, which may be the only one (MaxReads).
+func TestFeedBeforeShards(t *testing.T) {
+	for name, cfg := range map[string]Config{"one read": {MaxReads: 1}, "a slow past": {}} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, cfg, func(s *sim) {
+				s.deadEntries = time.Second
+				ids := s.ids(500) // some in each shard
+				s.insert(false, ids, in(0))
+				time.Sleep(10 * time.Millisecond) // the scan finds that no shards are owned
+				begun := s.sinceStart()
+				s.own(driver.AllShards)
+				time.Sleep(time.Minute)
+				s.punctual("due now", ids, begun+onTime)
+			})
+		})
+	}
+}
+
+// TestGainedShards: shards that another instance has left are gained some time after our own. What is
+// due now in them does not wait for the next sweep, nor for what their past costs; only for the page
+// that is being read.
+func TestGainedShards(t *testing.T) {
+	const page, hint = 200 * time.Millisecond, 10 * time.Millisecond
+	simulate(t, Config{}, func(s *sim) {
+		s.deadEntries = page // so that a page of the past is of one shard
+		ours := driver.AllShards >> 32
+		s.own(ours)
+		time.Sleep(time.Minute)
+		for range 5 { // at any time between two sweeps
+			ids := s.ids(500)
+			s.insert(true, ids, in(0))
+			time.Sleep(hint) // of the others' shards it says nothing to us
+			s.own(driver.AllShards)
+			time.Sleep(5 * time.Second)
+			s.punctual("due now", ids, hint+page+onTime)
+			s.own(ours)
+			time.Sleep(300 * time.Millisecond)
+		}
+	})
 }
 
 // TestEverythingIsFound: a random sequence of all events that a loader may see.

@@ -424,11 +424,12 @@ func TestFailedReadsAreMadeAgain(t *testing.T) {
 		p.loader.LookAgain([]int64{7}, 0)
 		p.loader.announced.ranges = nil
 		time.Sleep(recheckPause)
-		_, _, _ = p.loader.readIDs(p.Context())
+		if read, _, _ := p.loader.readIDs(p.Context()); read.again != 1 {
+			p.Errorf("to look again at an id counts as a read: %+v", read)
+		}
 		if !p.loader.announced.waits(7) {
 			p.Error("an id that was to be looked at again is forgotten")
 		}
-		p.loader.giveBack()
 		if kind, page := p.next(); kind != deepSweep || len(page.cursors) != 4 {
 			p.Errorf("the next page is %d, %+v", kind, page)
 		}
@@ -441,16 +442,19 @@ func TestStopWhileMemoryTakesNothing(t *testing.T) {
 	planned(t, func(p *plan) {
 		p.table.rows = []driver.Pending{{ID: 1}}
 		ctx, cancel := context.WithCancel(p.Context())
-		ended := make(chan bool)
-		go func() { ended <- p.loader.Run(ctx) }()
+		ended := make(chan struct{})
+		go func() { p.loader.Run(ctx); close(ended) }()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if n := len(p.table.calls); n != 1 || p.loader.completed != 0 {
 			p.Errorf("%d reads while nobody takes the first, %d counted", n, p.loader.completed)
 		}
 		cancel()
-		if usedUp := <-ended; usedUp {
+		<-ended
+		select {
+		case <-p.loader.UsedUp():
 			p.Error("the reads are used up")
+		default:
 		}
 	})
 }
@@ -462,8 +466,8 @@ func TestRowsInOrder(t *testing.T) {
 		p.loader.cfg.Aside = func(id int64) bool { return id == 3 }
 		p.table.rows = []driver.Pending{{ID: 4, DueAt: 2}, {ID: 9, DueAt: 1}, {ID: 3, DueAt: 1}, {ID: 2, DueAt: 2}}
 		ctx, cancel := context.WithCancel(p.Context())
-		ended := make(chan bool)
-		go func() { ended <- p.loader.Run(ctx) }()
+		ended := make(chan struct{})
+		go func() { p.loader.Run(ctx); close(ended) }()
 		rows := (<-p.out).Rows
 		if len(rows) != 3 || rows[0].ID != 9 || rows[1].ID != 2 || rows[2].ID != 4 {
 			p.Errorf("delivered are %+v", rows)

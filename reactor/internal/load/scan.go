@@ -72,7 +72,7 @@ func (l *Loader) scan(ctx context.Context) (read Read, worked bool, err error) {
 		l.scanner.idle.observe(took, len(p.cursors), len(rows), l.cfg.Page)
 	}
 	p.done(rest, err != nil)
-	return Read{l.notWaiting(rows), p.behind}, true, err
+	return Read{Rows: l.notWaiting(rows), Behind: p.behind}, true, err
 }
 
 // nextPage begins a sweep or extends the window if it is time, and returns the page to read.
@@ -249,5 +249,5 @@ func (l *Loader) waitScan(ctx context.Context) bool {
 		atMost = l.cfg.Loop // only a failed read is left to be made
 	}
 	l.mu.Unlock()
-	return l.sleep(ctx, l.scanWake, atMost)
+	return l.sleep(ctx, l.scanWake, atMost, l.usedUp)
 }

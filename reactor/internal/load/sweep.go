@@ -15,7 +15,9 @@ import (
 //
 // In each loop the sweep covers, for all shards, everything from the beginning of time to two
 // loops from now. So a job that nobody announced is found within one loop of its commit, or a
-// loop before it is due, if that is later.
+// loop before it is due, if that is later. New shards begin a loop at once, since a window that has to
+// walk their past gets late to what is due now. (To leave that to the loop that the feed begins when it
+// connects was not enough: it may connect before the first heartbeat has brought any shards.)
 //
 // The scans are index scans of unprocessed rows, and usually the past has none, so they cost
 // almost nothing: 64 descents of the index. But while somebody holds an old snapshot, the index
@@ -87,7 +89,7 @@ func (s *scanner) unfinished() bool {
 func (l *Loader) planSweep(now driver.DBTime) {
 	s, t := &l.scanner.sweep, time.Now()
 	switch {
-	case l.sweepNow:
+	case l.sweepNow || l.gained:
 	case t.Before(s.next) || l.scanner.unfinished():
 		return
 	case l.cfg.Memory.Behind() && l.feedUp && t.Sub(s.last) < sweepRarely*l.cfg.Loop:
@@ -99,7 +101,7 @@ func (l *Loader) planSweep(now driver.DBTime) {
 	if l.sweepNow {
 		s.deep, s.missed = nil, true
 	}
-	l.sweepNow = false
+	l.sweepNow, l.gained = false, false
 	s.next, s.last = t.Add(wait.Jitter(l.cfg.Loop)), t
 	s.whole = l.scanner.deep.shards >= all.Len() && l.scanner.idle.cost(all.Len()) <= l.cfg.Loop/idleShare &&
 		l.window.backlog.set == 0 && !l.cfg.Memory.Behind()
@@ -146,7 +148,7 @@ func (l *Loader) askWhatIsSettled(ctx context.Context) {
 	l.mu.Lock()
 	s := &l.scanner.sweep
 	s.announced = announced
-	ask := !s.whole && !l.awaitsFeed() && (l.sweepNow || !time.Now().Before(s.next) && !l.scanner.unfinished())
+	ask := !s.whole && !l.awaitsFeed() && (l.sweepNow || l.gained || !time.Now().Before(s.next) && !l.scanner.unfinished())
 	l.mu.Unlock()
 	if !ask {
 		return

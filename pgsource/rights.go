@@ -1,0 +1,133 @@
+package pgsource
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+)
+
+// rights are what a command needs, by table: of schema reactor, or ofJobs, ofParts. Beside them it needs USAGE
+// on the schemas of these tables.
+type rights []right
+
+type right struct{ table, privileges string }
+
+const (
+	ofJobs  = "*jobs"      // the table of jobs, in whatever schema and with whatever name
+	ofParts = "*jobs/part" // its partitions and children, where they are used directly
+	// ofFunctions stands for EXECUTE on the functions of schema reactor.
+	ofFunctions = "functions"
+)
+
+var (
+	ofState = rights{{"deployment", "SELECT"}, {"lanes", "SELECT"}, {"journal_starts", "SELECT"}, {"in_flight", "SELECT"}}
+	toLook  = append(ofState[:len(ofState):len(ofState)],
+		right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{"instances", "SELECT"}, right{ofJobs, "SELECT"})
+	toChange = append(ofState[:len(ofState):len(ofState)],
+		right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{ofJobs, "SELECT, UPDATE"}, right{ofFunctions, "EXECUTE"})
+	toCancel = append(toChange[:len(toChange):len(toChange)], right{ofJobs, "DELETE"})
+	toPurge  = append(ofState[:len(ofState):len(ofState)],
+		right{"retries", "SELECT, DELETE"}, right{"failed_jobs", "SELECT, DELETE"}, right{ofJobs, "SELECT, UPDATE, DELETE"}, right{ofParts, "SELECT, UPDATE, DELETE"})
+	toSeeSchedules = rights{{"schedules", "SELECT"}}
+	toAddSchedules = rights{{"schedules", "SELECT, INSERT"}, {"deployment", "SELECT"}}
+	// The trigger of a change deletes and updates jobs, with the rights of who makes the change.
+	toChangeSchedules = rights{{"schedules", "SELECT, UPDATE"}, {"deployment", "SELECT"}, {"retries", "SELECT"}, {ofJobs, "SELECT, UPDATE, DELETE"}}
+	toDeleteSchedules = rights{{"schedules", "SELECT, DELETE"}, {"deployment", "SELECT"}, {"retries", "SELECT"}, {ofJobs, "SELECT, DELETE"}}
+	toRunSchedules    = rights{{"schedules", "SELECT, UPDATE"}, {"deployment", "SELECT"}, {ofJobs, "SELECT, INSERT"}, {ofFunctions, "EXECUTE"}}
+	toSeePartitions   = rights{{"deployment", "SELECT"}, {ofParts, "SELECT"}}
+	// toPublish is what an instance needs at its start.
+	toPublish = rights{
+		{ofJobs, "SELECT, UPDATE"},
+		{"deployment", everything},
+		{"instances", everything},
+		{"shards", everything},
+		{"lanes", everything},
+		{"in_flight", everything},
+		{"journal_starts", everything},
+		{"retries", everything},
+		{"failed_jobs", everything},
+	}
+)
+
+const everything = "SELECT, INSERT, UPDATE, DELETE"
+
+// withRights is withConnection for a command that needs no more than these rights. If it lacks one of them, its error
+// names the GRANT for exactly those.
+func withRights(ctx context.Context, databaseURL string, of Names, needs rights, look bool, do func(*pgx.Conn) error) error {
+	return withConnection(ctx, databaseURL, of, look, func(conn *pgx.Conn) error {
+		return explainRights(ctx, conn, needs, do(conn))
+	})
+}
+
+// explainRights names the GRANT in an error of the server about rights.
+func explainRights(ctx context.Context, conn *pgx.Conn, needs rights, err error) error {
+	if sqlState(err) != pgerrcode.InsufficientPrivilege {
+		return err
+	}
+	var grants string
+	if inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+		if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, missingRightsSQL, needs.names(), needs.privileges()).Scan(&grants)
+	}) != nil || grants == "" {
+		return err // it is something else: row-level security, a trigger of the application
+	}
+	return explained(err, "this role may not do that (%s): as the owner of the tables run %s", statementText(err), grants)
+}
+
+// names and privileges are the arguments of missingRightsSQL.
+func (r rights) names() (list []string) {
+	for _, right := range r {
+		for range strings.Split(right.privileges, ", ") {
+			list = append(list, right.table)
+		}
+	}
+	return list
+}
+
+func (r rights) privileges() (list []string) {
+	for _, right := range r {
+		list = append(list, strings.Split(right.privileges, ", ")...)
+	}
+	return list
+}
+
+// missingRightsSQL writes the statements that grant the rights that the role lacks; an empty text if it lacks none. It reads
+// catalogs only, which everybody may. It knows the table of jobs by its columns, because the role may not be allowed to
+// read where it is.
+var missingRightsSQL = fmt.Sprintf(`
+WITH RECURSIVE needed (name, privilege, place) AS (
+    SELECT * FROM unnest($1::text[], $2::text[]) WITH ORDINALITY
+), home AS (
+    SELECT c.oid FROM pg_class c
+     WHERE relname = 'jobs' AND relkind IN ('r', 'p') AND 2 = (SELECT count(*) FROM pg_attribute
+               WHERE attrelid = c.oid AND NOT attisdropped AND (attname = 'claim' AND atttypid = 'uuid'::regtype OR attname = 'shard' AND attgenerated = 's'))
+       -- A table of another deployment has that one's triggers or publications.
+       AND NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+                        WHERE t.tgrelid = c.oid AND p.proname = 'announce_jobs' AND n.nspname <> 'reactor')
+       AND NOT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                        WHERE r.prrelid = c.oid AND p.pubname ~ '_jobs_(inserted|updated)$' AND p.pubname NOT IN ('reactor_jobs_inserted', 'reactor_jobs_updated'))
+), parts (oid) AS (
+    SELECT inhrelid FROM pg_inherits JOIN home ON inhparent = home.oid
+    UNION SELECT inhrelid FROM pg_inherits JOIN parts ON inhparent = parts.oid
+), tables AS (
+    SELECT DISTINCT needed.name AS asked, c.oid, n.oid AS schema, quote_ident(nspname) AS schema_name, format('%%I.%%I', nspname, relname) AS name
+      FROM needed CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE relkind IN ('r', 'p')
+       AND CASE needed.name WHEN '%[1]s' THEN c.oid IN (SELECT oid FROM home) WHEN '%[2]s' THEN c.oid IN (SELECT oid FROM parts) ELSE nspname = 'reactor' AND relname = needed.name END
+), lacking AS (
+    SELECT tables.name, string_agg(privilege, ', ' ORDER BY place) AS privileges, min(place) AS place
+      FROM tables JOIN needed ON needed.name = asked WHERE NOT has_table_privilege(oid, privilege) GROUP BY tables.name
+), grants AS (
+    SELECT 0 AS place, 'USAGE ON SCHEMA ' || string_agg(DISTINCT schema_name, ', ') AS what FROM tables WHERE NOT has_schema_privilege(schema, 'USAGE')
+    UNION ALL
+    SELECT min(place), privileges || ' ON ' || string_agg(name, ', ' ORDER BY place, name) FROM lacking GROUP BY privileges
+    UNION ALL
+    SELECT 1000, 'EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor'
+     WHERE EXISTS (SELECT FROM needed WHERE name = '%[3]s') AND EXISTS (SELECT FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = 'reactor' AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE'))
+)
+SELECT coalesce(string_agg('GRANT ' || what || ' TO ' || quote_ident(current_user), '; ' ORDER BY place, what), '') FROM grants WHERE what IS NOT NULL`, ofJobs, ofParts, ofFunctions)
