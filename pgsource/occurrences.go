@@ -117,8 +117,11 @@ func (s *Source) cannotSchedule(err error) time.Duration {
 		s.unscheduled.Fail(s.log, slog.LevelInfo, failing, "err", err)
 		return blindInterval
 	case sqlState(err) == pgerrcode.InsufficientPrivilege:
-		s.unscheduled.Fail(s.log, slog.LevelWarn, failing, "err", explained(err,
-			"this role may not make jobs (%s): as their owner run GRANT SELECT, INSERT, UPDATE ON %s, GRANT ALL ON reactor.schedules and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor to it", statementText(err), s.jobs().name))
+		var grants string
+		if s.background.row(s.closing, missingRightsSQL, []any{toMakeJobs.names(), toMakeJobs.privileges()}, &grants) == nil && grants != "" {
+			err = explained(err, "this role may not make jobs (%s): as the owner of the tables run %s", statementText(err), grants)
+		}
+		s.unscheduled.Fail(s.log, slog.LevelWarn, failing, "err", err)
 		return lackingInterval
 	}
 	s.unscheduled.Fail(s.log, slog.LevelWarn, failing, "err", s.failed("make the jobs of schedules", err))

@@ -239,13 +239,28 @@ func (r Retention) Count(ctx context.Context) (found Purged, err error) {
 // the rights of statements that find no row, too.
 func (a *JobsAdmin) mayPurge(ctx context.Context) error {
 	return a.tx(ctx, func(tx pgx.Tx) error {
-		for _, table := range []string{a.jobs, "reactor.failed_jobs", "reactor.retries"} {
-			if _, err := tx.Exec(ctx, "DELETE FROM "+table+" WHERE false"); err != nil {
+		// The tables that hold rows: a partition has rights of its own.
+		rows, err := tx.Query(ctx, `
+			WITH RECURSIVE tree (oid) AS (SELECT $1::text::regclass::oid UNION SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid)
+			SELECT format('%I.%I', nspname, relname) FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'r' ORDER BY c.oid`, a.jobs)
+		if err != nil {
+			return err
+		}
+		tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		for _, table := range tables {
+			if _, err := tx.Exec(ctx, "SELECT FROM ONLY "+table+" WHERE false FOR UPDATE"); err != nil {
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, "SELECT FROM "+a.jobs+" WHERE false FOR UPDATE")
-		return err
+		for _, table := range append(tables, "reactor.failed_jobs", "reactor.retries") {
+			if _, err := tx.Exec(ctx, "DELETE FROM ONLY "+table+" WHERE false"); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

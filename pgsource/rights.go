@@ -37,6 +37,7 @@ var (
 	toChangeSchedules = rights{{"schedules", "SELECT, UPDATE"}, {"deployment", "SELECT"}, {"retries", "SELECT"}, {ofJobs, "SELECT, UPDATE, DELETE"}}
 	toDeleteSchedules = rights{{"schedules", "SELECT, DELETE"}, {"deployment", "SELECT"}, {"retries", "SELECT"}, {ofJobs, "SELECT, DELETE"}}
 	toRunSchedules    = rights{{"schedules", "SELECT, UPDATE"}, {"deployment", "SELECT"}, {ofJobs, "SELECT, INSERT"}, {ofFunctions, "EXECUTE"}}
+	toMakeJobs        = toRunSchedules // by an instance
 	toSeePartitions   = rights{{"deployment", "SELECT"}, {ofParts, "SELECT"}}
 	// toPublish is what an instance needs at its start.
 	toPublish = rights{

@@ -113,6 +113,10 @@ func TestMissingRightsArePrecise(t *testing.T) {
 	if _, err := (pgsource.Retention{DatabaseURL: url, Keep: time.Hour}).Count(b.ctx); err == nil || !strings.Contains(err.Error(), "GRANT DELETE ON reactor.failed_jobs TO "+role) || !strings.Contains(err.Error(), "GRANT UPDATE, DELETE ON public.jobs, public.jobs_default, ") {
 		t.Errorf("to purge: %v", err)
 	}
+	b.exec("GRANT UPDATE, DELETE ON jobs, reactor.retries, reactor.failed_jobs TO " + role + "; GRANT SELECT ON reactor.retries TO " + role)
+	if _, err := (pgsource.Retention{DatabaseURL: url, Keep: time.Hour}).Count(b.ctx); err == nil || !strings.Contains(err.Error(), "run GRANT UPDATE, DELETE ON public.jobs_default, public.jobs_p") {
+		t.Errorf("to purge partitions, before anything is asked: %v", err)
+	}
 	b.exec(`GRANT UPDATE, DELETE ON jobs TO ` + role + `; GRANT SELECT ON reactor.retries TO ` + role + `; INSERT INTO jobs (topic, fire_at) VALUES ('t', now());
 		CREATE FUNCTION deny() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE insufficient_privilege USING MESSAGE = 'nobody may'; END $$; CREATE TRIGGER deny BEFORE DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION deny()`)
 	err = pgsource.WithJobs(b.ctx, url, true, func(a *pgsource.JobsAdmin) error {

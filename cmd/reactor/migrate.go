@@ -38,7 +38,7 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	case err != nil:
 		return err
 	case restored != "":
-		fmt.Fprintf(out.Stdout, "created the table %s again, because it was missing\n", restored)
+		fmt.Fprintf(out.Stdout, "created the table %s again, because it was missing\n", cli.Visible(restored))
 	default:
 		fmt.Fprintln(out.Stdout, "nothing to do: the schema is up to date")
 	}
@@ -84,7 +84,7 @@ func checkPatience(patience time.Duration) error {
 }
 
 func changeFeed(ctx context.Context, out cli.Output, change pgsource.FeedSwitch) error {
-	change.Tell = func(step string) { fmt.Fprintln(out.Stdout, cli.InFlagTerms(step)) }
+	change.Tell = func(step string) { fmt.Fprintln(out.Stdout, cli.Visible(cli.InFlagTerms(step))) }
 	return change.Run(ctx)
 }
 

@@ -38,7 +38,7 @@ func (c *partitionsMaintain) Run(ctx context.Context, out cli.Output) error {
 		DatabaseURL: c.DatabaseURL, Names: c.names(), Ahead: c.PartitionsAhead, Retain: c.RetainPartitions, Patience: c.Patience,
 		Tell: func(step string) {
 			changes++
-			fmt.Fprintln(out.Stdout, step)
+			fmt.Fprintln(out.Stdout, cli.Visible(step))
 		},
 	}.Maintain(ctx)
 	if err == nil && changes == 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -179,6 +180,37 @@ func flagsOf(node *kong.Node) map[string]bool {
 		}
 	}
 	return all
+}
+
+// TestReadmeNamesEverything: the README's settings are all flags of reactor run, and its commands are all commands.
+func TestReadmeNamesEverything(t *testing.T) {
+	_, _, parser, err := settings(t, nil, "version")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "## Settings")
+	for _, command := range parser.Model.Children {
+		switch {
+		case command.Name == "run":
+			for name := range flagsOf(command) {
+				if !strings.Contains(table, "`--"+name+"`") && !strings.Contains(table, "`--[no-]"+name+"`") {
+					t.Errorf("the settings lack --%s", name)
+				}
+			}
+		case len(command.Children) > 0:
+			var names []string
+			for _, child := range command.Children {
+				names = append(names, child.Name)
+			}
+			if list := "`reactor " + command.Name + " " + strings.Join(names, "|") + "`"; !strings.Contains(table, list) {
+				t.Errorf("the other commands lack %s", list)
+			}
+		}
+	}
 }
 
 // TestFieldsHaveFlags: the fields and the flags that the command replaces them by exist.
