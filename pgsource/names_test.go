@@ -162,3 +162,28 @@ func renamed(t *testing.T, text, schema, table string) string {
 	}
 	return n.In(text)
 }
+
+// TestGrantsAreForTheDeployment: the statement for a role that lacks rights names the tables of its own
+// deployment, also where another one has a table with the same name.
+func TestGrantsAreForTheDeployment(t *testing.T) {
+	t.Parallel()
+	b := examine(t, testkit.NewDatabase(t))
+	b.exec("CREATE SCHEMA app")
+	if _, err := pgsource.MigrateUp(b.ctx, b.url, pgsource.Names{Schema: "zq", JobsTable: "app.jobs"}); err != nil {
+		t.Fatal(err)
+	}
+	_, url := b.role("")
+	for _, test := range []struct {
+		cfg             pgsource.Config
+		its, another    string
+		schema, strange string
+	}{
+		{pgsource.Config{DatabaseURL: url, Schema: "zq", JobsTable: "app.jobs"}, " app.jobs ", "public.jobs", " zq.lanes", "reactor."},
+		{pgsource.Config{DatabaseURL: url}, " public.jobs ", "app.jobs", " reactor.lanes", "zq."},
+	} {
+		why := b.refused(test.cfg)
+		if !strings.Contains(why, test.its) || !strings.Contains(why, test.schema) || strings.Contains(why, test.another) || strings.Contains(why, test.strange) {
+			t.Errorf("%s: %s", test.cfg.Schema, why)
+		}
+	}
+}
