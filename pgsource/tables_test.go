@@ -19,7 +19,7 @@ func TestTwoTables(t *testing.T) {
 	b.migrateUp(a)
 	for path, url := range map[string]string{"a": a, "b": other, "neither": b.url} {
 		why := b.refused(pgsource.Config{DatabaseURL: url})
-		for _, want := range []string{`"a"."jobs"`, "b.", "jobs", "a database for each"} {
+		for _, want := range []string{`"a"."jobs"`, "b.", "jobs", "pgsource.Config.JobsTable"} {
 			if !strings.Contains(why, want) {
 				t.Errorf("path %s: %s, want it to name %s", path, why, want)
 			}
