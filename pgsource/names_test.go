@@ -71,6 +71,24 @@ func TestTableInTheSearchPath(t *testing.T) {
 	}
 }
 
+// TestNoTableInTheSchemaOfADeployment: a role called reactor finds that schema first, where it exists. The
+// table of another deployment does not belong there.
+func TestNoTableInTheSchemaOfADeployment(t *testing.T) {
+	t.Parallel()
+	b := examine(t, testkit.NewDatabase(t))
+	names := pgsource.Names{Schema: "zq", JobsTable: "reminders"}
+	if _, err := pgsource.MigrateUp(b.ctx, with(t, b.url, "search_path", "reactor,public"), names); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.count("SELECT count(*) FROM zq.deployment WHERE jobs_schema = 'public'"); n != 1 {
+		t.Error("the table is among the tables of the other deployment")
+	}
+	_, err := pgsource.MigrateUp(b.ctx, b.url, pgsource.Names{Schema: "zr", JobsTable: "reactor.reminders"})
+	if err == nil || !strings.Contains(err.Error(), "the schema reactor holds the own tables of a deployment") {
+		t.Errorf("given its schema: %v", err)
+	}
+}
+
 // TestSecondTableOfNobody: a table jobs in the search path that no other deployment has is still refused,
 // whether a deployment has other tables or not.
 func TestSecondTableOfNobody(t *testing.T) {

@@ -14,8 +14,8 @@
 --   - otherwise the first schema of the search path in which we may create a table; or the one that
 --     was given: SET reactor.jobs_schema = '…'
 --
--- but never schema reactor: it is first in the search path of a role with that name ("$user"), and
--- the other roles would not find the table. A table that an older version has created there stays.
+-- but never schema reactor, or that of another deployment: it is first in the search path of a role with
+-- that name ("$user"), and the other roles would not find the table. A table that an older version has created there stays.
 -- A table jobs of somebody else is not changed.
 DO $$
 DECLARE
@@ -87,7 +87,11 @@ BEGIN
             CONTINUE WHEN candidate ^@ 'pg_'; -- pg_temp ends with the session
             relation := to_regclass(format('%I.jobs', candidate));
             IF relation IS NULL THEN
-                IF candidate <> 'reactor' AND has_schema_privilege(candidate, 'CREATE') THEN
+                filled := EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(format('%I.deployment', candidate))::oid AND attname = 'jobs_schema');
+                IF filled AND wanted IS NOT NULL THEN
+                    RAISE EXCEPTION 'the schema % holds the own tables of a deployment', quote_ident(wanted) USING HINT = 'give the table of jobs another schema';
+                END IF;
+                IF candidate <> 'reactor' AND NOT filled AND has_schema_privilege(candidate, 'CREATE') THEN
                     home := candidate;
                     EXIT;
                 END IF;
