@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/internal/naming"
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -203,5 +204,47 @@ func TestGrantsAreForTheDeployment(t *testing.T) {
 		if !strings.Contains(why, test.its) || !strings.Contains(why, test.schema) || strings.Contains(why, test.another) || strings.Contains(why, test.strange) {
 			t.Errorf("%s: %s", test.cfg.Schema, why)
 		}
+	}
+}
+
+// TestNamesBehindAPooler: the names belong to each text, and not to the session: two deployments use the
+// same connections of the server in turn.
+func TestNamesBehindAPooler(t *testing.T) {
+	t.Parallel()
+	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 8})
+	b.exec("CREATE SCHEMA app")
+	type one struct {
+		b     *bench
+		table string
+		names pgsource.Names
+	}
+	both := []one{{table: "public.jobs"}, {table: "app.orders", names: pgsource.Names{Schema: "zq", JobsTable: "app.orders"}}}
+	for i := range both {
+		d := &both[i]
+		if _, err := pgsource.MigrateUp(b.ctx, pooler.URL(), d.names); err != nil {
+			t.Fatal(err)
+		}
+		d.b = examine(t, b.url)
+		d.b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: pooler.URL(), ListenURL: b.url, Schema: d.names.Schema, JobsTable: d.names.JobsTable})
+		d.b.member, d.b.lease = d.b.join(d.b.Source)
+	}
+	for range 20 {
+		for i, d := range both {
+			var id int64
+			if err := b.conn.QueryRow(b.ctx, "INSERT INTO "+d.table+" (topic, payload, fire_at) VALUES ('t', $1, now()) RETURNING id", d.table).Scan(&id); err != nil {
+				t.Fatal(err)
+			}
+			batch := d.b.claim([]int64{id})
+			if len(batch.Jobs) != 1 || string(batch.Jobs[0].Payload) != d.table {
+				t.Fatalf("deployment %d claims %+v", i, batch.Jobs)
+			}
+			d.b.published(batch)
+			if _, err := d.b.member.Beat(b.ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := b.count("SELECT (SELECT count(*) FROM public.jobs WHERE processed) + (SELECT count(*) FROM app.orders WHERE processed)"); n != 40 {
+		t.Errorf("%d of 40 jobs are processed", n)
 	}
 }
