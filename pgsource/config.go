@@ -19,6 +19,10 @@ type Config struct {
 	// environment (PGHOST and so on) fills in what is missing. White space around it, such as the
 	// end of a line from a file, is ignored. It has no default.
 	DatabaseURL string
+	// Schema is the schema of reactor's own tables, and JobsTable the table of jobs: see Names. They
+	// default to reactor and jobs. All instances of a deployment have the same, and no two deployments
+	// of a database do.
+	Schema, JobsTable string
 	// Feed selects how the instance learns of new jobs. Defaults to FeedAuto.
 	Feed Feed
 	// ListenURL is the connection string of a direct connection for the feed. It is needed if
@@ -110,6 +114,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// deployment returns the names of the deployment.
+func (c Config) deployment() Names { return Names{Schema: c.Schema, JobsTable: c.JobsTable} }
+
 func (c Config) validate() error {
 	for _, u := range []struct{ field, url string }{{"DatabaseURL", c.DatabaseURL}, {"ListenURL", c.ListenURL}} {
 		cfg, err := parseURL(u.url)
@@ -120,6 +127,9 @@ func (c Config) validate() error {
 		if mode := cfg.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
 			return &driver.ConfigError{Field: u.field, Problem: fmt.Sprintf("has default_query_exec_mode=%v, which cannot carry our statements: leave it out, or, behind a pooler that loses prepared statements, use cache_describe", mode)}
 		}
+	}
+	if _, err := c.deployment().check(); err != nil {
+		return err
 	}
 	if c.Feed > FeedPoll {
 		return &driver.ConfigError{Field: "Feed", Value: c.Feed, Problem: "which does not exist"}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/naming"
 	"github.com/job-publisher/reactor/internal/sockopt"
 )
 
@@ -32,6 +33,8 @@ type database struct {
 	// brings with it. local is the statement that applies them to a transaction.
 	settings settings
 	local    string
+	// names are those of the deployment, with which every text is rewritten.
+	names naming.Names
 	// alone, if it is not nil, lets one statement or transaction run at a time.
 	alone chan struct{}
 }
@@ -88,7 +91,7 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &database{timeout: u.timeout, patience: u.patience, settings: append(slices.Clone(pinned), u.settings...)}
+	db := &database{names: s.names, timeout: u.timeout, patience: u.patience, settings: append(slices.Clone(pinned), u.settings...)}
 	if s.pooled {
 		db.local = db.settings.localSQL(false)
 	}
@@ -136,7 +139,7 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 func (db *database) aside(timeout time.Duration, own settings, asynchronous bool) *database {
 	all := append(slices.Clone(pinned), own...)
 	return &database{
-		pool: db.pool, timeout: timeout, patience: asidePatience, alone: make(chan struct{}, 1),
+		pool: db.pool, names: db.names, timeout: timeout, patience: asidePatience, alone: make(chan struct{}, 1),
 		settings: all, local: all.localSQL(asynchronous),
 	}
 }
@@ -238,7 +241,7 @@ func (db *database) rows(ctx context.Context, sql string, args []any, read func(
 		return markTimeout(ctx, err)
 	}
 	defer conn.release()
-	rows, err := conn.Query(ctx, sql, args...)
+	rows, err := conn.Query(ctx, db.names.In(sql), args...)
 	if err != nil {
 		return markTimeout(ctx, err)
 	}
@@ -308,7 +311,7 @@ func (db *database) inOneTrip(ctx context.Context, list []statement, read func(p
 	var b pgx.Batch
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	for _, st := range list {
-		b.Queue(st.sql, st.args...)
+		b.Queue(db.names.In(st.sql), st.args...)
 	}
 	b.Queue("COMMIT")
 	results := conn.SendBatch(ctx, &b)
@@ -363,7 +366,7 @@ func (db *database) tx(ctx context.Context, do func(pgx.Tx) error) error {
 		return markTimeout(ctx, err)
 	}
 	defer conn.release()
-	return markTimeout(ctx, pgx.BeginTxFunc(ctx, conn.Conn, options, do))
+	return markTimeout(ctx, pgx.BeginTxFunc(ctx, conn.Conn, options, renamed(db.names, do)))
 }
 
 // scanRow reads the only row; pgx.ErrNoRows if there is none.

@@ -19,6 +19,8 @@ import (
 type FeedSwitch struct {
 	// DatabaseURL is a connection string of the owner of the table. See Config.DatabaseURL.
 	DatabaseURL string
+	// Names are those of the deployment.
+	Names Names
 	// To is FeedWAL or FeedNotify.
 	To Feed
 	// Patience is how long Run waits for the instances, and for transactions that hold locks on the
@@ -53,7 +55,7 @@ func (w FeedSwitch) Run(ctx context.Context) error {
 	if w.To == FeedNotify {
 		create, created, drop, dropped = schema.TriggersUp, "the triggers are there", schema.PublicationsDown, "the publications are dropped"
 	}
-	return withConnection(ctx, w.DatabaseURL, false, func(conn *pgx.Conn) error {
+	return withConnection(ctx, w.DatabaseURL, w.Names, false, func(conn *pgx.Conn) error {
 		if w.To == FeedWAL {
 			if err := mayReadWAL(ctx, conn); err != nil {
 				return err
@@ -136,7 +138,7 @@ func (w FeedSwitch) step(ctx context.Context, conn *pgx.Conn, text string, since
 					return err
 				}
 			}
-			_, err := tx.Exec(ctx, tellMembershipSQL, membershipChannel)
+			_, err := tx.Exec(ctx, tellMembershipSQL, txNames(tx).In(membershipChannel))
 			return err
 		})
 		var missing *laggingInstances

@@ -45,7 +45,7 @@ func (s *Source) identifyOnce(ctx context.Context, locked bool) (inOrder bool, e
 			return err
 		}
 		if locked {
-			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
+			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", s.names.Lock(membershipLock)); err != nil {
 				return err
 			}
 		}

@@ -51,7 +51,7 @@ func TestPlansGoByIndex(t *testing.T) {
 			}
 		}
 		for _, tree := range []bool{false, true} {
-			jobs := newTable("public", tree)
+			jobs := newTable(s.names, "public", tree)
 			for name, sql := range map[string]string{
 				"claim": jobs.claim, "load a window": jobs.loadWindow, "load a range": jobs.loadRange, "load ids": jobs.loadIDs,
 				"journal": jobs.journal, "unsettled": jobs.unsettled, "hand back": jobs.handBack, "end what was replaced": jobs.replaced, "sift": jobs.sift, "purge": jobs.purge, "quarantine": jobs.quarantine, "settle": settleSQL, "beat": beatSQL,

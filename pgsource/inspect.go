@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/naming"
+
 	"github.com/jackc/pgerrcode"
 )
 
@@ -85,12 +87,13 @@ func (s *Source) inspectServerOnce(ctx context.Context) (path []string, err erro
 func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	var (
 		schema  string
+		name    string
 		current bool // of version 5
 	)
 	err := s.control.row(ctx, `
-		SELECT coalesce(jobs_schema, ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'shard_hints')
+		SELECT coalesce(jobs_schema, ''), coalesce(to_jsonb(d) ->> 'jobs_table', ''), to_regclass('reactor.instances') IS NULL OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.instances') AND attname = 'shard_hints')
 		       AND (to_regclass('reactor.in_flight') IS NULL OR to_regclass('reactor.in_flight_lane_batch') IS NOT NULL)
-		  FROM reactor.deployment`, nil, &schema, &current)
+		  FROM reactor.deployment d`, nil, &schema, &name, &current)
 	switch code := sqlState(err); {
 	case code == pgerrcode.UndefinedTable, code == pgerrcode.InvalidSchemaName, code == pgerrcode.UndefinedColumn, errors.Is(err, pgx.ErrNoRows), err == nil && (schema == "" || !current):
 		return table{}, errNoSchema
@@ -98,6 +101,12 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		return table{}, s.lacksRights(ctx)
 	case err != nil:
 		return table{}, err
+	}
+	setDefault(&name, naming.DefaultTable) // a version before 6 records none
+	if path != nil {                       // at the start; later the owner of the table may move it
+		if err := compareRecorded(s.names, schema, name); err != nil {
+			return table{}, err
+		}
 	}
 	type found struct {
 		Schema              string
@@ -134,22 +143,32 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	if err := s.refuseSecondTable(ctx, schema); err != nil {
 		return table{}, err
 	}
+	// Applications that insert by the name alone, and so into another table, are forgotten: except where the
+	// name of the table was given with its schema, or the other one has a deployment of its own.
+	second := list[0].Schema != schema && list[0].Ours && s.names.Home() == ""
+	if second {
+		another, err := s.ofOtherDeployment(ctx, list[0].Schema)
+		if err != nil {
+			return table{}, err
+		}
+		second = !another
+	}
 	switch {
 	case len(list[at].Missing) > 0 && !slices.ContainsFunc(list[at].Missing, func(name string) bool { return !slices.Contains(newColumns, name) }):
 		return table{}, errNoSchema
 	case len(list[at].Missing) > 0:
-		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(schema), strings.Join(list[at].Missing, ", "))
+		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(s.names, schema), strings.Join(list[at].Missing, ", "))
 	case !list[at].Sharded:
-		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(schema))
-	case list[0].Schema != schema && list[0].Ours:
-		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or use a database for each",
-			qualified(schema), qualified(list[0].Schema))
+		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(s.names, schema))
+	case second:
+		return table{}, fmt.Errorf("there are two tables of jobs: this deployment is about %s, and the search path leads to %s, whose rows nobody would publish: drop the one that is not used, or make it the table of another deployment (pgsource.Config.Schema and pgsource.Config.JobsTable)",
+			qualified(s.names, schema), qualified(s.names, list[0].Schema))
 	case list[at].Hidden:
-		return table{}, rowSecurityError(qualified(schema))
+		return table{}, rowSecurityError(qualified(s.names, schema))
 	case list[at].Ruled:
-		return table{}, fmt.Errorf("a rule ON UPDATE on %s would rewrite every claim, which PostgreSQL does not allow: drop the rule, a trigger can do the same", qualified(schema))
+		return table{}, fmt.Errorf("a rule ON UPDATE on %s would rewrite every claim, which PostgreSQL does not allow: drop the rule, a trigger can do the same", qualified(s.names, schema))
 	}
-	return newTable(schema, list[at].Tree), s.bindOrdering(ctx, schema)
+	return newTable(s.names, schema, list[at].Tree), s.bindOrdering(ctx, schema)
 }
 
 // ourColumns are the columns of the table that our statements name.
@@ -165,7 +184,7 @@ var newColumns = []string{"claim", "key"}
 // before it, the next start searches again; if several instances find the table at once, the first
 // records it and the others change nothing.
 func (s *Source) findMovedTable(ctx context.Context, was string) error {
-	var schemas, names []string
+	var schemas, tables []string
 	if err := s.control.row(ctx, `
 		SELECT coalesce(array_agg(nspname::text), '{}'), coalesce(array_agg(relname::text), '{}')
 		  FROM (SELECT DISTINCT nspname, relname
@@ -174,20 +193,20 @@ func (s *Source) findMovedTable(ctx context.Context, was string) error {
 		                SELECT prrelid FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid
 		                 WHERE pubname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')
 		                   AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = prrelid)) AS known (relid)
-		          JOIN pg_class c ON c.oid = relid JOIN pg_namespace n ON n.oid = relnamespace) AS place`, nil, &schemas, &names); err != nil {
+		          JOIN pg_class c ON c.oid = relid JOIN pg_namespace n ON n.oid = relnamespace) AS place`, nil, &schemas, &tables); err != nil {
 		return err
 	}
 	switch {
-	case len(names) == 0:
-		return fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it again", qualified(was))
-	case len(names) > 1 || names[0] != "jobs":
-		list := make([]string, len(names))
-		for i := range names {
-			list[i] = pgx.Identifier{schemas[i], names[i]}.Sanitize()
+	case len(tables) == 0:
+		return fmt.Errorf("the table %s, which this deployment is about, is not there: restore it, or run `reactor migrate up` to create it again", qualified(s.names, was))
+	case len(tables) > 1 || tables[0] != s.names.Table():
+		list := make([]string, len(tables))
+		for i := range tables {
+			list[i] = pgx.Identifier{schemas[i], tables[i]}.Sanitize()
 		}
-		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers, or is in its publications: rename that one to jobs again, or drop those and run `reactor migrate up` to create a new table", qualified(was), strings.Join(list, " and "))
+		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers, or is in its publications: rename that one to %s again, or drop those and run `reactor migrate up` to create a new table", qualified(s.names, was), strings.Join(list, " and "), s.names.Table())
 	}
-	s.log.Warn("the table of jobs has moved", "from", qualified(was), "to", qualified(schemas[0]))
+	s.log.Warn("the table of jobs has moved", "from", qualified(s.names, was), "to", qualified(s.names, schemas[0]))
 	return s.control.exec(ctx, "UPDATE reactor.deployment SET jobs_schema = $1 WHERE jobs_schema = $2", schemas[0], was)
 }
 
@@ -207,9 +226,9 @@ func (s *Source) refuseSecondTable(ctx context.Context, schema string) error {
 		)
 		SELECT coalesce(min(c.oid::regclass::text), '') FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 		 WHERE t.tgfoid = to_regproc('reactor.announce_jobs') AND NOT EXISTS (SELECT FROM tree WHERE tree.oid = c.oid)`,
-		[]any{qualified(schema)}, &other)
+		[]any{qualified(s.names, schema)}, &other)
 	if err == nil && other != "" {
-		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or its triggers, or use a database for each", qualified(schema), other)
+		err = fmt.Errorf("there are two tables of jobs: this deployment is about %s, and nobody would publish the rows of %s: drop the one that is not used, or its triggers, or make it the table of another deployment (pgsource.Config.Schema and pgsource.Config.JobsTable)", qualified(s.names, schema), other)
 	}
 	return err
 }
@@ -291,6 +310,3 @@ func sqlState(err error) string {
 	}
 	return ""
 }
-
-// qualified returns the name of the table jobs in a schema, quoted for SQL.
-func qualified(schema string) string { return pgx.Identifier{schema, "jobs"}.Sanitize() }

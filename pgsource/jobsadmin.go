@@ -26,8 +26,8 @@ type JobsAdmin struct {
 
 // WithJobs connects and calls do. A standby serves to look; with change true the server must accept
 // writes.
-func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*JobsAdmin) error) error {
-	return withConnection(ctx, databaseURL, !change, func(conn *pgx.Conn) error {
+func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*JobsAdmin) error, of ...Names) error {
+	return withConnection(ctx, databaseURL, only(of), !change, func(conn *pgx.Conn) error {
 		a, err := newJobsAdmin(ctx, conn)
 		if change {
 			a.needs = toCancel // until it is known what is done
@@ -49,7 +49,7 @@ func newJobsAdmin(ctx context.Context, conn *pgx.Conn) (*JobsAdmin, error) {
 		if home == nil {
 			return errNoSchema
 		}
-		a.jobs = qualified(*home)
+		a.jobs = qualified(txNames(tx), *home)
 		return nil
 	})
 }

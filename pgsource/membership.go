@@ -188,7 +188,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		// would make old leases valid again.
 		_, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on")
 		if err == nil {
-			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", int64(membershipLock)).Scan(&locked)
+			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", m.names.Lock(membershipLock)).Scan(&locked)
 		}
 		if err != nil || !locked {
 			return err
@@ -249,7 +249,7 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 			return err
 		}
 	}
-	_, err := tx.Exec(ctx, tellMembershipSQL, membershipChannel)
+	_, err := tx.Exec(ctx, tellMembershipSQL, txNames(tx).In(membershipChannel))
 	return err
 }
 
@@ -348,10 +348,10 @@ func (m *member) withMembershipLock(ctx context.Context, sql string) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(membershipLock)); err != nil {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", m.names.Lock(membershipLock)); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, sql, m.id, membershipChannel)
+		_, err := tx.Exec(ctx, sql, m.id, m.names.In(membershipChannel))
 		return err
 	})
 }

@@ -48,9 +48,9 @@ type MigrationState struct {
 // All pending versions and their record are committed together, so a crash at any point leaves
 // either the old schema or the new one. The advisory lock and our settings belong to the
 // transaction, because the connection may be one of a pooler's.
-func MigrateUp(ctx context.Context, databaseURL string) ([]string, error) {
+func MigrateUp(ctx context.Context, databaseURL string, of ...Names) ([]string, error) {
 	var names []string
-	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+	err := withConnection(ctx, databaseURL, only(of), false, func(conn *pgx.Conn) error {
 		var pending []schema.Migration
 		err := inMigrationTx(ctx, conn, func(tx pgx.Tx) (err error) {
 			pending, err = pendingVersions(ctx, tx)
@@ -69,6 +69,9 @@ func MigrateUp(ctx context.Context, databaseURL string) ([]string, error) {
 		err = patiently(ctx, conn, func(tx pgx.Tx) error {
 			names = nil
 			if pending, err = pendingVersions(ctx, tx); err != nil || len(pending) == 0 {
+				return err
+			}
+			if err := prepareSchema(ctx, tx); err != nil {
 				return err
 			}
 			for _, m := range pending {
@@ -211,8 +214,8 @@ func describe(list []schema.Migration) string {
 // RestoreTable creates the deployment's table again where it is missing, and returns its qualified
 // name; "" if the table is there. MigrateUp does not do that: where somebody has dropped the table
 // by mistake, an empty table in its place would hide the mistake.
-func RestoreTable(ctx context.Context, databaseURL string) (name string, err error) {
-	err = withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+func RestoreTable(ctx context.Context, databaseURL string, of ...Names) (name string, err error) {
+	err = withConnection(ctx, databaseURL, only(of), false, func(conn *pgx.Conn) error {
 		return inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
 				return err
@@ -232,7 +235,7 @@ func RestoreTable(ctx context.Context, databaseURL string) (name string, err err
 			case !schemaThere:
 				return fmt.Errorf("the schema %s, in which the table of jobs was, is gone: restore it, or create it (CREATE SCHEMA %[1]s) and run `reactor migrate up` again", pgx.Identifier{*home}.Sanitize())
 			}
-			name = qualified(*home)
+			name = qualified(txNames(tx), *home)
 			if err := execScript(ctx, tx, schema.SchemaUp); err != nil {
 				return err
 			}
@@ -267,9 +270,9 @@ type DownPlan struct {
 // PlanDown describes what undoing the newest applied version would do. It changes nothing. It
 // returns an error while instances are running, because they would lose the tables that they work
 // with.
-func PlanDown(ctx context.Context, databaseURL string) (DownPlan, error) {
+func PlanDown(ctx context.Context, databaseURL string, of ...Names) (DownPlan, error) {
 	var p DownPlan
-	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+	err := withConnection(ctx, databaseURL, only(of), false, func(conn *pgx.Conn) error {
 		return inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) (err error) {
 			p, err = planDown(ctx, tx)
 			return err
@@ -280,8 +283,8 @@ func PlanDown(ctx context.Context, databaseURL string) (DownPlan, error) {
 
 // MigrateDown undoes the newest applied version, provided that it is still the one that was
 // planned, and returns its name; "" if no version is applied. Undoing version 1 drops the jobs.
-func MigrateDown(ctx context.Context, databaseURL string, planned DownPlan) (string, error) {
-	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+func MigrateDown(ctx context.Context, databaseURL string, planned DownPlan, of ...Names) (string, error) {
+	err := withConnection(ctx, databaseURL, only(of), false, func(conn *pgx.Conn) error {
 		return inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			p, err := planDown(ctx, tx)
 			switch {
@@ -339,7 +342,7 @@ func planDown(ctx context.Context, tx pgx.Tx) (p DownPlan, err error) {
 	if home == nil {
 		return p, errors.New("the schema is of an earlier version and does not say which table of jobs is reactor's: run `reactor migrate up` first")
 	}
-	name := qualified(*home)
+	name := qualified(txNames(tx), *home)
 	var there, ours bool
 	if err := tx.QueryRow(ctx, `
 		SELECT to_regclass($1) IS NOT NULL,
@@ -375,7 +378,7 @@ func refuseUnknownJobs(ctx context.Context, tx pgx.Tx) error {
 	}
 	var unknown int
 	err := tx.QueryRow(ctx, `
-		SELECT count(*) FROM reactor.in_flight AS f CROSS JOIN LATERAL unnest(f.job_ids) AS entry (id) JOIN `+qualified(*home)+` AS job ON job.id = entry.id AND job.claim = f.token
+		SELECT count(*) FROM reactor.in_flight AS f CROSS JOIN LATERAL unnest(f.job_ids) AS entry (id) JOIN `+qualified(txNames(tx), *home)+` AS job ON job.id = entry.id AND job.claim = f.token
 		 WHERE job.retain OR job.payload_bytes IS NOT NULL OR job.qos IS NOT NULL OR job.content_type IS NOT NULL OR job.response_topic IS NOT NULL
 		    OR job.correlation_data IS NOT NULL OR job.headers IS NOT NULL OR job.key IS NOT NULL OR job.ordering_key IS NOT NULL`).Scan(&unknown)
 	if err == nil && unknown > 0 {
@@ -385,9 +388,9 @@ func refuseUnknownJobs(ctx context.Context, tx pgx.Tx) error {
 }
 
 // MigrateStatus lists all versions that this program knows, in order.
-func MigrateStatus(ctx context.Context, databaseURL string) ([]MigrationState, error) {
+func MigrateStatus(ctx context.Context, databaseURL string, of ...Names) ([]MigrationState, error) {
 	var states []MigrationState
-	err := withRights(ctx, databaseURL, rights{{"schema_version", "SELECT"}}, true, func(conn *pgx.Conn) error {
+	err := withRights(ctx, databaseURL, only(of), rights{{"schema_version", "SELECT"}}, true, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			applied, err := appliedVersions(ctx, tx)
 			for _, m := range schema.Migrations {
@@ -450,9 +453,13 @@ func appliedVersions(ctx context.Context, tx pgx.Tx) (map[int64]time.Time, error
 	return applied, err
 }
 
-// withConnection connects for a migration. With look true the work only reads, and a standby is
-// accepted.
-func withConnection(ctx context.Context, databaseURL string, look bool, do func(*pgx.Conn) error) error {
+// withConnection connects for a migration, or another task of an operator, of the deployment with these
+// names. With look true the work only reads, and a standby is accepted.
+func withConnection(ctx context.Context, databaseURL string, of Names, look bool, do func(*pgx.Conn) error) error {
+	checked, err := of.check()
+	if err != nil {
+		return err
+	}
 	cfg, err := parseURL(strings.TrimSpace(databaseURL))
 	if err != nil {
 		return &driver.ConfigError{Field: "DatabaseURL", Problem: err.Error()}
@@ -480,8 +487,12 @@ func withConnection(ctx context.Context, databaseURL string, look bool, do func(
 		return explain(err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	setNames(conn.PgConn(), checked)
 	if version < minServerVersion {
 		err = fmt.Errorf("the database runs PostgreSQL %d, reactor needs 15 or newer: upgrade the server", version/10000)
+	}
+	if err == nil {
+		err = checkRecorded(ctx, conn)
 	}
 	if err == nil {
 		err = do(conn)
@@ -495,7 +506,7 @@ func withConnection(ctx context.Context, databaseURL string, look bool, do func(
 // inMigrationTx runs a transaction with our settings, whatever the role or the database sets. The
 // settings belong to the transaction, because the session may be a pooler's.
 func inMigrationTx(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: ofMigration.beginSQL()}, do)
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: ofMigration.beginSQL()}, renamed(namesOf(conn.PgConn()), do))
 }
 
 // inLockedMigrationTx is inMigrationTx under the lock that lets one migration run at a time. The
@@ -510,7 +521,7 @@ func inLockedMigrationTx(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) er
 			SELECT setting, setting OPERATOR(pg_catalog.=) reset_val FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'search_path'`).Scan(&path, &unset); err != nil {
 			return err
 		}
-		if err := execScript(ctx, tx, "SELECT pg_catalog.pg_advisory_xact_lock("+fmt.Sprint(int64(migrationLock))+")"); err != nil {
+		if err := execScript(ctx, tx, "SELECT pg_catalog.pg_advisory_xact_lock("+fmt.Sprint(txNames(tx).Lock(migrationLock))+")"); err != nil {
 			return err
 		}
 		if err := do(tx); err != nil {
@@ -524,7 +535,12 @@ func inLockedMigrationTx(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) er
 	})
 }
 
-// execScript runs a text of several statements.
+// execScript runs a text of several statements, for the names of the deployment.
 func execScript(ctx context.Context, tx pgx.Tx, text string) error {
+	return execVerbatim(ctx, tx, txNames(tx).In(text))
+}
+
+// execVerbatim runs a text of several statements as it is.
+func execVerbatim(ctx context.Context, tx pgx.Tx, text string) error {
 	return tx.Conn().PgConn().Exec(ctx, text).Close()
 }

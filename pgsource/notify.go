@@ -18,6 +18,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
+// The names of the channels, with the schema reactor. Each deployment has channels of its own.
 const (
 	// jobsChannel carries the hints of sql/triggers.sql.
 	jobsChannel = "reactor_jobs"
@@ -49,7 +50,7 @@ func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 		_ = conn.Close(closeCtx) // the server drops the subscription either way
 	}()
 	for _, channel := range []string{jobsChannel, membershipChannel, probeChannel} {
-		if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
+		if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{s.names.In(channel)}.Sanitize()); err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
 	}
@@ -110,7 +111,7 @@ func (s *Source) probe(ctx context.Context, heard *hearing) error {
 		rest := patience
 		if age, arrived := heard.within(patience); arrived {
 			rest -= age
-		} else if err := s.background.exec(ctx, "SELECT pg_notify($1, '')", probeChannel); err != nil {
+		} else if err := s.background.exec(ctx, "SELECT pg_notify($1, '')", s.names.In(probeChannel)); err != nil {
 			// A probe that cannot be sent says nothing about the feed.
 			s.log.Debug("cannot probe the feed", "err", err)
 		}
@@ -145,15 +146,15 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, heard *hearing, on
 		}
 		heard.now()
 		switch n.Channel {
-		case jobsChannel:
+		case s.names.In(jobsChannel):
 			hint, err := parseHint(n.Payload)
 			if err != nil {
-				junk.Fail(s.log, slog.LevelWarn, "ignored a notification that is not ours, or of another version of the triggers; the sweep finds its jobs; if it is ours, run psql -f sql/triggers.sql",
+				junk.Fail(s.log, slog.LevelWarn, "ignored a notification that is not ours, or of another version of the triggers; the sweep finds its jobs; if it is ours, run "+s.makeTriggers(),
 					"payload", beginning(n.Payload))
 				continue
 			}
 			on(hint)
-		case membershipChannel:
+		case s.names.In(membershipChannel):
 			on(driver.Hint{Kind: driver.HintMembership})
 		}
 	}

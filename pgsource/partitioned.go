@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/job-publisher/reactor/internal/naming"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
@@ -45,8 +46,8 @@ var (
 // newTable builds the statements. A table without partitions or children is addressed with ONLY, so
 // that the place of a row (its ctid) identifies it. In a tree of tables the same ctid exists in
 // each table; a row is then identified by its table and its ctid, which makes a claim 4 % slower.
-func newTable(schema string, tree bool) table {
-	t := table{name: qualified(schema), schema: schema, tree: tree}
+func newTable(n naming.Names, schema string, tree bool) table {
+	t := table{name: qualified(n, schema), schema: schema, tree: tree}
 	only, place := "ONLY ", claimByPlace
 	if tree {
 		only, place = "", claimByTableAndPlace

@@ -20,6 +20,8 @@ import (
 type Partitions struct {
 	// DatabaseURL is a connection string of the owner of the table. See Config.DatabaseURL.
 	DatabaseURL string
+	// Names are those of the deployment.
+	Names Names
 	// Ahead is how many intervals after the present one have a partition. Jobs that are due later
 	// wait in the default partition, and move when their partition is made. 0 to 400.
 	Ahead int
@@ -60,8 +62,8 @@ type Partition struct {
 // ConvertToPartitions makes the table one with partitions, each for one interval, and copies all jobs
 // in one transaction: if we crash, nothing has happened. No instance may run. If the table has
 // partitions already, it only records the interval, by which Maintain makes further ones.
-func ConvertToPartitions(ctx context.Context, databaseURL string, interval time.Duration) error {
-	return withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+func ConvertToPartitions(ctx context.Context, databaseURL string, interval time.Duration, of ...Names) error {
+	return withConnection(ctx, databaseURL, only(of), false, func(conn *pgx.Conn) error {
 		return inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "SELECT pg_catalog.set_config('reactor.partition_interval', $1, true)", fmt.Sprintf("%d microseconds", interval.Microseconds())); err != nil {
 				return err
@@ -79,8 +81,8 @@ func ConvertToPartitions(ctx context.Context, databaseURL string, interval time.
 }
 
 // ListPartitions returns the partitions in order, the default partition last, and the interval.
-func ListPartitions(ctx context.Context, databaseURL string) (list []Partition, interval time.Duration, err error) {
-	err = withRights(ctx, databaseURL, toSeePartitions, true, func(conn *pgx.Conn) error {
+func ListPartitions(ctx context.Context, databaseURL string, of ...Names) (list []Partition, interval time.Duration, err error) {
+	err = withRights(ctx, databaseURL, only(of), toSeePartitions, true, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			t, err := partitionsNow(ctx, tx)
 			if err != nil {
@@ -88,7 +90,7 @@ func ListPartitions(ctx context.Context, databaseURL string) (list []Partition, 
 			}
 			for i := range t.list {
 				p := &t.list[i]
-				if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+p.Name+" WHERE NOT processed), pg_total_relation_size($1::oid)", p.oid).Scan(&p.Waiting, &p.Bytes); err != nil {
+				if err := verbatim(tx).QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+p.Name+" WHERE NOT processed), pg_total_relation_size($1::oid)", p.oid).Scan(&p.Waiting, &p.Bytes); err != nil {
 					return err
 				}
 			}
@@ -117,7 +119,7 @@ func (p Partitions) Maintain(ctx context.Context) error {
 	case p.Retain != 0 && p.Retain < time.Hour:
 		return &driver.ConfigError{Field: "RetainPartitions", Value: p.Retain, Problem: "must be an hour at least, or 0 to keep all"}
 	}
-	return withConnection(ctx, p.DatabaseURL, false, func(conn *pgx.Conn) error {
+	return withConnection(ctx, p.DatabaseURL, p.Names, false, func(conn *pgx.Conn) error {
 		var t partitionTree
 		err := inMigrationTx(ctx, conn, func(tx pgx.Tx) (err error) {
 			t, err = partitionsNow(ctx, tx)
@@ -202,7 +204,7 @@ func partitionsNow(ctx context.Context, tx pgx.Tx) (t partitionTree, err error) 
 		       coalesce((regexp_match(bound, $$FROM \('([^']*)'\)$$))[1]::timestamptz, '-infinity'),
 		       coalesce((regexp_match(bound, $$TO \('([^']*)'\)$$))[1]::timestamptz, 'infinity')
 		  FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid JOIN pg_namespace n ON n.oid = relnamespace, pg_get_expr(relpartbound, c.oid) AS bound
-		 WHERE inhparent = $1::regclass ORDER BY 3, 4`, qualified(t.schema))
+		 WHERE inhparent = $1::regclass ORDER BY 3, 4`, qualified(txNames(tx), t.schema))
 	if err != nil {
 		return t, err
 	}
@@ -295,22 +297,22 @@ func makePartition(ctx context.Context, tx pgx.Tx, r span) (told string, err err
 		t.schema, r.from.Time(), old.oid).Scan(&name, &create, &columns); err != nil {
 		return "", err
 	}
-	if err := execScript(ctx, tx, create); err != nil {
+	if err := execVerbatim(ctx, tx, create); err != nil {
 		return "", err
 	}
 	var moved int64
 	within := fmt.Sprintf("fire_at >= %s AND fire_at < %s", timeLiteral(r.from), timeLiteral(r.to))
 	if hasDefault {
-		if err := execScript(ctx, tx, "LOCK TABLE "+old.Name+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+		if err := execVerbatim(ctx, tx, "LOCK TABLE "+old.Name+" IN ACCESS EXCLUSIVE MODE"); err != nil {
 			return "", err
 		}
-		tag, err := tx.Exec(ctx, "WITH moved AS (DELETE FROM "+old.Name+" WHERE "+within+" RETURNING "+columns+") INSERT INTO "+name+" ("+columns+") SELECT "+columns+" FROM moved")
+		tag, err := verbatim(tx).Exec(ctx, "WITH moved AS (DELETE FROM "+old.Name+" WHERE "+within+" RETURNING "+columns+") INSERT INTO "+name+" ("+columns+") SELECT "+columns+" FROM moved")
 		if err != nil {
 			return "", err
 		}
 		moved = tag.RowsAffected()
 	}
-	if err := execScript(ctx, tx, fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", qualified(t.schema), name, timeLiteral(r.from), timeLiteral(r.to))); err != nil {
+	if err := execVerbatim(ctx, tx, fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", qualified(txNames(tx), t.schema), name, timeLiteral(r.from), timeLiteral(r.to))); err != nil {
 		return "", err
 	}
 	told = "made the partition " + name
@@ -342,19 +344,19 @@ func dropPartition(ctx context.Context, tx pgx.Tx, old Partition) (told string, 
 	if !slices.ContainsFunc(t.list, func(p Partition) bool { return p.oid == old.oid }) {
 		return "", nil // somebody else has dropped it
 	}
-	for _, locks := range []string{"", "LOCK TABLE ONLY " + qualified(t.schema) + " IN ACCESS EXCLUSIVE MODE; LOCK TABLE " + old.Name + " IN ACCESS EXCLUSIVE MODE"} {
-		if err := execScript(ctx, tx, locks); err != nil {
+	for _, locks := range []string{"", "LOCK TABLE ONLY " + qualified(txNames(tx), t.schema) + " IN ACCESS EXCLUSIVE MODE; LOCK TABLE " + old.Name + " IN ACCESS EXCLUSIVE MODE"} {
+		if err := execVerbatim(ctx, tx, locks); err != nil {
 			return "", err
 		}
 		var unfinished bool
-		if err := tx.QueryRow(ctx, ofPart(unfinishedSQL, old.Name)).Scan(&unfinished); err != nil {
+		if err := verbatim(tx).QueryRow(ctx, ofPart(txNames(tx).In(unfinishedSQL), old.Name)).Scan(&unfinished); err != nil {
 			return "", err
 		}
 		if unfinished {
 			return "kept the partition " + old.Name + ": it has jobs that are not published yet", nil
 		}
 	}
-	return "dropped the partition " + old.Name, execScript(ctx, tx, "ALTER TABLE "+qualified(t.schema)+" DETACH PARTITION "+old.Name+"; DROP TABLE "+old.Name)
+	return "dropped the partition " + old.Name, execVerbatim(ctx, tx, "ALTER TABLE "+qualified(txNames(tx), t.schema)+" DETACH PARTITION "+old.Name+"; DROP TABLE "+old.Name)
 }
 
 func ofPart(sql, name string) string { return strings.ReplaceAll(sql, "{part}", name) }

@@ -22,13 +22,14 @@ import (
 // pglogrepl has a decoder, too. It copies each value and trusts each length that it reads: a
 // message that is cut off makes it panic.
 type decoder struct {
-	probes    string // the prefix of the messages that we send ourselves
-	relations map[uint32]relation
-	whole     written            // by the transaction that arrives in one piece
-	within    bool               // that transaction has begun and is not committed yet
-	parts     map[uint32]written // by the transactions that arrive in blocks, by xid
-	block     uint32             // the transaction of the current block
-	inBlock   bool
+	probes     string // the prefix of the messages that we send ourselves
+	membership string // the prefix of the messages that shards or lanes have a new owner
+	relations  map[uint32]relation
+	whole      written            // by the transaction that arrives in one piece
+	within     bool               // that transaction has begun and is not committed yet
+	parts      map[uint32]written // by the transactions that arrive in blocks, by xid
+	block      uint32             // the transaction of the current block
+	inBlock    bool
 }
 
 // written summarizes what a transaction has written that may concern us: its unprocessed rows.
@@ -90,7 +91,7 @@ type relation struct{ id, fireAt, processed int }
 var errMalformed = errors.New("the WAL sender's message is malformed, or of a version that is not known")
 
 func newDecoder(probes string) *decoder {
-	return &decoder{probes: probes, relations: map[uint32]relation{}, parts: map[uint32]written{}}
+	return &decoder{probes: probes, membership: membershipChannel, relations: map[uint32]relation{}, parts: map[uint32]written{}}
 }
 
 // settled reports whether no transaction is half received. Then a position that the server names is
@@ -160,7 +161,7 @@ func (d *decoder) message(r *reader) (probe string) {
 	switch {
 	case prefix == d.probes:
 		return string(content)
-	case prefix == membershipChannel && flags&transactional != 0:
+	case prefix == d.membership && flags&transactional != 0:
 		d.change(func(w *written) { w.membership = true })
 	case prefix == jobsChannel && flags&transactional != 0:
 		// Jobs whose turn it is (followSQL). Anybody can send such a message; one that cannot be read costs

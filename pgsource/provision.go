@@ -83,13 +83,13 @@ func (s *Source) watchTable(ctx context.Context) {
 		return // the components that need the table report the error
 	}
 	if s.cfg.Feed == FeedNotify && !p.triggers {
-		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run psql -f sql/triggers.sql", "table", jobs.name)
+		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run "+s.makeTriggers(), "table", jobs.name)
 	}
 	if outdated := p.triggers && p.outdated; outdated && !s.saidOutdated.Swap(outdated) {
 		s.log.Info("the triggers are of an earlier version and do not name shards, so that every instance reads for every insert: when no instance of an earlier version runs any more, run `reactor migrate up` as the owner of the database")
 	}
 	if p.tree != jobs.tree {
-		changed := newTable(jobs.schema, p.tree)
+		changed := newTable(s.names, jobs.schema, p.tree)
 		s.table.Store(&changed)
 		s.reset() // the connections make other plans for a tree
 	}
@@ -108,9 +108,9 @@ func (s *Source) findTableAgain(ctx context.Context) {
 // publish creates the publications, or updates them, in one transaction: if we crash in it, nothing
 // has happened. If several instances do it, the later ones change nothing. An error of the server
 // is returned without a change.
-func publish(ctx context.Context, databaseURL string) error {
+func publish(ctx context.Context, databaseURL string, of Names) error {
 	var said error
-	err := withConnection(ctx, databaseURL, false, func(conn *pgx.Conn) error {
+	err := withConnection(ctx, databaseURL, of, false, func(conn *pgx.Conn) error {
 		said = inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			if err := execScript(ctx, tx, "SET LOCAL lock_timeout = '2s'"); err != nil {
 				return err

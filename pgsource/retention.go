@@ -25,6 +25,8 @@ import (
 type Retention struct {
 	// DatabaseURL is a connection string of a role that may delete jobs. See Config.DatabaseURL.
 	DatabaseURL string
+	// Names are those of the deployment.
+	Names Names
 	// Keep is how long a row is kept after its job has ended. A minute at least.
 	Keep time.Duration
 	// ByIndexOnly leaves out tables without the index of RetentionIndexSQL. By default such a table is
@@ -110,7 +112,7 @@ func (r Retention) Purge(ctx context.Context) (done Purged, err error) {
 	if err := r.validate(); err != nil {
 		return done, err
 	}
-	err = withRights(ctx, r.DatabaseURL, toPurge, false, func(conn *pgx.Conn) error {
+	err = withRights(ctx, r.DatabaseURL, r.Names, toPurge, false, func(conn *pgx.Conn) error {
 		p := purge{Retention: r, conn: conn, ctx: ctx}
 		if err := p.lock(); err != nil {
 			return err
@@ -147,11 +149,11 @@ func (p *purge) lock() error {
 		if home == nil {
 			return errNoSchema
 		}
-		p.jobs = qualified(*home)
+		p.jobs = qualified(txNames(tx), *home)
 		if p.pooled = uint32(pid) != p.conn.PgConn().PID(); p.pooled {
 			return nil
 		}
-		if err := tx.QueryRow(p.ctx, "SELECT pg_try_advisory_lock($1::bigint)", int64(purgeLock)).Scan(&alone); err != nil {
+		if err := tx.QueryRow(p.ctx, "SELECT pg_try_advisory_lock($1::bigint)", txNames(tx).Lock(purgeLock)).Scan(&alone); err != nil {
 			return err
 		}
 		if !alone {
@@ -162,10 +164,10 @@ func (p *purge) lock() error {
 }
 
 func (p *purge) tx(do func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(p.ctx, p.conn, pgx.TxOptions{BeginQuery: ofPurge.beginSQL() + "; SET LOCAL search_path = pg_catalog, pg_temp"}, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(p.ctx, p.conn, pgx.TxOptions{BeginQuery: ofPurge.beginSQL() + "; SET LOCAL search_path = pg_catalog, pg_temp"}, renamed(namesOf(p.conn.PgConn()), func(tx pgx.Tx) error {
 		if p.pooled && p.jobs != "" {
 			var alone bool
-			if err := tx.QueryRow(p.ctx, "SELECT pg_try_advisory_xact_lock($1::bigint)", int64(purgeLock)).Scan(&alone); err != nil {
+			if err := tx.QueryRow(p.ctx, "SELECT pg_try_advisory_xact_lock($1::bigint)", txNames(tx).Lock(purgeLock)).Scan(&alone); err != nil {
 				return err
 			}
 			if !alone {
@@ -173,7 +175,7 @@ func (p *purge) tx(do func(pgx.Tx) error) error {
 			}
 		}
 		return do(tx)
-	})
+	}))
 }
 
 func (p *purge) run() error {
@@ -214,7 +216,7 @@ func (r Retention) Count(ctx context.Context) (found Purged, err error) {
 	if err := r.validate(); err != nil {
 		return found, err
 	}
-	err = withRights(ctx, r.DatabaseURL, toPurge, false, func(conn *pgx.Conn) error {
+	err = withRights(ctx, r.DatabaseURL, r.Names, toPurge, false, func(conn *pgx.Conn) error {
 		a, err := newJobsAdmin(ctx, conn)
 		if err != nil {
 			return err
@@ -369,7 +371,7 @@ func (p *purge) batch(t purgeTable, where string, args ...any) (read int64, last
 	var ended *driver.DBTime
 	err = p.tx(func(tx pgx.Tx) error {
 		args := append([]any{interval(p.Keep)}, args...)
-		return tx.QueryRow(p.ctx, purgeSQL(t.name, where), args...).Scan(&read, &gone, &ended, &last.ID)
+		return verbatim(tx).QueryRow(p.ctx, purgeSQL(txNames(tx), t.name, where), args...).Scan(&read, &gone, &ended, &last.ID)
 	})
 	if err != nil {
 		return 0, last, err
@@ -418,7 +420,7 @@ func (p *purge) byIndex(t purgeTable) error {
 // skip finds the row that could not be deleted, and reports it.
 func (p *purge) skip(t purgeTable, after JobCursor, why error) (at JobCursor, err error) {
 	err = p.tx(func(tx pgx.Tx) error {
-		return tx.QueryRow(p.ctx, "SELECT "+micros(endedAt)+", id FROM ONLY "+t.name+" WHERE processed AND ("+endedAt+", id) > ('epoch'::timestamptz + $1::interval, $2::bigint) ORDER BY "+endedAt+", id LIMIT 1",
+		return verbatim(tx).QueryRow(p.ctx, "SELECT "+micros(endedAt)+", id FROM ONLY "+t.name+" WHERE processed AND ("+endedAt+", id) > ('epoch'::timestamptz + $1::interval, $2::bigint) ORDER BY "+endedAt+", id LIMIT 1",
 			pgtype.Interval{Microseconds: int64(after.FireAt), Valid: true}, after.ID).Scan(&at.FireAt, &at.ID)
 	})
 	if err == nil {

@@ -40,7 +40,7 @@ func (s *Source) startRetention(ctx context.Context) {
 		defer cancel()
 		defer context.AfterFunc(s.closing, cancel)()
 		_, err := Retention{
-			DatabaseURL: s.cfg.DatabaseURL, Keep: s.cfg.Retain, ByIndexOnly: true, createIndexes: true, orphansOnly: s.cfg.Retain == 0, rowsOnly: !orphans,
+			DatabaseURL: s.cfg.DatabaseURL, Names: s.cfg.deployment(), Keep: s.cfg.Retain, ByIndexOnly: true, createIndexes: true, orphansOnly: s.cfg.Retain == 0, rowsOnly: !orphans,
 			Tell: func(rows int64) { s.log.Debug("jobs that have ended were deleted", "jobs", rows) },
 			Skip: func(id int64, why error) {
 				s.undeletable.Fail(s.log, slog.LevelWarn, "a job that has ended cannot be deleted, and is kept", "job", id, "err", statementText(why))

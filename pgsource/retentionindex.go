@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/internal/naming"
 )
 
 // The index for retention has the processed rows in the order in which they have ended. Each claim adds
@@ -60,6 +62,6 @@ func (p *purge) createIndex(t purgeTable) (bool, error) {
 const indexPatience = "60s"
 
 // purgeSQL is deleteSQL for a table.
-func purgeSQL(table, where string) string {
-	return strings.NewReplacer("{table}", table, "{where}", where, "{ofLane}", ofLane("l.lane")).Replace(deleteSQL)
+func purgeSQL(n naming.Names, table, where string) string {
+	return strings.NewReplacer("{table}", table, "{where}", where, "{ofLane}", n.In(ofLane("l.lane"))).Replace(n.In(deleteSQL))
 }

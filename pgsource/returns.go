@@ -226,7 +226,7 @@ func (s *Source) returnSome(ctx context.Context, ids []int64, timeout string) er
 			return err
 		}
 	}
-	if err == nil || !aboutJob(err) && !aboutKey(err) {
+	if err == nil || !aboutJob(err) && !s.aboutKey(err) {
 		return err
 	}
 	if waited(err) {
@@ -238,7 +238,7 @@ func (s *Source) returnSome(ctx context.Context, ids []int64, timeout string) er
 		}
 		return s.returnSome(ctx, ids[len(ids)/2:], timeout)
 	}
-	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && (!refusesRow(pgErr) || aboutKey(err)) {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && (!refusesRow(pgErr) || s.aboutKey(err)) {
 		s.log.Debug("a job does not go back to the table yet", "job", ids[0], "err", err)
 		return nil
 	}
@@ -248,10 +248,11 @@ func (s *Source) returnSome(ctx context.Context, ids []int64, timeout string) er
 // aboutKey reports whether a row could not be made unprocessed because another one with its key was
 // committed since replacedSQL has looked (then the next search ends the job), or is not committed yet.
 // The server names the index where it waits for that; the rest of its sentence is translated.
-func aboutKey(err error) bool {
+func (s *Source) aboutKey(err error) bool {
+	index := s.names.In("jobs_key")
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && (pgErr.Code == pgerrcode.UniqueViolation && pgErr.ConstraintName == "jobs_key" ||
-		waited(err) && strings.Contains(pgErr.Where, `jobs_key`))
+	return errors.As(err, &pgErr) && (pgErr.Code == pgerrcode.UniqueViolation && pgErr.ConstraintName == index ||
+		waited(err) && strings.Contains(pgErr.Where, index))
 }
 
 // failUnreturnable records a job as failed whose row cannot be made unprocessed.

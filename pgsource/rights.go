@@ -16,8 +16,8 @@ type rights []right
 type right struct{ table, privileges string }
 
 const (
-	ofJobs  = "jobs"      // the table of jobs, in whatever schema
-	ofParts = "jobs/part" // its partitions and children, where they are used directly
+	ofJobs  = "*jobs"      // the table of jobs, in whatever schema and with whatever name
+	ofParts = "*jobs/part" // its partitions and children, where they are used directly
 	// ofFunctions stands for EXECUTE on the functions of schema reactor.
 	ofFunctions = "functions"
 	// ofOrder stands for EXECUTE on those that keep the order of jobs.
@@ -60,8 +60,8 @@ const everything = "SELECT, INSERT, UPDATE, DELETE"
 
 // withRights is withConnection for a command that needs no more than these rights. If it lacks one of them, its error
 // names the GRANT for exactly those.
-func withRights(ctx context.Context, databaseURL string, needs rights, look bool, do func(*pgx.Conn) error) error {
-	return withConnection(ctx, databaseURL, look, func(conn *pgx.Conn) error {
+func withRights(ctx context.Context, databaseURL string, of Names, needs rights, look bool, do func(*pgx.Conn) error) error {
+	return withConnection(ctx, databaseURL, of, look, func(conn *pgx.Conn) error {
 		return explainRights(ctx, conn, needs, do(conn))
 	})
 }
@@ -110,6 +110,11 @@ WITH RECURSIVE needed (name, privilege, place) AS (
     SELECT c.oid FROM pg_class c
      WHERE relname = 'jobs' AND relkind IN ('r', 'p') AND 2 = (SELECT count(*) FROM pg_attribute
                WHERE attrelid = c.oid AND NOT attisdropped AND (attname = 'claim' AND atttypid = 'uuid'::regtype OR attname = 'shard' AND attgenerated = 's'))
+       -- A table of another deployment has that one's triggers or publications.
+       AND NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+                        WHERE t.tgrelid = c.oid AND p.proname = 'announce_jobs' AND n.nspname <> 'reactor')
+       AND NOT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                        WHERE r.prrelid = c.oid AND p.pubname ~ '_jobs_(inserted|updated)$' AND p.pubname NOT IN ('reactor_jobs_inserted', 'reactor_jobs_updated'))
 ), parts (oid) AS (
     SELECT inhrelid FROM pg_inherits JOIN home ON inhparent = home.oid
     UNION SELECT inhrelid FROM pg_inherits JOIN parts ON inhparent = parts.oid

@@ -68,8 +68,8 @@ var ErrNoSchedule = errors.New("there is no such schedule: `reactor schedules li
 const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers, coalesce(ordering_key, ''), " + scheduleStateSQL
 
 // FindSchedule returns a schedule; ErrNoSchedule if there is none with that name.
-func FindSchedule(ctx context.Context, databaseURL, name string) (found Schedule, err error) {
-	err = withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) error {
+func FindSchedule(ctx context.Context, databaseURL, name string, of ...Names) (found Schedule, err error) {
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) error {
 		list, err := readSchedules(ctx, tx, "name = $1", "", name)
 		if err == nil && len(list) == 0 {
 			err = ErrNoSchedule
@@ -126,7 +126,7 @@ func or0[T any](value *T) (v T) {
 
 // AddSchedule inserts a schedule. An expression or a zone that cannot be used is refused here; one that is
 // inserted by SQL is reported in its column problem.
-func AddSchedule(ctx context.Context, databaseURL string, s Schedule) error {
+func AddSchedule(ctx context.Context, databaseURL string, s Schedule, of ...Names) error {
 	setDefault(&s.Zone, "UTC")
 	setDefault(&s.Overlap, "allow")
 	setDefault(&s.CatchUp, schedule.CatchUpOnce)
@@ -149,7 +149,7 @@ func AddSchedule(ctx context.Context, databaseURL string, s Schedule) error {
 		}
 		headers = unless0(string(text))
 	}
-	return withSchedules(ctx, databaseURL, toAddSchedules, false, func(tx pgx.Tx) error {
+	return withSchedules(ctx, databaseURL, of, toAddSchedules, false, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO reactor.schedules (name, cron, every, zone, start_at, end_at, jitter, paused, overlap, catch_up, catch_up_window, max_lateness,
 			    topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
@@ -172,22 +172,22 @@ func optionalInterval(d time.Duration) any {
 }
 
 // PauseSchedule pauses a schedule: its jobs that were not claimed are deleted at once.
-func PauseSchedule(ctx context.Context, databaseURL, name string) error {
-	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = true WHERE name = $1", name)
+func PauseSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = true WHERE name = $1", name, of)
 }
 
 // ResumeSchedule ends a pause. Occurrences of the pause are not made up for.
-func ResumeSchedule(ctx context.Context, databaseURL, name string) error {
-	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = false WHERE name = $1", name)
+func ResumeSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = false WHERE name = $1", name, of)
 }
 
 // DeleteSchedule deletes a schedule, and its jobs that were not claimed.
-func DeleteSchedule(ctx context.Context, databaseURL, name string) error {
-	return changeSchedule(ctx, databaseURL, toDeleteSchedules, "DELETE FROM reactor.schedules WHERE name = $1", name)
+func DeleteSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
+	return changeSchedule(ctx, databaseURL, toDeleteSchedules, "DELETE FROM reactor.schedules WHERE name = $1", name, of)
 }
 
-func changeSchedule(ctx context.Context, databaseURL string, needs rights, sql, name string) error {
-	return withSchedules(ctx, databaseURL, needs, false, func(tx pgx.Tx) error {
+func changeSchedule(ctx context.Context, databaseURL string, needs rights, sql, name string, of []Names) error {
+	return withSchedules(ctx, databaseURL, of, needs, false, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, sql, name)
 		if err == nil && tag.RowsAffected() == 0 {
 			err = ErrNoSchedule
@@ -198,8 +198,8 @@ func changeSchedule(ctx context.Context, databaseURL string, needs rights, sql, 
 
 // RunSchedule inserts one job of a schedule that is due now, beside its occurrences, and returns the id
 // of the job. A paused schedule can be run as well.
-func RunSchedule(ctx context.Context, databaseURL, name string) (id int64, err error) {
-	err = withSchedules(ctx, databaseURL, toRunSchedules, false, func(tx pgx.Tx) error {
+func RunSchedule(ctx context.Context, databaseURL, name string, of ...Names) (id int64, err error) {
+	err = withSchedules(ctx, databaseURL, of, toRunSchedules, false, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, "SELECT reactor.run_schedule($1)", name).Scan(&id)
 		if sqlState(err) == pgerrcode.NoDataFound {
 			return ErrNoSchedule
@@ -212,8 +212,8 @@ func RunSchedule(ctx context.Context, databaseURL, name string) (id int64, err e
 // NextOccurrences returns the next n occurrences of a schedule from now on, on the database's clock, or
 // as many as there are. It counts those whose jobs have been made already, and those that a pause will
 // suppress.
-func NextOccurrences(ctx context.Context, databaseURL, name string, n int) (list []schedule.Occurrence, zone *time.Location, err error) {
-	err = withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) error {
+func NextOccurrences(ctx context.Context, databaseURL, name string, n int, of ...Names) (list []schedule.Occurrence, zone *time.Location, err error) {
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) error {
 		row, times, err := readTimes(ctx, tx, "", name)
 		if err != nil {
 			return err
@@ -239,17 +239,17 @@ const mostBackfilled = 100_000
 //
 // All is one transaction, under the lock of the schedule's row: no instance makes occurrences of it
 // meanwhile, and if we die before the commit, nothing has happened.
-func Backfill(ctx context.Context, databaseURL, name string, from, to time.Time) (made int, err error) {
-	return backfill(ctx, databaseURL, name, from, to, makeJobs)
+func Backfill(ctx context.Context, databaseURL, name string, from, to time.Time, of ...Names) (made int, err error) {
+	return backfill(ctx, databaseURL, of, name, from, to, makeJobs)
 }
 
 // CountBackfill returns how many jobs Backfill would make now, or why it would not.
-func CountBackfill(ctx context.Context, databaseURL, name string, from, to time.Time) (jobs int, err error) {
-	return backfill(ctx, databaseURL, name, from, to, func(context.Context, pgx.Tx, ...*decision) error { return nil })
+func CountBackfill(ctx context.Context, databaseURL, name string, from, to time.Time, of ...Names) (jobs int, err error) {
+	return backfill(ctx, databaseURL, of, name, from, to, func(context.Context, pgx.Tx, ...*decision) error { return nil })
 }
 
-func backfill(ctx context.Context, databaseURL, name string, from, to time.Time, do func(context.Context, pgx.Tx, ...*decision) error) (made int, err error) {
-	err = withSchedules(ctx, databaseURL, toRunSchedules, false, func(tx pgx.Tx) error {
+func backfill(ctx context.Context, databaseURL string, of []Names, name string, from, to time.Time, do func(context.Context, pgx.Tx, ...*decision) error) (made int, err error) {
+	err = withSchedules(ctx, databaseURL, of, toRunSchedules, false, func(tx pgx.Tx) error {
 		row, times, err := readTimes(ctx, tx, "FOR UPDATE", name)
 		if err != nil {
 			return err
@@ -293,7 +293,7 @@ func occurrencesIn(ctx context.Context, tx pgx.Tx, id int64, from, to time.Time)
 	}
 	var parts []string
 	for _, state := range []string{"processed", "NOT processed"} { // there is an index for each
-		parts = append(parts, "SELECT occurrence_at FROM "+qualified(home)+" WHERE schedule_id = $1 AND occurrence_at IS NOT NULL AND occurrence_at >= $2 AND occurrence_at < $3 AND "+state)
+		parts = append(parts, "SELECT occurrence_at FROM "+qualified(txNames(tx), home)+" WHERE schedule_id = $1 AND occurrence_at IS NOT NULL AND occurrence_at >= $2 AND occurrence_at < $3 AND "+state)
 	}
 	rows, err := tx.Query(ctx, parts[0]+" UNION ALL "+parts[1], id, from, to)
 	if err != nil {
@@ -330,8 +330,8 @@ func readTimes(ctx context.Context, tx pgx.Tx, lock, name string) (row scheduleR
 }
 
 // withSchedules runs a transaction in which only PostgreSQL's own functions and operators are found.
-func withSchedules(ctx context.Context, databaseURL string, needs rights, look bool, do func(pgx.Tx) error) error {
-	err := withRights(ctx, databaseURL, needs, look, func(conn *pgx.Conn) error {
+func withSchedules(ctx context.Context, databaseURL string, of []Names, needs rights, look bool, do func(pgx.Tx) error) error {
+	err := withRights(ctx, databaseURL, only(of), needs, look, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
 				return err

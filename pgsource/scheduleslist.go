@@ -48,7 +48,7 @@ func ListSchedules(ctx context.Context, databaseURL string) ([]Schedule, error) 
 
 // FindSchedules returns the schedules that pass a filter, in order of their names, and whether there are more behind
 // the last of them. It reads all rows up to there.
-func FindSchedules(ctx context.Context, databaseURL string, filter ScheduleFilter) (list []Schedule, more bool, err error) {
+func FindSchedules(ctx context.Context, databaseURL string, filter ScheduleFilter, of ...Names) (list []Schedule, more bool, err error) {
 	var args parameters
 	var conditions []string
 	if len(filter.States) > 0 {
@@ -79,7 +79,7 @@ func FindSchedules(ctx context.Context, databaseURL string, filter ScheduleFilte
 	if filter.Limit > 0 {
 		limit = fmt.Sprintf(" LIMIT %d", filter.Limit+1) // one more shows whether there are more
 	}
-	err = withSchedules(ctx, databaseURL, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
 		list, err = readSchedules(ctx, tx, and(conditions), limit, args...)
 		return err
 	})
@@ -90,8 +90,8 @@ func FindSchedules(ctx context.Context, databaseURL string, filter ScheduleFilte
 }
 
 // DatabaseTime reads the clock of a database, to which the times of jobs and schedules refer.
-func DatabaseTime(ctx context.Context, databaseURL string) (now driver.DBTime, err error) {
-	err = withConnection(ctx, databaseURL, true, func(conn *pgx.Conn) error {
+func DatabaseTime(ctx context.Context, databaseURL string, of ...Names) (now driver.DBTime, err error) {
+	err = withConnection(ctx, databaseURL, only(of), true, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
 				return err

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/naming"
 	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -26,6 +27,8 @@ type Source struct {
 	// backends is the application_name of all our connections. Instances that depose this one
 	// terminate the connections with that name.
 	backends string
+	// names are those of the deployment. All texts are written for the default ones (names.go).
+	names naming.Names
 
 	// Open sets the following fields.
 
@@ -118,12 +121,17 @@ func New(cfg Config) (*Source, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("pgsource: %w", err)
 	}
+	checked, err := cfg.deployment().check()
+	if err != nil {
+		return nil, fmt.Errorf("pgsource: %w", err)
+	}
 	var random [4]byte
 	rand.Read(random[:]) // never fails, by its documentation
 	s := &Source{
 		settled:    settled{at: driver.DistantPast},
 		cfg:        cfg,
 		log:        cfg.Logger,
+		names:      checked,
 		backends:   "reactor-" + hex.EncodeToString(random[:]),
 		feedChecks: make(chan struct{}, 1),
 	}
@@ -228,13 +236,13 @@ func (s *Source) Now(ctx context.Context) (driver.DBTime, error) {
 // real statements will report the same.
 func (s *Source) warm(ctx context.Context, conn *pgx.Conn) error {
 	const noLane = -1
-	if rows, err := conn.Query(ctx, settleSQL, new(plainSettlements).args()...); err == nil {
+	if rows, err := conn.Query(ctx, s.names.In(settleSQL), new(plainSettlements).args()...); err == nil {
 		rows.Close()
 	}
 	if err := setLockTimeout(ctx, conn, warmLockTimeout); err != nil {
 		return err
 	}
-	if rows, err := conn.Query(ctx, s.jobs().claim, s.jobs().claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
+	if rows, err := conn.Query(ctx, s.names.In(s.jobs().claim), s.jobs().claimArgs(driver.ClaimRequest{Lease: driver.Lease{Lane: noLane}, IDs: []int64{}})...); err == nil {
 		rows.Close()
 	}
 	return setLockTimeout(ctx, conn, tableLockTimeout)

@@ -121,7 +121,7 @@ func (s *Source) listenWAL(ctx context.Context, on func(driver.Hint)) error {
 // nextSlot returns a name for a slot. It differs from the name of the previous slot, which exists
 // until the server has noticed that its connection ended: that can take walSenderTimeout.
 func (s *Source) nextSlot() string {
-	return fmt.Sprintf("%s_%d", strings.ReplaceAll(s.backends, "-", "_"), s.walFeeds.Add(1))
+	return s.names.In(fmt.Sprintf("%s_%d", strings.ReplaceAll(s.backends, "-", "_"), s.walFeeds.Add(1)))
 }
 
 // connectWAL opens a connection for replication. Such a connection accepts the simple query
@@ -181,7 +181,7 @@ func (f *walFeed) start(ctx context.Context) error {
 	return pglogrepl.StartReplication(ctx, f.conn, f.slot, 0, pglogrepl.StartReplicationOptions{
 		PluginArgs: []string{
 			"proto_version '2'", "streaming 'on'", "binary 'true'", "messages 'true'",
-			"publication_names 'reactor_jobs_inserted,reactor_jobs_updated'",
+			f.names.In("publication_names 'reactor_jobs_inserted,reactor_jobs_updated'"),
 		},
 	})
 }
@@ -197,6 +197,7 @@ func (f *walFeed) receive(ctx context.Context) error {
 	f.conn.Frontend().SetMaxBodyLen(mostMessage)
 	defer context.AfterFunc(ctx, func() { _ = f.conn.Conn().SetDeadline(time.Unix(1, 0)) })()
 	d := newDecoder(f.probePrefix())
+	d.membership = f.names.In(membershipChannel)
 	reads := pacer{every: readPause, burst: readBurst}
 	lowWater := sockopt.NewLowWater(f.conn.Conn())
 	for {

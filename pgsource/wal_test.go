@@ -362,14 +362,31 @@ func TestWALGuardOfOthers(t *testing.T) {
 	t.Parallel()
 	url := ownBench(t, nil).url
 	b := examine(t, url)
-	frozen := connect(t, b.ctx, url)
-	if _, err := frozen.Exec(b.ctx, "SELECT pg_create_logical_replication_slot('reactor_frozen', 'pgoutput', true)"); err != nil {
-		t.Fatal(err)
+	freeze := func(slot string) {
+		t.Helper()
+		if _, err := connect(t, b.ctx, url).Exec(b.ctx, "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput', true)"); err != nil {
+			t.Fatal(err)
+		}
 	}
+	freeze("reactor_0a1b2c3d_1")
+	freeze("reactor_app_0a1b2c3d_1") // of the deployment in schema reactor_app
 	b.exec("CREATE TABLE filler (n int)")
 	b.exec("INSERT INTO filler SELECT generate_series(1, 700000)")
-	onWAL(t, url, func(cfg *pgsource.Config) { cfg.MaxFeedWAL, cfg.FeedCheck = 16<<20, 500*time.Millisecond })
-	b.eventually("the slot of the frozen instance is gone", "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'reactor_frozen')")
+	guard := func() {
+		t.Helper()
+		onWAL(t, url, func(cfg *pgsource.Config) { cfg.MaxFeedWAL, cfg.FeedCheck = 16<<20, 500*time.Millisecond })
+	}
+	guard()
+	gone := "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)"
+	b.eventually("the slot of the frozen instance is gone", gone, "reactor_0a1b2c3d_1")
+	// When another instance has ended the next one, two have left that of the other deployment alone.
+	freeze("reactor_0a1b2c3d_2")
+	b.exec("INSERT INTO filler SELECT generate_series(1, 700000)")
+	guard()
+	b.eventually("the slot of the second one is gone", gone, "reactor_0a1b2c3d_2")
+	if b.count("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'reactor_app_0a1b2c3d_1'") != 1 {
+		t.Error("the slot of another deployment was ended")
+	}
 }
 
 // TestWALSeesPreparedTransactions: a NOTIFY trigger forbids PREPARE TRANSACTION.

@@ -125,7 +125,7 @@ func closeReplication(conn *pgconn.PgConn) {
 
 // makePublications creates the publications, or returns why it cannot.
 func (s *Source) makePublications(ctx context.Context) error {
-	err := publish(ctx, s.cfg.DatabaseURL)
+	err := publish(ctx, s.cfg.DatabaseURL, s.cfg.deployment())
 	var pgErr *pgconn.PgError
 	switch {
 	case sqlState(err) == pgerrcode.LockNotAvailable:
@@ -145,7 +145,7 @@ func (s *Source) makePublications(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("the table %s cannot be published: %w", s.jobs().name, err)
 	}
-	s.log.Info("the table of jobs is published for the WAL feed", "publications", "reactor_jobs_inserted, reactor_jobs_updated")
+	s.log.Info("the table of jobs is published for the WAL feed", "publications", s.names.In("reactor_jobs_inserted, reactor_jobs_updated"))
 	return nil
 }
 

@@ -25,7 +25,7 @@ var probeSQL = treeSQL + `
 SELECT pg_wal_lsn_diff(pg_logical_emit_message(false, $2, $3), '0/0')::bigint, current_setting('wal_level'), current_setting('synchronous_standby_names'),
        coalesce((SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $4), 0),
        ARRAY(SELECT active_pid FROM pg_replication_slots
-              WHERE temporary AND starts_with(slot_name, 'reactor_') AND slot_name <> $4 AND database = current_database()
+              WHERE temporary AND slot_name ~ '^reactor_[0-9a-f]{8}_[0-9]+$' AND slot_name <> $4 AND database = current_database()
                 AND active_pid IS NOT NULL AND pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) > $5::bigint),
        CASE WHEN $6 THEN coalesce((SELECT format('%s, since %s', who, since::timestamptz(0)) FROM (
               SELECT format('process %s', pid), xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()

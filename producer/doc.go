@@ -20,6 +20,8 @@
 // commit, nothing has changed; if it dies after it, all has. If the connection ends during the
 // commit, either is possible: give the job a Key and use Schedule, which can be repeated.
 //
+// [Schema] is an option for a deployment with another schema than reactor.
+//
 // The package needs version 6 of the schema, with the functions of sql/functions.sql, and calls them
 // wherever the caller's search path leads. It does no more than they do: other languages call them
 // in the same way.

@@ -38,7 +38,7 @@ func explain(what string, err error) error {
 		case pgerrcode.NotNullViolation:
 			err = &RuleError{pgErr.ColumnName, pgErr.ColumnName + " must be given", err}
 		case pgerrcode.UniqueViolation:
-			if pgErr.ConstraintName == "jobs_key" {
+			if pgErr.ConstraintName == pgErr.TableName+"_key" { // jobs_key, of the table jobs
 				err = &RuleError{"key", "key is that of a job that has not fired: Schedule replaces that one", err}
 			} else {
 				err = &RuleError{"", pgErr.ConstraintName, err}

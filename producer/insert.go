@@ -60,19 +60,20 @@ var columns = []string{
 // an unfired job has. Jobs without FireAt are due when the call begins.
 //
 //	n, err := producer.InsertMany(ctx, tx, slices.Values(jobs))
-func InsertMany(ctx context.Context, db PgxCopier, jobs iter.Seq[Job]) (int64, error) {
+func InsertMany(ctx context.Context, db PgxCopier, jobs iter.Seq[Job], options ...Option) (int64, error) {
 	var (
 		home  string
+		table string
 		begun time.Time
 	)
-	if err := Pgx(db).row(ctx, "SELECT jobs_schema, pg_catalog.clock_timestamp() FROM reactor.deployment", nil, &home, &begun); err != nil {
+	if err := Pgx(db, options...).row(ctx, "SELECT jobs_schema, jobs_table, pg_catalog.clock_timestamp() FROM reactor.deployment", nil, &home, &table, &begun); err != nil {
 		return 0, explain("insert jobs", err)
 	}
 	next, stop := iter.Pull(jobs)
 	defer stop()
 	var refused error // by us; the server only hears that the COPY is given up
 	number := 0
-	n, err := db.CopyFrom(ctx, pgx.Identifier{home, "jobs"}, columns, pgx.CopyFromFunc(func() ([]any, error) {
+	n, err := db.CopyFrom(ctx, pgx.Identifier{home, table}, columns, pgx.CopyFromFunc(func() ([]any, error) {
 		job, ok := next()
 		if !ok {
 			return nil, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/producer"
 )
 
@@ -358,5 +359,42 @@ func TestSilentTrigger(t *testing.T) {
 		CREATE TRIGGER silent BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION silent()`)
 	if _, err := producer.Insert(w.ctx, producer.Pgx(w.conn), plain); err == nil || !strings.Contains(err.Error(), "0 of 1 jobs were inserted") {
 		t.Error(err)
+	}
+}
+
+// TestOtherSchema: a deployment whose tables are in another schema, with both kinds of drivers.
+func TestOtherSchema(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if _, err := pgsource.MigrateUp(w.ctx, w.url, pgsource.Names{Schema: "zq", JobsTable: "public.reminders"}); err != nil {
+		t.Fatal(err)
+	}
+	w.exec("DROP TABLE jobs; DROP SCHEMA reactor CASCADE") // what forgets the option fails
+	for _, db := range []producer.DB{producer.Pgx(w.conn, producer.Schema("zq")), producer.SQL(w.sql, producer.Schema("zq"))} {
+		ids, err := producer.Insert(w.ctx, db, producer.Job{Topic: "a", FireAt: time.Now().Add(time.Hour)})
+		if err != nil || len(ids) != 1 {
+			t.Fatal(ids, err)
+		}
+		if outcome, err := producer.Cancel(w.ctx, db, producer.ID(ids[0])); outcome != producer.Cancelled {
+			t.Error(outcome, err)
+		}
+		if _, err := producer.UpsertSchedule(w.ctx, db, producer.Recurring{Name: "s", Every: time.Hour, Topic: "s"}); err != nil {
+			t.Error(err)
+		}
+		if id, err := producer.RunSchedule(w.ctx, db, "s"); err != nil || id == 0 {
+			t.Error(id, err)
+		}
+		if err := producer.DeleteSchedule(w.ctx, db, "s"); err != nil {
+			t.Error(err)
+		}
+	}
+	if n, err := producer.InsertMany(w.ctx, w.conn, slices.Values([]producer.Job{{Topic: "b"}, {Topic: "b"}}), producer.Schema("zq")); n != 2 {
+		t.Error(n, err)
+	}
+	if _, err := producer.Insert(w.ctx, producer.Pgx(w.conn, producer.Schema("no schema")), producer.Job{Topic: "a"}); err == nil || !strings.Contains(err.Error(), `Schema "no schema" must consist of`) {
+		t.Errorf("a name that is none: %v", err)
+	}
+	if _, err := producer.Insert(w.ctx, producer.Pgx(w.conn), producer.Job{Topic: "a"}); !errors.Is(err, producer.ErrSchema) {
+		t.Errorf("without the option: %v", err)
 	}
 }

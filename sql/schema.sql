@@ -2,7 +2,8 @@
 -- sql/triggers.sql), as often as you like; `reactor migrate up` runs the same text.
 --
 -- Applications see one table, jobs, in the first schema of their search path. Everything else is
--- reactor's own, in schema reactor.
+-- reactor's own, in schema reactor. `reactor migrate up --schema … --jobs-table …` runs this text with
+-- other names in their places: see internal/naming for which words those are.
 
 -- Finds the schema of the table jobs, or the schema to create it in, before anything is changed:
 --
@@ -10,10 +11,11 @@
 --   - where there is a table jobs with our triggers, or in our publications, in the search path
 --     or not: a table with jobs before an empty one, which may be a mistake of an older version
 --   - where the search path leads to a table jobs that is ours
---   - otherwise the first schema of the search path in which we may create a table
+--   - otherwise the first schema of the search path in which we may create a table; or the one that
+--     was given: SET reactor.jobs_schema = '…'
 --
--- but never schema reactor: it is first in the search path of a role with that name ("$user"), and
--- the other roles would not find the table. A table that an older version has created there stays.
+-- but never schema reactor, or that of another deployment: it is first in the search path of a role with
+-- that name ("$user"), and the other roles would not find the table. A table that an older version has created there stays.
 -- A table jobs of somebody else is not changed.
 DO $$
 DECLARE
@@ -28,11 +30,24 @@ DECLARE
     relation  pg_catalog.regclass;
     ours      boolean;
     filled    boolean;
+    wanted    pg_catalog.name;
+    named     pg_catalog.name;
+    other     record;
 BEGIN
     -- From here on only PostgreSQL's own functions and operators are found.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    -- A table belongs to one deployment. All deployments of a database look for theirs under one lock,
+    -- until the end of the transaction ("claim" in ASCII, the same number for all): of two that want the
+    -- same table at the same time the second sees that the first has it.
+    PERFORM pg_advisory_xact_lock(427020085613);
+    wanted := nullif(current_setting('reactor.jobs_schema', true), '');
     IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('reactor.deployment') AND attname = 'jobs_schema') THEN
-        SELECT jobs_schema INTO home FROM reactor.deployment;
+        SELECT jobs_schema, to_jsonb(d) ->> 'jobs_table' INTO home, named FROM reactor.deployment d;
+        -- Versions before 6 record no name: it is the default one, whose two parts no other name replaces.
+        IF home IS NOT NULL AND coalesce(named, 'job' || 's') <> 'jobs' THEN
+            RAISE EXCEPTION 'the schema % is that of a deployment with the table %.%, and not %', 'reactor', quote_ident(home), coalesce(named, 'job' || 's'), 'jobs'
+                USING HINT = 'give the name of that table, or another schema for a deployment of its own';
+        END IF;
         IF home IS NOT NULL AND to_regclass(format('%I.jobs', home)) IS NULL THEN
             was := home;
             home := NULL;
@@ -61,12 +76,22 @@ BEGIN
     ELSIF was IS NOT NULL THEN
         UPDATE reactor.deployment SET jobs_schema = home;
     END IF;
+    IF wanted <> home THEN
+        RAISE EXCEPTION 'the deployment in schema % has its table in schema %, and not in %', 'reactor', quote_ident(home), quote_ident(wanted)
+            USING HINT = 'give that schema, or another schema for a deployment of its own';
+    ELSIF wanted IS NOT NULL AND to_regnamespace(quote_ident(wanted)) IS NULL THEN
+        RAISE EXCEPTION 'there is no schema % for the table of jobs', quote_ident(wanted) USING HINT = format('CREATE SCHEMA %I', wanted);
+    END IF;
     IF home IS NULL THEN
-        FOREACH candidate IN ARRAY path || 'public'::name LOOP
+        FOREACH candidate IN ARRAY CASE WHEN wanted IS NULL THEN path || 'public'::name ELSE ARRAY[wanted] END LOOP
             CONTINUE WHEN candidate ^@ 'pg_'; -- pg_temp ends with the session
             relation := to_regclass(format('%I.jobs', candidate));
             IF relation IS NULL THEN
-                IF candidate <> 'reactor' AND has_schema_privilege(candidate, 'CREATE') THEN
+                filled := EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(format('%I.deployment', candidate))::oid AND attname = 'jobs_schema');
+                IF filled AND wanted IS NOT NULL THEN
+                    RAISE EXCEPTION 'the schema % holds the own tables of a deployment', quote_ident(wanted) USING HINT = 'give the table of jobs another schema';
+                END IF;
+                IF candidate <> 'reactor' AND NOT filled AND has_schema_privilege(candidate, 'CREATE') THEN
                     home := candidate;
                     EXIT;
                 END IF;
@@ -97,12 +122,42 @@ BEGIN
             EXIT;
         END LOOP;
     END IF;
-    IF home IS NULL THEN
+    IF home IS NULL AND wanted IS NOT NULL THEN
+        RAISE EXCEPTION 'role % may not create a table in schema %', quote_ident(current_user), quote_ident(wanted)
+            USING HINT = format('GRANT CREATE ON SCHEMA %I TO %I', wanted, current_user);
+    ELSIF home IS NULL THEN
         RAISE EXCEPTION 'role % may create tables in no schema of its search path', quote_ident(current_user)
             USING HINT = format('as owner of the database run `reactor migrate up`, or %sGRANT CREATE ON SCHEMA public TO %I and try again',
                 CASE WHEN has_database_privilege(current_database(), 'CREATE') THEN ''
                      ELSE format('GRANT CREATE ON DATABASE %I TO %I, ', current_database(), current_user) END, current_user);
     END IF;
+    -- Does another deployment have it? That one's triggers or publications say so, or its record, if we
+    -- may read that.
+    FOR other IN
+        SELECT n.oid, n.nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid JOIN pg_attribute a ON a.attrelid = c.oid
+         WHERE c.relname = 'deployment' AND c.relkind = 'r' AND a.attname = 'jobs_schema' AND NOT a.attisdropped AND n.nspname <> 'reactor'
+    LOOP
+        SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+                        WHERE t.tgrelid = to_regclass(format('%I.jobs', home))::oid AND p.pronamespace = other.oid AND p.proname = 'announce_jobs')
+            OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                        WHERE r.prrelid = to_regclass(format('%I.jobs', home))::oid AND p.pubname IN (other.nspname || '_jobs_inserted', other.nspname || '_jobs_updated'))
+          INTO filled;
+        IF NOT filled AND has_schema_privilege(other.oid, 'USAGE') AND has_table_privilege(format('%I.deployment', other.nspname), 'SELECT') THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I.deployment d WHERE d.jobs_schema = $1 AND coalesce(to_jsonb(d) ->> $2, $3) = $4)', other.nspname)
+               INTO filled USING home, 'jobs_table', 'job' || 's', 'jobs';
+        END IF;
+        IF filled THEN
+            RAISE EXCEPTION 'the table %.jobs is that of the deployment in schema %', quote_ident(home), quote_ident(other.nspname)
+                USING HINT = 'give this deployment a table of its own, with --jobs-table, or use that deployment, with --schema';
+        END IF;
+    END LOOP;
+    -- CREATE INDEX IF NOT EXISTS would take anything with the name for the index.
+    FOREACH candidate IN ARRAY ARRAY['jobs_pending', 'jobs_key', 'jobs_key_fired', 'jobs_ordered', 'jobs_schedule', 'jobs_occurrence']::name[] LOOP
+        relation := to_regclass(format('%I.%I', home, candidate));
+        IF relation IS NOT NULL AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = relation::oid AND indrelid = to_regclass(format('%I.jobs', home))::oid) THEN
+            RAISE EXCEPTION 'there is a relation %.% already, and it is not an index of %.jobs', quote_ident(home), quote_ident(candidate), quote_ident(home) USING HINT = 'rename it';
+        END IF;
+    END LOOP;
     -- Below, "jobs" means the table in this schema. The schema's owner may have created functions
     -- and operators, which are preferred if they take exactly the types of the arguments: so every
     -- call and every operator below has one of PostgreSQL's own for exactly its types.
@@ -298,8 +353,9 @@ ALTER TABLE reactor.deployment
     -- oid. By these a copy in another cluster recognizes that it is a copy, and takes another name.
     ADD COLUMN IF NOT EXISTS system_identifier bigint,
     ADD COLUMN IF NOT EXISTS database oid,
-    -- The schema of the table jobs.
-    ADD COLUMN IF NOT EXISTS jobs_schema name;
+    -- The schema of the table jobs, and since version 6 its name.
+    ADD COLUMN IF NOT EXISTS jobs_schema name,
+    ADD COLUMN IF NOT EXISTS jobs_table name NOT NULL DEFAULT 'jobs';
 -- Before version 3 the client ids came from the name and the database's oid. Those of an existing
 -- deployment stay as they are.
 DO $$

@@ -100,7 +100,7 @@ func (c *jobsAct) act(ctx context.Context, out cli.Output, action func(now drive
 			err = fmt.Errorf("%s of %s jobs were not changed", thousands(report.total-report.counts[report.action.Done]), thousands(report.total))
 		}
 		return err
-	})
+	}, c.names())
 }
 
 func (c *jobsAct) named(ctx context.Context, a *pgsource.JobsAdmin, report *actReport) error {

@@ -116,7 +116,7 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 			fmt.Fprintf(out.Stdout, "there are more: add --after=%s\n", next)
 		}
 		return nil
-	})
+	}, c.names())
 }
 
 func writeJobs(out cli.Output, list []pgsource.Job) error {

@@ -67,7 +67,7 @@ func (c *jobsShow) Run(ctx context.Context, out cli.Output) error {
 			}
 		}
 		return nil
-	})
+	}, c.names())
 }
 
 // detailJSON is everything about a job in JSON.

@@ -23,7 +23,7 @@ type migrateUp struct {
 }
 
 func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
-	names, err := pgsource.MigrateUp(ctx, c.DatabaseURL)
+	names, err := pgsource.MigrateUp(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	if len(names) > 0 {
 		return c.feed(ctx, out)
 	}
-	restored, err := pgsource.RestoreTable(ctx, c.DatabaseURL)
+	restored, err := pgsource.RestoreTable(ctx, c.DatabaseURL, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -49,7 +49,7 @@ func (c *migrateUp) feed(ctx context.Context, out cli.Output) error {
 	if !c.WithoutTriggers {
 		return nil
 	}
-	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, To: pgsource.FeedWAL})
+	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, Names: c.names(), To: pgsource.FeedWAL})
 }
 
 type migrateFeed struct {
@@ -72,7 +72,7 @@ func (c *migrateFeed) Run(ctx context.Context, out cli.Output) error {
 	if err := checkPatience(c.Patience); err != nil {
 		return err
 	}
-	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, To: c.To, Patience: c.Patience})
+	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, Names: c.names(), To: c.To, Patience: c.Patience})
 }
 
 // checkPatience refuses 0, too: the libraries would take it for their default.
@@ -94,7 +94,7 @@ type migrateDown struct {
 }
 
 func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
-	plan, err := pgsource.PlanDown(ctx, c.DatabaseURL)
+	plan, err := pgsource.PlanDown(ctx, c.DatabaseURL, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -104,7 +104,7 @@ func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
 	case plan.Loses != "" && !c.Yes:
 		return fmt.Errorf("undoing %s would drop %s: add --yes if you mean it", plan.Name, plan.Loses)
 	}
-	name, err := pgsource.MigrateDown(ctx, c.DatabaseURL, plan)
+	name, err := pgsource.MigrateDown(ctx, c.DatabaseURL, plan, c.names())
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ type versionJSON struct {
 }
 
 func (c *migrateStatus) Run(ctx context.Context, out cli.Output) error {
-	states, err := pgsource.MigrateStatus(ctx, c.DatabaseURL)
+	states, err := pgsource.MigrateStatus(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,14 @@ import (
 
 // databaseFlags say where the jobs are.
 type databaseFlags struct {
+	Schema      string `group:"Database" placeholder:"NAME" help:"Schema of reactor's own tables, to keep several deployments in one database apart: reactor if not given. The same for all commands of a deployment."`
+	JobsTable   string `group:"Database" placeholder:"NAME" help:"Table of the jobs, e.g. app.jobs: jobs in the search path if not given. The same for all commands of a deployment."`
 	DatabaseURL string `required:"" type:"url" group:"Database" placeholder:"URL" help:"Database with the jobs, e.g. postgres://user:password@host:5432/name."`
+}
+
+// names returns the names of the deployment.
+func (f databaseFlags) names() pgsource.Names {
+	return pgsource.Names{Schema: f.Schema, JobsTable: f.JobsTable}
 }
 
 // runCommand is `reactor run`.
@@ -112,7 +119,7 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 		defer listener.Close()
 	}
 	if c.Migrate {
-		names, err := pgsource.MigrateUp(ctx, c.DatabaseURL)
+		names, err := pgsource.MigrateUp(ctx, c.DatabaseURL, c.names())
 		if err != nil {
 			return stopped(ctx, err)
 		}
@@ -156,7 +163,7 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections),
+		DatabaseURL: c.DatabaseURL, Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections),
 		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Retain: c.Retain, Logger: log,
 	})
 	if err != nil {

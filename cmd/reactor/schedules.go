@@ -132,7 +132,7 @@ func moment(t time.Time, zone string) string {
 type schedulesShow struct{ scheduleFlags }
 
 func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
-	s, err := pgsource.FindSchedule(ctx, c.DatabaseURL, c.Schedule)
+	s, err := pgsource.FindSchedule(ctx, c.DatabaseURL, c.Schedule, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -196,7 +196,7 @@ func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
 	if c.Occurrences < 1 || c.Occurrences > 100_000 {
 		return cli.Usage(fmt.Errorf("--occurrences is %d, must be 1 to 100000", c.Occurrences))
 	}
-	list, zone, err := pgsource.NextOccurrences(ctx, c.DatabaseURL, c.Schedule, c.Occurrences)
+	list, zone, err := pgsource.NextOccurrences(ctx, c.DatabaseURL, c.Schedule, c.Occurrences, c.names())
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (c *schedulesAdd) Run(ctx context.Context, out cli.Output) error {
 		CatchUp: schedule.CatchUp(c.CatchUp), CatchUpWindow: c.CatchUpWindow, MaxLateness: c.MaxLateness,
 		Message: pgsource.ScheduleMessage{Topic: string(c.Topic), Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: string(c.ContentType), ResponseTopic: string(c.ResponseTopic), Headers: c.Header, OrderingKey: string(c.OrderingKey)},
 	}
-	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s))
+	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s, c.names()))
 }
 
 // check says in terms of the flags what the table would refuse.
@@ -280,25 +280,25 @@ func (c *schedulesAdd) check() error {
 type schedulesPause struct{ scheduleFlags }
 
 func (c *schedulesPause) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "paused", pgsource.PauseSchedule(ctx, c.DatabaseURL, c.Schedule))
+	return c.done(out, "paused", pgsource.PauseSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
 }
 
 type schedulesResume struct{ scheduleFlags }
 
 func (c *schedulesResume) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "resumed", pgsource.ResumeSchedule(ctx, c.DatabaseURL, c.Schedule))
+	return c.done(out, "resumed", pgsource.ResumeSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
 }
 
 type schedulesDelete struct{ scheduleFlags }
 
 func (c *schedulesDelete) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "deleted", pgsource.DeleteSchedule(ctx, c.DatabaseURL, c.Schedule))
+	return c.done(out, "deleted", pgsource.DeleteSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
 }
 
 type schedulesRun struct{ scheduleFlags }
 
 func (c *schedulesRun) Run(ctx context.Context, out cli.Output) error {
-	id, err := pgsource.RunSchedule(ctx, c.DatabaseURL, c.Schedule)
+	id, err := pgsource.RunSchedule(ctx, c.DatabaseURL, c.Schedule, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -323,7 +323,7 @@ there is a job in the table is not made again, so a range can be backfilled twic
 }
 
 func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
-	now, err := pgsource.DatabaseTime(ctx, c.DatabaseURL)
+	now, err := pgsource.DatabaseTime(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
 	}
@@ -332,7 +332,7 @@ func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 		return cli.Usage(errors.New("--from must be before --to"))
 	}
 	if !c.Yes {
-		jobs, err := pgsource.CountBackfill(ctx, c.DatabaseURL, c.Schedule, from, to)
+		jobs, err := pgsource.CountBackfill(ctx, c.DatabaseURL, c.Schedule, from, to, c.names())
 		if err != nil {
 			return err
 		}
@@ -342,7 +342,7 @@ func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 			}
 		}
 	}
-	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to)
+	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to, c.names())
 	switch {
 	case err != nil:
 		return err

@@ -26,7 +26,7 @@ type Option func(*kit)
 // WithMigrations makes Main call migrate once, for the template from which every database of
 // NewDatabase is cloned. migrate must close its connections to url, because PostgreSQL cannot
 // clone a database that is in use. Its first result is ignored.
-func WithMigrations[T any](migrate func(ctx context.Context, url string) (T, error)) Option {
+func WithMigrations[T, O any](migrate func(ctx context.Context, url string, options ...O) (T, error)) Option {
 	return func(k *kit) {
 		k.migrate = func(ctx context.Context, url string) error {
 			_, err := migrate(ctx, url)

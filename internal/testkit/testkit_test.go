@@ -29,7 +29,7 @@ func testContext(t *testing.T) context.Context {
 }
 
 func TestMain(m *testing.M) {
-	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string) (pgconn.CommandTag, error) {
+	testkit.Main(m, testkit.WithMigrations(func(ctx context.Context, url string, _ ...any) (pgconn.CommandTag, error) {
 		conn, err := pgx.Connect(ctx, url)
 		if err != nil {
 			return pgconn.CommandTag{}, err

@@ -20,7 +20,7 @@ type benchCommand struct {
 	programFlag
 	Stack       bool   `group:"Where" help:"Start a PostgreSQL and a Mosquitto on private ports and in temporary folders; the URLs are then ignored."`
 	Fsync       bool   `group:"Where" help:"With --stack: commits wait for the disk. Without it the speed of the disk has no influence."`
-	DatabaseURL string `type:"url" group:"Where" placeholder:"URL" help:"Or use this database, which has the schema. Jobs with topics reactor-bench/… are inserted and deleted."`
+	DatabaseURL string `type:"url" group:"Where" placeholder:"URL" help:"Or use this database, which has the schema, with the default names. Jobs with topics reactor-bench/… are inserted and deleted."`
 	MQTTURL     string `type:"url" group:"Where" name:"mqtt-url" placeholder:"URL" help:"And this broker."`
 
 	Jobs         int            `group:"Load" default:"50000" help:"How many jobs."`

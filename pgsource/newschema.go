@@ -1,0 +1,44 @@
+package pgsource
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/internal/naming"
+)
+
+// prepareSchema comes before the texts of a migration, in its transaction. It tells them where the table
+// of a new deployment belongs, and refuses a schema of somebody else: its tables may have the names of
+// ours, and CREATE TABLE IF NOT EXISTS would take them for ours. Whose the table of jobs is, the text
+// itself looks (sql/schema.sql), because people run it as well.
+//
+// What is left of a deployment that was undone is the record of versions, schema_version.
+//
+// The schema reactor is not looked at: versions before 6 were created there by hand as well as by us,
+// and have left what no rule describes.
+func prepareSchema(ctx context.Context, tx pgx.Tx) error {
+	n := txNames(tx)
+	if n.Home() != "" {
+		if _, err := tx.Exec(ctx, "SELECT pg_catalog.set_config('reactor.jobs_schema', $1, true)", n.Home()); err != nil {
+			return err
+		}
+	}
+	if n.Schema() == naming.DefaultSchema {
+		return nil
+	}
+	var deployed bool
+	var stranger *string
+	if err := tx.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('reactor.deployment')::pg_catalog.oid
+		                AND attname OPERATOR(pg_catalog.=) 'jobs_schema'::pg_catalog.name), pg_catalog.min(c.relname::pg_catalog.text) FILTER (WHERE NOT pg_catalog.starts_with(c.relname::pg_catalog.text, 'schema_version'::pg_catalog.text))
+		  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+		 WHERE n.nspname OPERATOR(pg_catalog.=) 'reactor'::pg_catalog.name`).Scan(&deployed, &stranger); err != nil {
+		return err
+	}
+	if stranger != nil && !deployed {
+		return fmt.Errorf("the schema %s has tables of somebody else (%s): give reactor a schema of its own as pgsource.Config.Schema", n.Schema(), *stranger)
+	}
+	return nil
+}
