@@ -175,11 +175,12 @@ func (s *Source) endOutdated(ctx context.Context, req driver.ClaimRequest) (ende
 func (s *Source) bindOrdering(ctx context.Context, schema string) error {
 	var bound bool
 	err := s.control.row(ctx, "SELECT strpos(prosrc, 'FROM ' || format('%I.jobs', $1::text) || ' j') > 0 FROM pg_proc WHERE oid = to_regproc('reactor.waits_until')", []any{schema}, &bound)
+	const bind = "SELECT reactor.bind_ordering()"
 	if err == nil && !bound {
-		err = s.control.exec(ctx, "SELECT reactor.bind_ordering()")
+		err = s.control.exec(ctx, bind)
 	}
 	if sqlState(err) == pgerrcode.InsufficientPrivilege {
-		return explained(err, "the table of jobs has moved to schema %s, and this role may not tell the functions that keep jobs in order: as their owner run SELECT reactor.bind_ordering()", pgx.Identifier{schema}.Sanitize())
+		return explained(err, "the table of jobs has moved to schema %s, and this role may not tell the functions that keep jobs in order: as their owner run %s", pgx.Identifier{schema}.Sanitize(), s.names.In(bind))
 	}
 	return err
 }

@@ -24,6 +24,7 @@ import (
 type decoder struct {
 	probes     string // the prefix of the messages that we send ourselves
 	membership string // the prefix of the messages that shards or lanes have a new owner
+	named      string // the prefix of the messages that name jobs
 	relations  map[uint32]relation
 	whole      written            // by the transaction that arrives in one piece
 	within     bool               // that transaction has begun and is not committed yet
@@ -91,7 +92,7 @@ type relation struct{ id, fireAt, processed int }
 var errMalformed = errors.New("the WAL sender's message is malformed, or of a version that is not known")
 
 func newDecoder(probes string) *decoder {
-	return &decoder{probes: probes, membership: membershipChannel, relations: map[uint32]relation{}, parts: map[uint32]written{}}
+	return &decoder{probes: probes, membership: membershipChannel, named: jobsChannel, relations: map[uint32]relation{}, parts: map[uint32]written{}}
 }
 
 // settled reports whether no transaction is half received. Then a position that the server names is
@@ -163,7 +164,7 @@ func (d *decoder) message(r *reader) (probe string) {
 		return string(content)
 	case prefix == d.membership && flags&transactional != 0:
 		d.change(func(w *written) { w.membership = true })
-	case prefix == jobsChannel && flags&transactional != 0:
+	case prefix == d.named && flags&transactional != 0:
 		// Jobs whose turn it is (followSQL). Anybody can send such a message; one that cannot be read costs
 		// nothing.
 		if hint, err := parseHint(string(content)); err == nil {

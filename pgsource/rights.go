@@ -56,6 +56,9 @@ var (
 	}
 )
 
+// orderFunctions are the names of the functions that an instance calls (sql/ordering.sql).
+const orderFunctions = "'{keys_in_flight,keys_to_return,waits_until,is_outdated,next_in_order}'::text[]"
+
 const everything = "SELECT, INSERT, UPDATE, DELETE"
 
 // withRights is withConnection for a command that needs no more than these rights. If it lacks one of them, its error
@@ -136,6 +139,6 @@ WITH RECURSIVE needed (name, privilege, place) AS (
     UNION ALL
     SELECT 1001, 'EXECUTE ON FUNCTION ' || string_agg(pg_proc.oid::regprocedure::text, ', ' ORDER BY proname) FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
      WHERE EXISTS (SELECT FROM needed WHERE name = '%[4]s') AND nspname = 'reactor' AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE')
-       AND proname IN ('keys_in_flight', 'keys_to_return', 'waits_until', 'is_outdated', 'next_in_order')
+       AND proname = ANY (%[5]s)
 )
-SELECT coalesce(string_agg('GRANT ' || what || ' TO ' || quote_ident(current_user), '; ' ORDER BY place, what), '') FROM grants WHERE what IS NOT NULL`, ofJobs, ofParts, ofFunctions, ofOrder)
+SELECT coalesce(string_agg('GRANT ' || what || ' TO ' || quote_ident(current_user), '; ' ORDER BY place, what), '') FROM grants WHERE what IS NOT NULL`, ofJobs, ofParts, ofFunctions, ofOrder, orderFunctions)

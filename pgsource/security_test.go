@@ -493,9 +493,25 @@ func TestLeastPrivileges(t *testing.T) {
 	}
 	// Without rights it is told which.
 	b.exec("REVOKE UPDATE ON reactor.lanes FROM " + role)
-	if why := b.refused(pgsource.Config{DatabaseURL: url}); !strings.Contains(why, "GRANT SELECT, UPDATE ON") {
+	if why := b.refused(pgsource.Config{DatabaseURL: url}); !strings.HasSuffix(why, "GRANT UPDATE ON reactor.lanes TO "+role) {
 		t.Error(why)
 	}
+	// The same where new functions are nobody's.
+	b.exec("GRANT UPDATE ON reactor.lanes TO " + role + "; REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor FROM PUBLIC")
+	why := b.refused(pgsource.Config{DatabaseURL: url})
+	_, grant, found := strings.Cut(why, ": as their owner run ")
+	if !found || !strings.HasPrefix(grant, "GRANT EXECUTE ON FUNCTION reactor.is_outdated(") {
+		t.Fatal(why)
+	}
+	b.exec(grant)
+	b.start(url)
+	if ids := b.ordered("k", 1); len(b.late(ids)) != 1 {
+		t.Error("a job with an ordering key is not due")
+	}
+	// A migration grants them to who may claim.
+	b.exec("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA reactor FROM " + role + "; DELETE FROM reactor.schema_version WHERE version_id = 6")
+	b.migrateUp(b.url)
+	b.start(url)
 }
 
 // TestTooManyConnections: too many connections are refused before the pool opens them.

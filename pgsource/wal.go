@@ -197,7 +197,7 @@ func (f *walFeed) receive(ctx context.Context) error {
 	f.conn.Frontend().SetMaxBodyLen(mostMessage)
 	defer context.AfterFunc(ctx, func() { _ = f.conn.Conn().SetDeadline(time.Unix(1, 0)) })()
 	d := newDecoder(f.probePrefix())
-	d.membership = f.names.In(membershipChannel)
+	d.membership, d.named = f.names.In(membershipChannel), f.names.In(jobsChannel)
 	reads := pacer{every: readPause, burst: readBurst}
 	lowWater := sockopt.NewLowWater(f.conn.Conn())
 	for {
