@@ -29,10 +29,12 @@ const outdated = "reactor.is_outdated(" + orderingSQL + ", fire_at, id)"
 
 // itsTurn is the condition under which one of the jobs with these ids may be claimed: it has no ordering key, or
 // it is the turn of this job, and it is to be published. Of those with one key only the first can
-// pass; the others are not asked about, as that costs much more than to find the first.
+// pass; the others are not asked about, as that costs much more than to find the first. They are found by
+// their ids: the condition that they are unprocessed is written so that it matches no partial index (pending), not even
+// jobs_ordered.
 func itsTurn(ids, from, to string) string {
 	return `(ordering_key IS NULL
-         OR id = ANY (ARRAY(SELECT DISTINCT ON (` + orderingSQL + `) id FROM {jobs} WHERE id = ANY (` + ids + `::bigint[]) AND ordering_key IS NOT NULL AND ` + pending + `{in ` + from + ` to ` + to + `}
+         OR id = ANY (ARRAY(SELECT DISTINCT ON (` + orderingSQL + `) id FROM {jobs} WHERE id = ANY (` + ids + `::bigint[]) AND ordering_key IS NOT NULL AND NOT coalesce(processed, true){in ` + from + ` to ` + to + `}
                              ORDER BY ` + orderingSQL + `, fire_at, id))
         AND NOT ` + keyInFlight + ` AND reactor.waits_until(` + orderingSQL + `, fire_at, id) IS NULL AND NOT ` + outdated + `)`
 }
