@@ -46,7 +46,9 @@ func TestOrder(t *testing.T) {
 				SELECT $1 || '/key' || k, n, now() + interval '500 ms' + CASE WHEN k % 2 = 0 THEN '0' ELSE n * interval '1 ms' END, 'key ' || k
 				  FROM generate_series(1, $2::int) k, generate_series(1, $3::int) n ORDER BY n`, w.prefix, keys, each)
 			for range 3 {
-				w.start(reactor.Config{Delivery: delivery})
+				in := w.start(reactor.Config{Delivery: delivery})
+				// At a start, a broker that cannot be reached ends the instance.
+				w.until("the instance is ready", func() bool { return in.Stats().Health().Ready })
 			}
 			for i := range 10 {
 				if err := w.subscriber.WaitDistinct(w.ctx, (i+1)*keys*each/20); err != nil {
