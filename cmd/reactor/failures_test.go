@@ -12,6 +12,7 @@ import (
 // TestFailuresAreOneLine: after each failure there is one line that says what to do, an exit code,
 // and no password.
 func TestFailuresAreOneLine(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	database, plain := testkit.NewDatabase(t), testkit.Broker(t).URL()
 	guarded := testkit.OwnMosquitto(t, stack.MosquittoConfig{Username: "reactor", Password: "sesame"}).URL()
@@ -93,6 +94,7 @@ func TestFailuresAreOneLine(t *testing.T) {
 }
 
 func TestMigrateCommand(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	database := testkit.NewDatabase(t)
 	exec(t, ctx, connect(t, ctx, database), "DROP TABLE jobs; DROP SCHEMA reactor CASCADE")
@@ -149,6 +151,7 @@ func TestForeignTable(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		args []string
 		want string

@@ -15,6 +15,7 @@ import (
 
 // TestJobsCommand: an operator finds jobs, looks at one, and changes them.
 func TestJobsCommand(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	database := testkit.NewDatabase(t)
 	conn := connect(t, ctx, database)

@@ -12,6 +12,7 @@ import (
 // TestMigrateWithoutTriggers: a database without triggers, an instance that reads the WAL, and the
 // switch back to the triggers while it runs.
 func TestMigrateWithoutTriggers(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	database, broker := testkit.NewDatabase(t), broker(t)
 	conn := connect(t, ctx, database)
@@ -60,6 +61,7 @@ func TestMigrateWithoutTriggers(t *testing.T) {
 
 // TestMigrateStatus: the versions that are applied and those that are not, in a table and in JSON.
 func TestMigrateStatus(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	database := testkit.NewDatabase(t)
 	status := func() (table string, applied, pending int) {

@@ -12,6 +12,7 @@ import (
 // TestPartitionsCommand: convert, maintain and status, and an instance that publishes from the table,
 // drops an old partition, and is not disturbed by it.
 func TestPartitionsCommand(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	database, broker := testkit.NewDatabase(t), broker(t)
 	conn := connect(t, ctx, database)

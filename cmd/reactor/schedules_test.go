@@ -11,6 +11,7 @@ import (
 
 // TestSchedulesCommand: a schedule through its whole life, with an instance that publishes.
 func TestSchedulesCommand(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	database, broker := testkit.NewDatabase(t), broker(t)
 	conn := connect(t, ctx, database)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,13 +35,17 @@ type Process struct {
 	changed chan struct{} // closed and replaced at each write
 }
 
+// endAtOnce is for programs with the race detector: at its end one would sleep for a second, in case that
+// another thread has something to report. Tests run a hundred commands, one after the other.
+const endAtOnce = "GORACE=atexit_sleep_ms=20"
+
 // Run starts a program. If the test fails, its output is logged.
 func Run(t testing.TB, cfg ProcessConfig) *Process {
 	t.Helper()
 	p := &Process{changed: make(chan struct{})}
 	out := (*processOutput)(p)
 	proc, err := stack.StartProcess(stack.ProcessSpec{
-		Path: cfg.Path, Args: cfg.Args, Dir: cfg.Dir, Env: append(os.Environ(), cfg.Env...),
+		Path: cfg.Path, Args: cfg.Args, Dir: cfg.Dir, Env: slices.Concat(os.Environ(), []string{endAtOnce}, cfg.Env),
 		Stdout: out, Stderr: out, Enter: cfg.Enter,
 	})
 	if err != nil {
