@@ -22,35 +22,46 @@ func (b JobBefore) Failed() bool {
 	return b.State == JobBlocked || b.State == JobFailed || b.State == JobExpired || b.State == JobMissed
 }
 
-// lookedBack is how many jobs before one are looked at. Behind more of them that wait, the farthest of these is named.
-const lookedBack = 200
-
 // orderSQL tells for which job each of some jobs waits, by what the tables say, and not by what an instance does: to
-// claim a job, it asks reactor.waits_until, which answers only when to look again.
+// claim a job, it asks the functions of sql/ordering.sql, which answer only when to look again.
 //
-// Going back from a job, those that have not ended are passed, up to the first that was claimed. The last of them that
-// holds up the others is the cause: it is being published, is to be tried again, or was given up where the
-// deployment says block. One that cannot be claimed is passed over where it says skip. A job that is not due yet waits
-// for none, except for one that has failed: the others may have ended by then.
+// The cause is the job of the key that is on its way, or else the first of those that hold up the others: it is unfired, or was
+// given up where the deployment says block. One that cannot be claimed is passed over where it says skip. A job
+// that is not due yet waits for none, except for one that has failed: the others may have ended by then.
 var orderSQL = `, subject AS (
-    SELECT id, fire_at, ordering_key FROM {jobs} WHERE id = ANY ($1::bigint[]) AND NOT processed AND ordering_key IS NOT NULL
-), before AS (
-    SELECT subject.id AS subject, subject.fire_at <= clock_timestamp() AS due, job.*
-      FROM subject CROSS JOIN LATERAL (
-           SELECT j.xmin, j.* FROM {jobs} AS j WHERE j.ordering_key = subject.ordering_key AND (j.fire_at, j.id) < (subject.fire_at, subject.id)
-            ORDER BY j.fire_at DESC, j.id DESC LIMIT $2::integer) AS job
+    SELECT id, fire_at, fire_at <= clock_timestamp() AS due, ` + orderingSQL + ` AS ordering FROM {jobs} WHERE id = ANY ($1::bigint[]) AND NOT processed AND ordering_key IS NOT NULL
+), policy AS (
+    SELECT ordered_failure = 'block' AS blocks FROM reactor.deployment
+), flying AS MATERIALIZED (
+    SELECT one.id, entry.token, one.ordering FROM reactor.lanes l
+     CROSS JOIN LATERAL (SELECT f.token, f.job_ids, f.ordered_ids, f.ordered_keys FROM reactor.in_flight f WHERE ` + ofLane("l.lane") + ` AND f.ordered_ids IS NOT NULL) AS entry
+     CROSS JOIN LATERAL unnest(entry.ordered_ids, entry.ordered_keys) AS one (id, ordering) WHERE one.id = ANY (entry.job_ids)
+    UNION ALL
+    SELECT job_id, claim, ordering FROM reactor.retries WHERE NOT returned AND ordering IS NOT NULL
+), front AS (
+    SELECT subject.id AS subject, due, 0 AS rank, job.xmin, job.* FROM subject JOIN flying USING (ordering)
+      JOIN {jobs} AS job ON job.id = flying.id AND job.claim = flying.token AND job.processed WHERE due
+    UNION ALL
+    SELECT subject.id, due, 1, job.* FROM subject CROSS JOIN policy CROSS JOIN LATERAL (
+           SELECT job.xmin, job.* FROM {jobs} AS job
+            WHERE hashtextextended(job.ordering_key, 0::bigint) = subject.ordering AND job.ordering_key IS NOT NULL AND coalesce(NOT job.processed, false)
+              AND (job.fire_at, job.id) < (subject.fire_at, subject.id) AND (blocks OR NOT ` + quarantined + `)
+            ORDER BY job.fire_at, job.id LIMIT 1) AS job
+    UNION ALL
+    SELECT subject.id, due, 1, job.xmin, job.* FROM subject CROSS JOIN policy JOIN reactor.failed_jobs f USING (ordering)
+      JOIN {jobs} AS job ON job.id = f.job_id AND job.claim = f.claim AND job.processed
+     WHERE blocks AND f.state = 'failed' AND (job.fire_at, job.id) < (subject.fire_at, subject.id)
 ), told AS (
-    SELECT job.subject, job.due, job.id, job.processed, ` + stateSQL + ` AS state,
-           ` + micros("CASE WHEN note.attempts > 0 THEN note.retry_at END") + ` AS retry_at,
-           row_number() OVER (PARTITION BY job.subject ORDER BY job.fire_at DESC, job.id DESC) AS back
-      FROM before AS job` + notesJoin + `
-), chain AS (
-    SELECT *, coalesce(min(back) FILTER (WHERE processed) OVER (PARTITION BY subject), back) AS last FROM told
+    SELECT job.subject, job.due, job.rank, job.fire_at, job.id, ` + stateSQL + ` AS state,
+           ` + micros("CASE WHEN note.attempts > 0 THEN note.retry_at END") + ` AS retry_at
+      FROM front AS job` + notesJoin + `
 )
-SELECT DISTINCT ON (subject) subject, id, state, retry_at FROM chain CROSS JOIN reactor.deployment
- WHERE back <= last
-   AND (due AND state = ANY ('{waiting,retrying,firing,returning}'::text[]) OR ordered_failure = 'block' AND state = ANY ('{blocked,failed,expired,missed}'::text[]))
- ORDER BY subject, back DESC`
+SELECT DISTINCT ON (subject) subject, id, state, retry_at FROM told CROSS JOIN policy
+ WHERE due AND state = ANY ('{waiting,retrying,firing,returning}'::text[]) OR blocks AND state = ANY ('{blocked,failed}'::text[])
+ ORDER BY subject, rank, fire_at, id`
+
+// quarantined is whether it is recorded that a row, as it is now, could not be claimed.
+const quarantined = "EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = job.id AND f.claim IS NULL AND f.row_version = " + rowVersion + ")"
 
 // explainOrder sets Job.WaitsFor of the jobs of a list.
 func (a *JobsAdmin) explainOrder(ctx context.Context, tx pgx.Tx, list []*Job) error {
@@ -63,7 +74,7 @@ func (a *JobsAdmin) explainOrder(ctx context.Context, tx pgx.Tx, list []*Job) er
 	if ids == nil {
 		return nil
 	}
-	rows, err := tx.Query(ctx, "WITH "+journalCTE+strings.ReplaceAll(orderSQL, "{jobs}", a.jobs), ids, lookedBack)
+	rows, err := tx.Query(ctx, "WITH "+journalCTE+strings.ReplaceAll(orderSQL, "{jobs}", a.jobs), ids)
 	if err != nil {
 		return err
 	}

@@ -127,7 +127,7 @@ WITH late AS MATERIALIZED (
     SELECT tableoid AS part, ctid AS place, fire_at AS at, ` + orderingSQL + ` AS ordering FROM {jobs} AS job
      WHERE ` + orderingSQL + ` = ANY (ARRAY(SELECT DISTINCT ` + orderingSQL + ` FROM {jobs} WHERE id = ANY ($1::bigint[]) AND ordering_key IS NOT NULL))
        AND ordering_key IS NOT NULL AND ` + pending + ` AND fire_at < (SELECT clock_timestamp()) AND ($3::bigint IS NULL OR id = $3) AND ` + outdated + `
-       AND NOT EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = job.id AND f.claim IS NULL AND f.row_version = ` + rowVersion + `)
+       AND NOT ` + quarantined + `
      ORDER BY id LIMIT ` + mostOutdated + ` FOR UPDATE SKIP LOCKED
 ), ended AS (
     UPDATE {jobs} AS job SET processed = true, processed_at = clock_timestamp(), claim = $2
