@@ -138,7 +138,19 @@ func (b *snapshotBench) publish(batch driver.Batch) {
 // pages returns how many pages of tables and indexes a statement reads, in a transaction that takes
 // no effect. What comes before is counted as well. The server counts, since EXPLAIN misses what
 // statements in a WITH clause read that nobody reads from.
+//
+// The smallest of several counts is the true one: the server also tells now and then, and all at once, what other
+// sessions have read before.
 func (b *snapshotBench) pages(mode, before, sql string, args ...any) int64 {
+	b.t.Helper()
+	first, second := b.pagesOnce(mode, before, sql, args...), b.pagesOnce(mode, before, sql, args...)
+	if first == second {
+		return first
+	}
+	return min(first, second, b.pagesOnce(mode, before, sql, args...))
+}
+
+func (b *snapshotBench) pagesOnce(mode, before, sql string, args ...any) int64 {
 	b.t.Helper()
 	was := b.count(pagesReadSQL)
 	err := b.work.tx(b.ctx, func(tx pgx.Tx) error {
@@ -271,8 +283,9 @@ func TestPagesUnderOldSnapshot(t *testing.T) {
 		for _, name := range slices.Sorted(maps.Keys(before)) {
 			was, is := before[name], after[name]
 			t.Logf("%-65s %4d pages, %s %4d", name, was, what, is)
-			// Each search of an index that has grown by a level reads a page more.
-			if is > was+was/2+12 {
+			// Each search of an index that has grown by a level reads a page more, and an update that finds its page
+			// full looks for another one, and enters the row into each index. Ten times as many would be a hundred more.
+			if is > was+was/2+24 {
 				t.Errorf("%s reads %d pages, and %s %d", name, was, what, is)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -105,18 +106,29 @@ func (s *Source) findTableAgain(ctx context.Context) {
 	s.table.Store(&found)
 }
 
+// publishAttempts is how often publish tries while it is ended for a deadlock.
+const publishAttempts = 5
+
 // publish creates the publications, or updates them, in one transaction: if we crash in it, nothing
 // has happened. If several instances do it, the later ones change nothing. An error of the server
 // is returned without a change.
+//
+// Who creates an index without a lock, as retention does, waits for all other transactions, while this one waits for
+// the table: PostgreSQL ends one of the two.
 func publish(ctx context.Context, databaseURL string, of Names) error {
 	var said error
 	err := withConnection(ctx, databaseURL, of, false, func(conn *pgx.Conn) error {
-		said = inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
-			if err := execScript(ctx, tx, "SET LOCAL lock_timeout = '2s'"); err != nil {
-				return err
+		for range publishAttempts {
+			said = inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+				if err := execScript(ctx, tx, "SET LOCAL lock_timeout = '2s'"); err != nil {
+					return err
+				}
+				return execScript(ctx, tx, schema.PublicationsUp)
+			})
+			if sqlState(said) != pgerrcode.DeadlockDetected {
+				break
 			}
-			return execScript(ctx, tx, schema.PublicationsUp)
-		})
+		}
 		return said
 	})
 	if said != nil {

@@ -108,6 +108,7 @@ func TestBrokerKilledBetweenReceiptAndRelease(t *testing.T) {
 			in := w.start(reactor.Config{}, w.through(proxy))
 			w.insert(100, 0, 0)
 			w.judge()
+			w.eventually("each lane's session is marked", "SELECT count(*) = 3 FROM reactor.lanes WHERE mark IS NOT NULL")
 			if err := broker.Save(w.ctx); err != nil {
 				t.Fatal(err)
 			}
