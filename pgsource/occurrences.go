@@ -168,10 +168,11 @@ const untilLookSQL = `
 SELECT clock_timestamp(), coalesce((SELECT look_at FROM reactor.schedules WHERE look_at <= '-infinity' ORDER BY look_at LIMIT 1),
                                    (SELECT look_at FROM reactor.schedules WHERE look_at >= $1 ORDER BY look_at LIMIT 1), 'infinity')`
 
-// untilLook returns how long nothing has to be done: 0 if something has to be done now.
+// untilLook returns how long nothing has to be done: 0 if something has to be done now. It does without the settings of
+// background, which would be another statement each second.
 func (s *Source) untilLook(ctx context.Context, from *lookFrom) (time.Duration, error) {
 	var now, look dbTime
-	err := s.background.row(ctx, untilLookSQL, []any{dbTime{from.at()}}, &now, &look)
+	err := s.work.row(ctx, untilLookSQL, []any{dbTime{from.at()}}, &now, &look)
 	if sqlState(err) == pgerrcode.UndefinedTable {
 		err = errNoSchedules
 	}

@@ -157,6 +157,8 @@ func TestBrokerWithDefaultSettings(t *testing.T) {
 	t.Errorf("with Mosquitto's defaults %.0f jobs/s, less than a tenth of %.0f", narrow, wide)
 }
 
+// TestIdleInstancesSendFewStatements: one of them each second looks for schedules (pgsource/occurrences.go), as a
+// new one is to be seen within that time.
 func TestIdleInstancesSendFewStatements(t *testing.T) {
 	cfg := work(0)
 	cfg.Load = Load{Idle: 4 * time.Second, PayloadBytes: 1, Topics: 1, Jobs: 1}
