@@ -119,6 +119,10 @@ func (r Retention) Purge(ctx context.Context) (done Purged, err error) {
 		}
 		err := p.run()
 		done = p.done
+		if !p.pooled {
+			// The session ends a moment after we have left it, and somebody may want to purge at once.
+			_, _ = conn.Exec(context.WithoutCancel(ctx), "SELECT pg_catalog.pg_advisory_unlock_all()")
+		}
 		return err
 	})
 	return done, err
