@@ -329,7 +329,8 @@ func TestBackpressure(t *testing.T) {
 	w.insert(20000, 0, 0)
 	full := time.NewTicker(5 * time.Millisecond)
 	defer full.Stop()
-	for s := in.Stats(); s.InFlight < driver.LaneSlots-512 || s.Pending < 1024; s = in.Stats() {
+	// Memory is filled again only when there is more room than for a few jobs, so up to a share of it may be free.
+	for s := in.Stats(); s.InFlight < driver.LaneSlots-512 || s.Pending < 512; s = in.Stats() {
 		select {
 		case <-full.C:
 		case <-w.ctx.Done():
