@@ -158,10 +158,10 @@ func (s *Source) load(ctx context.Context, window bool, sql string, args []any) 
 	err := query(ctx, sql, args, func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&job.ID, &shard, &fire, &next, &job.Bytes, &key}, func() error {
 			job.Shard, job.DueAt, job.FireAt = uint8(shard), next.DBTime, fire.DBTime
-			if key.Valid {
-				waiting.add(key.Int64, len(jobs), job)
-			}
 			jobs = append(jobs, job)
+			if key.Valid {
+				waiting.add(key.Int64, jobs)
+			}
 			place := &places[job.Shard]
 			place.Cursor = driver.Cursor{Shard: job.Shard, AfterAt: fire.DBTime, AfterID: job.ID}
 			place.rows++

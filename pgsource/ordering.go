@@ -42,26 +42,24 @@ func itsTurn(ids, from, to string) string {
 // queue holds the jobs of a read that have an ordering key: of each key the first one, and the others.
 type queue struct {
 	firsts map[int64]int // places in the read, by the hash of the key
-	others []int
-	jobs   map[int]driver.Pending // the firsts, by place
+	others []int         // places in the read
 }
 
-// add notes a job. The order of the read does not matter.
-func (o *queue) add(key int64, place int, job driver.Pending) {
-	if o.firsts == nil {
-		o.firsts, o.jobs = make(map[int64]int), make(map[int]driver.Pending)
+// add notes the last of the jobs. The order of the read does not matter.
+func (q *queue) add(key int64, jobs []driver.Pending) {
+	if q.firsts == nil {
+		q.firsts = make(map[int64]int)
 	}
-	before, known := o.firsts[key]
-	switch {
-	case !known:
-	case cmp.Or(cmp.Compare(job.FireAt, o.jobs[before].FireAt), cmp.Compare(job.ID, o.jobs[before].ID)) < 0:
-		o.others = append(o.others, before)
-		delete(o.jobs, before)
-	default:
-		o.others = append(o.others, place)
-		return
+	place := len(jobs) - 1
+	if before, known := q.firsts[key]; known {
+		job, first := jobs[place], jobs[before]
+		if cmp.Or(cmp.Compare(job.FireAt, first.FireAt), cmp.Compare(job.ID, first.ID)) > 0 {
+			q.others = append(q.others, place)
+			return
+		}
+		q.others = append(q.others, before)
 	}
-	o.firsts[key], o.jobs[place] = place, job
+	q.firsts[key] = place
 }
 
 // turnsSQL finds when to look at jobs that are the first of their keys in a read, if others go first; NULL:
@@ -91,7 +89,7 @@ func (s *Source) postpone(ctx context.Context, jobs []driver.Pending, waiting qu
 		fires             []dbTime
 	)
 	for key, place := range waiting.firsts {
-		job := waiting.jobs[place]
+		job := jobs[place]
 		places, keys, fires, ids = append(places, int64(place)), append(keys, key), append(fires, dbTime{job.FireAt}), append(ids, job.ID)
 	}
 	var now dbTime
@@ -222,9 +220,8 @@ SELECT id, shard, fire_at,
 
 // Follow implements driver.Journal.
 func (s *Source) Follow(ctx context.Context, keys []int64) (list []driver.Follower, err error) {
-	slices.Sort(keys)
 	byLog := strings.Contains(s.FeedState().Kind, "wal")
-	err = s.hot.rows(ctx, followSQL, []any{slices.Compact(keys), byLog, smallints(driver.ShardSet(s.owned.Load()))}, func(rows pgx.Rows) error {
+	err = s.hot.rows(ctx, followSQL, []any{keys, byLog, smallints(driver.ShardSet(s.owned.Load()))}, func(rows pgx.Rows) error {
 		list = list[:0]
 		var (
 			id    int64

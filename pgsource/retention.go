@@ -121,7 +121,9 @@ func (r Retention) Purge(ctx context.Context) (done Purged, err error) {
 		done = p.done
 		if !p.pooled {
 			// The session ends a moment after we have left it, and somebody may want to purge at once.
-			_, _ = conn.Exec(context.WithoutCancel(ctx), "SELECT pg_catalog.pg_advisory_unlock_all()")
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_, _ = conn.Exec(ctx, "SELECT pg_catalog.pg_advisory_unlock_all()")
 		}
 		return err
 	})

@@ -102,7 +102,9 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 		return nil, s.failed("settle", err)
 	}
 	s.giveBack(ctx, back, due)
-	outcomes[0].Keys = keys
+	if len(keys) > 0 {
+		outcomes[0].Keys = keys
+	}
 	for i, st := range settlements {
 		if st.Done || updated[st.Token] {
 			outcomes[i].Recorded = true
