@@ -11,7 +11,10 @@ import (
 	"github.com/job-publisher/reactor/internal/stack"
 )
 
-const chunkBytes = 32 << 10
+const (
+	chunkBytes = 32 << 10
+	lastWords  = time.Second // see readLast
+)
 
 // proxyConn is one connection through a proxy.
 type proxyConn struct {
@@ -21,8 +24,9 @@ type proxyConn struct {
 
 	dead bool // guarded by proxy.mu: the connection is a black hole
 
-	once  sync.Once
-	ended chan struct{} // closed by a fault: nothing is forwarded any more
+	once     sync.Once
+	ended    chan struct{} // closed by a fault: nothing is forwarded any more
+	wakeOnce sync.Once     // see end
 }
 
 // pump copies the bytes of one direction until the sender has closed or the connection
@@ -123,7 +127,7 @@ func (c *proxyConn) askHook(d Direction, data []byte, offset int64) (allowed int
 func (c *proxyConn) finish(d Direction, err error) {
 	p := c.proxy
 	if errors.Is(err, os.ErrDeadlineExceeded) { // see end
-		c.drain(d)
+		c.readLast(d)
 		reset(c.sides[1-d])
 		return
 	}
@@ -170,18 +174,23 @@ func (c *proxyConn) hasEnded() bool {
 // end makes a fault. A reset after a cut closes sides that are still open.
 func (c *proxyConn) end(fault Fault) {
 	c.once.Do(func() { close(c.ended) })
-	for _, side := range c.sides {
-		if fault == FaultCut {
+	switch {
+	case fault == FaultCut:
+		for _, side := range c.sides {
 			// A close would send a RST if bytes of the peer are unread. So only send a
 			// FIN; the pumps go on reading until the peer closes too.
 			_ = side.CloseWrite()
-			continue
 		}
-		if c.proxy.lost.Load() != nil {
-			_ = side.SetDeadline(time.Unix(1, 0)) // its pump wakes up, drains and resets it
-			continue
+	case c.proxy.lost.Load() != nil:
+		c.wakeOnce.Do(func() {
+			for _, side := range c.sides {
+				_ = side.SetDeadline(time.Unix(1, 0)) // its pump wakes up, reads the last bytes and resets it
+			}
+		})
+	default:
+		for _, side := range c.sides {
+			reset(side)
 		}
-		reset(side)
 	}
 }
 
@@ -192,15 +201,22 @@ func (c *proxyConn) reportLost(d Direction, data []byte) {
 	}
 }
 
-// drain reads and reports the bytes that a reset would discard unread. To their sender they
-// are sent, because our kernel has received them.
-func (c *proxyConn) drain(d Direction) {
+// readLast ends the sender with a FIN, and reports what it had sent by the time that it closes
+// too. A RST at once would discard what it sends between our last read and the RST; to the
+// sender these bytes are sent. One that does not answer within lastWords, because it is stopped,
+// gets the RST after that.
+func (c *proxyConn) readLast(d Direction) {
+	from := c.sides[1-d]
+	_ = from.CloseWrite()
+	_ = from.SetReadDeadline(time.Now().Add(lastWords))
 	for buf := make([]byte, chunkBytes); ; {
-		n := readWaiting(c.sides[1-d], buf)
-		if n <= 0 {
+		n, err := from.Read(buf)
+		if n > 0 {
+			c.reportLost(d, buf[:n])
+		}
+		if err != nil {
 			return
 		}
-		c.reportLost(d, buf[:n])
 	}
 }
 

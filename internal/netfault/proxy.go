@@ -146,6 +146,8 @@ func (p *Proxy) SetHook(hook Hook) {
 // ObserveLost sets a function that is called with lost bytes: a side has sent them, and the
 // proxy did not forward them, because the connection had ended or a fault discarded them.
 // The function is called from any goroutine, and must not call the proxy. nil removes it.
+// While it is set, a reset is a FIN first, and the RST follows when the side has closed too, or
+// a second later: so nothing that was sent escapes.
 func (p *Proxy) ObserveLost(observe func(Chunk)) {
 	if observe == nil {
 		p.lost.Store(nil)
@@ -158,7 +160,8 @@ func (p *Proxy) ObserveLost(observe func(Chunk)) {
 // bytes that were forwarded to it. What the sides still send is read and discarded.
 func (p *Proxy) Cut() { p.end(FaultCut) }
 
-// Reset ends all connections with a RST to both sides. Bytes in transit are lost.
+// Reset ends all connections with a RST to both sides. Bytes in transit are lost. See also
+// ObserveLost.
 func (p *Proxy) Reset() { p.end(FaultReset) }
 
 // CutAfterBytes forwards n ≥ 0 more bytes in one direction, counted over all connections,

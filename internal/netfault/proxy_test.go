@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -398,6 +399,48 @@ func TestProxyObservesWhatIsLost(t *testing.T) {
 				t.Error("the reported bytes are not those that were sent")
 			}
 		})
+	}
+}
+
+// TestProxyObservesDuringReset: a client sends byte after byte until its connection is
+// at an end. The hook or ObserveLost gets each one that it could send.
+func TestProxyObservesDuringReset(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		proxy, dial := newPair(t)
+		var seen atomic.Int64
+		count := func(c netfault.Chunk) {
+			if c.Direction == netfault.ToServer {
+				seen.Add(int64(len(c.Data)))
+			}
+		}
+		proxy.SetHook(func(c netfault.Chunk) netfault.Verdict {
+			count(c)
+			return netfault.Verdict{}
+		})
+		proxy.ObserveLost(count)
+		client, server := dial()
+		for _, side := range []net.Conn{client, server} {
+			go func() {
+				_, _ = io.Copy(io.Discard, side)
+				_ = side.Close()
+			}()
+		}
+		sent := int64(0)
+		for ; ; sent++ {
+			if _, err := client.Write([]byte{'x'}); err != nil {
+				break
+			}
+			if sent == 100 {
+				go proxy.Reset()
+			}
+		}
+		if err := proxy.WaitClosed(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		if got := seen.Load(); got != sent {
+			t.Fatalf("%d bytes were sent, and %d seen", sent, got)
+		}
 	}
 }
 
