@@ -30,3 +30,16 @@ func TestConfigBounds(t *testing.T) {
 		}
 	}
 }
+
+// TestAmbiguousURL: with two @ nobody knows where the password ends, and a guess would send a part of it to
+// a name server.
+func TestAmbiguousURL(t *testing.T) {
+	for _, url := range []string{"mqtt://a:b@c@d", "mqtts://a@b:c@d:8883", "mqtt://a:b@c/@d"} {
+		if _, err := New(Config{URL: url}); !errors.Is(err, errURL) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	if s, err := New(Config{URL: "mqtt://a:b%40c@d"}); err != nil || s.broker.password != "b@c" || s.broker.host != "d" {
+		t.Errorf("with an encoded @: %+v, %v", s, err)
+	}
+}

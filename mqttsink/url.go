@@ -32,7 +32,8 @@ func parseBroker(c Config) (broker, error) {
 		return broker{}, badURL("is empty: give one such as mqtt://user:password@host:1883")
 	}
 	u, err := url.Parse(strings.TrimSpace(c.URL)) // a file ends with a line break
-	if err != nil || u.Hostname() == "" {
+	// With a second @, mqtt://user:a@b@host, the password could end at either.
+	if err != nil || u.Hostname() == "" || strings.Count(c.URL, "@") > 1 {
 		return broker{}, errURL
 	}
 	b := broker{host: u.Hostname(), username: c.Username, password: c.Password}

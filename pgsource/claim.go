@@ -90,12 +90,12 @@ const sizeSQL = `octet_length(topic) + octet_length(payload)
                  + coalesce(octet_length(response_topic), 0) + coalesce(pg_column_size(headers), 0) END`
 
 // claimedColumns are what is published of a row.
-const claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties"
+var claimedColumns = "topic, payload, payload_bytes, fire_at, expires_at, " + propertiesSQL + " AS properties"
 
 // claimByPlace identifies the locked rows by their ctid alone, because only this one table is
 // searched. The bytes are counted under the lock, because a payload may have grown since it was
 // read. Rows beyond the bound are left alone, except the first row, whatever its size.
-const claimByPlace = `
+var claimByPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
      WHERE ctid = ANY (CASE
                WHEN (SELECT bytes <= $11 AND lowest = highest FROM sums) THEN ARRAY(SELECT place FROM due)
@@ -107,7 +107,7 @@ const claimByPlace = `
 // claimByTableAndPlace is for a table with partitions or inheritance children. There two rows may
 // have the same id; each is taken by a claim of its own, so that id and token together identify one
 // row. The time of each row, and that of all, tell in which partitions to look (partitioned.go).
-const claimByTableAndPlace = `
+var claimByTableAndPlace = `
     UPDATE {jobs} AS job SET processed = true, processed_at = greatest(fire_at, clock_timestamp()), claim = $7
       FROM (SELECT part, place, at, sum(bytes) OVER (ORDER BY id) - bytes AS ahead,
                    row_number() OVER (PARTITION BY id ORDER BY part, place) AS nth FROM due

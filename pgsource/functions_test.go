@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -629,5 +630,30 @@ func TestHeadersAreText(t *testing.T) {
 				t.Errorf("%U in %s: %v", c, column, err)
 			}
 		}
+	}
+}
+
+// TestInsertJobsKnowsItsMembers: a misspelled member is refused, as a column is in an INSERT, and not left
+// out: without fire_at a job would be due now.
+func TestInsertJobsKnowsItsMembers(t *testing.T) {
+	t.Parallel()
+	b := examine(t, testkit.NewDatabase(t))
+	for list, want := range map[string]string{
+		`[{"topic": "t"}, {"topic": "t", "fireAt": "2030-01-01T00:00:00Z"}]`: `insert_jobs does not know the member "fireAt" (SQLSTATE 42703)`,
+		`[{"topic": "t", "processed": false}]`:                               `insert_jobs does not know the member "processed" (SQLSTATE 42703)`,
+		`{"topic": "t"}`:                                                     "insert_jobs takes a JSON array of objects (SQLSTATE 22023)",
+		`[1]`:                                                                "insert_jobs takes a JSON array of objects (SQLSTATE 22023)",
+	} {
+		_, err := b.conn.Exec(b.ctx, "SELECT reactor.insert_jobs($1::text::json)", list)
+		if err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", list, err, want)
+		}
+	}
+	if n := b.count("SELECT count(*) FROM jobs"); n != 0 {
+		t.Errorf("%d jobs are inserted", n)
+	}
+	b.exec("SELECT reactor.insert_jobs('[]')")
+	if n := b.count("SELECT count(*) FROM reactor.insert_jobs('[{\"topic\": \"t\", \"qos\": 1}, {\"topic\": \"t\", \"payload\": null}]')"); n != 2 {
+		t.Errorf("%d jobs are inserted, want 2", n)
 	}
 }

@@ -265,7 +265,7 @@ func (s *Source) checkRights(ctx context.Context) error {
 		                                      AND NOT row_security_active(c.oid))
 		          FROM pg_class c WHERE relnamespace = 'reactor'::regnamespace
 		           AND relname IN ('deployment', 'instances', 'shards', 'lanes', 'in_flight', 'journal_starts', 'retries', 'failed_jobs'))
-		   AND NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'reactor'::regnamespace AND proname = ANY (`+orderFunctions+`) AND NOT has_function_privilege(oid, 'EXECUTE'))`,
+		   AND NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'reactor'::regnamespace AND proname = ANY (`+claimFunctions+`) AND NOT has_function_privilege(oid, 'EXECUTE'))`,
 		[]any{s.jobs().name}, &complete)
 	if err == nil && !complete || sqlState(err) == pgerrcode.InsufficientPrivilege {
 		return s.lacksRights(ctx)

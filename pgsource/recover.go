@@ -176,9 +176,9 @@ func readJobs(ctx context.Context, tx pgx.Tx, sql string, args []any) (batches [
 		if binary != nil {
 			job.Payload = binary
 		}
-		if job.Properties = nil; extra != nil {
-			if job.Properties, err = readProperties(extra); err != nil {
-				return fmt.Errorf("the properties of job %d: %w", job.ID, err)
+		if job.Properties, job.LeftOut = nil, false; extra != nil {
+			if err := readProperties(extra, &job); err != nil {
+				return err
 			}
 		}
 		batch := &batches[len(batches)-1]

@@ -56,8 +56,8 @@ var (
 	}
 )
 
-// orderFunctions are the names of the functions that an instance calls (sql/ordering.sql).
-const orderFunctions = "'{keys_in_flight,keys_to_return,waits_until,is_outdated,next_in_order}'::text[]"
+// claimFunctions are the names of the functions that an instance calls (sql/ordering.sql, sql/schedules.sql).
+const claimFunctions = "'{keys_in_flight,keys_to_return,waits_until,is_outdated,next_in_order,skips_late}'::text[]"
 
 const everything = "SELECT, INSERT, UPDATE, DELETE"
 
@@ -141,4 +141,4 @@ WITH RECURSIVE needed (name, privilege, place) AS (
      WHERE EXISTS (SELECT FROM needed WHERE name = '%[4]s') AND nspname = 'reactor' AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE')
        AND proname = ANY (%[5]s)
 )
-SELECT coalesce(string_agg('GRANT ' || what || ' TO ' || quote_ident(current_user), '; ' ORDER BY place, what), '') FROM grants WHERE what IS NOT NULL`, ofJobs, ofParts, ofFunctions, ofOrder, orderFunctions)
+SELECT coalesce(string_agg('GRANT ' || what || ' TO ' || quote_ident(current_user), '; ' ORDER BY place, what), '') FROM grants WHERE what IS NOT NULL`, ofJobs, ofParts, ofFunctions, ofOrder, claimFunctions)

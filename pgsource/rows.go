@@ -3,7 +3,6 @@ package pgsource
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"math"
 	"sync"
 
@@ -59,9 +58,8 @@ func (r *claimReader) read(rows pgx.Rows, batch *driver.Batch) error {
 			job.ExpiresAt, job.Expires = binaryTime(v[7]), true
 		}
 		if v[8] != nil {
-			var err error
-			if job.Properties, err = readProperties(v[8]); err != nil {
-				return fmt.Errorf("the properties of job %d: %w", job.ID, err)
+			if err := readProperties(v[8], &job); err != nil {
+				return err
 			}
 		}
 		batch.ID, batch.QoS, batch.Mixed, batch.Ordered, batch.At = binaryInt(v[0]), v[1][1], v[9][0] == 1, v[10][0] == 1, binaryTime(v[11])

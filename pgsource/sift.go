@@ -18,7 +18,7 @@ const changeSQL = "UPDATE {jobs} AS job SET processed = true, processed_at = gre
 
 // siftSQL changes one row as a claim would, and reads what a claim would read. A row that somebody
 // has locked is left out.
-const siftSQL = changeSQL + `ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND ` + pending + ` FOR UPDATE SKIP LOCKED)
+var siftSQL = changeSQL + `ctid = (SELECT ctid FROM {jobs} WHERE id = $1 AND ` + pending + ` FOR UPDATE SKIP LOCKED)
 RETURNING CASE WHEN processed AND claim = $2 THEN job.id ELSE ('a trigger takes the claim back, of job ' || job.id)::bigint END, length(topic), length(payload), ` + propertiesSQL
 
 // siftLockSQL runs before siftSQL. If it locks the row and siftSQL does not change it, a trigger

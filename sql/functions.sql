@@ -151,10 +151,21 @@ $$;
 
 -- Inserts jobs, given as a JSON array of objects whose members are the columns of jobs, and returns their
 -- ids in the order of the array. bytea is given as base64. A job without fire_at is due now. Keys are not
--- replaced: one that an unfired job has is a unique violation.
+-- replaced: one that an unfired job has is a unique violation. A member that is no such column is refused: a
+-- misspelled fire_at would be a job that is due now.
 CREATE OR REPLACE FUNCTION reactor.insert_jobs(list json) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    members text[] := '{topic,payload,fire_at,key,expires_at,payload_bytes,qos,retain,content_type,response_topic,correlation_data,headers,ordering_key}';
+    unknown text;
 BEGIN
+    IF json_typeof(list) <> 'array' OR EXISTS (SELECT FROM json_array_elements(list) AS job WHERE json_typeof(job) <> 'object') THEN
+        RAISE EXCEPTION 'insert_jobs takes a JSON array of objects' USING ERRCODE = 'invalid_parameter_value', HINT = '[{"topic": "lamp/7", "payload": "on", "fire_at": "2030-01-01T00:00:00Z"}]';
+    END IF;
+    SELECT member INTO unknown FROM json_array_elements(list) AS job, json_object_keys(job) AS member WHERE member <> ALL (members) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'insert_jobs does not know the member %', to_json(unknown) USING ERRCODE = 'undefined_column', HINT = 'the members are ' || array_to_string(members, ', ');
+    END IF;
     RETURN QUERY EXECUTE format('
         INSERT INTO %1$I.jobs (topic, payload, fire_at, key, expires_at, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)
         SELECT topic, coalesce(payload, %2$L), coalesce(fire_at, clock_timestamp()), key, expires_at, decode(payload_bytes, %3$L), qos, coalesce(retain, false),

@@ -135,18 +135,33 @@ BEGIN
 END;
 $$;
 
+-- Whether a job that is late is an occurrence that its schedule leaves out (catch_up = 'skip'). One that was
+-- put off, or made afterwards (backfill), is not. Whoever claims jobs asks, and needs no rights on schedules.
+CREATE OR REPLACE FUNCTION reactor.skips_late(its_schedule bigint, its_occurrence timestamptz, its_time timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM reactor.schedules s WHERE s.id = its_schedule AND s.catch_up = 'skip' AND its_time <= its_occurrence + s.jitter;
+    RETURN FOUND;
+END;
+$$;
+
 -- Roles that could use reactor's tables before version 6 can use this one as well.
 DO $$
 DECLARE
     right_of record;
+    claimant text;
 BEGIN
     FOR right_of IN
         SELECT grantee, privilege_type FROM pg_class, aclexplode(relacl)
          WHERE pg_class.oid = 'reactor.in_flight'::regclass::oid AND grantee <> relowner
            AND privilege_type = ANY ('{SELECT,INSERT,UPDATE,DELETE}'::text[])
     LOOP
-        EXECUTE 'GRANT ' || right_of.privilege_type || ' ON reactor.schedules TO '
-            || CASE WHEN right_of.grantee = 0::oid THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(right_of.grantee)::text) END;
+        claimant := CASE WHEN right_of.grantee = 0::oid THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(right_of.grantee)::text) END;
+        EXECUTE 'GRANT ' || right_of.privilege_type || ' ON reactor.schedules TO ' || claimant;
+        -- Where PUBLIC may not execute new functions, roles that claim jobs may execute this one.
+        IF right_of.privilege_type = 'INSERT' THEN
+            EXECUTE 'GRANT EXECUTE ON FUNCTION reactor.skips_late(bigint, timestamptz, timestamptz) TO ' || claimant;
+        END IF;
     END LOOP;
 END;
 $$;

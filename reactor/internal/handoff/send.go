@@ -111,6 +111,10 @@ func (m *Machine) sendDue(now Now, s driver.Slot) outcome {
 		m.endAndAnnounce(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true, State: driver.Expired})
 		return taken
 	}
+	if msg.job.LeftOut && !msg.attempted {
+		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", and its schedule leaves out what is as late (catch_up)", Final: true, State: driver.Missed})
+		return taken
+	}
 	if most := m.cfg.MaxLateness; most > 0 && !msg.attempted && now.Database.Sub(msg.job.FireAt) > most {
 		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", more than " + most.String() + " before it could be published", Final: true, State: driver.Missed})
 		return taken

@@ -85,6 +85,12 @@ func TestSpansEnd(t *testing.T) {
 	if f := r.ended(t, "missed", 5, 0); f.State != driver.Missed {
 		t.Errorf("the failure is %+v", f)
 	}
+	left := r.traced(6, -time.Second)
+	left.LeftOut = true
+	r.claim(left)
+	if f := r.ended(t, "left out", 6, 0); f.State != driver.Missed || !f.Final {
+		t.Errorf("the failure is %+v", f)
+	}
 }
 
 // TestSpansAcrossConnections: a message that is sent again keeps its span, and its context.
