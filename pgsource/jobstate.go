@@ -15,7 +15,7 @@ const (
 	JobFired     JobState = "fired"     // it was published, or somebody has marked it as processed
 	JobFailed    JobState = "failed"    // it was given up, with the reason
 	JobExpired   JobState = "expired"   // it ended because of its expires_at
-	JobMissed    JobState = "missed"    // it ended because it was later than the deployment allows
+	JobMissed    JobState = "missed"    // it ended because it was later than the deployment or its schedule allows
 )
 
 // JobStates are all states.

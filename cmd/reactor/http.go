@@ -99,7 +99,7 @@ var (
 		metric("jobs_retried_total", "Jobs not published and to be tried again."):                                                          func(s reactor.Stats) float64 { return float64(s.Retried) },
 		metric("jobs_quarantined_total", "Jobs that could not be claimed because of their own row."):                                       func(s reactor.Stats) float64 { return float64(s.Quarantined) },
 		metric("jobs_expired_total", "Jobs that failed because their expires_at had passed."):                                              func(s reactor.Stats) float64 { return float64(s.Expired) },
-		metric("jobs_missed_total", "Jobs that failed because they would have been later than --max-lateness."):                            func(s reactor.Stats) float64 { return float64(s.Missed) },
+		metric("jobs_missed_total", "Jobs that failed because they would have been later than --max-lateness or their schedule allows."):   func(s reactor.Stats) float64 { return float64(s.Missed) },
 		metric("jobs_returned_total", "Jobs handed back unsent by a stop."):                                                                func(s reactor.Stats) float64 { return float64(s.Returned) },
 		metric("throttled_total", "Messages that the broker refused because its quota was exceeded; sent again, more slowly."):             func(s reactor.Stats) float64 { return float64(s.Throttled) },
 		metric("outcomes_unknown_total", "Messages that were in flight when the broker lost its session state."):                           func(s reactor.Stats) float64 { return float64(s.OutcomesUnknown) },

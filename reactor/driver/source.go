@@ -313,7 +313,7 @@ const (
 	Failed FailureState = iota
 	// Expired: its ExpiresAt had passed.
 	Expired
-	// Missed: it would have been later than the deployment allows.
+	// Missed: it would have been later than the deployment or its schedule allows.
 	Missed
 )
 
