@@ -96,6 +96,9 @@ const (
 // If we crash, or tell returns an error, some have been changed, and the others have not.
 func (a *JobsAdmin) Act(ctx context.Context, action JobAction, ids []int64, filter JobFilter, tell func(JobOutcome) error) error {
 	a.needs = action.needs()
+	if err := a.find(ctx); err != nil {
+		return err
+	}
 	for some := range slices.Chunk(ids, actedAtOnce) {
 		// In order of id, as everybody locks them who locks several.
 		some = slices.Compact(slices.Sorted(slices.Values(some)))
@@ -135,6 +138,9 @@ func (a *JobsAdmin) Act(ctx context.Context, action JobAction, ids []int64, filt
 func (a *JobsAdmin) ActByKey(ctx context.Context, action JobAction, key string) (JobOutcome, error) {
 	a.needs = action.needs()
 	outcome := JobOutcome{Key: key}
+	if err := a.find(ctx); err != nil {
+		return outcome, err
+	}
 	subject := "$1::text"
 	args := parameters{key}
 	if !action.byKey {
@@ -166,7 +172,7 @@ func (a *JobsAdmin) ActByKey(ctx context.Context, action JobAction, key string) 
 func (a *JobsAdmin) actTogether(ctx context.Context, action JobAction, ids []int64, filter JobFilter) (answers []JobOutcome, left []int64, err error) {
 	err = a.tx(ctx, func(tx pgx.Tx) error {
 		args := parameters{ids}
-		matches := and(filter.conditions(&args))
+		matches := filter.matches(&args)
 		// The lock waits for nobody. The second column is that of the newest version of the row.
 		rows, err := tx.Query(ctx, "SELECT job.id, "+matches+" FROM "+a.jobs+" AS job WHERE job.id = ANY ($1::bigint[]) ORDER BY job.id FOR UPDATE SKIP LOCKED", args...)
 		if err != nil {
@@ -212,7 +218,7 @@ func (a *JobsAdmin) actAlone(ctx context.Context, action JobAction, id int64, fi
 	err = a.tx(ctx, func(tx pgx.Tx) error {
 		args := parameters{id}
 		var same bool
-		err := tx.QueryRow(ctx, "SELECT "+and(filter.conditions(&args))+" FROM "+a.jobs+" AS job WHERE job.id = $1::bigint LIMIT 1 FOR UPDATE", args...).Scan(&same)
+		err := tx.QueryRow(ctx, "SELECT "+filter.matches(&args)+" FROM "+a.jobs+" AS job WHERE job.id = $1::bigint LIMIT 1 FOR UPDATE", args...).Scan(&same)
 		switch {
 		case err != nil && !errors.Is(err, pgx.ErrNoRows):
 			return err

@@ -2,7 +2,9 @@ package pgsource
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,11 +18,13 @@ import (
 // running instances, and holds a lock only within one call.
 //
 // Its role needs what a producer needs that uses the functions of sql/functions.sql: USAGE on schema
-// reactor, SELECT on its tables, and on the table of jobs SELECT, and for changes UPDATE and DELETE.
+// reactor, SELECT on its tables, and on the table of jobs SELECT, for changes UPDATE as well, and to cancel
+// DELETE.
 type JobsAdmin struct {
 	conn *pgx.Conn
-	jobs string // the table, qualified
-	// needs are the rights of what is done with it.
+	jobs string // the table, qualified; "": not looked up yet
+	// needs are the rights of what is done with it. They are known before the first statement that takes one,
+	// so that an error names all that are lacking, and no others.
 	needs rights
 }
 
@@ -28,20 +32,18 @@ type JobsAdmin struct {
 // writes.
 func WithJobs(ctx context.Context, databaseURL string, change bool, do func(*JobsAdmin) error, of ...Names) error {
 	return withConnection(ctx, databaseURL, only(of), !change, func(conn *pgx.Conn) error {
-		a, err := newJobsAdmin(ctx, conn)
-		if change {
-			a.needs = toCancel // until it is known what is done
-		}
-		if err == nil {
-			err = do(a)
-		}
+		a := &JobsAdmin{conn: conn, needs: toLook}
+		err := do(a) // which determines what it needs
 		return explainRights(ctx, conn, a.needs, err)
 	})
 }
 
-func newJobsAdmin(ctx context.Context, conn *pgx.Conn) (*JobsAdmin, error) {
-	a := &JobsAdmin{conn: conn, needs: toLook}
-	return a, a.tx(ctx, func(tx pgx.Tx) error {
+// find looks up where the table of jobs is. It takes a right, so it comes after needs is set.
+func (a *JobsAdmin) find(ctx context.Context) error {
+	if a.jobs != "" {
+		return nil
+	}
+	return a.tx(ctx, func(tx pgx.Tx) error {
 		var home *string
 		if err := tx.QueryRow(ctx, "SELECT jobs_schema FROM reactor.deployment").Scan(&home); err != nil {
 			return err
@@ -52,6 +54,58 @@ func newJobsAdmin(ctx context.Context, conn *pgx.Conn) (*JobsAdmin, error) {
 		a.jobs = qualified(txNames(tx), *home)
 		return nil
 	})
+}
+
+// Intend says that jobs are selected in order to change them. If the role lacks a right, Select then asks for
+// those of the action as well, and not the action for more when Select has got its own.
+func (a *JobsAdmin) Intend(action JobAction) { a.needs = action.needs() }
+
+// ScheduleID returns the id of a schedule, for JobFilter. A text that is no name of one is taken for an id, so that
+// the jobs of a schedule can be found that was deleted; otherwise it is ErrNoSchedule.
+func (a *JobsAdmin) ScheduleID(ctx context.Context, name string) (id int64, err error) {
+	a.needs = append(a.needs[:len(a.needs):len(a.needs)], toSeeSchedules...)
+	err = a.tx(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SELECT id FROM reactor.schedules WHERE name = $1::text", name).Scan(&id)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		// Ids begin with 1: in a filter, 0 stands for the jobs of all schedules, and of none.
+		if id, err = strconv.ParseInt(name, 10, 64); err != nil || id < 1 {
+			return 0, ErrNoSchedule
+		}
+	}
+	return id, err
+}
+
+// nameSchedules sets the names of the schedules of jobs, where they still exist.
+func nameSchedules(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
+	var ids []int64
+	for _, j := range jobs {
+		if j.Schedule != 0 {
+			ids = append(ids, j.Schedule)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, "SELECT id, name FROM reactor.schedules WHERE id = ANY ($1::bigint[])", ids)
+	if err != nil {
+		return err
+	}
+	names := map[int64]string{}
+	var (
+		id   int64
+		name string
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&id, &name}, func() error {
+		names[id] = name
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		j.ScheduleName = names[j.Schedule]
+	}
+	return nil
 }
 
 // Now reads the database's clock, to which all times of jobs refer.

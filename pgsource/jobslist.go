@@ -23,7 +23,7 @@ type JobFilter struct {
 	TopicPrefix string
 	// Key is the key, as a whole.
 	Key string
-	// Schedule is the id of the schedule that the job is an occurrence of; 0: any, or none.
+	// Schedule is the id of the schedule that the job is an occurrence of, as ScheduleID finds it; 0: any, or none.
 	Schedule int64
 	// From and Until bound fire_at, the second not included. nil: no bound.
 	From, Until *driver.DBTime
@@ -97,8 +97,9 @@ type Job struct {
 	Reason string
 	// RetryAt is when it is tried again, FailedAt when it ended without being published; nil: not.
 	RetryAt, FailedAt *driver.DBTime
-	// Schedule is as in JobFilter.
-	Schedule int64
+	// Schedule is as in JobFilter, ScheduleName its name; "": it was deleted, or there is none.
+	Schedule     int64
+	ScheduleName string
 	// OrderingKey is that of the row; "": none. WaitsFor is the job with the same key for which it waits; nil: it
 	// waits for none.
 	OrderingKey string
@@ -139,6 +140,9 @@ func (a *JobsAdmin) List(ctx context.Context, filter JobFilter, page JobPage) (l
 	if page.Limit < 1 || page.Limit > mostListed {
 		return nil, nil, &driver.ConfigError{Field: "Limit", Value: page.Limit, Problem: fmt.Sprintf("must be 1 to %d", mostListed)}
 	}
+	if err := a.find(ctx); err != nil {
+		return nil, nil, err
+	}
 	var args parameters
 	// One more than wanted shows whether there is a next page.
 	sql := a.listSQL(&args, filter, page, page.Limit+1)
@@ -157,6 +161,9 @@ func (a *JobsAdmin) List(ctx context.Context, filter JobFilter, page JobPage) (l
 		for i := range list {
 			jobs[i] = &list[i]
 		}
+		if err := nameSchedules(ctx, tx, jobs); err != nil {
+			return err
+		}
 		return a.explainOrder(ctx, tx, jobs)
 	})
 	if err == nil && len(list) > page.Limit {
@@ -170,6 +177,9 @@ func (a *JobsAdmin) List(ctx context.Context, filter JobFilter, page JobPage) (l
 // Select returns the ids of all jobs that pass the filter, in order of fire_at. It reads what List
 // reads, once.
 func (a *JobsAdmin) Select(ctx context.Context, filter JobFilter) (ids []int64, err error) {
+	if err := a.find(ctx); err != nil {
+		return nil, err
+	}
 	var args parameters
 	sql := "SELECT id FROM (" + a.listSQL(&args, filter, JobPage{}, 0) + ") AS selected"
 	err = a.tx(ctx, func(tx pgx.Tx) error {
@@ -201,6 +211,11 @@ func (f JobFilter) conditions(args *parameters) (list []string) {
 		list = append(list, "job.fire_at < "+args.at(*f.Until))
 	}
 	return list
+}
+
+// matches is whether a row fulfils the conditions. A column that is NULL fulfils none.
+func (f JobFilter) matches(args *parameters) string {
+	return "(" + and(f.conditions(args)) + ") IS TRUE"
 }
 
 // listSQL reads the jobs from the smallest places that have all of them: each branch is one place.

@@ -61,6 +61,7 @@ func (b *bench) eachState() (of map[pgsource.JobState]int64, unlock func()) {
 	for i, state := range pgsource.JobStates {
 		of[state] = ids[i]
 	}
+	b.exec("UPDATE jobs SET expires_at = now() + interval '1 day' WHERE id = ANY ($1)", ids)
 	b.published(b.claim([]int64{of[pgsource.JobFired]}))
 	// Two attempts are allowed: the first refusal is tried again, and the second is the last.
 	b.refuse(b.claim([]int64{of[pgsource.JobRetrying]}))
@@ -110,6 +111,11 @@ func TestJobStates(t *testing.T) {
 				}
 				if d := b.detail(id); d.State != state {
 					t.Errorf("job %d is shown as %s, want %s", id, d.State, state)
+				}
+				// That a job expires concerns one that has not ended, or that has ended by it.
+				expires := slices.ContainsFunc(b.detail(id).History, func(e pgsource.JobEvent) bool { return strings.HasPrefix(e.What, "expires") })
+				if want := !state.Final() || state == pgsource.JobExpired; expires != want {
+					t.Errorf("the history of the job in state %s says when it expires: %v, want %v", state, expires, want)
 				}
 			}
 			list, _ := b.list(pgsource.JobFilter{}, pgsource.JobPage{})
@@ -221,7 +227,7 @@ func TestShow(t *testing.T) {
 	if d.State != pgsource.JobFiring || d.Flight == nil || d.Flight.Lane != int(b.lease.Lane) || d.Flight.Instance == "" || d.Claim == "" {
 		t.Errorf("in flight: %+v, %+v", d, d.Flight)
 	}
-	if d.PayloadBytes != 2000 || len(d.Payload) != 1024 || !d.Binary || d.Payload[1] != 0xff || *d.QoS != 1 || !d.Retain || d.ContentType != "a/b" ||
+	if d.PayloadSize != 2000 || len(d.Payload) != 1024 || !d.Binary || d.Payload[1] != 0xff || *d.QoS != 1 || !d.Retain || d.ContentType != "a/b" ||
 		d.ResponseTopic != "r" || !slices.Equal(d.Correlation, []byte{1}) || d.Headers["h"] != "v" || d.Key != "mine" || d.ExpiresAt == nil {
 		t.Errorf("shown %+v", d)
 	}

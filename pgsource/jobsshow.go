@@ -27,11 +27,11 @@ type JobDetail struct {
 	OccurrenceAt *driver.DBTime
 	// Claim is the last claim, as a UUID; "": none.
 	Claim string
-	// Payload is the beginning of the payload, and PayloadBytes the length of all of it. Binary: it
+	// Payload is the beginning of the payload, and PayloadSize the length of all of it in bytes. Binary: it
 	// comes from payload_bytes.
-	Payload      []byte
-	PayloadBytes int64
-	Binary       bool
+	Payload     []byte
+	PayloadSize int64
+	Binary      bool
 	// QoS is that of the row; nil: that of the deployment.
 	QoS            *int
 	Retain         bool
@@ -77,12 +77,14 @@ const previewBytes = 1024
 // Show returns the job with an id. Where the table has partitions, or the id was given twice by hand,
 // there may be several.
 func (a *JobsAdmin) Show(ctx context.Context, id int64) ([]JobDetail, error) {
+	a.needs = toShow
 	var args parameters
 	return a.show(ctx, "job.id = "+args.add(id, "bigint"), args)
 }
 
 // ShowKey returns the job with a key: the one that has not fired, otherwise the last that has.
 func (a *JobsAdmin) ShowKey(ctx context.Context, key string) ([]JobDetail, error) {
+	a.needs = toShow
 	id, err := a.idOfKey(ctx, key)
 	if err != nil {
 		return nil, err
@@ -92,6 +94,9 @@ func (a *JobsAdmin) ShowKey(ctx context.Context, key string) ([]JobDetail, error
 
 // idOfKey finds the job that a key means, as reactor.find_job does.
 func (a *JobsAdmin) idOfKey(ctx context.Context, key string) (id int64, err error) {
+	if err := a.find(ctx); err != nil {
+		return 0, err
+	}
 	err = a.tx(ctx, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
 			SELECT id FROM (
@@ -107,18 +112,21 @@ func (a *JobsAdmin) idOfKey(ctx context.Context, key string) (id int64, err erro
 }
 
 func (a *JobsAdmin) show(ctx context.Context, where string, args parameters) (list []JobDetail, err error) {
+	if err := a.find(ctx); err != nil {
+		return nil, err
+	}
 	preview := fmt.Sprint(previewBytes)
 	sql := "WITH " + journalCTE + ", shown AS (SELECT" + listedColumns + `,
        job.shard, ` + micros("job.expires_at") + ` AS expires_at, ` + micros("job.processed_at") + ` AS processed_at, ` + micros("job.occurrence_at") + ` AS occurrence, coalesce(job.claim::text, '') AS claim,
        encode(coalesce(substring(job.payload_bytes FROM 1 FOR ` + preview + `), substring(convert_to(left(job.payload, ` + preview + `), 'UTF8') FROM 1 FOR ` + preview + `)), 'hex') AS payload,
-       octet_length(job.payload) + coalesce(octet_length(job.payload_bytes), 0) AS payload_bytes, job.payload_bytes IS NOT NULL AS is_binary,
+       octet_length(job.payload) + coalesce(octet_length(job.payload_bytes), 0) AS payload_size, job.payload_bytes IS NOT NULL AS is_binary,
        job.qos, job.retain, coalesce(job.content_type, '') AS content_type, coalesce(job.response_topic, '') AS response_topic,
        coalesce(encode(job.correlation_data, 'hex'), '') AS correlation, coalesce(job.headers::text, '{}') AS headers,
        CASE WHEN job.tableoid = ` + "'" + doubled(a.jobs) + `'::regclass THEN '' ELSE job.tableoid::regclass::text END AS part,
        flight.lane, flight.batch, coalesce((SELECT i.name FROM reactor.instances i WHERE i.id = flight.owner), '') AS instance,
        ` + micros("flight.claimed_at") + ` AS claimed_at, coalesce(flight.qos, 0) AS flight_qos, coalesce(flight.qos = 2 AND flight.place <= flight.settled, false) AS accepted
   FROM ` + a.jobs + " AS job" + notesJoin + " WHERE " + where + ") SELECT " + readJobColumns + `,
-       shard, expires_at, processed_at, occurrence, claim, payload, payload_bytes, is_binary, qos, retain, content_type, response_topic, correlation, headers, part,
+       shard, expires_at, processed_at, occurrence, claim, payload, payload_size, is_binary, qos, retain, content_type, response_topic, correlation, headers, part,
        lane, batch, instance, claimed_at, flight_qos, accepted FROM shown ORDER BY fire_at, id`
 	err = a.tx(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sql, args...)
@@ -131,6 +139,9 @@ func (a *JobsAdmin) show(ctx context.Context, where string, args parameters) (li
 		jobs := make([]*Job, len(list))
 		for i := range list {
 			jobs[i] = &list[i].Job
+		}
+		if err := nameSchedules(ctx, tx, jobs); err != nil {
+			return err
 		}
 		return a.explainOrder(ctx, tx, jobs)
 	})
@@ -148,7 +159,7 @@ func scanDetail(row pgx.CollectableRow) (d JobDetail, err error) {
 		claimedAt                               *driver.DBTime
 		flight                                  JobFlight
 	)
-	if err := row.Scan(append(d.fields(), &d.Shard, &d.ExpiresAt, &d.ProcessedAt, &d.OccurrenceAt, &d.Claim, &payload, &d.PayloadBytes, &d.Binary,
+	if err := row.Scan(append(d.fields(), &d.Shard, &d.ExpiresAt, &d.ProcessedAt, &d.OccurrenceAt, &d.Claim, &payload, &d.PayloadSize, &d.Binary,
 		&d.QoS, &d.Retain, &d.ContentType, &d.ResponseTopic, &correlation, &headers, &d.PartitionedOff,
 		&lane, &batch, &instance, &claimedAt, &flight.QoS, &flight.Accepted)...); err != nil {
 		return d, err
@@ -208,13 +219,18 @@ func (d *JobDetail) history() (list []JobEvent) {
 		}
 		add(d.FailedAt, "%s%s: %s", d.State, refused, d.Reason)
 	}
-	add(d.ExpiresAt, "expires, if it is not published before")
+	if !d.State.Final() || d.State == JobExpired { // otherwise it is of no consequence any more
+		add(d.ExpiresAt, "expires, if it is not published before")
+	}
 	slices.SortStableFunc(list, func(x, y JobEvent) int { return cmp.Or(cmp.Compare(x.At, y.At), cmp.Compare(x.Beyond, y.Beyond)) })
 	return list
 }
 
 // Payload returns the whole payload of the job with an id.
 func (a *JobsAdmin) Payload(ctx context.Context, id int64) (payload []byte, err error) {
+	if err := a.find(ctx); err != nil {
+		return nil, err
+	}
 	err = a.tx(ctx, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, "SELECT coalesce(payload_bytes, convert_to(payload, 'UTF8')) FROM "+a.jobs+" WHERE id = $1::bigint LIMIT 1", id).Scan(&payload)
 	})

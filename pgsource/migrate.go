@@ -90,6 +90,9 @@ func MigrateUp(ctx context.Context, databaseURL string, of ...Names) ([]string, 
 			}
 			return nil
 		})
+		if isForeignTable(err) {
+			return explainForeignTable(namesOf(conn.PgConn()), err)
+		}
 		if sqlState(err) == pgerrcode.InsufficientPrivilege {
 			return explained(err, "the schema lacks %s, and this role may not change it (%s): run `reactor migrate up` as the owner of the database", describe(pending), statementText(err))
 		}

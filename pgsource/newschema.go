@@ -2,9 +2,13 @@ package pgsource
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/internal/naming"
 )
@@ -41,4 +45,23 @@ func prepareSchema(ctx context.Context, tx pgx.Tx) error {
 		return fmt.Errorf("the schema %s has tables of somebody else (%s): give reactor a schema of its own as pgsource.Config.Schema", n.Schema(), *stranger)
 	}
 	return nil
+}
+
+// foreignTable is how sql/schema.sql ends its refusal of a table of somebody else that has the name of ours.
+const foreignTable = " already, and it is not reactor's"
+
+func isForeignTable(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == pgerrcode.RaiseException && strings.HasSuffix(pgErr.Message, foreignTable)
+}
+
+// explainForeignTable names the remedies that are left. The text itself knows neither flags nor whether the table was
+// named: where it was, no search path leads elsewhere.
+func explainForeignTable(n naming.Names, err error) error {
+	var pgErr *pgconn.PgError
+	errors.As(err, &pgErr)
+	if n.Home() != "" {
+		return explained(err, "%s: name another table as pgsource.Config.JobsTable, one that is not there yet", pgErr.Message)
+	}
+	return explained(err, "%s: rename it, or name another table as pgsource.Config.JobsTable, such as reactor_jobs, or give reactor a schema of its own, first in the search path: ALTER ROLE … SET search_path = …", pgErr.Message)
 }

@@ -223,8 +223,8 @@ func (r Retention) Count(ctx context.Context) (found Purged, err error) {
 		return found, err
 	}
 	err = withRights(ctx, r.DatabaseURL, r.Names, toPurge, false, func(conn *pgx.Conn) error {
-		a, err := newJobsAdmin(ctx, conn)
-		if err != nil {
+		a := &JobsAdmin{conn: conn, needs: toPurge}
+		if err := a.find(ctx); err != nil {
 			return err
 		}
 		if err := a.mayPurge(ctx); err != nil {

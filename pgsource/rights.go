@@ -27,7 +27,8 @@ const (
 var (
 	ofState = rights{{"deployment", "SELECT"}, {"lanes", "SELECT"}, {"journal_starts", "SELECT"}, {"in_flight", "SELECT"}}
 	toLook  = append(ofState[:len(ofState):len(ofState)],
-		right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{"instances", "SELECT"}, right{ofJobs, "SELECT"})
+		right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{"schedules", "SELECT"}, right{ofJobs, "SELECT"})
+	toShow   = append(toLook[:len(toLook):len(toLook)], right{"instances", "SELECT"})
 	toChange = append(ofState[:len(ofState):len(ofState)],
 		right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{ofJobs, "SELECT, UPDATE"}, right{ofFunctions, "EXECUTE"})
 	toCancel = append(toChange[:len(toChange):len(toChange)], right{ofJobs, "DELETE"})

@@ -32,6 +32,18 @@ func TestMissingRights(t *testing.T) {
 		"cancel": jobs(true, act(pgsource.CancelJobs())),
 		"fire":   jobs(true, act(pgsource.FireJobs())),
 		"retry":  jobs(true, act(pgsource.RetryJobs(nil))),
+		"fire those of a schedule": jobs(true, func(a *pgsource.JobsAdmin, b *bench) error {
+			a.Intend(pgsource.FireJobs())
+			id, err := a.ScheduleID(b.ctx, "s")
+			if err != nil {
+				return err
+			}
+			filter := pgsource.JobFilter{Schedule: id}
+			if _, err := a.Select(b.ctx, filter); err != nil {
+				return err
+			}
+			return a.Act(b.ctx, pgsource.FireJobs(), []int64{1}, filter, func(o pgsource.JobOutcome) error { return nil })
+		}),
 		"cancel key": jobs(true, func(a *pgsource.JobsAdmin, b *bench) error {
 			_, err := a.ActByKey(b.ctx, pgsource.CancelJobs(), "k")
 			return err
@@ -129,5 +141,88 @@ func TestMissingRightsArePrecise(t *testing.T) {
 	})
 	if err != nil {
 		t.Errorf("a trigger says no: %v", err)
+	}
+}
+
+// TestRightsAreNoMoreThanNeeded: without any single one of the rights that a command of `reactor jobs` asks for, it
+// asks for that one. So it needs them all.
+func TestRightsAreNoMoreThanNeeded(t *testing.T) {
+	// What becomes of a job that was claimed is written in other tables than that of a job that waits.
+	act := func(action pgsource.JobAction, ids ...int64) func(*bench, string) error {
+		return func(b *bench, url string) error {
+			return pgsource.WithJobs(b.ctx, url, true, func(a *pgsource.JobsAdmin) error {
+				return a.Act(b.ctx, action, ids, pgsource.JobFilter{}, func(o pgsource.JobOutcome) error { return nil })
+			})
+		}
+	}
+	commands := map[string]func(*bench, string) error{
+		"list": func(b *bench, url string) error {
+			return pgsource.WithJobs(b.ctx, url, false, func(a *pgsource.JobsAdmin) error {
+				_, _, err := a.List(b.ctx, pgsource.JobFilter{}, pgsource.JobPage{})
+				return err
+			})
+		},
+		"show": func(b *bench, url string) error {
+			return pgsource.WithJobs(b.ctx, url, false, func(a *pgsource.JobsAdmin) error {
+				_, err := a.Show(b.ctx, 1)
+				return err
+			})
+		},
+		"fire":       act(pgsource.FireJobs(), 1, 3),
+		"reschedule": act(pgsource.RescheduleJobs(0), 1, 3),
+		"cancel":     act(pgsource.CancelJobs(), 2, 3),
+		"retry":      act(pgsource.RetryJobs(nil), 3),
+		"purge": func(b *bench, url string) error {
+			_, err := pgsource.Retention{DatabaseURL: url, Keep: time.Hour}.Purge(b.ctx)
+			return err
+		},
+	}
+	for name, do := range commands {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := examine(t, testkit.NewDatabase(t))
+			role, url := b.role("")
+			// What a command does is the same each time: jobs that it changes are made again.
+			made := `DELETE FROM jobs; INSERT INTO jobs (id, topic, fire_at, schedule_id, processed, claim) OVERRIDING SYSTEM VALUE VALUES
+				(1, 't', now() + interval '1 hour', 1, false, NULL), (2, 't', now(), NULL, false, NULL), (3, 't', now() - interval '2 hours', NULL, true, '00000000-0000-4000-8000-000000000003')`
+			b.exec(made + `; INSERT INTO reactor.failed_jobs (job_id, attempts, code, reason, claim) VALUES (3, 1, 135, 'no', '00000000-0000-4000-8000-000000000003')`)
+			asked := func() string {
+				t.Helper()
+				err := do(b, url)
+				if err == nil {
+					return ""
+				}
+				_, grants, ok := strings.Cut(err.Error(), "as the owner of the tables run ")
+				if !ok {
+					t.Fatal(err)
+				}
+				return grants
+			}
+			var singles []string
+			all := asked()
+			for grant := range strings.SplitSeq(all, "; ") {
+				what, on, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(grant, "GRANT "), " TO "+role), " ON ")
+				for privilege := range strings.SplitSeq(what, ", ") {
+					for table := range strings.SplitSeq(on, ", ") {
+						singles = append(singles, privilege+" ON "+table)
+					}
+				}
+			}
+			if len(singles) < 7 {
+				t.Fatalf("it asks for %q", all)
+			}
+			b.exec(all)
+			for _, single := range singles {
+				b.exec(made + "; REVOKE " + single + " FROM " + role)
+				if got := asked(); got != "GRANT "+single+" TO "+role {
+					t.Errorf("without %s it asks for %q", single, got)
+				}
+				b.exec("GRANT " + single + " TO " + role)
+			}
+			b.exec(made)
+			if got := asked(); got != "" {
+				t.Errorf("with all of them it asks for %q", got)
+			}
+		})
 	}
 }

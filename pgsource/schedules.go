@@ -230,9 +230,11 @@ func NextOccurrences(ctx context.Context, databaseURL, name string, n int, of ..
 // mostBackfilled bounds the occurrences of one Backfill, which is one transaction.
 const mostBackfilled = 100_000
 
-// Backfill makes the occurrences of a schedule in the past, from included, to not. Their jobs are due now,
-// in order; placeholders get the time of the occurrence. It makes none of which there is a job in the
-// table, claimed or not, so it can be repeated: there are of those whose jobs were purged.
+// Backfill makes the occurrences of a schedule in the past, from included, to not. Their jobs are due now, each a
+// microsecond after the one before, in the order of the occurrences. That is the order in which they are taken up,
+// and not the one in which they arrive: jobs without an OrderingKey are published beside each other. Placeholders get
+// the time of the occurrence. It makes none of which there is a job in the table, claimed or not, so it can be
+// repeated: there are of those whose jobs were purged.
 //
 // Instances make the occurrences that are not decided yet, by the schedule's rule for catching up. So a
 // range that reaches there is refused, unless the schedule is paused.

@@ -91,6 +91,9 @@ func Reschedule(ctx context.Context, db DB, job Ref, fireAt time.Time) (Outcome,
 	if fireAt.IsZero() {
 		return db.change(ctx, "reschedule", job, ", pg_catalog.clock_timestamp())")
 	}
+	if err := checkInstant("fire_at", fireAt); err != nil {
+		return "", explain("reschedule", err)
+	}
 	return db.change(ctx, "reschedule", job, ", $2::pg_catalog.timestamptz)", instant(fireAt))
 }
 
@@ -103,6 +106,9 @@ func FireNow(ctx context.Context, db DB, job Ref) (Outcome, error) {
 // one; zero: none. The outcome is [ToBeTriedAgain], [Waiting], [FiringNow], [AlreadyFired], [NotFound]
 // or [Superseded].
 func Retry(ctx context.Context, db DB, id int64, expiresAt time.Time) (Outcome, error) {
+	if err := checkInstant("expires_at", expiresAt); err != nil {
+		return "", explain("retry", err)
+	}
 	return db.change(ctx, "retry", ID(id), ", $2::pg_catalog.timestamptz)", instant(expiresAt))
 }
 

@@ -2,6 +2,7 @@ package producer
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -74,8 +75,9 @@ func (q QoS) String() string {
 	return "unknown"
 }
 
-// check finds text that PostgreSQL cannot hold. It would refuse most of it as well, with an error that
-// names no column; and in JSON, invalid UTF-8 would silently become something else.
+// check finds text and instants that PostgreSQL cannot hold. It would refuse most of it as well, with an error that
+// names no column; and in JSON, invalid UTF-8 would silently become something else, as a year of six digits would in
+// the microseconds of a driver.
 func (j *Job) check() error {
 	for _, text := range [...]struct{ column, value string }{
 		{"topic", j.Topic}, {"payload", j.Payload}, {"key", j.Key}, {"content_type", j.ContentType}, {"response_topic", j.ResponseTopic}, {"ordering_key", j.OrderingKey},
@@ -89,12 +91,26 @@ func (j *Job) check() error {
 			return err
 		}
 	}
-	return nil
+	if err := checkInstant("fire_at", j.FireAt); err != nil {
+		return err
+	}
+	return checkInstant("expires_at", j.ExpiresAt)
 }
 
 func checkText(column, value string) error {
 	if !utf8.ValidString(value) || strings.IndexByte(value, 0) >= 0 {
 		return &RuleError{Column: column, Rule: column + " must be UTF-8 without zero bytes"}
+	}
+	return nil
+}
+
+// firstInstant is PostgreSQL's first timestamptz, 4714-11-24 BC, and instantsEnd what comes after its last one
+// (https://www.postgresql.org/docs/current/datatype-datetime.html).
+var firstInstant, instantsEnd = time.Date(-4713, time.November, 24, 0, 0, 0, 0, time.UTC), time.Date(294277, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+func checkInstant(column string, t time.Time) error {
+	if !t.IsZero() && (t.Before(firstInstant) || !t.Before(instantsEnd)) {
+		return &RuleError{Column: column, Rule: column + " must be between 4714-11-24 BC and the end of the year 294276"}
 	}
 	return nil
 }
@@ -176,6 +192,10 @@ func instantText(t time.Time) *string {
 	if t.IsZero() {
 		return nil
 	}
-	text := t.UTC().Format("2006-01-02T15:04:05.000000Z")
+	t = t.UTC()
+	text := t.Format("2006-01-02T15:04:05.000000Z")
+	if year := t.Year(); year <= 0 { // PostgreSQL knows no year 0 and none before: that of Go is 1 BC
+		text = fmt.Sprintf("%04d%s BC", 1-year, t.Format("-01-02T15:04:05.000000Z"))
+	}
 	return &text
 }

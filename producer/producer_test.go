@@ -225,6 +225,10 @@ func TestRules(t *testing.T) {
 		"no UTF-8":      {producer.Job{Topic: "t", Payload: "\xff"}, "payload", "payload must be UTF-8 without zero bytes", true},
 		"a zero byte":   {producer.Job{Topic: "t", Key: "a\x00"}, "key", "key must be UTF-8 without zero bytes", true},
 		"another's own": {producer.Job{Topic: "t/mine"}, "", "mine", false},
+		"too late":      {producer.Job{Topic: "t", FireAt: time.Date(294277, 1, 1, 0, 0, 0, 0, time.UTC)}, "fire_at", "fire_at must be between 4714-11-24 BC and the end of the year 294276", true},
+		"much too late": {producer.Job{Topic: "t", FireAt: time.Date(600_000, 1, 1, 0, 0, 0, 0, time.UTC)}, "fire_at", "fire_at must be between 4714-11-24 BC and the end of the year 294276", true},
+		"too early":     {producer.Job{Topic: "t", FireAt: time.Date(-4713, 11, 23, 23, 59, 59, 999_999_999, time.UTC)}, "fire_at", "fire_at must be between 4714-11-24 BC and the end of the year 294276", true},
+		"never expires": {producer.Job{Topic: "t", ExpiresAt: time.Date(294277, 1, 1, 0, 0, 0, 0, time.UTC)}, "expires_at", "expires_at must be between 4714-11-24 BC and the end of the year 294276", true},
 		"a zero header": {producer.Job{Topic: "t", Headers: map[string]string{"a": "\x00"}}, "headers", "headers must be UTF-8 without zero bytes", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -249,6 +253,54 @@ func TestRules(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFirstAndLastInstants: all instants that PostgreSQL has can be used, and no others, in every call.
+func TestFirstAndLastInstants(t *testing.T) {
+	first, last := time.Date(-4713, 11, 24, 0, 0, 0, 0, time.UTC), time.Date(294276, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	for text, at := range map[string]time.Time{
+		"4714-11-24 00:00:00+00 BC": first, "294276-12-31 23:59:59.999999+00": last, "0001-02-29 01:02:03.000004+00 BC": time.Date(0, 2, 29, 1, 2, 3, 4_000, time.UTC),
+		"0010-01-01 00:00:00+00 BC": time.Date(-9, 1, 1, 0, 0, 0, 0, time.UTC), "12345-01-01 00:00:00+00": time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		t.Run(text, func(t *testing.T) {
+			w := newWorld(t)
+			db := producer.Pgx(w.conn)
+			job := producer.Job{Topic: "t", FireAt: at}
+			if _, err := producer.Insert(w.ctx, db, job); err != nil {
+				t.Error(err)
+			}
+			if _, err := producer.InsertMany(w.ctx, w.conn, slices.Values([]producer.Job{job})); err != nil {
+				t.Error(err)
+			}
+			id, _, err := producer.Schedule(w.ctx, db, job)
+			if err == nil {
+				_, err = producer.Reschedule(w.ctx, db, producer.ID(id), at)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			if n := w.count("fire_at = '" + text + "'"); n != 3 {
+				t.Errorf("%d of 3 jobs have the time %v", n, at)
+			}
+		})
+	}
+	overDrivers(t, func(w *world, db producer.DB) {
+		id, _, err := producer.Schedule(w.ctx, db, producer.Job{Topic: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		beyond := last.Add(time.Microsecond)
+		_, moved := producer.Reschedule(w.ctx, db, producer.ID(id), beyond)
+		_, again := producer.Retry(w.ctx, db, id, beyond)
+		_, begins := producer.UpsertSchedule(w.ctx, db, producer.Recurring{Name: "n", Every: time.Minute, Topic: "t", StartAt: beyond})
+		_, ends := producer.UpsertSchedule(w.ctx, db, producer.Recurring{Name: "n", Every: time.Minute, Topic: "t", EndAt: beyond})
+		for column, err := range map[string]error{"fire_at": moved, "expires_at": again, "start_at": begins, "end_at": ends} {
+			var rule *producer.RuleError
+			if !errors.As(err, &rule) || rule.Column != column {
+				w.t.Errorf("%v, want one of column %s", err, column)
+			}
+		}
+	})
 }
 
 // TestTakenKey: Insert and InsertMany do not replace.

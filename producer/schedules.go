@@ -63,6 +63,12 @@ func UpsertSchedule(ctx context.Context, db DB, schedule Recurring) (id int64, e
 		err = checkText("name", s.Name)
 	}
 	if err == nil {
+		err = checkInstant("start_at", s.StartAt)
+	}
+	if err == nil {
+		err = checkInstant("end_at", s.EndAt)
+	}
+	if err == nil {
 		err = db.row(ctx, `
 			INSERT INTO reactor.schedules AS s (name, cron, every, zone, start_at, end_at, jitter, overlap, catch_up, catch_up_window, max_lateness,
 			       topic, payload, payload_bytes, qos, retain, content_type, response_topic, correlation_data, headers, ordering_key)

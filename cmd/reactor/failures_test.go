@@ -136,7 +136,7 @@ func TestForeignTable(t *testing.T) {
 		{"run", "--database-url", database, "--mqtt-url", testkit.Broker(t).URL()},
 		{"migrate", "up", "--database-url", database},
 	} {
-		if code, output := call(t, nil, args...); code != 1 || !strings.Contains(output, "table public.jobs already, and it is not reactor's: rename it") {
+		if code, output := call(t, nil, args...); code != 1 || !strings.Contains(output, "table public.jobs already, and it is not reactor's: rename it, or name another table as --jobs-table, such as") {
 			t.Errorf("%v: exit code %d, output:\n%s", args, code, output)
 		}
 	}

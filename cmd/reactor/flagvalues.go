@@ -40,17 +40,6 @@ func (s *jobStates) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// exactTime is an instant that is given with its offset.
-type exactTime struct{ time.Time }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (t *exactTime) UnmarshalText(text []byte) (err error) {
-	if t.Time, err = time.Parse(time.RFC3339Nano, strings.TrimSpace(string(text))); err != nil {
-		return errors.New("is no time with its offset: use for example 2030-01-31T08:30:00Z or 2030-01-31T09:30:00+01:00")
-	}
-	return nil
-}
-
 // jobTime is an instant, or a distance from now on the database's clock.
 type jobTime struct {
 	given    bool
@@ -69,14 +58,14 @@ func (t *jobTime) UnmarshalText(text []byte) error {
 	if strings.HasPrefix(s, "+") || strings.HasPrefix(s, "-") {
 		d, err := distance(s)
 		if err != nil {
-			return errors.New("is no distance from now: use for example +90s, +2h30m or -7d")
+			return fmt.Errorf("%q is no distance from now: use for example +90s, +2h30m or -7d", text)
 		}
 		t.distance = &d
 		return nil
 	}
 	at, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
-		return errors.New("is no time: use for example 2030-01-31T08:00:00Z, 2030-01-31T09:00:00+01:00, now, +5m or -2h")
+		return fmt.Errorf("%q is no time: use for example 2030-01-31T08:00:00Z, 2030-01-31T09:00:00+01:00, now, +5m or -2h", text)
 	}
 	t.absolute = driver.DBTimeOf(at)
 	return nil

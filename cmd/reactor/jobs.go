@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,29 +26,28 @@ type jobsCommand struct {
 type jobFilterFlags struct {
 	State    jobStates `env:"-" group:"Which jobs" placeholder:"STATE,…" help:"Jobs in these states: waiting, retrying, blocked, firing, returning, fired, failed, expired, missed."`
 	Topic    nonEmpty  `env:"-" group:"Which jobs" placeholder:"PREFIX" help:"Jobs whose topic begins with this."`
-	Schedule *int64    `env:"-" group:"Which jobs" placeholder:"ID" help:"Occurrences of this schedule."`
+	Schedule nonEmpty  `env:"-" group:"Which jobs" placeholder:"NAME" help:"Jobs of the schedule with this name or, where none has it, with this id: of a schedule that was deleted."`
 	From     jobTime   `env:"-" group:"Which jobs" placeholder:"TIME" help:"Jobs due at this time or later, e.g. 2030-01-31T08:00:00Z or --from=-2h."`
 	Until    jobTime   `env:"-" group:"Which jobs" placeholder:"TIME" help:"Jobs due before this time, e.g. +5m, now."`
 }
 
 // given reports whether any flag was.
 func (f jobFilterFlags) given() bool {
-	return len(f.State) > 0 || f.Topic != "" || f.Schedule != nil || f.From.given || f.Until.given
+	return len(f.State) > 0 || f.Topic != "" || f.Schedule != "" || f.From.given || f.Until.given
 }
 
 // filter returns the filter; now is the database's time.
-func (f jobFilterFlags) filter(now driver.DBTime) (filter pgsource.JobFilter, err error) {
+func (f jobFilterFlags) filter(ctx context.Context, a *pgsource.JobsAdmin, now driver.DBTime) (filter pgsource.JobFilter, err error) {
 	filter = pgsource.JobFilter{States: f.State, TopicPrefix: string(f.Topic), From: f.From.at(now), Until: f.Until.at(now)}
-	if f.Schedule != nil {
-		// 0 would select the jobs of all schedules, and of none.
-		if filter.Schedule = *f.Schedule; filter.Schedule < 1 {
-			return filter, cli.Usage(fmt.Errorf("--schedule is %d, must be the id of a schedule: SELECT id, name FROM reactor.schedules lists them", *f.Schedule))
-		}
-	}
 	if filter.From != nil && filter.Until != nil && *filter.From >= *filter.Until {
 		return filter, cli.Usage(errors.New("--from is not before --until, so that no job matches"))
 	}
-	return filter, nil
+	if f.Schedule != "" {
+		if filter.Schedule, err = a.ScheduleID(ctx, string(f.Schedule)); errors.Is(err, pgsource.ErrNoSchedule) {
+			err = cli.Usage(fmt.Errorf("--schedule %q: %w; of one that was deleted give the id, as `reactor jobs show` names it", string(f.Schedule), err))
+		}
+	}
+	return filter, err
 }
 
 func join(states []pgsource.JobState) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +68,8 @@ func TestJobsCommand(t *testing.T) {
 	contains(run(2, "list", "--state", "lost"), "no such state")
 	contains(run(2, "list", "--after", "here"), "--after here is no place in a list")
 	contains(run(2, "list", "--limit", "0"), "must be 1 to 10000")
-	contains(run(2, "list", "--from", "yesterday"), "is no time")
+	contains(run(2, "list", "--from", "yesterday"), `--from: "yesterday" is no time`)
+	contains(run(2, "list", "--until", "+5"), `--until: "+5" is no distance from now`)
 
 	contains(run(0, "show", "7"), "waiting", `\x1b[31mred\u009b`, "10 bytes, text", "history", "due")
 	contains(run(0, "show", "1030"), "0x87, not authorized", "failed after 5 attempts", "claimed")
@@ -93,7 +95,7 @@ func TestJobsCommand(t *testing.T) {
 	contains(run(2, "show", "--key="), "--key: the value is empty")
 	contains(run(2, "list", "--from", "+1h", "--until", "-1h"), "no job matches")
 	contains(run(0, "list", "--from", "-1h", "--until", "+61m", "--state", "waiting", "--topic", "job/2"), "job/20 ")
-	contains(run(2, "cancel", "--schedule", "0", "--yes"), "--schedule is 0, must be the id of a schedule")
+	contains(run(2, "cancel", "--schedule", "0", "--yes"), `--schedule "0": there is no such schedule`)
 	contains(run(1, "show", "-5"), "there is no such job")
 	contains(run(1, "cancel", "-5", "--json"), `{"id":-5,"answer":"not found","done":false}`)
 	contains(run(0, "purge", "--older-than", "72h"), "no job has ended that long ago", "nothing to delete")
@@ -110,7 +112,7 @@ func TestJobsCommand(t *testing.T) {
 // TestNoEmptyFilter: an empty value selects nothing, and not everything.
 func TestNoEmptyFilter(t *testing.T) {
 	for _, command := range []string{"list", "cancel --yes", "reschedule --yes --at now", "fire --yes", "retry --yes"} {
-		for _, flag := range []string{"--topic", "--key", "--state", "--from", "--until"} {
+		for _, flag := range []string{"--topic", "--key", "--state", "--from", "--until", "--schedule"} {
 			for _, args := range [][]string{{flag + "="}, {flag, ""}} {
 				_, _, _, err := settings(t, nil, append(append([]string{"jobs"}, strings.Fields(command+" --database-url x")...), args...)...)
 				if err == nil || !strings.HasPrefix(err.Error(), flag+": ") {
@@ -130,6 +132,83 @@ func TestNoEmptyFilter(t *testing.T) {
 	}
 }
 
+// TestJobsOfSchedule: a schedule goes by its name, in what is asked for and in what is printed; one that was deleted by
+// the id that its jobs have.
+func TestJobsOfSchedule(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	conn := connect(t, ctx, database)
+	run := func(want int, args ...string) string {
+		t.Helper()
+		code, output := call(t, nil, append([]string{"jobs"}, append(args, "--database-url", database)...)...)
+		if code != want {
+			t.Fatalf("jobs %v ended with %d, want %d:\n%s", args, code, want, output)
+		}
+		return output
+	}
+	// The second is named like the id of the first, and the third has gone.
+	exec(t, ctx, conn, `INSERT INTO reactor.schedules (name, every, topic, paused) VALUES ('daily report', '1 day', 't', true), ('1', '1 day', 't', true);
+		INSERT INTO jobs (topic, fire_at, schedule_id) SELECT 'of/' || n, now() + interval '1 hour', n FROM generate_series(1, 3) n;
+		INSERT INTO jobs (topic, fire_at) VALUES ('of/none', now() + interval '1 hour')`)
+	for name, want := range map[string]string{"daily report": "of/1", "1": "of/2", "2": "of/2", "3": "of/3"} {
+		var page struct {
+			Jobs []struct {
+				Topic, Schedule string
+				ID              int64 `json:"schedule_id"`
+			}
+		}
+		if err := json.Unmarshal([]byte(run(0, "list", "--schedule", name, "--json")), &page); err != nil || len(page.Jobs) != 1 || page.Jobs[0].Topic != want {
+			t.Errorf("--schedule %s: %+v, %v, want %s", name, page, err, want)
+		} else if names := []string{"", "daily report", "1", ""}; page.Jobs[0].Schedule != names[page.Jobs[0].ID] {
+			t.Errorf("--schedule %s: %+v", name, page.Jobs[0])
+		}
+	}
+	for args, want := range map[string]string{"1": "daily report (id 1)", "2": "1 (id 2)", "3": "3 (which was deleted)", "1 --json": `"schedule": "daily report"`} {
+		if output := run(0, append([]string{"show"}, strings.Fields(args)...)...); !strings.Contains(output, want) {
+			t.Errorf("show %s lacks %q:\n%s", args, want, output)
+		}
+	}
+	for _, name := range []string{"weekly", "-1", "0"} {
+		if output := run(2, "fire", "--schedule="+name, "--yes"); !strings.Contains(output, fmt.Sprintf("--schedule %q: there is no such schedule", name)) || !strings.Contains(output, "reactor schedules list") {
+			t.Errorf("--schedule %s: %s", name, output)
+		}
+	}
+	if output := run(0, "cancel", "--schedule", "daily report", "--yes"); !strings.Contains(output, "cancelled: 1") {
+		t.Error(output)
+	}
+	if output := run(0, "fire", "--schedule", "3", "--yes"); !strings.Contains(output, "due now: 1") {
+		t.Error(output)
+	}
+}
+
+// TestMissingRights: what a command asks for is what this command needs.
+func TestMissingRights(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	conn := connect(t, ctx, database)
+	role := fmt.Sprintf("operator_%d", time.Now().UnixNano())
+	exec(t, ctx, conn, "CREATE ROLE "+role+" LOGIN; GRANT USAGE ON SCHEMA reactor TO "+role)
+	t.Cleanup(func() { exec(t, context.Background(), conn, "DROP OWNED BY "+role+"; DROP ROLE "+role) })
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("user", role)
+	u.RawQuery = q.Encode()
+	for args, want := range map[string]string{
+		"fire 1": "GRANT SELECT, UPDATE ON public.jobs", "fire --all --yes": "GRANT SELECT, UPDATE ON public.jobs", "reschedule 1 --at now": "GRANT SELECT, UPDATE ON public.jobs", "retry 1": "GRANT SELECT, UPDATE ON public.jobs",
+		"cancel 1": "GRANT SELECT, UPDATE, DELETE ON public.jobs", "cancel --schedule x": "reactor.schedules", "show 1": "reactor.instances",
+	} {
+		code, output := call(t, nil, append(append([]string{"jobs"}, strings.Fields(args)...), "--database-url", u.String())...)
+		if code != 1 || !strings.Contains(output, want) || strings.Contains(output, "DELETE") != strings.Contains(args, "cancel") || strings.Contains(output, "USAGE") {
+			t.Errorf("%s ended with %d: %s", args, code, output)
+		}
+	}
+}
+
 // TestShowPayload: the payload is written as it is.
 func TestShowPayload(t *testing.T) {
 	ctx := testContext(t)
@@ -137,6 +216,10 @@ func TestShowPayload(t *testing.T) {
 	exec(t, ctx, connect(t, ctx, database), `INSERT INTO jobs (topic, payload_bytes, fire_at) VALUES ('t', '\x00ff1b0a', now())`)
 	if code, output := call(t, nil, "jobs", "show", "1", "--payload", "--database-url", database); code != 0 || output != "\x00\xff\x1b\n" {
 		t.Errorf("ended with %d: %q", code, output)
+	}
+	// Elsewhere payload_bytes is a message.
+	if code, output := call(t, nil, "jobs", "show", "1", "--json", "--database-url", database); code != 0 || !strings.Contains(output, `"payload_hex": "00ff1b0a"`) || !strings.Contains(output, `"payload_size": 4`) || strings.Contains(output, "payload_bytes") {
+		t.Errorf("ended with %d: %s", code, output)
 	}
 }
 

@@ -120,7 +120,8 @@ func (c *jobsAct) named(ctx context.Context, a *pgsource.JobsAdmin, report *actR
 }
 
 func (c *jobsAct) bulk(ctx context.Context, out cli.Output, a *pgsource.JobsAdmin, report *actReport, now driver.DBTime) error {
-	filter, err := c.filter(now)
+	a.Intend(report.action)
+	filter, err := c.filter(ctx, a, now)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ type jobJSON struct {
 	Topic    string            `json:"topic"`
 	Key      string            `json:"key,omitempty"`
 	Schedule int64             `json:"schedule_id,omitempty"`
+	Name     string            `json:"schedule,omitempty"`
 	Attempts int               `json:"attempts"`
 	Code     int               `json:"code,omitempty"`
 	CodeText string            `json:"code_text,omitempty"`
@@ -65,7 +66,7 @@ func jsonOf(j pgsource.Job) jobJSON {
 		before = &beforeJSON{b.ID, b.State, timeTextOf(b.RetryAt)}
 	}
 	return jobJSON{
-		ID: j.ID, State: j.State, FireAt: exactText(j.FireTime()), Topic: j.Topic, Key: j.Key, Schedule: j.Schedule, Attempts: j.Attempts,
+		ID: j.ID, State: j.State, FireAt: exactText(j.FireTime()), Topic: j.Topic, Key: j.Key, Schedule: j.Schedule, Name: j.ScheduleName, Attempts: j.Attempts,
 		Code: j.Code, CodeText: codeText(j.Code), Reason: j.Reason, RetryAt: timeTextOf(j.RetryAt), FailedAt: timeTextOf(j.FailedAt), Order: j.OrderingKey, WaitsFor: before,
 	}
 }
@@ -87,7 +88,7 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 		if err != nil {
 			return err
 		}
-		filter, err := c.filter(now)
+		filter, err := c.filter(ctx, a, now)
 		if err != nil {
 			return err
 		}

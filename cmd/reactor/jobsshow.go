@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -81,7 +82,7 @@ type detailJSON struct {
 	Partition     string            `json:"partition,omitempty"`
 	PayloadText   *string           `json:"payload,omitempty"`
 	PayloadHex    string            `json:"payload_hex,omitempty"`
-	PayloadBytes  int64             `json:"payload_bytes"`
+	PayloadSize   int64             `json:"payload_size"`
 	Truncated     bool              `json:"payload_truncated,omitempty"`
 	QoS           *int              `json:"qos,omitempty"`
 	Retain        bool              `json:"retain,omitempty"`
@@ -110,7 +111,7 @@ type eventJSON struct {
 func detailJSONOf(d pgsource.JobDetail) detailJSON {
 	j := detailJSON{
 		jobJSON: jsonOf(d.Job), Shard: d.Shard, ExpiresAt: timeTextOf(d.ExpiresAt), ProcessedAt: timeTextOf(d.ProcessedAt), OccurrenceAt: timeTextOf(d.OccurrenceAt), Claim: d.Claim, Partition: d.PartitionedOff,
-		PayloadBytes: d.PayloadBytes, Truncated: int64(len(d.Payload)) < d.PayloadBytes, QoS: d.QoS, Retain: d.Retain,
+		PayloadSize: d.PayloadSize, Truncated: int64(len(d.Payload)) < d.PayloadSize, QoS: d.QoS, Retain: d.Retain,
 		ContentType: d.ContentType, ResponseTopic: d.ResponseTopic, Correlation: hex.EncodeToString(d.Correlation), Headers: d.Headers,
 	}
 	if d.Binary {
@@ -148,8 +149,8 @@ func payloadText(d pgsource.JobDetail) string {
 	} else {
 		text = cli.Visible(strings.ToValidUTF8(string(some), ""))
 	}
-	if int64(len(some)) < d.PayloadBytes {
-		return fmt.Sprintf("%s… (the first %d of %s bytes)", text, len(some), thousands(d.PayloadBytes))
+	if int64(len(some)) < d.PayloadSize {
+		return fmt.Sprintf("%s… (the first %d of %s bytes)", text, len(some), thousands(d.PayloadSize))
 	}
 	return text
 }
@@ -175,7 +176,11 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	line("key", cli.Visible(d.Key))
 	line("ordering_key", cli.Visible(d.OrderingKey))
 	if d.Schedule != 0 {
-		line("schedule", fmt.Sprint(d.Schedule))
+		name := "which was deleted"
+		if d.ScheduleName != "" {
+			name = "id " + fmt.Sprint(d.Schedule)
+		}
+		line("schedule", fmt.Sprintf("%s (%s)", cli.Visible(cmp.Or(d.ScheduleName, fmt.Sprint(d.Schedule))), name))
 		line("occurrence_at", timeTextOf(d.OccurrenceAt))
 	}
 	line("topic", cli.Visible(d.Topic))
@@ -184,7 +189,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	if d.Binary {
 		kind = "binary"
 	}
-	line("payload length", fmt.Sprintf("%s bytes, %s", thousands(d.PayloadBytes), kind))
+	line("payload length", fmt.Sprintf("%s bytes, %s", thousands(d.PayloadSize), kind))
 	if d.QoS != nil {
 		line("qos", fmt.Sprint(*d.QoS))
 	}

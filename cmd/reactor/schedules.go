@@ -11,6 +11,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/schedule"
 )
 
@@ -222,11 +223,11 @@ func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
 
 type schedulesAdd struct {
 	scheduleFlags
-	Cron          nonEmpty          `env:"-" xor:"recurs" required:"" group:"Time" placeholder:"EXPRESSION" help:"A cron expression of five fields, or six with seconds in front, e.g. '30 2 * * MON-FRI'."`
-	Every         time.Duration     `env:"-" xor:"recurs" required:"" group:"Time" help:"An interval instead, e.g. 90s or 24h."`
+	Cron          nonEmpty          `env:"-" xor:"recurs" group:"Time" placeholder:"EXPRESSION" help:"A cron expression of five fields, or six with seconds in front, e.g. '30 2 * * MON-FRI'."`
+	Every         *time.Duration    `env:"-" xor:"recurs" group:"Time" help:"An interval instead, e.g. 90s or 24h."`
 	Zone          nonEmpty          `env:"-" default:"UTC" group:"Time" placeholder:"ZONE" help:"The zone of the expression, e.g. Europe/Berlin (default ${default})."`
-	Start         exactTime         `env:"-" group:"Time" placeholder:"TIME" help:"The earliest occurrence, e.g. 2026-12-01T00:00:00Z. An interval is counted from there."`
-	End           exactTime         `env:"-" group:"Time" placeholder:"TIME" help:"No occurrence from then on."`
+	Start         jobTime           `env:"-" group:"Time" placeholder:"TIME" help:"The earliest occurrence, e.g. 2026-12-01T00:00:00Z or +1h. An interval is counted from there."`
+	End           jobTime           `env:"-" group:"Time" placeholder:"TIME" help:"No occurrence from then on, e.g. 2026-12-31T00:00:00Z or +30d."`
 	Jitter        time.Duration     `env:"-" default:"0s" group:"Time" help:"Fire each occurrence up to this much later."`
 	Paused        bool              `env:"-" group:"Time" help:"Add it paused."`
 	Overlap       string            `env:"-" enum:"allow,skip" default:"allow" group:"Time" help:"An occurrence while a job of an earlier one waits: allow or skip."`
@@ -240,27 +241,67 @@ type schedulesAdd struct {
 	ContentType   nonEmpty          `env:"-" group:"Message" placeholder:"TYPE" help:"The message's content type."`
 	OrderingKey   nonEmpty          `env:"-" group:"Message" placeholder:"KEY" help:"Jobs with the same one are published one after the other, in the order of their times."`
 	ResponseTopic nonEmpty          `env:"-" group:"Message" placeholder:"TOPIC" help:"The message's response topic."`
-	Header        map[string]string `env:"-" group:"Message" placeholder:"NAME=VALUE" help:"A user property; several of them are separated by ';'."`
+	Header        map[string]string `env:"-" mapsep:"none" group:"Message" placeholder:"NAME=VALUE" help:"A user property. Can be repeated."`
+}
+
+// Help is shown by `reactor schedules add --help`.
+func (*schedulesAdd) Help() string {
+	return `A schedule recurs by a cron expression or by an interval: give --cron or --every.
+
+  reactor schedules add report --cron '30 2 * * MON-FRI' --zone Europe/Berlin --topic reports/daily
+  reactor schedules add poll --every 90s --end +30d --topic poll --header a=1 --header b=2
+
+Times may be distances from now on the database's clock, such as now, +90m or +7d.`
 }
 
 func (c *schedulesAdd) Run(ctx context.Context, out cli.Output) error {
 	if err := c.check(); err != nil {
 		return cli.Usage(err)
 	}
+	start, end, err := c.bounds(ctx)
+	if err != nil {
+		return err
+	}
+	var every time.Duration
+	if c.Every != nil {
+		every = *c.Every
+	}
 	s := pgsource.Schedule{
-		Name: c.Schedule, Cron: string(c.Cron), Every: c.Every, Zone: string(c.Zone), StartAt: c.Start.Time, EndAt: c.End.Time, Jitter: c.Jitter, Paused: c.Paused, Overlap: c.Overlap,
+		Name: c.Schedule, Cron: string(c.Cron), Every: every, Zone: string(c.Zone), StartAt: start, EndAt: end, Jitter: c.Jitter, Paused: c.Paused, Overlap: c.Overlap,
 		CatchUp: schedule.CatchUp(c.CatchUp), CatchUpWindow: c.CatchUpWindow, MaxLateness: c.MaxLateness,
 		Message: pgsource.ScheduleMessage{Topic: string(c.Topic), Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: string(c.ContentType), ResponseTopic: string(c.ResponseTopic), Headers: c.Header, OrderingKey: string(c.OrderingKey)},
 	}
 	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s, c.names()))
 }
 
+// bounds are the instants of --start and --end; zero: not given.
+func (c *schedulesAdd) bounds(ctx context.Context) (start, end time.Time, err error) {
+	var now driver.DBTime
+	if c.Start.distance != nil || c.End.distance != nil {
+		if now, err = pgsource.DatabaseTime(ctx, c.DatabaseURL, c.names()); err != nil {
+			return start, end, err
+		}
+	}
+	if at := c.Start.at(now); at != nil {
+		start = at.Time()
+	}
+	if at := c.End.at(now); at != nil {
+		end = at.Time()
+	}
+	if c.Start.given && c.End.given && !start.Before(end) {
+		return start, end, cli.Usage(errors.New("--start must be before --end"))
+	}
+	return start, end, nil
+}
+
 // check says in terms of the flags what the table would refuse.
 func (c *schedulesAdd) check() error {
 	const day, year = 24 * time.Hour, 366 * 24 * time.Hour
 	switch {
-	case c.Cron == "" && (c.Every < time.Second || c.Every > year || c.Every%time.Second != 0):
-		return fmt.Errorf("--every is %v, must be 1s to 8784h, in whole seconds", c.Every)
+	case c.Cron == "" && c.Every == nil:
+		return errors.New("say when it recurs: --cron or --every")
+	case c.Every != nil && (*c.Every < time.Second || *c.Every > year || *c.Every%time.Second != 0):
+		return fmt.Errorf("--every is %v, must be 1s to 8784h, in whole seconds", *c.Every)
 	case c.Jitter < 0 || c.Jitter > day:
 		return fmt.Errorf("--jitter is %v, must be 0s to 24h", c.Jitter)
 	case c.CatchUpWindow < time.Second || c.CatchUpWindow > 31*day:
@@ -271,8 +312,6 @@ func (c *schedulesAdd) check() error {
 		return fmt.Errorf("--qos is %d, must be 0, 1 or 2", *c.QoS)
 	case c.QoS != nil && *c.QoS == 0 && c.OrderingKey != "":
 		return errors.New("--qos is 0, must be 1 or 2 with --ordering-key: nothing tells when a broker has a message of QoS 0")
-	case !c.Start.IsZero() && !c.End.IsZero() && !c.Start.Before(c.End.Time):
-		return errors.New("--start must be before --end")
 	}
 	return nil
 }
@@ -318,8 +357,10 @@ type schedulesBackfill struct {
 
 // Help is shown by `reactor schedules backfill --help`.
 func (*schedulesBackfill) Help() string {
-	return `The jobs are due now, in order; placeholders get the time of the occurrence. An occurrence of which
-there is a job in the table is not made again, so a range can be backfilled twice.`
+	return `The jobs are due now, a microsecond apart, in the order of the occurrences. They are published at once and
+beside each other: without an ordering key of the schedule they may arrive in another order. Placeholders
+get the time of the occurrence. An occurrence of which there is a job in the table is not made again, so a
+range can be backfilled twice.`
 }
 
 func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {

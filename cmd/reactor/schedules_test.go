@@ -38,7 +38,7 @@ func TestSchedulesCommand(t *testing.T) {
 	}
 	sub := subscribe(t, ctx, broker, "tick/#")
 	said(run(0, "add", "tick", "--cron", "* * * * * *", "--zone", "Europe/Berlin", "--topic", "tick/{{schedule}}", "--payload", "{{fire_at_unix}}", "--max-lateness", "1m"), "added tick")
-	said(run(0, "add", "hourly", "--every", "1h", "--topic", "tick/hourly", "--header", "a=b;c=d", "--qos", "1", "--start", "2026-01-01T00:00:00Z", "--end", "2099-01-01T00:00:00+01:00", "--jitter", "10m", "--paused", "--json"), `{"outcome":"added","schedule":"hourly"}`)
+	said(run(0, "add", "hourly", "--every", "1h", "--topic", "tick/hourly", "--header", "a=b;c", "--header", "c=d=e", "--qos", "1", "--start", "2026-01-01T00:00:00Z", "--end", "2099-01-01T00:00:00+01:00", "--jitter", "10m", "--paused", "--json"), `{"outcome":"added","schedule":"hourly"}`)
 	p := start(t, database, broker)
 	if err := sub.WaitDistinct(ctx, 3); err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestSchedulesCommand(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines(run(0, "list", "--json"))[0]), &view); err != nil || view["name"] != "hourly" || view["every"] != "1h0m0s" || view["qos"] != 1.0 || view["paused"] != true {
 		t.Errorf("in JSON: %v, %v", view, err)
 	}
-	said(run(0, "show", "hourly"), "every 1h0m0s", "a=b", "c=d", "10m0s", "paused", "2098-12-31T23:00:00Z", "catch up", "once (window 24h0m0s)")
+	said(run(0, "show", "hourly"), "every 1h0m0s", "a=b;c\n", "c=d=e", "10m0s", "paused", "2098-12-31T23:00:00Z", "catch up", "once (window 24h0m0s)")
 	said(run(0, "show", "tick", "--json"), `"zone":"Europe/Berlin"`, `"max_lateness":"1m0s"`)
 	next := lines(run(0, "next", "hourly", "-n", "3"))
 	if len(next) != 3 || !strings.Contains(next[0], ":00:00Z  20") {
@@ -96,7 +96,7 @@ func TestSchedulesCommand(t *testing.T) {
 	said(run(0, "run", "hourly", "--json"), `"job_id":`)
 	said(run(0, "backfill", "hourly", "--from", "-90m", "--to", "-30m", "--json"), `"jobs":1`)
 	said(run(2, "backfill", "hourly", "--from", "now", "--to", "-1h"), "--from must be before --to")
-	said(run(2, "backfill", "hourly", "--from", "yesterday", "--to", "now"), "--from: is no time")
+	said(run(2, "backfill", "hourly", "--from", "yesterday", "--to", "now"), `--from: "yesterday" is no time`)
 	said(run(1, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"), "make 24 jobs of hourly that are due now", "--yes")
 	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z", "--yes"), "24 jobs of hourly are due now")
 	said(run(0, "backfill", "hourly", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z", "--json"), `"jobs":0`)
@@ -116,6 +116,14 @@ func TestSchedulesCommand(t *testing.T) {
 	said(run(0, "resume", "tick"), "resumed tick")
 	said(run(0, "delete", "tick"), "deleted tick")
 	said(run(1, "delete", "tick"), "no such schedule", "reactor schedules list")
+	said(run(0, "add", "soon", "--every", "1h", "--topic", "t", "--start", "+1h", "--end", "+7d", "--paused"), "added soon")
+	var start, end time.Duration
+	if err := conn.QueryRow(ctx, "SELECT start_at - created_at, end_at - start_at FROM reactor.schedules WHERE name = 'soon'").Scan(&start, &end); err != nil || start > time.Hour || start < 59*time.Minute || end != 167*time.Hour {
+		t.Errorf("it begins after %v and ends %v after that, %v", start, end, err)
+	}
+	if usage := lines(run(0, "add", "--help"))[0]; strings.Contains(usage, "--cron") || strings.Contains(usage, "--every") || !strings.Contains(usage, "--topic") {
+		t.Errorf("only --topic is required always: %s", usage)
+	}
 	for _, args := range [][]string{
 		{"add", "x", "--topic", "t"},
 		{"add", "x", "--cron", "* * * * *", "--every", "1h", "--topic", "t"},
@@ -139,7 +147,11 @@ func TestSchedulesCommand(t *testing.T) {
 		"--every 1h --qos 3":                  "--qos is 3, must be 0, 1 or 2",
 		"--every 1h --qos 0 --ordering-key k": "must be 1 or 2 with --ordering-key",
 		"--every 1h --zone=":                  "--zone: the value is empty",
-		"--every 1h --start=":                 "--start: is no time",
+		"--every 1h --start=":                 `--start: "" is no time`,
+		"--every 1h --end=1d":                 `--end: "1d" is no time`,
+		"--every 1h --end=+1":                 `--end: "+1" is no distance from now`,
+		"--every 1h --start=+2h --end=+1h":    "--start must be before --end",
+		"--end=+1h":                           "say when it recurs: --cron or --every",
 		"--every 1h --ordering-key=":          "--ordering-key: the value is empty",
 		"--cron= ":                            "--cron: the value is empty",
 		"--every 1h --start 2030-01-02T00:00:00Z --end 2030-01-01T00:00:00Z": "--start must be before --end",

@@ -256,7 +256,8 @@ func TestNamesAreRefused(t *testing.T) {
 	exec(t, ctx, conn, "CREATE SCHEMA shop; CREATE TABLE shop.orders (id bigint); CREATE TABLE shop.deployment (id bigint)")
 	run(1, "the schema shop has tables of somebody else", "migrate", "--schema", "shop", "--jobs-table", "app.zu")
 	// A table, and an index, of somebody else.
-	run(1, "there is a table shop.orders already, and it is not reactor's", "migrate", "--schema", "zr", "--jobs-table", "shop.orders")
+	// No search path leads to another table than the one that was named.
+	run(1, "there is a table shop.orders already, and it is not reactor's: name another table as --jobs-table, one that is not there yet", "migrate", "--schema", "zr", "--jobs-table", "shop.orders")
 	run(1, "there is a table app.zt_key already", "migrate", "--schema", "zr", "--jobs-table", "app.zt_key")
 	exec(t, ctx, conn, "CREATE VIEW app.zv_ordered AS SELECT 1")
 	run(1, "there is a relation app.zv_ordered already", "migrate", "--schema", "zr", "--jobs-table", "app.zv")
