@@ -524,3 +524,29 @@ func TestTooManyConnections(t *testing.T) {
 	}
 	open(t, b.ctx, pgsource.Config{DatabaseURL: url, MaxConns: 5})
 }
+
+// TestInstanceCannotBecomeTheOwner: the function that runs with the rights of the owner creates nothing but
+// what it is for, whatever the record says that an instance may change.
+func TestInstanceCannotBecomeTheOwner(t *testing.T) {
+	t.Parallel()
+	b := examine(t, testkit.NewDatabase(t)) // migrated by a superuser
+	role, url := b.role("")
+	b.grant(role)
+	b.exec("GRANT EXECUTE ON FUNCTION reactor.bind_ordering() TO " + role)
+	conn := connect(t, b.ctx, url)
+	for _, schema := range []string{
+		"x$$;ALTER ROLE " + role + " SUPERUSER;SELECT $$",
+		"x\"$$;ALTER ROLE " + role + " SUPERUSER;SELECT $$",
+	} {
+		if _, err := conn.Exec(b.ctx, "UPDATE reactor.deployment SET jobs_schema = $1", schema); err != nil {
+			t.Fatal(err)
+		}
+		_, err := conn.Exec(b.ctx, "SET check_function_bodies = off; SELECT reactor.bind_ordering()")
+		if b.count("SELECT count(*) FROM pg_roles WHERE rolname = $1 AND rolsuper", role) > 0 {
+			t.Fatalf("%s is a superuser now", role)
+		}
+		if err == nil {
+			t.Errorf("the functions were made for the schema %q", schema)
+		}
+	}
+}

@@ -41,10 +41,13 @@ $$;
 
 -- Creates the functions that read the table of jobs. Their texts name it, so that their plans are kept; so
 -- this has to be called again when the table has moved to another schema. An instance that finds that out
--- does it, with the rights of the functions' owner.
+-- does it, with the rights of the functions' owner. So what the record says, which an instance can change, must not
+-- become a statement: $$ in the name of the schema would end the text of a function, and a text that is cut
+-- off is an error only while the bodies of functions are checked, which the caller could have turned off.
 CREATE OR REPLACE FUNCTION reactor.bind_ordering() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $bind$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET check_function_bodies = on AS $bind$
 DECLARE
+    home        text := (SELECT format('%I.jobs', jobs_schema) FROM reactor.deployment);
     -- What cannot be claimed has failed, which its record says while its row has not changed since.
     quarantined text := 'EXISTS (SELECT FROM reactor.failed_jobs f WHERE f.job_id = j.id AND f.claim IS NULL AND f.row_version = j.xmin::text::bigint)';
     body        text := $text$
@@ -118,7 +121,10 @@ $$;
 
 $text$;
 BEGIN
-    EXECUTE replace(replace(body, '{quarantined}', quarantined), '{jobs}', (SELECT format('%I.jobs', jobs_schema) FROM reactor.deployment));
+    IF strpos(home, '$$') > 0 THEN
+        RAISE EXCEPTION 'the name of the schema of % contains $$', home USING HINT = 'rename it';
+    END IF;
+    EXECUTE replace(replace(body, '{quarantined}', quarantined), '{jobs}', home);
 END;
 $bind$;
 SELECT reactor.bind_ordering();
