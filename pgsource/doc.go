@@ -73,5 +73,6 @@
 //	partitions.go  makes partitions and drops them
 //	retention.go   deletes rows of jobs that have ended; retentionindex.go, retentionchore.go, orphans.go
 //	jobsadmin.go   for operators: jobstate.go, jobslist.go, jobsshow.go, jobsact.go
-//	migrate.go     applies the schema
+//	migrate.go     applies the schema; announcement.go keeps the triggers such as older instances
+//	               understand them
 package pgsource

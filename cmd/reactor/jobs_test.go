@@ -14,15 +14,12 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// TestJobsCommand: an operator finds jobs, looks at one, and changes them.
-func TestJobsCommand(t *testing.T) {
-	t.Parallel()
-	ctx := testContext(t)
-	database := testkit.NewDatabase(t)
-	conn := connect(t, ctx, database)
-	run := func(want int, args ...string) string {
+// jobsCommandOn returns what runs `reactor jobs` on a database. It checks the exit code, and that no control
+// character reaches the terminal.
+func jobsCommandOn(t *testing.T, database string, env ...string) func(want int, args ...string) string {
+	return func(want int, args ...string) string {
 		t.Helper()
-		code, output := call(t, []string{"REACTOR_TOPIC=nothing", "REACTOR_ALL=true", "REACTOR_YES=true", "REACTOR_KEY=k7", "REACTOR_OLDER_THAN=1m", "REACTOR_AFTER=x", "REACTOR_AT=now", "REACTOR_JSON=true", "REACTOR_BUSY=9"}, append([]string{"jobs"}, append(args, "--database-url", database)...)...)
+		code, output := call(t, env, append([]string{"jobs"}, append(args, "--database-url", database)...)...)
 		if code != want {
 			t.Fatalf("jobs %v ended with %d, want %d:\n%s", args, code, want, output)
 		}
@@ -31,6 +28,15 @@ func TestJobsCommand(t *testing.T) {
 		}
 		return output
 	}
+}
+
+// TestJobsCommand: an operator finds jobs, looks at one, and changes them.
+func TestJobsCommand(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	conn := connect(t, ctx, database)
+	run := jobsCommandOn(t, database, "REACTOR_TOPIC=nothing", "REACTOR_ALL=true", "REACTOR_YES=true", "REACTOR_KEY=k7", "REACTOR_OLDER_THAN=1m", "REACTOR_AFTER=x", "REACTOR_AT=now", "REACTOR_JSON=true", "REACTOR_BUSY=9")
 	contains := func(output string, wants ...string) {
 		t.Helper()
 		for _, want := range wants {
@@ -139,14 +145,7 @@ func TestJobsOfSchedule(t *testing.T) {
 	ctx := testContext(t)
 	database := testkit.NewDatabase(t)
 	conn := connect(t, ctx, database)
-	run := func(want int, args ...string) string {
-		t.Helper()
-		code, output := call(t, nil, append([]string{"jobs"}, append(args, "--database-url", database)...)...)
-		if code != want {
-			t.Fatalf("jobs %v ended with %d, want %d:\n%s", args, code, want, output)
-		}
-		return output
-	}
+	run := jobsCommandOn(t, database)
 	// The second is named like the id of the first, and the third has gone.
 	exec(t, ctx, conn, `INSERT INTO reactor.schedules (name, every, topic, paused) VALUES ('daily report', '1 day', 't', true), ('1', '1 day', 't', true);
 		INSERT INTO jobs (topic, fire_at, schedule_id) SELECT 'of/' || n, now() + interval '1 hour', n FROM generate_series(1, 3) n;
