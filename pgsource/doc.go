@@ -72,7 +72,7 @@
 //	partitioned.go the statements, for a table with or without partitions
 //	partitions.go  makes partitions and drops them
 //	retention.go   deletes rows of jobs that have ended; retentionindex.go, retentionchore.go, orphans.go
-//	jobsadmin.go   for operators: jobstate.go, jobslist.go, jobsshow.go, jobsact.go
+//	jobsadmin.go   for operators: jobstate.go, jobslist.go, jobsschedule.go, jobsshow.go, jobsact.go
 //	migrate.go     applies the schema; announcement.go keeps the triggers such as older instances
 //	               understand them
 package pgsource

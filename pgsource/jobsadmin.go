@@ -2,9 +2,7 @@ package pgsource
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -59,54 +57,6 @@ func (a *JobsAdmin) find(ctx context.Context) error {
 // Intend says that jobs are selected in order to change them. If the role lacks a right, Select then asks for
 // those of the action as well, and not the action for more when Select has got its own.
 func (a *JobsAdmin) Intend(action JobAction) { a.needs = action.needs() }
-
-// ScheduleID returns the id of a schedule, for JobFilter. A text that is no name of one is taken for an id, so that
-// the jobs of a schedule can be found that was deleted; otherwise it is ErrNoSchedule.
-func (a *JobsAdmin) ScheduleID(ctx context.Context, name string) (id int64, err error) {
-	a.needs = append(a.needs[:len(a.needs):len(a.needs)], toSeeSchedules...)
-	err = a.tx(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, "SELECT id FROM reactor.schedules WHERE name = $1::text", name).Scan(&id)
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		// Ids begin with 1: in a filter, 0 stands for the jobs of all schedules, and of none.
-		if id, err = strconv.ParseInt(name, 10, 64); err != nil || id < 1 {
-			return 0, ErrNoSchedule
-		}
-	}
-	return id, err
-}
-
-// nameSchedules sets the names of the schedules of jobs, where they still exist.
-func nameSchedules(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
-	var ids []int64
-	for _, j := range jobs {
-		if j.Schedule != 0 {
-			ids = append(ids, j.Schedule)
-		}
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	rows, err := tx.Query(ctx, "SELECT id, name FROM reactor.schedules WHERE id = ANY ($1::bigint[])", ids)
-	if err != nil {
-		return err
-	}
-	names := map[int64]string{}
-	var (
-		id   int64
-		name string
-	)
-	if _, err := pgx.ForEachRow(rows, []any{&id, &name}, func() error {
-		names[id] = name
-		return nil
-	}); err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		j.ScheduleName = names[j.Schedule]
-	}
-	return nil
-}
 
 // Now reads the database's clock, to which all times of jobs refer.
 func (a *JobsAdmin) Now(ctx context.Context) (now driver.DBTime, err error) {

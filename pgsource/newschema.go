@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
@@ -47,13 +46,8 @@ func prepareSchema(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// foreignTable is how sql/schema.sql ends its refusal of a table of somebody else that has the name of ours.
-const foreignTable = " already, and it is not reactor's"
-
-func isForeignTable(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == pgerrcode.RaiseException && strings.HasSuffix(pgErr.Message, foreignTable)
-}
+// isForeignTable reports whether sql/schema.sql refuses a table of somebody else that has the name of ours.
+func isForeignTable(err error) bool { return sqlState(err) == pgerrcode.DuplicateTable }
 
 // explainForeignTable names the remedies that are left. The text itself knows neither flags nor whether the table was
 // named: where it was, no search path leads elsewhere.

@@ -18,7 +18,7 @@ import (
 var propertiesSQL = `CASE WHEN retain OR content_type IS NOT NULL OR response_topic IS NOT NULL OR correlation_data IS NOT NULL OR headers IS NOT NULL OR ` + missedOccurrence + ` THEN
        json_build_object('retain', retain, 'content_type', content_type, 'response_topic', response_topic,
                          'correlation_data', encode(correlation_data, 'hex'), 'headers', headers,
-                         'left_out', CASE WHEN ` + missedOccurrence + ` THEN reactor.skips_late(schedule_id, occurrence_at, fire_at) END)::text END`
+                         'left_out', CASE WHEN ` + missedOccurrence + ` THEN reactor.skips_late(id, schedule_id, occurrence_at, fire_at) END)::text END`
 
 // missedOccurrence is whether a job is an occurrence of a schedule that counts as missed by now. Only of
 // these the schedule is read.

@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgerrcode"
@@ -14,6 +15,17 @@ import (
 type rights []right
 
 type right struct{ table, privileges string }
+
+// and returns these rights with more of them, each once.
+func (r rights) and(more rights) rights {
+	all := slices.Clone(r)
+	for _, one := range more {
+		if !slices.Contains(all, one) {
+			all = append(all, one)
+		}
+	}
+	return all
+}
 
 const (
 	ofJobs  = "*jobs"      // the table of jobs, in whatever schema and with whatever name

@@ -727,3 +727,19 @@ func TestDistantSchedules(t *testing.T) {
 		t.Errorf("the next of a far one: %v, %v", next, err)
 	}
 }
+
+// TestScheduleThatBreaksANewRule: a schedule that an earlier rule has accepted says what is wrong with it, and
+// keeps no other from making jobs. It occurs again when it is corrected.
+func TestScheduleThatBreaksANewRule(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	const rule = "topic must not contain control or non-characters"
+	b.exec(`ALTER TABLE reactor.schedules DROP CONSTRAINT "` + rule + `", ADD CONSTRAINT "` + rule + `" CHECK (topic <> 'anything')`)
+	b.exec(`INSERT INTO reactor.schedules (name, cron, topic) VALUES ('bad', '* * * * * *', U&'a\FFFE'), ('good', '* * * * * *', 't')`)
+	b.exec("DELETE FROM reactor.schema_version WHERE version_id = 6")
+	b.migrateUp(b.url)
+	b.made("good", 5)
+	b.eventually("the problem is the rule", "SELECT problem = $1 FROM reactor.schedules WHERE name = 'bad'", rule)
+	b.exec("UPDATE reactor.schedules SET topic = 'b' WHERE name = 'bad'")
+	b.made("bad", 5)
+}

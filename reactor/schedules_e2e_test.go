@@ -117,25 +117,26 @@ func TestSchedulesSurviveCrashesOfPostgres(t *testing.T) {
 
 // TestSkipLeavesOutWhatIsLate: occurrences whose jobs had been made before an outage are not published
 // after it, if their schedule skips what was missed. Those that are hardly late are, and so are those that
-// somebody has put off, those of other schedules, and one that is tried again.
+// somebody has moved, those of other schedules, and those that are tried again.
 func TestSkipLeavesOutWhatIsLate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "", "")
 	w.exec("INSERT INTO reactor.schedules (name, cron, topic, catch_up) SELECT n, '0 0 29 2 *', $1 || '/' || n, n FROM unnest('{skip,once,all}'::text[]) n", w.prefix)
 	w.exec(`INSERT INTO jobs (topic, payload, fire_at, schedule_id, occurrence_at)
 	        SELECT topic, late, now() - late::interval, id, now() - coalesce(occurred, late)::interval
-	          FROM reactor.schedules, (VALUES ('15 s', NULL), ('1 day', NULL), ('2 s', NULL), ('20 s', '1 hour')) AS job (late, occurred)`)
+	          FROM reactor.schedules, (VALUES ('15 s', NULL), ('1 day', NULL), ('2 s', NULL), ('20 s', '1 hour'), ('30 s', '10 s'), ('40 s', NULL)) AS job (late, occurred)`)
+	w.exec("INSERT INTO reactor.retries (job_id, attempts, retry_at, code, reason) SELECT id, 1, now(), 135, 'refused' FROM jobs WHERE payload = '40 s'")
 	w.process(nil)
 	w.eventually("all are processed", "SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed) AND NOT EXISTS (SELECT FROM reactor.in_flight)")
 	const missed = "SELECT count(*) FROM reactor.failed_jobs f JOIN jobs ON id = job_id JOIN reactor.schedules s ON s.id = schedule_id WHERE state = 'missed' AND reason LIKE '%its schedule leaves out%' AND name = 'skip' AND jobs.payload IN ('15 s', '1 day')"
 	if n, all := w.count(missed), w.count("SELECT count(*) FROM reactor.failed_jobs"); n != 2 || all != 2 {
 		t.Errorf("%d jobs are missed because of their schedule, and %d in all have failed, want 2", n, all)
 	}
-	if err := w.subscriber.WaitDistinct(w.ctx, 10); err != nil {
+	if err := w.subscriber.WaitDistinct(w.ctx, 16); err != nil {
 		t.Fatal(err)
 	}
 	w.exec("SELECT reactor.retry(job_id) FROM reactor.failed_jobs")
-	if err := w.subscriber.WaitDistinct(w.ctx, 12); err != nil {
+	if err := w.subscriber.WaitDistinct(w.ctx, 18); err != nil {
 		t.Fatal(err)
 	}
 	w.settled()

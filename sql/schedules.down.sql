@@ -7,5 +7,5 @@ DROP TRIGGER IF EXISTS reactor_schedule_deleted ON reactor.schedules;
 DROP TRIGGER IF EXISTS reactor_schedules_truncated ON reactor.schedules;
 DROP FUNCTION IF EXISTS
     reactor.schedule_changed(), reactor.schedules_truncated(), reactor.run_schedule(text),
-    reactor.make_jobs(tid[], timestamptz[], timestamptz[]), reactor.skips_late(bigint, timestamptz, timestamptz),
+    reactor.make_jobs(tid[], timestamptz[], timestamptz[]), reactor.skips_late(bigint, bigint, timestamptz, timestamptz),
     reactor.fill_in(text, text, timestamptz, text), reactor.fill_in(jsonb, text, timestamptz, text);

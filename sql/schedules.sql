@@ -35,8 +35,8 @@ CREATE TABLE IF NOT EXISTS reactor.schedules (
 
     -- What happens to an occurrence while a job of an earlier one waits to be claimed: allow or skip.
     overlap         text NOT NULL DEFAULT 'allow',
-    -- What happens to occurrences that nobody has made within 10 seconds after their time, because no
-    -- instance ran: skip, once (only the latest is made) or all (those of catch_up_window).
+    -- What happens to occurrences that are more than 10 seconds late because of an outage: skip, once (of those
+    -- that are not jobs yet only the latest is made) or all (those of catch_up_window are made).
     catch_up        text NOT NULL DEFAULT 'once',
     catch_up_window interval NOT NULL DEFAULT '1 day',
     -- expires_at of the jobs is this much after their fire_at. NULL: they do not expire.
@@ -126,9 +126,11 @@ BEGIN
         IF rule.condition IS DISTINCT FROM (
             SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = 'reactor.schedules'::regclass AND conname = rule.conname
         ) THEN
-            -- NOT VALID, for schedules that were accepted by the rule before. The jobs of one that breaks
-            -- the rule are refused, and its column problem says so.
-            EXECUTE format('ALTER TABLE reactor.schedules DROP CONSTRAINT IF EXISTS %I, ADD CONSTRAINT %1$I CHECK (%2$s) NOT VALID', rule.conname, rule.condition);
+            EXECUTE format('ALTER TABLE reactor.schedules DROP CONSTRAINT IF EXISTS %I', rule.conname);
+            -- A schedule that was accepted by the rule before cannot be updated any more, and would keep those
+            -- that an instance updates together with it from making jobs. It rests until somebody corrects it.
+            EXECUTE format('UPDATE reactor.schedules SET problem = %L, look_at = ''infinity'', next_at = NULL, step = step + 1 WHERE NOT (%s)', rule.conname, rule.condition);
+            EXECUTE format('ALTER TABLE reactor.schedules ADD CONSTRAINT %I CHECK (%s) NOT VALID', rule.conname, rule.condition);
         END IF;
     END LOOP;
     PERFORM set_config('search_path', format('%I, pg_temp', home), false);
@@ -136,11 +138,14 @@ END;
 $$;
 
 -- Whether a job that is late is an occurrence that its schedule leaves out (catch_up = 'skip'). One that was
--- put off, or made afterwards (backfill), is not. Whoever claims jobs asks, and needs no rights on schedules.
-CREATE OR REPLACE FUNCTION reactor.skips_late(its_schedule bigint, its_occurrence timestamptz, its_time timestamptz) RETURNS boolean
+-- moved, fired by hand or made afterwards (backfill) is not, and one that was refused is tried again. Whoever
+-- claims jobs asks, and needs no rights on schedules.
+CREATE OR REPLACE FUNCTION reactor.skips_late(its_id bigint, its_schedule bigint, its_occurrence timestamptz, its_time timestamptz) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM FROM reactor.schedules s WHERE s.id = its_schedule AND s.catch_up = 'skip' AND its_time <= its_occurrence + s.jitter;
+    PERFORM FROM reactor.schedules s
+     WHERE s.id = its_schedule AND s.catch_up = 'skip' AND its_time BETWEEN its_occurrence AND its_occurrence + s.jitter
+       AND NOT EXISTS (SELECT FROM reactor.retries r WHERE r.job_id = its_id AND r.attempts > 0);
     RETURN FOUND;
 END;
 $$;
@@ -160,7 +165,7 @@ BEGIN
         EXECUTE 'GRANT ' || right_of.privilege_type || ' ON reactor.schedules TO ' || claimant;
         -- Where PUBLIC may not execute new functions, roles that claim jobs may execute this one.
         IF right_of.privilege_type = 'INSERT' THEN
-            EXECUTE 'GRANT EXECUTE ON FUNCTION reactor.skips_late(bigint, timestamptz, timestamptz) TO ' || claimant;
+            EXECUTE 'GRANT EXECUTE ON FUNCTION reactor.skips_late(bigint, bigint, timestamptz, timestamptz) TO ' || claimant;
         END IF;
     END LOOP;
 END;

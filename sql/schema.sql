@@ -105,7 +105,7 @@ BEGIN
                AND (attname <> 'shard' OR attgenerated = 's'); -- in a copy the column may not be generated
             IF NOT ours THEN
                 RAISE EXCEPTION 'there is a table %.jobs already, and it is not reactor''s', quote_ident(candidate)
-                    USING HINT = 'rename it, or give reactor a schema of its own, first in the search path: ALTER ROLE … SET search_path = …';
+                    USING ERRCODE = 'duplicate_table', HINT = 'rename it, or give reactor a schema of its own, first in the search path: ALTER ROLE … SET search_path = …';
             END IF;
             -- The triggers of that table run as the role that writes to it, which is reactor's.
             SELECT pg_get_userbyid(relowner) INTO owner FROM pg_class JOIN pg_roles r ON r.oid = relowner
@@ -253,8 +253,8 @@ BEGIN
 END;
 $$;
 
--- The rules for what is new, and one that forbids more. The rows that are there have nothing new, and one
--- with such a topic is refused when it is claimed: so none has to be checked: NOT VALID. A rule that is there with its name, and says something else, is exchanged in one statement:
+-- The rules for what is new. The rows that are there have none of it, so none has to be checked: NOT
+-- VALID. A rule that is there with its name, and says something else, is exchanged in one statement:
 -- one of an earlier text, or one that is bound to somebody's function. What a rule says is compared
 -- with what the same text says in an empty table.
 DO $do$
@@ -274,9 +274,6 @@ BEGIN
     EXECUTE format('CREATE TABLE reactor.meant (LIKE %I.jobs)', home);
     -- Each claim checks them again. So they begin with what holds for a row that has none of it.
     FOR rule IN SELECT * FROM (VALUES
-        -- Above, it has the first plane only.
-        ('topic must not contain control or non-characters',
-         $$topic !~ '[{forbidden}]'$$),
         ('payload and payload_bytes exclude each other',
          'payload_bytes IS NULL OR octet_length(payload) = 0'),
         ('qos must be 0, 1 or 2',

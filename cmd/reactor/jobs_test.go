@@ -199,10 +199,10 @@ func TestMissingRights(t *testing.T) {
 	u.RawQuery = q.Encode()
 	for args, want := range map[string]string{
 		"fire 1": "GRANT SELECT, UPDATE ON public.jobs", "fire --all --yes": "GRANT SELECT, UPDATE ON public.jobs", "reschedule 1 --at now": "GRANT SELECT, UPDATE ON public.jobs", "retry 1": "GRANT SELECT, UPDATE ON public.jobs",
-		"cancel 1": "GRANT SELECT, UPDATE, DELETE ON public.jobs", "cancel --schedule x": "reactor.schedules", "show 1": "reactor.instances",
+		"cancel 1": "GRANT SELECT, UPDATE, DELETE ON public.jobs", "cancel --schedule x": "reactor.schedules", "list --schedule x": "reactor.failed_jobs, reactor.schedules, public.jobs TO", "show 1": "reactor.instances",
 	} {
 		code, output := call(t, nil, append(append([]string{"jobs"}, strings.Fields(args)...), "--database-url", u.String())...)
-		if code != 1 || !strings.Contains(output, want) || strings.Contains(output, "DELETE") != strings.Contains(args, "cancel") || strings.Contains(output, "USAGE") {
+		if code != 1 || !strings.Contains(output, want) || strings.Contains(output, "DELETE") != strings.Contains(args, "cancel") || strings.Contains(output, "USAGE") || strings.Contains(output, "SELECT, SELECT") {
 			t.Errorf("%s ended with %d: %s", args, code, output)
 		}
 	}

@@ -231,7 +231,7 @@ type schedulesAdd struct {
 	Jitter        time.Duration     `env:"-" default:"0s" group:"Time" help:"Fire each occurrence up to this much later."`
 	Paused        bool              `env:"-" group:"Time" help:"Add it paused."`
 	Overlap       string            `env:"-" enum:"allow,skip" default:"allow" group:"Time" help:"An occurrence while a job of an earlier one waits: allow or skip."`
-	CatchUp       string            `env:"-" enum:"skip,once,all" default:"once" group:"Time" help:"Occurrences that were missed while no instance ran: skip, once (the latest) or all."`
+	CatchUp       string            `env:"-" enum:"skip,once,all" default:"once" group:"Time" help:"Occurrences that an outage has made more than 10s late: skip, once (of those that are no jobs yet the latest) or all."`
 	CatchUpWindow time.Duration     `env:"-" default:"24h" group:"Time" help:"With all: how far back."`
 	MaxLateness   time.Duration     `env:"-" default:"0s" group:"Time" help:"A job that is later than this is not published; 0s: however late."`
 	Topic         nonEmpty          `env:"-" required:"" group:"Message" placeholder:"TOPIC" help:"The MQTT topic."`

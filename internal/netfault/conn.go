@@ -13,7 +13,7 @@ import (
 
 const (
 	chunkBytes = 32 << 10
-	lastWords  = time.Second // see readLast
+	lastWords  = 3 * time.Second // see readLast
 )
 
 // proxyConn is one connection through a proxy.

@@ -147,7 +147,7 @@ func (p *Proxy) SetHook(hook Hook) {
 // proxy did not forward them, because the connection had ended or a fault discarded them.
 // The function is called from any goroutine, and must not call the proxy. nil removes it.
 // While it is set, a reset is a FIN first, and the RST follows when the side has closed too, or
-// a second later: so nothing that was sent escapes.
+// some seconds later: so nothing that was sent escapes.
 func (p *Proxy) ObserveLost(observe func(Chunk)) {
 	if observe == nil {
 		p.lost.Store(nil)

@@ -73,8 +73,8 @@ type Job struct {
 	// Expires is true, because every DBTime is an instant: 0 is in 1970.
 	ExpiresAt DBTime
 	Expires   bool
-	// LeftOut: it is an occurrence of a schedule, was late when its row was read for a claim, and its schedule leaves
-	// out what is late. If it was not sent yet it ends as missed.
+	// LeftOut: it is an occurrence of a schedule, was late when its row was read, for a claim or a recovery, and its
+	// schedule leaves out what is late. If it was not sent yet it ends as missed.
 	LeftOut bool
 	// Properties is nil for a message that carries nothing but its payload.
 	Properties *Properties

@@ -130,3 +130,33 @@ func TestForgottenAtRelease(t *testing.T) {
 		})
 	}
 }
+
+// TestRecoveredAndLeftOut: what its schedule leaves out by now is sent again if the last owner may have sent
+// it: the broker may have it. The others end as missed.
+func TestRecoveredAndLeftOut(t *testing.T) {
+	r := newRig(1)
+	var list []driver.Job
+	for id := range int64(5) {
+		list = append(list, driver.Job{ID: id + 1, Topic: "t", FireAt: r.now.Database.Add(-time.Minute), LeftOut: true})
+	}
+	r.recovered([]driver.Batch{{ID: 1, FirstSlot: 1, Reach: 3, QoS: 1, Jobs: list}}, false)
+	c := newFakeConnection(100)
+	r.attach(c)
+	sent := c.take()
+	if len(sent) != 3 || !sent[0].Dup {
+		t.Fatalf("%d of 3 messages in doubt are sent again", len(sent))
+	}
+	r.acks(acksFor(sent))
+	r.advance(time.Second)
+	missed := 0
+	for _, s := range r.settleAll() {
+		for _, f := range s.Failures {
+			if f.State == driver.Missed {
+				missed++
+			}
+		}
+	}
+	if more := c.take(); missed != 2 || len(more) > 0 {
+		t.Errorf("%d messages are missed and %d sent that were not in doubt, want 2 and 0", missed, len(more))
+	}
+}

@@ -112,7 +112,7 @@ func (m *Machine) sendDue(now Now, s driver.Slot) outcome {
 		return taken
 	}
 	if msg.job.LeftOut && !msg.attempted {
-		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", and its schedule leaves out what is as late (catch_up)", Final: true, State: driver.Missed})
+		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", and its schedule leaves out what is late (catch_up = skip)", Final: true, State: driver.Missed})
 		return taken
 	}
 	if most := m.cfg.MaxLateness; most > 0 && !msg.attempted && now.Database.Sub(msg.job.FireAt) > most {
