@@ -3,7 +3,7 @@ package mqttsink
 import "sync"
 
 // closesInARow is how many connections of a client id a broker has to close without a DISCONNECT,
-// each while it was asked to subscribe, before that counts as a refusal. One or two may be caused
+// each while it was asked to subscribe, before that may be a refusal. One or two may be caused
 // by the network, or by a restart of the broker.
 const closesInARow = 3
 

@@ -2,6 +2,7 @@ package mqttsink
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,8 +49,8 @@ func markFilter(mark string, copy int) string {
 // does not check), and for one that it has just granted.
 //
 // Some brokers end the connection instead of refusing a subscription. Mark then returns
-// ErrCannotMark as well: at once if the broker gives that reason, otherwise the third time in a row
-// for the same client id.
+// ErrCannotMark as well: at once if the broker gives that reason, otherwise when it has done so to
+// this client id several times in a row, and does it to a client id of our own as well.
 func (s *session) Mark(ctx context.Context, mark string) error {
 	if mark == "" {
 		return errors.New("the mark is empty")
@@ -61,7 +62,7 @@ func (s *session) Mark(ctx context.Context, mark string) error {
 	switch {
 	case err == nil || errors.Is(err, driver.ErrCannotMark):
 		s.closeCounts.forget(s.clientID)
-	case ctx.Err() == nil && s.refusesByClosing():
+	case ctx.Err() == nil && s.refusesByClosing(ctx):
 		return fmt.Errorf("%w: it ends the connection when we subscribe (%w): %s", driver.ErrCannotMark, err, allowMarks)
 	}
 	return err
@@ -141,7 +142,13 @@ func (s *session) recognize(ctx context.Context, mark string) (found, whole bool
 func refused(code byte) bool { return code >= 0x80 }
 
 // refusesByClosing reports whether the broker ended the session because it subscribed.
-func (s *session) refusesByClosing() bool {
+//
+// Without a reason that is a guess, and a wrong one loses messages: a lane without marks trusts
+// every session that the broker has for it. Mosquitto before 2.1 closes a connection without a word
+// too when somebody else connects with its client id, as a copy of the database does that uses the
+// same broker, and that may be just then, again and again. Nobody else has the client id of a probe,
+// so the probe's connection tells the two apart.
+func (s *session) refusesByClosing(ctx context.Context) bool {
 	var d *driver.DisconnectedError
 	err := s.Err()
 	switch {
@@ -150,8 +157,45 @@ func (s *session) refusesByClosing() bool {
 		case 0x81, 0x82, 0x83, codeNotAuthorized, 0x8F, 0xA1, 0xA2: // codes that a SUBSCRIBE may cause
 			return true
 		}
-	case errors.Is(err, errClosedByBroker) || errors.Is(err, syscall.ECONNRESET):
-		return s.closeCounts.count(s.clientID) >= closesInARow
+	case closedWithoutReason(err):
+		if s.closeCounts.count(s.clientID) < closesInARow {
+			return false
+		}
+		if s.sink.closesOnMarks(ctx) {
+			return true
+		}
+		s.closeCounts.forget(s.clientID)
 	}
 	return false
+}
+
+func closedWithoutReason(err error) bool {
+	return errors.Is(err, errClosedByBroker) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// closesOnMarks reports whether the broker ends each connection of a probe that leaves a mark. The
+// probe's session ends with its connection. Where the broker lets no client id in that it does not
+// know, there is no way to ask, and the lane's own connections have to do as an answer.
+func (s *Sink) closesOnMarks(ctx context.Context) bool {
+	for range closesInARow {
+		connected, err := s.Connect(ctx, driver.ConnectOptions{
+			ClientID: driver.ProbePrefix + rand.Text(), Fresh: true, Acks: func([]driver.Ack) {},
+		})
+		if err != nil {
+			var refused *driver.ConnectRefusedError
+			return errors.As(err, &refused) && refusesID(refused.Code)
+		}
+		probe := connected.(*session)
+		err = probe.leaveMark(ctx, rand.Text())
+		ended := probe.Err()
+		probe.end(errClosed)
+		<-probe.done
+		if errors.Is(err, driver.ErrCannotMark) {
+			return true
+		}
+		if !closedWithoutReason(ended) {
+			return false
+		}
+	}
+	return true
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -325,7 +326,7 @@ func TestBrokersThatCannotMark(t *testing.T) {
 }
 
 // TestBrokerThatHangsUpOnMarks: a connection that ends without a DISCONNECT may have been ended by
-// the network, so only the third one in a row counts as an answer.
+// the network, so only the third one in a row counts as an answer, if a probe is treated alike.
 func TestBrokerThatHangsUpOnMarks(t *testing.T) {
 	ctx := testContext(t)
 	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
@@ -339,6 +340,45 @@ func TestBrokerThatHangsUpOnMarks(t *testing.T) {
 				t.Errorf("%s, try %d: %v", id, try, err)
 			}
 		}
+	}
+}
+
+// TestMarkWhileTakenOver: somebody else connects with the client id each time that its session is
+// to be marked, and Mosquitto closes the connection without a word. That is no answer to the mark,
+// however often it happens: a lane that believed that it cannot mark would trust the other's session.
+func TestMarkWhileTakenOver(t *testing.T) {
+	ctx := testContext(t)
+	broker, id := testkit.Broker(t).URL(), testkit.TopicPrefix(t)
+	rival := newSink(t, Config{URL: broker})
+	var others []driver.Session
+	for name, during := range map[string]byte{"asking": packets.UNSUBSCRIBE, "subscribing": packets.SUBSCRIBE} {
+		proxy := testkit.NewProxy(t, broker)
+		sink := newSink(t, Config{URL: proxy.Through(broker)})
+		for range 2 * closesInARow {
+			session, _ := open(t, ctx, sink, id, 2)
+			var once sync.Once
+			proxy.SetHook(func(c netfault.Chunk) netfault.Verdict {
+				if c.Direction == netfault.ToServer && c.Data[0]>>4 == during {
+					once.Do(func() {
+						other, err := rival.Connect(ctx, driver.ConnectOptions{ClientID: id, QoS: 2, Acks: func([]driver.Ack) {}})
+						if err != nil {
+							t.Errorf("taking over: %v", err)
+							return
+						}
+						others = append(others, other)
+					})
+				}
+				return netfault.Verdict{}
+			})
+			if err := session.Mark(ctx, "ours"); err == nil || errors.Is(err, driver.ErrCannotMark) {
+				t.Errorf("%s: %v, want an error that says nothing about marks", name, err)
+			}
+			<-session.Done()
+			proxy.SetHook(nil)
+		}
+	}
+	for _, other := range others {
+		_ = other.Close(ctx)
 	}
 }
 
