@@ -48,6 +48,7 @@ type claimer struct {
 	inHand     atomic.Int64    // nothingDue minus the earliest due time of the jobs being claimed; 0: none are
 	failures   ratelog.Limiter // limits the log of failed claims
 	bad        ratelog.Limiter // limits the log of jobs that cannot be claimed
+	pulse      *pulse
 }
 
 // heavy is a batch that what is claimed now may have to wait for: of bulk, or one of many jobs.
@@ -89,11 +90,14 @@ const retryBudget = 20 * time.Millisecond
 // until hard ends. It returns ErrLeaseLost if the lane is no longer ours.
 func (c *claimer) run(soft, hard context.Context) error {
 	var pause wait.Backoff
+	c.pulse.begin()
+	defer c.pulse.end()
 	c.traffic.enter(c)
 	defer c.traffic.leave(c)
 	for {
 		urgent, anyone, bulk := c.takes()
 		var batch due
+		c.pulse.rest()
 		select {
 		case <-soft.Done():
 			return nil
@@ -105,6 +109,7 @@ func (c *claimer) run(soft, hard context.Context) error {
 		case batch = <-anyone:
 		case batch = <-bulk:
 		}
+		c.pulse.work()
 		err := c.take(soft, hard, batch)
 		switch {
 		case err == nil:
@@ -231,6 +236,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	}
 	req.Token = driver.NewToken()
 	c.lane.claims(req.Token)
+	c.pulse.work()
 	begun := c.clock.local()
 	batch, err := c.journal.Claim(ctx, req)
 	took := c.clock.local() - begun
@@ -360,6 +366,7 @@ func (c *claimer) resolve(ctx context.Context, req driver.ClaimRequest, why erro
 	c.failures.Fail(c.log, slog.LevelWarn, "a claim's outcome is unknown; asking the journal", "err", why)
 	var pause wait.Backoff
 	for {
+		c.pulse.work()
 		batch, lease, ok, err := c.journal.ResolveClaim(ctx, req)
 		switch {
 		case err == nil:

@@ -179,11 +179,14 @@ func (c *clock) read(ctx context.Context, source timeSource, n int) error {
 // run keeps the offset up to date. It does not report failed readings, as other stages report
 // an outage: the offset stays, and drifts by microseconds a second. watchClock tells when the
 // host's clock is set.
-func (c *clock) run(ctx context.Context, source timeSource, watchClock func() clockWatch, answered *moment) {
+func (c *clock) run(ctx context.Context, source timeSource, watchClock func() clockWatch, answered *moment, pulse *pulse) {
 	set := watchClock()
 	defer set.Close()
+	pulse.begin()
+	defer pulse.end()
 	var claims int64 // before the latest reading
 	for next := time.Now().Add(clockInterval); ; {
+		pulse.work() // it never rests for longer than an interval
 		timer := time.NewTimer(min(wait.Jitter(busyInterval), max(0, time.Until(next))))
 		readings := 1
 		select {

@@ -124,7 +124,7 @@ func TestClockIsReadMoreOftenWhileBusy(t *testing.T) {
 					c.confirm(driver.DBTimeOf(time.Now()), c.local(), c.local())
 				}
 			}()
-			c.run(ctx, source, func() clockWatch { return silentWatch{} }, &moment{})
+			c.run(ctx, source, func() clockWatch { return silentWatch{} }, &moment{}, nil)
 			if source.readings < tt.least || source.readings > tt.most {
 				t.Errorf("%d claims a second: %d readings in 20 s, want %d to %d", tt.claims, source.readings, tt.least, tt.most)
 			}

@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -23,6 +24,8 @@ type incarnation struct {
 	progress *progress
 	timers   timers
 	clock    *clock
+	// clockPulse is that of clock.run, as the clock itself outlives the incarnation.
+	clockPulse *pulse
 
 	feed       *feedFollower
 	loader     *load.Loader
@@ -55,10 +58,11 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 		clock: r.clock, lead: r.lead, largeLead: r.largeLead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending,
 		loaded: loaded, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk, finished: ended,
 		rows: r.cfg.claimRows(), capacity: r.cfg.MaxPending, overdue: overdueAfter(r.cfg.LoopFrequency), budget: budget,
-		catchUp: catchUp{rate: r.cfg.CatchUpRate},
+		catchUp: catchUp{rate: r.cfg.CatchUpRate}, pulse: r.pulses.of("dispatcher", patienceInMemory),
 	}
 	loader := load.New(load.Config{
 		Source: r.source, Clock: r.clock, Memory: d, Out: loaded, Report: loadReport{&r.stats}, Log: r.log,
+		Pulse:     func(kind string) load.Pulse { return loaderPulse{r.pulses.of("loader ("+kind+")", patienceForAnswers)} },
 		Aside:     func(id int64) bool { return r.quarantine.holds(id, time.Now()) },
 		Announced: func() bool { return r.source.FeedState().Announces() },
 		Page:      r.cfg.JobsPerRead, Capacity: r.cfg.MaxPending,
@@ -67,7 +71,9 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 	d.loader = loader
 
 	turns := newTurns(r.source, loader.TurnOf, r.log)
+	turns.pulse = r.pulses.of("turns", patienceForAnswers)
 	s := newSettler(r.source, turns, r.log, &r.stats, &r.progress, r.lead)
+	s.pulse = r.pulses.of("settler", patienceForAnswers)
 	held := newLeases(r.clock, r.log, member)
 	start := func(lease driver.Lease, claims bool) laneWorker {
 		runner := r.newLaneRunner(lease, held, s, budget)
@@ -80,12 +86,13 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 
 	return &incarnation{
 		log: r.log, grace: r.cfg.Grace,
-		source: r.source, member: member, progress: &r.progress, timers: r.timers, clock: r.clock,
+		source: r.source, member: member, progress: &r.progress, timers: r.timers, clock: r.clock, clockPulse: r.pulses.of("clock", patienceForAnswers),
 		feed:   &feedFollower{feed: r.source, loader: loader, lanes: l, beatNow: held.beatNow, log: r.log, stats: &r.stats},
 		loader: loader, dispatcher: d, lanes: l, settler: s, turns: turns, leases: held,
 		heartbeat: &heartbeat{
 			member: member, leases: held, lanes: l, loader: loader, static: r.cfg.share(),
 			clock: r.clock, log: r.log, shards: &r.stats.shards, progress: &r.progress,
+			pulse: r.pulses.of("heartbeat", patienceForAnswers),
 		},
 	}
 }
@@ -101,7 +108,7 @@ func (r *Reactor) newLaneRunner(lease driver.Lease, held *leases, s *settler, bu
 	}
 	return &laneRunner{
 		lane: l, clientID: lease.ClientID, delivery: r.cfg.Delivery, onLoss: r.cfg.OnSessionLoss, stage: r.cfg.Stage,
-		pad:    &launchpad{lane: l, clock: r.clock, lateness: &r.stats.lateness, news: wait.NewSignal()},
+		pad:    &launchpad{lane: l, clock: r.clock, lateness: &r.stats.lateness, news: wait.NewSignal(), pulse: r.pulses.of(fmt.Sprint("launch pad of lane ", lease.Lane), patienceInMemory)},
 		broker: r.broker, journal: r.source, leases: held, settler: s, stages: &r.progress,
 		newAlarm: r.timers.newAlarm, clock: r.clock, log: r.log, stats: &r.stats,
 		checkNow: wait.NewSignal(), budget: budget,
@@ -125,6 +132,6 @@ func (r *Reactor) newClaimer(runner *laneRunner, batches offers, traffic *traffi
 		traffic: traffic, budget: runner.budget, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk,
 		finished: ended, owe: loader.Owe, again: loader.LookAgain, turns: turns,
 		delivery: r.cfg.Delivery, static: r.cfg.share(), rows: r.cfg.claimRows(),
-		quarantine: &r.quarantine,
+		quarantine: &r.quarantine, pulse: r.pulses.of(fmt.Sprint("claimer of lane ", l.lease.Lane), patienceForAnswers),
 	}
 }

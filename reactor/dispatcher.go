@@ -40,6 +40,7 @@ type dispatcher struct {
 	overdue time.Duration
 	catchUp catchUp // owned by run
 	budget  *budget
+	pulse   *pulse
 	pending *atomic.Int64 // statistic: written here, read by Stats alone
 
 	// Written by run, read by anyone.
@@ -137,6 +138,8 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 	}
 	defer wake.Close()
 	d.wake = wake
+	d.pulse.begin()
+	defer d.pulse.end()
 	d.reset()
 	draining := false
 	for {
@@ -146,6 +149,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 			return nil
 		}
 		urgent, anyone, overdue, large := d.offers()
+		d.pulse.rest()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -169,6 +173,7 @@ func (d *dispatcher) run(ctx context.Context, drain <-chan struct{}) error {
 		case <-drain:
 			draining, drain = true, nil
 		}
+		d.pulse.work()
 	}
 }
 

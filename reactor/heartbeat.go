@@ -26,6 +26,7 @@ type heartbeat struct {
 	log      *slog.Logger
 	shards   *atomic.Int64 // statistic: written here, read by Stats alone
 	progress *progress
+	pulse    *pulse
 
 	ends []laneEnd // owned by run: ends of runners that came while heartbeats failed, and are not handled yet
 }
@@ -56,12 +57,15 @@ const (
 // returns ErrDeposed if the membership is over, or a lane's error that ends the whole instance.
 func (h *heartbeat) run(soft, hard context.Context) error {
 	defer h.leases.end()
+	h.pulse.begin()
+	defer h.pulse.end()
 	var (
 		failures ratelog.Limiter
 		pause    = wait.Backoff{Most: longestBeatPause}
 		stopping bool
 	)
 	for {
+		h.pulse.work() // it never rests for longer than a third of its time to live
 		switch err := h.renew(soft, hard); {
 		case err == nil:
 			pause.Reset()

@@ -21,6 +21,7 @@ type launchpad struct {
 	lateness *timing // statistic: written here, read by Stats alone
 	wake     waker   // owned by run
 	news     wait.Signal
+	pulse    *pulse
 
 	mu    sync.Mutex
 	queue waiting         // guarded by mu
@@ -68,9 +69,12 @@ func (p *launchpad) put(b *handoff.Batch, first int, jobs []driver.Job) {
 
 // run launches until ctx ends. The lane hands back what has not been launched then.
 func (p *launchpad) run(ctx context.Context) {
+	p.pulse.begin()
+	defer p.pulse.end()
 	for {
 		step := p.clock.Step()
 		p.fire()
+		p.pulse.rest()
 		select {
 		case <-ctx.Done():
 			return
@@ -78,6 +82,7 @@ func (p *launchpad) run(ctx context.Context) {
 		case <-p.wake.C():
 		case <-step:
 		}
+		p.pulse.work()
 	}
 }
 

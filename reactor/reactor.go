@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
@@ -26,6 +27,9 @@ type Reactor struct {
 	stats     counters
 	// progress is what health goes by.
 	progress progress
+	// pulses show which goroutines go on. healthLog remembers judgements of all this.
+	pulses    pulses
+	healthLog healthLog
 	// quarantine outlives a membership, as it is about rows of the table.
 	quarantine quarantine
 	broker     *broker
@@ -58,7 +62,12 @@ func (r *Reactor) Run(ctx context.Context) error {
 	if r.running.Swap(true) {
 		return errors.New("reactor: Run was called twice")
 	}
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.watchHealth(watching) })
 	err := r.serve(ctx)
+	stop()
+	watch.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped before it had begun
 	}
@@ -120,14 +129,20 @@ func (r *Reactor) joinAgain(ctx context.Context) driver.Member {
 
 // Stats returns a snapshot. It may be called at any time.
 func (r *Reactor) Stats() Stats {
+	s, c := r.vitals(), &r.stats
+	s.Claim, s.Settle, s.Ack, s.Lateness, s.Accepted = c.claim.get(), c.settle.get(), c.ack.get(), c.lateness.get(), c.accepted.get()
+	return s
+}
+
+// vitals are Stats without the timings, which cost more to read than all else.
+func (r *Reactor) vitals() Stats {
 	c, p := &r.stats, &r.progress
 	return Stats{
-		OldestDue: max(0, r.clock.Now().Sub(p.oldestDue())),
-		LastBeat:  p.beaten.age(), LastLoad: c.loaded.age(), LastClaim: p.claimed.age(), LastSettle: p.settled.age(), LastAccepted: p.accepted.age(),
+		OldestDue: max(0, r.clock.Now().Sub(p.oldestDue())), Stalls: r.Stalls(),
+		LastBeat: p.beaten.age(), LastClock: p.answered.age(), LastLoad: c.loaded.age(), LastClaim: p.claimed.age(), LastSettle: p.settled.age(), LastAccepted: p.accepted.age(),
 		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
 		Failed: c.failed.Load(), Expired: c.expired.Load(), Missed: c.missed.Load(), Retried: c.retried.Load(), Quarantined: c.quarantined.Load(), InQuarantine: int64(r.quarantine.len()), Contested: c.contested.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
 		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),
-		Claim: c.claim.get(), Settle: c.settle.get(), Ack: c.ack.get(), Lateness: c.lateness.get(), Accepted: c.accepted.get(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
 		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(), LanesStaging: c.lanesStaging.Load(),
 		FeedUp: c.feedUp.Load(), Feed: r.source.FeedState(), FeedLosses: c.feedLosses.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(),

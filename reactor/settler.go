@@ -28,6 +28,7 @@ type settler struct {
 	turns    *turns
 	failures ratelog.Limiter
 	givenUp  ratelog.Limiter
+	pulse    *pulse
 
 	turn chan struct{} // capacity one; taken while a settlement or a reopening is under way
 
@@ -91,10 +92,13 @@ func (s *settler) hurry() { s.wake.Set() }
 // next owners.
 func (s *settler) run(ctx context.Context) {
 	defer s.sumUp()
+	s.pulse.begin()
+	defer s.pulse.end()
 	// The log sums up the jobs that were given up within an interval.
 	sums := time.NewTicker(ratelog.Interval)
 	defer sums.Stop()
 	for {
+		s.pulse.rest()
 		select {
 		case <-ctx.Done():
 			return
@@ -103,6 +107,7 @@ func (s *settler) run(ctx context.Context) {
 			continue
 		case <-s.wake:
 		}
+		s.pulse.work()
 		// The turn comes first: news that were taken without it could be settled after forget
 		// has returned.
 		if !s.takeTurn(ctx) {
@@ -146,6 +151,7 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 		err      error
 	)
 	for {
+		s.pulse.work()
 		begun := time.Now()
 		outcomes, err = s.journal.Settle(ctx, settlements)
 		if err == nil {

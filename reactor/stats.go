@@ -42,7 +42,9 @@ type Stats struct {
 	// The time since the last success of each; negative: there was none yet. The last claim
 	// that got jobs, the last settlement and the last accepted message may be long ago because
 	// there was nothing to do.
-	LastBeat, LastLoad, LastClaim, LastSettle, LastAccepted time.Duration
+	LastBeat, LastClock, LastLoad, LastClaim, LastSettle, LastAccepted time.Duration
+	// Stalls are the parts whose goroutines do not go on; see Reactor.Stalls.
+	Stalls []Stall `json:",omitempty"`
 
 	// Pending jobs wait in the wheel; InFlight ones are claimed and not settled.
 	Pending, InFlight int64
@@ -85,6 +87,15 @@ func (c *counters) begin() {
 		gauge.Store(0)
 	}
 }
+
+// loaderPulse is the pulse of one of the loader's goroutines.
+type loaderPulse struct{ *pulse }
+
+// Begin, End, Work and Rest implement load.Pulse.
+func (p loaderPulse) Begin() { p.begin() }
+func (p loaderPulse) End()   { p.end() }
+func (p loaderPulse) Work()  { p.work() }
+func (p loaderPulse) Rest()  { p.rest() }
 
 // loadReport counts what the loader reads.
 type loadReport struct{ stats *counters }

@@ -49,7 +49,7 @@ func (in *incarnation) run(ctx context.Context) error {
 // read starts the parts that bring jobs from the table to the lanes.
 func (in *incarnation) read(group *errgroup.Group, soft context.Context, stop func()) {
 	group.Go(func() error {
-		in.clock.run(soft, in.source, in.timers.watchClock, &in.progress.answered)
+		in.clock.run(soft, in.source, in.timers.watchClock, &in.progress.answered, in.clockPulse)
 		return nil
 	})
 	group.Go(func() error {

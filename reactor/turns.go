@@ -17,6 +17,7 @@ type turns struct {
 	turnOf  func(driver.Follower)
 	log     *slog.Logger
 	wake    wait.Signal
+	pulse   *pulse
 
 	mu   sync.Mutex
 	keys []int64 // guarded by mu: of which jobs have ended
@@ -44,12 +45,16 @@ func (t *turns) pass(keys []int64) {
 
 // run passes turns on until ctx ends.
 func (t *turns) run(ctx context.Context) {
+	t.pulse.begin()
+	defer t.pulse.end()
 	for {
+		t.pulse.rest()
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.wake:
 		}
+		t.pulse.work()
 		t.mu.Lock()
 		keys := t.keys
 		t.keys = nil

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,18 +14,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
 
+// instance is what is served of a Reactor.
+type instance interface {
+	Stats() reactor.Stats
+	Health() reactor.Health
+	Stalls() []reactor.Stall
+}
+
 // serveWhile serves health and metrics for as long as the instance runs.
-func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, log *slog.Logger, more ...prometheus.Collector) error {
-	server := newServer(handler(r, more...))
-	log.Info("serving health and metrics", "address", listener.Addr().String())
+func serveWhile(ctx context.Context, at *endpoint, r *reactor.Reactor, log *slog.Logger, profiles bool, more ...prometheus.Collector) error {
+	server := newServer(handler(r, profiles, more...))
+	if at.instead == "" {
+		log.Info("serving health and metrics", "address", at.Addr().String())
+	} else {
+		log.Info("serving health and metrics at another address than usual", "address", at.Addr().String(), "because", at.instead)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(at); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -43,48 +51,23 @@ func serveWhile(ctx context.Context, listener net.Listener, r *reactor.Reactor, 
 	return group.Wait()
 }
 
-func handler(r *reactor.Reactor, more ...prometheus.Collector) http.Handler {
+// handler serves health and metrics, and the profiles of the process if they are wanted.
+func handler(r instance, profiles bool, more ...prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(more...)
 	registry.MustRegister(collector{r}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, r.Stats(), http.StatusOK) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		stats := r.Stats()
-		code := http.StatusOK
-		if !stats.Health().Ready {
-			code = http.StatusServiceUnavailable
-		}
-		writeHealth(w, stats, code)
-	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeLiveness(w, r.Stalls()) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { writeReadiness(w, r.Health(), r.Stats(), time.Now()) })
+	if profiles {
+		handleProfiles(mux)
+	}
 	return mux
 }
 
-// health is the answer of /healthz and /readyz.
-type health struct {
-	Status   string        `json:"status"` // "ok", "degraded" (due jobs are published all the same) or "not ready"
-	Problems []string      `json:"problems,omitempty"`
-	Stats    reactor.Stats `json:"stats"`
-}
-
-func writeHealth(w http.ResponseWriter, stats reactor.Stats, code int) {
-	judged := stats.Health()
-	stats.Feed.Problem = cli.InFlagTerms(stats.Feed.Problem)
-	h := health{Status: "ok", Problems: cli.TextsInFlagTerms(judged.Problems), Stats: stats}
-	switch {
-	case !judged.Ready:
-		h.Status = "not ready"
-	case len(h.Problems) > 0:
-		h.Status = "degraded"
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(h) // it fails only if the client is gone
-}
-
 // collector provides reactor.Stats to Prometheus.
-type collector struct{ r *reactor.Reactor }
+type collector struct{ r instance }
 
 func metric(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc("reactor_"+name, help, nil, nil)

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +41,7 @@ func serveHTTP(t *testing.T) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, ended := newServer(handler(r)), make(chan error)
+	server, ended := newServer(handler(r, false)), make(chan error)
 	go func() { ended <- server.Serve(listener) }()
 	t.Cleanup(func() {
 		// Shutdown waits for all connections; Close does not.
@@ -147,14 +149,117 @@ func TestLargeHeadersAreRefused(t *testing.T) {
 	}
 }
 
+// fakeInstance has the health that a test gives it.
+type fakeInstance struct {
+	stats  reactor.Stats
+	stalls []reactor.Stall
+}
+
+func (f fakeInstance) Stats() reactor.Stats    { return f.stats }
+func (f fakeInstance) Health() reactor.Health  { return f.stats.Health() }
+func (f fakeInstance) Stalls() []reactor.Stall { return f.stalls }
+
+// serveOne returns the answer of an instance to a request.
+func serveOne(t *testing.T, r instance, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	handler(r, true).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+	return answer
+}
+
 // TestHealthInFlagTerms: the health names flags, not fields, because its readers know the flags.
 func TestHealthInFlagTerms(t *testing.T) {
-	answer := httptest.NewRecorder()
-	writeHealth(answer, reactor.Stats{Feed: driver.FeedState{Problem: "give pgsource.Config.ListenURL"}}, 200)
-	if text := answer.Body.String(); strings.Count(text, "give --listen-url") != 2 || strings.Contains(text, "pgsource.Config") {
+	answer := serveOne(t, fakeInstance{stats: reactor.Stats{Feed: driver.FeedState{Problem: "give pgsource.Config.ListenURL"}}}, "/readyz")
+	if text := answer.Body.String(); strings.Count(text, "give --listen-url") != 3 || strings.Contains(text, "pgsource.Config") {
 		t.Error(text)
 	}
-	if !json.Valid(answer.Body.Bytes()) {
-		t.Error("it is not JSON")
+}
+
+// TestReadinessNamesTheParts: every part has a state and the time since when it is in it, and one that
+// fails makes the instance not ready.
+func TestReadinessNamesTheParts(t *testing.T) {
+	well := reactor.Stats{Shards: 64, Lanes: 3, LanesUp: 3, FeedUp: true, Loop: 2 * time.Second}
+	for name, test := range map[string]struct {
+		change func(*reactor.Stats)
+		code   int
+		status string
+		part   string // which is not ok
+		state  string
+	}{
+		"well":        {func(*reactor.Stats) {}, 200, "ok", "", ""},
+		"no feed":     {func(s *reactor.Stats) { s.FeedUp = false }, 200, "degraded", "feed", "degraded"},
+		"no shards":   {func(s *reactor.Stats) { s.Shards = 0 }, 503, "not ready", "shards", "failing"},
+		"no database": {func(s *reactor.Stats) { s.LastBeat = time.Minute }, 503, "not ready", "database", "failing"},
+		"a lane away": {func(s *reactor.Stats) { s.LanesUp = 2 }, 200, "degraded", "lanes", "degraded"},
+		"old clock":   {func(s *reactor.Stats) { s.LastClock = time.Minute }, 200, "degraded", "clock", "degraded"},
+		"stuck":       {func(s *reactor.Stats) { s.OldestDue, s.LastAccepted = 9*time.Second, 9*time.Second }, 503, "not ready", "jobs", "failing"},
+	} {
+		s := well
+		test.change(&s)
+		response := serveOne(t, fakeInstance{stats: s}, "/readyz")
+		var answer struct {
+			Status string
+			Parts  map[string]struct {
+				State    string
+				Since    time.Time
+				Seconds  float64
+				Problems []string
+			}
+			Stats reactor.Stats
+		}
+		if err := json.Unmarshal(response.Body.Bytes(), &answer); err != nil {
+			t.Fatal(err)
+		}
+		if response.Code != test.code || answer.Status != test.status {
+			t.Errorf("%s: %d, %q; want %d, %q", name, response.Code, answer.Status, test.code, test.status)
+		}
+		if got, want := slices.Sorted(maps.Keys(answer.Parts)), []string{"broker", "clock", "database", "feed", "jobs", "lanes", "shards"}; !slices.Equal(got, want) {
+			t.Errorf("%s: the parts are %v, want %v", name, got, want)
+		}
+		for part, p := range answer.Parts {
+			want := "ok"
+			if part == test.part {
+				want = test.state
+			}
+			if p.State != want || (want == "ok") != (len(p.Problems) == 0) || time.Since(p.Since).Abs() > time.Minute {
+				t.Errorf("%s: %s is %+v, want %s", name, part, p, want)
+			}
+		}
+	}
+}
+
+// TestLiveness: /healthz names the parts that do not go on, and says nothing of what is away.
+func TestLiveness(t *testing.T) {
+	away := reactor.Stats{LastBeat: time.Hour, Lanes: 3}
+	if answer := serveOne(t, fakeInstance{stats: away}, "/healthz"); answer.Code != http.StatusOK || strings.TrimSpace(answer.Body.String()) != `{"status":"ok"}` {
+		t.Errorf("without servers: %d, %s", answer.Code, answer.Body)
+	}
+	stalled := fakeInstance{stalls: []reactor.Stall{{Part: "dispatcher", For: 31 * time.Second}, {Part: "settler", For: time.Hour}}}
+	answer := serveOne(t, stalled, "/healthz")
+	for _, want := range []string{`"stalled"`, "the dispatcher has not gone on for 31s", "the settler has not gone on for 1h0m0s"} {
+		if answer.Code != http.StatusServiceUnavailable || !strings.Contains(answer.Body.String(), want) {
+			t.Errorf("%d, %s\nwant 503 with %s", answer.Code, answer.Body, want)
+		}
+	}
+}
+
+// TestProfiles: they are served if that is wanted only, and show no command line.
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	if answer := serveOne(t, fakeInstance{}, "/debug/pprof/"); !strings.Contains(answer.Body.String(), "goroutine\n") {
+		t.Errorf("the list is %q", answer.Body)
+	}
+	for path, code := range map[string]int{
+		"/debug/pprof/heap": 200, "/debug/pprof/goroutine?debug=2": 200, "/debug/pprof/trace?seconds=0.01": 200, "/debug/pprof/profile?seconds=0.01": 200,
+		"/debug/pprof/nothing": 404, "/debug/pprof/cmdline": 404, "/debug/pprof/profile?seconds=0": 400, "/debug/pprof/profile?seconds=many": 400, "/debug/pprof/trace?seconds=1e9": 400,
+	} {
+		if answer := serveOne(t, fakeInstance{}, path); answer.Code != code || answer.Body.Len() == 0 {
+			t.Errorf("%s: %d with %d bytes, want %d", path, answer.Code, answer.Body.Len(), code)
+		}
+	}
+	without := httptest.NewRecorder()
+	handler(fakeInstance{}, false).ServeHTTP(without, httptest.NewRequest(http.MethodGet, "/debug/pprof/heap", nil))
+	if without.Code != http.StatusNotFound {
+		t.Errorf("without --pprof: %d", without.Code)
 	}
 }

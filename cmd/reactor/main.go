@@ -23,6 +23,7 @@ type commands struct {
 	Jobs       jobsCommand       `cmd:"" help:"List, show, cancel, reschedule, fire, retry and purge jobs."`
 	Partitions partitionsCommand `cmd:"" help:"Maintain the partitions of the table: make new ones, drop old ones."`
 	Schedules  schedulesCommand  `cmd:"" help:"Manage jobs that recur."`
+	Health     healthCommand     `cmd:"" help:"Ask a running instance whether it publishes jobs; for healthchecks of containers."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
 }
 

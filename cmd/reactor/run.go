@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"net"
 	"os"
 	"runtime/pprof"
 	"time"
@@ -65,7 +64,8 @@ type runCommand struct {
 	MaxPending    int           `default:"${max_pending}" group:"Work" help:"The maximum number of jobs that wait in memory, about 100 bytes each; the others wait in the table."`
 	Grace         time.Duration `default:"${grace}" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: it does not wait."`
 
-	HTTPAddr   string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Serve /healthz, /readyz and /metrics there."`
+	httpFlags
+	Pprof      bool   `group:"Monitoring" help:"Serve profiles of the process as well, at /debug/pprof/ for go tool pprof. Whoever reaches them can slow the instance down."`
 	Trace      bool   `group:"Monitoring" help:"Make an OpenTelemetry span of each job whose header traceparent is sampled, and export it by OTLP over HTTP. The variables of OpenTelemetry say where to (OTEL_EXPORTER_OTLP_ENDPOINT), and whether other jobs get spans (OTEL_TRACES_SAMPLER)."`
 	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
 	cli.LoggingFlags
@@ -111,12 +111,12 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	if err != nil {
 		return cli.Usage(err)
 	}
-	var listener net.Listener
-	if c.HTTPAddr != "" {
-		if listener, err = net.Listen("tcp", c.HTTPAddr); err != nil {
-			return fmt.Errorf("cannot serve HTTP on %s: %w: choose another --http-addr", c.HTTPAddr, err)
-		}
-		defer listener.Close()
+	at, err := c.listen()
+	if err != nil {
+		return err
+	}
+	if at != nil {
+		defer at.Close()
 	}
 	if c.Migrate {
 		names, err := pgsource.MigrateUp(ctx, c.DatabaseURL, c.names())
@@ -139,10 +139,10 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 		defer export(ctx, tracer)()
 		metrics = append(metrics, spanCollector{tracer})
 	}
-	if listener == nil {
+	if at == nil {
 		return r.Run(ctx)
 	}
-	return serveWhile(ctx, listener, r, log, metrics...)
+	return serveWhile(ctx, at, r, log, c.Pprof, metrics...)
 }
 
 // profileCPU writes a CPU profile until end is called.

@@ -83,7 +83,7 @@ func (d *deployment) startInstances(ctx context.Context, in *instances, v varian
 		if err != nil {
 			return err
 		}
-		in.Programs, in.health = append(in.Programs, p), append(in.health, "http://"+address+"/healthz")
+		in.Programs, in.health = append(in.Programs, p), append(in.health, "http://"+address+"/readyz")
 	}
 	if v.instances == 0 {
 		return nil

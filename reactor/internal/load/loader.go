@@ -55,8 +55,8 @@ type Loader struct {
 	scanner scanner // owned by the goroutine that scans
 }
 
-// Config is the configuration of a Loader. All fields but MaxReads, Aside and Announced have to be
-// set.
+// Config is the configuration of a Loader. All fields but MaxReads, Aside, Announced and Pulse have to
+// be set.
 type Config struct {
 	Source driver.Loader
 	Clock  Clock
@@ -69,6 +69,9 @@ type Config struct {
 	Aside func(id int64) bool
 	// Announced reports whether new jobs are announced, while the feed stands. nil: they are.
 	Announced func() bool
+	// Pulse returns what is told whether a goroutine goes on: that which reads "ids", or that which
+	// makes the "scan". nil: nobody is told.
+	Pulse func(kind string) Pulse
 
 	// Page is how many rows one read brings at most, Capacity how many Memory holds.
 	Page, Capacity int
@@ -120,6 +123,22 @@ type Report interface {
 	ReadDelivered()
 }
 
+// Pulse is told by a goroutine when it works, and when it waits for something to do.
+type Pulse interface {
+	Begin()
+	End()
+	Work()
+	Rest()
+}
+
+// noPulse tells nobody.
+type noPulse struct{}
+
+func (noPulse) Begin() {}
+func (noPulse) End()   {}
+func (noPulse) Work()  {}
+func (noPulse) Rest()  {}
+
 // feedPatience is how long the first scan waits for the feed.
 const feedPatience = time.Second
 
@@ -131,6 +150,9 @@ func New(cfg Config) *Loader {
 	}
 	if cfg.Announced == nil {
 		cfg.Announced = func() bool { return true }
+	}
+	if cfg.Pulse == nil {
+		cfg.Pulse = func(string) Pulse { return noPulse{} }
 	}
 	return &Loader{
 		cfg:      cfg,
@@ -288,7 +310,15 @@ type reader struct {
 func (l *Loader) repeat(ctx context.Context, r reader) {
 	var pause wait.Backoff
 	var failures ratelog.Limiter
+	pulse := l.cfg.Pulse(r.kind)
+	pulse.Begin()
+	defer pulse.End()
+	waits := func() bool {
+		pulse.Rest()
+		return r.wait(ctx)
+	}
 	for {
+		pulse.Work()
 		read, worked, err := r.read(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -307,7 +337,7 @@ func (l *Loader) repeat(ctx context.Context, r reader) {
 			if !l.deliver(ctx, read) {
 				return
 			}
-		case !r.wait(ctx):
+		case !waits():
 			return
 		}
 	}
