@@ -42,6 +42,8 @@ type Config struct {
 	Deployment string
 	// Name is the name of this instance in reactor.instances. Defaults to "host:pid".
 	Name string
+	// Version is the version of the program, which Status shows. Defaults to none.
+	Version string
 	// MaxConns is the largest number of connections for claims, loads and settlements. They are
 	// opened when they are needed, and closed again, but for one. Up to three more are opened: one
 	// for the membership, one for the feed, and, while such a statement runs, one for statements

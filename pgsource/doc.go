@@ -63,7 +63,8 @@
 //	recover.go     reads the journal of a lane whose last owner is gone
 //	settle.go      takes batches out of the journal, and records failures
 //	returns.go     returns jobs to the table; chores.go does so periodically
-//	membership.go  heartbeats, shards and lanes; plan.go decides who should own what
+//	membership.go  heartbeats, shards and lanes; plan.go decides who should own what; join.go enters, and snapshot.go
+//	               is what a heartbeat tells
 //	feed.go        selects the feed: notify.go receives the triggers' notifications, wal.go reads the
 //	               WAL (pgoutput.go decodes it, walvisible.go waits until a commit is visible,
 //	               walretention.go limits what the server keeps, walobstacle.go says what is
@@ -72,7 +73,7 @@
 //	partitioned.go the statements, for a table with or without partitions
 //	partitions.go  makes partitions and drops them
 //	retention.go   deletes rows of jobs that have ended; retentionindex.go, retentionchore.go, orphans.go
-//	jobsadmin.go   for operators: jobstate.go, jobslist.go, jobsschedule.go, jobsshow.go, jobsact.go
+//	jobsadmin.go   for operators: jobstate.go, jobslist.go, jobsschedule.go, jobsshow.go, jobsact.go; status.go
 //	migrate.go     applies the schema; announcement.go keeps the triggers such as older instances
 //	               understand them
 package pgsource

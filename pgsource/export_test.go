@@ -90,3 +90,6 @@ func (s *Source) MakeOccurrences(ctx context.Context) error {
 	_, err := s.makeOccurrences(ctx, driver.DistantPast)
 	return err
 }
+
+// Speak changes the protocols that the source understands.
+func (s *Source) Speak(p driver.Protocols) { s.protocols = p }

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/reactor/driver"
-	schema "github.com/job-publisher/reactor/sql"
 )
 
 // The membership has no leader. Every instance beats: it renews its heartbeat and reads the whole
@@ -49,6 +49,9 @@ type member struct {
 	id        int64
 	wantLanes int
 	static    driver.ShardSet // the fixed share; 0: what the membership says
+	// snapshot is the text of what the next beat tells; "": nothing yet. silent: the schema has no place for it.
+	snapshot string
+	silent   bool
 }
 
 // Join implements driver.Source.
@@ -58,11 +61,7 @@ func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Memb
 	if m.static != 0 {
 		s.owned.Store(uint64(m.static))
 	}
-	// Through the pool with durable commits: after a crash of Postgres a lost row would look as if
-	// this instance had been deposed.
-	err := s.work.exec(ctx, "INSERT INTO reactor.instances (id, name, backends, dynamic, feed, shard_hints, schema_version) VALUES ($1, $2, $3, $4, '', true, $5)",
-		m.id, s.cfg.Name, s.backends, opts.Static == 0, schema.Newest())
-	if err != nil {
+	if err := m.enter(ctx); err != nil {
 		return nil, s.failed("join", err)
 	}
 	return m, nil
@@ -74,6 +73,9 @@ func (m *member) TTL() time.Duration { return m.cfg.TTL }
 // WantLanes implements driver.Member.
 func (m *member) WantLanes(n int) { m.wantLanes = n }
 
+// Report implements driver.Member.
+func (m *member) Report(s driver.Snapshot) { m.snapshot = encodeSnapshot(s) }
+
 // beatSQL renews the heartbeat and returns the whole membership, which is small. A beat that comes
 // late, or before the last one, restarts the period of steady beating. A heartbeat from the future
 // is left alone while its own instance is renewing it (SKIP LOCKED).
@@ -83,11 +85,12 @@ func (m *member) WantLanes(n int) { m.wantLanes = n }
 // and searching those would slow every beat until lanes lapse. A plain EXISTS is avoided because the
 // planner may answer it with a hash table of the whole journal.
 // A backend of 0 means that the backend says nothing about the instance, because it belongs to a
-// pooler. FeedSwitch reads the columns about the feed (feedswitch.go).
+// pooler. FeedSwitch reads the columns about the feed (feedswitch.go), and Status the snapshot, which goes with the
+// heartbeat so that it costs no statement and no commit.
 var beatSQL = `
 WITH beat AS (
     UPDATE reactor.instances
-       SET heartbeat_at = clock_timestamp(), feed = $4, feed_problem = nullif($5, ''), feed_chosen_at = $6, backend = CASE WHEN $3 THEN 0 ELSE pg_backend_pid() END,
+       SET heartbeat_at = clock_timestamp(), feed = $4, feed_problem = nullif($5, ''), feed_chosen_at = $6, backend = CASE WHEN $3 THEN 0 ELSE pg_backend_pid() END, snapshot = nullif($7::text, '')::json,
            steady_since = CASE WHEN heartbeat_at NOT BETWEEN clock_timestamp() - $2::interval / 2 AND clock_timestamp() + $2::interval / 2
                                THEN clock_timestamp() ELSE least(steady_since, clock_timestamp()) END
      WHERE id = $1
@@ -118,6 +121,9 @@ SELECT EXISTS (SELECT FROM beat),
        ARRAY(SELECT lane FROM lanes ORDER BY lane), ARRAY(SELECT owner FROM lanes ORDER BY lane),
        ARRAY(SELECT epoch FROM lanes ORDER BY lane), ARRAY(SELECT mark FROM lanes ORDER BY lane),
        ARRAY(SELECT journaled FROM lanes ORDER BY lane)`
+
+// beatSilentSQL is beatSQL for a schema before version 7, which has no place for the snapshot.
+var beatSilentSQL = strings.Replace(beatSQL, " snapshot = nullif($7::text, '')::json,", "", 1)
 
 // Beat implements driver.Member.
 func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
@@ -154,7 +160,13 @@ func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 		journaled       []bool
 	)
 	feed, problem, chose := m.report()
-	err := row(ctx, beatSQL, []any{m.id, interval(m.cfg.TTL), m.pooled, feed, problem, dbTime{chose}},
+	sql, args := beatSQL, []any{m.id, interval(m.cfg.TTL), m.pooled, feed, problem, dbTime{chose}}
+	if m.silent {
+		sql = beatSilentSQL
+	} else {
+		args = append(args, m.snapshot)
+	}
+	err := row(ctx, sql, args,
 		&known, &ids, &lapsed, &dynamic, &shardOwners, &lanes, &owners, &epochs, &marks, &journaled)
 	if err != nil {
 		return v, m.failed("heartbeat", err)

@@ -130,7 +130,7 @@ func patiently(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error
 			return err
 		}
 		if time.Since(begun) > versionPatience {
-			return explained(err, "a transaction has held a lock on the table of jobs for longer than %v, and the schema cannot be changed meanwhile: end it (pg_stat_activity shows it), and run `reactor migrate up` again", versionPatience)
+			return explained(err, "a transaction has held a lock on the table of jobs for longer than %v, and the schema cannot be changed meanwhile: end it (pg_stat_activity shows it), and try again", versionPatience)
 		}
 		select {
 		case <-ctx.Done():
@@ -204,8 +204,12 @@ type DownPlan struct {
 	Loses string
 }
 
+// sideBySide is the first version that can be undone while instances of earlier ones run. To undo an earlier version,
+// no instance may run.
+const sideBySide = 7
+
 // PlanDown describes what undoing the newest applied version would do. It changes nothing. It
-// returns an error while instances are running, because they would lose the tables that they work
+// returns an error while instances are running that know the version, because they would lose what they work
 // with.
 func PlanDown(ctx context.Context, databaseURL string, of ...Names) (DownPlan, error) {
 	var p DownPlan
@@ -222,7 +226,7 @@ func PlanDown(ctx context.Context, databaseURL string, of ...Names) (DownPlan, e
 // planned, and returns its name; "" if no version is applied. Undoing version 1 drops the jobs.
 func MigrateDown(ctx context.Context, databaseURL string, planned DownPlan, of ...Names) (string, error) {
 	err := withConnection(ctx, databaseURL, only(of), false, func(conn *pgx.Conn) error {
-		return inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
+		return patiently(ctx, conn, func(tx pgx.Tx) error {
 			p, err := planDown(ctx, tx)
 			switch {
 			case err != nil || p.Name == "":
@@ -260,7 +264,10 @@ func planDown(ctx context.Context, tx pgx.Tx) (p DownPlan, err error) {
 		return p, nil
 	}
 	var running []string
-	if err := tx.QueryRow(ctx, "SELECT array_agg(name ORDER BY name) FROM reactor.instances WHERE heartbeat_at > clock_timestamp() - interval '1 minute'").Scan(&running); err != nil {
+	if err := tx.QueryRow(ctx, `
+		SELECT array_agg(name ORDER BY name) FROM reactor.instances i
+		 WHERE heartbeat_at > clock_timestamp() - interval '1 minute' AND ($1::bigint < $2::bigint OR (to_jsonb(i) ->> 'schema_version')::bigint >= $1::bigint)`,
+		p.Version, sideBySide).Scan(&running); err != nil {
 		return p, err
 	}
 	if len(running) > 0 {

@@ -210,7 +210,7 @@ func (b *snapshotBench) reads() map[string]int64 {
 		}
 	}
 	lane := b.lease.Lane
-	beat := []any{b.member.id, interval(b.cfg.TTL), false, "", "", dbTime{}}
+	beat := []any{b.member.id, interval(b.cfg.TTL), false, "", "", dbTime{}, "{}"}
 	add("heartbeat", "", beatSQL, beat...)
 	add("heartbeat, a lane without an owner", fmt.Sprint("UPDATE reactor.lanes SET owner = NULL WHERE lane = ", lane), beatSQL, beat...)
 	add("heartbeat, an empty lane without an owner", fmt.Sprint("DELETE FROM reactor.in_flight WHERE batch = ", batch.ID, "; UPDATE reactor.lanes SET owner = NULL WHERE lane = ", lane), beatSQL, beat...)

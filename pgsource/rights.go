@@ -40,6 +40,9 @@ var (
 	ofState = rights{{"deployment", "SELECT"}, {"lanes", "SELECT"}, {"journal_starts", "SELECT"}, {"in_flight", "SELECT"}}
 	toLook  = append(ofState[:len(ofState):len(ofState)],
 		right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{"schedules", "SELECT"}, right{ofJobs, "SELECT"})
+	// toSeeStatus reads only: it is for people who watch a deployment and change nothing.
+	toSeeStatus = append(ofState[:len(ofState):len(ofState)],
+		right{"schema_version", "SELECT"}, right{"instances", "SELECT"}, right{"shards", "SELECT"}, right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{ofJobs, "SELECT"})
 	toShow   = append(toLook[:len(toLook):len(toLook)], right{"instances", "SELECT"})
 	toChange = append(ofState[:len(ofState):len(ofState)],
 		right{"retries", "SELECT"}, right{"failed_jobs", "SELECT"}, right{ofJobs, "SELECT, UPDATE"}, right{ofFunctions, "EXECUTE"})

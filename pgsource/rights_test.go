@@ -60,6 +60,10 @@ func TestMissingRights(t *testing.T) {
 			_, err := pgsource.Retention{DatabaseURL: url, Keep: time.Hour}.Purge(b.ctx)
 			return err
 		},
+		"watch": jobs(false, func(a *pgsource.JobsAdmin, b *bench) error {
+			_, err := a.Status(b.ctx)
+			return err
+		}),
 		"status":    func(b *bench, url string) error { _, err := pgsource.MigrateStatus(b.ctx, url); return err },
 		"schedules": func(b *bench, url string) error { _, err := pgsource.ListSchedules(b.ctx, url); return err },
 		"add": func(b *bench, url string) error {
@@ -165,6 +169,12 @@ func TestRightsAreNoMoreThanNeeded(t *testing.T) {
 		"show": func(b *bench, url string) error {
 			return pgsource.WithJobs(b.ctx, url, false, func(a *pgsource.JobsAdmin) error {
 				_, err := a.Show(b.ctx, 1)
+				return err
+			})
+		},
+		"watch": func(b *bench, url string) error {
+			return pgsource.WithJobs(b.ctx, url, false, func(a *pgsource.JobsAdmin) error {
+				_, err := a.Status(b.ctx)
 				return err
 			})
 		},

@@ -27,6 +27,8 @@ type Source struct {
 	// backends is the application_name of all our connections. Instances that depose this one
 	// terminate the connections with that name.
 	backends string
+	// protocols are those that it understands.
+	protocols driver.Protocols
 	// names are those of the deployment. All texts are written for the default ones (names.go).
 	names naming.Names
 
@@ -132,6 +134,7 @@ func New(cfg Config) (*Source, error) {
 		cfg:        cfg,
 		log:        cfg.Logger,
 		names:      checked,
+		protocols:  driver.OurProtocols,
 		backends:   "reactor-" + hex.EncodeToString(random[:]),
 		feedChecks: make(chan struct{}, 1),
 	}

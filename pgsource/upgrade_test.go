@@ -51,6 +51,23 @@ func (b *bench) migrateUp(url string) []string {
 	return names
 }
 
+// migrateDownTo undoes versions down to this one. None of them may lose data.
+func (b *bench) migrateDownTo(version int64) {
+	b.t.Helper()
+	for {
+		plan, err := pgsource.PlanDown(b.ctx, b.url)
+		if err != nil || plan.Version < version || plan.Loses != "" {
+			b.t.Fatalf("%+v, %v", plan, err)
+		}
+		if plan.Version == version {
+			return
+		}
+		if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
 // TestUpgrade: what version 2 has left in its journal is recovered, in every possible state, and
 // with the client ids under which it was sent.
 func TestUpgrade(t *testing.T) {
@@ -69,7 +86,7 @@ func TestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if names := b.migrateUp(b.url); !slices.Equal(names, []string{"identity", "feeds", "punctual", "managed"}) {
+	if names := b.migrateUp(b.url); !slices.Equal(names, []string{"identity", "feeds", "punctual", "managed", "observed"}) {
 		t.Errorf("applied %v", names)
 	}
 	if n := b.count(`SELECT count(*) FROM reactor.deployment, pg_database, pg_control_system()
@@ -179,7 +196,7 @@ func testUpgradeFromVersionFive(t *testing.T, partitions bool) {
 
 	up := func() {
 		t.Helper()
-		if names := b.migrateUp(b.url); !slices.Equal(names, []string{"managed"}) {
+		if names := b.migrateUp(b.url); !slices.Equal(names, []string{"managed", "observed"}) {
 			t.Errorf("applied %v", names)
 		}
 		if after := b.count(sum); after != before {
@@ -192,13 +209,7 @@ func testUpgradeFromVersionFive(t *testing.T, partitions bool) {
 	up()
 	b.exec("INSERT INTO jobs (id, topic, fire_at, key) VALUES (9, 'named', now() + interval '1 hour', 'k')")
 	before = b.count(sum)
-	plan, err := pgsource.PlanDown(b.ctx, b.url)
-	if err != nil || plan.Name != "managed" || plan.Loses != "" {
-		t.Fatalf("%+v, %v", plan, err)
-	}
-	if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
-		t.Fatal(err)
-	}
+	b.migrateDownTo(5)
 	if n := b.count("SELECT count(*) FROM pg_proc WHERE pronamespace = 'reactor'::regnamespace AND proname <> 'announce_jobs'"); n != 0 {
 		t.Errorf("%d functions are left", n)
 	}
@@ -218,13 +229,7 @@ func testUpgradeFromVersionFive(t *testing.T, partitions bool) {
 func versionFive(t *testing.T) *bench {
 	t.Helper()
 	b := examine(t, testkit.NewDatabase(t))
-	plan, err := pgsource.PlanDown(b.ctx, b.url)
-	if err != nil || plan.Version != 6 {
-		t.Fatalf("%+v, %v", plan, err)
-	}
-	if _, err := pgsource.MigrateDown(b.ctx, b.url, plan); err != nil {
-		t.Fatal(err)
-	}
+	b.migrateDownTo(5)
 	b.exec(`ALTER TABLE jobs DROP payload_bytes, DROP qos, DROP retain, DROP content_type, DROP response_topic, DROP correlation_data, DROP headers, DROP key, DROP schedule_id, DROP ordering_key, DROP occurrence_at;
 		ALTER TABLE reactor.failed_jobs DROP state, DROP row_version; ALTER TABLE reactor.deployment DROP ordered_failure; ALTER TABLE reactor.instances DROP schema_version; DROP TABLE reactor.schedules`)
 	return b
@@ -236,7 +241,7 @@ func TestDownWhileInstancesRun(t *testing.T) {
 	if _, err := pgsource.PlanDown(b.ctx, b.url); err == nil || !strings.Contains(err.Error(), "instances are running") {
 		t.Fatalf("undoing the version is planned: %v", err)
 	}
-	if _, err := pgsource.MigrateDown(b.ctx, b.url, pgsource.DownPlan{Version: 6, Name: "managed"}); err == nil || !strings.Contains(err.Error(), "instances are running") {
+	if _, err := pgsource.MigrateDown(b.ctx, b.url, pgsource.DownPlan{Version: 7, Name: "observed"}); err == nil || !strings.Contains(err.Error(), "instances are running") {
 		t.Errorf("the version is undone: %v", err)
 	}
 	if n := b.count("SELECT count(*) FROM pg_proc WHERE proname = 'schedule' AND pronamespace = 'reactor'::regnamespace"); n != 1 {

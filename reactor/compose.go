@@ -91,7 +91,7 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 		loader: loader, dispatcher: d, lanes: l, settler: s, turns: turns, leases: held,
 		heartbeat: &heartbeat{
 			member: member, leases: held, lanes: l, loader: loader, static: r.cfg.share(),
-			clock: r.clock, log: r.log, shards: &r.stats.shards, progress: &r.progress,
+			clock: r.clock, log: r.log, shards: &r.stats.shards, progress: &r.progress, snapshot: r.snapshot,
 			pulse: r.pulses.of("heartbeat", patienceForAnswers),
 		},
 	}

@@ -27,6 +27,7 @@ type heartbeat struct {
 	shards   *atomic.Int64 // statistic: written here, read by Stats alone
 	progress *progress
 	pulse    *pulse
+	snapshot func() driver.Snapshot // how the instance is doing
 
 	ends []laneEnd // owned by run: ends of runners that came while heartbeats failed, and are not handled yet
 }
@@ -36,6 +37,7 @@ type beatingMember interface {
 	Beat(ctx context.Context) (driver.Holding, error)
 	TTL() time.Duration
 	WantLanes(n int)
+	Report(s driver.Snapshot)
 	ReleaseShards(ctx context.Context) error
 }
 
@@ -152,6 +154,7 @@ func (h *heartbeat) rest(soft, hard context.Context, stopping *bool) (over bool,
 // renew sends one heartbeat and applies its answer.
 func (h *heartbeat) renew(soft, hard context.Context) error {
 	h.member.WantLanes(h.lanes.want())
+	h.member.Report(h.snapshot())
 	begun := h.clock.local()
 	holding, err := h.beat(hard)
 	if err != nil {

@@ -20,12 +20,13 @@ type fakeSource struct {
 	*fakeJournal
 	start time.Time
 
-	mu      sync.Mutex
-	rows    map[int64]driver.Job // guarded by mu: unprocessed
-	events  []string             // guarded by mu
-	deposed bool                 // guarded by mu: the next heartbeat says so
-	locked  int                  // guarded by mu: so many claims find all rows locked by somebody else
-	joins   int                  // guarded by mu
+	mu       sync.Mutex
+	rows     map[int64]driver.Job // guarded by mu: unprocessed
+	events   []string             // guarded by mu
+	reported driver.Snapshot      // guarded by mu: the last
+	deposed  bool                 // guarded by mu: the next heartbeat says so
+	locked   int                  // guarded by mu: so many claims find all rows locked by somebody else
+	joins    int                  // guarded by mu
 }
 
 func (s *fakeSource) event(what string) {
@@ -110,6 +111,12 @@ func (m *sourceMember) Beat(context.Context) (driver.Holding, error) {
 }
 func (m *sourceMember) TTL() time.Duration { return fakeTTL }
 func (m *sourceMember) WantLanes(int)      {}
+func (m *sourceMember) Report(s driver.Snapshot) {
+	m.source.mu.Lock()
+	defer m.source.mu.Unlock()
+	m.source.reported = s
+}
+
 func (m *sourceMember) ReleaseShards(context.Context) error {
 	m.source.event("release shards")
 	return nil

@@ -113,6 +113,7 @@ func (l *lane) account(e *handoff.Effects) {
 		l.lead.acknowledged(slices.Max(e.Took))
 	}
 	c.accepted.observe(e.Late...)
+	c.recent.observe(e.Late...)
 	if e.Published > 0 {
 		l.progress.accepted.touch()
 	}

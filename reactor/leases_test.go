@@ -21,6 +21,7 @@ type fakeMember struct {
 	beat     func(ctx context.Context) (driver.Holding, error)
 	beats    atomic.Int64
 	wanted   int
+	reported driver.Snapshot
 	released []int32
 	events   []string
 }
@@ -31,6 +32,10 @@ func (m *fakeMember) Beat(ctx context.Context) (driver.Holding, error) {
 }
 func (m *fakeMember) TTL() time.Duration { return fakeTTL }
 func (m *fakeMember) WantLanes(n int)    { m.wanted = n }
+func (m *fakeMember) Report(s driver.Snapshot) {
+	m.reported = s
+}
+
 func (m *fakeMember) ReleaseShards(context.Context) error {
 	m.events = append(m.events, "release shards")
 	return nil
@@ -221,7 +226,7 @@ func beats(t *testing.T, test func(b *beating)) {
 		}, held.release)
 		b.heartbeat = &heartbeat{
 			member: b.member, leases: held, lanes: l, loader: b, clock: c, log: discard(),
-			shards: new(atomic.Int64), progress: &progress{},
+			shards: new(atomic.Int64), progress: &progress{}, snapshot: func() driver.Snapshot { return driver.Snapshot{Published: 42} },
 		}
 		b.holding = driver.Holding{Shards: 0b11, Leases: leasesOf(1, 2)}
 		soft, stop := context.WithCancel(t.Context())

@@ -96,8 +96,8 @@ func (r *Reactor) serve(ctx context.Context) error {
 			return err
 		}
 		r.log.Warn("the other instances took over while this one did not answer; joining again")
-		if member = r.joinAgain(ctx); member == nil {
-			return nil
+		if member, err = r.joinAgain(ctx); member == nil {
+			return err
 		}
 	}
 }
@@ -107,22 +107,26 @@ func (r *Reactor) join(ctx context.Context) (driver.Member, error) {
 }
 
 // joinAgain tries until it succeeds or ctx ends: the cause for which the others declared us
-// dead may last, and they have ended our database sessions.
-func (r *Reactor) joinAgain(ctx context.Context) driver.Member {
+// dead may last, and they have ended our database sessions. It gives up where the others are of a version
+// that we do not understand.
+func (r *Reactor) joinAgain(ctx context.Context) (driver.Member, error) {
 	var failures ratelog.Limiter
 	var pause wait.Backoff
 	for {
 		member, err := r.join(ctx)
 		if err == nil {
 			failures.OK(r.log, "joined again")
-			return member
+			return member, nil
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil, nil
+		}
+		if foreign := (*driver.ProtocolError)(nil); errors.As(err, &foreign) {
+			return nil, err
 		}
 		failures.Fail(r.log, slog.LevelWarn, "cannot join again; trying again", "err", err)
 		if !pause.Sleep(ctx) {
-			return nil
+			return nil, nil
 		}
 	}
 }

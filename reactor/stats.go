@@ -79,6 +79,7 @@ type counters struct {
 	feedLosses                                                                             atomic.Int64
 	loaded                                                                                 moment // the last read of the table
 	claim, settle, ack, lateness, accepted                                                 timing
+	recent                                                                                 recent // as accepted, of the last minute
 }
 
 // begin resets what an earlier incarnation held.

@@ -18,4 +18,5 @@ func Example() {
 	// 4 feeds
 	// 5 punctual
 	// 6 managed
+	// 7 observed
 }

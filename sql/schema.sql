@@ -427,6 +427,16 @@ ALTER TABLE reactor.instances
 ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS shard_hints boolean;
 -- Since version 6. The newest version of the schema that it knows. NULL: before 6 (guards.sql).
 ALTER TABLE reactor.instances ADD COLUMN IF NOT EXISTS schema_version integer;
+-- Since version 7. The version of its program; the newest protocol that it speaks with other instances,
+-- and the oldest that it understands (NULL: 1 and 1, reactor/driver/protocol.go); and how it is doing, for
+-- `reactor status`: written with each heartbeat, and read by people only. It is json and not jsonb, which
+-- would look into the texts that are in it, and could refuse a heartbeat. No index has these columns, so that
+-- a heartbeat stays a HOT update.
+ALTER TABLE reactor.instances
+    ADD COLUMN IF NOT EXISTS version pg_catalog.text,
+    ADD COLUMN IF NOT EXISTS protocol pg_catalog.int4,
+    ADD COLUMN IF NOT EXISTS protocol_oldest pg_catalog.int4,
+    ADD COLUMN IF NOT EXISTS snapshot pg_catalog.json;
 
 CREATE TABLE IF NOT EXISTS reactor.shards (
     shard smallint PRIMARY KEY CHECK (shard BETWEEN 0 AND 63),

@@ -43,6 +43,8 @@ var Migrations = []Migration{
 	{Version: 5, Name: "punctual", Up: SchemaUp, Down: AnnounceDown},
 	// Down leaves the columns and the table of schedules, and what is in them.
 	{Version: 6, Name: "managed", Up: SchemaUp + GuardsUp + OrderingUp + FunctionsUp + SchedulesUp, Down: SchedulesDown + FunctionsDown + OrderingDown + GuardsDown},
+	// Programs of version 6 run on with it, and lock nothing but the table of instances, for a moment.
+	{Version: 7, Name: "observed", Up: SnapshotUp, Down: snapshotDown},
 }
 
 // Newest is the number of the newest version.
@@ -56,6 +58,11 @@ var (
 	SchemaUp string
 	//go:embed schema.down.sql
 	schemaDown string
+	// SnapshotUp is the part of SchemaUp that lets instances say how they are doing. It does not lock the table of
+	// jobs, as all of SchemaUp would.
+	SnapshotUp = section(SchemaUp, "-- Since version 7.")
+	//go:embed snapshot.down.sql
+	snapshotDown string
 
 	// GuardsUp creates what keeps instances of versions before 6 from jobs that they do not understand.
 	//go:embed guards.sql
@@ -110,3 +117,10 @@ var (
 	//go:embed publications.down.sql
 	PublicationsDown string
 )
+
+// section returns the part of a text from a mark up to the next empty line.
+func section(text, mark string) string {
+	_, rest, _ := strings.Cut(text, mark)
+	part, _, _ := strings.Cut(rest, "\n\n")
+	return mark + part + "\n"
+}

@@ -105,8 +105,9 @@ func TestMigrateCommand(t *testing.T) {
 		want string
 	}{
 		{[]string{"migrate", "status"}, 0, "pending"},
-		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers\napplied identity\napplied feeds\napplied punctual\napplied managed"},
+		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers\napplied identity\napplied feeds\napplied punctual\napplied managed\napplied observed"},
 		{[]string{"migrate", "up"}, 0, "nothing to do"},
+		{[]string{"migrate", "down"}, 0, "undid observed"},
 		{[]string{"migrate", "down"}, 0, "undid managed"},
 		{[]string{"migrate", "down"}, 0, "undid punctual"},
 		{[]string{"migrate", "down"}, 0, "undid feeds"},

@@ -24,6 +24,7 @@ type commands struct {
 	Partitions partitionsCommand `cmd:"" help:"Maintain the partitions of the table: make new ones, drop old ones."`
 	Schedules  schedulesCommand  `cmd:"" help:"Manage jobs that recur."`
 	Health     healthCommand     `cmd:"" help:"Ask a running instance whether it publishes jobs; for healthchecks of containers."`
+	Status     statusCommand     `cmd:"" help:"Show the instances, what waits and what fires next, and how late jobs were."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
 }
 

@@ -23,7 +23,7 @@ func TestMigrateWithoutTriggers(t *testing.T) {
 			t.Fatalf("migrate %v ended with %d:\n%s", args, code, output)
 		}
 	}
-	migrate("applied feeds\napplied punctual\napplied managed\nthe table is published\nthe triggers are dropped", "--without-triggers")
+	migrate("applied feeds\napplied punctual\napplied managed\napplied observed\nthe table is published\nthe triggers are dropped", "--without-triggers")
 
 	sub := subscribe(t, ctx, broker, "feed/#")
 	p := start(t, database, broker, "--http-addr", "127.0.0.1:0")

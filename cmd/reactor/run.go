@@ -163,7 +163,7 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reactor, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, MaxConns: cli.Given(c.DatabaseConnections),
+		DatabaseURL: c.DatabaseURL, Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, Version: versionName(), MaxConns: cli.Given(c.DatabaseConnections),
 		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Retain: c.Retain, Logger: log,
 	})
 	if err != nil {

@@ -78,7 +78,7 @@ func TestLifeWithOtherNames(t *testing.T) {
 
 	run("applied managed", "migrate", "up")
 	run("nothing to do", "migrate")
-	run("6        managed", "migrate", "status")
+	run("7        observed", "migrate", "status")
 	noLeftovers(t, ctx, conn)
 
 	judge := subscribe(t, ctx, mqtt, "life/#")
@@ -198,7 +198,7 @@ func TestLifeWithOtherNames(t *testing.T) {
 
 	// Back. The schema of a deployment that is undone is empty.
 	exec(t, ctx, conn, "DELETE FROM zq.instances")
-	for range 6 {
+	for range 7 {
 		run("undid", "migrate", "down", "--yes")
 	}
 	run("nothing to undo", "migrate", "down")

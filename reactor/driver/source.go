@@ -23,7 +23,8 @@ type Source interface {
 	// Now reads the database's clock.
 	Now(ctx context.Context) (DBTime, error)
 
-	// Join enters the membership as a new incarnation.
+	// Join enters the membership as a new incarnation. It returns *ProtocolError if it and a living member do not
+	// understand each other.
 	Join(ctx context.Context, opts JoinOptions) (Member, error)
 
 	Feed
@@ -351,6 +352,8 @@ type Member interface {
 	TTL() time.Duration
 	// WantLanes changes how many lanes the instance wants for itself, from the next Beat on.
 	WantLanes(n int)
+	// Report has the next beats tell how the instance is doing. It needs no answer, and a source may ignore it.
+	Report(s Snapshot)
 	// ReleaseShards hands the shards over to the other instances at once, as the first step of a
 	// stop.
 	ReleaseShards(ctx context.Context) error
