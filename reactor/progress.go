@@ -58,7 +58,7 @@ func (p *progress) oldestDue() driver.DBTime {
 	return oldest
 }
 
-// moment is the time of a last success, in nanoseconds after began. The zero value means never.
+// moment is when something was last so, in nanoseconds after began. The zero value means never.
 type moment struct{ after atomic.Int64 }
 
 // began has the monotonic reading that moments count from.
@@ -66,7 +66,10 @@ var began = time.Now()
 
 func (m *moment) touch() { m.after.Store(int64(time.Since(began)) + 1) }
 
-// age is the time since the last success; negative if there was none.
+// clear makes it never.
+func (m *moment) clear() { m.after.Store(0) }
+
+// age is the time since then; negative if it was never so.
 func (m *moment) age() time.Duration {
 	after := m.after.Load()
 	if after == 0 {

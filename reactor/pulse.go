@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -20,8 +19,9 @@ type pulse struct {
 	patience time.Duration
 	pulses   *pulses
 
-	turned  moment // when it last began to work or to wait
-	waiting atomic.Bool
+	// since is when it began to work on this thing; none while it waits. It is one word, so that a
+	// goroutine that has just woken up never looks like one that has worked all the time.
+	since moment
 }
 
 const (
@@ -54,15 +54,16 @@ func (p *pulse) end() {
 }
 
 // work notes that it begins to work on something, or on the next thing.
-func (p *pulse) work() { p.turn(false) }
+func (p *pulse) work() {
+	if p != nil {
+		p.since.touch()
+	}
+}
 
 // rest notes that it begins to wait for something to do.
-func (p *pulse) rest() { p.turn(true) }
-
-func (p *pulse) turn(waiting bool) {
+func (p *pulse) rest() {
 	if p != nil {
-		p.waiting.Store(waiting)
-		p.turned.touch()
+		p.since.clear()
 	}
 }
 
@@ -91,7 +92,7 @@ func (ps *pulses) stalled() []Stall {
 	defer ps.mu.Unlock()
 	var all []Stall
 	for _, p := range ps.running {
-		if age := p.turned.age(); age > p.patience && !p.waiting.Load() {
+		if age := p.since.age(); age > p.patience {
 			all = append(all, Stall{p.name, age})
 		}
 	}
