@@ -3,6 +3,7 @@ package mqttsink
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -33,7 +34,7 @@ func parseBroker(c Config) (broker, error) {
 	}
 	u, err := url.Parse(strings.TrimSpace(c.URL)) // a file ends with a line break
 	// With a second @, mqtt://user:a@b@host, the password could end at either.
-	if err != nil || u.Hostname() == "" || strings.Count(c.URL, "@") > 1 {
+	if err != nil || !isHost(u.Hostname()) || strings.Count(c.URL, "@") > 1 {
 		return broker{}, errURL
 	}
 	b := broker{host: u.Hostname(), username: c.Username, password: c.Password}
@@ -45,7 +46,7 @@ func parseBroker(c Config) (broker, error) {
 	case "ws", "wss":
 		return broker{}, badURL("begins with " + u.Scheme + "://, but MQTT over WebSocket is not supported: use the broker's TCP port, mqtt://host:1883, or with TLS mqtts://host:8883")
 	default:
-		return broker{}, badURL("begins with " + u.Scheme + "://, must be mqtt:// or mqtts://")
+		return broker{}, badURL("must begin with mqtt:// or mqtts://")
 	}
 	// mqtt://user:12#34@host is a valid URL, of a host named user and its port 12.
 	if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
@@ -74,4 +75,14 @@ func parseBroker(c Config) (broker, error) {
 		return broker{}, &driver.ConfigError{Field: "Password", Problem: fmt.Sprintf("has %d bytes, MQTT's limit is %d", len(b.password), maxUint16)}
 	}
 	return b, nil
+}
+
+// isHost reports whether a host can be one: package url takes user:password, without a host, for one whose name
+// has a colon. An address of IPv6 has colons, too.
+func isHost(name string) bool {
+	if strings.Contains(name, ":") {
+		_, err := netip.ParseAddr(name)
+		return err == nil
+	}
+	return name != "" && !strings.ContainsAny(name, "[]")
 }

@@ -169,6 +169,10 @@ func explain(err error) error {
 // the connection.
 func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bool) error {
 	remedy := ""
+	// Where a password in the URL is not encoded, the rest of it can be the name of a setting, or its value.
+	if connecting && (pgErr.Code == pgerrcode.UndefinedObject || pgErr.Code == pgerrcode.InvalidParameterValue) {
+		return explained(err, "%s refuses a setting of the database URL (SQLSTATE %s; the server's log names it): check what stands behind its ?, and whether special characters are %%-encoded", where, pgErr.Code)
+	}
 	switch pgErr.Code {
 	case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
 		remedy = "check user and password in the database URL, and pg_hba.conf"

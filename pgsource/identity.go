@@ -40,15 +40,11 @@ func (s *Source) identify(ctx context.Context) error {
 // identifyOnce is identify in one transaction. Without the lock it changes nothing.
 func (s *Source) identifyOnce(ctx context.Context, locked bool) (inOrder bool, err error) {
 	var name string
-	err = s.control.tx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-			return err
-		}
-		if locked {
-			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", s.names.Lock(membershipLock)); err != nil {
-				return err
-			}
-		}
+	run := s.control.tx
+	if locked {
+		run = s.underMembershipLock
+	}
+	err = run(ctx, func(tx pgx.Tx) error {
 		var had, have struct {
 			system   int64
 			database uint32

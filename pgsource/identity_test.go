@@ -223,13 +223,7 @@ func TestCopyThatKeepsItsName(t *testing.T) {
 // changed. Fifty instances that started at once waited for it until some gave up.
 func TestStartsDoNotWaitForEachOther(t *testing.T) {
 	b := newBench(t) // has recorded what there is to record
-	tx, err := b.conn.Begin(b.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(b.ctx, "SELECT pg_advisory_xact_lock($1)", int64(0x72656163746f72)); err != nil {
-		t.Fatal(err)
-	}
+	tx := b.lockMembership()
 	open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, MaxConns: 2})
 	if err := tx.Rollback(b.ctx); err != nil {
 		t.Fatal(err)

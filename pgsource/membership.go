@@ -15,8 +15,7 @@ import (
 
 // The membership has no leader. Every instance beats: it renews its heartbeat and reads the whole
 // membership. If a beat shows that something has no living owner, or that the shares are unfair,
-// that instance corrects it for all, under one transaction-level advisory lock. (A session-level
-// lock would be lost at a failover, and behind a pooler.)
+// that instance corrects it for all, under one lock (membershiplock.go).
 //
 //	        Join                    Leave
 //	absent ──────► living ────────────────────► absent
@@ -39,9 +38,6 @@ import (
 // Earlier heartbeats are then in the future, and those of dead instances would look fresh until the
 // clock has caught up. So a beat sets heartbeats from the future to the current time: a living
 // instance beats again, and a dead one lapses from there.
-
-// membershipLock is the key of the advisory lock, "reactor" in ASCII.
-const membershipLock = 0x72656163746f72
 
 // member is one incarnation of an instance. It implements driver.Member.
 type member struct {
@@ -200,7 +196,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		// would make old leases valid again.
 		_, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on")
 		if err == nil {
-			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", m.names.Lock(membershipLock)).Scan(&locked)
+			locked, err = tryMembershipLock(ctx, tx)
 		}
 		if err != nil || !locked {
 			return err
@@ -355,14 +351,7 @@ func (m *member) Leave(ctx context.Context) error {
 // withMembershipLock runs a statement that releases something. It waits for the membership lock: a
 // plan that was made before the release would give a part of it back to us.
 func (m *member) withMembershipLock(ctx context.Context, sql string) error {
-	return m.control.tx(ctx, func(tx pgx.Tx) error {
-		// Durable, so that instances that read the log hear of it at once.
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", m.names.Lock(membershipLock)); err != nil {
-			return err
-		}
+	return m.underMembershipLock(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, sql, m.id, m.names.In(membershipChannel))
 		return err
 	})

@@ -3,7 +3,9 @@ package pgsource
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -13,17 +15,24 @@ import (
 const exampleURL = "postgres://user:password@host:5432/database"
 
 // parseURL parses a connection string. Its errors never repeat any part of it, which could be a
-// part of a password.
+// part of a password, and neither do the errors of connections that are made with its result.
 //
 // pgx accepts more than anybody means as a connection string. What does not begin with postgres://
 // is read as key=value: a URL in quotes, or with another scheme, and with ?sslmode=… at its end,
-// becomes a setting with a long name, and the server names it when it refuses it. In a URL, an @ or
-// a / of a password that is not %-encoded ends the password early: then the host, or the database,
-// is the rest of the password. The errors that follow show both, so such strings are refused here.
+// becomes a setting with a long name, and the server names it when it refuses it. In a URL, a character
+// of a password that is not %-encoded ends the password early (ambiguous): then the host, the port, the
+// database or a setting is the rest of the password. The errors that follow show them, so such strings are
+// refused here.
 func parseURL(url string) (*pgx.ConnConfig, error) {
 	if url == "" {
 		// libpq would connect to any local server, which nobody intends.
 		return nil, errors.New("is empty: give a connection string such as " + exampleURL)
+	}
+	scheme, rest, isURL := strings.Cut(url, "://")
+	isURL = isURL && (scheme == "postgres" || scheme == "postgresql")
+	// Before pgx sees it: what pgx reads wrongly it also reports wrongly.
+	if isURL && ambiguous(rest) {
+		return nil, errors.New("can be read in several ways: write special characters of passwords, names and settings %-encoded, @ as %40, / as %2F, ? as %3F and # as %23")
 	}
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -34,27 +43,60 @@ func parseURL(url string) (*pgx.ConnConfig, error) {
 			return nil, fmt.Errorf("is not a connection string (write %s, without quotes)", exampleURL)
 		}
 	}
-	if scheme, rest, ok := strings.Cut(url, "://"); ok && (scheme == "postgres" || scheme == "postgresql") {
-		place, query, _ := strings.Cut(rest, "?")
-		authority, database, _ := strings.Cut(place, "/")
-		name, _, _ := strings.Cut(query, "=")
-		if strings.Count(authority, "@") > 1 || strings.Contains(database+name, "@") {
-			return nil, errors.New("can be read in several ways: write special characters of passwords and names %-encoded, @ as %40 and / as %2F")
-		}
-	}
 	return cfg, nil
+}
+
+// ambiguous reports whether what stands behind the scheme of a URL could have another password than the one
+// that a parser finds. A password is in front of an @, so any @ could be its end:
+//
+//	u:12@34@host/app           two of them
+//	u:12/34@host/app           one behind a character that ends the host
+//	u:12/34?56=78@host/app     the same, in the value of a setting
+//	host/app?application=a@b   not this: it has no colon that a password could begin behind
+//
+// A # begins a fragment, which no connection string has.
+func ambiguous(rest string) bool {
+	if strings.Contains(rest, "#") {
+		return true
+	}
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	authority, behind := rest[:end], rest[end:]
+	switch strings.Count(authority, "@") {
+	case 0:
+		return strings.Contains(authority, ":") && strings.Contains(behind, "@")
+	case 1:
+		return strings.Contains(behind, "@")
+	}
+	return true
 }
 
 // parameterName matches the name of a setting, with or without the prefix of an extension.
 var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
 
-// redacted returns the reason why a connection string cannot be parsed, without the string, which
-// may hold a password. So it has no cause to unwrap.
+// reasons are the texts of pgx that say why it refuses a connection string, and repeat nothing of it.
+var reasons = []string{
+	"sslmode is invalid", `both "sslcert" and "sslkey" are required`, "unable to add CA to cert pool", "failed to decode sslkey",
+	"unable to find sslpassword", "outside range", "negative timeout", "forbidden NUL byte in connection string",
+	"unterminated quoted string in connection info string", "invalid keyword/value",
+}
+
+// redacted returns the reason why a connection string cannot be parsed, without any part of the string but the
+// name of a file. Other reasons of pgx repeat the port, for example, or what stands behind a %. So it has no cause
+// to unwrap.
 func redacted(err error) error {
-	var parseErr *pgconn.ParseConfigError
-	if errors.As(err, &parseErr) {
-		if cause := parseErr.Unwrap(); cause != nil && !strings.Contains(cause.Error(), "://") {
-			return cause
+	var (
+		parseErr *pgconn.ParseConfigError
+		pathErr  *fs.PathError
+	)
+	switch {
+	case errors.As(err, &pathErr):
+		return errors.New(pathErr.Error())
+	case errors.As(err, &parseErr):
+		if cause := parseErr.Unwrap(); cause != nil && slices.Contains(reasons, cause.Error()) {
+			return errors.New(cause.Error())
 		}
 	}
 	return errors.New("cannot be parsed")

@@ -79,7 +79,7 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) (code int) {
 		if bad := (*kong.ParseError)(nil); errors.As(err, &bad) {
 			parsed = bad.Context
 		}
-		fmt.Fprintf(stderr, "%s: %s (see %s %s--help)\n", p.Name, oneLine(err), p.Name, commandOf(parsed))
+		fmt.Fprintf(stderr, "%s: %s (see %s %s--help)\n", p.Name, withoutSecrets(oneLine(err), args, env), p.Name, commandOf(parsed))
 		return ExitUsage
 	}
 	ctx, stop := signals()
@@ -87,7 +87,7 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) (code int) {
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	parsed.Bind(Output{stdout, stderr, unknown})
 	if err := inFlags(parsed.Run(), parsed.Flags(), env); err != nil {
-		fmt.Fprintf(stderr, "%s: %s\n", p.Name, oneLine(err))
+		fmt.Fprintf(stderr, "%s: %s\n", p.Name, withoutSecrets(oneLine(err), args, env))
 		var usage *usageError
 		if errors.As(err, &usage) {
 			return ExitUsage
