@@ -131,6 +131,7 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 		return nil, err
 	}
 	first.release()
+	s.pools.add(db.pool)
 	return db, nil
 }
 

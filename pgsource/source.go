@@ -43,6 +43,7 @@ type Source struct {
 	// settlements; so does background, one at a time, for what may take long. control has one
 	// connection of its own, so that the membership never waits behind other statements.
 	work, hot, control, background *database
+	pools                          pools // poolstats.go
 	// slowSettings are the limits of statements on work that may take long.
 	slowSettings settings
 
@@ -218,6 +219,7 @@ func (s *Source) Close() {
 		s.chores.Wait()
 		s.scheduler.Wait()
 	}
+	s.pools.clear()
 	for _, db := range []**database{&s.work, &s.control} {
 		(*db).close()
 		*db = nil

@@ -269,6 +269,7 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 			lead.observe(took) // what is overdue needs none, and its claims take longer
 		}
 		c.stats.claim.observe(took)
+		c.stats.claimSizes.observe(len(batch.Jobs))
 		c.stats.claimedJobs.Add(int64(len(batch.Jobs)))
 		c.lookAgain(c.quarantine.free(jobs.ids))
 		c.stats.missed.Add(int64(batch.Missed))

@@ -41,7 +41,8 @@ type dispatcher struct {
 	catchUp catchUp // owned by run
 	budget  *budget
 	pulse   *pulse
-	pending *atomic.Int64 // statistic: written here, read by Stats alone
+	// Statistics: written here, read by Stats alone. firstDue is as oldest.
+	pending, firstDue *atomic.Int64
 
 	// Written by run, read by anyone.
 	waiting atomic.Int64 // jobs in the lines and on offer
@@ -403,4 +404,5 @@ func (d *dispatcher) report() {
 		}
 	}
 	d.oldest.Store(int64(nothingDue - oldest))
+	d.firstDue.Store(int64(nothingDue - oldest))
 }

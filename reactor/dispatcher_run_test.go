@@ -44,7 +44,7 @@ func dispatched(t *testing.T, test func(d *dispatch)) {
 		d.dispatcher = &dispatcher{
 			clock: testClock(), lead: newLead(), largeLead: newLead(), loader: d, newAlarm: newTimerWaker,
 			loaded: d.in, urgent: d.out, anyone: d.anyone, bulk: d.bulk, finished: d.ended,
-			rows: 100, capacity: 1024, overdue: time.Second, budget: newBudget(smallBudget, largeBudget), pending: new(atomic.Int64),
+			rows: 100, capacity: 1024, overdue: time.Second, budget: newBudget(smallBudget, largeBudget), pending: new(atomic.Int64), firstDue: new(atomic.Int64),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {

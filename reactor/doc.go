@@ -56,7 +56,7 @@
 // The settler's turn, and the turn to check the broker, are channels of capacity one and not
 // mutexes, because they are held while the database or the broker answers. The settler takes
 // lane.mu within its turn, and nobody waits for a turn while holding a lock. leases.mu,
-// clock.mu, lead.mu, quarantine.mu, timing.mu, recent.mu, budget.mu, traffic.mu, pulses.mu, healthLog.mu, and the loader's, which is held while it plans
+// clock.mu, lead.mu, quarantine.mu, recent.mu, budget.mu, traffic.mu, pulses.mu, healthLog.mu, and the loader's, which is held while it plans
 // and never while it reads, and a Tracer's own, are innermost: nothing else is locked within. (The loader asks
 // memory within its own; the dispatcher answers from atomics.)
 //

@@ -47,10 +47,13 @@ type lane struct {
 	unreleased []driver.Slot    // guarded by mu: slots that the session did not release because it had ended
 	end        func()           // guarded by mu: ends the lane's runner; nil before it runs
 	overQuota  ratelog.Limiter
+	tooEarly   ratelog.Limiter
 	// claiming is the token of the claim that is under way; doubted stops further claims
 	// (audit.go).
 	claiming [16]byte // guarded by mu
 	doubted  bool     // guarded by mu
+	// What the statistics were told last of the lane's connection.
+	unacknowledged, window int // guarded by mu
 	// budget is told of the payloads that the lane holds, and counted is what it was told last. It
 	// is nil for a lane that counts no more (leaveBudget).
 	budget  *budget                    // guarded by mu
@@ -69,6 +72,7 @@ func (l *lane) now() handoff.Now {
 
 // carryOut does what the machine asks for. The caller holds mu.
 func (l *lane) carryOut(e *handoff.Effects) {
+	l.checkTimes(e.Due)
 	if len(e.Release) > 0 && l.session.Release(e.Release) != nil {
 		l.unreleased = append(l.unreleased, e.Release...) // the session has ended, and no PUBREL was sent
 	}
@@ -99,10 +103,30 @@ func (l *lane) carryOut(e *handoff.Effects) {
 	l.weigh()
 }
 
+// checkTimes counts messages whose time has not come, on the database's clock as it is known now, when
+// they are handed to the session. There are none: it checks the promise itself, with the clock read
+// anew, whatever has decided that they are due. Where the database's clock was set back meanwhile, it
+// counts what was due by the clock before.
+func (l *lane) checkTimes(due []driver.DBTime) {
+	if len(due) == 0 {
+		return
+	}
+	now := l.clock.Now()
+	for _, at := range due {
+		if at > now {
+			l.stats.early.Add(1)
+			l.tooEarly.Fail(l.log, slog.LevelError, "a message is sent before its time: that is a defect, unless the database's clock was set back just now", "by", at.Sub(now))
+		}
+	}
+}
+
 // account adds an event's effects to the statistics and the log. The caller holds mu.
 func (l *lane) account(e *handoff.Effects) {
 	c := l.stats
 	c.inFlight.Add(int64(e.InFlight))
+	unacknowledged := l.machine.Unacknowledged()
+	c.unacknowledged.Add(int64(unacknowledged - l.unacknowledged))
+	l.unacknowledged = unacknowledged
 	c.published.Add(int64(e.Published))
 	c.refused.Add(int64(e.Refused))
 	c.throttled.Add(int64(e.Throttled))
@@ -113,7 +137,6 @@ func (l *lane) account(e *handoff.Effects) {
 		l.lead.acknowledged(slices.Max(e.Took))
 	}
 	c.accepted.observe(e.Late...)
-	c.recent.observe(e.Late...)
 	if e.Published > 0 {
 		l.progress.accepted.touch()
 	}
@@ -171,7 +194,14 @@ func (l *lane) attach(s driver.Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.session = s
+	l.noteWindow(s.Limits().InFlight)
 	l.carryOut(l.machine.Connect(l.now(), handoff.Connection{Limits: s.Limits(), Check: s.Check}))
+}
+
+// noteWindow tells the statistics how many messages the broker takes unacknowledged. The caller holds mu.
+func (l *lane) noteWindow(window int) {
+	l.stats.window.Add(int64(window - l.window))
+	l.window = window
 }
 
 // stage allows messages to be sent over a session before their time. withholds tells that its broker
@@ -194,6 +224,7 @@ func (l *lane) detach(why error) (fruitful bool) {
 		unreleased = append(unreleased, l.session.Unreleased()...)
 	}
 	l.session, l.unreleased = nil, nil
+	l.noteWindow(0)
 	l.capacity.Set() // it takes part no more
 	fruitful = l.machine.Fruitful()
 	l.carryOut(l.machine.Disconnect(why, unreleased))

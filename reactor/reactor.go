@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 
@@ -30,6 +31,7 @@ type Reactor struct {
 	// pulses show which goroutines go on. healthLog remembers judgements of all this.
 	pulses    pulses
 	healthLog healthLog
+	recent    recent
 	// quarantine outlives a membership, as it is about rows of the table.
 	quarantine quarantine
 	broker     *broker
@@ -134,21 +136,28 @@ func (r *Reactor) joinAgain(ctx context.Context) (driver.Member, error) {
 // Stats returns a snapshot. It may be called at any time.
 func (r *Reactor) Stats() Stats {
 	s, c := r.vitals(), &r.stats
+	s.ClaimSizes, s.SettleSizes = c.claimSizes.get(), c.settleSizes.get()
 	s.Claim, s.Settle, s.Ack, s.Lateness, s.Accepted = c.claim.get(), c.settle.get(), c.ack.get(), c.lateness.get(), c.accepted.get()
 	return s
 }
 
 // vitals are Stats without the timings, which cost more to read than all else.
 func (r *Reactor) vitals() Stats {
-	c, p := &r.stats, &r.progress
+	c, p, now := &r.stats, &r.progress, r.clock.Now()
+	first := nothingDue - driver.DBTime(c.firstDue.Load()) // as dispatcher.OldestDue
+	next := time.Duration(-1)
+	if first < nothingDue {
+		next = max(0, first.Sub(now))
+	}
 	return Stats{
-		OldestDue: max(0, r.clock.Now().Sub(p.oldestDue())), Stalls: r.Stalls(),
+		OldestUnclaimed: max(0, now.Sub(first)), NextDue: next, Early: c.early.Load(),
+		OldestDue: max(0, now.Sub(p.oldestDue())), Stalls: r.Stalls(),
 		LastBeat: p.beaten.age(), LastClock: p.answered.age(), LastLoad: c.loaded.age(), LastClaim: p.claimed.age(), LastSettle: p.settled.age(), LastAccepted: p.accepted.age(),
 		Claimed: c.claimedJobs.Load(), Published: c.published.Load(), Refused: c.refused.Load(),
 		Failed: c.failed.Load(), Expired: c.expired.Load(), Missed: c.missed.Load(), Retried: c.retried.Load(), Quarantined: c.quarantined.Load(), InQuarantine: int64(r.quarantine.len()), Contested: c.contested.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
 		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
-		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(), LanesStaging: c.lanesStaging.Load(),
-		FeedUp: c.feedUp.Load(), Feed: r.source.FeedState(), FeedLosses: c.feedLosses.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(),
+		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(), LanesStaging: c.lanesStaging.Load(), Window: c.window.Load(), Unacknowledged: c.unacknowledged.Load(),
+		FeedUp: c.feedUp.Load(), Feed: r.source.FeedState(), FeedLosses: c.feedLosses.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(), ClockOffset: time.Until(now.Time()),
 	}
 }

@@ -1,92 +1,73 @@
 package reactor
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// recent gathers the lateness of the last minute, for driver.Snapshot. It is a ring of histograms, one for each
-// slice of the minute; the oldest is cleared and used again. The zero value is ready.
+// recent tells the lateness of the last minute, for driver.Snapshot: it is what was counted in all, less what had
+// been counted a minute ago. So it costs nothing for each job. The zero value is ready.
 type recent struct {
-	mu     sync.Mutex
-	slices [recentSlices]recentSlice // guarded by mu
-	sum    *histogram                // guarded by mu: scratch space of get
+	mu sync.Mutex
+	// kept is what had been counted at some times, oldest first. It is guarded by mu.
+	kept []keptCount
 }
 
-// recentSlice has the durations of one slice of time, the number-th since began.
-type recentSlice struct {
-	number    int64
-	histogram *histogram // nil: the slice was never used
+// keptCount is what had been counted at a time after began.
+type keptCount struct {
+	at      time.Duration
+	buckets []Bucket
 }
 
 const (
-	// recentWindow is what get tells of: this long, and a slice more at most.
+	// recentWindow is what get tells of: this long, and about a slice more at most, if it is called with each
+	// heartbeat.
 	recentWindow = time.Minute
-	recentLength = 10 * time.Second
-	recentSlices = int(recentWindow/recentLength) + 1
+	// recentSlice is the time between two counts that are kept.
+	recentSlice = 10 * time.Second
 )
 
-// observe adds durations that were measured just now.
-func (r *recent) observe(all ...time.Duration) { r.observeAt(time.Since(began), all...) }
+// get returns what was counted within the window. c is what has been counted by now.
+func (r *recent) get(c counted) driver.Recent { return r.getAt(time.Since(began), c) }
 
-// observeAt is observe at a time after began.
-func (r *recent) observeAt(at time.Duration, all ...time.Duration) {
-	if len(all) == 0 {
-		return
-	}
-	number := int64(at / recentLength)
+func (r *recent) getAt(at time.Duration, c counted) driver.Recent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := &r.slices[uint64(number)%uint64(recentSlices)]
-	switch {
-	case s.histogram == nil:
-		s.histogram = new(histogram)
-	case s.number != number:
-		*s.histogram = histogram{}
+	// The youngest of those that are a window old is the beginning. Those before it are not needed any more.
+	for len(r.kept) > 1 && at-r.kept[1].at >= recentWindow {
+		r.kept = slices.Delete(r.kept, 0, 1)
 	}
-	s.number = number
-	for _, d := range all {
-		s.histogram.record(min(max(d, 0), maxTiming).Microseconds())
+	if n := len(r.kept); n == 0 || at-r.kept[n-1].at >= recentSlice {
+		r.kept = append(r.kept, keptCount{at, c.buckets})
 	}
-}
-
-// get returns what was observed within the window.
-func (r *recent) get() driver.Recent { return r.getAt(time.Since(began)) }
-
-func (r *recent) getAt(at time.Duration) driver.Recent {
-	number := int64(at / recentLength)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	got := driver.Recent{Window: recentWindow}
-	if r.sum == nil {
-		r.sum = new(histogram)
+	if at-r.kept[0].at >= recentWindow {
+		c = c.less(r.kept[0].buckets)
 	}
-	*r.sum = histogram{}
-	for i := range r.slices {
-		if s := &r.slices[i]; s.histogram != nil && number-s.number < int64(recentSlices) {
-			r.sum.add(s.histogram)
-		}
+	got := driver.Recent{Window: recentWindow, Jobs: c.total}
+	if c.total > 0 {
+		got.P50, got.P99, got.Max = microseconds(c.percentile(50)), microseconds(c.percentile(99)), microseconds(c.max)
 	}
-	if got.Jobs = r.sum.total; got.Jobs == 0 {
-		return got
-	}
-	us := func(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
-	got.P50, got.P99, got.Max = us(r.sum.percentile(50)), us(r.sum.percentile(99)), us(r.sum.max)
 	return got
 }
 
-// add adds the values of another histogram.
-func (h *histogram) add(o *histogram) {
-	if o.total == 0 {
-		return
+// less returns what was counted since there were these buckets. Its largest value is exact to a hundredth.
+func (c counted) less(before []Bucket) counted {
+	since := counted{}
+	for _, b := range c.buckets {
+		if len(before) > 0 && before[0].Most == b.Most {
+			b.Count -= before[0].Count
+			before = before[1:]
+		}
+		if b.Count > 0 {
+			since.buckets = append(since.buckets, b)
+			since.total += b.Count
+			since.max = min(b.Most, c.max)
+		}
 	}
-	for i, n := range o.counts {
-		h.counts[i] += n
-	}
-	h.total += o.total
-	h.max = max(h.max, o.max)
+	return since
 }
 
 // snapshot is what the instance tells of itself with its next heartbeat.
@@ -96,6 +77,6 @@ func (r *Reactor) snapshot() driver.Snapshot {
 	return driver.Snapshot{
 		Ready: h.Ready, Problems: h.Problems, Published: s.Published, Failed: s.Failed,
 		Pending: s.Pending, InFlight: s.InFlight, Shards: s.Shards, Lanes: s.Lanes, LanesUp: s.LanesUp,
-		OldestDue: s.OldestDue, Recent: r.stats.recent.get(),
+		OldestDue: s.OldestDue, Recent: r.recent.get(r.stats.accepted.histogram.get()),
 	}
 }

@@ -10,26 +10,39 @@ import (
 
 // TestRecentForgets: what is older than the window, and a slice of it, does not count; what is younger does.
 func TestRecentForgets(t *testing.T) {
-	var r recent
-	const begin = time.Hour
-	r.observeAt(begin, time.Second, 2*time.Second)
+	var (
+		r     recent
+		late  timing
+		begin = time.Hour
+	)
+	after := func(d time.Duration) driver.Recent { return r.getAt(begin+d, late.histogram.get()) }
+	if got := after(0); got.Jobs != 0 || got.P99 != 0 || got.Max != 0 {
+		t.Errorf("at first: %+v", got)
+	}
+	late.observe(time.Second, 2*time.Second)
+	for d := time.Duration(0); d < recentWindow; d += 3 * time.Second {
+		if got := after(d); got.Jobs != 2 || got.Max != 2*time.Second || got.Window != time.Minute {
+			t.Errorf("after %v: %+v", d, got)
+		}
+	}
 	for i := range 100 {
-		r.observeAt(begin+recentWindow, time.Duration(i+1)*time.Millisecond)
+		late.observe(time.Duration(i+1) * time.Millisecond)
 	}
-	if got := r.getAt(begin + recentWindow); got.Jobs != 102 || got.Max != 2*time.Second || got.Window != time.Minute {
-		t.Errorf("within the window: %+v", got)
+	if got := after(recentWindow); got.Jobs != 102 || !about(got.Max, 2*time.Second) {
+		t.Errorf("at the end of the window: %+v", got)
 	}
-	got := r.getAt(begin + recentWindow + recentLength)
-	if got.Jobs != 100 || got.Max != 100*time.Millisecond || !about(got.P50, 50*time.Millisecond) || !about(got.P99, 99*time.Millisecond) {
+	got := after(recentWindow + 2*recentSlice)
+	if got.Jobs != 100 || !about(got.Max, 100*time.Millisecond) || !about(got.P50, 50*time.Millisecond) || !about(got.P99, 99*time.Millisecond) {
 		t.Errorf("after the window: %+v", got)
 	}
-	if got := r.getAt(begin + 3*recentWindow); got.Jobs != 0 || got.P99 != 0 || got.Max != 0 {
+	for d := recentWindow; d < 3*recentWindow; d += 3 * time.Second {
+		got = after(d)
+	}
+	if got.Jobs != 0 || got.P99 != 0 || got.Max != 0 {
 		t.Errorf("long after: %+v", got)
 	}
-	// The ring comes round: a slice is used again.
-	r.observeAt(begin+10*recentWindow, time.Microsecond)
-	if got := r.getAt(begin + 10*recentWindow); got.Jobs != 1 || got.Max != time.Microsecond {
-		t.Errorf("when the ring has come round: %+v", got)
+	if most := int(recentWindow/recentSlice) + 2; len(r.kept) > most {
+		t.Errorf("%d counts are kept, more than %d", len(r.kept), most)
 	}
 }
 

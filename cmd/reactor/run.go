@@ -107,7 +107,7 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	if err != nil {
 		return cli.Usage(err)
 	}
-	r, err := c.build(log, tracer)
+	r, source, err := c.build(log, tracer)
 	if err != nil {
 		return cli.Usage(err)
 	}
@@ -134,7 +134,7 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 		}
 		defer end()
 	}
-	var metrics []prometheus.Collector
+	metrics := []prometheus.Collector{poolCollector{source}}
 	if tracer != nil {
 		defer export(ctx, tracer)()
 		metrics = append(metrics, spanCollector{tracer})
@@ -160,20 +160,20 @@ func profileCPU(name string) (end func(), err error) {
 	}, nil
 }
 
-// build makes the instance from the flags; its errors are about flags.
-func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reactor, error) {
+// build makes the instance and its source from the flags; its errors are about flags.
+func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reactor, *pgsource.Source, error) {
 	source, err := pgsource.New(pgsource.Config{
 		DatabaseURL: c.DatabaseURL, Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, Version: versionName(), MaxConns: cli.Given(c.DatabaseConnections),
 		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Retain: c.Retain, Logger: log,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sink, err := mqttsink.New(mqttsink.Config{
 		URL: c.MQTTURL, Username: c.MQTTUsername, Password: c.MQTTPassword, Logger: log,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	grace := cli.Given(c.Grace) // turns 0 into NoGrace
 	if c.Grace < 0 {
@@ -188,7 +188,8 @@ func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reac
 	if tracer != nil { // a nil *Tracer in the interface would not be nil
 		core.Tracer = tracer
 	}
-	return reactor.New(source, sink, core)
+	r, err := reactor.New(source, sink, core)
+	return r, source, err
 }
 
 // stopped returns nil instead of an error that is only the result of a stop signal.

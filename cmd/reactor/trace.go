@@ -55,7 +55,10 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (c spanCollector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+func (spanCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- spansExported
+	ch <- spansDropped
+}
 
 // Collect implements prometheus.Collector.
 func (c spanCollector) Collect(ch chan<- prometheus.Metric) {

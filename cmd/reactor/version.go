@@ -22,17 +22,25 @@ func versionName() string {
 	return ""
 }
 
+// revision is the commit that the program was built from, or "" if nothing says it.
+func revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return ""
+}
+
 // versionCommand is `reactor version`.
 type versionCommand struct{}
 
 func (*versionCommand) Run(out cli.Output) error {
-	v, commit := versionName(), ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = ", commit " + s.Value
-			}
-		}
+	v, commit := versionName(), revision()
+	if commit != "" {
+		commit = ", commit " + commit
 	}
 	_, err := fmt.Fprintf(out.Stdout, "reactor %s (%s, %s/%s%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH, commit)
 	return err

@@ -106,6 +106,10 @@ type Effects struct {
 
 	// The fields below are for statistics, the log and traces.
 
+	// Due are the due times of those messages of Release and Publish that are handed over because
+	// their time has come, and not to be staged.
+	Due []driver.DBTime
+
 	// InFlight is the change of the number of jobs that are claimed and have not left the
 	// journal.
 	InFlight int
@@ -147,7 +151,7 @@ func (m *Machine) begin() *Effects {
 	clear(e.News)
 	clear(e.Spans)
 	m.effects = Effects{
-		Release: e.Release[:0], Publish: e.Publish[:0], News: e.News[:0], Took: e.Took[:0], Late: e.Late[:0], Spans: e.Spans[:0],
+		Due: e.Due[:0], Release: e.Release[:0], Publish: e.Publish[:0], News: e.News[:0], Took: e.Took[:0], Late: e.Late[:0], Spans: e.Spans[:0],
 	}
 	return &m.effects
 }
@@ -296,6 +300,9 @@ func (m *Machine) Exposed() bool {
 	}
 	return false
 }
+
+// Unacknowledged is how many messages count against the broker's limit for the connection.
+func (m *Machine) Unacknowledged() int { return m.inFlight }
 
 // HasNews reports whether there is something that the journal does not say yet.
 func (m *Machine) HasNews() bool {

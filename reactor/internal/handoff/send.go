@@ -169,6 +169,9 @@ func (m *Machine) publish(now Now, packet driver.Message) {
 		m.early++
 		m.earlyBytes += len(packet.Payload)
 	}
+	if msg.due {
+		m.effects.Due = append(m.effects.Due, msg.job.FireAt)
+	}
 	m.poison.sends(packet.Slot)
 	m.effects.Publish = append(m.effects.Publish, packet)
 }
@@ -203,6 +206,7 @@ func (m *Machine) release(s driver.Slot) {
 	msg.state = releasing
 	if m.connected {
 		msg.releases++
+		m.effects.Due = append(m.effects.Due, msg.job.FireAt)
 		m.effects.Release = append(m.effects.Release, s)
 	}
 }
