@@ -27,6 +27,7 @@ type fakeSource struct {
 	deposed  bool                 // guarded by mu: the next heartbeat says so
 	locked   int                  // guarded by mu: so many claims find all rows locked by somebody else
 	joins    int                  // guarded by mu
+	strange  error                // guarded by mu: why nobody may join
 }
 
 func (s *fakeSource) event(what string) {
@@ -51,6 +52,9 @@ func (s *fakeSource) Listen(ctx context.Context, on func(driver.Hint)) error {
 func (s *fakeSource) Join(context.Context, driver.JoinOptions) (driver.Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.strange != nil {
+		return nil, s.strange
+	}
 	s.joins++
 	return &sourceMember{s}, nil
 }
@@ -308,6 +312,22 @@ func TestDeposedBeginsAnew(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		if in.broker.got("job 2") != 1 {
 			in.Error("no job is published any more")
+		}
+	})
+}
+
+// TestDeposedByStrangers: an instance that was deposed, and finds others then that it does not understand, ends and says
+// so, instead of trying to join for ever.
+func TestDeposedByStrangers(t *testing.T) {
+	runInstance(t, Config{}, nil, func(in *instanceOf) {
+		time.Sleep(5 * time.Second)
+		in.source.mu.Lock()
+		in.source.deposed, in.source.strange = true, fmt.Errorf("join: %w", driver.Protocols{Oldest: 1, Newest: 1}.Check(driver.Protocols{Oldest: 2, Newest: 3}, "other", ""))
+		in.source.mu.Unlock()
+		<-in.done
+		var foreign *driver.ProtocolError
+		if !errors.As(in.err, &foreign) || in.source.joins != 1 {
+			in.Errorf("it has joined %d times, and ended with %v", in.source.joins, in.err)
 		}
 	})
 }

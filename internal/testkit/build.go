@@ -83,6 +83,9 @@ func (b *builds) get(pkg string, race bool) (string, error) {
 }
 
 func goBuild(pkg, out string, race bool) error {
+	if pkg == releasedProgram {
+		return buildReleased(out)
+	}
 	root, err := moduleRoot()
 	if err == nil && pkg == reactorProgram {
 		root, err = reactorRoot()
@@ -90,6 +93,11 @@ func goBuild(pkg, out string, race bool) error {
 	if err != nil {
 		return err
 	}
+	return goBuildIn(root, pkg, out, race)
+}
+
+// goBuildIn builds a package of the module in a folder.
+func goBuildIn(root, pkg, out string, race bool) error {
 	args := []string{"build", "-o", out}
 	if race {
 		args = append(args, "-race")

@@ -18,11 +18,17 @@ import "fmt"
 //  2. Raise OldestProtocol only where the old can no longer be said, or understood. Then a rolling upgrade needs a
 //     version in between, and the change log has to say so.
 //
+// The versions:
+//
+//	1  0.1.0
+//	2  the lock of the membership is that of a row of reactor.shards; beside it that of protocol 1 is taken,
+//	   which a later version may leave out where no instance speaks 1 only
+//
 // An instance joins only if it and every living member understand each other, and says otherwise in one line what to
 // do (Protocols.Check). Programs before version 7 of the schema say nothing, and speak protocol 1.
 const (
 	// Protocol is the newest protocol that this program speaks.
-	Protocol = 1
+	Protocol = 2
 	// OldestProtocol is the oldest that it understands.
 	OldestProtocol = 1
 )
