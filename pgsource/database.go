@@ -101,7 +101,8 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	}
 	// A connection is not pinged before each use: that would add a round trip to every claim. A
 	// broken connection is noticed when it is used; Source.failed then discards the others.
-	db.pool = newPool(ctx, poolConfig{connect: cfg, most: u.conns, idleTime: idleTime, keepTime: keepTime, lifetime: lifetime, jitter: jitter, short: s.connectionsAreShort, setUp: func(ctx context.Context, conn *pgx.Conn) error {
+	connect := func(ctx context.Context) (*pgx.Conn, error) { return s.hosts.connect(ctx, cfg) }
+	db.pool = newPool(ctx, poolConfig{connect: connect, most: u.conns, idleTime: idleTime, keepTime: keepTime, lifetime: lifetime, jitter: jitter, short: s.connectionsAreShort, setUp: func(ctx context.Context, conn *pgx.Conn) error {
 		registerIDs(conn.TypeMap())
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()

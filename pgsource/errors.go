@@ -143,21 +143,23 @@ func explain(err error) error {
 		where = fmt.Sprintf("the database at %s:%d", connectErr.Config.Host, connectErr.Config.Port)
 	}
 	var (
-		pgErr  *pgconn.PgError
-		dnsErr *net.DNSError
-		netErr net.Error
-		done   *explainedError
+		pgErr   *pgconn.PgError
+		dnsErr  *net.DNSError
+		several *hostsError
+		done    *explainedError
 	)
 	switch {
 	case errors.Is(err, context.Canceled), errors.As(err, &done):
 		return err
+	case errors.As(err, &several) && !several.readOnly():
+		return explained(err, "%v: one of them must be running, take writes and accept us", several)
 	case errors.Is(err, errReadOnly):
 		return explainReadOnly(err) // without the list of all the hosts that were tried
 	case errors.As(err, &pgErr):
 		return explainServer(where, err, pgErr, connectErr != nil)
 	case errors.As(err, &dnsErr):
 		return explained(err, "cannot find %s: %s: check the host in the database URL", where, dnsErr.Err)
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+	case unanswered(err):
 		return explained(err, "%s does not answer: check host, port and firewall, or, if it is a pooler, whether its pool has room", where)
 	case connectErr != nil:
 		return explained(err, "cannot connect to %s: %s: is PostgreSQL running there, and the database URL right?", where, lastLine(connectErr.Unwrap()))

@@ -65,8 +65,29 @@ func (s *Source) Listen(ctx context.Context, on func(driver.Hint)) error {
 	return s.listenTo(ctx, s.cfg.Feed, on)
 }
 
-// listenTo listens to one feed until ctx ends or the feed breaks.
+// listenTo listens to one feed until ctx ends, the feed breaks, or the database moves.
 func (s *Source) listenTo(ctx context.Context, feed Feed, on func(driver.Hint)) error {
+	moved := s.moves.soon()
+	ctx, end := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer end(nil)
+	watch.Go(func() {
+		select {
+		case <-moved:
+			end(errMoved)
+		case <-ctx.Done():
+		}
+	})
+	err := s.listenUntil(ctx, feed, on)
+	if context.Cause(ctx) == errMoved {
+		return errMoved
+	}
+	return err
+}
+
+// listenUntil listens to one feed until ctx ends or the feed breaks.
+func (s *Source) listenUntil(ctx context.Context, feed Feed, on func(driver.Hint)) error {
 	defer s.feed.setEnded(feed)
 	pass := func(h driver.Hint) {
 		if h.Kind == driver.HintConnected {

@@ -50,7 +50,7 @@ func (s *Source) inspectServerOnce(ctx context.Context) (path []string, err erro
 		shown, encoding, admin string
 		standby                bool
 	)
-	conn, err := connectWithoutLimits(ctx, cfg, func(conn *pgx.Conn) error {
+	conn, err := connectWithoutLimits(ctx, cfg, s.hosts.connect, func(conn *pgx.Conn) error {
 		// In a transaction, because the session may be a pooler's.
 		if err := conn.PgConn().Exec(ctx, "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").Close(); err != nil {
 			return err

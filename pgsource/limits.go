@@ -29,9 +29,9 @@ var liftLimitsSQL = "SET " + strings.Join(limits, " = 0; SET ") + " = 0"
 // exchange on it. If a limit ends the exchange, it connects again, requesting no limits; so
 // exchange may run twice. If the other side does not accept that request, the first error is
 // returned.
-func connectWithoutLimits(ctx context.Context, cfg *pgx.ConnConfig, exchange func(*pgx.Conn) error) (*pgx.Conn, error) {
+func connectWithoutLimits(ctx context.Context, cfg *pgx.ConnConfig, connect func(context.Context, *pgx.ConnConfig) (*pgx.Conn, error), exchange func(*pgx.Conn) error) (*pgx.Conn, error) {
 	attempt := func(cfg *pgx.ConnConfig) (*pgx.Conn, error) {
-		conn, err := pgx.ConnectConfig(ctx, cfg)
+		conn, err := connect(ctx, cfg)
 		if err != nil {
 			return nil, err
 		}

@@ -411,13 +411,15 @@ func withConnection(ctx context.Context, databaseURL string, of Names, look bool
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialTimeout
 	}
+	connect := pgx.ConnectConfig // whichever host target_session_attrs asks for
 	if !look {
 		cfg.ValidateConnect = takesWrites
+		connect = new(hosts).connect
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // a pooler loses named statements
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	var version int
-	conn, err := connectWithoutLimits(ctx, cfg, func(conn *pgx.Conn) error {
+	conn, err := connectWithoutLimits(ctx, cfg, connect, func(conn *pgx.Conn) error {
 		var pid int
 		err := inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			return tx.QueryRow(ctx, "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_backend_pid()").Scan(&version, &pid)

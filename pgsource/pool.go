@@ -52,7 +52,7 @@ type pool struct {
 
 // poolConfig says what a pool opens.
 type poolConfig struct {
-	connect *pgx.ConnConfig
+	connect func(context.Context) (*pgx.Conn, error)
 	// setUp prepares a new connection.
 	setUp func(context.Context, *pgx.Conn) error
 	most  int
@@ -247,7 +247,7 @@ func (p *pool) grow() {
 
 // openOne opens a connection.
 func (p *pool) openOne(era int) {
-	conn, err := pgx.ConnectConfig(p.life, p.config.connect.Copy())
+	conn, err := p.config.connect(p.life)
 	if err == nil {
 		if err = p.config.setUp(p.life, conn); err != nil {
 			_ = conn.Close(context.WithoutCancel(p.life)) // it was never used

@@ -51,7 +51,7 @@ func newPoolBench(t *testing.T, role string, most int, idleTime time.Duration) *
 	}
 	connect.RuntimeParams["application_name"] = b.mark
 	b.pool = newPool(ctx, poolConfig{
-		connect: connect, most: most, idleTime: idleTime, keepTime: 20 * idleTime, lifetime: lifetime, jitter: jitter,
+		connect: func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, connect.Copy()) }, most: most, idleTime: idleTime, keepTime: 20 * idleTime, lifetime: lifetime, jitter: jitter,
 		setUp: func(context.Context, *pgx.Conn) error { return nil },
 		short: func(int, error) { b.short.Add(1) },
 	})

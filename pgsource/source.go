@@ -31,6 +31,9 @@ type Source struct {
 	protocols driver.Protocols
 	// names are those of the deployment. All texts are written for the default ones (names.go).
 	names naming.Names
+	// hosts are those of the DatabaseURL, and feedHosts those of the ListenURL.
+	hosts, feedHosts hosts
+	moves            moves
 
 	// Open sets the following fields.
 
@@ -262,14 +265,24 @@ func setLockTimeout(ctx context.Context, conn *pgx.Conn, d time.Duration) error 
 
 // failed wraps the error of a statement. If the connection was lost it also discards the pooled
 // connections, because they lead to the same server.
+//
+// A statement that got no connection says nothing of the others. If it discarded those that are
+// being opened, no connection that takes longer than the statement waits would ever come to be used.
 func (s *Source) failed(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var connectErr *pgconn.ConnectError
+	var (
+		connectErr *pgconn.ConnectError
+		notSent    *notSentError
+	)
 	switch {
 	case errors.As(err, &connectErr), errors.Is(err, errReadOnly):
 		return fmt.Errorf("%s: %w", doing, explain(err))
+	case errors.As(err, &notSent):
+	case sqlState(err) == pgerrcode.ReadOnlySQLTransaction:
+		s.reset()
+		s.moves.tell()
 	case connectionLost(err):
 		s.reset()
 	case sqlState(err) == pgerrcode.UndefinedTable:

@@ -136,7 +136,7 @@ func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg.RuntimeParams["replication"] = "database"
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := pgconn.ConnectConfig(ctx, &cfg.Config)
+	conn, err := s.feedHosts.connectProtocol(ctx, cfg)
 	if errors.Is(err, errReadOnly) && s.cfg.ListenURL != s.cfg.DatabaseURL {
 		return nil, errReadOnlyFeed
 	}
