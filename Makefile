@@ -15,7 +15,7 @@ COMPOSE ?= $(shell command -v docker-compose || echo docker compose)
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Install what is missing (Debian packages; says what it does)
@@ -67,6 +67,10 @@ measure: setup ## Measure all that docs/benchmarks.md has tables of (half an hou
 .PHONY: up
 up: ## Start the containers: Postgres, mosquitto and one instance
 	VERSION=$(VERSION) $(COMPOSE) up --build postgres mosquitto job-publisher-single
+
+.PHONY: image-test
+image-test: ## Build the image twice, and check it (needs Docker)
+	scripts/image-test.sh
 
 .PHONY: down
 down: ## Stop and remove the containers; the data stays

@@ -24,11 +24,11 @@ pure=(reactor/internal/handoff timerwheel)
 step() { printf '\n== %s\n' "$*"; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 
-# in_modules runs a command in the folder of the library and daemon, and in that of the lab,
-# up to the first that fails.
+# in_modules runs a command in the folder of the library and daemon, of the lab, and of what checks
+# the packages, up to the first that fails.
 in_modules() {
   local module
-  for module in . lab; do
+  for module in . lab deploy; do
     (cd "$module" && "$@") || return
   done
 }
@@ -53,7 +53,7 @@ lint() {
   [ -z "$unformatted" ] || fail "run make fmt; these differ:"$'\n'"$unformatted"
 
   step "go mod tidy"
-  for module in . lab tools; do
+  for module in . lab deploy tools; do
     (cd "$module" && go mod tidy -diff)
   done
 
@@ -102,10 +102,11 @@ pure() {
 race() {
   local rest
   rest=$(go list ./... | grep -vEf <(printf '/%s$\n' "${pure[@]}"))
-  step "go test -race, of both modules"
+  step "go test -race, of all modules"
   # shellcheck disable=SC2086 # a list of packages
   go test -race -vet=off -timeout 10m $rest
   (cd lab && go test -race -vet=off -timeout 10m ./...)
+  (cd deploy && go test -vet=off ./...) # no code of ours runs in the test's process
 }
 
 newest() {
