@@ -16,15 +16,30 @@ import (
 // refuses a value out of range with a *driver.ConfigError that names the field.
 type Config struct {
 	// URL of the broker: mqtt://host:1883 (or tcp://), with TLS mqtts://host:8883 (or ssl://,
-	// tls://). It may contain a user and a password, %-encoded. White space around it, such as the
-	// end of a line from a file, is ignored. It has no default. The port defaults to 1883, and with
-	// TLS to 8883.
+	// tls://), in a WebSocket ws://host:80/mqtt, or with TLS wss://host:443/mqtt. It may contain a
+	// user and a password, %-encoded. White space around it, such as the end of a line from a file,
+	// is ignored. It has no default. Port and path default to those shown.
 	URL string
 	// Username and Password override those of the URL. They default to those.
 	Username, Password string
-	// TLS is the configuration for mqtts URLs. Defaults to the system's certificate authorities,
-	// the URL's host as the server name, and at least TLS 1.2.
+	// UsernameFile and PasswordFile are files that contain the user and the password, and nothing
+	// else but a line end. They are read at each connect: a changed password needs no restart. They
+	// override those of the URL. Default to none.
+	UsernameFile, PasswordFile string
+	// TLS is the configuration for mqtts and wss URLs. Defaults to the system's certificate
+	// authorities, the URL's host as the server name, and at least TLS 1.2. The four fields below
+	// override it.
 	TLS *tls.Config
+	// CAFile is a file with the certificates, in PEM format, of the authorities that may have signed
+	// the broker's certificate. It and the two below are read at each connect: if they change to
+	// something that cannot be used, what they said before stays in use. Defaults to the system's
+	// authorities.
+	CAFile string
+	// CertFile and KeyFile are files with a certificate of ours and its private key, in PEM format,
+	// for a broker that wants one. Default to none.
+	CertFile, KeyFile string
+	// ServerName is the name that the broker's certificate has to have. Defaults to the URL's host.
+	ServerName string
 	// KeepAlive is how long the broker may send nothing before it is asked for a sign of life. It
 	// is pinged a little more often, and the session ends after one and a half times as long
 	// without any packet. Whole seconds, rounded up. A shorter value notices a dead connection

@@ -39,7 +39,7 @@ func TestAmbiguousURL(t *testing.T) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	if s, err := New(Config{URL: "mqtt://a:b%40c@d"}); err != nil || s.broker.password != "b@c" || s.broker.host != "d" {
+	if s, err := New(Config{URL: "mqtt://a:b%40c@d"}); err != nil || s.broker.login.password != "b@c" || s.broker.host != "d" {
 		t.Errorf("with an encoded @: %+v, %v", s, err)
 	}
 }

@@ -62,6 +62,6 @@ func ExampleNew() {
 		fmt.Println(bad.Field)
 	}
 	// Output:
-	// mqttsink: URL begins with http://, must be mqtt:// or mqtts://
+	// mqttsink: URL must begin with mqtt:// or mqtts://, or for a WebSocket with ws:// or wss://
 	// URL
 }

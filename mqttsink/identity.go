@@ -34,34 +34,34 @@ type probe struct {
 	present bool
 }
 
-// CheckIdentity implements driver.Sink. Two probes with random client ids are connected at once, so
+// checkIdentity is Sink.CheckIdentity at this broker. Two probes with random client ids are connected at once, so
 // the result does not depend on what a lane has requested: at QoS 0 a lane wants no session to be
 // kept, and mosquitto then reports that there was none, although it has taken over the lane's
 // connection.
-func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.ConnectTimeout, errConnectTimeout)
+func (b *broker) checkIdentity(ctx context.Context, qos byte) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
 	for range takeovers {
-		err := s.checkIdentity(ctx, qos)
+		err := b.connectTwice(ctx, qos)
 		var refused *driver.ConnectRefusedError
 		switch {
 		case errors.Is(err, errSharedIdentity):
-			return s.sharedIdentity()
+			return b.sharedIdentity()
 		case errors.As(err, &refused) && refusesID(refused.Code):
 			// It accepts our lanes and not this client id, so it does look at client ids.
-			s.cfg.Logger.Debug("the broker lets nobody in with a client id it does not know", "broker", s.broker.address, "err", err)
+			b.cfg.Logger.Debug("the broker lets nobody in with a client id it does not know", "broker", b.address, "err", err)
 			return nil
 		case !errors.Is(err, errClosedByBroker):
 			return err
 		}
 	}
-	return s.sharedIdentity()
+	return b.sharedIdentity()
 }
 
 // sharedIdentity says what to change in the broker.
-func (s *Sink) sharedIdentity() error {
+func (b *broker) sharedIdentity() error {
 	return &driver.ConnectRefusedError{
-		Broker: s.broker.address, Code: packets.ConnackInvalidClientID,
+		Broker: b.address, Code: packets.ConnackInvalidClientID,
 		Reason: "it tells clients apart by something else than their client id, so all lanes would share one session and lose messages: " +
 			"switch that off (mosquitto: use_username_as_clientid; EMQX: mqtt.use_username_as_clientid, mqtt.peer_cert_as_clientid, mqtt.clientid_override)",
 	}
@@ -75,10 +75,10 @@ func refusesID(code byte) bool {
 	return false
 }
 
-// checkIdentity returns errSharedIdentity if it is certain that clients share an identity, and
+// connectTwice returns errSharedIdentity if it is certain that clients share an identity, and
 // errClosedByBroker if it is possible.
-func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
-	first, err := s.openProbe(ctx, qos)
+func (b *broker) connectTwice(ctx context.Context, qos byte) error {
+	first, err := b.openProbe(ctx, qos)
 	if err != nil {
 		return err
 	}
@@ -86,11 +86,11 @@ func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
 	stop := context.AfterFunc(ctx, func() { closeNow(first.conn) })
 	defer stop()
 	if first.present {
-		first.leave(s.laneExpiry(qos)) // the session is a lane's, so restore its expiry
+		first.leave(b.laneExpiry(qos)) // the session is a lane's, so restore its expiry
 		return errSharedIdentity
 	}
 	defer first.leave(0)
-	second, err := s.openProbe(ctx, qos)
+	second, err := b.openProbe(ctx, qos)
 	if err != nil {
 		return err
 	}
@@ -102,21 +102,21 @@ func (s *Sink) checkIdentity(ctx context.Context, qos byte) error {
 	// A broker that keeps no sessions reports no session, and ends the first connection.
 	err = first.ping()
 	if ctx.Err() != nil {
-		return s.explainTimeout(ctx)
+		return b.explainTimeout(ctx)
 	}
 	return err
 }
 
-func (s *Sink) openProbe(ctx context.Context, qos byte) (*probe, error) {
+func (b *broker) openProbe(ctx context.Context, qos byte) (*probe, error) {
 	opts := driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), QoS: qos}
-	connect := s.connectPacket(opts)
+	connect := b.connectPacket(opts)
 	expiry := uint32(probeExpiry / time.Second)
 	connect.Properties.SessionExpiryInterval = &expiry
-	conn, reader, connack, err := s.open(ctx, connect)
+	conn, reader, connack, err := b.open(ctx, connect)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.negotiate(connack, opts); err != nil {
+	if _, err := b.negotiate(connack, opts); err != nil {
 		closeNow(conn)
 		return nil, err
 	}
@@ -124,11 +124,11 @@ func (s *Sink) openProbe(ctx context.Context, qos byte) (*probe, error) {
 }
 
 // laneExpiry is the Session Expiry Interval that a lane requests.
-func (s *Sink) laneExpiry(qos byte) time.Duration {
+func (b *broker) laneExpiry(qos byte) time.Duration {
 	if qos == 0 {
 		return 0
 	}
-	return s.cfg.SessionExpiry
+	return b.cfg.SessionExpiry
 }
 
 // ping returns nil if the connection is still the session's.

@@ -161,7 +161,7 @@ func (s *session) refusesByClosing(ctx context.Context) bool {
 		if s.closeCounts.count(s.clientID) < closesInARow {
 			return false
 		}
-		if s.sink.closesOnMarks(ctx) {
+		if s.at.closesOnMarks(ctx) {
 			return true
 		}
 		s.closeCounts.forget(s.clientID)
@@ -176,9 +176,9 @@ func closedWithoutReason(err error) bool {
 // closesOnMarks reports whether the broker ends each connection of a probe that leaves a mark. The
 // probe's session ends with its connection. Where the broker lets no client id in that it does not
 // know, there is no way to ask, and the lane's own connections have to do as an answer.
-func (s *Sink) closesOnMarks(ctx context.Context) bool {
+func (b *broker) closesOnMarks(ctx context.Context) bool {
 	for range closesInARow {
-		connected, err := s.Connect(ctx, driver.ConnectOptions{
+		connected, err := b.connect(ctx, driver.ConnectOptions{
 			ClientID: driver.ProbePrefix + rand.Text(), Fresh: true, Acks: func([]driver.Ack) {},
 		})
 		if err != nil {

@@ -16,14 +16,14 @@ import (
 // by connecting with MQTT 3.1.1. If that is answered, it tries MQTT 5 once more, because the broker
 // may just have started in between: a connection that succeeds is returned. why is the error of the
 // first attempt.
-func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why error) (net.Conn, *bufio.Reader, *packets.Connack, error) {
-	if !s.speaksMQTT311(ctx) {
+func (b *broker) openOldBroker(ctx context.Context, connect *packets.Connect, why error) (net.Conn, *bufio.Reader, *packets.Connack, error) {
+	if !b.speaksMQTT311(ctx) {
 		return nil, nil, nil, why
 	}
-	conn, reader, connack, err := s.open(ctx, connect)
+	conn, reader, connack, err := b.open(ctx, connect)
 	if errors.Is(err, errNoAnswer) {
 		err = &driver.ConnectRefusedError{
-			Broker: s.broker.address, Code: packets.ConnackUnsupportedProtocolVersion,
+			Broker: b.address, Code: packets.ConnackUnsupportedProtocolVersion,
 			Reason: "it speaks MQTT 3.1.1, and closes the connection at MQTT 5: switch MQTT 5 on for its listener, or use a broker that speaks it, e.g. mosquitto 2",
 		}
 	}
@@ -32,8 +32,8 @@ func (s *Sink) openOldBroker(ctx context.Context, connect *packets.Connect, why 
 
 // speaksMQTT311 reports whether a CONNECT of MQTT 3.1.1 is answered by a CONNACK. A refusal
 // suffices, so no password is sent.
-func (s *Sink) speaksMQTT311(ctx context.Context) bool {
-	conn, err := s.dial(ctx)
+func (b *broker) speaksMQTT311(ctx context.Context) bool {
+	conn, err := b.dial(ctx)
 	if err != nil {
 		return false
 	}

@@ -45,18 +45,18 @@ var errTooSlow = errors.New("it takes too long to be sure of the answer")
 
 // PassesOn implements driver.Session.
 func (s *session) PassesOn(ctx context.Context) (driver.Passing, error) {
-	address := s.sink.broker.address
-	if s.sink.direct {
+	address := s.at.address
+	if s.at.direct {
 		address = plain(s.conn).RemoteAddr().String()
 	}
-	return s.sink.passesOn(ctx, address)
+	return s.at.passesOn(ctx, address)
 }
 
-func (s *Sink) passesOn(ctx context.Context, address string) (driver.Passing, error) {
+func (b *broker) passesOn(ctx context.Context, address string) (driver.Passing, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, passingPatience+passingWait, errTooSlow)
 	defer cancel()
-	connect := s.connectPacket(driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), Fresh: true})
-	conn, reader, _, err := s.openAt(ctx, address, connect)
+	connect := b.connectPacket(driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), Fresh: true})
+	conn, reader, _, err := b.openAt(ctx, address, connect)
 	if err != nil {
 		return driver.PassingUnclear, err
 	}
@@ -71,7 +71,7 @@ func (s *Sink) passesOn(ctx context.Context, address string) (driver.Passing, er
 		}
 	}
 	if err != nil {
-		return driver.PassingUnclear, fmt.Errorf("finding out when broker %s passes messages on: %w", s.broker.address, err)
+		return driver.PassingUnclear, fmt.Errorf("finding out when broker %s passes messages on: %w", b.address, err)
 	}
 	_, _ = conn.Write(disconnect) // the session ends with the connection in any case
 	return passing, nil

@@ -12,15 +12,15 @@ import (
 
 // refusal turns a CONNACK that refuses the connection into an error: a *driver.ConnectRefusedError
 // if somebody has to change something, and otherwise a temporary failure.
-func (s *Sink) refusal(connack *packets.Connack) error {
+func (b *broker) refusal(connack *packets.Connack) error {
 	code, said := connack.ReasonCode, connack.Properties.ReasonString
 	if server := connack.Properties.ServerReference; server != "" {
 		said = strings.TrimSpace(said + " server " + server)
 	}
 	if remedy, permanent := remedies[code]; permanent {
-		return &driver.ConnectRefusedError{Broker: s.broker.address, Code: code, Reason: withDetail(remedy, said)}
+		return &driver.ConnectRefusedError{Broker: b.address, Code: code, Reason: withDetail(remedy, said)}
 	}
-	return fmt.Errorf("broker %s does not accept connections at present: %s", s.broker.address, withDetail(reasonText(code), said))
+	return fmt.Errorf("broker %s does not accept connections at present: %s", b.address, withDetail(reasonText(code), said))
 }
 
 // remedies say what to do about the permanent refusals.

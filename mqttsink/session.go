@@ -19,7 +19,7 @@ import (
 //	   │                │                               │                    ▲
 //	   └────────────────┴──────────── any error ────────┴────────────────────┘
 type session struct {
-	sink         *Sink
+	at           *broker
 	conn         net.Conn
 	broker       string // host:port, for errors
 	clientID     string
@@ -72,11 +72,11 @@ const (
 // errClosed is the end of a session that was closed without an error.
 var errClosed = errors.New("the session is closed")
 
-func (s *Sink) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
+func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
 	session := &session{
-		sink: s, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), immediate: sockopt.Immediate(conn), report: opts.Acks,
-		broker: s.broker.address, clientID: opts.ClientID, closeCounts: &s.closeCounts,
-		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: s.cfg.WriteTimeout,
+		at: b, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), immediate: sockopt.Immediate(conn), report: opts.Acks,
+		broker: b.address, clientID: opts.ClientID, closeCounts: &b.closeCounts,
+		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: b.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	written := make(chan struct{})

@@ -15,17 +15,17 @@ func FuzzPassword(f *testing.F) {
 		f.Add(s, "/x")
 	}
 	f.Fuzz(func(t *testing.T, front, back string) {
-		for _, form := range []string{"mqtt://u:%s@host", "mqtts://u:%s@host:8883/", "u:%s@host", "ws://u:%s@host/mqtt", "%s://host", "mqtt://u:%s"} {
+		for _, form := range []string{"mqtt://u:%s@host", "mqtts://u:%s@host:8883/", "u:%s@host", "ws://u:%s@host/mqtt", "wss://u:%s@host", "%s://host", "mqtt://u:%s"} {
 			if strings.Contains(front, "@") && !strings.Contains(form, "@") {
 				continue // then it stands for a host
 			}
 			url := fmt.Sprintf(form, front+"sesame"+back)
-			b, err := parseBroker(Config{URL: url})
+			at, who, err := parseURL(url)
 			switch {
 			case err != nil && strings.Contains(err.Error(), "sesame"):
 				t.Errorf("%q: %v", url, err)
-			case err == nil && strings.Contains(b.address+b.host+b.username, "sesame"):
-				t.Errorf("%q is taken for %s", url, b.address)
+			case err == nil && strings.Contains(at.address+at.host+who.username, "sesame"):
+				t.Errorf("%q is taken for %s", url, at.address)
 			}
 		}
 	})

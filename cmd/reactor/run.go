@@ -46,9 +46,7 @@ type runCommand struct {
 	Deployment          string        `group:"Database" placeholder:"NAME" help:"A part of the MQTT client ids, the same for all instances; if not given, a random name that is stored in the database. Needed if a copy of the database that PostgreSQL cannot tell from it, such as a base backup, uses the same broker."`
 	Name                string        `group:"Database" placeholder:"NAME" help:"The name of this instance in reactor.instances; host and process id if not given."`
 
-	MQTTURL       string                    `required:"" type:"url" name:"mqtt-url" group:"Broker" placeholder:"URL" help:"MQTT 5 broker, e.g. mqtt://user:password@host:1883, with TLS mqtts://host:8883."`
-	MQTTUsername  string                    `name:"mqtt-username" group:"Broker" placeholder:"USER" help:"User, if it is not in the URL."`
-	MQTTPassword  string                    `name:"mqtt-password" group:"Broker" placeholder:"PASSWORD" help:"Password, if it is not in the URL; better given by the variable than by the flag."`
+	brokerFlags
 	Lanes         int                       `default:"${lanes}" group:"Broker" help:"Connections to the broker."`
 	Delivery      reactor.Delivery          `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
 	Stage         reactor.Staging           `default:"auto" group:"Broker" help:"Whether messages are sent to the broker before their time, at exactly-once, and released at it: auto (where the broker is found to pass them on at their release), on (also where that cannot be found out) or off."`
@@ -169,9 +167,7 @@ func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reac
 	if err != nil {
 		return nil, nil, err
 	}
-	sink, err := mqttsink.New(mqttsink.Config{
-		URL: c.MQTTURL, Username: c.MQTTUsername, Password: c.MQTTPassword, Logger: log,
-	})
+	sink, err := mqttsink.New(c.brokerFlags.config(log))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -45,7 +45,7 @@ func TestVariables(t *testing.T) {
 	}
 	want := runCommand{
 		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, MaxFeedWAL: 4096, PartitionsAhead: 7, DatabaseConnections: 6, Migrate: false,
-		MQTTURL: "mqtt://flag", MQTTPassword: " secret ", Lanes: 3, Delivery: reactor.AtMostOnce,
+		brokerFlags: brokerFlags{MQTTURL: "mqtt://flag", MQTTPassword: " secret "}, Lanes: 3, Delivery: reactor.AtMostOnce,
 		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
 		Trace:        true,
 		LoggingFlags: cli.LoggingFlags{LogFormat: "auto"},

@@ -19,7 +19,8 @@ var FlagOf = map[string]string{
 	"DatabaseURL": "database-url", "Schema": "schema", "JobsTable": "jobs-table", "Feed": "feed", "ListenURL": "listen-url", "MaxFeedWAL": "max-feed-wal", "MaxConns": "database-connections", "Name": "name", "Deployment": "deployment",
 	"PartitionsAhead": "partitions-ahead", "RetainPartitions": "retain-partitions", "Retain": "retain",
 	// mqttsink
-	"URL": "mqtt-url", "Username": "mqtt-username", "Password": "mqtt-password",
+	"URL": "mqtt-url", "Username": "mqtt-username", "Password": "mqtt-password", "UsernameFile": "mqtt-username-file", "PasswordFile": "mqtt-password-file",
+	"CAFile": "mqtt-ca", "CertFile": "mqtt-cert", "KeyFile": "mqtt-key", "ServerName": "mqtt-server-name",
 	// reactor
 	"Delivery": "delivery", "Stage": "stage", "OnSessionLoss": "on-session-loss", "Lanes": "lanes",
 	"ConsumerCount": "consumer-count", "ConsumerIndex": "consumer-index", "JobsPerRead": "jobs-per-read",

@@ -157,6 +157,19 @@ func (m *Mosquitto) Restart(ctx context.Context) error {
 	return errors.Join(m.Stop(), m.Start(ctx))
 }
 
+// ChangePassword restarts the broker with another password. It must not be called together with
+// another method.
+func (m *Mosquitto) ChangePassword(ctx context.Context, password string) error {
+	if err := m.Stop(); err != nil {
+		return err
+	}
+	m.cfg.Password = password
+	if err := errors.Join(m.cfg.validate(), m.writePasswords(ctx)); err != nil {
+		return fmt.Errorf("change the password of mosquitto: %w", err)
+	}
+	return m.Start(ctx)
+}
+
 // Save makes the broker save its state (SIGUSR1), and returns when it has done so. The
 // broker must have been started with Persistence.
 func (m *Mosquitto) Save(ctx context.Context) error {
