@@ -80,6 +80,9 @@ func TestHosts(t *testing.T) {
 	if why := b.refused(pgsource.Config{DatabaseURL: standby.URL()}); !strings.Contains(why, "the address of the primary") {
 		t.Error(why)
 	}
+	if s := examine(t, standby.URL()).status(); s.SchemaVersion != 7 { // to look, a standby serves
+		t.Errorf("the status of the standby: %+v", s)
+	}
 
 	// The two servers change roles.
 	b.insert(2, "-1 second")

@@ -95,6 +95,53 @@ func TestRollingUpgrade(t *testing.T) {
 	}
 }
 
+// TestVersionsRecoverEachOther: what an instance of the released version had on its way when it was killed, one of this
+// version takes over, and the other way round: every job is published once.
+func TestVersionsRecoverEachOther(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	_, released := testkit.Released(t)
+	database, mqtt := testkit.NewDatabase(t), broker(t)
+	conn, judge := connect(t, ctx, database), subscribe(t, ctx, mqtt, "roll/#")
+	run := func(program string) *testkit.Process {
+		t.Helper()
+		return testkit.Run(t, testkit.ProcessConfig{
+			Path: program, Args: []string{"run", "--no-migrate"},
+			Env: []string{"REACTOR_DATABASE_URL=" + database, "REACTOR_MQTT_URL=" + mqtt},
+		})
+	}
+	const jobs = 2000
+	for round, programs := range [][2]string{{released, testkit.Reactor(t)}, {testkit.Reactor(t), released}} {
+		first := run(programs[0])
+		until(t, ctx, conn, "SELECT count(DISTINCT owner) = 1 FROM reactor.shards WHERE owner IN (SELECT id FROM reactor.instances)")
+		exec(t, ctx, conn, "INSERT INTO jobs (topic, payload, fire_at) SELECT 'roll/' || n % 50, n::text, now() + n * interval '0.5 ms' FROM generate_series(1, $1::integer) n", jobs)
+		if err := judge.WaitDistinct(ctx, round*jobs+jobs/4); err != nil {
+			t.Fatal(err)
+		}
+		first.Kill(t)
+		var left int
+		if err := conn.QueryRow(ctx, "SELECT coalesce(sum(cardinality(job_ids)), 0) FROM reactor.in_flight").Scan(&left); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%d jobs were on their way", left)
+		second := run(programs[1])
+		if err := judge.WaitDistinct(ctx, (round+1)*jobs); err != nil {
+			t.Fatalf("%v: %+v", err, judge.Progress())
+		}
+		second.Terminate(t)
+		if code := second.Wait(t, time.Minute); code != 0 {
+			t.Errorf("exit code %d:\n%s", code, second.Output())
+		}
+	}
+	expected, err := check.ExpectedFromDB(ctx, conn, "true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := check.Compare(expected, judge.Received(), check.Config{}).Err(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRunBesideStrangers: an instance that would not be understood does not start, and says in one line what to do.
 func TestRunBesideStrangers(t *testing.T) {
 	t.Parallel()
