@@ -93,3 +93,27 @@ func (s *Source) MakeOccurrences(ctx context.Context) error {
 
 // Speak changes the protocols that the source understands.
 func (s *Source) Speak(p driver.Protocols) { s.protocols = p }
+
+// NeededBy returns which rights a role of Roles has to have for what it is for, as TABLE and its privileges, and those
+// of ofTables that it gets.
+func NeededBy(role string) (needs, gets map[string]string) {
+	var list rights
+	switch role {
+	case "instance":
+		list = toPublish.and(toMakeJobs).and(toPurge)
+	case "producer":
+		list = toCancel.and(rights{{ofJobs, everything}})
+	case "viewer":
+		list = toShow.and(toLook).and(toSeeStatus).and(toSeeSchedules).and(toSeePartitions).and(rights{{"schema_version", "SELECT"}})
+	}
+	needs, gets = map[string]string{}, map[string]string{}
+	for _, r := range list {
+		if r.table != ofFunctions && r.table != ofOrder {
+			needs[r.table] += r.privileges + ", "
+		}
+	}
+	for _, t := range ofTables {
+		gets[t.table] = map[string]string{"instance": t.instance, "producer": t.producer, "viewer": t.viewer}[role]
+	}
+	return needs, gets
+}

@@ -260,13 +260,11 @@ func (s *Source) checkRights(ctx context.Context) error {
 	var complete bool
 	err := s.control.row(ctx, `
 		SELECT has_table_privilege($1::regclass, 'SELECT') AND has_table_privilege($1::regclass, 'UPDATE')
-		   AND (SELECT count(*) = 8 AND bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-		                                      AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
-		                                      AND NOT row_security_active(c.oid))
-		          FROM pg_class c WHERE relnamespace = 'reactor'::regnamespace
-		           AND relname IN ('deployment', 'instances', 'shards', 'lanes', 'in_flight', 'journal_starts', 'retries', 'failed_jobs'))
+		   AND (SELECT count(c.oid) = count(*) AND bool_and(has_table_privilege(c.oid, needed.privilege) AND NOT row_security_active(c.oid))
+		          FROM unnest($2::text[], $3::text[]) AS needed (name, privilege)
+		          LEFT JOIN pg_class c ON c.relname = needed.name AND c.relnamespace = 'reactor'::regnamespace WHERE needed.name !~ '^[*]' AND needed.name <> '`+ofOrder+`')
 		   AND NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'reactor'::regnamespace AND proname = ANY (`+claimFunctions+`) AND NOT has_function_privilege(oid, 'EXECUTE'))`,
-		[]any{s.jobs().name}, &complete)
+		[]any{s.jobs().name, toPublish.names(), toPublish.privileges()}, &complete)
 	if err == nil && !complete || sqlState(err) == pgerrcode.InsufficientPrivilege {
 		return s.lacksRights(ctx)
 	}

@@ -58,19 +58,49 @@ var (
 	toMakeJobs        = toRunSchedules // by an instance
 	toSeePartitions   = rights{{"deployment", "SELECT"}, {ofParts, "SELECT"}}
 	// toPublish is what an instance needs at its start.
-	toPublish = rights{
-		{ofJobs, "SELECT, UPDATE"},
-		{"deployment", everything},
-		{"instances", everything},
-		{"shards", everything},
-		{"lanes", everything},
-		{"in_flight", everything},
-		{"journal_starts", everything},
-		{"retries", everything},
-		{"failed_jobs", everything},
-		{ofOrder, "EXECUTE"},
-	}
+	toPublish = append(rights{{ofJobs, "SELECT, UPDATE"}, {ofOrder, "EXECUTE"}}, ofInstance("deployment", "instances", "shards", "lanes", "in_flight", "journal_starts", "retries", "failed_jobs")...)
 )
+
+// tableRights are what the roles of a deployment may do with one table (roles.go).
+type tableRights struct {
+	table                      string
+	instance, producer, viewer string // privileges; "": none
+}
+
+// ofTables are all tables, with who reads and writes them. The owner may do everything, and nobody else may do anything.
+// A table that is new needs a line here: TestEveryTableHasItsRights.
+var ofTables = []tableRights{
+	// Applications insert jobs, and change those that were not claimed. Instances insert those of schedules, and delete
+	// those that have ended (--retain).
+	{ofJobs, everything, everything, "SELECT"},
+	// Rows are deleted from a partition itself.
+	{ofParts, "SELECT, UPDATE, DELETE", "", "SELECT"},
+	// The functions for producers look up where the table of jobs is. An instance of a copy takes another name.
+	{"deployment", "SELECT, UPDATE", "SELECT", "SELECT"},
+	// The functions for producers look up what has become of a job, in the journal and the two tables behind it.
+	{"lanes", "SELECT, INSERT, UPDATE", "SELECT", "SELECT"},
+	{"in_flight", everything, "SELECT", "SELECT"},
+	{"journal_starts", "SELECT, INSERT, DELETE", "SELECT", "SELECT"},
+	{"retries", everything, "SELECT", "SELECT"},
+	{"failed_jobs", everything, "SELECT", "SELECT"},
+	// The membership. To create the shards is a matter of the migration.
+	{"instances", everything, "", "SELECT"},
+	{"shards", "SELECT, UPDATE", "", "SELECT"},
+	// Whoever may write schedules publishes for ever: an application that is to gets the rights from its owner.
+	{"schedules", "SELECT, UPDATE", "", "SELECT"},
+	// An instance looks at its start whether it has to migrate.
+	{"schema_version", "SELECT", "", "SELECT"},
+}
+
+// ofInstance returns the rights of an instance on tables.
+func ofInstance(names ...string) (list rights) {
+	for _, t := range ofTables {
+		if slices.Contains(names, t.table) {
+			list = append(list, right{t.table, t.instance})
+		}
+	}
+	return list
+}
 
 // claimFunctions are the names of the functions that an instance calls (sql/ordering.sql, sql/schedules.sql).
 const claimFunctions = "'{keys_in_flight,keys_to_return,waits_until,is_outdated,next_in_order,skips_late}'::text[]"

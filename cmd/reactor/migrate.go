@@ -19,10 +19,14 @@ type migrateCommand struct {
 
 type migrateUp struct {
 	databaseFlags
+	rolesFlags
 	WithoutTriggers bool `help:"For the WAL feed: publish the table instead of creating triggers, as migrate feed wal does."`
 }
 
 func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
+	if done, err := c.print(out, c.databaseFlags); done || err != nil {
+		return err
+	}
 	names, err := pgsource.MigrateUp(ctx, c.DatabaseURL, c.names())
 	if err != nil {
 		return err
@@ -31,7 +35,7 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 		fmt.Fprintf(out.Stdout, "applied %s\n", name)
 	}
 	if len(names) > 0 {
-		return c.feed(ctx, out)
+		return c.finish(ctx, out)
 	}
 	restored, err := pgsource.RestoreTable(ctx, c.DatabaseURL, c.names())
 	switch {
@@ -42,13 +46,20 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	default:
 		fmt.Fprintln(out.Stdout, "nothing to do: the schema is up to date")
 	}
-	return c.feed(ctx, out)
+	return c.finish(ctx, out)
+}
+
+// finish does what else the flags ask for.
+func (c *migrateUp) finish(ctx context.Context, out cli.Output) error {
+	if c.WithoutTriggers {
+		if err := c.feed(ctx, out); err != nil {
+			return err
+		}
+	}
+	return c.create(ctx, out, c.databaseFlags)
 }
 
 func (c *migrateUp) feed(ctx context.Context, out cli.Output) error {
-	if !c.WithoutTriggers {
-		return nil
-	}
 	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, Names: c.names(), To: pgsource.FeedWAL})
 }
 

@@ -156,7 +156,7 @@ func TestNoVariableMeansTwoThings(t *testing.T) {
 		}
 	}
 	walk(parser.Model.Node)
-	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-url", "http-addr", "jobs-table", "patience", "schema", "without-triggers"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-url", "http-addr", "jobs-table", "patience", "role-prefix", "schema", "without-triggers"}; !slices.Equal(got, want) {
 		t.Errorf("flags with a variable beside those of reactor run: %v, want %v", got, want)
 	}
 	if len(first) < 20 {

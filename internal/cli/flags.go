@@ -16,7 +16,7 @@ import (
 // FlagOf maps fields of the libraries' configurations to flags.
 var FlagOf = map[string]string{
 	// pgsource
-	"DatabaseURL": "database-url", "Schema": "schema", "JobsTable": "jobs-table", "Feed": "feed", "ListenURL": "listen-url", "MaxFeedWAL": "max-feed-wal", "MaxConns": "database-connections", "Name": "name", "Deployment": "deployment",
+	"DatabaseURL": "database-url", "Schema": "schema", "RolePrefix": "role-prefix", "JobsTable": "jobs-table", "Feed": "feed", "ListenURL": "listen-url", "MaxFeedWAL": "max-feed-wal", "MaxConns": "database-connections", "Name": "name", "Deployment": "deployment",
 	"PartitionsAhead": "partitions-ahead", "RetainPartitions": "retain-partitions", "Retain": "retain",
 	// mqttsink
 	"URL": "mqtt-url", "Username": "mqtt-username", "Password": "mqtt-password", "UsernameFile": "mqtt-username-file", "PasswordFile": "mqtt-password-file",
