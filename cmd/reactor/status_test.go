@@ -127,7 +127,7 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 			{Name: "a", Dynamic: true, Silent: true, Beat: 5 * time.Second},
 			{Name: "b", Dynamic: true, Snapshot: &driver.Snapshot{Problems: []string{"set reactor.Config.Lanes"}}},
 			{Name: "c", Dynamic: true, Snapshot: &driver.Snapshot{Ready: true, Problems: []string{"x"}}},
-			{Name: "d", Dynamic: true},
+			{Name: "d", Dynamic: true, Feed: "notify"},
 		},
 	}
 	var b strings.Builder
@@ -136,7 +136,7 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 	}
 	for _, want := range []string{
 		"more than 10,000 jobs, the oldest for 1m30s", "being published    1,234 jobs", "to be tried again  2 jobs", "blocked            1 job (", "not published      4 jobs (",
-		"silent", "not ready", "degraded", "running", "a: has sent no heartbeat for 5s", "b: set --lanes", "nobody has 3 of the 64 shards", "5 jobs were left by instances that are gone",
+		"new jobs by        notify\n", "silent", "not ready", "degraded", "running", "a: has sent no heartbeat for 5s", "b: set --lanes", "nobody has 3 of the 64 shards", "5 jobs were left by instances that are gone",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the status lacks %q:\n%s", want, b.String())

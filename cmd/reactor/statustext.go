@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,6 +19,9 @@ func writeStatus(w io.Writer, s pgsource.Status) error {
 	line := func(name, value string) { fmt.Fprintf(t, "%s\t%s\n", name, value) }
 	line("at", shortText(s.At.Time())+", on the database's clock")
 	line("deployment", cli.Visible(s.Deployment)+", schema version "+fmt.Sprint(s.SchemaVersion))
+	if feeds := feedsOf(s); feeds != "" {
+		line("new jobs by", cli.Visible(feeds))
+	}
 	due := countText(b.Due)
 	if b.Due > 0 {
 		due += ", the oldest for " + shortDuration(b.Oldest)
@@ -66,10 +70,8 @@ var instanceColumns = []column{
 	{"STATE", whole},
 	{"SHARDS", whole},
 	{"LANES", whole},
-	{"FEED", whole},
 	{"WAITING", whole},
 	{"PUBLISHED", whole},
-	{"FAILED", whole},
 	{"LATE P50", whole},
 	{"P99", whole},
 	{"MAX", whole},
@@ -80,20 +82,31 @@ func writeInstances(w io.Writer, s pgsource.Status) error {
 	for _, i := range s.Instances {
 		shards, lanes := i.Shards, fmt.Sprint(i.Lanes)
 		row := []string{i.Name, i.Version, shortDuration(s.At.Sub(i.Started)), stateOf(i)}
-		rest := []string{"", "", "", "", "", ""}
+		rest := []string{"", "", "", "", ""}
 		if n := i.Snapshot; n != nil {
 			if !i.Dynamic {
 				shards = int(n.Shards) // its share is not in the tables
 			}
 			lanes = fmt.Sprintf("%d/%d", n.LanesUp, n.Lanes)
-			rest = []string{thousands(n.Pending), thousands(n.Published), thousands(n.Failed), "", "", ""}
+			rest = []string{thousands(n.Pending), thousands(n.Published), "", "", ""}
 			if n.Recent.Jobs > 0 {
-				rest = append(rest[:3], millis(n.Recent.P50), millis(n.Recent.P99), millis(n.Recent.Max))
+				rest = append(rest[:2], millis(n.Recent.P50), millis(n.Recent.P99), millis(n.Recent.Max))
 			}
 		}
-		rows = append(rows, append(append(row, fmt.Sprint(shards), lanes, i.Feed), rest...))
+		rows = append(rows, append(append(row, fmt.Sprint(shards), lanes), rest...))
 	}
 	return writeTable(w, instanceColumns, rows)
+}
+
+// feedsOf are the feeds that instances use: one, if nothing is being changed.
+func feedsOf(s pgsource.Status) string {
+	var feeds []string
+	for _, i := range s.Instances {
+		if i.Feed != "" && !i.Silent && !slices.Contains(feeds, i.Feed) {
+			feeds = append(feeds, i.Feed)
+		}
+	}
+	return strings.Join(feeds, ", ")
 }
 
 // stateOf is the state of an instance in a word.
