@@ -197,8 +197,8 @@ func TestGrantsAreForTheDeployment(t *testing.T) {
 		its, another    string
 		schema, strange string
 	}{
-		{pgsource.Config{DatabaseURL: url, Schema: "zq", JobsTable: "app.jobs"}, " app.jobs ", "public.jobs", " zq.lanes", "reactor."},
-		{pgsource.Config{DatabaseURL: url}, " public.jobs ", "app.jobs", " reactor.lanes", "zq."},
+		{pgsource.Config{DatabaseURL: url, Schema: "zq", JobsTable: "app.jobs"}, " app.jobs", "public.jobs", " zq.lanes", "reactor."},
+		{pgsource.Config{DatabaseURL: url}, " public.jobs", "app.jobs", " reactor.lanes", "zq."},
 	} {
 		why := b.refused(test.cfg)
 		if !strings.Contains(why, test.its) || !strings.Contains(why, test.schema) || strings.Contains(why, test.another) || strings.Contains(why, test.strange) {

@@ -139,7 +139,7 @@ func TestSnapshotNeverFailsTheHeartbeat(t *testing.T) {
 	// b.eventually beats.
 	b.eventually("a hundred heartbeats", "SELECT n_tup_upd >= 100 FROM pg_stat_user_tables WHERE relid = 'reactor.instances'::regclass")
 	// A page that is full of versions that somebody still sees takes no more of them.
-	if n := b.count("SELECT 100 * n_tup_hot_upd / n_tup_upd FROM pg_stat_user_tables WHERE relid = 'reactor.instances'::regclass"); n < 90 {
+	if n := b.count("SELECT 100 * n_tup_hot_upd / n_tup_upd FROM pg_stat_user_tables WHERE relid = 'reactor.instances'::regclass"); n < 50 {
 		t.Errorf("only %d %% of the heartbeats were HOT updates", n)
 	}
 }
