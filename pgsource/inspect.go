@@ -206,13 +206,19 @@ func (s *Source) findMovedTable(ctx context.Context, was string) error {
 		}
 		return fmt.Errorf("the table %s, which this deployment is about, is not there, and %s has its triggers, or is in its publications: rename that one to %s again, or drop those and run `reactor migrate up` to create a new table", qualified(s.names, was), strings.Join(list, " and "), s.names.Table())
 	}
+	if s.examining {
+		return explained(errTableMoved, "the table %s has moved to %s, and nothing records that yet: the next start of an instance does", qualified(s.names, was), qualified(s.names, schemas[0]))
+	}
 	s.log.Warn("the table of jobs has moved", "from", qualified(s.names, was), "to", qualified(s.names, schemas[0]))
 	return s.control.exec(ctx, "UPDATE reactor.deployment SET jobs_schema = $1 WHERE jobs_schema = $2", schemas[0], was)
 }
 
+// errHidden: see rowSecurityError.
+var errHidden = errors.New("row-level security hides rows")
+
 // rowSecurityError is for a table of which our role may not see all rows.
 func rowSecurityError(name string) error {
-	return fmt.Errorf("row-level security hides rows of %s from this role, and nobody would publish those jobs: run ALTER ROLE … BYPASSRLS as a superuser, or ALTER TABLE %s DISABLE ROW LEVEL SECURITY", name, name)
+	return explained(errHidden, "row-level security hides rows of %s from this role, and nobody would publish those jobs: run ALTER ROLE … BYPASSRLS as a superuser, or ALTER TABLE %s DISABLE ROW LEVEL SECURITY", name, name)
 }
 
 // refuseSecondTable looks for other tables that announce their jobs to this deployment: versions
@@ -237,19 +243,23 @@ func (s *Source) refuseSecondTable(ctx context.Context, schema string) error {
 // claims, where the search path is ours: a function that names its tables without their schemas,
 // and sets no search path itself, would make every claim fail.
 func (s *Source) warnOfTriggers(ctx context.Context) error {
-	var list []string
-	err := s.control.row(ctx, `
+	list, err := s.triggersOfOthers(ctx)
+	if err == nil && len(list) > 0 {
+		s.log.Warn("triggers of others run when reactor claims a job, with the search path pg_catalog: if they name a table or a function without its schema, run ALTER FUNCTION … SET search_path = …",
+			"table", s.jobs().name, "triggers", list)
+	}
+	return err
+}
+
+func (s *Source) triggersOfOthers(ctx context.Context) (list []string, err error) {
+	err = s.control.row(ctx, `
 		SELECT coalesce(array_agg(tgname || ' (' || p.oid::regprocedure::text || ')' ORDER BY tgname), '{}')
 		  FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang
 		 WHERE t.tgrelid = $1::regclass AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
 		   AND l.lanname NOT IN ('c', 'internal')
 		   AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS set WHERE starts_with(set, 'search_path='))`,
 		[]any{s.jobs().name}, &list)
-	if err == nil && len(list) > 0 {
-		s.log.Warn("triggers of others run when reactor claims a job, with the search path pg_catalog: if they name a table or a function without its schema, run ALTER FUNCTION … SET search_path = …",
-			"table", s.jobs().name, "triggers", list)
-	}
-	return err
+	return list, err
 }
 
 // errNoSchema: the schema in sql/ has not been applied, or only an earlier version of it.
@@ -271,6 +281,10 @@ func (s *Source) checkRights(ctx context.Context) error {
 	return err
 }
 
+// errLackOfRights: see lacksRights.
+var errLackOfRights = errors.New("the role lacks rights")
+
+// lacksRights returns why statements of ours are refused, or hide rows.
 func (s *Source) lacksRights(ctx context.Context) error {
 	// A missing table also looks like a lack of rights.
 	var missing string
@@ -298,7 +312,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 	if err := s.control.row(ctx, "SELECT missing, quote_ident(current_user) FROM ("+missingRightsSQL+") AS lacking (missing)", []any{toPublish.names(), toPublish.privileges()}, &grants, &role); err != nil {
 		return err
 	}
-	return fmt.Errorf("role %s lacks rights on the jobs: as their owner run %s", role, grants)
+	return explained(errLackOfRights, "role %s lacks rights on the jobs: as their owner run %s", role, grants)
 }
 
 // sqlState returns the SQLSTATE of an error, or "" if the server sent none.

@@ -176,7 +176,7 @@ func (s *Source) bindOrdering(ctx context.Context, schema string) error {
 	var bound bool
 	err := s.control.row(ctx, "SELECT strpos(prosrc, 'FROM ' || format('%I.jobs', $1::text) || ' j') > 0 FROM pg_proc WHERE oid = to_regproc('reactor.waits_until')", []any{schema}, &bound)
 	const bind = "SELECT reactor.bind_ordering()"
-	if err == nil && !bound {
+	if err == nil && !bound && !s.examining {
 		err = s.control.exec(ctx, bind)
 	}
 	if sqlState(err) == pgerrcode.InsufficientPrivilege {

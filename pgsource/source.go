@@ -37,6 +37,8 @@ type Source struct {
 
 	// Open sets the following fields.
 
+	examining bool // Examine: nothing may be changed. It is set before anything else
+
 	pooled bool                  // the database URL leads through a pooler
 	table  atomic.Pointer[table] // the table of jobs
 	// clientIDPrefix is the beginning of the MQTT client ids of the deployment's lanes.

@@ -59,6 +59,15 @@ func (s *Source) checkWAL(ctx context.Context) error {
 const obstacleKept = 30 * time.Second
 
 func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) {
+	obstacle, err = s.tryReplication(ctx)
+	if obstacle == nil && err == nil && !p.published {
+		obstacle = s.makePublications(ctx)
+	}
+	return obstacle, err
+}
+
+// tryReplication is walObstacle without the publications. It changes nothing.
+func (s *Source) tryReplication(ctx context.Context) (obstacle, err error) {
 	var (
 		level, standbys string
 		free, slots     int
@@ -81,9 +90,6 @@ func (s *Source) tryWAL(ctx context.Context, p provision) (obstacle, err error) 
 		return nil, explain(err) // the trial could not be made
 	}
 	closeReplication(conn)
-	if !p.published {
-		return s.makePublications(ctx), nil
-	}
 	return nil, nil
 }
 
