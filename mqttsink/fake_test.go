@@ -164,3 +164,10 @@ func (s *subscriptions) count() int {
 	defer s.mu.Unlock()
 	return len(s.filters)
 }
+
+// send sends packets over a connection from outside of its goroutine.
+func (b *fakeBroker) send(conn int, packets []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, _ = b.conns[conn-1].Write(packets)
+}
