@@ -32,23 +32,33 @@ func (f databaseFlags) names() pgsource.Names {
 	return pgsource.Names{Schema: f.Schema, JobsTable: f.JobsTable}
 }
 
+// instanceFlags say how an instance uses the database.
+type instanceFlags struct {
+	Feed                pgsource.Feed `default:"auto" group:"Database" help:"How instances learn of new jobs: wal (logical replication: inserts cost producers nothing; needs wal_level=logical and a role that may replicate), notify (the table's triggers), poll (no announcements: the sweep finds them, see --loop-frequency) or auto (what the table provides: triggers, otherwise the WAL if server and role allow it)."`
+	ListenURL           string        `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for the feed, if the database URL leads through a pooler."`
+	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements at most, opened when they are needed; up to three more are opened for other purposes. With --feed wal one of these is for replication. An idle instance holds three in all."`
+}
+
+// deliveryFlags say what is promised for each job.
+type deliveryFlags struct {
+	Delivery reactor.Delivery `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
+}
+
 // runCommand is `reactor run`.
 type runCommand struct {
 	databaseFlags
-	Feed                pgsource.Feed `default:"auto" group:"Database" help:"How instances learn of new jobs: wal (logical replication: inserts cost producers nothing; needs wal_level=logical and a role that may replicate), notify (the table's triggers), poll (no announcements: the sweep finds them, see --loop-frequency) or auto (what the table provides: triggers, otherwise the WAL if server and role allow it)."`
-	ListenURL           string        `type:"url" group:"Database" placeholder:"URL" help:"Direct connection for the feed, if the database URL leads through a pooler."`
-	MaxFeedWAL          int64         `name:"max-feed-wal" default:"${max_feed_wal}" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may keep for this instance before the feed is started again (default ${default})."`
-	DatabaseConnections int           `default:"${database_connections}" group:"Database" help:"Connections for claims, loads and settlements at most, opened when they are needed; up to three more are opened for other purposes. With --feed wal one of these is for replication. An idle instance holds three in all."`
-	PartitionsAhead     int           `default:"${partitions_ahead}" group:"Database" placeholder:"N" help:"If the table has partitions: for how many intervals after the present one to make them (default ${default}); 0 leaves that to reactor partitions."`
-	RetainPartitions    time.Duration `default:"0s" group:"Database" help:"How long after its end a partition whose jobs are all published is kept before it is dropped, e.g. 720h; 0s keeps all."`
-	Retain              time.Duration `default:"0s" group:"Database" help:"How long the row of a job is kept after the job has ended before it is deleted, e.g. 168h; 0s keeps all."`
-	Migrate             bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
-	Deployment          string        `group:"Database" placeholder:"NAME" help:"A part of the MQTT client ids, the same for all instances; if not given, a random name that is stored in the database. Needed if a copy of the database that PostgreSQL cannot tell from it, such as a base backup, uses the same broker."`
-	Name                string        `group:"Database" placeholder:"NAME" help:"The name of this instance in reactor.instances; host and process id if not given."`
-
+	instanceFlags
 	brokerFlags
+	deliveryFlags
+	MaxFeedWAL       int64         `name:"max-feed-wal" default:"${max_feed_wal}" group:"Database" placeholder:"MIB" help:"Feed wal: how much of its log, in MiB, the server may keep for this instance before the feed is started again (default ${default})."`
+	PartitionsAhead  int           `default:"${partitions_ahead}" group:"Database" placeholder:"N" help:"If the table has partitions: for how many intervals after the present one to make them (default ${default}); 0 leaves that to reactor partitions."`
+	RetainPartitions time.Duration `default:"0s" group:"Database" help:"How long after its end a partition whose jobs are all published is kept before it is dropped, e.g. 720h; 0s keeps all."`
+	Retain           time.Duration `default:"0s" group:"Database" help:"How long the row of a job is kept after the job has ended before it is deleted, e.g. 168h; 0s keeps all."`
+	Migrate          bool          `default:"true" negatable:"" group:"Database" help:"Apply pending versions of the schema at the start."`
+	Deployment       string        `group:"Database" placeholder:"NAME" help:"A part of the MQTT client ids, the same for all instances; if not given, a random name that is stored in the database. Needed if a copy of the database that PostgreSQL cannot tell from it, such as a base backup, uses the same broker."`
+	Name             string        `group:"Database" placeholder:"NAME" help:"The name of this instance in reactor.instances; host and process id if not given."`
+
 	Lanes         int                       `default:"${lanes}" group:"Broker" help:"Connections to the broker."`
-	Delivery      reactor.Delivery          `default:"exactly-once" group:"Broker" help:"exactly-once (QoS 2: none lost, none repeated), at-least-once (QoS 1: none lost, a crash may repeat some) or at-most-once (QoS 0: none repeated, a crash may lose some)."`
 	Stage         reactor.Staging           `default:"auto" group:"Broker" help:"Whether messages are sent to the broker before their time, at exactly-once, and released at it: auto (where the broker is found to pass them on at their release), on (also where that cannot be found out) or off."`
 	OnSessionLoss reactor.SessionLossPolicy `default:"republish" group:"Broker" help:"What happens at exactly-once to the messages in flight when the broker has lost its session state: republish (none is lost, some may be repeated) or fail (recorded as failed jobs)."`
 

@@ -44,8 +44,8 @@ func TestVariables(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := runCommand{
-		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, MaxFeedWAL: 4096, PartitionsAhead: 7, DatabaseConnections: 6, Migrate: false,
-		brokerFlags: brokerFlags{MQTTURL: "mqtt://flag", MQTTPassword: " secret "}, Lanes: 3, Delivery: reactor.AtMostOnce,
+		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, instanceFlags: instanceFlags{DatabaseConnections: 6}, MaxFeedWAL: 4096, PartitionsAhead: 7, Migrate: false,
+		brokerFlags: brokerFlags{MQTTURL: "mqtt://flag", MQTTPassword: " secret "}, deliveryFlags: deliveryFlags{Delivery: reactor.AtMostOnce}, Lanes: 3,
 		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
 		Trace:        true,
 		LoggingFlags: cli.LoggingFlags{LogFormat: "auto"},
@@ -156,7 +156,7 @@ func TestNoVariableMeansTwoThings(t *testing.T) {
 		}
 	}
 	walk(parser.Model.Node)
-	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-url", "http-addr", "jobs-table", "patience", "role-prefix", "schema", "without-triggers"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-connections", "database-url", "delivery", "feed", "http-addr", "jobs-table", "listen-url", "mqtt-ca", "mqtt-cert", "mqtt-key", "mqtt-password", "mqtt-password-file", "mqtt-server-name", "mqtt-url", "mqtt-username", "mqtt-username-file", "patience", "role-prefix", "schema", "without-triggers"}; !slices.Equal(got, want) {
 		t.Errorf("flags with a variable beside those of reactor run: %v, want %v", got, want)
 	}
 	if len(first) < 20 {
