@@ -117,6 +117,9 @@ var claimByTableAndPlace = `
 
 // Claim implements driver.Journal.
 func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {
+	if !s.timelines.mayClaim(req.Lease.Lane) {
+		return driver.Batch{}, &notSentError{errFailedOver}
+	}
 	slices.Sort(req.IDs)
 	batch := driver.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS, Jobs: make([]driver.Job, 0, len(req.IDs))}
 	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }

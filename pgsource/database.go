@@ -180,10 +180,7 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 	}
 	// Of several hosts in the URL, or several addresses of a host, take one that accepts writes. No
 	// other is usable, whatever target_session_attrs says.
-	cfg.ValidateConnect = takesWrites
-	if s.pooled {
-		cfg.ValidateConnect = takesWritesPooled
-	}
+	cfg.ValidateConnect = s.isCurrent
 }
 
 // boundedClose bounds how long pgx takes to close a connection. When a statement has got no answer,

@@ -146,6 +146,7 @@ func explain(err error) error {
 		pgErr   *pgconn.PgError
 		dnsErr  *net.DNSError
 		several *hostsError
+		former  *formerPrimaryError
 		done    *explainedError
 	)
 	switch {
@@ -153,6 +154,8 @@ func explain(err error) error {
 		return err
 	case errors.As(err, &several) && !several.readOnly():
 		return explained(err, "%v: one of them must be running, take writes and accept us", several)
+	case errors.As(err, &former):
+		return explained(err, "%v", former)
 	case errors.Is(err, errReadOnly):
 		return explainReadOnly(err) // without the list of all the hosts that were tried
 	case errors.As(err, &pgErr):

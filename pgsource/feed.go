@@ -81,6 +81,7 @@ func (s *Source) listenTo(ctx context.Context, feed Feed, on func(driver.Hint)) 
 	})
 	err := s.listenUntil(ctx, feed, on)
 	if context.Cause(ctx) == errMoved {
+		on(driver.Hint{Kind: driver.HintFailover})
 		return errMoved
 	}
 	return err
@@ -314,6 +315,7 @@ func (s *Source) FeedState() driver.FeedState {
 	defer s.feed.mu.Unlock()
 	state := s.feed.state
 	state.Kind = s.feed.kind()
+	_, state.Failovers = s.timelines.state()
 	if s.feed.missing != nil {
 		state.Problem = s.feed.missing.Error()
 	}

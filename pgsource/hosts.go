@@ -218,8 +218,11 @@ func briefly(err error) string {
 	var (
 		pgErr  *pgconn.PgError
 		dnsErr *net.DNSError
+		former *formerPrimaryError
 	)
 	switch {
+	case errors.As(err, &former):
+		return fmt.Sprintf("is a former primary (on timeline %d, the latest is %d)", former.its, former.latest)
 	case errors.Is(err, errReadOnly):
 		return "is read-only"
 	case errors.As(err, &pgErr):

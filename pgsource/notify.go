@@ -70,6 +70,7 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 		return nil, redacted(err)
 	}
 	s.configure(cfg)
+	cfg.ValidateConnect = s.isCurrentForFeed
 	return connectWithoutLimits(ctx, cfg, s.feedHosts.connect, func(conn *pgx.Conn) error {
 		var pid int
 		if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {

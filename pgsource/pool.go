@@ -36,17 +36,18 @@ type pool struct {
 
 	mu sync.Mutex
 	// All that follows is guarded by mu.
-	idle    []*pooledConn // in the order of their last use; the last is used next
-	waiting []*waiter     // in the order of their arrival
-	open    int           // connections that are idle or in use
-	opening int           // connections that are being opened
-	closing int           // connections that are being closed, which still count for the server
-	want    int           // how many are to be opened, because of work that is expected
-	keep    int           // how many are kept open for that work
-	until   time.Time     // and until when
-	era     int           // the number of resets
-	resting time.Time     // no connection is opened before, unless there is none
-	reaper  *time.Timer   // runs while there are more idle connections than there have to be
+	idle    []*pooledConn            // in the order of their last use; the last is used next
+	busy    map[*pooledConn]struct{} // in use
+	waiting []*waiter                // in the order of their arrival
+	open    int                      // connections that are idle or in use
+	opening int                      // connections that are being opened
+	closing int                      // connections that are being closed, which still count for the server
+	want    int                      // how many are to be opened, because of work that is expected
+	keep    int                      // how many are kept open for that work
+	until   time.Time                // and until when
+	era     int                      // the number of resets
+	resting time.Time                // no connection is opened before, unless there is none
+	reaper  *time.Timer              // runs while there are more idle connections than there have to be
 	closed  bool
 }
 
@@ -102,7 +103,7 @@ var errPoolClosed = errors.New("the source is closed")
 
 // newPool returns an empty pool.
 func newPool(ctx context.Context, cfg poolConfig) *pool {
-	p := &pool{config: cfg}
+	p := &pool{config: cfg, busy: map[*pooledConn]struct{}{}}
 	p.life, p.end = context.WithCancel(context.WithoutCancel(ctx))
 	return p
 }
@@ -132,6 +133,7 @@ func (p *pool) acquire(ctx context.Context, patience time.Duration) (*pooledConn
 		conn := p.idle[len(p.idle)-1]
 		p.idle = p.idle[:len(p.idle)-1]
 		if p.usable(conn, now) {
+			p.busy[conn] = struct{}{}
 			p.mu.Unlock()
 			return conn, nil
 		}
@@ -175,6 +177,7 @@ func (p *pool) release(conn *pooledConn) {
 	clean := !protocol.IsClosed() && !protocol.IsBusy() && protocol.TxStatus() == 'I'
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.busy, conn)
 	conn.used = time.Now()
 	if !clean || !p.usable(conn, conn.used) {
 		if clean && !p.closed && conn.era == p.era {
@@ -191,6 +194,7 @@ func (p *pool) put(conn *pooledConn) {
 	if len(p.waiting) > 0 {
 		w := p.waiting[0]
 		p.waiting = slices.Delete(p.waiting, 0, 1)
+		p.busy[conn] = struct{}{}
 		w.turn <- turn{conn: conn}
 		return
 	}
@@ -342,6 +346,23 @@ func (p *pool) reset() {
 	}
 	p.idle = nil
 	p.grow()
+}
+
+// giveUp is reset for a server that was replaced: statements that are under way get no answer any
+// more, and fail at once; those that wait for a connection get err.
+func (p *pool) giveUp(err error) {
+	p.reset()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn := range p.busy {
+		if conn.era != p.era {
+			conn.PgConn().Conn().Close() // whoever uses it releases it
+		}
+	}
+	for _, w := range p.waiting {
+		w.turn <- turn{err: err}
+	}
+	p.waiting = nil
 }
 
 // close closes the connections. None may be in use.

@@ -99,6 +99,9 @@ func TestHosts(t *testing.T) {
 	var err error
 	for b.ctx.Err() == nil {
 		var batch driver.Batch
+		if b.FeedState().Failovers > 0 { // as an instance does
+			_, _ = b.Unsettled(b.ctx, b.lease, 1)
+		}
 		batch, err = b.Claim(b.ctx, driver.ClaimRequest{QoS: 1, Lease: b.lease, IDs: []int64{6, 7}, FirstSlot: 1, Reach: 512, Bytes: 1 << 20, Token: [16]byte{1}})
 		if err == nil {
 			if len(batch.Jobs) != 2 {
@@ -109,6 +112,9 @@ func TestHosts(t *testing.T) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	if n := b.FeedState().Failovers; n != 1 {
+		t.Errorf("%d failovers were counted", n)
 	}
 	if n := after.count("SELECT count(*) FROM jobs WHERE processed AND id IN (6, 7)"); n != 2 {
 		t.Errorf("%d of 2 jobs are claimed at the new primary", n)

@@ -77,6 +77,7 @@ var (
 // crash after it leaves the same batches without their settled parts, for the next recovery.
 func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error) {
 	var batches []driver.Batch
+	timeline := s.timelines.now()
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		// Removing the settled part makes positions in the row equal positions in Batch.Jobs.
 		if _, err := tx.Exec(ctx, cutSettledSQL, lease.Lane, driver.LaneSlots); err != nil {
@@ -89,6 +90,9 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 		batches, err = s.readJournal(ctx, tx, lease.Lane, nil)
 		return err
 	})
+	if err == nil {
+		s.timelines.journalRead(lease.Lane, timeline)
+	}
 	return batches, s.failed(fmt.Sprintf("recover lane %d", lease.Lane), err)
 }
 

@@ -2,6 +2,7 @@ package pgsource_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,7 +70,7 @@ func TestFeedLeavesReadOnlyServer(t *testing.T) {
 	standby := testkit.Standby(t, primary)
 	b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: hosts(t, primary.URL(), standby.URL()), Feed: pgsource.FeedNotify, FeedCheck: time.Hour})
 	b.member, b.lease = b.join(b.Source)
-	_, ended := listen(t, b.ctx, b.Source)
+	told, ended := listen(t, b.ctx, b.Source)
 	if err := standby.CatchUp(b.ctx, primary); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +87,9 @@ func TestFeedLeavesReadOnlyServer(t *testing.T) {
 	case <-b.ctx.Done():
 		t.Fatal("the feed stays at the old primary")
 	}
+	if h := <-told; h.Kind != driver.HintFailover {
+		t.Errorf("the feed ends with %+v", h)
+	}
 	hints, _ := listen(t, b.ctx, b.Source)
 	after := examine(t, standby.URL())
 	after.insert(2, "1 second")
@@ -96,5 +100,35 @@ func TestFeedLeavesReadOnlyServer(t *testing.T) {
 		}
 	case <-b.ctx.Done():
 		t.Fatal("the feed is not at the new primary")
+	}
+
+	// Nothing is claimed before the lane's journal was read at the new primary.
+	if n := b.FeedState().Failovers; n != 1 {
+		t.Errorf("%d failovers", n)
+	}
+	ids := after.insert(2, "-1 second")
+	if _, err := b.Claim(b.ctx, b.request(ids)); err == nil || !strings.Contains(err.Error(), "failed over") {
+		t.Errorf("a claim with what was known of the old primary: %v", err)
+	}
+	if _, err := b.Unsettled(b.ctx, b.lease, 1); err != nil {
+		t.Fatal(err)
+	}
+	if batch := b.claim(ids); len(batch.Jobs) != 2 {
+		t.Errorf("claimed %+v", batch)
+	}
+
+	// The old primary takes writes again. It is not used, not even when the new one is away.
+	if err := primary.SetReadOnly(b.ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.StopImmediate(); err != nil {
+		t.Fatal(err)
+	}
+	for why := ""; !strings.Contains(why, "is a former primary (on timeline 1, the latest is 2)"); {
+		_, err := b.member.Beat(b.ctx)
+		if err == nil || b.ctx.Err() != nil {
+			t.Fatalf("a beat at a former primary says %v", err)
+		}
+		why = err.Error()
 	}
 }

@@ -34,6 +34,7 @@ type Source struct {
 	// hosts are those of the DatabaseURL, and feedHosts those of the ListenURL.
 	hosts, feedHosts hosts
 	moves            moves
+	timelines        timelines
 
 	// Open sets the following fields.
 

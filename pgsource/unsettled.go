@@ -29,6 +29,7 @@ var unsettledSQL = `
 // Unsettled implements driver.Journal.
 func (s *Source) Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error) {
 	var list []driver.Unsettled
+	timeline := s.timelines.now()
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
 		// A row that has moved to another partition since is not counted, and is read all the same.
 		table := s.jobs()
@@ -51,5 +52,8 @@ func (s *Source) Unsettled(ctx context.Context, lease driver.Lease, largePayload
 		})
 		return err
 	})
+	if err == nil {
+		s.timelines.journalRead(lease.Lane, timeline)
+	}
 	return list, s.failed(fmt.Sprintf("look at the journal of lane %d", lease.Lane), err)
 }

@@ -132,7 +132,7 @@ func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, err
 	}
 	s.configure(cfg)
-	cfg.ValidateConnect = takesWrites // even if the other connections lead through a pooler
+	cfg.ValidateConnect = s.isCurrentForFeed
 	cfg.RuntimeParams["replication"] = "database"
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()

@@ -2,6 +2,7 @@ package reactor_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 	"github.com/job-publisher/reactor/internal/check"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/mqttsink"
+	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -69,7 +72,50 @@ func TestFailoversLoseCommits(t *testing.T) {
 	if second.Stats().Claimed == before {
 		t.Error("the second instance does not claim any more")
 	}
+	if n := second.Stats().Feed.Failovers; n != 2 {
+		t.Errorf("%d of 2 failovers were counted", n)
+	}
 	t.Logf("%d lines of warnings, %d of lanes that ended", len(book.lines("")), len(book.lines("a lane has ended")))
+}
+
+// TestPromotion: the old primary is cut off while thousands of jobs fire, with statements under way,
+// and goes on without clients; its synchronous standby is promoted. No commit is lost, so nothing is
+// lost and nothing is published twice.
+func TestPromotion(t *testing.T) {
+	t.Parallel()
+	primary := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true})
+	w := newWorldOn(t, primary)
+	standby := testkit.Standby(t, primary)
+	w.exec("ALTER SYSTEM SET synchronous_standby_names = '*'")
+	w.exec("SELECT pg_reload_conf()")
+	w.eventually("commits wait for the standby", "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')")
+	old := testkit.NewProxy(t, primary.URL())
+	hosts := strings.Replace(standby.URL(), "127.0.0.1:", old.Addr()+",127.0.0.1:", 1)
+	both := func(s *pgsource.Config, _ *mqttsink.Config) { s.DatabaseURL = hosts }
+	first := w.start(reactor.Config{}, both)
+	w.start(reactor.Config{}, both)
+	w.sharesOf(2)
+	w.insert(4000, 0, 3*time.Second)
+	if err := w.subscriber.WaitDistinct(w.ctx, 1000); err != nil {
+		t.Fatal(err)
+	}
+	old.Stall()
+	old.BlackHole()
+	if err := standby.Promote(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	promoted, had := time.Now(), w.subscriber.Progress().Distinct
+	if err := w.subscriber.WaitDistinct(w.ctx, had+1); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the first message arrives %v after the promotion", time.Since(promoted).Round(time.Millisecond))
+	w.databaseURL = standby.URL()
+	w.db = w.connect()
+	w.judge()
+	if n := first.Stats().Feed.Failovers; n != 1 {
+		t.Errorf("%d failovers were counted", n)
+	}
+	w.sharesOf(2)
 }
 
 // published waits until all jobs in the table are published, and judges; repetitions are

@@ -49,6 +49,10 @@ func (f *feedFollower) run(ctx context.Context) {
 			case driver.HintMembership:
 				others.request()
 				return
+			case driver.HintFailover:
+				f.lanes.doubtJournals()
+				f.beatNow.Set()
+				return
 			case driver.HintConnected:
 				stood = true
 				f.stats.feedUp.Store(true)

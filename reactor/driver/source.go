@@ -36,7 +36,7 @@ type Source interface {
 // them late, or lose them while it is disconnected.
 type Feed interface {
 	// Listen calls on for each hint, from one goroutine, until ctx ends or the feed fails. The
-	// first hint is HintConnected, when the feed is established: rows that were written before it
+	// first hint but HintFailover is HintConnected, when the feed is established: rows that were written before it
 	// must be swept after it.
 	Listen(ctx context.Context, on func(Hint)) error
 	// FeedState returns the present state of the feed. It may be called at any time.
@@ -55,6 +55,9 @@ type FeedState struct {
 	// the part of the log that was read last.
 	LagBytes int64
 	Lag      time.Duration
+	// Failovers is how often the database has failed over to another server since Open, as far as
+	// the server tells.
+	Failovers int64
 }
 
 // Announces reports whether the feed tells of new jobs, as far as is known.
@@ -71,6 +74,10 @@ const (
 	HintJobs
 	// HintMembership: shards or lanes have new owners; a heartbeat is needed now.
 	HintMembership
+	// HintFailover: the database has moved to another server, which may lack the last commits. What
+	// is in memory must be compared with the journal before anything else is claimed. The feed ends
+	// after it.
+	HintFailover
 )
 
 // Hint is one announcement of the Feed.
@@ -127,7 +134,8 @@ func (c Cursor) Compare(o Cursor) int {
 type Journal interface {
 	// Claim takes those of the jobs that are still due, unprocessed and ours, and journals them, in
 	// one commit. Jobs that are missing in the answer were cancelled, rescheduled, locked or taken:
-	// read them again with LoadIDs. Batch.Jobs is empty if none could be taken.
+	// read them again with LoadIDs. Batch.Jobs is empty if none could be taken. After HintFailover
+	// nothing can be claimed for a lane before its journal was read (Unsettled or Recover).
 	//
 	// It returns ErrLeaseLost if the lane is no longer ours, *JobError if nothing was claimed
 	// because of one of the jobs, and *UnknownError if the connection broke, so that the commit may
