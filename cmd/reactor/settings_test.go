@@ -219,10 +219,9 @@ func TestFieldsHaveFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(parser.Model.Children, func(n *kong.Node) bool { return n.Name == "run" })
-	flags := flagsOf(parser.Model.Children[i])
+	flags := flagsOf(parser.Model.Node)
 	for field, flag := range cli.FlagOf {
-		exists := slices.ContainsFunc([]any{reactor.Config{}, pgsource.Config{}, mqttsink.Config{}}, func(c any) bool {
+		exists := slices.ContainsFunc([]any{reactor.Config{}, pgsource.Config{}, pgsource.Roles{}, mqttsink.Config{}}, func(c any) bool {
 			_, ok := reflect.TypeOf(c).FieldByName(field)
 			return ok
 		})
