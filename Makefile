@@ -72,6 +72,14 @@ up: ## Start the containers: Postgres, mosquitto and one instance
 image-test: ## Build the image twice, and check it (needs Docker)
 	scripts/image-test.sh
 
+.PHONY: dist
+dist: ## Make all that a release consists of, in dist/
+	scripts/dist.sh $(VERSION)
+
+.PHONY: package-test
+package-test: ## Install, start, kill, upgrade and purge the Debian package under systemd (needs Docker)
+	scripts/package-test.sh
+
 .PHONY: down
 down: ## Stop and remove the containers; the data stays
 	$(COMPOSE) down

@@ -16,7 +16,7 @@ const (
 	// maxProgramBytes is for the daemon as `make build` builds it.
 	maxProgramBytes = 20_000_000
 	// maxConsumerModules is for the whole module graph of a program that embeds the library.
-	maxConsumerModules = 43
+	maxConsumerModules = 44
 )
 
 // notInTheDaemon are prefixes of the import paths that belong to the lab, to tests or to tools.

@@ -147,6 +147,7 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 		defer export(ctx, tracer)()
 		metrics = append(metrics, spanCollector{tracer})
 	}
+	defer tellSystemd(ctx, r, log)()
 	if at == nil {
 		return r.Run(ctx)
 	}
