@@ -333,6 +333,33 @@ func TestSharedSession(t *testing.T) {
 	})
 }
 
+// TestSessionOfSomebodyElse: whenever the lane connects, somebody else has just begun a session with
+// its client id, and left a mark of his own there. The lane never sends in such a session, nor
+// marks it: both would find their marks there, and use the same packet identifiers.
+func TestSessionOfSomebodyElse(t *testing.T) {
+	runs(t, func(r *running) {
+		r.broker.onConnect = func(client string) {
+			if client == runnerClient {
+				r.broker.change(func(b *fakeBroker) { b.marks[client] = "theirs" })
+			}
+		}
+	}, func(r *running) {
+		for range 60 {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if r.stats.lanesUp.Load() != 0 {
+				r.Fatal("it uses the session of somebody else")
+			}
+		}
+		r.broker.change(func(b *fakeBroker) { b.onConnect = nil })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if r.stats.lanesUp.Load() != 1 {
+			r.Error("the other side has gone, and the lane is not up")
+		}
+	})
+}
+
 // TestBrokerLostTheSession: the broker comes back without our session. The journal begins a new
 // round, a new session is marked, and messages that were on their way are sent again.
 func TestBrokerLostTheSession(t *testing.T) {

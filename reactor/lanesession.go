@@ -48,18 +48,36 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 		}
 		return nil, err
 	}
-	var pause wait.Backoff
+	var (
+		pause      wait.Backoff
+		cleanStart bool // the session began with Clean Start
+	)
 	for {
 		if session == nil {
 			var err error
-			if session, err = r.connectEmpty(hard); err != nil {
+			if session, cleanStart, err = r.connectEmpty(hard); err != nil {
 				return nil, err
 			}
 		}
 		if mark == "" {
-			return session, nil
+			if !cleanStart {
+				return session, nil
+			}
+			closeSession(session)
+			return r.connect(hard, hard, false)
 		}
 		err := r.leaveMark(hard, session, mark)
+		if err == nil && cleanStart {
+			closeSession(session)
+			if session, err = r.connect(hard, hard, false); err != nil {
+				return nil, err
+			}
+			// It has to be the one that we have just marked. Somebody else may have put another one in
+			// its place meanwhile, and both of us would use that one.
+			if !session.Limits().Resumed {
+				err = errReplaced
+			}
+		}
 		if err == nil {
 			return session, nil
 		}
@@ -90,6 +108,9 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 	}
 }
 
+// errReplaced: a session that we began is not there any more.
+var errReplaced = errors.New("somebody else has begun a session in its place")
+
 // awaitRecorded waits until the journal has all news.
 func (r *laneRunner) awaitRecorded(hard context.Context) error {
 	for r.lane.hasNews() {
@@ -102,15 +123,16 @@ func (r *laneRunner) awaitRecorded(hard context.Context) error {
 	return nil
 }
 
-// connectEmpty connects to an empty session. Clean Start would do that in one step, but
-// Mosquitto 2.0.11 does not save sessions that began with it. So an existing session is
-// discarded; if the broker keeps it even so, a session is begun with Clean Start, closed, and
+// connectEmpty connects to an empty session, which this connection has created, so nobody else has
+// used it. Clean Start would do that at once, but Mosquitto 2.0.11 does not save sessions that began
+// with it. So an existing session is discarded. If it is there even so, because the broker keeps it or
+// somebody else uses our client id, a session is begun with Clean Start (cleanStart), which has to be
 // connected to again.
-func (r *laneRunner) connectEmpty(hard context.Context) (driver.Session, error) {
+func (r *laneRunner) connectEmpty(hard context.Context) (session driver.Session, cleanStart bool, err error) {
 	for try := range 3 {
 		session, err := r.connect(hard, hard, false)
 		if err != nil || !session.Limits().Present {
-			return session, err
+			return session, false, err
 		}
 		if try < 2 {
 			discardSession(session)
@@ -118,12 +140,8 @@ func (r *laneRunner) connectEmpty(hard context.Context) (driver.Session, error) 
 		}
 		closeSession(session)
 	}
-	session, err := r.connect(hard, hard, true)
-	if err != nil {
-		return nil, err
-	}
-	closeSession(session)
-	return r.connect(hard, hard, false)
+	session, err = r.connect(hard, hard, true)
+	return session, true, err
 }
 
 // renewMark gives a session that we know a complete mark again, if it has lost a part of the
