@@ -3,10 +3,12 @@ package mqttsink
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,9 @@ type broker struct {
 	direct bool // connections are made by ourselves, so their addresses are the broker's
 	login  login
 	tls    *tlsSettings
+	choice *choice
+
+	sessions atomic.Int64 // how many are open
 
 	warned      sync.Once // a short session expiry was logged
 	closeCounts closeCounts
@@ -36,21 +41,33 @@ const shortExpiry = 10 * time.Minute
 // because of the caller.
 var errConnectTimeout = errors.New("connect timeout")
 
-// newBroker checks the configuration.
-func newBroker(cfg *Config, direct bool) (*broker, error) {
-	b := &broker{cfg: cfg, direct: direct}
-	var err error
-	if b.location, b.login, err = parseURL(cfg.URL); err != nil {
+// newBrokers checks the configuration.
+func newBrokers(cfg *Config, direct bool) ([]*broker, error) {
+	var brokers []*broker
+	secure := false
+	for _, text := range splitURLs(cfg.URL) {
+		b := &broker{cfg: cfg, direct: direct}
+		var err error
+		if b.location, b.login, err = parseURL(text); err != nil {
+			return nil, err
+		}
+		if err := b.login.override(cfg); err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(brokers, func(other *broker) bool { return other.address == b.address }) {
+			return nil, badURL("names " + b.address + " twice")
+		}
+		secure = secure || b.secure
+		brokers = append(brokers, b)
+	}
+	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if err = cfg.validate(); err != nil {
-		return nil, err
+	settings, err := newTLSSettings(cfg, secure)
+	for _, b := range brokers {
+		b.tls = settings
 	}
-	if err = b.login.override(cfg); err != nil {
-		return nil, err
-	}
-	b.tls, err = newTLSSettings(cfg, b.secure)
-	return b, err
+	return brokers, err
 }
 
 // connect is Sink.Connect at this broker. If the broker closes the connection without an answer,
@@ -72,6 +89,7 @@ func (b *broker) connect(ctx context.Context, opts driver.ConnectOptions) (drive
 		closeNow(conn)
 		return nil, err
 	}
+	terms.limits.Standby = b.choice.accepted(b)
 	session := b.newSession(conn, reader, opts, terms)
 	if opts.Mark != "" && session.limits.Present {
 		found, whole, err := session.recognize(ctx, opts.Mark)
@@ -145,4 +163,19 @@ func (b *broker) handshake(conn io.Writer, reader *bufio.Reader, connect *packet
 		return nil, b.refusal(connack)
 	}
 	return connack, nil
+}
+
+// acceptsConnections reports whether the broker lets a client in that nobody else is.
+func (b *broker) acceptsConnections(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.ConnectTimeout, errConnectTimeout)
+	defer cancel()
+	connect := b.connectPacket(driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), Fresh: true})
+	conn, _, _, err := b.open(ctx, connect)
+	if err != nil {
+		var refused *driver.ConnectRefusedError
+		return errors.As(err, &refused) && refused.Code == packets.ConnackInvalidClientID // it is there, and knows our lanes only
+	}
+	defer closeNow(conn)
+	_, _ = conn.Write(disconnect) // the session ends with the connection in any case
+	return true
 }

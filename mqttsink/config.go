@@ -19,6 +19,9 @@ type Config struct {
 	// tls://), in a WebSocket ws://host:80/mqtt, or with TLS wss://host:443/mqtt. It may contain a
 	// user and a password, %-encoded. White space around it, such as the end of a line from a file,
 	// is ignored. It has no default. Port and path default to those shown.
+	//
+	// Several URLs, separated by commas, are those of a primary and its standbys, or of the nodes of
+	// a cluster, in the order in which they are preferred. All sessions go to one of them.
 	URL string
 	// Username and Password override those of the URL. They default to those.
 	Username, Password string
@@ -26,6 +29,12 @@ type Config struct {
 	// else but a line end. They are read at each connect: a changed password needs no restart. They
 	// override those of the URL. Default to none.
 	UsernameFile, PasswordFile string
+	// FailoverAfter is how long the lanes try the broker that they were connected to before they try
+	// the next of several. A longer time gives a broker the chance to restart with its sessions,
+	// without which the outcome of the messages in flight is unknown; a shorter one ends an outage
+	// sooner. It counts from the first attempt that failed, when no lane is connected. At most 24 h.
+	// Defaults to 10 s; AtOnce (any negative value) means that they try the next at once.
+	FailoverAfter time.Duration
 	// TLS is the configuration for mqtts and wss URLs. Defaults to the system's certificate
 	// authorities, the URL's host as the server name, and at least TLS 1.2. The four fields below
 	// override it.
@@ -75,8 +84,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// AtOnce is a Config.FailoverAfter without patience.
+const AtOnce time.Duration = -1
+
 func (c Config) withDefaults() Config {
 	c.URL = strings.TrimSpace(c.URL)
+	setDefault(&c.FailoverAfter, 10*time.Second)
 	setDefault(&c.KeepAlive, 10*time.Second)
 	setDefault(&c.ConnectTimeout, 10*time.Second)
 	setDefault(&c.WriteTimeout, 6*time.Second)
@@ -104,6 +117,9 @@ func (c Config) validate() error {
 		if d.value < d.min || d.value > d.max {
 			return &driver.ConfigError{Field: d.field, Value: d.value, Problem: fmt.Sprintf("must be %v to %v", d.min, d.max)}
 		}
+	}
+	if c.FailoverAfter < AtOnce || c.FailoverAfter > 24*time.Hour {
+		return &driver.ConfigError{Field: "FailoverAfter", Value: c.FailoverAfter, Problem: "must be 0s to 24h"}
 	}
 	if c.InFlight < 0 || c.InFlight > maxUint16 {
 		return &driver.ConfigError{Field: "InFlight", Value: c.InFlight, Problem: fmt.Sprintf("must be 1 to %d, or 0 for the default", maxUint16)}

@@ -10,7 +10,7 @@ import (
 )
 
 func TestConfigBounds(t *testing.T) {
-	if s, err := New(Config{URL: " mqtt://broker\r\n"}); err != nil || s.broker.address != "broker:1883" {
+	if s, err := New(Config{URL: " mqtt://broker\r\n"}); err != nil || s.choice.brokers[0].address != "broker:1883" {
 		t.Errorf("with the end of a line: %+v, %v", s, err)
 	}
 	const good = "mqtt://broker"
@@ -39,7 +39,7 @@ func TestAmbiguousURL(t *testing.T) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	if s, err := New(Config{URL: "mqtt://a:b%40c@d"}); err != nil || s.broker.login.password != "b@c" || s.broker.host != "d" {
+	if s, err := New(Config{URL: "mqtt://a:b%40c@d"}); err != nil || s.choice.brokers[0].login.password != "b@c" || s.choice.brokers[0].host != "d" {
 		t.Errorf("with an encoded @: %+v, %v", s, err)
 	}
 }

@@ -84,11 +84,11 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	s := newSink(t, Config{URL: "mqtts://u:p@[::1]", Username: "other"})
-	if b := s.broker; b.address != "[::1]:8883" || b.login.username != "other" || b.login.password != "p" || !b.secure {
+	if b := s.choice.brokers[0]; b.address != "[::1]:8883" || b.login.username != "other" || b.login.password != "p" || !b.secure {
 		t.Errorf("parsed %+v", b)
 	}
 	for _, read := range []string{"mqtt://host\n", "\tmqtt://host:1883/ \r\n"} { // as a file has it
-		if b := newSink(t, Config{URL: read}).broker; b.address != "host:1883" {
+		if b := newSink(t, Config{URL: read}).choice.brokers[0]; b.address != "host:1883" {
 			t.Errorf("%q: parsed %+v", read, b)
 		}
 	}

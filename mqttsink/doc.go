@@ -30,6 +30,11 @@
 // allows us one. And a client id of our own does not give us a session of our own at a broker that
 // identifies clients otherwise (identity.go).
 //
+// # Several brokers
+//
+// Config.URL may list several brokers. All sessions go to one of them (choice.go), and lanes are asked
+// to leave it when a preferred one is back (driver.Session.ShouldLeave).
+//
 // # Promises
 //
 //   - Messages are sent in the order of the calls of Publish; answers are reported in the order in

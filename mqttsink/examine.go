@@ -20,7 +20,11 @@ import (
 // to topics below reactor/stage/. It leaves nothing behind: its sessions expire after a minute if it cannot
 // discard them.
 func (s *Sink) Examine(ctx context.Context, qos byte) []driver.Finding {
-	return s.broker.examine(ctx, qos)
+	var findings []driver.Finding
+	for _, b := range s.choice.brokers {
+		findings = append(findings, b.examine(ctx, qos)...)
+	}
+	return findings
 }
 
 func (b *broker) examine(ctx context.Context, qos byte) []driver.Finding {

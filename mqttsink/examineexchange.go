@@ -46,6 +46,7 @@ func (x *brokerExamination) exchange(ctx context.Context) {
 	cfg := *x.broker.cfg
 	cfg.SessionExpiry = probeExpiry
 	probing := &broker{location: x.broker.location, cfg: &cfg, direct: x.broker.direct, login: x.broker.login, tls: x.broker.tls}
+	probing.choice = newChoice([]*broker{probing}, cfg.FailoverAfter, cfg.Logger) // it has a session here, and nowhere else
 	e := &exchange{broker: probing, id: newProbeID(), topic: passingTopics + randomText(), acks: make(chan driver.Ack, 16)}
 	defer e.close()
 	if err := e.listen(ctx); err != nil {

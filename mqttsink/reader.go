@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -79,6 +80,9 @@ func (s *session) take(packet []byte) error {
 		if err != nil {
 			return err
 		}
+		if isRedirection(p.ReasonCode) {
+			s.at.choice.redirect(s.clientID, p.Properties.ServerReference)
+		}
 		return disconnected(p)
 	}
 	return fmt.Errorf("protocol error: the broker sent an unexpected %s", packetName(packet))
@@ -143,5 +147,9 @@ func disconnected(p *packets.Disconnect) error {
 	if p.ReasonCode == packets.DisconnectSessionTakenOver {
 		return driver.ErrSessionTakenOver
 	}
-	return &driver.DisconnectedError{Code: p.ReasonCode, Reason: withDetail(reasonText(p.ReasonCode), p.Properties.ReasonString)}
+	said := p.Properties.ReasonString
+	if p.Properties.ServerReference != "" {
+		said = strings.TrimSpace(said + " server " + p.Properties.ServerReference)
+	}
+	return &driver.DisconnectedError{Code: p.ReasonCode, Reason: withDetail(reasonText(p.ReasonCode), said)}
 }

@@ -14,8 +14,8 @@ import (
 // if somebody has to change something, and otherwise a temporary failure.
 func (b *broker) refusal(connack *packets.Connack) error {
 	code, said := connack.ReasonCode, connack.Properties.ReasonString
-	if server := connack.Properties.ServerReference; server != "" {
-		said = strings.TrimSpace(said + " server " + server)
+	if isRedirection(code) {
+		return b.redirection(connack)
 	}
 	if remedy, permanent := remedies[code]; permanent {
 		return &driver.ConnectRefusedError{Broker: b.address, Code: code, Reason: withDetail(remedy, said)}
@@ -35,8 +35,6 @@ var remedies = map[byte]string{
 	packets.ConnackBadAuthenticationMethod:    "it wants another authentication method than user and password",
 	packets.ConnackPacketTooLarge:             "it finds the CONNECT packet too large: raise its packet size limit",
 	packets.ConnackQoSNotSupported:            "it does not support the QoS of this delivery: set reactor.Config.Delivery to AtLeastOnce or AtMostOnce",
-	packets.ConnackUseAnotherServer:           "it wants us to use another server: change the MQTT URL",
-	packets.ConnackServerMoved:                "it has moved: change the MQTT URL",
 }
 
 // reasonText names a reason code.

@@ -79,6 +79,7 @@ func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.Con
 		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: b.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	b.sessions.Add(1)
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -89,10 +90,14 @@ func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.Con
 	go func() {
 		session.end(session.read())
 		<-written
+		b.sessions.Add(-1)
 		close(session.done)
 	}()
 	return session
 }
+
+// ShouldLeave implements driver.Session.
+func (s *session) ShouldLeave(ctx context.Context) bool { return s.at.choice.shouldLeave(ctx, s.at) }
 
 // Limits implements driver.Session.
 func (s *session) Limits() driver.Limits { return s.limits }

@@ -39,8 +39,8 @@ func (b *broker) negotiate(connack *packets.Connack, opts driver.ConnectOptions)
 	}
 	t := terms{
 		limits: driver.Limits{
-			InFlight: b.cfg.inFlight(opts.QoS), QoS: maxQoS,
-			Present: connack.SessionPresent, Resumed: connack.SessionPresent,
+			InFlight: b.cfg.inFlight(opts.QoS), QoS: maxQoS, Broker: b.address,
+			Present: connack.SessionPresent, Resumed: connack.SessionPresent && b.mayTrust(opts),
 		},
 		keepAlive: time.Duration(b.cfg.keepAliveSeconds()) * time.Second,
 	}
@@ -83,6 +83,12 @@ func (b *broker) negotiate(connack *packets.Connack, opts driver.ConnectOptions)
 		}
 	}
 	return t, nil
+}
+
+// mayTrust reports whether a session that the broker has can be the lane's. Without a mark nothing
+// tells it from an older one, which the lane had at this broker before it went to another.
+func (b *broker) mayTrust(opts driver.ConnectOptions) bool {
+	return len(b.choice.brokers) == 1 || opts.Mark != "" || opts.Broker == b.address
 }
 
 // deliveryFor names the reactor.Delivery with the strongest promise that a QoS below 2 can keep.

@@ -39,6 +39,20 @@ var errURL = badURL("is not one of a broker: write mqtt://user:password@host:188
 
 func badURL(problem string) error { return &driver.ConfigError{Field: "URL", Problem: problem} }
 
+// splitURLs splits a list at the commas before a scheme: a password may contain a comma.
+func splitURLs(list string) []string {
+	var urls []string
+	for part := range strings.SplitSeq(list, ",") {
+		scheme, _, _ := strings.Cut(strings.TrimSpace(part), "://")
+		if _, known := schemes[scheme]; known || len(urls) == 0 {
+			urls = append(urls, part)
+		} else {
+			urls[len(urls)-1] += "," + part
+		}
+	}
+	return urls
+}
+
 // parseURL reads a broker's URL.
 func parseURL(text string) (location, login, error) {
 	if text = strings.TrimSpace(text); text == "" { // a file ends with a line break
@@ -85,5 +99,5 @@ func isHost(name string) bool {
 		_, err := netip.ParseAddr(name)
 		return err == nil
 	}
-	return name != "" && !strings.ContainsAny(name, "[]")
+	return name != "" && !strings.ContainsAny(name, "[],")
 }

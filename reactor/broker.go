@@ -19,15 +19,15 @@ type broker struct {
 	// passing is the driver.Passing that was found last, plus 1; 0: none was.
 	passing atomic.Int32
 
-	// checked has capacity one. Its value tells whether the broker is known to tell clients
-	// apart by their client ids. Whoever receives the value does the check; the others wait
-	// until it is put back.
-	checked chan bool
+	// checked has capacity one. Its value holds the brokers that are known to tell clients apart
+	// by their client ids, by driver.Limits.Broker. Whoever receives the value does the check; the
+	// others wait until it is put back.
+	checked chan map[string]bool
 }
 
 func newBroker(sink driver.Sink) *broker {
-	b := &broker{sink: sink, checked: make(chan bool, 1)}
-	b.checked <- false
+	b := &broker{sink: sink, checked: make(chan map[string]bool, 1)}
+	b.checked <- map[string]bool{}
 	return b
 }
 
@@ -36,24 +36,29 @@ func (b *broker) Connect(ctx context.Context, opts driver.ConnectOptions) (drive
 	return b.sink.Connect(ctx, opts)
 }
 
-// checkIdentity finds out, once, whether the broker tells clients apart by their client ids. If
-// it does not, all lanes share one session, and nothing may be sent. A lane calls it right
-// after connecting, before it sends anything.
-func (b *broker) checkIdentity(ctx context.Context, qos byte) error { return b.check(ctx, qos, false) }
+// checkIdentity finds out, once, whether the broker at an address tells clients apart by their
+// client ids. If it does not, all lanes share one session, and nothing may be sent. A lane calls
+// it right after connecting, before it sends anything.
+func (b *broker) checkIdentity(ctx context.Context, address string, qos byte) error {
+	return b.check(ctx, address, qos, false)
+}
 
 // recheckIdentity checks again, whatever was found before: a broker that was restarted may have
 // a new configuration.
-func (b *broker) recheckIdentity(ctx context.Context, qos byte) error { return b.check(ctx, qos, true) }
+func (b *broker) recheckIdentity(ctx context.Context, address string, qos byte) error {
+	return b.check(ctx, address, qos, true)
+}
 
-func (b *broker) check(ctx context.Context, qos byte, again bool) (err error) {
+func (b *broker) check(ctx context.Context, address string, qos byte, again bool) (err error) {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case checked := <-b.checked:
-		if !checked || again {
+		if !checked[address] || again {
 			err = b.sink.CheckIdentity(ctx, qos)
+			checked[address] = err == nil
 		}
-		b.checked <- err == nil
+		b.checked <- checked
 		return err
 	}
 }

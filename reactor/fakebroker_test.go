@@ -115,6 +115,8 @@ type sessionOf struct {
 	sent    []driver.Message // guarded by the broker's mu
 }
 
+func (s *sessionOf) ShouldLeave(context.Context) bool { return false }
+
 // PassesOn implements driver.Session.
 func (s *sessionOf) PassesOn(context.Context) (driver.Passing, error) {
 	s.broker.mu.Lock()

@@ -45,6 +45,8 @@ func (s *fakeSession) Publish(msgs []driver.Message) error {
 	return nil
 }
 
+func (s *fakeSession) ShouldLeave(context.Context) bool { return false }
+
 func (s *fakeSession) PassesOn(context.Context) (driver.Passing, error) {
 	return driver.PassesOnAtPublish, nil
 }

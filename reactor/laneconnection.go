@@ -26,10 +26,12 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Ses
 			r.lane.attach(session)
 			r.stats.lanesUp.Add(1)
 			staging := r.beginStaging(ctx, session)
+			returning := r.beginReturning(ctx, session)
 			select {
 			case <-ctx.Done():
 			case <-session.Done():
 			}
+			returning()
 			staging.end()
 			r.stats.lanesUp.Add(-1)
 		}
@@ -86,13 +88,13 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Se
 		pause   wait.Backoff
 		session driver.Session
 		err     error
-		before  = r.refused
+		before  = r.refused + r.moves
 	)
 	for lost := false; ; {
 		if session, err = r.connect(ctx, ctx, false); err != nil {
 			return nil, err
 		}
-		away := r.refused > before
+		away := r.refused+r.moves > before // or it is another broker, with an older session
 		if away {
 			r.takeovers.away()
 		}
@@ -120,7 +122,7 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Se
 		// A broker that was restarted may have a new configuration. If it does not tell clients
 		// apart by their client ids any more, it still has our sessions, and finds them once
 		// the setting is gone.
-		if err = r.broker.recheckIdentity(ctx, r.delivery.QoS()); err == nil {
+		if err = r.broker.recheckIdentity(ctx, session.Limits().Broker, r.delivery.QoS()); err == nil {
 			break
 		}
 		closeSession(session)

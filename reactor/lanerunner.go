@@ -52,16 +52,19 @@ type laneRunner struct {
 	failures     ratelog.Limiter
 	takeovers    takeovers     // owned by the goroutine that connects, as is the next field
 	refused      int           // failed attempts to connect
+	at           string        // the broker of the last session; "": there was none
+	moves        int           // how many times that has changed
+	leave        func()        // has the lane settle what it has, and end; set by serve
 	latest       driver.DBTime // the latest due time of the recovered jobs that are not due yet
 }
 
 // laneBroker is what a runner needs of the broker. All lanes of the instance share one.
 type laneBroker interface {
 	Connect(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error)
-	// checkIdentity makes sure, once, that the broker tells clients apart by their client ids.
-	// recheckIdentity does it again.
-	checkIdentity(ctx context.Context, qos byte) error
-	recheckIdentity(ctx context.Context, qos byte) error
+	// checkIdentity makes sure, once, that the broker at an address tells clients apart by their
+	// client ids. recheckIdentity does it again.
+	checkIdentity(ctx context.Context, address string, qos byte) error
+	recheckIdentity(ctx context.Context, address string, qos byte) error
 	// hasAccepted notes that a connection was made. everAccepted reports whether one ever was.
 	hasAccepted()
 	everAccepted() bool
@@ -168,6 +171,8 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 // settled, or the lane is not ours any more.
 func (r *laneRunner) serve(soft, ours context.Context, giveUp context.CancelCauseFunc, session driver.Session) {
 	connected, disconnect := context.WithCancel(ours)
+	soft, r.leave = context.WithCancel(soft)
+	defer r.leave()
 	var group errgroup.Group
 	group.Go(func() error {
 		if err := r.keepConnected(connected, ours, session); err != nil {
@@ -207,11 +212,11 @@ func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (driver.Ses
 	var pause wait.Backoff
 	for {
 		session, err := r.broker.Connect(hard, driver.ConnectOptions{
-			ClientID: r.clientID, QoS: r.delivery.QoS(), Fresh: fresh, Mark: r.lane.leaseNow().Mark, Acks: r.lane.acks,
+			ClientID: r.clientID, QoS: r.delivery.QoS(), Fresh: fresh, Mark: r.lane.leaseNow().Mark, Broker: r.at, Acks: r.lane.acks,
 		})
 		if err != nil {
 			r.refused++
-		} else if err = r.broker.checkIdentity(hard, r.delivery.QoS()); err != nil {
+		} else if err = r.broker.checkIdentity(hard, session.Limits().Broker, r.delivery.QoS()); err != nil {
 			closeSession(session)
 		}
 		if err == nil {
@@ -221,6 +226,9 @@ func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (driver.Ses
 			}
 			r.failures.OK(r.log, "connected to the broker again", "client_id", r.clientID)
 			r.broker.hasAccepted()
+			if at := session.Limits().Broker; at != r.at {
+				r.at, r.moves = at, r.moves+1
+			}
 			return session, nil
 		}
 		switch {

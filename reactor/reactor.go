@@ -157,7 +157,7 @@ func (r *Reactor) vitals() Stats {
 		Failed: c.failed.Load(), Expired: c.expired.Load(), Missed: c.missed.Load(), Retried: c.retried.Load(), Quarantined: c.quarantined.Load(), InQuarantine: int64(r.quarantine.len()), Contested: c.contested.Load(), Returned: c.returned.Load(), Recovered: c.recovered.Load(), OutcomesUnknown: c.outcomesUnknown.Load(), Throttled: c.throttled.Load(),
 		Loads: c.loads.Load(), UnknownClaims: c.unknown.Load(),
 		Pending: c.pending.Load(), InFlight: c.inFlight.Load(),
-		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(), LanesStaging: c.lanesStaging.Load(), Window: c.window.Load(), Unacknowledged: c.unacknowledged.Load(),
+		Shards: c.shards.Load(), Lanes: int64(r.cfg.Lanes), LanesUp: c.lanesUp.Load(), LanesStaging: c.lanesStaging.Load(), LanesAtStandby: c.lanesAtStandby.Load(), Window: c.window.Load(), Unacknowledged: c.unacknowledged.Load(),
 		FeedUp: c.feedUp.Load(), Feed: r.source.FeedState(), FeedLosses: c.feedLosses.Load(), Loop: r.cfg.LoopFrequency, Lead: r.lead.get(), ClockBound: r.clock.bound(), ClockOffset: time.Until(now.Time()),
 	}
 }

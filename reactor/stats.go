@@ -67,6 +67,8 @@ type Stats struct {
 	// LanesStaging are those of LanesUp over which messages are sent before their time, to be
 	// released at it (Config.Stage).
 	LanesStaging int64
+	// LanesAtStandby are those of LanesUp at a broker that is not the preferred one.
+	LanesAtStandby int64
 	// Contested lanes are left alone because somebody else uses their MQTT sessions.
 	Contested int64
 	// FeedUp tells whether new jobs are announced; if not, the sweep finds them. Feed says
@@ -87,22 +89,22 @@ type Stats struct {
 
 // counters are the counts that the parts of a Reactor keep.
 type counters struct {
-	claimedJobs, published, refused, retried, failed, expired, missed, returned, recovered atomic.Int64
-	quarantined, contested                                                                 atomic.Int64
-	outcomesUnknown, throttled, early                                                      atomic.Int64
-	loads, unknown                                                                         atomic.Int64
-	pending, inFlight, shards, lanesUp, lanesStaging, window, unacknowledged               atomic.Int64
-	firstDue                                                                               atomic.Int64 // of the jobs that wait: nothingDue minus that time
-	feedUp                                                                                 atomic.Bool
-	feedLosses                                                                             atomic.Int64
-	loaded                                                                                 moment // the last read of the table
-	claim, settle, ack, lateness, accepted                                                 timing
-	claimSizes, settleSizes                                                                sizes
+	claimedJobs, published, refused, retried, failed, expired, missed, returned, recovered   atomic.Int64
+	quarantined, contested                                                                   atomic.Int64
+	outcomesUnknown, throttled, early                                                        atomic.Int64
+	loads, unknown                                                                           atomic.Int64
+	pending, inFlight, shards, lanesUp, lanesStaging, lanesAtStandby, window, unacknowledged atomic.Int64
+	firstDue                                                                                 atomic.Int64 // of the jobs that wait: nothingDue minus that time
+	feedUp                                                                                   atomic.Bool
+	feedLosses                                                                               atomic.Int64
+	loaded                                                                                   moment // the last read of the table
+	claim, settle, ack, lateness, accepted                                                   timing
+	claimSizes, settleSizes                                                                  sizes
 }
 
 // begin resets what an earlier incarnation held.
 func (c *counters) begin() {
-	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp, &c.lanesStaging, &c.window, &c.unacknowledged, &c.firstDue} {
+	for _, gauge := range []*atomic.Int64{&c.pending, &c.inFlight, &c.shards, &c.lanesUp, &c.lanesStaging, &c.lanesAtStandby, &c.window, &c.unacknowledged, &c.firstDue} {
 		gauge.Store(0)
 	}
 }

@@ -32,7 +32,7 @@ wrong.`
 
 func (c *checkBrokerCommand) Run(ctx context.Context, out cli.Output) error {
 	if c.URL != "" {
-		c.MQTTURL = c.URL
+		c.MQTTURL = brokerURLs(c.URL)
 	}
 	if c.MQTTURL == "" {
 		return cli.Usage(errors.New("no broker is given: name its URL, e.g. mqtt://user:password@host:1883"))

@@ -67,6 +67,8 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"migrate quoted url":  {[]string{"migrate", "up", "--database-url", "'postgres://u:sesame@h/x?sslmode=disable'"}, 2, "--database-url is not a connection string"},
 		"which help":          {[]string{"migrate", "up", "--colour"}, 2, "see reactor migrate up --help"},
 		"websocket is away":   {run(database, "ws://u:sesame@127.0.0.1:1/mqtt?token=sesame"), 1, "is the broker running"},
+		"brokers are away":    {run(database, "mqtt://u:sesame@127.0.0.1:1", "--mqtt-url", "mqtt://u:sesame@127.0.0.1:2"), 1, "broker 127.0.0.1:2: connection refused"},
+		"negative patience":   {run(database, plain, "--mqtt-failover-after=-5s"), 2, "--mqtt-failover-after is -5s, must be 0s to 24h"},
 		"no such CA":          {run(database, "mqtts://u:sesame@host", "--mqtt-ca", "/nowhere/ca.pem"), 2, "--mqtt-ca /nowhere/ca.pem cannot be used"},
 		"CA without TLS":      {run(database, plain, "--mqtt-ca", "/nowhere/ca.pem"), 2, "--mqtt-ca is for TLS"},
 		"cert without key":    {run(database, "wss://host", "--mqtt-cert", "/nowhere/cert.pem"), 2, "give --mqtt-key as well"},

@@ -94,6 +94,7 @@ var numbers = []number{
 	// The broker.
 	gauge("lanes", "Connections to the broker that the instance is to have.", func(s snapshot) float64 { return float64(s.Lanes) }),
 	gauge("lanes_up", "Connections to the broker that are established.", func(s snapshot) float64 { return float64(s.LanesUp) }),
+	gauge("lanes_at_standby", "Connections to a broker that is not the preferred one of several (--mqtt-url).", func(s snapshot) float64 { return float64(s.LanesAtStandby) }),
 	gauge("lanes_staging", "Connections to the broker over which messages are sent before their time, to be released at it.", func(s snapshot) float64 { return float64(s.LanesStaging) }),
 	gauge("lanes_contested", "Connections to the broker given up because another client uses their sessions.", func(s snapshot) float64 { return float64(s.Contested) }),
 	gauge("window_messages", "How many messages the broker takes unacknowledged, over all lanes (Receive Maximum).", func(s snapshot) float64 { return float64(s.Window) }),

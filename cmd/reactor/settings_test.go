@@ -39,13 +39,13 @@ func TestVariables(t *testing.T) {
 		"REACTOR_DATABASE_URL=\tpostgres://db/app \r\n", "REACTOR_MQTT_URL=mqtt://variable", "REACTOR_MQTT_PASSWORD= secret \r\n",
 		"REACTOR_LANES=3\n", "REACTOR_GRACE=", "REACTOR_JOBS_PER_READ= ", "REACTOR_MIGRATE=false", "REACTOR_TRACE=true", "REACTOR_DELIVERY=at-most-once",
 		"REACTOR_JOBS=many", // a setting of reactor-lab
-	}, "run", "--mqtt-url", "mqtt://flag\n", "--max-reads", "0")
+	}, "run", "--mqtt-url", "mqtt://flag\n", "--mqtt-url", " mqtt://other,mqtt://third", "--max-reads", "0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := runCommand{
 		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, instanceFlags: instanceFlags{DatabaseConnections: 6}, MaxFeedWAL: 4096, PartitionsAhead: 7, Migrate: false,
-		brokerFlags: brokerFlags{MQTTURL: "mqtt://flag", MQTTPassword: " secret "}, deliveryFlags: deliveryFlags{Delivery: reactor.AtMostOnce}, Lanes: 3,
+		brokerFlags: brokerFlags{MQTTURL: "mqtt://flag,mqtt://other,mqtt://third", MQTTPassword: " secret ", FailoverAfter: 10 * time.Second}, deliveryFlags: deliveryFlags{Delivery: reactor.AtMostOnce}, Lanes: 3,
 		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
 		Trace:        true,
 		LoggingFlags: cli.LoggingFlags{LogFormat: "auto"},
@@ -156,7 +156,7 @@ func TestNoVariableMeansTwoThings(t *testing.T) {
 		}
 	}
 	walk(parser.Model.Node)
-	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-connections", "database-url", "delivery", "feed", "http-addr", "jobs-table", "listen-url", "mqtt-ca", "mqtt-cert", "mqtt-key", "mqtt-password", "mqtt-password-file", "mqtt-server-name", "mqtt-url", "mqtt-username", "mqtt-username-file", "patience", "role-prefix", "schema", "without-triggers"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-connections", "database-url", "delivery", "feed", "http-addr", "jobs-table", "listen-url", "mqtt-ca", "mqtt-cert", "mqtt-failover-after", "mqtt-key", "mqtt-password", "mqtt-password-file", "mqtt-server-name", "mqtt-url", "mqtt-username", "mqtt-username-file", "patience", "role-prefix", "schema", "without-triggers"}; !slices.Equal(got, want) {
 		t.Errorf("flags with a variable beside those of reactor run: %v, want %v", got, want)
 	}
 	if len(first) < 20 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,7 +31,9 @@ func (c *runCommand) newTracer(log *slog.Logger) (*otlp.Tracer, error) {
 		log.Warn("the environment turns traces off (OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER); --trace has no effect")
 		return nil, nil
 	}
-	cfg.Broker = otlp.BrokerAt(c.MQTTURL)
+	if !strings.Contains(string(c.MQTTURL), ",") { // a span does not say at which of several its message was
+		cfg.Broker = otlp.BrokerAt(string(c.MQTTURL))
+	}
 	return otlp.New(cfg, log), nil
 }
 

@@ -20,7 +20,7 @@ var FlagOf = map[string]string{
 	"PartitionsAhead": "partitions-ahead", "RetainPartitions": "retain-partitions", "Retain": "retain",
 	// mqttsink
 	"URL": "mqtt-url", "Username": "mqtt-username", "Password": "mqtt-password", "UsernameFile": "mqtt-username-file", "PasswordFile": "mqtt-password-file",
-	"CAFile": "mqtt-ca", "CertFile": "mqtt-cert", "KeyFile": "mqtt-key", "ServerName": "mqtt-server-name",
+	"FailoverAfter": "mqtt-failover-after", "CAFile": "mqtt-ca", "CertFile": "mqtt-cert", "KeyFile": "mqtt-key", "ServerName": "mqtt-server-name",
 	// reactor
 	"Delivery": "delivery", "Stage": "stage", "OnSessionLoss": "on-session-loss", "Lanes": "lanes",
 	"ConsumerCount": "consumer-count", "ConsumerIndex": "consumer-index", "JobsPerRead": "jobs-per-read",

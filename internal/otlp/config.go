@@ -267,6 +267,10 @@ func BrokerAt(text string) Broker {
 	case err == nil:
 	case u.Scheme == "mqtt" || u.Scheme == "tcp":
 		port = 1883
+	case u.Scheme == "ws":
+		port = 80
+	case u.Scheme == "wss":
+		port = 443
 	default:
 		port = 8883
 	}

@@ -80,7 +80,8 @@ type Sink interface {
 	// Some brokers can be configured otherwise (mosquitto: use_username_as_clientid), and then all
 	// lanes share one session and mix up their slots. It connects with two client ids that nobody
 	// has used, and expects to find no session. If it finds one, it returns a
-	// *ConnectRefusedError; any other error is temporary. Call it after a successful Connect and
+	// *ConnectRefusedError; any other error is temporary. A Sink with several brokers checks those
+	// that have sessions. Call it after a successful Connect and
 	// before anything is sent: a broker of this kind closes the connection of that session.
 	CheckIdentity(ctx context.Context, qos byte) error
 }
@@ -104,6 +105,10 @@ type ConnectOptions struct {
 	// false then. It is true for a restored save that has the mark and lacks the newest messages:
 	// the lane has to send these again whatever Resumed says. With "" any session counts as ours.
 	Mark string
+	// Broker is Limits.Broker of the lane's last session, if the lane knows it. A Sink that has several
+	// brokers needs it for sessions without a mark: at another broker a session that is there cannot
+	// be the lane's last.
+	Broker string
 	// Acks receives acknowledgements in the order in which the broker sent them. One goroutine of
 	// the session at a time calls it, never from within Publish, and not after Done is closed. The
 	// slice belongs to the session, and is valid only during the call. Acks may call Publish; it
@@ -148,6 +153,11 @@ type Session interface {
 	// seconds, and does not disturb the session. The error says, in one line, why it is unclear:
 	// with ErrCannotAsk this will be the same next time.
 	PassesOn(ctx context.Context) (Passing, error)
+	// ShouldLeave reports whether the lane should end this session, once nothing is in flight, and
+	// connect again: its Sink prefers another broker, which is reachable. It may ask that broker,
+	// which takes up to the time that connecting may take. To be called now and then if
+	// Limits.Standby is set.
+	ShouldLeave(ctx context.Context) bool
 	// Done is closed when the connection has ended and Acks will not be called any more.
 	Done() <-chan struct{}
 	// Err returns why the session has ended, once Done is closed: among others
@@ -191,6 +201,10 @@ type Limits struct {
 	Resumed bool
 	// Present means that the broker had some session for the client id, ours or another one.
 	Present bool
+	// Broker names the broker: its host and port.
+	Broker string
+	// Standby means that the Sink prefers another broker, which was not reachable.
+	Standby bool
 	// Marked means that the session carries the whole of ConnectOptions.Mark. Otherwise the lane
 	// has to mark it before anything is sent: the session may be new, or the broker may now refuse
 	// what it allowed before; then the mark was recognized this time, but may not be the next time.

@@ -1,0 +1,42 @@
+package reactor
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+	"github.com/job-publisher/reactor/reactor/internal/wait"
+)
+
+// returnPause is between two questions whether a lane should return to a preferred broker. The Sink
+// limits how often the broker is asked, for all lanes together.
+const returnPause = time.Second
+
+// beginReturning finds out, beside a lane that works at a standby, when it should return to the broker
+// that is preferred. The lane then hands back what it has not sent, waits until the rest is settled,
+// and is released: whoever leases it next, usually this instance, connects to the preferred broker with
+// an empty journal. So no outcome becomes unknown by a return, as it does when a broker fails.
+//
+// The caller calls end when the session has ended.
+func (r *laneRunner) beginReturning(ctx context.Context, session driver.Session) (end func()) {
+	if !session.Limits().Standby {
+		return func() {}
+	}
+	r.stats.lanesAtStandby.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for wait.Sleep(ctx, wait.Jitter(returnPause)) {
+			if session.ShouldLeave(ctx) {
+				r.leave()
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		asking.Wait()
+		r.stats.lanesAtStandby.Add(-1)
+	}
+}
