@@ -49,9 +49,10 @@ func twoCopiesOnOneBroker(t *testing.T, delivery reactor.Delivery) {
 	one.until("each of the two lanes is left alone by one of them", func() bool {
 		return first.Stats().Contested+second.Stats().Contested >= 2
 	})
-	// 20 to 80 are usual. If the lanes did not stop, there would be twenty a second without an
-	// end.
-	if n := wire.count(packets.CONNECT, ofLane); n > 160 {
+	// 20 to 80 are usual, and up to 190 were seen where six of these fights shared two cores. Without
+	// the pauses between attempts to have a session of one's own, there were up to 260. If the
+	// lanes did not stop, there would be twenty a second without an end.
+	if n := wire.count(packets.CONNECT, ofLane); n > 400 {
 		t.Errorf("the lanes have connected %d times before they stopped", n)
 	}
 	// One after the other they finish what they had begun.

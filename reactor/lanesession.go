@@ -55,7 +55,7 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 	for {
 		if session == nil {
 			var err error
-			if session, cleanStart, err = r.connectEmpty(hard); err != nil {
+			if session, cleanStart, err = r.connectEmpty(hard, &pause); err != nil {
 				return nil, err
 			}
 		}
@@ -127,8 +127,9 @@ func (r *laneRunner) awaitRecorded(hard context.Context) error {
 // used it. Clean Start would do that at once, but Mosquitto 2.0.11 does not save sessions that began
 // with it. So an existing session is discarded. If it is there even so, because the broker keeps it or
 // somebody else uses our client id, a session is begun with Clean Start (cleanStart), which has to be
-// connected to again.
-func (r *laneRunner) connectEmpty(hard context.Context) (session driver.Session, cleanStart bool, err error) {
+// connected to again. The pauses leave somebody else the time to go on, so that not both sides spend
+// their time on taking the session from each other.
+func (r *laneRunner) connectEmpty(hard context.Context, pause *wait.Backoff) (session driver.Session, cleanStart bool, err error) {
 	for try := range 3 {
 		session, err := r.connect(hard, hard, false)
 		if err != nil || !session.Limits().Present {
@@ -136,9 +137,12 @@ func (r *laneRunner) connectEmpty(hard context.Context) (session driver.Session,
 		}
 		if try < 2 {
 			discardSession(session)
-			continue
+		} else {
+			closeSession(session)
 		}
-		closeSession(session)
+		if try > 0 && !pause.Sleep(hard) {
+			return nil, false, hard.Err()
+		}
 	}
 	session, err = r.connect(hard, hard, true)
 	return session, true, err
