@@ -165,6 +165,9 @@ func explain(err error) error {
 	case unanswered(err):
 		return explained(err, "%s does not answer: check host, port and firewall, or, if it is a pooler, whether its pool has room", where)
 	case connectErr != nil:
+		if tls := explainTLS(where, err); tls != nil {
+			return tls
+		}
 		return explained(err, "cannot connect to %s: %s: is PostgreSQL running there, and the database URL right?", where, lastLine(connectErr.Unwrap()))
 	}
 	return err
@@ -181,6 +184,9 @@ func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bo
 	switch pgErr.Code {
 	case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
 		remedy = "check user and password in the database URL, and pg_hba.conf"
+		if wantsCertificate(pgErr) {
+			remedy = "name the files of our certificate and its key in the database URL, sslcert=FILE and sslkey=FILE"
+		}
 	case pgerrcode.InvalidCatalogName:
 		remedy = "create the database, or correct its name in the database URL"
 	case pgerrcode.InsufficientPrivilege:

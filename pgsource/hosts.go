@@ -39,7 +39,8 @@ type hosts struct {
 	last atomic.Pointer[string] // the name of the host that was used last; nil: none
 }
 
-// connect opens a connection with the settings of cfg, a configuration of parseURL.
+// connect opens a connection with the settings of cfg, a configuration of parseURL, and with what its
+// files say now.
 func (h *hosts) connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 	return connectAny(ctx, h, cfg, pgx.ConnectConfig, func(conn *pgx.Conn) { conn.PgConn().Conn().Close() })
 }
@@ -53,7 +54,7 @@ func (h *hosts) connectProtocol(ctx context.Context, cfg *pgx.ConnConfig) (*pgco
 }
 
 func connectAny[C any](ctx context.Context, h *hosts, cfg *pgx.ConnConfig, open func(context.Context, *pgx.ConnConfig) (C, error), abandon func(C)) (C, error) {
-	list := splitHosts(cfg)
+	list := splitHosts(current(cfg))
 	if last := h.last.Load(); last != nil {
 		if at := slices.IndexFunc(list, func(one host) bool { return one.name == *last }); at > 0 {
 			one := list[at]

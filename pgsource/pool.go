@@ -115,7 +115,7 @@ func poolParameters(databaseURL string) (connect *pgx.ConnConfig, lifetime, jitt
 	if err != nil {
 		return nil, 0, 0, redacted(err)
 	}
-	return cfg.ConnConfig, cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter, nil
+	return cfg.ConnConfig, cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter, takePassword(cfg.ConnConfig)
 }
 
 // acquire returns a connection, which the caller releases. With patience it waits so long for one

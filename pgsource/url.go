@@ -43,7 +43,7 @@ func parseURL(url string) (*pgx.ConnConfig, error) {
 			return nil, fmt.Errorf("is not a connection string (write %s, without quotes)", exampleURL)
 		}
 	}
-	return cfg, nil
+	return cfg, takePassword(cfg)
 }
 
 // ambiguous reports whether what stands behind the scheme of a URL could have another password than the one

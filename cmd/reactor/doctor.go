@@ -29,7 +29,7 @@ line is wrong.`
 
 func (c *doctorCommand) Run(ctx context.Context, out cli.Output) error {
 	findings, err := pgsource.Examine(ctx, pgsource.Config{
-		DatabaseURL: c.DatabaseURL, Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.ListenURL, MaxConns: cli.Given(c.DatabaseConnections),
+		DatabaseURL: c.connString(), Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.withPassword(c.ListenURL), MaxConns: cli.Given(c.DatabaseConnections),
 	})
 	if err != nil {
 		return cli.Usage(err)

@@ -81,7 +81,7 @@ func (c *jobsAct) act(ctx context.Context, out cli.Output, action func(now drive
 	case !named && !bulk:
 		return cli.Usage(errors.New("say which jobs: ids, --key, or what selects them such as --topic; --all for all that can be changed"))
 	}
-	return pgsource.WithJobs(ctx, c.DatabaseURL, true, func(a *pgsource.JobsAdmin) error {
+	return pgsource.WithJobs(ctx, c.connString(), true, func(a *pgsource.JobsAdmin) error {
 		now, err := a.Now(ctx)
 		if err != nil {
 			return err

@@ -83,7 +83,7 @@ func (c *jobsList) Run(ctx context.Context, out cli.Output) error {
 		}
 		page.After = &cursor
 	}
-	return pgsource.WithJobs(ctx, c.DatabaseURL, false, func(a *pgsource.JobsAdmin) error {
+	return pgsource.WithJobs(ctx, c.connString(), false, func(a *pgsource.JobsAdmin) error {
 		now, err := a.Now(ctx)
 		if err != nil {
 			return err

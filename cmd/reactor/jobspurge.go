@@ -29,7 +29,7 @@ Without the index that --retain creates, the table is read twice as a whole: to 
 
 func (c *jobsPurge) Run(ctx context.Context, out cli.Output) error {
 	retention := pgsource.Retention{
-		DatabaseURL: c.DatabaseURL, Names: c.names(), Keep: c.OlderThan, Busy: c.Busy,
+		DatabaseURL: c.connString(), Names: c.names(), Keep: c.OlderThan, Busy: c.Busy,
 		Tell: func(rows int64) {
 			if cli.IsTerminal(out.Stderr) {
 				fmt.Fprintf(out.Stderr, "deleted %s more\n", thousands(rows))

@@ -36,7 +36,7 @@ func (c *jobsShow) Run(ctx context.Context, out cli.Output) error {
 	if c.Payload && cli.IsTerminal(out.Stdout) {
 		return cli.Usage(errors.New("--payload writes bytes that may change the terminal: redirect it to a file or a pipe"))
 	}
-	return pgsource.WithJobs(ctx, c.DatabaseURL, false, func(a *pgsource.JobsAdmin) error {
+	return pgsource.WithJobs(ctx, c.connString(), false, func(a *pgsource.JobsAdmin) error {
 		var list []pgsource.JobDetail
 		var err error
 		if c.ID != nil {

@@ -27,7 +27,7 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	if done, err := c.print(out, c.databaseFlags); done || err != nil {
 		return err
 	}
-	names, err := pgsource.MigrateUp(ctx, c.DatabaseURL, c.names())
+	names, err := pgsource.MigrateUp(ctx, c.connString(), c.names())
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	if len(names) > 0 {
 		return c.finish(ctx, out)
 	}
-	restored, err := pgsource.RestoreTable(ctx, c.DatabaseURL, c.names())
+	restored, err := pgsource.RestoreTable(ctx, c.connString(), c.names())
 	switch {
 	case err != nil:
 		return err
@@ -60,7 +60,7 @@ func (c *migrateUp) finish(ctx context.Context, out cli.Output) error {
 }
 
 func (c *migrateUp) feed(ctx context.Context, out cli.Output) error {
-	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, Names: c.names(), To: pgsource.FeedWAL})
+	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.connString(), Names: c.names(), To: pgsource.FeedWAL})
 }
 
 type migrateFeed struct {
@@ -83,7 +83,7 @@ func (c *migrateFeed) Run(ctx context.Context, out cli.Output) error {
 	if err := checkPatience(c.Patience); err != nil {
 		return err
 	}
-	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.DatabaseURL, Names: c.names(), To: c.To, Patience: c.Patience})
+	return changeFeed(ctx, out, pgsource.FeedSwitch{DatabaseURL: c.connString(), Names: c.names(), To: c.To, Patience: c.Patience})
 }
 
 // checkPatience refuses 0, too: the libraries would take it for their default.
@@ -105,7 +105,7 @@ type migrateDown struct {
 }
 
 func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
-	plan, err := pgsource.PlanDown(ctx, c.DatabaseURL, c.names())
+	plan, err := pgsource.PlanDown(ctx, c.connString(), c.names())
 	switch {
 	case err != nil:
 		return err
@@ -115,7 +115,7 @@ func (c *migrateDown) Run(ctx context.Context, out cli.Output) error {
 	case plan.Loses != "" && !c.Yes:
 		return fmt.Errorf("undoing %s would drop %s: add --yes if you mean it", plan.Name, plan.Loses)
 	}
-	name, err := pgsource.MigrateDown(ctx, c.DatabaseURL, plan, c.names())
+	name, err := pgsource.MigrateDown(ctx, c.connString(), plan, c.names())
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ type versionJSON struct {
 }
 
 func (c *migrateStatus) Run(ctx context.Context, out cli.Output) error {
-	states, err := pgsource.MigrateStatus(ctx, c.DatabaseURL, c.names())
+	states, err := pgsource.MigrateStatus(ctx, c.connString(), c.names())
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ type rolesFlags struct {
 }
 
 func (f rolesFlags) of(database databaseFlags) pgsource.Roles {
-	return pgsource.Roles{DatabaseURL: database.DatabaseURL, Names: database.names(), RolePrefix: f.RolePrefix}
+	return pgsource.Roles{DatabaseURL: database.connString(), Names: database.names(), RolePrefix: f.RolePrefix}
 }
 
 // print writes the SQL if that is asked for.

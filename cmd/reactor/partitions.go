@@ -35,7 +35,7 @@ func (c *partitionsMaintain) Run(ctx context.Context, out cli.Output) error {
 	}
 	changes := 0
 	err := pgsource.Partitions{
-		DatabaseURL: c.DatabaseURL, Names: c.names(), Ahead: c.PartitionsAhead, Retain: c.RetainPartitions, Patience: c.Patience,
+		DatabaseURL: c.connString(), Names: c.names(), Ahead: c.PartitionsAhead, Retain: c.RetainPartitions, Patience: c.Patience,
 		Tell: func(step string) {
 			changes++
 			fmt.Fprintln(out.Stdout, cli.Visible(step))
@@ -63,10 +63,10 @@ func (c *partitionsConvert) Run(ctx context.Context, out cli.Output) error {
 	if c.Interval < time.Hour || c.Interval > 366*24*time.Hour || c.Interval%time.Minute != 0 {
 		return cli.Usage(fmt.Errorf("--interval is %v, must be 1h to 8784h, in whole minutes", c.Interval))
 	}
-	if err := pgsource.ConvertToPartitions(ctx, c.DatabaseURL, c.Interval, c.names()); err != nil {
+	if err := pgsource.ConvertToPartitions(ctx, c.connString(), c.Interval, c.names()); err != nil {
 		return err
 	}
-	list, _, err := pgsource.ListPartitions(ctx, c.DatabaseURL, c.names())
+	list, _, err := pgsource.ListPartitions(ctx, c.connString(), c.names())
 	if err == nil {
 		fmt.Fprintf(out.Stdout, "the table has %d partitions\n", len(list))
 	}
@@ -89,7 +89,7 @@ type partitionJSON struct {
 }
 
 func (c *partitionsStatus) Run(ctx context.Context, out cli.Output) error {
-	list, interval, err := pgsource.ListPartitions(ctx, c.DatabaseURL, c.names())
+	list, interval, err := pgsource.ListPartitions(ctx, c.connString(), c.names())
 	if err != nil {
 		return err
 	}

@@ -22,9 +22,18 @@ import (
 
 // databaseFlags say where the jobs are.
 type databaseFlags struct {
-	Schema      string `group:"Database" placeholder:"NAME" help:"Schema of reactor's own tables, to keep several deployments in one database apart: reactor if not given. The same for all commands of a deployment."`
-	JobsTable   string `group:"Database" placeholder:"NAME" help:"Table of the jobs, e.g. app.jobs: jobs in the search path if not given. The same for all commands of a deployment."`
-	DatabaseURL string `required:"" type:"url" group:"Database" placeholder:"URL" help:"Database with the jobs, e.g. postgres://user:password@host:5432/name."`
+	Schema               string `group:"Database" placeholder:"NAME" help:"Schema of reactor's own tables, to keep several deployments in one database apart: reactor if not given. The same for all commands of a deployment."`
+	JobsTable            string `group:"Database" placeholder:"NAME" help:"Table of the jobs, e.g. app.jobs: jobs in the search path if not given. The same for all commands of a deployment."`
+	DatabaseURL          string `required:"" type:"url" group:"Database" placeholder:"URL" help:"Database with the jobs, e.g. postgres://user:password@host:5432/name."`
+	DatabasePasswordFile string `type:"path" group:"Database" placeholder:"FILE" help:"File that contains the password of the database user, and nothing else. It is read at each connect, so that a changed password needs no restart."`
+}
+
+// connString returns the connection string, with the file of the password.
+func (f databaseFlags) connString() string { return f.withPassword(f.DatabaseURL) }
+
+// withPassword returns a connection string with the file of the password, if there is one.
+func (f databaseFlags) withPassword(url string) string {
+	return pgsource.WithPasswordFile(url, f.DatabasePasswordFile)
 }
 
 // names returns the names of the deployment.
@@ -127,7 +136,7 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 		defer at.Close()
 	}
 	if c.Migrate {
-		names, err := pgsource.MigrateUp(ctx, c.DatabaseURL, c.names())
+		names, err := pgsource.MigrateUp(ctx, c.connString(), c.names())
 		if err != nil {
 			return stopped(ctx, err)
 		}
@@ -172,7 +181,7 @@ func profileCPU(name string) (end func(), err error) {
 // build makes the instance and its source from the flags; its errors are about flags.
 func (c *runCommand) build(log *slog.Logger, tracer *otlp.Tracer) (*reactor.Reactor, *pgsource.Source, error) {
 	source, err := pgsource.New(pgsource.Config{
-		DatabaseURL: c.DatabaseURL, Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.ListenURL, MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, Version: versionName(), MaxConns: cli.Given(c.DatabaseConnections),
+		DatabaseURL: c.connString(), Schema: c.Schema, JobsTable: c.JobsTable, Feed: c.Feed, ListenURL: c.withPassword(c.ListenURL), MaxFeedWAL: cli.Given(c.MaxFeedWAL) << 20, Deployment: c.Deployment, Name: c.Name, Version: versionName(), MaxConns: cli.Given(c.DatabaseConnections),
 		PartitionsAhead: cli.Given(c.PartitionsAhead), RetainPartitions: c.RetainPartitions, Retain: c.Retain, Logger: log,
 	})
 	if err != nil {

@@ -133,7 +133,7 @@ func moment(t time.Time, zone string) string {
 type schedulesShow struct{ scheduleFlags }
 
 func (c *schedulesShow) Run(ctx context.Context, out cli.Output) error {
-	s, err := pgsource.FindSchedule(ctx, c.DatabaseURL, c.Schedule, c.names())
+	s, err := pgsource.FindSchedule(ctx, c.connString(), c.Schedule, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -197,7 +197,7 @@ func (c *schedulesNext) Run(ctx context.Context, out cli.Output) error {
 	if c.Occurrences < 1 || c.Occurrences > 100_000 {
 		return cli.Usage(fmt.Errorf("--occurrences is %d, must be 1 to 100000", c.Occurrences))
 	}
-	list, zone, err := pgsource.NextOccurrences(ctx, c.DatabaseURL, c.Schedule, c.Occurrences, c.names())
+	list, zone, err := pgsource.NextOccurrences(ctx, c.connString(), c.Schedule, c.Occurrences, c.names())
 	if err != nil {
 		return err
 	}
@@ -271,14 +271,14 @@ func (c *schedulesAdd) Run(ctx context.Context, out cli.Output) error {
 		CatchUp: schedule.CatchUp(c.CatchUp), CatchUpWindow: c.CatchUpWindow, MaxLateness: c.MaxLateness,
 		Message: pgsource.ScheduleMessage{Topic: string(c.Topic), Payload: c.Payload, QoS: c.QoS, Retain: c.Retain, ContentType: string(c.ContentType), ResponseTopic: string(c.ResponseTopic), Headers: c.Header, OrderingKey: string(c.OrderingKey)},
 	}
-	return c.done(out, "added", pgsource.AddSchedule(ctx, c.DatabaseURL, s, c.names()))
+	return c.done(out, "added", pgsource.AddSchedule(ctx, c.connString(), s, c.names()))
 }
 
 // bounds are the instants of --start and --end; zero: not given.
 func (c *schedulesAdd) bounds(ctx context.Context) (start, end time.Time, err error) {
 	var now driver.DBTime
 	if c.Start.distance != nil || c.End.distance != nil {
-		if now, err = pgsource.DatabaseTime(ctx, c.DatabaseURL, c.names()); err != nil {
+		if now, err = pgsource.DatabaseTime(ctx, c.connString(), c.names()); err != nil {
 			return start, end, err
 		}
 	}
@@ -319,25 +319,25 @@ func (c *schedulesAdd) check() error {
 type schedulesPause struct{ scheduleFlags }
 
 func (c *schedulesPause) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "paused", pgsource.PauseSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
+	return c.done(out, "paused", pgsource.PauseSchedule(ctx, c.connString(), c.Schedule, c.names()))
 }
 
 type schedulesResume struct{ scheduleFlags }
 
 func (c *schedulesResume) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "resumed", pgsource.ResumeSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
+	return c.done(out, "resumed", pgsource.ResumeSchedule(ctx, c.connString(), c.Schedule, c.names()))
 }
 
 type schedulesDelete struct{ scheduleFlags }
 
 func (c *schedulesDelete) Run(ctx context.Context, out cli.Output) error {
-	return c.done(out, "deleted", pgsource.DeleteSchedule(ctx, c.DatabaseURL, c.Schedule, c.names()))
+	return c.done(out, "deleted", pgsource.DeleteSchedule(ctx, c.connString(), c.Schedule, c.names()))
 }
 
 type schedulesRun struct{ scheduleFlags }
 
 func (c *schedulesRun) Run(ctx context.Context, out cli.Output) error {
-	id, err := pgsource.RunSchedule(ctx, c.DatabaseURL, c.Schedule, c.names())
+	id, err := pgsource.RunSchedule(ctx, c.connString(), c.Schedule, c.names())
 	switch {
 	case err != nil:
 		return err
@@ -364,7 +364,7 @@ range can be backfilled twice.`
 }
 
 func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
-	now, err := pgsource.DatabaseTime(ctx, c.DatabaseURL, c.names())
+	now, err := pgsource.DatabaseTime(ctx, c.connString(), c.names())
 	if err != nil {
 		return err
 	}
@@ -373,7 +373,7 @@ func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 		return cli.Usage(errors.New("--from must be before --to"))
 	}
 	if !c.Yes {
-		jobs, err := pgsource.CountBackfill(ctx, c.DatabaseURL, c.Schedule, from, to, c.names())
+		jobs, err := pgsource.CountBackfill(ctx, c.connString(), c.Schedule, from, to, c.names())
 		if err != nil {
 			return err
 		}
@@ -383,7 +383,7 @@ func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 			}
 		}
 	}
-	made, err := pgsource.Backfill(ctx, c.DatabaseURL, c.Schedule, from, to, c.names())
+	made, err := pgsource.Backfill(ctx, c.connString(), c.Schedule, from, to, c.names())
 	switch {
 	case err != nil:
 		return err

@@ -36,13 +36,13 @@ func (c *schedulesList) Run(ctx context.Context, out cli.Output) error {
 	}
 	filter := pgsource.ScheduleFilter{States: c.State, NamePrefix: string(c.Name), TopicPrefix: string(c.Topic), After: string(c.After), Limit: c.Limit}
 	if c.From.given || c.Until.given {
-		now, err := pgsource.DatabaseTime(ctx, c.DatabaseURL, c.names())
+		now, err := pgsource.DatabaseTime(ctx, c.connString(), c.names())
 		if err != nil {
 			return err
 		}
 		filter.From, filter.Until = c.From.at(now), c.Until.at(now)
 	}
-	list, more, err := pgsource.FindSchedules(ctx, c.DatabaseURL, filter, c.names())
+	list, more, err := pgsource.FindSchedules(ctx, c.connString(), filter, c.names())
 	if err != nil {
 		return err
 	}

@@ -152,15 +152,19 @@ func TestNoSecretWhileRunning(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	h := hunt(t)
-	file := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(file, []byte(h.mqttSecret+"\n"), 0o600); err != nil {
+	file, databaseFile := filepath.Join(t.TempDir(), "password"), filepath.Join(t.TempDir(), "database")
+	testkit.WriteFile(t, file, []byte(h.mqttSecret+"\n"))
+	testkit.WriteFile(t, databaseFile, []byte(h.password+"\n"))
+	bare, err := url.Parse(h.database)
+	if err != nil {
 		t.Fatal(err)
 	}
+	bare.User = url.User("hunter")
 	args := []string{"run", "--log-level=debug", "--http-addr=127.0.0.1:0", "--pprof"}
 	byURL := testkit.Run(t, testkit.ProcessConfig{Path: testkit.Reactor(t), Args: args, Env: []string{"REACTOR_DATABASE_URL=" + h.database, "REACTOR_MQTT_URL=" + h.mqtt}})
 	byFile := testkit.Run(t, testkit.ProcessConfig{
-		Path: testkit.Reactor(t), Args: append(args, "--mqtt-username=hunter", "--mqtt-password-file="+file),
-		Env: []string{"REACTOR_DATABASE_URL=" + h.database, "REACTOR_MQTT_URL=" + h.withoutMQTT},
+		Path: testkit.Reactor(t), Args: append(args, "--mqtt-username=hunter", "--mqtt-password-file="+file, "--database-password-file="+databaseFile),
+		Env: []string{"REACTOR_DATABASE_URL=" + bare.String(), "REACTOR_MQTT_URL=" + h.withoutMQTT},
 	})
 	instances := map[string]*testkit.Process{"by URL": byURL, "by file": byFile}
 	admin := connect(t, ctx, h.server.URL())
@@ -206,9 +210,17 @@ func TestNoSecretWhileRunning(t *testing.T) {
 		waitLine(t, ctx, p, "password authentication failed")
 	}
 	look("while the password is wrong")
-	exec(t, ctx, admin, "ALTER ROLE hunter PASSWORD '"+h.password+"'")
+	// The one with the file goes on as soon as the file has the new password, and does the work of both.
+	testkit.WriteFile(t, databaseFile, []byte("another "+secret))
 	fire(5)
 	if err := judge.WaitDistinct(ctx, 10); err != nil {
+		t.Fatal(err)
+	}
+	look("while the password in the URL is wrong")
+	exec(t, ctx, admin, "ALTER ROLE hunter PASSWORD '"+h.password+"'")
+	testkit.WriteFile(t, databaseFile, []byte(h.password))
+	fire(5)
+	if err := judge.WaitDistinct(ctx, 15); err != nil {
 		t.Fatal(err)
 	}
 	for name, p := range instances {

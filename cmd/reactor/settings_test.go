@@ -156,7 +156,7 @@ func TestNoVariableMeansTwoThings(t *testing.T) {
 		}
 	}
 	walk(parser.Model.Node)
-	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-connections", "database-url", "delivery", "feed", "http-addr", "jobs-table", "listen-url", "mqtt-ca", "mqtt-cert", "mqtt-failover-after", "mqtt-key", "mqtt-password", "mqtt-password-file", "mqtt-server-name", "mqtt-url", "mqtt-username", "mqtt-username-file", "patience", "role-prefix", "schema", "without-triggers"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(outside)), []string{"database-connections", "database-password-file", "database-url", "delivery", "feed", "http-addr", "jobs-table", "listen-url", "mqtt-ca", "mqtt-cert", "mqtt-failover-after", "mqtt-key", "mqtt-password", "mqtt-password-file", "mqtt-server-name", "mqtt-url", "mqtt-username", "mqtt-username-file", "patience", "role-prefix", "schema", "without-triggers"}; !slices.Equal(got, want) {
 		t.Errorf("flags with a variable beside those of reactor run: %v, want %v", got, want)
 	}
 	if len(first) < 20 {

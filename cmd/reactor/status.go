@@ -36,7 +36,7 @@ func (c *statusCommand) Run(ctx context.Context, out cli.Output) error {
 	if c.Watch != 0 && c.Watch < leastWatch {
 		return cli.Usage(fmt.Errorf("--watch is %v, must be %v at least", c.Watch, leastWatch))
 	}
-	return pgsource.WithJobs(ctx, c.DatabaseURL, false, func(a *pgsource.JobsAdmin) error {
+	return pgsource.WithJobs(ctx, c.connString(), false, func(a *pgsource.JobsAdmin) error {
 		for first := true; ; first = false {
 			s, err := a.Status(ctx)
 			if err != nil {

@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -88,4 +89,37 @@ func (p *Postgres) queryBool(ctx context.Context, sql string) (ok bool, err erro
 	defer conn.Close(context.WithoutCancel(ctx))
 	err = conn.QueryRow(ctx, sql).Scan(&ok)
 	return ok, err
+}
+
+// UseTLS accepts connections with TLS as well, with this certificate (PEM) and its key, or with another one than
+// before. It returns when new connections get it.
+func (p *Postgres) UseTLS(ctx context.Context, certFile, keyFile string) error {
+	// The server refuses a key that others may read, and files that it does not own.
+	for from, to := range map[string]string{certFile: "server.pem", keyFile: "server.key"} {
+		content, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		if err := p.writeData(to, string(content)); err != nil {
+			return err
+		}
+	}
+	for name, value := range map[string]string{"ssl_cert_file": "server.pem", "ssl_key_file": "server.key"} {
+		if err := p.setAndReload(ctx, name, value); err != nil {
+			return err
+		}
+	}
+	conn, err := pgx.Connect(ctx, p.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var before time.Time
+	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&before); err != nil {
+		return err
+	}
+	if err := p.setAndReload(ctx, "ssl", "on"); err != nil {
+		return err
+	}
+	return p.await(ctx, "the certificate", fmt.Sprintf("SELECT pg_conf_load_time() > %s", quoteLiteral(before.Format(time.RFC3339Nano))))
 }
