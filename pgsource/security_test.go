@@ -289,7 +289,10 @@ func TestPlantedBeforeAnUpgrade(t *testing.T) {
 func TestPlantedVariants(t *testing.T) {
 	for _, path := range []string{"public", "public,pg_catalog"} {
 		for _, version := range []int{0, 2, 5} {
-			t.Run(fmt.Sprintf("%s,%d", path, version), func(t *testing.T) { testPlantedVariants(t, path, version) })
+			t.Run(fmt.Sprintf("%s,%d", path, version), func(t *testing.T) {
+				t.Parallel()
+				testPlantedVariants(t, path, version)
+			})
 		}
 	}
 }
