@@ -37,7 +37,9 @@ func (b *broker) openWebSocket(ctx context.Context, conn net.Conn) (net.Conn, er
 	switch {
 	case err == nil:
 	case refusedByPeer(err):
-		return nil, fmt.Errorf("broker %s: TLS failed: %w: %s", b.address, errors.Unwrap(err), wantsCertificate)
+		var alert *net.OpError // the texts around it show the URL, which may hold a token
+		errors.As(err, &alert)
+		return nil, explained(err, "broker %s: TLS failed: %v: %s", b.address, alert, wantsCertificate)
 	case ctx.Err() != nil:
 		return nil, b.explainTimeout(ctx)
 	case response == nil:
@@ -63,6 +65,10 @@ func (w *webSocket) Write(b []byte) (int, error) {
 		return 0, nil // it would be an empty message
 	}
 	n, err := w.Conn.Write(b)
+	if err != nil {
+		// A long message is sent in parts, and the library does not say how many of them were sent.
+		n = len(b)
+	}
 	return n, timedOut(err, &w.sendDeadline)
 }
 

@@ -64,7 +64,16 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 				return session, nil
 			}
 			closeSession(session)
-			return r.connect(hard, hard, false)
+			var err error
+			if session, err = r.connect(hard, hard, false); err != nil || session.Limits().Resumed {
+				return session, err
+			}
+			discardSession(session) // another broker's, or a new one
+			session = nil
+			if !pause.Sleep(hard) {
+				return nil, hard.Err()
+			}
+			continue
 		}
 		err := r.leaveMark(hard, session, mark)
 		if err == nil && cleanStart {
@@ -104,6 +113,12 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 		session = nil
 		if !pause.Sleep(hard) {
 			return nil, hard.Err()
+		}
+		// If the broker did not hear that, and we go on at another one, the session stays there with its
+		// mark. So no mark is left in two sessions.
+		mark = rand.Text()
+		if err := r.note(hard, mark, reopen); err != nil {
+			return nil, err
 		}
 	}
 }
