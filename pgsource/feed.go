@@ -58,6 +58,7 @@ func (f *Feed) UnmarshalText(text []byte) error {
 // Listen implements driver.Feed.
 func (s *Source) Listen(ctx context.Context, on func(driver.Hint)) error {
 	defer s.feed.reset()
+	s.tellFailover(on)
 	if s.cfg.Feed == FeedAuto {
 		return s.listenAuto(ctx, on)
 	}
@@ -68,6 +69,7 @@ func (s *Source) Listen(ctx context.Context, on func(driver.Hint)) error {
 // listenTo listens to one feed until ctx ends, the feed breaks, or the database moves.
 func (s *Source) listenTo(ctx context.Context, feed Feed, on func(driver.Hint)) error {
 	moved := s.moves.soon()
+	s.tellFailover(on) // which came before we waited for one
 	ctx, end := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	defer watch.Wait()
@@ -81,10 +83,18 @@ func (s *Source) listenTo(ctx context.Context, feed Feed, on func(driver.Hint)) 
 	})
 	err := s.listenUntil(ctx, feed, on)
 	if context.Cause(ctx) == errMoved {
+		s.timelines.untold()
 		on(driver.Hint{Kind: driver.HintFailover})
 		return errMoved
 	}
 	return err
+}
+
+// tellFailover tells of a failover that was seen while no feed was running.
+func (s *Source) tellFailover(on func(driver.Hint)) {
+	if s.timelines.untold() {
+		on(driver.Hint{Kind: driver.HintFailover})
+	}
 }
 
 // listenUntil listens to one feed until ctx ends or the feed breaks.

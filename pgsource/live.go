@@ -29,10 +29,13 @@ func WithPasswordFile(connString, path string) string {
 	case !strings.HasPrefix(connString, "postgres://") && !strings.HasPrefix(connString, "postgresql://"):
 		return connString + " " + passwordFile + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(path) + "'"
 	case strings.Contains(connString, "?"):
-		return connString + "&" + passwordFile + "=" + url.QueryEscape(path)
+		return connString + "&" + passwordFile + "=" + inURL(path)
 	}
-	return connString + "?" + passwordFile + "=" + url.QueryEscape(path)
+	return connString + "?" + passwordFile + "=" + inURL(path)
 }
+
+// inURL encodes a value for the query of a URL. PostgreSQL takes a + for itself, and not for a space.
+func inURL(value string) string { return strings.ReplaceAll(url.QueryEscape(value), "+", "%20") }
 
 // takePassword reads the file of the password, if the connection string names one. The server does not know
 // that setting.
@@ -57,7 +60,7 @@ func takePassword(cfg *pgx.ConnConfig) error {
 	return nil
 }
 
-// current returns a configuration with what the files of its connection string say now. A file that
+// current returns a configuration with what the files of its connection string say now, those of services included. A file that
 // cannot be used, because it is just being replaced, say, leaves what they said at the start.
 func current(cfg *pgx.ConnConfig) *pgx.ConnConfig {
 	now, err := parseURL(strings.TrimSpace(cfg.ConnString()))
@@ -65,6 +68,8 @@ func current(cfg *pgx.ConnConfig) *pgx.ConnConfig {
 		return cfg
 	}
 	one := cfg.Copy()
+	delete(one.RuntimeParams, passwordFile)                                                 // of a configuration that pgx has made by itself
+	one.Host, one.Port, one.User, one.Database = now.Host, now.Port, now.User, now.Database // a service file may say others
 	one.Password, one.TLSConfig, one.Fallbacks = now.Password, now.TLSConfig, now.Fallbacks
 	return one
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -165,6 +166,8 @@ func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 	err := row(ctx, sql, args,
 		&known, &ids, &lapsed, &dynamic, &shardOwners, &lanes, &owners, &epochs, &marks, &journaled)
 	if err != nil {
+		// Version 7 was undone, or a failover has lost it: the next beat tells less.
+		m.silent = m.silent || sqlState(err) == pgerrcode.UndefinedColumn
 		return v, m.failed("heartbeat", err)
 	}
 	if !known { // our row is gone

@@ -26,13 +26,14 @@ const membershipLock = 0x72656163746f72
 
 // lockMembershipSQL locks the row, and then returns whether an instance of an earlier version leaves us alone. If
 // {unless} is SKIP LOCKED and another instance has the row, it returns no row at once, without an error that the
-// server would log. pg_locks shows a key in two halves. The subquery is evaluated before the rest, because it locks.
+// server would log. If nobody is seen any more who has the advisory lock, it has just been released, and the next
+// one to have it is not us. A prepared transaction has no process, and is none of an instance. pg_locks shows a key in two halves. The subquery is evaluated before the rest, because it locks.
 const lockMembershipSQL = `
-SELECT CASE WHEN pg_try_advisory_xact_lock($1::bigint) THEN true ELSE NOT EXISTS (
-           SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+SELECT CASE WHEN pg_try_advisory_xact_lock($1::bigint) THEN true ELSE coalesce((
+           SELECT bool_and(NOT coalesce(has_table_privilege(a.usesysid, 'reactor.shards', 'UPDATE'), false))
+             FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
             WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $2::oid AND l.objid = $3::oid AND l.objsubid = 1
-              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-              AND has_table_privilege(a.usesysid, 'reactor.shards', 'UPDATE')) END
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())), false) END
   FROM (SELECT FROM reactor.shards WHERE shard = 0 FOR UPDATE`
 
 // tryMembershipLock takes the lock of the membership until the end of the transaction, unless somebody has it.

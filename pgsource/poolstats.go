@@ -1,6 +1,9 @@
 package pgsource
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // PoolStats are the connections to the database at some moment, except that of the feed.
 type PoolStats struct {
@@ -22,6 +25,16 @@ func (ps *pools) add(p *pool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.all = append(ps.all, p)
+}
+
+// giveUp ends what waits for connections of the pools, and makes them open every connection anew.
+func (ps *pools) giveUp(why error) {
+	ps.mu.Lock()
+	all := slices.Clone(ps.all)
+	ps.mu.Unlock()
+	for _, p := range all {
+		p.giveUp(why)
+	}
 }
 
 // clear forgets them, before they are closed.

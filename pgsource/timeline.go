@@ -29,6 +29,7 @@ type timelines struct {
 	mu        sync.Mutex
 	latest    uint32           // guarded by mu: the highest timeline that was seen; 0: none
 	failovers int64            // guarded by mu: how often it has grown
+	told      int64            // guarded by mu: how many of the failovers the lanes were told of
 	read      map[int32]uint32 // guarded by mu: on which timeline the journal of a lane was read last
 }
 
@@ -89,6 +90,19 @@ func (t *timelines) see(timeline uint32) (failed bool, before uint32, err error)
 	return true, before, nil
 }
 
+// untold reports whether the lanes were not told of a failover yet, and takes it that they are told
+// now. They claim nothing before they have read their journals, so it must not get lost: a failover
+// may be seen while no feed is running, and the next feed may not stand for long.
+func (t *timelines) untold() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.told == t.failovers {
+		return false
+	}
+	t.told = t.failovers
+	return true
+}
+
 // now returns the latest timeline.
 func (t *timelines) now() uint32 {
 	t.mu.Lock()
@@ -142,11 +156,7 @@ func (s *Source) isCurrent(ctx context.Context, conn *pgconn.PgConn) error {
 	s.log.Warn("the database has failed over: another server was promoted; the lanes compare their journals with it", "timeline", timeline, "before", before)
 	s.starts.forget()
 	s.settled.forget()
-	for _, db := range []*database{s.work, s.control} {
-		if db != nil {
-			db.pool.giveUp(errFailedOver)
-		}
-	}
+	s.pools.giveUp(errFailedOver)
 	s.moves.tell()
 	return nil
 }

@@ -3,7 +3,36 @@ package pgsource
 import (
 	"errors"
 	"testing"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
+
+// TestFailoverBetweenFeeds: a failover that is seen while no feed runs is told when the next one begins, whether
+// that stands or not, and once. The lanes claim nothing before.
+func TestFailoverBetweenFeeds(t *testing.T) {
+	t.Parallel()
+	s, err := New(Config{DatabaseURL: "postgres://127.0.0.1:1/app", Feed: FeedNotify})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	on := func(h driver.Hint) {
+		if h.Kind == driver.HintFailover {
+			told++
+		}
+	}
+	for i, timeline := range []uint32{1, 2, 2, 3} {
+		if _, _, err := s.timelines.see(timeline); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Listen(t.Context(), on); err == nil {
+			t.Fatal("there is no server, and the feed ends without an error")
+		}
+		if want := []int{0, 1, 1, 2}[i]; told != want {
+			t.Errorf("step %d: told %d times, want %d", i, told, want)
+		}
+	}
+}
 
 // TestTimelines: a later timeline is a failover, an earlier one is refused, and an unknown one
 // changes nothing.
@@ -22,6 +51,9 @@ func TestTimelines(t *testing.T) {
 	}
 	if latest, failovers := seen.state(); latest != 6 || failovers != 2 {
 		t.Errorf("on timeline %d after %d failovers", latest, failovers)
+	}
+	if !seen.untold() || seen.untold() {
+		t.Error("the lanes are not told once of what they were not told")
 	}
 	seen.journalRead(1, 5)
 	seen.journalRead(2, 6)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/url"
 	"os"
 	"runtime/pprof"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -29,11 +31,22 @@ type databaseFlags struct {
 }
 
 // connString returns the connection string, with the file of the password.
-func (f databaseFlags) connString() string { return f.withPassword(f.DatabaseURL) }
+func (f databaseFlags) connString() string {
+	return pgsource.WithPasswordFile(f.DatabaseURL, f.DatabasePasswordFile)
+}
 
-// withPassword returns a connection string with the file of the password, if there is one.
-func (f databaseFlags) withPassword(url string) string {
-	return pgsource.WithPasswordFile(url, f.DatabasePasswordFile)
+// withPassword returns the connection string of the feed, with the file of the password if it has none of its own:
+// a direct connection may be another user's.
+func (f databaseFlags) withPassword(listenURL string) string {
+	if u, err := url.Parse(listenURL); err == nil && u.User != nil {
+		if _, given := u.User.Password(); given {
+			return listenURL
+		}
+	}
+	if strings.Contains(listenURL, "password=") || strings.Contains(listenURL, "passwordfile=") {
+		return listenURL
+	}
+	return pgsource.WithPasswordFile(listenURL, f.DatabasePasswordFile)
 }
 
 // names returns the names of the deployment.
