@@ -114,8 +114,8 @@ func TestVersionsRecoverEachOther(t *testing.T) {
 	for round, programs := range [][2]string{{released, testkit.Reactor(t)}, {testkit.Reactor(t), released}} {
 		first := run(programs[0])
 		until(t, ctx, conn, "SELECT count(DISTINCT owner) = 1 FROM reactor.shards WHERE owner IN (SELECT id FROM reactor.instances)")
-		exec(t, ctx, conn, "INSERT INTO jobs (topic, payload, fire_at) SELECT 'roll/' || n % 50, n::text, now() + n * interval '0.5 ms' FROM generate_series(1, $1::integer) n", jobs)
-		if err := judge.WaitDistinct(ctx, round*jobs+jobs/4); err != nil {
+		exec(t, ctx, conn, "INSERT INTO jobs (topic, payload, fire_at) SELECT 'roll/' || n % 50, n::text, now() + n * interval '2 ms' FROM generate_series(1, $1::integer) n", jobs)
+		if err := judge.WaitDistinct(ctx, round*jobs+jobs/8); err != nil {
 			t.Fatal(err)
 		}
 		first.Kill(t)
@@ -125,6 +125,7 @@ func TestVersionsRecoverEachOther(t *testing.T) {
 		}
 		t.Logf("%d jobs were on their way", left)
 		second := run(programs[1])
+		waitLine(t, ctx, second, `"running"`) // before that a signal ends it at once
 		if err := judge.WaitDistinct(ctx, (round+1)*jobs); err != nil {
 			t.Fatalf("%v: %+v", err, judge.Progress())
 		}
