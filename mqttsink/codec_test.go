@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,8 +73,9 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{0x90, 1, 0x10, 0xB0, 3, 0x10, 1, 9})
 	f.Add([]byte{0x40, 1, 0, 2})
 	f.Add([]byte{0xE0, 0xFF, 0xFF, 0xFF, 0x7F, 0})
+	f.Add([]byte{0xE0, 1, 0x9D, 0xE0, 6, 0x9C, 4, 0x1C, 0, 1, 'h'}) // to another server
 	f.Fuzz(func(t *testing.T, input []byte) {
-		s := &session{}
+		s := &session{at: &broker{choice: newChoice(nil, 0, slog.New(slog.DiscardHandler))}}
 		for rest := input; ; {
 			packet, tail, err := splitPacket(rest)
 			if err != nil || packet == nil {
