@@ -60,7 +60,7 @@ func takePassword(cfg *pgx.ConnConfig) error {
 	return nil
 }
 
-// current returns a configuration with what the files of its connection string say now, those of services included. A file that
+// current returns a configuration with what the files of its connection string say now. A file that
 // cannot be used, because it is just being replaced, say, leaves what they said at the start.
 func current(cfg *pgx.ConnConfig) *pgx.ConnConfig {
 	now, err := parseURL(strings.TrimSpace(cfg.ConnString()))
@@ -68,8 +68,7 @@ func current(cfg *pgx.ConnConfig) *pgx.ConnConfig {
 		return cfg
 	}
 	one := cfg.Copy()
-	delete(one.RuntimeParams, passwordFile)                                                 // of a configuration that pgx has made by itself
-	one.Host, one.Port, one.User, one.Database = now.Host, now.Port, now.User, now.Database // a service file may say others
+	delete(one.RuntimeParams, passwordFile) // of a configuration that pgx has made by itself
 	one.Password, one.TLSConfig, one.Fallbacks = now.Password, now.TLSConfig, now.Fallbacks
 	return one
 }

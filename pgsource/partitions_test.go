@@ -160,7 +160,6 @@ func TestPartitionsOfOthers(t *testing.T) {
 // TestPartitionsRetained: a partition goes when all its jobs are finished, and not before: not with a
 // job that nobody has claimed, that is in the journal, or that waits to be returned.
 func TestPartitionsRetained(t *testing.T) {
-	t.Parallel()
 	b := converted(t, `INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now() - n * interval '1 day', true FROM generate_series(0, 9) n`)
 	gone := func(retain time.Duration) (dropped, kept int) {
 		t.Helper()
