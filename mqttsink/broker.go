@@ -3,7 +3,6 @@ package mqttsink
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +56,10 @@ func newBrokers(cfg *Config, direct bool) ([]*broker, error) {
 		if slices.ContainsFunc(brokers, func(other *broker) bool { return other.address == b.address }) {
 			return nil, badURL("names " + b.address + " twice")
 		}
-		secure = secure || b.secure
+		// Else whoever keeps us from the one with TLS would get the password and the payloads in clear.
+		if secure = b.secure; len(brokers) > 0 && secure != brokers[0].secure {
+			return nil, badURL("names brokers with TLS and without: use TLS (mqtts://, wss://) for all of them, or for none")
+		}
 		brokers = append(brokers, b)
 	}
 	if err := cfg.validate(); err != nil {
@@ -89,10 +91,9 @@ func (b *broker) connect(ctx context.Context, opts driver.ConnectOptions) (drive
 		closeNow(conn)
 		return nil, err
 	}
-	terms.limits.Standby = b.choice.accepted(b)
 	session := b.newSession(conn, reader, opts, terms)
 	if opts.Mark != "" && session.limits.Present {
-		found, whole, err := session.recognize(ctx, opts.Mark)
+		found, whole, err := session.recognize(ctx, opts)
 		if err != nil {
 			session.end(errClosed)
 			<-session.done
@@ -100,6 +101,7 @@ func (b *broker) connect(ctx context.Context, opts driver.ConnectOptions) (drive
 		}
 		session.limits.Resumed, session.limits.Marked = found, whole
 	}
+	session.limits.Standby = b.choice.accepted(b) // not before: a broker that does not answer is none to stay at
 	b.cfg.Logger.Debug("the broker accepted the session", "broker", b.address, "client_id", opts.ClientID,
 		"present", session.limits.Present, "resumed", session.limits.Resumed, "in_flight", terms.limits.InFlight,
 		"packet_bytes", terms.limits.PacketBytes, "keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
@@ -169,7 +171,7 @@ func (b *broker) handshake(conn io.Writer, reader *bufio.Reader, connect *packet
 func (b *broker) acceptsConnections(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
-	connect := b.connectPacket(driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), Fresh: true})
+	connect := b.connectPacket(driver.ConnectOptions{ClientID: newProbeID(), Fresh: true})
 	conn, _, _, err := b.open(ctx, connect)
 	if err != nil {
 		var refused *driver.ConnectRefusedError

@@ -88,6 +88,8 @@ func TestFailoverAtTheStart(t *testing.T) {
 	}
 	for url, want := range map[string]string{
 		"mqtt://a,mqtt://a:1883":          "names a:1883 twice",
+		"mqtts://a,mqtt://b":              "with TLS and without",
+		"ws://a/,wss://b/":                "with TLS and without",
 		"mqtt://a,":                       "URL is not one of a broker",
 		"mqtt://a,b":                      "URL is not one of a broker",
 		"mqtt://u:sesame@a,http://u:1@b":  "URL is not one of a broker",
@@ -130,6 +132,30 @@ func TestUnmarkedSessionElsewhere(t *testing.T) {
 		if !test.limits.Present || test.limits.Resumed != test.want {
 			t.Errorf("%s: %+v, want Resumed %t", name, test.limits, test.want)
 		}
+	}
+}
+
+// TestMarkFoundEverywhere: a broker that finds every subscription proves nothing. With several brokers a session
+// there counts as the lane's only if the lane was there last.
+func TestMarkFoundEverywhere(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	present := connack(t, 0, nil)
+	present[2] = 1
+	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
+		if p.Type == packets.CONNECT {
+			return reply{packets: present}
+		}
+		return unsuback(p, codeSuccess)
+	})
+	sink := newSink(t, Config{URL: broker.url + ",mqtt://127.0.0.1:1"})
+	for last, want := range map[string]bool{strings.TrimPrefix(broker.url, "mqtt://"): true, "elsewhere:1883": false, "": false} {
+		s, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "x", QoS: 2, Mark: "ours", Broker: last, Acks: func([]driver.Ack) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantLimits(t, "last at "+last, s, true, want, false)
+		within(t, s.Close)
 	}
 }
 

@@ -103,8 +103,6 @@ func (x *brokerExamination) connect(ctx context.Context) bool {
 	return true
 }
 
-func newProbeID() string { return driver.ProbePrefix + randomText() }
-
 func speaksNoMQTT5(code byte) bool {
 	return code == packets.ConnackMalformedPacket || code == packets.ConnackProtocolError || code == packets.ConnackUnsupportedProtocolVersion
 }

@@ -33,8 +33,6 @@ const (
 	exchangePatience = 15 * time.Second
 )
 
-func randomText() string { return rand.Text() }
-
 // exchange asks the questions that need an exchange.
 func (x *brokerExamination) exchange(ctx context.Context) {
 	if x.maxQoS < 2 {
@@ -47,7 +45,7 @@ func (x *brokerExamination) exchange(ctx context.Context) {
 	cfg.SessionExpiry = probeExpiry
 	probing := &broker{location: x.broker.location, cfg: &cfg, direct: x.broker.direct, login: x.broker.login, tls: x.broker.tls}
 	probing.choice = newChoice([]*broker{probing}, cfg.FailoverAfter, cfg.Logger) // it has a session here, and nowhere else
-	e := &exchange{broker: probing, id: newProbeID(), topic: passingTopics + randomText(), acks: make(chan driver.Ack, 16)}
+	e := &exchange{broker: probing, id: newProbeID(), topic: passingTopics + rand.Text(), acks: make(chan driver.Ack, 16)}
 	defer e.close()
 	if err := e.listen(ctx); err != nil {
 		x.unclear(2, "repetitions", err)
@@ -105,7 +103,7 @@ func (x *brokerExamination) repetitions(r repeated, err error) {
 
 func (x *brokerExamination) marks(ctx context.Context, s driver.Session) {
 	const check = "marks"
-	switch err := s.Mark(ctx, randomText()); {
+	switch err := s.Mark(ctx, rand.Text()); {
 	case errors.Is(err, driver.ErrCannotMark):
 		x.list = append(x.list, driver.FindingOf(check, driver.Warning, fmt.Errorf("a lost session is noticed with less certainty: %w", err)))
 	case err != nil:

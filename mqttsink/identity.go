@@ -27,6 +27,9 @@ const (
 // errSharedIdentity: a client id that nobody has used has a session.
 var errSharedIdentity = errors.New("shared identity")
 
+// newProbeID returns a client id that nobody else has.
+func newProbeID() string { return driver.ProbePrefix + rand.Text() }
+
 // probe is a connection that finds out how the broker identifies clients.
 type probe struct {
 	conn    net.Conn
@@ -108,7 +111,7 @@ func (b *broker) connectTwice(ctx context.Context, qos byte) error {
 }
 
 func (b *broker) openProbe(ctx context.Context, qos byte) (*probe, error) {
-	opts := driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), QoS: qos}
+	opts := driver.ConnectOptions{ClientID: newProbeID(), QoS: qos}
 	connect := b.connectPacket(opts)
 	expiry := uint32(probeExpiry / time.Second)
 	connect.Properties.SessionExpiryInterval = &expiry

@@ -108,9 +108,23 @@ func (s *session) undo(ctx context.Context, filters []string, why error) error {
 	return why
 }
 
-// recognize finds out whether the session carries a mark. whole means that after the question no
-// subscription of the mark is missing.
-func (s *session) recognize(ctx context.Context, mark string) (found, whole bool, err error) {
+// recognize finds out whether the session carries the mark of a lane. whole means that after the question
+// no subscription of the mark is missing.
+//
+// With several brokers the mark may have been left at another one, and this one may be of those that find
+// every subscription. So it is asked first about one that is never there while a mark is. If it finds
+// that, only the broker where the lane was last is trusted, as without a mark.
+func (s *session) recognize(ctx context.Context, opts driver.ConnectOptions) (found, whole bool, err error) {
+	mark := opts.Mark
+	if len(s.at.choice.brokers) > 1 {
+		codes, err := s.unsubscribe(ctx, markFilter(mark, 0))
+		if err != nil {
+			return false, false, err
+		}
+		if codes[0] == codeSuccess {
+			return opts.Broker == s.at.address, false, nil
+		}
+	}
 	var asked []string
 	for i := range markCopies {
 		filter := markFilter(mark, i+1)
@@ -179,7 +193,7 @@ func closedWithoutReason(err error) bool {
 func (b *broker) closesOnMarks(ctx context.Context) bool {
 	for range closesInARow {
 		connected, err := b.connect(ctx, driver.ConnectOptions{
-			ClientID: driver.ProbePrefix + rand.Text(), Fresh: true, Acks: func([]driver.Ack) {},
+			ClientID: newProbeID(), Fresh: true, Acks: func([]driver.Ack) {},
 		})
 		if err != nil {
 			var refused *driver.ConnectRefusedError

@@ -3,7 +3,6 @@ package mqttsink
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"net"
 
@@ -40,7 +39,7 @@ func (b *broker) speaksMQTT311(ctx context.Context) bool {
 	defer closeNow(conn)
 	stop := context.AfterFunc(ctx, func() { closeNow(conn) })
 	defer stop()
-	clientID := driver.ProbePrefix + rand.Text()
+	clientID := newProbeID()
 	packet := []byte{packets.CONNECT << 4, byte(12 + len(clientID)), 0, 4, 'M', 'Q', 'T', 'T', 4}
 	const cleanSession, keepAliveSeconds = 1 << 1, 30
 	packet = append(packet, cleanSession, 0, keepAliveSeconds, 0, byte(len(clientID)))

@@ -55,7 +55,7 @@ func (s *session) PassesOn(ctx context.Context) (driver.Passing, error) {
 func (b *broker) passesOn(ctx context.Context, address string) (driver.Passing, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, passingPatience+passingWait, errTooSlow)
 	defer cancel()
-	connect := b.connectPacket(driver.ConnectOptions{ClientID: driver.ProbePrefix + rand.Text(), Fresh: true})
+	connect := b.connectPacket(driver.ConnectOptions{ClientID: newProbeID(), Fresh: true})
 	conn, reader, _, err := b.openAt(ctx, address, connect)
 	if err != nil {
 		return driver.PassingUnclear, err

@@ -23,27 +23,13 @@ func examined(t *testing.T, ctx context.Context, cfg pgsource.Config) map[string
 	}
 	found := map[string]driver.Finding{}
 	for _, f := range list {
-		if strings.ContainsAny(f.What+f.Remedy, "\n") || f.What == "" {
-			t.Errorf("%s is not one line: %+v", f.Check, f)
-		}
-		if f.Verdict == driver.Problem && f.Remedy == "" {
-			t.Errorf("%s names no remedy: %s", f.Check, f.What)
-		}
+		testkit.CheckFinding(t, f)
 		if was, ok := found[f.Check]; ok {
 			f.Verdict, f.What, f.Remedy = max(f.Verdict, was.Verdict), was.What+"; "+f.What, was.Remedy+"; "+f.Remedy
 		}
 		found[f.Check] = f
 	}
 	return found
-}
-
-// expects compares a finding with parts of its texts.
-func expects(t *testing.T, found map[string]driver.Finding, check string, verdict driver.Verdict, what, remedy string) {
-	t.Helper()
-	f := found[check]
-	if f.Check == "" || f.Verdict != verdict || !strings.Contains(f.What, what) || !strings.Contains(f.Remedy, remedy) {
-		t.Errorf("%s: %v, %q → %q, want %v, %q → %q", check, f.Verdict, f.What, f.Remedy, verdict, what, remedy)
-	}
 }
 
 // TestExamineSound: on a server and a table that are as they should be, nothing is found.
@@ -140,7 +126,7 @@ func TestExamineBroken(t *testing.T) {
 			if c.superuser {
 				url = b.url
 			}
-			expects(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: url, Feed: c.feed}), c.check, c.verdict, c.what, of(c.remedy))
+			testkit.ExpectFinding(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: url, Feed: c.feed}), c.check, c.verdict, c.what, of(c.remedy))
 		})
 	}
 }
@@ -165,8 +151,8 @@ func TestExamineUnreachable(t *testing.T) {
 		{"dbname", "nobody_has_this", "does not exist", "create the database"},
 	} {
 		found := examined(t, b.ctx, pgsource.Config{DatabaseURL: with(t, b.url, c.key, c.value)})
-		expects(t, found, "database", driver.Problem, c.what, c.remedy)
-		expects(t, found, "everything else", driver.Unknown, "were not asked", "")
+		testkit.ExpectFinding(t, found, "database", driver.Problem, c.what, c.remedy)
+		testkit.ExpectFinding(t, found, "everything else", driver.Unknown, "were not asked", "")
 		if len(found) != 2 {
 			t.Errorf("%s: %d findings: %v", c.key, len(found), found)
 		}
@@ -196,25 +182,25 @@ func TestExamineServer(t *testing.T) {
 	}
 	b.script("BEGIN; CREATE TABLE draft (); PREPARE TRANSACTION 'forgotten'")
 	found := examined(t, b.ctx, pgsource.Config{DatabaseURL: url})
-	expects(t, found, "two-phase commit", driver.Warning, "PREPARE TRANSACTION fails", "reactor migrate feed wal")
-	expects(t, found, "oldest snapshot", driver.Warning, "prepared transaction 'forgotten'", "ROLLBACK PREPARED 'forgotten'")
-	expects(t, found, "autovacuum", driver.Problem, "switched off in the server", "ALTER SYSTEM SET autovacuum = on")
-	expects(t, found, "settings", driver.Warning, "fsync is off", "ALTER SYSTEM RESET fsync")
-	expects(t, found, "connections", driver.Warning, "of 12 are in use", "max_connections")
-	expects(t, found, "WAL feed", driver.Fine, "not possible, and not needed: role \""+role+"\" may not replicate", "")
+	testkit.ExpectFinding(t, found, "two-phase commit", driver.Warning, "PREPARE TRANSACTION fails", "reactor migrate feed wal")
+	testkit.ExpectFinding(t, found, "oldest snapshot", driver.Warning, "prepared transaction 'forgotten'", "ROLLBACK PREPARED 'forgotten'")
+	testkit.ExpectFinding(t, found, "autovacuum", driver.Problem, "switched off in the server", "ALTER SYSTEM SET autovacuum = on")
+	testkit.ExpectFinding(t, found, "settings", driver.Warning, "fsync is off", "ALTER SYSTEM RESET fsync")
+	testkit.ExpectFinding(t, found, "connections", driver.Warning, "of 12 are in use", "max_connections")
+	testkit.ExpectFinding(t, found, "WAL feed", driver.Fine, "not possible, and not needed: role \""+role+"\" may not replicate", "")
 	// A superuser sees whose snapshot it is, and may read the server's log.
 	found = examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url})
-	expects(t, found, "oldest snapshot", driver.Warning, "'report', idle in transaction", "pg_terminate_backend")
-	expects(t, found, "WAL feed", driver.Fine, "possible", "")
+	testkit.ExpectFinding(t, found, "oldest snapshot", driver.Warning, "'report', idle in transaction", "pg_terminate_backend")
+	testkit.ExpectFinding(t, found, "WAL feed", driver.Fine, "possible", "")
 	b.exec("ROLLBACK PREPARED 'forgotten'")
 	idle.Close(b.ctx)
 	// Without triggers, and published.
 	b.script(schema.PublicationsUp + schema.TriggersDown)
 	found = examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url})
-	expects(t, found, "triggers", driver.Fine, "instances read the server's log", "")
-	expects(t, found, "notification", driver.Fine, "not needed", "")
-	expects(t, found, "two-phase commit", driver.Fine, "no trigger", "")
-	expects(t, found, "WAL feed", driver.Fine, "possible, and the table is published", "")
+	testkit.ExpectFinding(t, found, "triggers", driver.Fine, "instances read the server's log", "")
+	testkit.ExpectFinding(t, found, "notification", driver.Fine, "not needed", "")
+	testkit.ExpectFinding(t, found, "two-phase commit", driver.Fine, "no trigger", "")
+	testkit.ExpectFinding(t, found, "WAL feed", driver.Fine, "possible, and the table is published", "")
 	if found = examined(t, b.ctx, pgsource.Config{DatabaseURL: url}); found["WAL feed"].Verdict != driver.Problem {
 		t.Errorf("needed, and not possible: %+v", found["WAL feed"])
 	}
@@ -225,13 +211,13 @@ func TestExaminePartitions(t *testing.T) {
 	t.Parallel()
 	b := converted(t, "")
 	found := examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url})
-	expects(t, found, "partitions", driver.Fine, "each for 24h0m0s", "")
-	expects(t, found, "indexes", driver.Fine, "valid", "")
+	testkit.ExpectFinding(t, found, "partitions", driver.Fine, "each for 24h0m0s", "")
+	testkit.ExpectFinding(t, found, "indexes", driver.Fine, "valid", "")
 	b.exec("UPDATE reactor.deployment SET partition_interval = '1 hour'; ")
 	b.exec("DROP TABLE jobs_default")
-	expects(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "partitions", driver.Problem, "none by default", "PARTITION OF")
+	testkit.ExpectFinding(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "partitions", driver.Problem, "none by default", "PARTITION OF")
 	b.exec("UPDATE reactor.deployment SET partition_interval = NULL")
-	expects(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "partitions", driver.Warning, "does not maintain", "reactor partitions convert")
+	testkit.ExpectFinding(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "partitions", driver.Warning, "does not maintain", "reactor partitions convert")
 }
 
 // TestExaminePooler: behind a pooler in transaction mode no notification arrives, and everything else is
@@ -241,11 +227,11 @@ func TestExaminePooler(t *testing.T) {
 	b, pooler := pooled(t, stack.PgBouncerConfig{PoolSize: 4})
 	b.migrateUp(b.url)
 	found := examined(t, b.ctx, pgsource.Config{DatabaseURL: pooler.URL()})
-	expects(t, found, "server", driver.Fine, "a pooler is in between", "")
-	expects(t, found, "notification", driver.Problem, "leads through a pooler", "pgsource.Config.ListenURL")
-	expects(t, found, "connections", driver.Fine, "the pooler's", "")
+	testkit.ExpectFinding(t, found, "server", driver.Fine, "a pooler is in between", "")
+	testkit.ExpectFinding(t, found, "notification", driver.Problem, "leads through a pooler", "pgsource.Config.ListenURL")
+	testkit.ExpectFinding(t, found, "connections", driver.Fine, "the pooler's", "")
 	found = examined(t, b.ctx, pgsource.Config{DatabaseURL: pooler.URL(), ListenURL: b.url})
-	expects(t, found, "notification", driver.Fine, "arrives", "")
+	testkit.ExpectFinding(t, found, "notification", driver.Fine, "arrives", "")
 	for _, f := range found {
 		if f.Verdict > driver.Warning {
 			t.Errorf("%+v", f)
@@ -254,17 +240,17 @@ func TestExaminePooler(t *testing.T) {
 	// An address of another database is not noticed by anything else.
 	b.exec("CREATE DATABASE elsewhere")
 	found = examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url, ListenURL: with(t, b.url, "dbname", "elsewhere")})
-	expects(t, found, "notification", driver.Problem, "does not arrive", "the same database")
+	testkit.ExpectFinding(t, found, "notification", driver.Problem, "does not arrive", "the same database")
 }
 
 // TestExamineCopy: a copy of a database is told from its original, and nothing is changed in it.
 func TestExamineCopy(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	expects(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "deployment", driver.Fine, "begin with reactor-", "")
+	testkit.ExpectFinding(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "deployment", driver.Fine, "begin with reactor-", "")
 	b.exec("UPDATE reactor.deployment SET database = database::int8 + 1")
 	name := b.count("SELECT hashtext(name) FROM reactor.deployment")
-	expects(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "deployment", driver.Warning, "a copy of another", "delete the jobs")
+	testkit.ExpectFinding(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}), "deployment", driver.Warning, "a copy of another", "delete the jobs")
 	if b.count("SELECT hashtext(name) FROM reactor.deployment") != name {
 		t.Error("the deployment was renamed")
 	}
