@@ -49,6 +49,8 @@ type examination struct {
 	role    *pgx.Conn // a session as the role, the database and the URL make it
 	path    []string  // the search path that the role has
 	list    []driver.Finding
+	// complete: all versions of the schema are recorded as applied.
+	complete bool
 }
 
 func (x *examination) run(ctx context.Context) {
@@ -199,7 +201,7 @@ func (x *examination) ask(ctx context.Context, sql string, args []any, into ...a
 func (x *examination) inRole(ctx context.Context, do func(pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, examineTimeout, errNoAnswer)
 	defer cancel()
-	const begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL search_path = pg_catalog, pg_temp"
+	const begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL DateStyle = ISO; SET LOCAL search_path = pg_catalog, pg_temp"
 	return markTimeout(ctx, pgx.BeginTxFunc(ctx, x.role, pgx.TxOptions{BeginQuery: begin}, renamed(x.names, do)))
 }
 

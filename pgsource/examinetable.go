@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgerrcode"
@@ -49,8 +50,31 @@ func (x *examination) schema(ctx context.Context) bool {
 		x.add("rights", driver.Fine, "this role has all rights that an instance needs on the tables", "")
 	}
 	x.add("table", driver.Fine, found.name+" is the table of jobs of this deployment, and the search path leads to no other", "")
+	x.parts(ctx)
 	return true
 }
+
+// parts asks for what belongs to the schema beside the tables, and is missed only when it is used: the functions, and
+// the rows of the shards. If all is there, nothing is said.
+func (x *examination) parts(ctx context.Context) {
+	var functions []string
+	var shards int
+	err := x.background.row(ctx, `
+		SELECT ARRAY(SELECT name FROM unnest(`+schemaFunctions+`) AS name WHERE NOT EXISTS (SELECT FROM pg_proc WHERE proname = name AND pronamespace = 'reactor'::regnamespace)),
+		       (SELECT count(*) FROM reactor.shards)`, nil, &functions, &shards)
+	if err != nil {
+		return // a right is missing, or an earlier version has other parts: that has been said
+	}
+	if x.complete && len(functions) > 0 {
+		x.add("functions", driver.Problem, "these functions of schema reactor are gone: "+strings.Join(functions, ", "), "run psql -1 -f sql/guards.sql -f sql/ordering.sql -f sql/functions.sql -f sql/schedules.sql as their owner")
+	}
+	if shards != driver.Shards {
+		x.problem("shards", missingShards(shards))
+	}
+}
+
+// schemaFunctions are the names of the functions of schema reactor that this version has, without that of the triggers.
+const schemaFunctions = "'{bind_ordering,cancel,cancel_topic,fill_in,find_job,fire_now,guard_lane,guard_order,insert_jobs,is_outdated,keys_are_unique,keys_in_flight,keys_to_return,make_due,make_jobs,move_job,next_in_order,reschedule,retry,run_schedule,schedule,schedule_changed,schedules_truncated,skips_late,waits_until,why_not}'::text[]"
 
 // versions compares the schema with this program; tableErr is why the table was not found.
 func (x *examination) versions(ctx context.Context, tableErr error) bool {
@@ -58,7 +82,8 @@ func (x *examination) versions(ctx context.Context, tableErr error) bool {
 	states, err := MigrateStatus(ctx, x.cfg.DatabaseURL, x.cfg.deployment())
 	switch {
 	case sqlState(err) == pgerrcode.InsufficientPrivilege:
-		x.failed(check, err)
+		grant := driver.FindingOf(check, driver.Problem, err).Remedy
+		x.add(check, driver.Problem, "this role may not see which versions are applied, so an instance starts only if it does not migrate (`reactor run --no-migrate`)", grant)
 		return true
 	case err != nil:
 		x.problem(check, err)
@@ -70,6 +95,7 @@ func (x *examination) versions(ctx context.Context, tableErr error) bool {
 			pending = append(pending, fmt.Sprintf("%d (%s)", state.Version, state.Name))
 		}
 	}
+	x.complete = len(pending) == 0
 	switch {
 	case len(pending) == 0:
 		x.add(check, driver.Fine, fmt.Sprintf("version %d, the newest that this program knows", schema.Newest()), "")
@@ -84,16 +110,33 @@ func (x *examination) versions(ctx context.Context, tableErr error) bool {
 // noSchema is for a database without a deployment, or with one of an earlier version.
 func (x *examination) noSchema(ctx context.Context) {
 	x.list = append(x.list, driver.FindingOf("schema", driver.Problem, errNoSchema))
-	var role, database string
-	var create bool
-	if err := x.ask(ctx, "SELECT quote_ident(current_user), quote_ident(current_database()), has_database_privilege(current_database(), 'CREATE')", nil, &role, &database, &create); err != nil {
-		x.failed("rights", err)
-	} else if create {
-		x.add("rights", driver.Fine, "role "+role+" may create the schema", "")
-	} else {
-		x.add("rights", driver.Warning, "role "+role+" may not create the schema", "migrate as the owner of the database, or as that owner run GRANT CREATE ON DATABASE "+database+" TO "+role)
-	}
+	x.mayCreate(ctx)
 	x.foreign(ctx)
+}
+
+// mayCreate asks whether this role may create schema reactor in the database, and the table of jobs in one of the
+// schemas where sql/schema.sql looks for a place. Since PostgreSQL 15 not everybody may do the second in public.
+func (x *examination) mayCreate(ctx context.Context) {
+	const check = "rights"
+	places, wanted := x.path, "public"
+	if home := x.names.Home(); home != "" {
+		places, wanted = []string{home}, home
+	}
+	var role, lacking string
+	err := x.ask(ctx, `
+		SELECT quote_ident(current_user), concat_ws('; ',
+		       CASE WHEN NOT has_database_privilege(current_database(), 'CREATE') THEN format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user) END,
+		       CASE WHEN NOT EXISTS (SELECT FROM pg_namespace n WHERE nspname = ANY ($1::text[]) AND (has_schema_privilege(oid, 'CREATE')
+		                             OR EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relname = $3 AND relkind IN ('r', 'p')))) THEN format('GRANT CREATE ON SCHEMA %I TO %I', $2::text, current_user) END)`,
+		[]any{places, wanted, x.names.Table()}, &role, &lacking)
+	switch {
+	case err != nil:
+		x.failed(check, err)
+	case lacking == "":
+		x.add(check, driver.Fine, "role "+role+" may create the schema and the table", "")
+	default:
+		x.add(check, driver.Warning, "role "+role+" may not create the schema and the table", "migrate as the owner of the database, or as that owner run "+lacking)
+	}
 }
 
 // foreign asks whether somebody else's table has the name that ours will get. What is looked at is what
@@ -222,20 +265,26 @@ func (x *examination) partitions(ctx context.Context, count int) {
 	}
 }
 
+const primaryKey = "the primary key"
+
 // indexes asks for those without which claims and loads read the whole table.
 func (x *examination) indexes(ctx context.Context) {
 	var missing, invalid []string
 	err := x.background.row(ctx, `
 		SELECT ARRAY(SELECT name FROM unnest('{jobs_pending,jobs_key,jobs_ordered}'::text[]) AS name WHERE NOT EXISTS (
 		             SELECT FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = $1::regclass AND relname = name))
-		       || ARRAY(SELECT 'the primary key' WHERE NOT EXISTS (SELECT FROM pg_index WHERE indrelid = $1::regclass AND indisprimary) AND NOT EXISTS (SELECT FROM pg_class WHERE oid = $1::regclass AND relkind = 'p')),
+		       || ARRAY(SELECT '`+primaryKey+`' WHERE NOT EXISTS (SELECT FROM pg_index WHERE indrelid = $1::regclass AND indisprimary) AND NOT EXISTS (SELECT FROM pg_class WHERE oid = $1::regclass AND relkind = 'p')),
 		       ARRAY(SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = $1::regclass AND NOT (indisvalid AND indisready))`,
 		[]any{x.jobs().name}, &missing, &invalid)
+	remedy := "run psql -1 -f sql/schema.sql as the owner of the table, which makes it again"
+	if slices.Contains(missing, primaryKey) {
+		remedy = "run ALTER TABLE " + x.jobs().name + " ADD PRIMARY KEY (id) as the owner of the table, and for others " + strings.TrimPrefix(remedy, "run ")
+	}
 	switch {
 	case err != nil:
 		x.failed("indexes", err)
 	case len(missing) > 0:
-		x.add("indexes", driver.Problem, fmt.Sprintf("%s has lost %s: claims and loads read the whole table", x.jobs().name, strings.Join(missing, ", ")), "run psql -1 -f sql/schema.sql as the owner of the table, which makes it again")
+		x.add("indexes", driver.Problem, fmt.Sprintf("%s has lost %s: claims and loads read the whole table", x.jobs().name, strings.Join(missing, ", ")), remedy)
 	case len(invalid) > 0:
 		x.add("indexes", driver.Warning, "PostgreSQL does not use "+strings.Join(invalid, ", ")+", whose creation failed", "run REINDEX INDEX CONCURRENTLY, or drop it if it is nobody's")
 	default:

@@ -125,7 +125,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		  FROM unnest($1::text[]) WITH ORDINALITY AS place (schema, position)
 		  JOIN pg_namespace n ON n.nspname = place.schema
 		  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' AND c.relkind IN ('r', 'p')
-		 ORDER BY position`, []any{append(slices.Clone(path), schema), ourColumns},
+		 ORDER BY position`, []any{append(slices.Clone(path), schema), slices.Concat(oldColumns, newColumns)},
 		func(rows pgx.Rows) (err error) {
 			list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[found])
 			return err
@@ -154,10 +154,10 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		second = !another
 	}
 	switch {
-	case len(list[at].Missing) > 0 && !slices.ContainsFunc(list[at].Missing, func(name string) bool { return !slices.Contains(newColumns, name) }):
+	case ofEarlierVersion(list[at].Missing):
 		return table{}, errNoSchema
 	case len(list[at].Missing) > 0:
-		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …)", qualified(s.names, schema), strings.Join(list[at].Missing, ", "))
+		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …); if it was dropped, restore the table", qualified(s.names, schema), strings.Join(list[at].Missing, ", "))
 	case !list[at].Sharded:
 		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(s.names, schema))
 	case second:
@@ -171,12 +171,21 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	return newTable(s.names, schema, list[at].Tree), s.bindOrdering(ctx, schema)
 }
 
-// ourColumns are the columns of the table that our statements name.
-var ourColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard", "claim", "key"}
+// oldColumns are the columns of the table that our statements name, and that all versions of the schema have.
+var oldColumns = []string{"id", "topic", "payload", "fire_at", "expires_at", "processed", "processed_at", "shard"}
 
-// newColumns are those that earlier versions of the schema lack: claim is there since version 3, key
-// since version 6.
-var newColumns = []string{"claim", "key"}
+// newColumns are those that earlier versions lack: claim is there since version 3, the others since version 6.
+var newColumns = []string{
+	"claim", "key", "payload_bytes", "qos", "retain", "content_type", "response_topic", "correlation_data", "headers",
+	"ordering_key", "schedule_id", "occurrence_at",
+}
+
+// ofEarlierVersion reports whether a table that lacks these columns is one of an earlier version, rather than one
+// from which somebody has dropped a column.
+func ofEarlierVersion(missing []string) bool {
+	isOld := func(name string) bool { return slices.Contains(oldColumns, name) }
+	return (slices.Contains(missing, "claim") || slices.Contains(missing, "key")) && !slices.ContainsFunc(missing, isOld)
+}
 
 // findMovedTable finds the table where somebody has renamed its schema, or moved the table to
 // another one, and records the new place. The table is recognized by our triggers or publications.
@@ -309,7 +318,8 @@ func (s *Source) lacksRights(ctx context.Context) error {
 		return rowSecurityError(*covered)
 	}
 	var grants, role string
-	if err := s.control.row(ctx, "SELECT missing, quote_ident(current_user) FROM ("+missingRightsSQL+") AS lacking (missing)", []any{toPublish.names(), toPublish.privileges()}, &grants, &role); err != nil {
+	needs := toPublish.and(toSeeVersions)
+	if err := s.control.row(ctx, "SELECT missing, quote_ident(current_user) FROM ("+missingRightsSQL+") AS lacking (missing)", []any{needs.names(), needs.privileges()}, &grants, &role); err != nil {
 		return err
 	}
 	return explained(errLackOfRights, "role %s lacks rights on the jobs: as their owner run %s", role, grants)

@@ -177,7 +177,7 @@ func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 		v.instances = append(v.instances, instance{id: id, lapsed: lapsed[i], dynamic: dynamic[i]})
 	}
 	if len(shardOwners) != driver.Shards {
-		return v, fmt.Errorf("reactor.shards has %d rows instead of %d: run sql/schema.sql again", len(shardOwners), driver.Shards)
+		return v, missingShards(len(shardOwners))
 	}
 	copy(v.owners[:], shardOwners)
 	for i, lane := range lanes {
@@ -185,6 +185,13 @@ func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 	}
 	return v, nil
 }
+
+// missingShards is the error if there are not as many rows as shards.
+func missingShards(rows int) error {
+	return fmt.Errorf("reactor.shards has %d rows instead of %d, and the jobs of the others are published by nobody: %s", rows, driver.Shards, remakeShards)
+}
+
+const remakeShards = "run psql -1 -f sql/schema.sql as the owner of the database, which makes them again"
 
 // rebalance makes the plan again under the lock and carries it out. If another instance holds the
 // lock, it is doing the same and will announce the result. The transaction does all or nothing: a

@@ -38,20 +38,25 @@ SELECT CASE WHEN pg_try_advisory_xact_lock($1::bigint) THEN true ELSE coalesce((
 
 // tryMembershipLock takes the lock of the membership until the end of the transaction, unless somebody has it.
 func tryMembershipLock(ctx context.Context, tx pgx.Tx) (locked bool, err error) {
-	return lockMembership(ctx, tx, lockMembershipSQL+" SKIP LOCKED) AS held")
+	locked, err = lockMembership(ctx, tx, lockMembershipSQL+" SKIP LOCKED) AS held")
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil // somebody has it; if the row is missing, the next heartbeat says so
+	}
+	return locked, err
 }
 
 // waitForMembershipLock is tryMembershipLock, and waits for another instance of this version.
 func waitForMembershipLock(ctx context.Context, tx pgx.Tx) (locked bool, err error) {
-	return lockMembership(ctx, tx, lockMembershipSQL+") AS held")
+	locked, err = lockMembership(ctx, tx, lockMembershipSQL+") AS held")
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, explained(err, "reactor.shards has lost the row of shard 0: %s", remakeShards)
+	}
+	return locked, err
 }
 
 func lockMembership(ctx context.Context, tx pgx.Tx, sql string) (locked bool, err error) {
 	key := txNames(tx).Lock(membershipLock)
 	err = tx.QueryRow(ctx, sql, key, uint32(uint64(key)>>32), uint32(key)).Scan(&locked)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
-	}
 	return locked, err
 }
 

@@ -334,7 +334,7 @@ func refuseUnknownJobs(ctx context.Context, tx pgx.Tx) error {
 // MigrateStatus lists all versions that this program knows, in order.
 func MigrateStatus(ctx context.Context, databaseURL string, of ...Names) ([]MigrationState, error) {
 	var states []MigrationState
-	err := withRights(ctx, databaseURL, only(of), rights{{"schema_version", "SELECT"}}, true, func(conn *pgx.Conn) error {
+	err := withRights(ctx, databaseURL, only(of), toSeeVersions, true, func(conn *pgx.Conn) error {
 		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			applied, err := appliedVersions(ctx, tx)
 			for _, m := range schema.Migrations {

@@ -57,7 +57,9 @@ var (
 	toRunSchedules    = rights{{"schedules", "SELECT, UPDATE"}, {"deployment", "SELECT"}, {ofJobs, "SELECT, INSERT"}, {ofFunctions, "EXECUTE"}}
 	toMakeJobs        = toRunSchedules // by an instance
 	toSeePartitions   = rights{{"deployment", "SELECT"}, {ofParts, "SELECT"}}
-	// toPublish is what an instance needs at its start.
+	// toSeeVersions is what an instance needs to find out that it has nothing to migrate.
+	toSeeVersions = rights{{"schema_version", "SELECT"}}
+	// toPublish is what an instance needs at its start, beside toSeeVersions if it migrates.
 	toPublish = append(rights{{ofJobs, "SELECT, UPDATE"}, {ofOrder, "EXECUTE"}}, ofInstance("deployment", "instances", "shards", "lanes", "in_flight", "journal_starts", "retries", "failed_jobs")...)
 )
 

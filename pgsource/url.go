@@ -35,7 +35,9 @@ func parseURL(url string) (*pgx.ConnConfig, error) {
 		return nil, errors.New("can be read in several ways: write special characters of passwords, names and settings %-encoded, @ as %40, / as %2F, ? as %3F and # as %23")
 	}
 	cfg, err := pgx.ParseConfig(url)
-	if err != nil {
+	if why := unusableFile(err); why != "" {
+		return nil, errors.New("names a file that cannot be used: " + why)
+	} else if err != nil {
 		return nil, fmt.Errorf("is not a connection string (write %s): %w", exampleURL, redacted(err))
 	}
 	for name := range cfg.RuntimeParams {
@@ -78,8 +80,7 @@ var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Z
 
 // reasons are the texts of pgx that say why it refuses a connection string, and repeat nothing of it.
 var reasons = []string{
-	"sslmode is invalid", `both "sslcert" and "sslkey" are required`, "unable to add CA to cert pool", "failed to decode sslkey",
-	"unable to find sslpassword", "outside range", "negative timeout", "forbidden NUL byte in connection string",
+	"sslmode is invalid", `both "sslcert" and "sslkey" are required`, "outside range", "negative timeout", "forbidden NUL byte in connection string",
 	"unterminated quoted string in connection info string", "invalid keyword/value",
 }
 
@@ -87,17 +88,42 @@ var reasons = []string{
 // name of a file. Other reasons of pgx repeat the port, for example, or what stands behind a %. So it has no cause
 // to unwrap.
 func redacted(err error) error {
-	var (
-		parseErr *pgconn.ParseConfigError
-		pathErr  *fs.PathError
-	)
-	switch {
-	case errors.As(err, &pathErr):
-		return errors.New(pathErr.Error())
-	case errors.As(err, &parseErr):
-		if cause := parseErr.Unwrap(); cause != nil && slices.Contains(reasons, cause.Error()) {
-			return errors.New(cause.Error())
-		}
+	if why := unusableFile(err); why != "" {
+		return errors.New(why)
+	}
+	if cause := parseCause(err); slices.Contains(reasons, cause) {
+		return errors.New(cause)
 	}
 	return errors.New("cannot be parsed")
+}
+
+// unusableFile returns what is wrong with a file that a connection string names, such as the certificate of an
+// authority; "": the error is not about that. The text repeats nothing of the string but the name of a file.
+func unusableFile(err error) string {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Error()
+	}
+	cause := parseCause(err)
+	if why, ok := strings.CutPrefix(cause, "unable to load cert: "); ok { // of crypto/tls, about their contents
+		return "sslcert and sslkey: " + why
+	}
+	switch cause {
+	case "unable to add CA to cert pool":
+		return "sslrootcert contains no certificate in PEM format"
+	case "failed to decode sslkey":
+		return "sslkey contains no key in PEM format"
+	case "unable to find sslpassword":
+		return "sslkey is encrypted, and no sslpassword is given"
+	}
+	return ""
+}
+
+// parseCause is the text of the reason why pgx refuses a connection string; "": it is another error.
+func parseCause(err error) string {
+	var parseErr *pgconn.ParseConfigError
+	if errors.As(err, &parseErr) && parseErr.Unwrap() != nil {
+		return parseErr.Unwrap().Error()
+	}
+	return ""
 }

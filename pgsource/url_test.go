@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/job-publisher/reactor/internal/testkit"
 )
 
 // TestParseURL: a string that can be read in an unintended way is refused, because errors would
@@ -36,6 +38,24 @@ func TestParseURL(t *testing.T) {
 			t.Errorf("%s is taken for host %q, database %q, settings %q", bad, cfg.Host, cfg.Database, cfg.RuntimeParams)
 		} else if text := err.Error(); strings.Contains(text, "sesame") || strings.Contains(text, "\n") || strings.Contains(text, "%se") {
 			t.Errorf("%s: %s", bad, text)
+		}
+	}
+}
+
+// TestParseURLFiles: what is wrong with a file for TLS is said, and not that the string is wrong.
+func TestParseURLFiles(t *testing.T) {
+	ca := testkit.NewAuthority(t)
+	one, two := ca.Issue(t, "127.0.0.1"), ca.Issue(t, "127.0.0.1")
+	for settings, want := range map[string]string{
+		"sslrootcert=/nowhere/ca.pem":                         "open /nowhere/ca.pem: no such file",
+		"sslrootcert=" + one.KeyFile:                          "sslrootcert contains no certificate",
+		"sslcert=" + one.CertFile + "&sslkey=" + two.KeyFile:  "private key does not match",
+		"sslcert=" + one.CertFile + "&sslkey=" + one.CertFile: "private key",
+		"sslcert=" + one.CertFile + "&sslkey=/nowhere/key":    "open /nowhere/key: no such file",
+	} {
+		_, err := parseURL("postgres://u:sesame@host/app?sslmode=verify-full&" + settings)
+		if err == nil || !strings.HasPrefix(err.Error(), "names a file that cannot be used: ") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "sesame") {
+			t.Errorf("%s: %v, want a line with %q", settings, err, want)
 		}
 	}
 }
