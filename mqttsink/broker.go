@@ -27,6 +27,7 @@ type broker struct {
 	choice *choice
 
 	sessions atomic.Int64 // how many are open
+	working  atomic.Int64 // how many of those that were opened via this broker are open and have worked (working.go)
 
 	warned      sync.Once // a short session expiry was logged
 	closeCounts closeCounts
@@ -72,10 +73,15 @@ func newBrokers(cfg *Config, direct bool) ([]*broker, error) {
 	return brokers, err
 }
 
-// connect is Sink.Connect at this broker. If the broker closes the connection without an answer,
-// and has not accepted a session before, connect finds out whether the broker speaks MQTT 3.1.1
-// only (mqtt311.go).
+// connect is Sink.Connect at this broker.
 func (b *broker) connect(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error) {
+	return b.connectVia(ctx, opts, b)
+}
+
+// connectVia is connect for a session that counts for another broker (route). If the broker closes the connection without an answer,
+// and has not accepted a session before, connectVia finds out whether the broker speaks MQTT 3.1.1
+// only (mqtt311.go).
+func (b *broker) connectVia(ctx context.Context, opts driver.ConnectOptions, via *broker) (driver.Session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
 	conn, reader, connack, err := b.open(ctx, b.connectPacket(opts))
@@ -91,17 +97,21 @@ func (b *broker) connect(ctx context.Context, opts driver.ConnectOptions) (drive
 		closeNow(conn)
 		return nil, err
 	}
-	session := b.newSession(conn, reader, opts, terms)
+	session := b.newSession(conn, reader, opts, terms, via)
 	if opts.Mark != "" && session.limits.Present {
 		found, whole, err := session.recognize(ctx, opts)
 		if err != nil {
-			session.end(errClosed)
+			why := err
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errConnectTimeout) {
+				why = errClosed // the caller has ended it
+			}
+			session.end(why)
 			<-session.done
 			return nil, b.explainMarkCheck(err)
 		}
 		session.limits.Resumed, session.limits.Marked = found, whole
 	}
-	session.limits.Standby = b.choice.accepted(b) // not before: a broker that does not answer is none to stay at
+	session.limits.Standby = b.choice.accepted(via, opts.ClientID) // not before: a broker that does not answer is none to stay at
 	b.cfg.Logger.Debug("the broker accepted the session", "broker", b.address, "client_id", opts.ClientID,
 		"present", session.limits.Present, "resumed", session.limits.Resumed, "in_flight", terms.limits.InFlight,
 		"packet_bytes", terms.limits.PacketBytes, "keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)
@@ -165,19 +175,4 @@ func (b *broker) handshake(conn io.Writer, reader *bufio.Reader, connect *packet
 		return nil, b.refusal(connack)
 	}
 	return connack, nil
-}
-
-// acceptsConnections reports whether the broker lets a client in that nobody else is.
-func (b *broker) acceptsConnections(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.ConnectTimeout, errConnectTimeout)
-	defer cancel()
-	connect := b.connectPacket(driver.ConnectOptions{ClientID: newProbeID(), Fresh: true})
-	conn, _, _, err := b.open(ctx, connect)
-	if err != nil {
-		var refused *driver.ConnectRefusedError
-		return errors.As(err, &refused) && refused.Code == packets.ConnackInvalidClientID // it is there, and knows our lanes only
-	}
-	defer closeNow(conn)
-	_, _ = conn.Write(disconnect) // the session ends with the connection in any case
-	return true
 }

@@ -1,62 +1,77 @@
 package mqttsink
 
 import (
-	"context"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // choice decides which broker of the list sessions go to. All sessions of a Sink go to the same one,
 // the broker in use: the subscribers of a primary would miss what a lane publishes at its standby.
 //
-//	          no session there, and no success for Config.FailoverAfter
+//	          it has failed for Config.FailoverAfter: no session can be opened,
+//	          or those that are opened end without having worked (working.go)
 //	in use ────────────────────────────────────────────────────────────► the next of the list is tried,
 //	   ▲                                                                 then the one behind it, …
 //	   └──────────────────── it accepts a session ◄──────────────────────────────┘
 //
 // The first of the list is preferred. While another one is in use, those before it are asked now and
-// then (shouldLeave). One that accepts connections again is in use from then on: the sessions elsewhere
-// leave when nothing is in flight, so that nothing becomes unknown. Thus all instances meet at the same
-// broker without talking to each other, also those that were started meanwhile.
+// then (returning.go). One that works again is in use from then on: the sessions elsewhere leave when
+// nothing is in flight, so that nothing becomes unknown. Thus all instances meet at the same broker
+// without talking to each other, also those that were started meanwhile.
 type choice struct {
 	brokers []*broker
 	after   time.Duration // Config.FailoverAfter
 	log     *slog.Logger
 
 	mu      sync.Mutex
-	at      int                // guarded by mu: the broker in use, or the one that is tried
-	home    int                // guarded by mu: the broker that was in use last; -1: none was
-	failing time.Time          // guarded by mu: since when all attempts at home fail; zero: they do not
-	asking  bool               // guarded by mu: shouldLeave is asking
-	asked   time.Time          // guarded by mu: when it asked last
-	answers int                // guarded by mu: how many times in a row a preferred broker has accepted
-	next    map[string]*broker // guarded by mu: where a broker has sent a client when it ended its session
+	at      int       // guarded by mu: the broker in use, or the one that is tried
+	home    int       // guarded by mu: the broker that was in use last; -1: none was
+	failing time.Time // guarded by mu: since when all attempts at home fail; zero: they do not
+	qos     byte      // guarded by mu: the highest QoS of a session
+
+	fruitless time.Time // guarded by mu: since when sessions at home end without having worked; zero: they do not
+	judging   bool      // guarded by mu: home is being asked whether it works
+
+	asking   bool      // guarded by mu: shouldLeave is asking
+	asked    time.Time // guarded by mu: when it asked last
+	answers  int       // guarded by mu: how many times in a row a preferred broker has worked
+	unusable string    // guarded by mu: why a preferred broker that accepts connections did not work when it was asked last
+
+	returned bool                 // guarded by mu: the broker in use was changed last by a return
+	behind   map[string]time.Time // guarded by mu: since when a client fails to connect to the broker that a return has left
+	next     map[string]route     // guarded by mu: where a broker has sent a client when it ended its session
 }
 
-const (
-	// answersToReturn is how many times in a row a preferred broker has to accept a connection. One
-	// that restarts again and again is none to return to.
-	answersToReturn = 2
-	// leastAskPause and mostAskPause bound the time between two of these; it is FailoverAfter otherwise.
-	leastAskPause = time.Second
-	mostAskPause  = 30 * time.Second
-)
+// route is where a session goes. These are different brokers if one refers to another.
+type route struct {
+	to  *broker // that it is connected to
+	via *broker // that was chosen, and that the session counts for
+}
 
 func newChoice(brokers []*broker, after time.Duration, log *slog.Logger) *choice {
-	return &choice{brokers: brokers, after: max(after, 0), log: log, home: -1, next: map[string]*broker{}}
+	return &choice{
+		brokers: brokers, after: max(after, 0), log: log, home: -1,
+		behind: map[string]time.Time{}, next: map[string]route{},
+	}
 }
 
-// current returns the broker to connect a client to.
-func (c *choice) current(clientID string) *broker {
+// route returns where to connect a client.
+func (c *choice) route(opts driver.ConnectOptions) route {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b := c.next[clientID]; b != nil {
-		delete(c.next, clientID)
-		return b
+	c.qos = max(c.qos, opts.QoS)
+	if r, sent := c.next[opts.ClientID]; sent {
+		delete(c.next, opts.ClientID)
+		return r
 	}
-	return c.brokers[c.at]
+	if left := c.leftBehind(opts); left != nil {
+		return route{left, left}
+	}
+	return route{c.brokers[c.at], c.brokers[c.at]}
 }
 
 // known reports whether a broker was in use before.
@@ -66,28 +81,37 @@ func (c *choice) known() bool {
 	return c.home >= 0
 }
 
-// accepted notes that a broker has accepted a session. It reports whether another one is preferred.
-func (c *choice) accepted(b *broker) (standby bool) {
+// accepted notes that a broker has accepted a session. It reports whether another one is preferred, so
+// that the session has to ask now and then whether it should leave. That does not depend on the
+// broker in use, which may change before or after the session begins.
+func (c *choice) accepted(via *broker, clientID string) (standby bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b != c.brokers[c.at] { // it was redirected, or the choice has changed meanwhile
-		return false
-	}
-	c.failing = time.Time{}
-	if c.home != c.at {
-		if c.home >= 0 {
-			c.log.Warn("another broker is in use now", "broker", b.address)
+	delete(c.behind, clientID)
+	if via == c.brokers[c.at] {
+		c.failing = time.Time{}
+		if c.home != c.at {
+			if c.home >= 0 {
+				c.log.Warn("another broker is in use now", "broker", via.address)
+			}
+			c.home, c.answers, c.fruitless = c.at, 0, time.Time{}
 		}
-		c.home, c.answers = c.at, 0
 	}
-	return c.at > 0
+	return c.index(via) > 0
 }
 
 // failed notes that an attempt to connect has failed, and since when it was under way.
-func (c *choice) failed(b *broker, since time.Time) {
+func (c *choice) failed(r route, clientID string, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b != c.brokers[c.at] || len(c.brokers) == 1 {
+	b := r.via
+	switch {
+	case len(c.brokers) == 1 || r.to != b: // the one that it was sent to says nothing about the one that has sent it
+		return
+	case b != c.brokers[c.at]:
+		if _, noted := c.behind[clientID]; !noted {
+			c.behind[clientID] = since
+		}
 		return
 	}
 	if c.at == c.home {
@@ -102,71 +126,32 @@ func (c *choice) failed(b *broker, since time.Time) {
 			return
 		}
 	}
-	c.at = (c.at + 1) % len(c.brokers)
+	c.tryNext()
 	c.log.Warn("cannot connect to a broker; trying the next one", "broker", b.address, "next", c.brokers[c.at].address)
 }
 
-// inUse returns the brokers that have sessions or, if none has, the current one.
-func (c *choice) inUse() []*broker {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	busy := slices.DeleteFunc(slices.Clone(c.brokers), func(b *broker) bool { return b.sessions.Load() == 0 })
-	if len(busy) == 0 {
-		return []*broker{c.brokers[c.at]}
-	}
-	return busy
+// tryNext has the next broker of the list tried. The caller holds mu.
+func (c *choice) tryNext() {
+	c.at = (c.at + 1) % len(c.brokers)
+	c.fruitless, c.returned = time.Time{}, false
 }
 
-// shouldLeave reports whether a session should leave its broker, for a preferred one that accepts
-// connections again.
-func (c *choice) shouldLeave(ctx context.Context, b *broker) bool {
-	c.mu.Lock()
-	at := slices.Index(c.brokers, b)
-	if at > c.at && c.at == c.home {
-		c.mu.Unlock()
-		return true
-	}
-	if at != c.at || at == 0 || c.asking || time.Since(c.asked) < min(max(c.after, leastAskPause), mostAskPause) {
-		c.mu.Unlock()
-		return false
-	}
-	c.asking = true
-	c.mu.Unlock()
-	back := slices.IndexFunc(c.brokers[:at], func(preferred *broker) bool { return preferred.acceptsConnections(ctx) })
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.asking, c.asked = false, time.Now()
-	if back < 0 || c.at != at {
-		c.answers = 0
-		return false
-	}
-	if c.answers++; c.answers < answersToReturn {
-		return false
-	}
-	c.at, c.home, c.answers, c.failing = back, back, 0, time.Time{}
-	c.log.Info("a preferred broker accepts connections again; returning to it", "broker", c.brokers[back].address)
-	return true
-}
+// index returns the place of a broker in the list, or -1.
+func (c *choice) index(b *broker) int { return slices.Index(c.brokers, b) }
 
-// meant returns the broker that a Server Reference means, or nil: hosts, with or without ports,
-// separated by spaces [MQTT 5, 4.11]. It has to be one of our list: whoever is connected to gets our
-// password, and a broker that was taken over must not be able to collect those of others.
-func (c *choice) meant(reference string) *broker {
+// find returns the broker of an address, or nil.
+func (c *choice) find(address string) *broker {
 	for _, b := range c.brokers {
-		if b.isMeantBy(reference) {
+		if b.address == address {
 			return b
 		}
 	}
 	return nil
 }
 
-// redirect has the next connection of a client go to the broker that a Server Reference means, if it
-// is one of ours.
-func (c *choice) redirect(clientID, reference string) {
-	b := c.meant(reference)
+// inUse returns the broker in use, or the one that is tried.
+func (c *choice) inUse() *broker {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b != nil {
-		c.next[clientID] = b
-	}
+	return c.brokers[c.at]
 }

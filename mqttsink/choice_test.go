@@ -1,7 +1,9 @@
 package mqttsink
 
 import (
+	"context"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -69,6 +71,50 @@ func TestFailover(t *testing.T) {
 	back, _ := open(t, ctx, hasty, "hasty", 2)
 	if at(back) != primary.URL() || back.Limits().Standby {
 		t.Errorf("it is at %+v, want %s", back.Limits(), primary.URL())
+	}
+
+	// A lane whose connection has ended just then goes to the standby once more, for the messages whose
+	// outcome is known only there, and leaves when they are settled; but not if the standby is gone.
+	unsettled := driver.ConnectOptions{
+		ClientID: "unsettled", QoS: 2, Broker: moved.Limits().Broker, Unsettled: true, Acks: func([]driver.Ack) {},
+	}
+	settles, err := hasty.Connect(ctx, unsettled)
+	if err != nil || at(settles) != standby.URL() || !settles.Limits().Standby || !settles.ShouldLeave(ctx) {
+		t.Fatalf("it is not at the standby to settle, and then to leave: %v", err)
+	}
+	if err := standby.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-settles.Done()
+	if s, err := hasty.Connect(ctx, unsettled); err == nil {
+		t.Errorf("it is at %+v at once, without having tried the standby", s.Limits())
+	}
+	lost, err := hasty.Connect(ctx, unsettled)
+	if err != nil || at(lost) != primary.URL() {
+		t.Fatalf("it waits for a standby that is gone: %v", err)
+	}
+	within(t, lost.Close)
+}
+
+// TestChoiceChangesMeanwhile: the others return to the preferred broker while a session is being opened at
+// the standby. That session is told that it is at a standby, and leaves as well.
+func TestChoiceChangesMeanwhile(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	there := testkit.Broker(t).URL()
+	var sink *Sink
+	sink = newSink(t, Config{URL: "mqtt://127.0.0.1:1," + there, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if "mqtt://"+address == there {
+			sink.choice.mu.Lock()
+			sink.choice.at, sink.choice.home = 0, 0
+			sink.choice.mu.Unlock()
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}})
+	sink.choice.at, sink.choice.home = 1, 1
+	session, _ := open(t, ctx, sink, "meanwhile", 1)
+	if "mqtt://"+session.Limits().Broker != there || !session.Limits().Standby || !session.ShouldLeave(ctx) {
+		t.Errorf("it may stay: %+v", session.Limits())
 	}
 }
 
@@ -179,6 +225,9 @@ func TestRedirects(t *testing.T) {
 		if err != nil || session.Limits().Broker != address {
 			t.Fatalf("%s: %v", name, err)
 		}
+		if session.Limits().Standby || session.ShouldLeave(ctx) { // it would be sent here again, for ever
+			t.Errorf("%s: it is to go back to the broker that has sent it away", name)
+		}
 		within(t, session.Close)
 		_, err = newSink(t, Config{URL: refers(code, address).url}).Connect(ctx, opts)
 		var refused *driver.ConnectRefusedError
@@ -216,7 +265,7 @@ func TestRedirects(t *testing.T) {
 	if !errors.As(session.Err(), &d) || !strings.Contains(d.Error(), address) {
 		t.Errorf("the session ended with %v", session.Err())
 	}
-	if next, _ := open(t, ctx, sink, "sent away", 1); next.Limits().Broker != address {
-		t.Errorf("the next one is at %s", next.Limits().Broker)
+	if next, _ := open(t, ctx, sink, "sent away", 1); next.Limits().Broker != address || next.Limits().Standby || next.ShouldLeave(ctx) {
+		t.Errorf("the next one is at %+v", next.Limits())
 	}
 }

@@ -75,7 +75,8 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{0xE0, 0xFF, 0xFF, 0xFF, 0x7F, 0})
 	f.Add([]byte{0xE0, 1, 0x9D, 0xE0, 6, 0x9C, 4, 0x1C, 0, 1, 'h'}) // to another server
 	f.Fuzz(func(t *testing.T, input []byte) {
-		s := &session{at: &broker{choice: newChoice(nil, 0, slog.New(slog.DiscardHandler))}}
+		b := &broker{choice: newChoice(nil, 0, slog.New(slog.DiscardHandler))}
+		s := &session{at: b, via: b}
 		for rest := input; ; {
 			packet, tail, err := splitPacket(rest)
 			if err != nil || packet == nil {
@@ -125,7 +126,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		t.Errorf("encoding allocates %v times", n)
 	}
 	const n = 2000
-	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), acks: make([]driver.Ack, 0, n)}
+	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), acks: make([]driver.Ack, 0, n), worked: true}
 	source := bytes.NewReader(bytes.Repeat([]byte{0x40, 2, 0, 1}, n))
 	if allocs := testing.AllocsPerRun(100, func() {
 		_, _ = source.Seek(0, io.SeekStart)

@@ -36,9 +36,9 @@ func TestIdentityByUserName(t *testing.T) {
 				Username: "reactor", Password: "sesame", ExtraLines: []string{"use_username_as_clientid true"},
 			})
 			sink := newSink(t, Config{URL: broker.URL()})
-			wantShared(t, "before anything else", sink.CheckIdentity(ctx, qos))
+			wantShared(t, "before anything else", sink.CheckIdentity(ctx, "", qos))
 			lane, _ := open(t, ctx, sink, "lane", qos)
-			wantShared(t, "with a lane", sink.CheckIdentity(ctx, qos))
+			wantShared(t, "with a lane", sink.CheckIdentity(ctx, "", qos))
 			<-lane.Done() // the broker closed it
 		})
 	}
@@ -57,7 +57,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			}
 			return reply{packets: present, closeNow: p.Type == packets.DISCONNECT}
 		})
-		wantShared(t, "a session is there", newSink(t, Config{URL: broker.url}).CheckIdentity(testContext(t), qos))
+		wantShared(t, "a session is there", newSink(t, Config{URL: broker.url}).CheckIdentity(testContext(t), "", qos))
 		if e := (<-gone).Properties.SessionExpiryInterval; e == nil || *e != want {
 			t.Errorf("QoS %d: the session is left to be kept for %v", qos, e)
 		}
@@ -70,7 +70,7 @@ func TestIdentityByClientID(t *testing.T) {
 	for _, qos := range allQoS {
 		sink := newSink(t, Config{URL: testkit.Broker(t).URL()})
 		lane, acks := open(t, ctx, sink, testkit.TopicPrefix(t), qos)
-		if err := sink.CheckIdentity(ctx, qos); err != nil {
+		if err := sink.CheckIdentity(ctx, "", qos); err != nil {
 			t.Errorf("QoS %d: %v", qos, err)
 		}
 		if err := lane.Publish(messages("x", qos, 1)); err != nil {
@@ -120,7 +120,7 @@ func TestIdentityAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			broker := startFakeBroker(t, test.answer)
-			err := newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).CheckIdentity(testContext(t), 0)
+			err := newSink(t, Config{URL: broker.url, ConnectTimeout: time.Second}).CheckIdentity(testContext(t), "", 0)
 			var refused *driver.ConnectRefusedError
 			switch {
 			case test.shared:

@@ -116,9 +116,6 @@ func (p *passingProbe) run() (driver.Passing, error) {
 	if err := p.watch(passingWait); err != nil || p.arrived {
 		return driver.PassesOnAtPublish, err
 	}
-	if err := p.ping(); err != nil || p.arrived {
-		return driver.PassesOnAtPublish, err
-	}
 	released := time.Now()
 	if err := p.send(&packets.Pubrel{PacketID: id, Properties: &packets.Properties{}}, packets.PUBCOMP); err != nil {
 		return 0, err
@@ -146,6 +143,10 @@ func (p *passingProbe) ping() error {
 	if _, err := p.conn.Write(pingreq); err != nil {
 		return err
 	}
+	return p.awaitPong()
+}
+
+func (p *passingProbe) awaitPong() error {
 	for {
 		if kind, _, err := p.next(); err != nil || kind == packets.PINGRESP {
 			return err
@@ -155,38 +156,38 @@ func (p *passingProbe) ping() error {
 
 // send sends a packet and waits for its answer, which must not be a refusal.
 func (p *passingProbe) send(packet packets.Packet, answer byte) error {
+	code, err := p.ask(packet, answer)
+	if err == nil && refused(code) {
+		return fmt.Errorf("%w: it refuses the message for that (%s): %s", driver.ErrCannotAsk, reasonText(code), allowPassing)
+	}
+	return err
+}
+
+// ask sends a packet and returns the reason code of its answer.
+func (p *passingProbe) ask(packet packets.Packet, answer byte) (code byte, err error) {
 	if _, err := packet.WriteTo(p.conn); err != nil {
-		return err
+		return 0, err
 	}
 	for {
 		got, code, err := p.next()
-		switch {
-		case err != nil:
-			return err
-		case got != answer:
-		case refused(code):
-			return fmt.Errorf("%w: it refuses the message for that (%s): %s", driver.ErrCannotAsk, reasonText(code), allowPassing)
-		default:
-			return nil
+		if err != nil || got == answer {
+			return code, err
 		}
 	}
 }
 
-// watch takes packets for a while, or until the message arrives.
+// watch takes packets until the message arrives, or until the broker answers a ping that is sent after a
+// while: then all is read that it has sent until then. It has no deadline for reading, because a
+// WebSocket would end with it.
 func (p *passingProbe) watch(d time.Duration) error {
-	if err := p.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
-		return err
-	}
+	ping := time.AfterFunc(d, func() { _, _ = p.conn.Write(pingreq) }) // a connection that cannot be written to ends the reading as well
+	defer ping.Stop()
 	for !p.arrived {
-		_, _, err := p.next()
-		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
-			break
-		}
-		if err != nil {
+		if kind, _, err := p.next(); err != nil || kind == packets.PINGRESP {
 			return err
 		}
 	}
-	return p.conn.SetReadDeadline(time.Time{})
+	return nil
 }
 
 // next takes a packet from the broker: its type, and the reason code of an answer.
@@ -202,7 +203,7 @@ func (p *passingProbe) next() (kind, code byte, err error) {
 		} else {
 			p.arrived = true
 		}
-	case packets.PUBREC, packets.PUBCOMP:
+	case packets.PUBACK, packets.PUBREC, packets.PUBCOMP:
 		ack, err := decodeAck(packet)
 		return kind, ack.Code, err
 	case packets.SUBACK:

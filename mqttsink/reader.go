@@ -66,10 +66,16 @@ func (s *session) take(packet []byte) error {
 			return err
 		}
 		s.acks = append(s.acks, ack)
+		if !s.worked && !ack.Refused() {
+			s.noteWork()
+		}
 		return nil
 	case packets.SUBACK, packets.UNSUBACK:
 		return s.answerRequest(packet)
 	case packets.PINGRESP:
+		if !s.worked {
+			s.noteWork()
+		}
 		return nil // its arrival has moved the read deadline
 	case packets.PUBLISH:
 		if packet[0]&publishQoS == 0 {
@@ -81,7 +87,7 @@ func (s *session) take(packet []byte) error {
 			return err
 		}
 		if isRedirection(p.ReasonCode) {
-			s.at.choice.redirect(s.clientID, p.Properties.ServerReference)
+			s.referred = s.at.choice.redirect(s, p.Properties.ServerReference)
 		}
 		return disconnected(p)
 	}

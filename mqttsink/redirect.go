@@ -55,3 +55,28 @@ func (b *broker) isMeantBy(reference string) bool {
 	}
 	return false
 }
+
+// meant returns the broker that a Server Reference means, or nil: hosts, with or without ports,
+// separated by spaces [MQTT 5, 4.11]. It has to be one of our list: whoever is connected to gets our
+// password, and a broker that was taken over must not be able to collect those of others.
+func (c *choice) meant(reference string) *broker {
+	for _, b := range c.brokers {
+		if b.isMeantBy(reference) {
+			return b
+		}
+	}
+	return nil
+}
+
+// redirect has the next connection of a client go to the broker that a Server Reference means. It reports
+// whether that is one of ours.
+func (c *choice) redirect(s *session, reference string) bool {
+	b := c.meant(reference)
+	if b == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next[s.clientID] = route{b, s.via}
+	return true
+}

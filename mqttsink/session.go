@@ -20,6 +20,7 @@ import (
 //	   └────────────────┴──────────── any error ────────┴────────────────────┘
 type session struct {
 	at           *broker
+	via          *broker // the one of the choice, see route
 	conn         net.Conn
 	broker       string // host:port, for errors
 	clientID     string
@@ -28,10 +29,13 @@ type session struct {
 	keepAlive    time.Duration
 	writeTimeout time.Duration // Config.WriteTimeout
 	report       func([]driver.Ack)
+	mayPublish   func() bool // ConnectOptions.MayPublish; nil: always
 
 	reader   *bufio.Reader    // owned by read
 	lowWater sockopt.LowWater // owned by read
 	acks     []driver.Ack     // owned by read: read and not yet reported
+	worked   bool             // owned by read: see working.go
+	referred bool             // owned by read: the broker has sent us to another one of the list
 
 	wake chan struct{} // one slot: there is something to write, or the session has ended
 	done chan struct{} // closed when both goroutines have ended
@@ -45,6 +49,7 @@ type session struct {
 	buffer     []byte              // guarded by mu: encoded and not yet written; InFlight bounds it
 	large      []largePayload      // guarded by mu: payloads to be written between parts of buffer
 	unwritten  []driver.Slot       // guarded by mu: slots of the QoS 0 messages in buffer
+	publishing bool                // guarded by mu: buffer has messages or releases, or the rest of one
 	releases   []driver.Slot       // guarded by mu: slots whose PUBREL is in buffer; after the end, those whose PUBREL was never sent
 	unanswered int                 // guarded by mu: how many answers the broker still has to send
 	gathering  bool                // guarded by mu: the read deadline is that of gather
@@ -69,12 +74,18 @@ const (
 	ended
 )
 
-// errClosed is the end of a session that was closed without an error.
-var errClosed = errors.New("the session is closed")
+var (
+	// errClosed is the end of a session that was closed without an error.
+	errClosed = errors.New("the session is closed")
+	// errAborted is the end of a session by Abort.
+	errAborted = errors.New("the session was given up")
+	// errMayNotPublish: something is queued, and ConnectOptions.MayPublish does not allow it to be sent.
+	errMayNotPublish = errors.New("the session was given up: what is queued must not be sent any more, because the lane's lease is in doubt")
+)
 
-func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms) *session {
+func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms, via *broker) *session {
 	session := &session{
-		at: b, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), immediate: sockopt.Immediate(conn), report: opts.Acks,
+		at: b, via: via, mayPublish: opts.MayPublish, conn: conn, reader: reader, lowWater: sockopt.NewLowWater(conn), immediate: sockopt.Immediate(conn), report: opts.Acks,
 		broker: b.address, clientID: opts.ClientID, closeCounts: &b.closeCounts,
 		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: b.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
@@ -91,13 +102,14 @@ func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.Con
 		session.end(session.read())
 		<-written
 		b.sessions.Add(-1)
+		b.choice.ended(session)
 		close(session.done)
 	}()
 	return session
 }
 
 // ShouldLeave implements driver.Session.
-func (s *session) ShouldLeave(ctx context.Context) bool { return s.at.choice.shouldLeave(ctx, s.at) }
+func (s *session) ShouldLeave(ctx context.Context) bool { return s.at.choice.shouldLeave(ctx, s.via) }
 
 // Limits implements driver.Session.
 func (s *session) Limits() driver.Limits { return s.limits }
@@ -132,6 +144,7 @@ func (s *session) Publish(msgs []driver.Message) error {
 			s.unanswered++
 		}
 	}
+	s.publishing = true
 	s.writeNow()
 	return nil
 }
@@ -148,6 +161,7 @@ func (s *session) Release(slots []driver.Slot) error {
 	}
 	s.releases = append(s.releases, slots...)
 	s.unanswered += len(slots)
+	s.publishing = true
 	s.writeNow()
 	return nil
 }
@@ -173,6 +187,15 @@ func (s *session) Close(ctx context.Context) error { return s.disconnect(ctx, fa
 
 // Discard implements driver.Session. Its result is that of Close.
 func (s *session) Discard(ctx context.Context) error { return s.disconnect(ctx, true) }
+
+// Abort implements driver.Session. The system discards what it has not sent yet, as well as we do.
+func (s *session) Abort() {
+	if tcp, ok := plain(s.conn).(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	s.end(errAborted)
+	<-s.done
+}
 
 func (s *session) disconnect(ctx context.Context, discard bool) error {
 	s.mu.Lock()

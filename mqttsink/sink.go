@@ -61,10 +61,14 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 
 // attempt connects to the broker in use, and to where it refers to.
 func (s *Sink) attempt(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error) {
-	begun, chosen := time.Now(), s.choice.current(opts.ClientID)
-	b := chosen
+	if b, qos := s.choice.suspect(); b != nil {
+		connected, err := b.works(ctx, qos)
+		s.choice.judge(ctx, b, connected, err)
+	}
+	begun, chosen := time.Now(), s.choice.route(opts)
+	b := chosen.to
 	for hops := 0; ; hops++ {
-		session, err := b.connect(ctx, opts)
+		session, err := b.connectVia(ctx, opts, chosen.via)
 		if err == nil {
 			return session, nil
 		}
@@ -77,18 +81,17 @@ func (s *Sink) attempt(ctx context.Context, opts driver.ConnectOptions) (driver.
 			}
 		}
 		if ctx.Err() == nil {
-			s.choice.failed(chosen, begun)
+			s.choice.failed(chosen, opts.ClientID, begun)
 		}
 		return nil, err
 	}
 }
 
-// CheckIdentity implements driver.Sink. It checks each broker that has a session.
-func (s *Sink) CheckIdentity(ctx context.Context, qos byte) error {
-	for _, b := range s.choice.inUse() {
-		if err := b.checkIdentity(ctx, qos); err != nil {
-			return err
-		}
+// CheckIdentity implements driver.Sink.
+func (s *Sink) CheckIdentity(ctx context.Context, broker string, qos byte) error {
+	b := s.choice.find(broker)
+	if b == nil {
+		b = s.choice.inUse()
 	}
-	return nil
+	return b.checkIdentity(ctx, qos)
 }

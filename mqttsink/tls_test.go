@@ -2,6 +2,7 @@ package mqttsink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -99,7 +100,7 @@ func TestWebSocketCarriesAll(t *testing.T) {
 	t.Parallel()
 	ctx, s := testContext(t), startSecured(t)
 	sink := newSink(t, Config{URL: s.secureWebSocket, CAFile: s.authority.CAFile})
-	if err := sink.CheckIdentity(ctx, 2); err != nil {
+	if err := sink.CheckIdentity(ctx, "", 2); err != nil {
 		t.Fatal(err)
 	}
 	session, acks := open(t, ctx, sink, "x", 2)
@@ -109,8 +110,14 @@ func TestWebSocketCarriesAll(t *testing.T) {
 	if err := session.Mark(ctx, "mark"); err != nil {
 		t.Error(err)
 	}
-	if passing, err := session.PassesOn(ctx); passing == driver.PassesOnAtPublish || err != nil && ctx.Err() != nil {
-		t.Errorf("passes on: %v, %v", passing, err)
+	for { // on a busy machine it may not be sure at first
+		passing, err := session.PassesOn(ctx)
+		if passing == driver.PassesOnAtRelease {
+			break
+		}
+		if !errors.Is(err, errTooSlow) || ctx.Err() != nil {
+			t.Fatalf("passes on: %v, %v", passing, err)
+		}
 	}
 	if err := session.Close(ctx); err != nil {
 		t.Errorf("close: %v", err)

@@ -43,7 +43,7 @@ func TestUnreleased(t *testing.T) {
 			near, far := net.Pipe()
 			conn := &brokenConn{near, test.takes, make(chan struct{})}
 			sink := newSink(t, Config{URL: "mqtt://127.0.0.1:1"})
-			s := sink.choice.brokers[0].newSession(conn, bufio.NewReader(conn), driver.ConnectOptions{Acks: func([]driver.Ack) {}}, terms{keepAlive: time.Minute})
+			s := sink.choice.brokers[0].newSession(conn, bufio.NewReader(conn), driver.ConnectOptions{Acks: func([]driver.Ack) {}}, terms{keepAlive: time.Minute}, sink.choice.brokers[0])
 			if err := s.Release(slots); err != nil {
 				t.Fatal(err)
 			}

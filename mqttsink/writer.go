@@ -48,7 +48,7 @@ type largePayload struct {
 // while it is sending. When much is under way, nobody waits for a single message, and larger writes
 // are better. The caller holds mu.
 func (s *session) writeNow() {
-	if s.writing || len(s.large) > 0 || len(s.buffer) > promptBytes || s.unanswered > promptAnswers || s.immediate == nil {
+	if s.writing || len(s.large) > 0 || len(s.buffer) > promptBytes || s.unanswered > promptAnswers || s.immediate == nil || !s.allowed() {
 		s.wakeWriter()
 		return
 	}
@@ -57,6 +57,7 @@ func (s *session) writeNow() {
 		s.releases = s.releases[:0] // some may have been sent
 	}
 	s.buffer = append(s.buffer[:0], s.buffer[n:]...)
+	s.publishing = len(s.buffer) > 0
 	if len(s.buffer) > 0 || len(s.unwritten) > 0 {
 		s.wakeWriter() // it also reports what was written
 	}
@@ -91,6 +92,8 @@ func (s *session) write() error {
 		large, s.large = s.large, large[:0]
 		slots, s.unwritten = s.unwritten, slots[:0]
 		releases, s.releases = s.releases, releases[:0]
+		publishing := s.publishing
+		s.publishing = false
 		state := s.state
 		s.mu.Unlock()
 		if state == ended {
@@ -100,7 +103,7 @@ func (s *session) write() error {
 		if pings {
 			buffer = append(buffer, pingreq...) // behind the rest, which may begin within a packet (writeNow)
 		}
-		if written, err := s.sendAll(buffer, large); err != nil {
+		if written, err := s.sendAll(buffer, large, publishing); err != nil {
 			if written == 0 {
 				s.keepReleases(releases)
 			}
@@ -134,27 +137,31 @@ func (s *session) keepReleases(slots []driver.Slot) {
 }
 
 // sendAll writes the buffer, with the large payloads at their positions. It returns how many bytes
-// were written, like send.
-func (s *session) sendAll(buffer []byte, large []largePayload) (written int, err error) {
+// were written, like send. publishing tells that there are messages or releases among them.
+func (s *session) sendAll(buffer []byte, large []largePayload, publishing bool) (written int, err error) {
 	from := 0
 	for _, l := range large {
 		for _, part := range [][]byte{buffer[from:l.after], l.payload} {
-			n, err := s.send(part)
+			n, err := s.send(part, publishing)
 			if written += n; err != nil {
 				return written, err
 			}
 		}
 		from = l.after
 	}
-	n, err := s.send(buffer[from:])
+	n, err := s.send(buffer[from:], publishing)
 	return written + n, err
 }
 
 // send writes all of b. It gives up after WriteTimeout, because a broker that does not read would
 // block its lane for ever. After an error the written bytes may have reached the broker; the rest
-// certainly has not.
-func (s *session) send(b []byte) (written int, err error) {
+// certainly has not. Messages are sent only as long as the lane may publish: they may have been queued
+// long ago, by the clock of others, if the process was frozen or the broker reads slowly.
+func (s *session) send(b []byte, publishing bool) (written int, err error) {
 	for len(b) > 0 {
+		if publishing && !s.allowed() {
+			return written, errMayNotPublish
+		}
 		n := min(len(b), writeChunk)
 		if err := s.conn.SetWriteDeadline(time.Now().Add(s.writeTimeout)); err != nil {
 			return written, fmt.Errorf("send: %w", err)
@@ -178,6 +185,9 @@ func (s *session) send(b []byte) (written int, err error) {
 	return written, nil
 }
 
+// allowed reports whether messages may be sent now.
+func (s *session) allowed() bool { return s.mayPublish == nil || s.mayPublish() }
+
 // sendDisconnect sends DISCONNECT and closes our direction of the connection. The reader goes on
 // until the broker closes the other direction: closing a socket with unread bytes resets the
 // connection, and then the last packets may be lost.
@@ -191,7 +201,7 @@ func (s *session) sendDisconnect() error {
 		s.state = disconnecting // before the broker can receive it and close the connection
 	}
 	s.mu.Unlock()
-	if _, err := s.send(packet); err != nil {
+	if _, err := s.send(packet, false); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -55,7 +55,7 @@ func (b *broker) check(ctx context.Context, address string, qos byte, again bool
 		return ctx.Err()
 	case checked := <-b.checked:
 		if !checked[address] || again {
-			err = b.sink.CheckIdentity(ctx, qos)
+			err = b.sink.CheckIdentity(ctx, address, qos)
 			checked[address] = err == nil
 		}
 		b.checked <- checked

@@ -20,6 +20,8 @@ type fakeBroker struct {
 	silent    bool                  // guarded by mu: answers to no message
 	away      bool                  // guarded by mu: no connection can be made
 	onConnect func(client string)   // guarded by mu; called without it
+	latest    driver.ConnectOptions // guarded by mu: of the latest connection
+	address   string                // not changed once it is in use
 	note      func(call string)     // called without mu
 	// passing is when it passes messages on, and why that is unclear; guarded by mu.
 	passing        driver.Passing
@@ -52,6 +54,7 @@ func (b *fakeBroker) Connect(_ context.Context, opts driver.ConnectOptions) (dri
 	if b.away {
 		return nil, errAway
 	}
+	b.latest = opts
 	if before := b.open[opts.ClientID]; before != nil {
 		before.end(driver.ErrSessionTakenOver)
 	}
@@ -62,14 +65,14 @@ func (b *fakeBroker) Connect(_ context.Context, opts driver.ConnectOptions) (dri
 	}
 	s := &sessionOf{
 		broker: b, client: opts.ClientID, acks: opts.Acks, done: make(chan struct{}), answers: make(chan []driver.Ack, 1000),
-		limits: driver.Limits{InFlight: 100, QoS: 2, Present: present, Resumed: resumed, Marked: resumed && mark != ""},
+		limits: driver.Limits{InFlight: 100, QoS: 2, Broker: b.address, Present: present, Resumed: resumed, Marked: resumed && mark != ""},
 	}
 	go s.answer()
 	b.open[opts.ClientID] = s
 	return s, nil
 }
 
-func (b *fakeBroker) CheckIdentity(context.Context, byte) error {
+func (b *fakeBroker) CheckIdentity(context.Context, string, byte) error {
 	b.called("check identity")
 	return nil
 }
@@ -93,6 +96,12 @@ func (b *fakeBroker) sent(client string) []driver.Message {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.open[client].sent)
+}
+
+func (b *fakeBroker) latestOptions() driver.ConnectOptions {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.latest
 }
 
 // hangUp ends the connection of a client.
@@ -182,6 +191,11 @@ func (s *sessionOf) Close(context.Context) error {
 	s.broker.called("disconnect")
 	s.end(nil)
 	return nil
+}
+
+func (s *sessionOf) Abort() {
+	s.broker.called("abort")
+	s.end(nil)
 }
 
 func (s *sessionOf) Discard(context.Context) error {

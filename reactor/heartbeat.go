@@ -73,6 +73,7 @@ func (h *heartbeat) run(soft, hard context.Context) error {
 			pause.Reset()
 			failures.OK(h.log, "the membership is in order again")
 		case errors.Is(err, driver.ErrDeposed):
+			h.leases.lapse() // whatever our clock says: nothing that is queued is sent any more
 			return err
 		case hard.Err() != nil:
 			return nil // the heartbeat was cancelled by the end of the grace, or by another part's error

@@ -64,6 +64,7 @@ func (s *fakeSession) Mark(context.Context, string) error {
 	return nil
 }
 func (s *fakeSession) Close(context.Context) error   { return nil }
+func (s *fakeSession) Abort()                        {}
 func (s *fakeSession) Discard(context.Context) error { return nil }
 
 // take returns what was sent since the last call.

@@ -15,9 +15,9 @@ import (
 // failure in a row.
 const steadySession = 10 * time.Second
 
-// keepConnected replaces the session whenever it ends. When ctx ends it closes the session
-// properly. If it gives up before that, it returns why.
-func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Session) error {
+// keepConnected replaces the session whenever it ends. When ctx ends it ends the session
+// (endSession). If it gives up before that, it returns why.
+func (r *laneRunner) keepConnected(ctx, hard, stopping context.Context, session driver.Session) error {
 	var pause wait.Backoff
 	for {
 		begun := time.Now()
@@ -36,7 +36,7 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Ses
 			r.stats.lanesUp.Add(-1)
 		}
 		if ctx.Err() != nil {
-			closeSession(session)
+			r.endSession(hard, stopping, session)
 			<-session.Done()
 			r.lane.detach(session.Err())
 			return nil
@@ -67,6 +67,18 @@ func (r *laneRunner) keepConnected(ctx, hard context.Context, session driver.Ses
 			return err
 		}
 	}
+}
+
+// endSession ends the session of a lane that is to be connected no more. What is queued is sent
+// only if the lane is ours: it has settled everything, or the instance is told to end while its leases
+// hold. A lane with another owner sends nothing: that one sends the same, perhaps at another
+// broker, which cannot recognize the repetition.
+func (r *laneRunner) endSession(ours, stopping context.Context, session driver.Session) {
+	if ours.Err() == nil || stopping.Err() != nil && !errors.Is(context.Cause(ours), driver.ErrLeaseLost) && r.lane.leased() {
+		closeSession(session)
+		return
+	}
+	session.Abort()
 }
 
 // lostUnlessEnded returns the reason why a lease could not be confirmed.

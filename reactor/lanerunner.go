@@ -171,11 +171,12 @@ func (r *laneRunner) run(soft, hard context.Context) error {
 // settled, or the lane is not ours any more.
 func (r *laneRunner) serve(soft, ours context.Context, giveUp context.CancelCauseFunc, session driver.Session) {
 	connected, disconnect := context.WithCancel(ours)
+	stopping := soft
 	soft, r.leave = context.WithCancel(soft)
 	defer r.leave()
 	var group errgroup.Group
 	group.Go(func() error {
-		if err := r.keepConnected(connected, ours, session); err != nil {
+		if err := r.keepConnected(connected, ours, stopping, session); err != nil {
 			giveUp(err) // the lane will not be connected again
 		}
 		return nil
@@ -212,7 +213,8 @@ func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (driver.Ses
 	var pause wait.Backoff
 	for {
 		session, err := r.broker.Connect(hard, driver.ConnectOptions{
-			ClientID: r.clientID, QoS: r.delivery.QoS(), Fresh: fresh, Mark: r.lane.leaseNow().Mark, Broker: r.at, Acks: r.lane.acks,
+			ClientID: r.clientID, QoS: r.delivery.QoS(), Fresh: fresh, Mark: r.lane.leaseNow().Mark, Acks: r.lane.acks,
+			Broker: r.at, Unsettled: r.lane.exposed(), MayPublish: r.lane.leased,
 		})
 		if err != nil {
 			r.refused++

@@ -223,7 +223,7 @@ func TestLostLaneSaysNothingMore(t *testing.T) {
 		r.lane.settled(driver.Settlement{}, new(handoff.Batch), false)
 		<-r.done
 		time.Sleep(time.Second)
-		r.went("lost", "disconnect")
+		r.went("lost", "abort")
 		if !errors.Is(r.result, driver.ErrLeaseLost) || r.stats.returned.Load() != 0 {
 			r.Errorf("it ended with %v, returned %d", r.result, r.stats.returned.Load())
 		}
@@ -281,6 +281,27 @@ func TestReconnects(t *testing.T) {
 		if r.broker.got("t") != 1 {
 			r.Error("no message is sent any more")
 		}
+	})
+}
+
+// TestReconnectsUnsettled: a lane that reconnects says which broker it was at, and whether what becomes of
+// its messages is known only there.
+func TestReconnectsUnsettled(t *testing.T) {
+	runs(t, func(r *running) { r.broker.address = "one:1883" }, func(r *running) {
+		again := func(what string, want bool) {
+			r.Helper()
+			r.broker.hangUp(runnerClient, errAway)
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			if opts := r.broker.latestOptions(); opts.Unsettled != want || opts.Broker != "one:1883" || !opts.MayPublish() {
+				r.Errorf("%s: %+v", what, opts)
+			}
+		}
+		again("idle", false)
+		r.broker.change(func(b *fakeBroker) { b.silent = true })
+		r.due <- due{ids: []int64{0}}
+		time.Sleep(time.Second)
+		again("a message is on its way", true)
 	})
 }
 
@@ -413,7 +434,8 @@ func TestShutDown(t *testing.T) {
 	})
 }
 
-// TestAbandoned: the lane awaits, settles and releases nothing any more.
+// TestAbandoned: the lane awaits, settles and releases nothing any more, and what is queued is not sent:
+// its next owner sends it.
 func TestAbandoned(t *testing.T) {
 	runs(t, nil, func(r *running) {
 		r.broker.change(func(b *fakeBroker) { b.silent = true })
@@ -423,7 +445,7 @@ func TestAbandoned(t *testing.T) {
 		r.since()
 		r.abandon()
 		<-r.done
-		r.went("abandoned", "disconnect")
+		r.went("abandoned", "abort")
 		if !errors.Is(r.result, context.Canceled) || !r.idle() {
 			r.Errorf("it ended with %v", r.result)
 		}
@@ -441,7 +463,7 @@ func TestNotHeldAnyMore(t *testing.T) {
 		r.since()
 		r.due <- due{ids: []int64{0}}
 		<-r.done
-		r.went("not held", "settle", "disconnect")
+		r.went("not held", "settle", "abort")
 		if !errors.Is(r.result, driver.ErrLeaseLost) {
 			r.Errorf("it ended with %v", r.result)
 		}
@@ -493,7 +515,7 @@ func TestJournalDoubted(t *testing.T) {
 			r.Error("a claim can be made while the journal is in doubt")
 		}
 		<-r.done
-		r.went("it has changed", "disconnect") // nothing is read but tokens
+		r.went("it has changed", "abort") // nothing is read but tokens
 		if r.result != errJournalChanged {
 			r.Errorf("it ended with %v", r.result)
 		}

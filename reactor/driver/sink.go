@@ -80,10 +80,11 @@ type Sink interface {
 	// Some brokers can be configured otherwise (mosquitto: use_username_as_clientid), and then all
 	// lanes share one session and mix up their slots. It connects with two client ids that nobody
 	// has used, and expects to find no session. If it finds one, it returns a
-	// *ConnectRefusedError; any other error is temporary. A Sink with several brokers checks those
-	// that have sessions. Call it after a successful Connect and
-	// before anything is sent: a broker of this kind closes the connection of that session.
-	CheckIdentity(ctx context.Context, qos byte) error
+	// *ConnectRefusedError; any other error is temporary. broker is Limits.Broker of the session
+	// that is about to be used: of several brokers that one is checked. With "" it is the one in use. Call
+	// it after a successful Connect and before anything is sent: a broker of this kind closes the
+	// connection of that session.
+	CheckIdentity(ctx context.Context, broker string, qos byte) error
 }
 
 // ProbePrefix begins the client ids of connections that belong to no lane, and only check the
@@ -109,6 +110,14 @@ type ConnectOptions struct {
 	// brokers needs it for sessions without a mark: at another broker a session that is there cannot
 	// be the lane's last.
 	Broker string
+	// Unsettled means that what becomes of messages in flight is known only to the session at Broker. A Sink
+	// that has gone back to a preferred broker since connects such a lane to the old one again, as long as
+	// it can be reached, so that the lane can settle them there and then leave.
+	Unsettled bool
+	// MayPublish reports whether queued messages and releases may still be sent. It is asked just before
+	// they are written, and must not block; if it says no, the session ends, and what is queued is not
+	// sent. nil: they may.
+	MayPublish func() bool
 	// Acks receives acknowledgements in the order in which the broker sent them. One goroutine of
 	// the session at a time calls it, never from within Publish, and not after Done is closed. The
 	// slice belongs to the session, and is valid only during the call. Acks may call Publish; it
@@ -166,6 +175,9 @@ type Session interface {
 	// Close sends what is queued, then DISCONNECT, and waits until the connection ends, at most
 	// until ctx ends.
 	Close(ctx context.Context) error
+	// Abort ends the connection at once. Nothing that is queued is sent any more, not even by the
+	// operating system. It returns when Done is closed. For a lane that has another owner now.
+	Abort()
 	// Discard does the same as Close, and makes the broker forget the session's state.
 	Discard(ctx context.Context) error
 }
@@ -203,7 +215,8 @@ type Limits struct {
 	Present bool
 	// Broker names the broker: its host and port.
 	Broker string
-	// Standby means that the Sink prefers another broker, which was not reachable.
+	// Standby means that the Sink prefers another broker: one that did not work, or has become usable
+	// meanwhile.
 	Standby bool
 	// Marked means that the session carries the whole of ConnectOptions.Mark. Otherwise the lane
 	// has to mark it before anything is sent: the session may be new, or the broker may now refuse

@@ -76,7 +76,7 @@ func TestMessages(t *testing.T) {
 	const each = 100
 	all := []reactor.Delivery{reactor.ExactlyOnce, reactor.AtLeastOnce, reactor.AtMostOnce}
 	for i, delivery := range all {
-		if err := sink.CheckIdentity(ctx, delivery.QoS()); err != nil {
+		if err := sink.CheckIdentity(ctx, "", delivery.QoS()); err != nil {
 			t.Errorf("%v: %v", delivery, err)
 		}
 		acks := make(chan driver.Ack, each)
