@@ -32,8 +32,9 @@
 //
 // # Several brokers
 //
-// Config.URL may list several brokers. All sessions go to one of them (choice.go), and lanes are asked
-// to leave it when a preferred one is back (driver.Session.ShouldLeave).
+// Config.URL may list several brokers. All sessions go to one of them (choice.go). It is left when it cannot
+// be reached, or accepts sessions and does not work (working.go), and lanes are asked to leave its
+// standby when a preferred one works again (returning.go, driver.Session.ShouldLeave).
 //
 // # Promises
 //

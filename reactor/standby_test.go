@@ -1,10 +1,14 @@
 package reactor_test
 
 import (
+	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
+
 	"github.com/job-publisher/reactor/internal/check"
+	"github.com/job-publisher/reactor/internal/netfault"
 	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/mqttsink"
@@ -77,4 +81,59 @@ func TestBrokerFailover(t *testing.T) {
 		t.Errorf("%d outcomes were unknown, and the report is %+v", before, report)
 	}
 	t.Logf("%d at the primary, %d at the standby, %d outcomes unknown, %d twice", len(w.subscriber.Received()), len(second.Received()), before, report.Duplicated.Count)
+}
+
+// TestBrokerFailsAtMessages: the primary accepts connections, and closes each at its first message. The lanes
+// go to the standby. When the primary works again they return, and their connections to the standby end
+// just then, with messages in flight: they settle those at the standby first. (Nothing is staged: what only is has no
+// unknown outcome.)
+func TestBrokerFailsAtMessages(t *testing.T) {
+	t.Parallel()
+	primary, standby := testkit.OwnMosquitto(t, stack.MosquittoConfig{}), testkit.OwnMosquitto(t, stack.MosquittoConfig{})
+	toPrimary, toStandby := testkit.NewProxy(t, primary.URL()), testkit.NewProxy(t, standby.URL())
+	w := newWorld(t, "", primary.URL())
+	second, err := check.Subscribe(w.ctx, check.SubscriberConfig{
+		URL: standby.URL(), Filter: w.prefix + "/#", QoS: 2, ClientID: "judge", Logger: testkit.Logger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { second.Close() })
+	book := &logbook{}
+	logger := slog.New(both{testkit.Logger(t).Handler(), slog.NewTextHandler(book, nil)})
+	wire := tap(toPrimary)
+	wire.cutAt(func(p tapped) bool { return p.kind == packets.PUBLISH && p.direction == netfault.ToServer })
+	in := w.start(reactor.Config{Lanes: 2, Logger: logger, Stage: reactor.StageOff}, func(_ *pgsource.Config, s *mqttsink.Config) {
+		s.URL, s.FailoverAfter = toPrimary.Through(primary.URL())+","+toStandby.Through(standby.URL()), 500*time.Millisecond
+	})
+	w.insert(200, 0, time.Second)
+	if err := second.WaitDistinct(w.ctx, 200); err != nil {
+		t.Fatal(err)
+	}
+	processed := "SELECT NOT EXISTS (SELECT FROM jobs WHERE NOT processed) AND NOT EXISTS (SELECT FROM reactor.in_flight)"
+	w.eventually("all are processed at the standby", processed)
+
+	unknown := in.Stats().OutcomesUnknown
+	toStandby.Stall(netfault.ToClient)
+	w.insert(50, 0, 0)
+	w.until("messages are in flight at the standby", func() bool { return in.Stats().Unacknowledged > 0 })
+	wire.cutAt(nil)
+	w.until("they are to return", func() bool { return len(book.lines("returning to it")) > 0 })
+	toStandby.Cut()
+	toStandby.Resume(netfault.ToClient)
+	w.until("all lanes are at the primary", func() bool { return in.Stats().LanesUp == 2 && in.Stats().LanesAtStandby == 0 })
+	w.insert(50, 0, 0)
+	w.eventually("all are processed", processed)
+	if n := in.Stats().OutcomesUnknown; n != unknown {
+		t.Errorf("the return has made %d outcomes unknown", n-unknown)
+	}
+	expected, err := check.ExpectedFromDB(w.ctx, w.db, "true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived := func() []check.Received { return append(w.subscriber.Received(), second.Received()...) }
+	w.until("all have arrived", func() bool { return check.Compare(expected, arrived(), check.Config{}).Lost.Count == 0 })
+	if report := check.Compare(expected, arrived(), check.Config{}); report.Early.Count > 0 || report.Duplicated.Count > 0 {
+		t.Errorf("the report is %+v", report)
+	}
 }
