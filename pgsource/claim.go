@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -117,9 +118,13 @@ var claimByTableAndPlace = `
 
 // Claim implements driver.Journal.
 func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Batch, error) {
-	if !s.timelines.mayClaim(req.Lease.Lane) {
-		return driver.Batch{}, &notSentError{errFailedOver}
-	}
+	var era int64 // of the connection that was used
+	claims := s.hot.accepting(func(conn *pgconn.PgConn) error {
+		if era = eraOf(conn); !s.timelines.mayClaim(req.Lease.Lane, era) {
+			return errFailedOver
+		}
+		return nil
+	})
 	slices.Sort(req.IDs)
 	batch := driver.Batch{Token: req.Token, FirstSlot: req.FirstSlot, Reach: req.Reach, QoS: req.QoS, Jobs: make([]driver.Job, 0, len(req.IDs))}
 	read := func(rows pgx.Rows) error { return readClaim(rows, &batch) }
@@ -127,21 +132,21 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 	jobs := s.jobs()
 	args := jobs.claimArgs(req)
 	if req.Briefly {
-		err = s.hot.rowsWith(ctx, shortLimits, jobs.claim, args, read)
+		err = claims.rowsWith(ctx, shortLimits, jobs.claim, args, read)
 	}
 	// If not a row's trigger took too long, but a large payload or the server, fewer jobs would not
 	// help. The server has reported that it gave up the first attempt before its commit, so the
 	// token can be used for another.
 	if !req.Briefly || waited(err) && !aboutJob(err) {
 		batch.Jobs = batch.Jobs[:0]
-		err = s.hot.rows(ctx, jobs.claim, args, read)
+		err = claims.rows(ctx, jobs.claim, args, read)
 	}
 	for range movedAttempts {
 		if sqlState(err) != pgerrcode.SerializationFailure {
 			break
 		}
 		batch.Jobs = batch.Jobs[:0]
-		err = s.hot.rows(ctx, jobs.claim, args, read)
+		err = claims.rows(ctx, jobs.claim, args, read)
 	}
 	if err != nil {
 		return driver.Batch{}, claimOutcome(s.failed("claim batch", err))
@@ -151,6 +156,9 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 	}
 	if len(batch.Jobs) > 0 {
 		s.starts.claimed(req.Lease.Lane, batch.ID)
+		if era != s.timelines.now() { // the answer came from a server that was replaced meanwhile
+			s.starts.forget()
+		}
 		return batch, nil
 	}
 	// No job was left to take, or the lane is not ours any more, or a trigger suppresses the claim.

@@ -33,6 +33,11 @@ type database struct {
 	// brings with it. local is the statement that applies them to a transaction.
 	settings settings
 	local    string
+	// server says on which server the statements may run; nil: on whatever the connections lead to (poolerserver.go).
+	server *serverGuard
+	// accept, if it is not nil, looks at the connection that a statement has got. With an error the statement is not
+	// sent.
+	accept func(*pgconn.PgConn) error
 	// names are those of the deployment, with which every text is rewritten.
 	names naming.Names
 	// alone, if it is not nil, lets one statement or transaction run at a time.
@@ -64,10 +69,33 @@ func (db *database) acquire(ctx context.Context) (conn, error) {
 		leave()
 		return conn{}, &notSentError{err}
 	}
-	return conn{c.Conn, func() {
+	release := func() {
 		db.pool.release(c)
 		leave()
-	}}, nil
+	}
+	if db.accept != nil {
+		if err := db.accept(c.PgConn()); err != nil {
+			release()
+			return conn{}, &notSentError{err}
+		}
+	}
+	return conn{c.Conn, release}, nil
+}
+
+// accepting returns a database on the same connections that looks at the connection of each statement first.
+func (db *database) accepting(accept func(*pgconn.PgConn) error) *database {
+	one := *db
+	one.accept = accept
+	return &one
+}
+
+// begin returns what every statement brings with it. It is asked for before the connection, so that a statement which was
+// made for one server is not sent to the next.
+func (db *database) begin() string { return db.local + db.server.condition() }
+
+// outcome returns the error of a statement, marked if our own timeout caused it, or if it met another server.
+func (db *database) outcome(ctx context.Context, err error) error {
+	return markTimeout(ctx, db.server.notice(err))
 }
 
 // use says what a database is for.
@@ -94,6 +122,7 @@ func (s *Source) open(ctx context.Context, u use) (*database, error) {
 	db := &database{names: s.names, timeout: u.timeout, patience: u.patience, settings: append(slices.Clone(pinned), u.settings...)}
 	if s.pooled {
 		db.local = db.settings.localSQL(false)
+		db.server = &serverGuard{&s.timelines, s.reset}
 	}
 	s.configure(cfg)
 	if !s.pooled {
@@ -142,7 +171,7 @@ func (db *database) aside(timeout time.Duration, own settings, asynchronous bool
 	all := append(slices.Clone(pinned), own...)
 	return &database{
 		pool: db.pool, names: db.names, timeout: timeout, patience: asidePatience, alone: make(chan struct{}, 1),
-		settings: all, local: all.localSQL(asynchronous),
+		settings: all, local: all.localSQL(asynchronous), server: db.server,
 	}
 }
 
@@ -233,7 +262,7 @@ func (db *database) rows(ctx context.Context, sql string, args []any, read func(
 	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
 	if db.local != "" {
-		return markTimeout(ctx, db.rowsTogether(ctx, db.local, sql, args, read))
+		return db.outcome(ctx, db.rowsTogether(ctx, db.begin(), sql, args, read))
 	}
 	conn, err := db.acquire(ctx)
 	if err != nil {
@@ -266,7 +295,7 @@ func (db *database) rowsWith(ctx context.Context, with settings, sql string, arg
 	if db.local != "" {
 		with = append(slices.Clone(db.settings), with...)
 	}
-	return markTimeout(ctx, db.rowsTogether(ctx, with.localSQL(false), sql, args, read))
+	return db.outcome(ctx, db.rowsTogether(ctx, with.localSQL(false)+db.server.condition(), sql, args, read))
 }
 
 // rowsTogether sends a transaction and its settings in one batch.
@@ -279,9 +308,9 @@ func (db *database) together(ctx context.Context, list []statement) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, db.timeout, errNoAnswer)
 	defer cancel()
 	if db.local != "" {
-		list = slices.Insert(slices.Clone(list), 0, statement{db.local, nil})
+		list = slices.Insert(slices.Clone(list), 0, statement{db.begin(), nil})
 	}
-	return markTimeout(ctx, db.inOneTrip(ctx, list, func(rows pgx.Rows) error {
+	return db.outcome(ctx, db.inOneTrip(ctx, list, func(rows pgx.Rows) error {
 		rows.Close()
 		return rows.Err()
 	}))
@@ -358,14 +387,14 @@ func (db *database) tx(ctx context.Context, do func(pgx.Tx) error) error {
 	if db.local != "" {
 		// The settings are in the same round trip, because the session's own limits may end a
 		// transaction that pauses.
-		options = pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + db.local}
+		options = pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + db.begin()}
 	}
 	conn, err := db.acquire(ctx)
 	if err != nil {
 		return markTimeout(ctx, err)
 	}
 	defer conn.release()
-	return markTimeout(ctx, pgx.BeginTxFunc(ctx, conn.Conn, options, renamed(db.names, do)))
+	return db.outcome(ctx, pgx.BeginTxFunc(ctx, conn.Conn, options, renamed(db.names, do)))
 }
 
 // scanRow reads the only row; pgx.ErrNoRows if there is none.

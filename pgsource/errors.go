@@ -146,7 +146,7 @@ func explain(err error) error {
 		pgErr   *pgconn.PgError
 		dnsErr  *net.DNSError
 		several *hostsError
-		former  *formerPrimaryError
+		former  *formerServerError
 		done    *explainedError
 	)
 	switch {

@@ -117,3 +117,16 @@ func NeededBy(role string) (needs, gets map[string]string) {
 	}
 	return needs, gets
 }
+
+// FailOver has the source believe that it has seen a server on the next timeline, and that a lane has read its journal
+// there. Its connections lead to the one before.
+func (s *Source) FailOver(t *testing.T, lane int32) {
+	t.Helper()
+	s.timelines.mu.Lock()
+	next := s.timelines.latest
+	s.timelines.mu.Unlock()
+	next.timeline++
+	if _, _, era, err := s.timelines.see(next); err != nil || s.timelines.journalRead(lane, era) != nil {
+		t.Fatal(err)
+	}
+}

@@ -150,6 +150,8 @@ func (w FeedSwitch) step(ctx context.Context, conn *pgx.Conn, text string, since
 			waits = "waiting for " + missing.Error()
 		case sqlState(err) == pgerrcode.LockNotAvailable:
 			waits = "waiting for a transaction that holds a lock on the table"
+		case sqlState(err) == pgerrcode.InsufficientPrivilege:
+			return explained(err, "this role may not change how new jobs are announced (%s): run this as the owner of the table and of its publications, or let `reactor migrate up --roles`, run by a superuser, give both to one role", statementText(err))
 		default:
 			return err
 		}

@@ -36,7 +36,8 @@ const headStart = 250 * time.Millisecond
 // hosts connects to one of the hosts of a connection string. The one that was used last is tried
 // first: behind a silent host every further connection would otherwise begin with a headStart.
 type hosts struct {
-	last atomic.Pointer[string] // the name of the host that was used last; nil: none
+	last  atomic.Pointer[string] // the name of the host that was used last; nil: none
+	files *liveFiles             // what the files of the connection string say; nil: nothing is kept of that
 }
 
 // connect opens a connection with the settings of cfg, a configuration of parseURL, and with what its
@@ -54,7 +55,7 @@ func (h *hosts) connectProtocol(ctx context.Context, cfg *pgx.ConnConfig) (*pgco
 }
 
 func connectAny[C any](ctx context.Context, h *hosts, cfg *pgx.ConnConfig, open func(context.Context, *pgx.ConnConfig) (C, error), abandon func(C)) (C, error) {
-	list := splitHosts(current(cfg))
+	list := splitHosts(h.current(cfg))
 	if last := h.last.Load(); last != nil {
 		if at := slices.IndexFunc(list, func(one host) bool { return one.name == *last }); at > 0 {
 			one := list[at]
@@ -219,11 +220,11 @@ func briefly(err error) string {
 	var (
 		pgErr  *pgconn.PgError
 		dnsErr *net.DNSError
-		former *formerPrimaryError
+		former *formerServerError
 	)
 	switch {
 	case errors.As(err, &former):
-		return fmt.Sprintf("is a former primary (on timeline %d, the latest is %d)", former.its, former.latest)
+		return former.briefly()
 	case errors.Is(err, errReadOnly):
 		return "is read-only"
 	case errors.As(err, &pgErr):

@@ -3,11 +3,15 @@ package pgsource
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/job-publisher/reactor/internal/ratelog"
 )
 
 // What a connection string takes from files may change while we run: a password, a certificate that
@@ -60,10 +64,41 @@ func takePassword(cfg *pgx.ConnConfig) error {
 	return nil
 }
 
-// current returns a configuration with what the files of its connection string say now. A file that
-// cannot be used, because it is just being replaced, say, leaves what they said at the start.
-func current(cfg *pgx.ConnConfig) *pgx.ConnConfig {
-	now, err := parseURL(strings.TrimSpace(cfg.ConnString()))
+// liveFiles are what the files of one connection string said when all of them could be read last.
+type liveFiles struct {
+	log    *slog.Logger
+	mu     sync.Mutex
+	good   *pgx.ConnConfig // guarded by mu; nil: they were never read
+	failed ratelog.Limiter
+}
+
+// config parses a connection string, with what its files say now. While a file cannot be used, because it is just being
+// replaced, say, they say what they did before; the log says so once. The caller may change the result.
+func (l *liveFiles) config(connString string) (*pgx.ConnConfig, error) {
+	now, err := parseURL(strings.TrimSpace(connString))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil && l.good == nil:
+		l.good = now
+	case err == nil:
+		l.good = now
+		l.failed.OK(l.log, "the files of the database URL can be read again")
+	case l.good == nil:
+		return nil, err
+	default:
+		l.failed.Fail(l.log, slog.LevelWarn, "a file of the database URL cannot be read; going on with what the files said before", "err", err)
+	}
+	return l.good.Copy(), nil
+}
+
+// current returns a configuration with what the files of its connection string say.
+func (h *hosts) current(cfg *pgx.ConnConfig) *pgx.ConnConfig {
+	files := h.files
+	if files == nil {
+		files = &liveFiles{}
+	}
+	now, err := files.config(cfg.ConnString())
 	if err != nil {
 		return cfg
 	}

@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -58,9 +59,11 @@ func TestPasswordFile(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		var log strings.Builder
+		h := &hosts{files: &liveFiles{log: slog.New(slog.NewTextHandler(&log, nil))}}
 		connects := func(when string) {
 			t.Helper()
-			conn, err := new(hosts).connect(ctx, cfg)
+			conn, err := h.connect(ctx, cfg)
 			if err != nil {
 				t.Errorf("%s, %s: %v", name, when, err)
 				return
@@ -73,11 +76,20 @@ func TestPasswordFile(t *testing.T) {
 		change("second")
 		testkit.WriteFile(t, file, []byte("second"))
 		connects("the password was changed")
-		change("first")
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
-		connects("the file has gone, and the first password is right again")
+		connects("the file has gone")
+		connects("the file is still gone")
+		testkit.WriteFile(t, file, nil)
+		connects("the file is empty")
+		change("third")
+		testkit.WriteFile(t, file, []byte("third"))
+		connects("the file is there again")
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		if len(lines) != 3 || !strings.Contains(lines[0], "cannot be read: open") || !strings.Contains(lines[1], "is empty") || !strings.Contains(lines[2], "again") {
+			t.Errorf("%s: it logs %q", name, lines)
+		}
 	}
 }
 

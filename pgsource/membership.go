@@ -58,6 +58,9 @@ func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Memb
 	if m.static != 0 {
 		s.owned.Store(uint64(m.static))
 	}
+	if err := s.checkElsewhere(ctx); err != nil {
+		return nil, s.failed("join", err)
+	}
 	if err := m.enter(ctx); err != nil {
 		return nil, s.failed("join", err)
 	}
@@ -124,8 +127,14 @@ var beatSilentSQL = strings.Replace(beatSQL, " snapshot = nullif($7::text, '')::
 
 // Beat implements driver.Member.
 func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
+	if err := m.ended(); err != nil {
+		return driver.Holding{}, err
+	}
 	v, err := m.readView(ctx, m.control.row)
 	if err != nil {
+		return driver.Holding{}, err
+	}
+	if err := m.ended(); err != nil { // it was this statement that has led to another database
 		return driver.Holding{}, err
 	}
 	if c := plan(v, m.id, m.wantLanes); !c.empty() {

@@ -65,9 +65,9 @@ func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 }
 
 func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(s.cfg.ListenURL)
+	cfg, err := s.feedHosts.files.config(s.cfg.ListenURL)
 	if err != nil {
-		return nil, redacted(err)
+		return nil, err
 	}
 	s.configure(cfg)
 	cfg.ValidateConnect = s.isCurrentForFeed

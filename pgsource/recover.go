@@ -77,8 +77,9 @@ var (
 // crash after it leaves the same batches without their settled parts, for the next recovery.
 func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batch, error) {
 	var batches []driver.Batch
-	timeline := s.timelines.now()
+	era := s.timelines.now()
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
+		era = min(era, eraOf(tx.Conn().PgConn()))
 		// Removing the settled part makes positions in the row equal positions in Batch.Jobs.
 		if _, err := tx.Exec(ctx, cutSettledSQL, lease.Lane, driver.LaneSlots); err != nil {
 			return err
@@ -91,7 +92,7 @@ func (s *Source) Recover(ctx context.Context, lease driver.Lease) ([]driver.Batc
 		return err
 	})
 	if err == nil {
-		s.timelines.journalRead(lease.Lane, timeline)
+		err = s.timelines.journalRead(lease.Lane, era)
 	}
 	return batches, s.failed(fmt.Sprintf("recover lane %d", lease.Lane), err)
 }

@@ -117,6 +117,7 @@ BEGIN
         SELECT rolname AS role FROM pg_roles WHERE NOT rolsuper AND oid <> owner AND oid IN (
                SELECT oid FROM pg_roles WHERE rolname = current_user
                UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'reactor'
+               UNION SELECT pubowner FROM pg_publication WHERE pubname IN ('reactor_jobs_inserted', 'reactor_jobs_updated')
                UNION SELECT relowner FROM pg_class WHERE oid = to_regclass(format('%I.jobs', home))::oid OR relnamespace = 'reactor'::regnamespace)
            AND NOT EXISTS (SELECT FROM pg_auth_members WHERE roleid = owner AND member = pg_roles.oid AND NOT admin_option)
     LOOP
@@ -136,6 +137,12 @@ BEGIN
         UNION ALL
         SELECT format('ALTER ROUTINE %s OWNER TO %I', oid::regprocedure, '{owner}') FROM pg_proc
          WHERE pronamespace = 'reactor'::regnamespace AND proowner <> owner
+        UNION ALL
+        -- A superuser may give a publication to anybody, others only what is theirs, and to a role with CREATE on the database.
+        SELECT format('ALTER PUBLICATION %I OWNER TO %I', pubname, '{owner}') FROM pg_publication
+         WHERE pubname IN ('reactor_jobs_inserted', 'reactor_jobs_updated') AND pubowner <> owner
+           AND ((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+                OR pg_has_role(pubowner, 'USAGE') AND has_database_privilege('{owner}', current_database(), 'CREATE'))
     LOOP
         EXECUTE one.change;
     END LOOP;

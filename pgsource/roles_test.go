@@ -15,6 +15,7 @@ import (
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
+	schema "github.com/job-publisher/reactor/sql"
 )
 
 // roles creates the roles of a deployment as some user, and a user for each, and returns the URLs of these by the
@@ -131,6 +132,45 @@ func TestRolesHaveExactlyTheirRights(t *testing.T) {
 	if m, _ := b.join(s); m.Leave(b.ctx) != nil {
 		t.Error("an instance cannot leave")
 	}
+}
+
+// TestOwnerHasThePublications: publications that a superuser has made belong to the owner's role as the tables do, which then changes the
+// feed; without them it says what to do.
+func TestOwnerHasThePublications(t *testing.T) {
+	t.Parallel()
+	b := examine(t, testkit.NewDatabase(t))
+	r, urls := b.roles(b.url, pgsource.Names{})
+	b.exec(schema.PublicationsUp)
+	back := pgsource.FeedSwitch{DatabaseURL: urls["owner"], To: pgsource.FeedNotify}
+	if err := back.Run(b.ctx); err == nil || !strings.Contains(err.Error(), "reactor migrate up --roles") || !strings.Contains(err.Error(), "must be owner of publication") {
+		t.Errorf("who does not own the publications is told %v", err)
+	}
+	if err := r.Create(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := back.Run(b.ctx); err != nil {
+		t.Error(err)
+	}
+	if n := b.count("SELECT count(*) FROM pg_publication"); n != 0 {
+		t.Errorf("%d publications are left", n)
+	}
+	// Somebody else takes over what is theirs, if the role may have it. Their own right goes on with the membership.
+	admin, url := b.role("CREATEROLE")
+	b.exec("GRANT " + r.List()[0] + " TO " + admin + " WITH ADMIN OPTION; DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO " + admin + "', current_database()); END $$")
+	b.exec(schema.PublicationsUp)
+	b.exec("ALTER PUBLICATION reactor_jobs_inserted OWNER TO " + admin)
+	r.DatabaseURL = url
+	if err := r.Create(b.ctx); err != nil {
+		t.Errorf("somebody who may not give the publications away: %v", err)
+	}
+	b.exec("DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO " + r.List()[0] + "', current_database()); END $$")
+	if err := r.Create(b.ctx); err != nil {
+		t.Error(err)
+	}
+	if n := b.count("SELECT count(*) FROM pg_publication WHERE pubowner = $1::regrole", r.List()[0]); n != 1 {
+		t.Errorf("%d of the two publications belong to the owner's role, and one was theirs", n)
+	}
+	b.exec("DROP PUBLICATION reactor_jobs_inserted, reactor_jobs_updated")
 }
 
 // TestInstanceRole: an instance does all that it does with its role.

@@ -146,6 +146,11 @@ func New(cfg Config) (*Source, error) {
 		feedChecks: make(chan struct{}, 1),
 	}
 	s.owned.Store(uint64(driver.AllShards))
+	s.hosts.files = &liveFiles{log: s.log}
+	s.feedHosts.files = s.hosts.files
+	if cfg.ListenURL != cfg.DatabaseURL {
+		s.feedHosts.files = &liveFiles{log: s.log}
+	}
 	return s, nil
 }
 

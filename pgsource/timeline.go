@@ -3,140 +3,175 @@ package pgsource
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strconv"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// A server that is promoted begins another timeline, with a higher number. So the timeline of each
-// new connection tells whether the database has failed over, and whether a server is one that was
+// A server that is promoted begins another timeline, with a higher number. So the place of each
+// new connection (place.go) tells whether the database has failed over, and whether a server is one that was
 // replaced and still takes writes.
 //
 // A standby that was promoted may lack the last commits of the old primary. Nothing in the database
-// tells whether it does, so each failover counts as one that may have lost some:
+// tells whether it does, so each failover counts as one that may have lost some. So does a restart: two standbys
+// that were promoted from one primary are on the same timeline, and the other one looks like this one after
+// a restart.
 //
-//	a connection is on a later timeline
+//	a connection leads to a later place, which begins another era
 //	   ├─► all other connections are cut, and statements that wait for one are not sent
 //	   ├─► the feed ends, and says so first: each lane compares the journal with its memory
-//	   └─► a lane claims nothing until its journal was read on the new timeline: what the lane
+//	   └─► a lane claims nothing until its journal was read in the new era: what the lane
 //	       believes to be free may be in use there
 //
-// A server on an earlier timeline is refused for as long as the process lives. To publish what its
+// An earlier place is refused for as long as the process lives. To publish what its
 // table says would publish again what was published from the new one.
+//
+// Another cluster, and another database with the same name, is a copy, whatever made it: a dump that was restored,
+// pg_upgrade, logical replication. There the membership ends, and begins again with what Open checks and with a
+// name of its own (identity.go).
 type timelines struct {
 	mu        sync.Mutex
-	latest    uint32           // guarded by mu: the highest timeline that was seen; 0: none
-	failovers int64            // guarded by mu: how often it has grown
-	told      int64            // guarded by mu: how many of the failovers the lanes were told of
-	read      map[int32]uint32 // guarded by mu: on which timeline the journal of a lane was read last
+	latest    place           // guarded by mu; the zero value: there was no connection
+	left      []int64         // guarded by mu: place.started of the servers on the latest timeline that were left
+	era       int64           // guarded by mu: how often the latest place has changed
+	failovers int64           // guarded by mu: how often it was promoted or another database
+	told      int64           // guarded by mu: the latest era that the lanes were told of
+	read      map[int32]int64 // guarded by mu: in which era the journal of a lane was read last
+	unchecked bool            // guarded by mu: it is another database, and was not checked yet
+	noSystem  int64           // guarded by mu: place.started of a server that does not tell its system identifier
 }
+
+// mostLeft bounds timelines.left. Each restart adds one.
+const mostLeft = 16
 
 // errFailedOver: the statement was not sent, because the database has failed over since it was made.
-var errFailedOver = errors.New("the database has failed over; trying again")
+var errFailedOver = errors.New("the database has failed over, or was restarted; trying again")
 
-// formerPrimaryError is why a server is refused that takes writes.
-type formerPrimaryError struct{ its, latest uint32 }
-
-func (e *formerPrimaryError) Error() string {
-	return fmt.Sprintf("the server is on timeline %d, and the database has moved on to timeline %d: it is a former primary that still takes writes: stop it; if it was restored on purpose, restart the instances", e.its, e.latest)
-}
-
-// timelineSQL reads the timeline from the name of the file that the server writes its log to.
-// pg_control_checkpoint shows it only from the first checkpoint on that follows the promotion.
-const timelineSQL = "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
-
-// timelineOf returns the timeline of a connection to a primary, or 0 if the server does not say.
-func timelineOf(ctx context.Context, conn *pgconn.PgConn) (uint32, error) {
-	results, err := conn.Exec(ctx, timelineSQL).ReadAll()
-	if refused := (*pgconn.PgError)(nil); errors.As(err, &refused) && refused.SeverityUnlocalized == "ERROR" {
-		return 0, nil // some managed services keep their log elsewhere
-	}
-	if err != nil || len(results) != 1 || len(results[0].Rows) != 1 {
-		return 0, err
-	}
-	return parseTimeline(string(results[0].Rows[0][0])), nil
-}
-
-// parseTimeline returns the timeline in the name of a file of the log, which begins with it in eight
-// hexadecimal digits.
-func parseTimeline(file string) uint32 {
-	if len(file) < 8 {
-		return 0
-	}
-	n, err := strconv.ParseUint(file[:8], 16, 32)
-	if err != nil {
-		return 0
-	}
-	return uint32(n)
-}
-
-// see notes the timeline of a connection. failed tells that it is a later one than before.
-func (t *timelines) see(timeline uint32) (failed bool, before uint32, err error) {
+// see notes the place of a connection. It returns what has changed, and the era.
+func (t *timelines) see(at place) (what move, before place, era int64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch before = t.latest; {
-	case timeline == 0 || timeline == before:
-		return false, before, nil
-	case timeline < before:
-		return false, before, &formerPrimaryError{timeline, before}
+	before = t.latest
+	what = before.moveTo(at)
+	switch {
+	case what == formerPrimary, what == earlierCluster, what == restarted && slices.Contains(t.left, at.started):
+		return what, before, t.era, &formerServerError{at, before}
+	case what == stayed:
+		t.latest = at.with(before)
+		return what, before, t.era, nil
+	case what == restarted:
+		t.left = append(t.left, before.started)
+		t.left = t.left[max(0, len(t.left)-mostLeft):]
+		at = at.with(before)
+	default:
+		t.left = nil
+		t.failovers++
 	}
-	t.latest = timeline
-	if before == 0 {
-		return false, before, nil
-	}
-	t.failovers++
-	return true, before, nil
+	t.latest = at
+	t.era++
+	t.unchecked = t.unchecked || what == otherDatabase
+	return what, before, t.era, nil
 }
 
-// untold reports whether the lanes were not told of a failover yet, and takes it that they are told
+// untold reports whether the lanes were not told of the latest era yet, and takes it that they are told
 // now. They claim nothing before they have read their journals, so it must not get lost: a failover
 // may be seen while no feed is running, and the next feed may not stand for long.
 func (t *timelines) untold() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.told == t.failovers {
+	if t.told == t.era {
 		return false
 	}
-	t.told = t.failovers
+	t.told = t.era
 	return true
 }
 
-// now returns the latest timeline.
-func (t *timelines) now() uint32 {
+// now returns the era.
+func (t *timelines) now() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.latest
+	return t.era
 }
 
-// journalRead notes that the journal of a lane was read by a statement that began on a timeline.
-func (t *timelines) journalRead(lane int32, timeline uint32) {
+// journalRead notes that the journal of a lane was read in an era. It returns errFailedOver if that is over: the
+// journal is to be read again.
+func (t *timelines) journalRead(lane int32, era int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.read == nil {
-		t.read = map[int32]uint32{}
+	if era != t.era {
+		return &notSentError{errFailedOver}
 	}
-	t.read[lane] = timeline
+	if t.read == nil {
+		t.read = map[int32]int64{}
+	}
+	t.read[lane] = era
+	return nil
 }
 
-// mayClaim reports whether the journal of a lane was read on the latest timeline, or there has been
-// no other one.
-func (t *timelines) mayClaim(lane int32) bool {
+// mayClaim reports whether a lane may claim over a connection of an era: it is the present one, and the journal
+// of the lane was read in it, or there has been no other one.
+func (t *timelines) mayClaim(lane int32, era int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.failovers == 0 || t.read[lane] == t.latest
+	return era == t.era && !t.unchecked && (era == 0 || t.read[lane] == era)
+}
+
+// elsewhere reports whether the database is another one, and was not checked yet; checked, that it was checked, if
+// there was no other era since.
+func (t *timelines) elsewhere() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.unchecked
+}
+
+func (t *timelines) checked(era int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unchecked = t.unchecked && era != t.era
 }
 
 // state returns the latest timeline, and how many failovers there were.
 func (t *timelines) state() (latest uint32, failovers int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.latest, t.failovers
+	return t.latest.timeline, t.failovers
+}
+
+// started returns when the server was started that was used last; 0: it does not tell.
+func (t *timelines) started() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.latest.started
+}
+
+// asksSystem reports whether servers are to be asked for their system identifier: not one that has refused it, which would
+// log an error for every connection.
+func (t *timelines) asksSystem() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.noSystem == 0 || t.noSystem != t.latest.started
+}
+
+func (t *timelines) refusesSystem(started int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noSystem = started
+}
+
+// eraKey is where a connection has its era, among what may be stored with it.
+const eraKey = "reactor era"
+
+// eraOf returns the era in which a connection was opened.
+func eraOf(conn *pgconn.PgConn) int64 {
+	era, _ := conn.CustomData()[eraKey].(int64)
+	return era
 }
 
 // isCurrent checks that a new connection leads to a server that takes writes and was not replaced.
-// If it is the first one to a server that was promoted, everything else is dropped.
+// If it is the first one to another place, everything else is dropped.
 func (s *Source) isCurrent(ctx context.Context, conn *pgconn.PgConn) error {
 	takes := takesWrites
 	if s.pooled {
@@ -145,15 +180,29 @@ func (s *Source) isCurrent(ctx context.Context, conn *pgconn.PgConn) error {
 	if err := takes(ctx, conn); err != nil {
 		return err
 	}
-	timeline, err := timelineOf(ctx, conn)
+	ask := s.timelines.asksSystem()
+	at, told, err := placeOf(ctx, conn, ask)
 	if err != nil {
 		return err
 	}
-	failed, before, err := s.timelines.see(timeline)
-	if err != nil || !failed {
+	if ask && !told {
+		s.timelines.refusesSystem(at.started)
+	}
+	what, before, era, err := s.timelines.see(at)
+	if err != nil {
 		return err
 	}
-	s.log.Warn("the database has failed over: another server was promoted; the lanes compare their journals with it", "timeline", timeline, "before", before)
+	conn.CustomData()[eraKey] = era
+	switch what {
+	case stayed:
+		return nil
+	case restarted:
+		s.log.Info("the database was restarted, or is another server on the same timeline; the lanes compare their journals with it", "timeline", at.timeline)
+	case otherDatabase:
+		s.log.Warn("the database is another one: it was moved or restored; joining it anew", "system_identifier", at.system, "before", before.system)
+	default:
+		s.log.Warn("the database has failed over: another server was promoted; the lanes compare their journals with it", "timeline", at.timeline, "before", before.timeline)
+	}
 	s.starts.forget()
 	s.settled.forget()
 	s.pools.giveUp(errFailedOver)
@@ -168,4 +217,40 @@ func (s *Source) isCurrentForFeed(ctx context.Context, conn *pgconn.PgConn) erro
 		return s.isCurrent(ctx, conn)
 	}
 	return takesWrites(ctx, conn)
+}
+
+// elsewhereError ends a membership, as driver.ErrDeposed does.
+type elsewhereError struct{}
+
+func (elsewhereError) Error() string        { return "the database is another one than before" }
+func (elsewhereError) Is(target error) bool { return target == driver.ErrDeposed }
+
+// ended returns an elsewhereError if the database is another one than when the member joined.
+func (m *member) ended() error {
+	if m.timelines.elsewhere() {
+		return elsewhereError{}
+	}
+	return nil
+}
+
+// checkElsewhere does in another database what Open has done in the first one. The search path of the role is not
+// looked at again: applications that insert into another table of that name are found out at the next start.
+func (s *Source) checkElsewhere(ctx context.Context) error {
+	if !s.timelines.elsewhere() {
+		return nil
+	}
+	era := s.timelines.now()
+	found, err := s.findTable(ctx, nil)
+	if err != nil {
+		return err
+	}
+	s.table.Store(&found)
+	if err := s.checkRights(ctx); err != nil {
+		return err
+	}
+	if err := s.identify(ctx); err != nil {
+		return err
+	}
+	s.timelines.checked(era)
+	return nil
 }

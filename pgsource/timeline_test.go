@@ -2,6 +2,7 @@ package pgsource
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -22,7 +23,7 @@ func TestFailoverBetweenFeeds(t *testing.T) {
 		}
 	}
 	for i, timeline := range []uint32{1, 2, 2, 3} {
-		if _, _, err := s.timelines.see(timeline); err != nil {
+		if _, _, _, err := s.timelines.see(place{timeline: timeline}); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Listen(t.Context(), on); err == nil {
@@ -34,31 +35,57 @@ func TestFailoverBetweenFeeds(t *testing.T) {
 	}
 }
 
-// TestTimelines: a later timeline is a failover, an earlier one is refused, and an unknown one
-// changes nothing.
+// TestTimelines: a later place is a move, an earlier one is refused, and an unknown one changes nothing.
 func TestTimelines(t *testing.T) {
 	var seen timelines
+	cluster, later := uint64(0x6000_0000_0000_0001), uint64(0x9000_0000_0000_0000) // the upper half of the numbers is used up in 2038
 	for i, step := range []struct {
-		timeline uint32
-		failed   bool
-		refused  bool
-	}{{0, false, false}, {3, false, false}, {3, false, false}, {0, false, false}, {5, true, false}, {3, false, true}, {5, false, false}, {6, true, false}} {
-		failed, _, err := seen.see(step.timeline)
-		former := new(formerPrimaryError)
-		if failed != step.failed || errors.As(err, &former) != step.refused {
-			t.Errorf("step %d, timeline %d: failed over %t, %v", i, step.timeline, failed, err)
+		at      place
+		want    move
+		refused string
+	}{
+		{at: place{}},
+		{at: place{timeline: 3}},
+		{at: place{timeline: 3, database: 5, started: 30}},
+		{at: place{}},
+		{at: place{timeline: 5, database: 5, started: 50}, want: promoted},
+		{at: place{timeline: 3, database: 5, started: 30}, want: formerPrimary, refused: "(on timeline 3, the latest is 5)"},
+		{at: place{timeline: 5, database: 5, started: 51}, want: restarted},
+		{at: place{timeline: 5, database: 5, started: 50}, want: restarted, refused: "is a second primary on timeline 5"},
+		{at: place{system: cluster, timeline: 5, database: 5, started: 51}},
+		{at: place{timeline: 5, started: 51}},
+		{at: place{system: cluster, timeline: 6, database: 5, started: 60}, want: promoted},
+		{at: place{system: later, timeline: 1, database: 5, started: 10}, want: otherDatabase},
+		{at: place{system: cluster, timeline: 7, database: 5, started: 70}, want: earlierCluster, refused: "belongs to an earlier cluster"},
+		{at: place{system: later, timeline: 1, database: 5, started: 10}},
+		{at: place{system: later, timeline: 1, database: 6, started: 10}, want: otherDatabase},
+	} {
+		what, _, _, err := seen.see(step.at)
+		former, why := new(formerServerError), ""
+		if errors.As(err, &former) {
+			why = former.briefly()
+		}
+		if what != step.want || (why != "") != (step.refused != "") || !strings.Contains(why, step.refused) {
+			t.Errorf("step %d, %+v: %d, %v", i, step.at, what, err)
 		}
 	}
-	if latest, failovers := seen.state(); latest != 6 || failovers != 2 {
-		t.Errorf("on timeline %d after %d failovers", latest, failovers)
+	if latest, failovers := seen.state(); latest != 1 || failovers != 4 || seen.now() != 5 {
+		t.Errorf("on timeline %d after %d failovers, in era %d", latest, failovers, seen.now())
 	}
 	if !seen.untold() || seen.untold() {
 		t.Error("the lanes are not told once of what they were not told")
 	}
-	seen.journalRead(1, 5)
-	seen.journalRead(2, 6)
-	if seen.mayClaim(1) || !seen.mayClaim(2) || seen.mayClaim(3) {
-		t.Error("a lane may claim whose journal was not read, or another may not")
+	if err := seen.journalRead(1, 4); err == nil {
+		t.Error("a journal that was read at a server that was left counts")
+	}
+	if err := seen.journalRead(2, 5); err != nil || seen.mayClaim(2, 5) {
+		t.Errorf("a lane claims from a database that was not checked: %v", err)
+	}
+	if seen.checked(4); !seen.elsewhere() {
+		t.Error("what was checked was another database")
+	}
+	if seen.checked(5); seen.mayClaim(1, 5) || !seen.mayClaim(2, 5) || seen.mayClaim(2, 4) || seen.mayClaim(3, 5) {
+		t.Error("a lane may claim whose journal was not read, or over a connection from before, or another may not")
 	}
 	for file, want := range map[string]uint32{"0000000A000000010000004F": 10, "000000010000000000000001": 1, "": 0, "0000": 0, "no timeline": 0} {
 		if got := parseTimeline(file); got != want {

@@ -29,8 +29,9 @@ var unsettledSQL = `
 // Unsettled implements driver.Journal.
 func (s *Source) Unsettled(ctx context.Context, lease driver.Lease, largePayload int) ([]driver.Unsettled, error) {
 	var list []driver.Unsettled
-	timeline := s.timelines.now()
+	era := s.timelines.now()
 	err := s.leased(ctx, lease, func(tx pgx.Tx) error {
+		era = min(era, eraOf(tx.Conn().PgConn()))
 		// A row that has moved to another partition since is not counted, and is read all the same.
 		table := s.jobs()
 		due, err := table.dueIn(ctx, tx, lease.Lane, nil)
@@ -53,7 +54,7 @@ func (s *Source) Unsettled(ctx context.Context, lease driver.Lease, largePayload
 		return err
 	})
 	if err == nil {
-		s.timelines.journalRead(lease.Lane, timeline)
+		err = s.timelines.journalRead(lease.Lane, era)
 	}
 	return list, s.failed(fmt.Sprintf("look at the journal of lane %d", lease.Lane), err)
 }

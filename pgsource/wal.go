@@ -127,7 +127,7 @@ func (s *Source) nextSlot() string {
 // connectWAL opens a connection for replication. Such a connection accepts the simple query
 // protocol only.
 func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
-	cfg, err := parseURL(s.cfg.ListenURL)
+	cfg, err := s.feedHosts.files.config(s.cfg.ListenURL)
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func (r *Reactor) serve(ctx context.Context) error {
 		if !errors.Is(err, driver.ErrDeposed) {
 			return err
 		}
-		r.log.Warn("the other instances took over while this one did not answer; joining again")
+		r.log.Warn("the membership has ended; joining again", "why", err)
 		if member, err = r.joinAgain(ctx); member == nil {
 			return err
 		}

@@ -88,7 +88,7 @@ var numbers = []number{
 	gauge("feed_up", "1 while new jobs are announced, 0 while only the sweep finds them.", func(s snapshot) float64 { return oneIf(s.FeedUp) }),
 	gauge("feed_lag_bytes", "How much the server keeps of its log for the WAL feed of this instance.", func(s snapshot) float64 { return float64(s.Feed.LagBytes) }),
 	gauge("feed_lag_seconds", "Age of the part of the log that the WAL feed reads.", func(s snapshot) float64 { return s.Feed.Lag.Seconds() }),
-	counter("database_failovers_total", "How often the database has failed over to a server that was promoted.", func(s snapshot) int64 { return s.Feed.Failovers }),
+	counter("database_failovers_total", "How often the database has failed over to a server that was promoted, or moved to another cluster.", func(s snapshot) int64 { return s.Feed.Failovers }),
 	counter("feed_losses_total", "How often the feed of new jobs was lost.", func(s snapshot) int64 { return s.FeedLosses }),
 
 	// The broker.

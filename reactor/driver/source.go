@@ -352,7 +352,8 @@ type JoinOptions struct {
 type Member interface {
 	// Beat sends a heartbeat: it renews the leases, and gives every shard and lane that needs one a
 	// living owner, so that all instances have equal shares. It returns what this instance owns
-	// now. ErrDeposed means that other instances considered this one dead and took everything.
+	// now. ErrDeposed means that other instances considered this one dead and took everything, or that the
+	// database is another one.
 	Beat(ctx context.Context) (Holding, error)
 	// TTL is how long an instance may act on its leases after its last successful Beat began. Then
 	// others take them. They may take them earlier if the instance's database session has ended,
