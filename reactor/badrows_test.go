@@ -265,7 +265,7 @@ func TestGivenUpIsSaid(t *testing.T) {
 	in, book := w.startLogged(reactor.Config{}, func(s *pgsource.Config, _ *mqttsink.Config) {
 		s.RetryAttempts, s.RetryBackoff = 3, 10*time.Millisecond
 	})
-	w.exec("INSERT INTO jobs (topic, fire_at) SELECT 'forbidden/' || n, now() FROM generate_series(1, 50) n")
+	w.exec("INSERT INTO jobs (topic, fire_at) SELECT 'forbidden/' || n || repeat('long', 1000), now() FROM generate_series(1, 50) n")
 	w.eventually("all are given up", "SELECT count(*) = 50 FROM reactor.failed_jobs")
 	w.settled()
 	w.until("the instance knows", func() bool { return in.Stats().Failed >= 50 })
@@ -275,6 +275,11 @@ func TestGivenUpIsSaid(t *testing.T) {
 	lines := book.lines("given up", "topic=forbidden/", "job=", "not authorized")
 	if len(lines) == 0 || len(lines) > 5 {
 		t.Errorf("%d log lines are about 50 jobs that were given up: %q", len(lines), lines)
+	}
+	for _, line := range lines {
+		if len(line) > 1000 {
+			t.Errorf("a line of %d bytes with a topic of 4,000: a producer could fill the log", len(line))
+		}
 	}
 	// The log accounts for all of them, at the latest when the instance has ended.
 	in.halt(t)

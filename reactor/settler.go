@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -190,8 +191,18 @@ func (s *settler) count(st driver.Settlement, outcome driver.Receipt) {
 		case driver.Missed:
 			s.stats.missed.Add(1)
 		}
-		s.givenUp.Fail(s.log, slog.LevelWarn, "a job is given up, it is in reactor.failed_jobs", "job", f.JobID, "topic", f.Topic, "err", f.Reason)
+		s.givenUp.Fail(s.log, slog.LevelWarn, "a job is given up, it is in reactor.failed_jobs", "job", f.JobID, "topic", loggedTopic(f.Topic), "err", f.Reason)
 	}
+}
+
+// loggedTopic returns the part of a topic that is logged: it comes from whoever may insert jobs, and has up to 65,535
+// bytes.
+func loggedTopic(topic string) string {
+	const most = 200
+	if len(topic) <= most {
+		return topic
+	}
+	return strings.ToValidUTF8(topic[:most], "") + "…"
 }
 
 func (s *settler) sumUp() {
