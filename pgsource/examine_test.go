@@ -96,9 +96,9 @@ func TestExamineBroken(t *testing.T) {
 		{name: "no rights", breaks: "REVOKE UPDATE ON jobs FROM ROLE; REVOKE INSERT ON reactor.retries FROM ROLE", check: "rights", verdict: problem, what: "lacks rights", remedy: "GRANT UPDATE ON public.jobs TO ROLE; GRANT INSERT ON reactor.retries TO ROLE"},
 		{name: "no rights at all", breaks: "REVOKE ALL ON jobs FROM ROLE; REVOKE ALL ON ALL TABLES IN SCHEMA reactor FROM ROLE; REVOKE ALL ON SCHEMA reactor FROM ROLE", check: "rights", verdict: problem, what: "lacks rights", remedy: "GRANT USAGE ON SCHEMA reactor"},
 		{name: "versions not readable", breaks: "REVOKE ALL ON reactor.schema_version FROM ROLE", check: "schema", verdict: problem, what: "--no-migrate", remedy: "GRANT SELECT ON reactor.schema_version TO ROLE"},
-		{name: "column dropped", breaks: "ALTER TABLE jobs DROP headers", check: "table", verdict: problem, what: "no column headers", remedy: "restore"},
-		{name: "function dropped", breaks: "DROP FUNCTION reactor.next_in_order", check: "functions", verdict: problem, what: "next_in_order", remedy: "sql/ordering.sql"},
-		{name: "shards deleted", breaks: "TRUNCATE reactor.shards", check: "shards", verdict: problem, what: "0 rows instead of 64", remedy: "sql/schema.sql"},
+		{name: "column dropped", breaks: "ALTER TABLE jobs DROP headers", check: "table", verdict: problem, what: "no column headers", remedy: "--repair"},
+		{name: "function dropped", breaks: "DROP FUNCTION reactor.next_in_order", check: "functions", verdict: problem, what: "next_in_order", remedy: "--repair"},
+		{name: "shards deleted", breaks: "TRUNCATE reactor.shards", check: "shards", verdict: problem, what: "0 rows instead of 64", remedy: "--repair"},
 		{name: "primary key dropped", breaks: "ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", check: "indexes", verdict: problem, what: "the primary key", remedy: "ADD PRIMARY KEY (id)"},
 		{name: "dates of another country", breaks: "ALTER ROLE ROLE SET DateStyle = 'SQL, DMY'", check: "clock", verdict: driver.Fine, what: "this host's"},
 		{name: "second table", breaks: "CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO ROLE; CREATE TABLE app.jobs (LIKE jobs INCLUDING ALL); ALTER ROLE ROLE SET search_path = app, public", check: "table", verdict: problem, what: "two tables of jobs", remedy: "drop the one that is not used"},
@@ -108,8 +108,8 @@ func TestExamineBroken(t *testing.T) {
 		{name: "policies and a superuser", breaks: "ALTER TABLE jobs ENABLE ROW LEVEL SECURITY", superuser: true, check: "row-level security", verdict: driver.Fine, what: "exempt"},
 		{name: "children", breaks: "CREATE TABLE child () INHERITS (jobs)", check: "partitions", verdict: warning, what: "1 tables inherit", remedy: "insert into"},
 		{name: "unlogged", breaks: "ALTER TABLE jobs SET UNLOGGED", check: "durability", verdict: problem, what: "public.jobs", remedy: "SET LOGGED"},
-		{name: "index dropped", breaks: "DROP INDEX jobs_pending", check: "indexes", verdict: problem, what: "jobs_pending", remedy: "sql/schema.sql"},
-		{name: "trigger dropped", breaks: "DROP TRIGGER reactor_jobs_inserted ON jobs", check: "triggers", verdict: problem, what: "neither both triggers", remedy: "sql/triggers.sql"},
+		{name: "index dropped", breaks: "DROP INDEX jobs_pending", check: "indexes", verdict: problem, what: "jobs_pending", remedy: "--repair"},
+		{name: "trigger dropped", breaks: "DROP TRIGGER reactor_jobs_inserted ON jobs", check: "triggers", verdict: problem, what: "neither both triggers", remedy: "reactor migrate feed notify"},
 		{name: "trigger disabled", breaks: "ALTER TABLE jobs DISABLE TRIGGER reactor_jobs_updated", check: "triggers", verdict: problem, what: "disabled: reactor_jobs_updated", remedy: "ENABLE TRIGGER reactor_jobs_updated"},
 		{name: "old triggers", breaks: schema.AnnounceDown, check: "triggers", verdict: warning, what: "of an earlier version", remedy: "reactor migrate up"},
 		{name: "no trigger needed", breaks: schema.TriggersDown, feed: pgsource.FeedPoll, check: "triggers", verdict: driver.Fine, what: "nobody needs them"},
@@ -135,6 +135,33 @@ func TestExamineBroken(t *testing.T) {
 			}
 			testkit.ExpectFinding(t, examined(t, b.ctx, pgsource.Config{DatabaseURL: url, Feed: c.feed}), c.check, c.verdict, c.what, of(c.remedy))
 		})
+	}
+}
+
+// TestRepair: what the remedy of the findings above makes again, and that it changes nothing else.
+func TestRepair(t *testing.T) {
+	t.Parallel()
+	b := examine(t, testkit.NewDatabase(t))
+	b.script("INSERT INTO jobs (topic, fire_at) VALUES ('kept', now() + interval '1 hour')")
+	b.script("DROP TRIGGER reactor_jobs_inserted ON jobs; DROP INDEX jobs_pending; ALTER TABLE jobs DROP headers; DROP FUNCTION reactor.next_in_order, reactor.cancel(bigint); DROP TABLE reactor.lanes; TRUNCATE reactor.shards")
+	if err := pgsource.Repair(b.ctx, b.url); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range examined(t, b.ctx, pgsource.Config{DatabaseURL: b.url}) {
+		if f.Verdict == driver.Problem {
+			t.Errorf("after the repair: %+v", f)
+		}
+	}
+	if n := b.count("SELECT count(*) FROM jobs WHERE topic = 'kept'"); n != 1 {
+		t.Errorf("%d rows of one are left", n)
+	}
+	if n := b.count("SELECT count(*) FROM pg_proc WHERE pronamespace = 'reactor'::regnamespace AND proname IN ('next_in_order', 'cancel')"); n != 3 {
+		t.Errorf("%d of three functions are there", n)
+	}
+	role, url := b.role("")
+	b.grant(role)
+	if err := pgsource.Repair(b.ctx, url); err == nil || !strings.Contains(err.Error(), "as the owner of the database") {
+		t.Errorf("by a role that may not: %v", err)
 	}
 }
 

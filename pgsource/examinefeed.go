@@ -42,7 +42,7 @@ func (x *examination) triggers(ctx context.Context, p provision) {
 		x.add(check, driver.Problem, "disabled: "+strings.Join(disabled, ", ")+harm, "as the owner of the table run ALTER TABLE "+x.jobs().name+" ENABLE TRIGGER "+strings.Join(disabled, ", ENABLE TRIGGER "))
 		return
 	}
-	x.add(check, driver.Problem, "the table has neither both triggers nor complete publications"+harm, "run "+x.makeTriggers()+" as the owner of the table, or `reactor migrate feed wal`")
+	x.add(check, driver.Problem, "the table has neither both triggers nor complete publications"+harm, "run `reactor migrate feed notify` as the owner of the table, or `reactor migrate feed wal`")
 }
 
 // twoPhase asks whether applications may prepare transactions: PostgreSQL refuses that to one that has

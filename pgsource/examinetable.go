@@ -66,7 +66,7 @@ func (x *examination) parts(ctx context.Context) {
 		return // a right is missing, or an earlier version has other parts: that has been said
 	}
 	if x.complete && len(functions) > 0 {
-		x.add("functions", driver.Problem, "these functions of schema reactor are gone: "+strings.Join(functions, ", "), "run psql -1 -f sql/guards.sql -f sql/ordering.sql -f sql/functions.sql -f sql/schedules.sql as their owner")
+		x.add("functions", driver.Problem, "these functions of schema reactor are gone: "+strings.Join(functions, ", "), runRepair)
 	}
 	if shards != driver.Shards {
 		x.problem("shards", missingShards(shards))
@@ -276,7 +276,7 @@ func (x *examination) indexes(ctx context.Context) {
 		       || ARRAY(SELECT '`+primaryKey+`' WHERE NOT EXISTS (SELECT FROM pg_index WHERE indrelid = $1::regclass AND indisprimary) AND NOT EXISTS (SELECT FROM pg_class WHERE oid = $1::regclass AND relkind = 'p')),
 		       ARRAY(SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = $1::regclass AND NOT (indisvalid AND indisready))`,
 		[]any{x.jobs().name}, &missing, &invalid)
-	remedy := "run psql -1 -f sql/schema.sql as the owner of the table, which makes it again"
+	remedy := runRepair + ", which makes it again"
 	if slices.Contains(missing, primaryKey) {
 		remedy = "run ALTER TABLE " + x.jobs().name + " ADD PRIMARY KEY (id) as the owner of the table, and for others " + strings.TrimPrefix(remedy, "run ")
 	}

@@ -293,7 +293,7 @@ func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err erro
 		return []Feed{FeedNotify}, "the table has its triggers", nil
 	}
 	if !p.published && slices.Contains(s.chosen, FeedNotify) {
-		why := "the table has lost its triggers, and only the sweep finds new jobs: run " + s.makeTriggers() + ", or `reactor migrate feed wal`"
+		why := "the table has lost its triggers, and only the sweep finds new jobs: run `reactor migrate feed notify`, or `reactor migrate feed wal`"
 		s.setMissing(errors.New(why))
 		return []Feed{FeedNotify}, why, nil
 	}
@@ -302,7 +302,7 @@ func (s *Source) choose(ctx context.Context) (feeds []Feed, why string, err erro
 	case err != nil:
 		return nil, "", err
 	case obstacle != nil:
-		why := "the table has no triggers, the WAL cannot be read, and only the sweep finds new jobs: " + obstacle.Error() + "; or run " + s.makeTriggers()
+		why := "the table has no triggers, the WAL cannot be read, and only the sweep finds new jobs: " + obstacle.Error() + "; or run `reactor migrate feed notify`"
 		s.setMissing(errors.New(why))
 		return []Feed{FeedNotify}, why, nil
 	}

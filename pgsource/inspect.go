@@ -157,7 +157,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	case ofEarlierVersion(list[at].Missing):
 		return table{}, errNoSchema
 	case len(list[at].Missing) > 0:
-		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …); if it was dropped, restore the table", qualified(s.names, schema), strings.Join(list[at].Missing, ", "))
+		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …); if it was dropped, "+runRepair, qualified(s.names, schema), strings.Join(list[at].Missing, ", "))
 	case !list[at].Sharded:
 		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(s.names, schema))
 	case second:
@@ -272,7 +272,7 @@ func (s *Source) triggersOfOthers(ctx context.Context) (list []string, err error
 }
 
 // errNoSchema: the schema in sql/ has not been applied, or only an earlier version of it.
-var errNoSchema = errors.New("the tables of reactor are not in this database, or of an earlier version: run `reactor migrate up` or, where that finds nothing to do, psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database")
+var errNoSchema = errors.New("the tables of reactor are not in this database, or of an earlier version: run `reactor migrate up` or, where that finds nothing to do, `reactor migrate up --repair`, as the owner of the database")
 
 // checkRights makes sure that the role has all rights that our statements need.
 func (s *Source) checkRights(ctx context.Context) error {
@@ -305,7 +305,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 		return err
 	}
 	if missing != "" {
-		return fmt.Errorf("%s is not there: restore it, or create it again with psql -1 -f sql/schema.sql -f sql/triggers.sql, as the owner of the database", missing)
+		return fmt.Errorf("%s is not there: restore it, or "+runRepair+", which creates it again", missing)
 	}
 	// A row-level security policy on a table of our own also looks like a lack of rights.
 	var covered *string

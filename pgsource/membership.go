@@ -197,10 +197,8 @@ func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 
 // missingShards is the error if there are not as many rows as shards.
 func missingShards(rows int) error {
-	return fmt.Errorf("reactor.shards has %d rows instead of %d, and the jobs of the others are published by nobody: %s", rows, driver.Shards, remakeShards)
+	return fmt.Errorf("reactor.shards has %d rows instead of %d, and the jobs of the others are published by nobody: %s", rows, driver.Shards, runRepair)
 }
-
-const remakeShards = "run psql -1 -f sql/schema.sql as the owner of the database, which makes them again"
 
 // rebalance makes the plan again under the lock and carries it out. If another instance holds the
 // lock, it is doing the same and will announce the result. The transaction does all or nothing: a

@@ -49,7 +49,7 @@ func tryMembershipLock(ctx context.Context, tx pgx.Tx) (locked bool, err error) 
 func waitForMembershipLock(ctx context.Context, tx pgx.Tx) (locked bool, err error) {
 	locked, err = lockMembership(ctx, tx, lockMembershipSQL+") AS held")
 	if errors.Is(err, pgx.ErrNoRows) {
-		return false, explained(err, "reactor.shards has lost the row of shard 0: %s", remakeShards)
+		return false, explained(err, "reactor.shards has lost the row of shard 0: %s", runRepair)
 	}
 	return locked, err
 }

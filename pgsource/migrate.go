@@ -177,13 +177,9 @@ func RestoreTable(ctx context.Context, databaseURL string, of ...Names) (name st
 				return err
 			}
 			// Create what announced the jobs before: the triggers, or the publications.
-			announce := schema.TriggersUp
-			var published bool
-			if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = 'reactor_jobs_updated')").Scan(&published); err != nil {
+			announce, err := announcement(ctx, tx)
+			if err != nil {
 				return err
-			}
-			if published {
-				announce = schema.PublicationsUp
 			}
 			if err := execScript(ctx, tx, announce); err != nil {
 				return err

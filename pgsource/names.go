@@ -113,15 +113,6 @@ func txNames(tx pgx.Tx) naming.Names {
 	return naming.Names{}
 }
 
-// makeTriggers is what somebody runs to have the triggers again. The text that is run with psql is for the
-// default names.
-func (s *Source) makeTriggers() string {
-	if s.names.Schema() != naming.DefaultSchema || s.names.Table() != naming.DefaultTable {
-		return "`reactor migrate feed notify`"
-	}
-	return "psql -f sql/triggers.sql"
-}
-
 // checkRecorded compares the names with those that the deployment records, if there is a deployment in
 // the schema. Versions before 6 record no table; it is the default one.
 //

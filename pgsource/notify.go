@@ -150,7 +150,7 @@ func (s *Source) receive(ctx context.Context, conn *pgx.Conn, heard *hearing, on
 		case s.names.In(jobsChannel):
 			hint, err := parseHint(n.Payload)
 			if err != nil {
-				junk.Fail(s.log, slog.LevelWarn, "ignored a notification that is not ours, or of another version of the triggers; the sweep finds its jobs; if it is ours, run "+s.makeTriggers(),
+				junk.Fail(s.log, slog.LevelWarn, "ignored a notification that is not ours, or of another version of the triggers; the sweep finds its jobs; if it is ours, run `reactor migrate feed notify`",
 					"payload", beginning(n.Payload))
 				continue
 			}

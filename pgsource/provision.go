@@ -84,7 +84,7 @@ func (s *Source) watchTable(ctx context.Context) {
 		return // the components that need the table report the error
 	}
 	if s.cfg.Feed == FeedNotify && !p.triggers {
-		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run "+s.makeTriggers(), "table", jobs.name)
+		s.log.Warn("the table jobs lacks its triggers: new jobs are found by the sweep only, up to a loop late; run `reactor migrate feed notify`", "table", jobs.name)
 	}
 	if outdated := p.triggers && p.outdated; outdated && !s.saidOutdated.Swap(outdated) {
 		s.log.Info("the triggers are of an earlier version and do not name shards, so that every instance reads for every insert: when no instance of an earlier version runs any more, run `reactor migrate up` as the owner of the database")

@@ -114,6 +114,7 @@ func TestMigrateCommand(t *testing.T) {
 		{[]string{"migrate", "status"}, 0, "pending"},
 		{[]string{"migrate", "up"}, 0, "applied schema\napplied triggers\napplied identity\napplied feeds\napplied punctual\napplied managed\napplied observed"},
 		{[]string{"migrate", "up"}, 0, "nothing to do"},
+		{[]string{"migrate", "up", "--repair"}, 0, "created again what was missing"},
 		{[]string{"migrate", "down"}, 0, "undid observed"},
 		{[]string{"migrate", "down"}, 0, "undid managed"},
 		{[]string{"migrate", "down"}, 0, "undid punctual"},

@@ -21,6 +21,7 @@ type migrateUp struct {
 	databaseFlags
 	rolesFlags
 	WithoutTriggers bool `help:"For the WAL feed: publish the table instead of creating triggers, as migrate feed wal does."`
+	Repair          bool `env:"-" help:"If no version is pending, create what somebody has dropped or deleted from the schema: tables, columns, indexes, functions, triggers. It does not bring back what they contained."`
 }
 
 func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
@@ -41,6 +42,11 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	switch {
 	case err != nil:
 		return err
+	case c.Repair:
+		if err := pgsource.Repair(ctx, c.connString(), c.names()); err != nil {
+			return err
+		}
+		fmt.Fprintln(out.Stdout, "created again what was missing of the schema")
 	case restored != "":
 		fmt.Fprintf(out.Stdout, "created the table %s again, because it was missing\n", cli.Visible(restored))
 	default:
