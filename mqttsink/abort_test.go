@@ -45,11 +45,13 @@ func TestMayPublish(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	var published atomic.Int64
-	pinged := make(chan struct{}, 1)
+	pinged, released := make(chan struct{}, 1), make(chan struct{}, 10)
 	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
 		switch p.Type {
-		case packets.PUBLISH, packets.PUBREL:
+		case packets.PUBLISH:
 			published.Add(1)
+		case packets.PUBREL:
+			released <- struct{}{}
 		case packets.PINGREQ:
 			select {
 			case pinged <- struct{}{}:
@@ -63,7 +65,7 @@ func TestMayPublish(t *testing.T) {
 		"many":          func(s driver.Session) error { return s.Publish(messages("x", 1, 300)) },
 		"releases":      func(s driver.Session) error { return s.Release([]driver.Slot{1, 2}) },
 	} {
-		s, err := newSink(t, Config{URL: broker.url, KeepAlive: time.Second}).Connect(ctx, driver.ConnectOptions{
+		s, err := newSink(t, Config{URL: broker.url + ",mqtt://127.0.0.1:1", KeepAlive: time.Second}).Connect(ctx, driver.ConnectOptions{
 			ClientID: name, QoS: 2, Acks: func([]driver.Ack) {}, MayPublish: func() bool { return false },
 		})
 		if err != nil {
@@ -87,7 +89,24 @@ func TestMayPublish(t *testing.T) {
 			t.Errorf("unreleased: %v", s.Unreleased())
 		}
 	}
-	if n := published.Load(); n > 0 {
+	if n := published.Load() + int64(len(released)); n > 0 {
 		t.Errorf("%d packets were sent", n)
 	}
+
+	// Staged messages are released at their time also while the database is away.
+	s, err := newSink(t, Config{URL: broker.url}).Connect(ctx, driver.ConnectOptions{
+		ClientID: "only broker", QoS: 2, Acks: func([]driver.Ack) {}, MayPublish: func() bool { return false },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release([]driver.Slot{1}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-released:
+	case <-s.Done():
+		t.Errorf("a release at the only broker is not sent: %v", s.Err())
+	}
+	within(t, s.Close)
 }

@@ -21,7 +21,7 @@ func TestPartialImmediateWrites(t *testing.T) {
 		ours, theirs := net.Pipe()
 		var direct bytes.Buffer // what was taken at once
 		var mu sync.Mutex
-		s := &session{conn: ours, keepAlive: 4 * time.Millisecond, writeTimeout: time.Second, wake: make(chan struct{}, 1), done: make(chan struct{}), closeCounts: &closeCounts{}, report: func([]driver.Ack) {}}
+		s := &session{at: &broker{choice: newChoice(nil, 0, nil)}, conn: ours, keepAlive: 4 * time.Millisecond, writeTimeout: time.Second, wake: make(chan struct{}, 1), done: make(chan struct{}), closeCounts: &closeCounts{}, report: func([]driver.Ack) {}}
 		const tick = 3 * time.Millisecond // of the pings
 		begun := time.Now()
 		s.immediate = func(b []byte) int {

@@ -49,7 +49,7 @@ type session struct {
 	buffer     []byte              // guarded by mu: encoded and not yet written; InFlight bounds it
 	large      []largePayload      // guarded by mu: payloads to be written between parts of buffer
 	unwritten  []driver.Slot       // guarded by mu: slots of the QoS 0 messages in buffer
-	publishing bool                // guarded by mu: buffer has messages or releases, or the rest of one
+	publishing bool                // guarded by mu: buffer has something that mayPublish has to allow
 	releases   []driver.Slot       // guarded by mu: slots whose PUBREL is in buffer; after the end, those whose PUBREL was never sent
 	unanswered int                 // guarded by mu: how many answers the broker still has to send
 	gathering  bool                // guarded by mu: the read deadline is that of gather
@@ -161,7 +161,9 @@ func (s *session) Release(slots []driver.Slot) error {
 	}
 	s.releases = append(s.releases, slots...)
 	s.unanswered += len(slots)
-	s.publishing = true
+	// At the only broker a release harms nobody, whoever sends it: the next owner's session is the same one,
+	// and ends ours. At another broker the message is published once more.
+	s.publishing = s.publishing || len(s.at.choice.brokers) > 1
 	s.writeNow()
 	return nil
 }

@@ -48,7 +48,7 @@ type largePayload struct {
 // while it is sending. When much is under way, nobody waits for a single message, and larger writes
 // are better. The caller holds mu.
 func (s *session) writeNow() {
-	if s.writing || len(s.large) > 0 || len(s.buffer) > promptBytes || s.unanswered > promptAnswers || s.immediate == nil || !s.allowed() {
+	if s.writing || len(s.large) > 0 || len(s.buffer) > promptBytes || s.unanswered > promptAnswers || s.immediate == nil || s.publishing && !s.allowed() {
 		s.wakeWriter()
 		return
 	}
@@ -137,7 +137,7 @@ func (s *session) keepReleases(slots []driver.Slot) {
 }
 
 // sendAll writes the buffer, with the large payloads at their positions. It returns how many bytes
-// were written, like send. publishing tells that there are messages or releases among them.
+// were written, like send. publishing tells that there is something among them that mayPublish has to allow.
 func (s *session) sendAll(buffer []byte, large []largePayload, publishing bool) (written int, err error) {
 	from := 0
 	for _, l := range large {

@@ -114,9 +114,10 @@ type ConnectOptions struct {
 	// that has gone back to a preferred broker since connects such a lane to the old one again, as long as
 	// it can be reached, so that the lane can settle them there and then leave.
 	Unsettled bool
-	// MayPublish reports whether queued messages and releases may still be sent. It is asked just before
-	// they are written, and must not block; if it says no, the session ends, and what is queued is not
-	// sent. nil: they may.
+	// MayPublish reports whether queued messages may still be sent. It is asked just before they are
+	// written, and must not block; if it says no, the session ends, and what is queued is not sent. A Sink
+	// with several brokers asks for releases as well: the lane's next owner may be at another one. nil:
+	// they may.
 	MayPublish func() bool
 	// Acks receives acknowledgements in the order in which the broker sent them. One goroutine of
 	// the session at a time calls it, never from within Publish, and not after Done is closed. The
