@@ -34,7 +34,7 @@ func (l *lane) unknown(journal []driver.Unsettled) map[[16]byte]bool {
 	return unknown
 }
 
-// claims notes the token of the claim that is being made.
+// claims notes the token of the claim that is being made; the zero token: none.
 func (l *lane) claims(token [16]byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

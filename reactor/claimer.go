@@ -236,6 +236,9 @@ func (c *claimer) claim(ctx context.Context, jobs claim) error {
 	}
 	req.Token = driver.NewToken()
 	c.lane.claims(req.Token)
+	// When it has ended, the lane knows the batch, or the claim did not happen. Later it may have been settled, and a
+	// failover may have lost that.
+	defer c.lane.claims([16]byte{})
 	c.pulse.work()
 	begun := c.clock.local()
 	batch, err := c.journal.Claim(ctx, req)

@@ -132,15 +132,17 @@ func without5(_ context.Context, req driver.ClaimRequest) (driver.Batch, error) 
 	return claimAll(req), nil
 }
 
-// TestClaim: the lane is told the token before the claim is made, gets what was claimed, and the
+// TestClaim: the lane is told the token before the claim is made, and its end after it, gets what was claimed, and the
 // rest is looked at again.
 func TestClaim(t *testing.T) {
 	claimed(t, &fakeJournal{claim: without5}, func(c *claiming) {
 		c.offer(4, 5, 6)
 		c.got("a claim", []int64{4, 6}, []int64{5})
 		req := c.journal.claims[0]
-		if len(c.lane.announce) != 1 || c.lane.announce[0] != req.Token || req.Token == [16]byte{} {
+		if len(c.lane.announce) != 2 || c.lane.announce[0] != req.Token || req.Token == [16]byte{} {
 			c.Errorf("the token %x, and the lane knows %x", req.Token, c.lane.announce)
+		} else if c.lane.announce[1] != [16]byte{} {
+			c.Error("the lane is not told that the claim has ended: if the batch is settled, and a failover loses that, the batch is taken for known")
 		}
 		if req.Lease != c.lane.lease || req.FirstSlot != 7 || req.Reach != 128 || req.QoS != 2 || req.Briefly || req.Within < 2*c.lead.get() {
 			c.Errorf("the request is %+v", req)

@@ -34,7 +34,7 @@ func TestMoves(t *testing.T) {
 	in, book := w.startLogged(reactor.Config{})
 	w.until("the feed reads the WAL", func() bool { return in.Stats().Feed.Kind == "wal" })
 	standby := testkit.Standby(t, primary)
-	w.insert(500, 0, time.Second)
+	w.insert(500, 0, 300*time.Millisecond)
 	if err := standby.CatchUp(w.ctx, primary); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestMoves(t *testing.T) {
 	w.db = w.connect()
 	w.until("the feed reads the WAL of the new primary", func() bool { return in.Stats().Feed.Failovers == 1 && in.Stats().Feed.Kind == "wal" })
 	announced := in.Stats().Loads
-	w.insert(200, 100*time.Millisecond, 300*time.Millisecond)
+	w.insert(200, 100*time.Millisecond, 200*time.Millisecond)
 	w.published() // those of the old primary's last moments perhaps twice
 	if in.Stats().Loads == announced {
 		t.Error("nothing was read that the feed has announced")
@@ -55,7 +55,7 @@ func TestMoves(t *testing.T) {
 	cluster := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true})
 	there := newWorldOn(t, cluster)
 	was := there.copyDeployment(w)
-	there.insert(300, 0, time.Second)
+	there.insert(300, 0, 300*time.Millisecond)
 	moveTo(proxy, cluster)
 	there.judge()
 	if now := there.deployment(); now == was {

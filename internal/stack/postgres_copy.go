@@ -87,7 +87,8 @@ func (p *Postgres) CatchUp(ctx context.Context, primary *Postgres) error {
 func (p *Postgres) Promote(ctx context.Context) error {
 	ctx, cancel := withStartTimeout(ctx)
 	defer cancel()
-	if err := p.exec(ctx, "SELECT pg_promote()"); err != nil {
+	// A statement that waits for the end of recovery may be canceled by what is replayed until then.
+	if err := p.exec(ctx, "SELECT pg_promote(false)"); err != nil {
 		return fmt.Errorf("promote: %w", err)
 	}
 	return p.await(ctx, "the end of recovery", "SELECT NOT pg_is_in_recovery()")
