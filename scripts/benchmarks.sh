@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures everything that docs/benchmarks.md has tables of, on servers of its own: about half an
-# hour on two cores. Writes a JSON file for each run, and the plots.
+# hour on two cores. Writes for each run its results as JSON, and a page with charts and tables.
+# reactor-lab draw FILE.json --plot FILE.svg makes the plots.
 #   scripts/benchmarks.sh [FOLDER]      default: dist/benchmarks
 # Leave the machine alone meanwhile, and compare what one run measured, not two runs.
 set -euo pipefail
@@ -14,11 +15,11 @@ bench() { # name, flags of reactor-lab bench
   shift
   printf '\n== %s: reactor-lab bench --stack %s\n' "$name" "$*"
   # What was published too often or not at all fails the run; the rest goes on without it.
-  ./bin/reactor-lab bench --stack "$@" --json "$out/$name.json" | grep -v '  \[[·█]' || echo "FAILED: $name"
+  ./bin/reactor-lab bench --stack "$@" --json "$out/$name.json" --report "$out/$name.html" | grep -v '  \[[·█]' || echo "FAILED: $name"
 }
 
 for round in $(seq "$rounds"); do
-  bench "backlog-at-least-once-$round" --jobs 100000 --delivery at-least-once --ceiling --baseline poll --plot "$out/backlog.svg"
+  bench "backlog-at-least-once-$round" --jobs 100000 --delivery at-least-once --ceiling --baseline poll
   bench "backlog-exactly-once-$round" --jobs 100000 --delivery exactly-once --ceiling
   bench "backlog-at-most-once-$round" --jobs 100000 --delivery at-most-once --ceiling
   for delivery in at-least-once exactly-once; do
@@ -27,7 +28,7 @@ for round in $(seq "$rounds"); do
 done
 for delivery in exactly-once at-least-once at-most-once; do
   bench "paced-100-$delivery" --jobs 2000 --rate 100 --delivery "$delivery"
-  bench "paced-1000-$delivery" --jobs 20000 --rate 1000 --delivery "$delivery" --baseline poll --plot "$out/paced-$delivery.svg"
+  bench "paced-1000-$delivery" --jobs 20000 --rate 1000 --delivery "$delivery" --baseline poll
   bench "paced-10000-$delivery" --jobs 150000 --rate 10000 --delivery "$delivery"
   bench "instant-$delivery" --jobs 10000 --same-instant --delivery "$delivery"
 done
@@ -38,7 +39,7 @@ for delivery in exactly-once at-least-once; do
 done
 for delivery in exactly-once at-least-once; do
   for rate in 100 1000 5000; do
-    bench "floor-$rate-$delivery" --jobs $((rate * 8)) --rate "$rate" --delivery "$delivery" --floor --rounds "$rounds" --plot "$out/floor-$rate-$delivery.svg"
+    bench "floor-$rate-$delivery" --jobs $((rate * 8)) --rate "$rate" --delivery "$delivery" --floor --rounds "$rounds"
   done
   bench "floor-instant-$delivery" --jobs 10000 --same-instant --delivery "$delivery" --floor --rounds "$rounds"
 done

@@ -24,8 +24,8 @@ type picture struct {
 const noData = "no data"
 
 // defaultWidth is that of a viewBox, in units of which a text is 12 high. On a phone of 320 pixels a
-// unit is a bit less than a pixel.
-const defaultWidth = 360
+// unit is nearly a pixel.
+const defaultWidth = 320
 
 // cleanWidth returns the width of a viewBox.
 func cleanWidth(width float64) float64 {

@@ -41,7 +41,7 @@ func (c *canvas) drawLegend(entries []entry, x, width float64) float64 {
 	if len(entries) == 0 {
 		return 0
 	}
-	return y + legendRow + 2
+	return y + legendRow + 6
 }
 
 // classes returns those of the i-th series: a colour, and a pattern of dashes.

@@ -10,7 +10,7 @@ type Lines struct {
 	// ID is that of the element, unique in a page; Title names the chart; Desc describes it
 	// and defaults to the last, least and greatest value of each series.
 	ID, Title, Desc string
-	// Width is that of the viewBox and defaults to 360, for a text of 12. Height is that of the plot and defaults to 130.
+	// Width is that of the viewBox and defaults to 320, for a text of 12. Height is that of the plot and defaults to 130.
 	Width, Height float64
 	// Heading writes the title above the chart, for where nothing else does.
 	Heading bool

@@ -33,10 +33,13 @@ func (c *canvas) drawAxes(x, y Axis, values extent, width, top, height float64) 
 		x: scale{low: x.Min, high: x.Max, log: x.Log, from: left, to: width - right},
 		y: scale{log: y.Log, from: bottom, to: top},
 	}
-	many := int(height / 24)
+	about := yTicks
+	if y.Log {
+		about = 6 // each power of ten, if they have room
+	}
 	p.y.low, p.y.high = y.bounds(values, yTicks)
 	last := bottom + fontSize
-	for _, t := range y.marks(p.y.low, p.y.high, max(2, min(yTicks, many))) {
+	for _, t := range y.marks(p.y.low, p.y.high, max(2, min(about, int(height/20)))) {
 		at := p.y.at(t.At)
 		c.line("g", left, at, width-right, at)
 		if last-at >= fontSize {

@@ -36,8 +36,9 @@ const Rules = `.chart{display:block;width:100%;height:auto;overflow:visible}
 .chart .c1{--c:var(--c1)}.chart .c2{--c:var(--c2)}.chart .c3{--c:var(--c3)}.chart .c4{--c:var(--c4)}.chart .c5{--c:var(--c5)}.chart .c6{--c:var(--c6)}
 .chart .d2{stroke-dasharray:7 3.5}.chart .d3{stroke-dasharray:1.5 3.5}.chart .d4{stroke-dasharray:8 3.5 1.5 3.5}.chart .d5{stroke-dasharray:12 4}.chart .d6{stroke-dasharray:4 3.5}
 .chart-box{container-type:inline-size}
-@container (min-width:440px){.chart text{font-size:10.5px}.chart .h{font-size:12px}.chart .big{font-size:22px}}
-@container (min-width:560px){.chart text{font-size:8.5px}.chart .h{font-size:10px}.chart .big{font-size:20px}}
+@container (min-width:380px){.chart text{font-size:10.5px}.chart .h{font-size:12px}.chart .big{font-size:22px}}
+@container (min-width:460px){.chart text{font-size:9px}.chart .h{font-size:10.5px}.chart .big{font-size:20px}}
+@container (min-width:560px){.chart text{font-size:7.5px}.chart .h{font-size:9px}.chart .big{font-size:18px}}
 @media (forced-colors:active){.chart text{fill:CanvasText}.chart .l,.chart .b,.chart .on{forced-color-adjust:none}}
 `
 

@@ -52,7 +52,7 @@ type benchCommand struct {
 	Rounds      int      `group:"Compare" default:"1" help:"Measure everything so often, in turn, and report medians with their ranges."`
 
 	JSON string `group:"Output" name:"json" type:"path" placeholder:"FILE" help:"Write all results to this file; - is the standard output."`
-	Plot string `group:"Output" type:"path" placeholder:"FILE.svg" help:"Draw lateness and throughput into this file."`
+	drawFlags
 }
 
 // Help is shown by `reactor-lab bench --help`.
@@ -61,7 +61,7 @@ func (*benchCommand) Help() string {
 own subscriber.
 
     reactor-lab bench --stack --jobs 100000 --ceiling --baseline poll
-    reactor-lab bench --stack --jobs 10000 --rate 1000 --floor --rounds 3 --plot lateness.svg
+    reactor-lab bench --stack --jobs 10000 --rate 1000 --floor --rounds 3 --report lateness.html
     reactor-lab bench --stack --jobs 10000 --rate 1000 --pending 10000000 --processed 10000000
 
 The subscriber, the servers and the instances share this machine: compare the results of one run with
@@ -87,7 +87,7 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	text := out.Stdout
-	if c.JSON == "-" {
+	if c.JSON == "-" || c.Plot == "-" || c.Report == "-" {
 		text = out.Stderr
 	}
 	show := newProgress(text)
@@ -121,11 +121,11 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 		return err
 	}
 	defer jsonFile.Close()
-	plotFile, err := create(c.Plot, out.Stdout)
+	draw, err := c.open(out.Stdout)
 	if err != nil {
 		return err
 	}
-	defer plotFile.Close()
+	defer draw.close()
 	result, err := bench.Run(ctx, cfg)
 	show.end()
 	if ctx.Err() != nil {
@@ -144,10 +144,8 @@ func (c *benchCommand) Run(ctx context.Context, out cli.Output) error {
 			return err
 		}
 	}
-	if c.Plot != "" {
-		if err := errors.Join(result.Plot(plotFile), plotFile.Close()); err != nil {
-			return err
-		}
+	if err := draw.write(result); err != nil {
+		return err
 	}
 	return result.Err()
 }

@@ -17,6 +17,7 @@ Begin with:
 type commands struct {
 	Demo  demoCommand  `cmd:"" help:"Insert jobs and watch them fire, on a temporary PostgreSQL and broker."`
 	Bench benchCommand `cmd:"" help:"Measure lateness and throughput."`
+	Draw  drawCommand  `cmd:"" help:"Draw what bench has written as JSON: charts in a page, or a plot."`
 	Chaos chaosCommand `cmd:"" help:"Make faults in a deployment, seed after seed, and check what was delivered."`
 	Drain drainCommand `cmd:"" name:"bench-drain" hidden:"" help:"Publish the bench's jobs without reactor, for comparison."`
 }

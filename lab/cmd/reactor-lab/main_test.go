@@ -56,6 +56,9 @@ func TestFailuresAreOneLine(t *testing.T) {
 		"bench not urgent":   {[]string{"bench", "--stack", "--urgent-every", "0s"}, 2, "--urgent-every is 0s, must be"},
 		"bench no folder":    {[]string{"bench", "--stack", "--plot", "/nowhere/x.svg"}, 1, "/nowhere/x.svg"},
 		"bench idle plot":    {[]string{"bench", "--stack", "--idle", "1s", "--plot", "x.svg"}, 2, "leave --plot"},
+		"bench no report":    {[]string{"bench", "--stack", "--report", "/nowhere/x.html"}, 1, "/nowhere/x.html"},
+		"draw nothing":       {[]string{"draw", "main_test.go"}, 2, "--report, --plot or both"},
+		"draw no results":    {[]string{"draw", "main_test.go", "--plot", "-"}, 1, "main_test.go is not what bench --json writes"},
 		"bench no database":  {[]string{"bench", "--database-url", "postgres://u:sesame@127.0.0.1:1/x", "--mqtt-url", plain}, 1, "is PostgreSQL running"},
 		"bench no broker":    {[]string{"bench", "--database-url", database, "--mqtt-url", "mqtt://u:sesame@127.0.0.1:1"}, 1, "is the broker running"},
 		"bench no url":       {[]string{"bench", "--database-url", "postgres://u:12@sesame@127.0.0.1:1/x", "--mqtt-url", plain}, 2, "--database-url"},
@@ -86,6 +89,8 @@ func TestHelp(t *testing.T) {
 		{[]string{"--help"}, "reactor-lab demo"},
 		{[]string{"demo", "--help"}, "Leaves nothing behind"},
 		{[]string{"bench", "--help"}, "--same-instant"},
+		{[]string{"bench", "--help"}, "--report=FILE.html"},
+		{[]string{"draw", "--help"}, "--plot=FILE.svg"},
 		{[]string{"chaos", "--help"}, "brokerkill"},
 	} {
 		if code, output := call(t, nil, test.args...); code != 0 || !strings.Contains(output, test.want) {

@@ -71,8 +71,16 @@ func TestBacklogIsDrainedFasterThanByPolling(t *testing.T) {
 			t.Errorf("%s: a value is missing: %+v", m.Name, m)
 		}
 	}
-	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.Launch.Mean <= 0 || i.JobsPerClaim < 2 {
+	if i := r.Reactor.Internals; i == nil || i.Claim.Mean <= 0 || i.Ack.Mean <= 0 || i.Settle.Mean <= 0 || i.Launch.Mean <= 0 || i.JobsPerClaim < 2 || len(i.ClaimSizes) == 0 {
 		t.Errorf("internal timings: %+v", i)
+	} else {
+		claims := 0
+		for _, s := range i.ClaimSizes {
+			claims += s.Claims
+		}
+		if mean := 20_000 / float64(claims); mean < i.JobsPerClaim*0.99 { // which counts claims that got none as well
+			t.Errorf("%d claims got 20,000 jobs, %.1f each: %+v", claims, mean, i)
+		}
 	}
 	checkOutput(t, r, "ceiling", "baseline")
 }

@@ -2,7 +2,8 @@
 // records the time of each message, and the CPU time and memory of the processes come from
 // /proc.
 //
-//	bench.go          the run: its trials; their results are in result.go, table.go, plot.go
+//	bench.go          the run: its trials; their results are in result.go; table.go and
+//	                  sheet.go write them as text, charts.go, plot.go and report.go draw them
 //	steps.go          which trials there are in a round
 //	rounds.go         the rounds, their medians and ratios
 //	trial.go          one trial: load, drainer, subscriber, comparison with the table

@@ -54,7 +54,7 @@ func (d *deployment) beginBare(kind Kind, delivery reactor.Delivery) func(contex
 // already run are measured.
 type instances struct {
 	programs
-	health []string // URLs of their health checks
+	health []string // where they serve health and metrics
 }
 
 // beginInstances starts the instances and waits until they share the table.
@@ -83,7 +83,7 @@ func (d *deployment) startInstances(ctx context.Context, in *instances, v varian
 		if err != nil {
 			return err
 		}
-		in.Programs, in.health = append(in.Programs, p), append(in.health, "http://"+address+"/readyz")
+		in.Programs, in.health = append(in.Programs, p), append(in.health, "http://"+address)
 	}
 	if v.instances == 0 {
 		return nil
@@ -96,15 +96,24 @@ func (in *instances) finish(ctx context.Context) (_ *Internals, err error) {
 	if len(in.health) == 0 {
 		return nil, nil
 	}
-	var all []reactor.Stats
+	var (
+		all   []reactor.Stats
+		sizes []ClaimSize
+	)
 	for _, url := range in.health {
-		s, err := statsOf(ctx, url)
+		s, err := statsOf(ctx, url+"/readyz")
 		if err != nil {
 			return nil, fmt.Errorf("read the counters of an instance: %w", err)
 		}
-		all = append(all, s)
+		claims, err := claimSizesOf(ctx, url+"/metrics")
+		if err != nil {
+			return nil, fmt.Errorf("read the metrics of an instance: %w", err)
+		}
+		all, sizes = append(all, s), addClaimSizes(sizes, claims)
 	}
-	return newInternals(all), nil
+	i := newInternals(all)
+	i.ClaimSizes = sizes
+	return i, nil
 }
 
 // statsOf reads the counters of an instance.

@@ -13,6 +13,8 @@ type Internals struct {
 	// Means.
 	JobsPerClaim      float64 `json:"jobs_per_claim"`
 	JobsPerSettlement float64 `json:"jobs_per_settlement"`
+	// ClaimSizes are the ranges of how many jobs a claim got, of claims that got any.
+	ClaimSizes []ClaimSize `json:"claim_sizes,omitempty"`
 }
 
 // Timing is in milliseconds. Mean is the mean over all instances. Each other value is that of

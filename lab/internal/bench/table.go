@@ -3,32 +3,46 @@ package bench
 import (
 	"fmt"
 	"io"
-	"strings"
-	"text/tabwriter"
 )
 
 // Table writes the result for a person.
 func (r Result) Table(out io.Writer) error {
-	list := r.all()
-	write := []func(io.Writer, []Measurement) error{measuresTable, r.comparison, slicesTable, usageTable}
-	if r.Reactor.Jobs == 0 { // idle
-		write = []func(io.Writer, []Measurement) error{usageTable}
-		for _, m := range list {
-			fmt.Fprintf(out, "\n%s, idle for %.0f s: the database got %.2f statements per second, over %d connections\n",
-				m.Name, m.Seconds, m.StatementsPerSecond, m.Connections)
+	fmt.Fprintln(out)
+	if r.Reactor.Jobs > 0 {
+		if err := measuresSheet(r.all()).write(out); err != nil {
+			return err
 		}
 		fmt.Fprintln(out)
 	}
-	for _, w := range write {
-		if err := w(out, list); err != nil {
+	for _, line := range r.comparison() {
+		fmt.Fprintln(out, line)
+	}
+	fmt.Fprintln(out)
+	for _, s := range r.details() {
+		if err := s.write(out); err != nil {
 			return err
 		}
+		fmt.Fprintln(out)
 	}
-	return nil
+	return r.usageSheet().write(out)
 }
 
-// measuresTable has a column for each measurement, and one for the jobs beside it.
-func measuresTable(out io.Writer, list []Measurement) error {
+// details are the tables between that of all measurements and that of the processes.
+func (r Result) details() []sheet {
+	var list []sheet
+	if r.Reactor.Internals != nil {
+		list = append(list, internalsSheet(*r.Reactor.Internals))
+	}
+	for _, m := range r.all() {
+		if len(m.Slices) > 0 {
+			list = append(list, slicesSheet(m))
+		}
+	}
+	return list
+}
+
+// measuresSheet has a column for each measurement, and one for the jobs beside it.
+func measuresSheet(list []Measurement) sheet {
 	var columns []Measurement
 	for _, m := range list {
 		columns = append(columns, m)
@@ -38,28 +52,22 @@ func measuresTable(out io.Writer, list []Measurement) error {
 			columns = append(columns, beside)
 		}
 	}
-	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	// row writes a row, unless all its cells are empty.
+	s := sheet{head: []string{""}}
+	for _, m := range columns {
+		s.head = append(s.head, m.Name)
+	}
 	row := func(name string, cell func(Measurement) string) {
-		cells, empty := []string{name}, true
+		var cells []string
 		for _, m := range columns {
-			text := cell(m)
-			cells, empty = append(cells, text), empty && text == ""
+			cells = append(cells, cell(m))
 		}
-		if !empty {
-			fmt.Fprintln(t, strings.Join(cells, "\t")+"\t")
-		}
+		s.row(name, cells...)
 	}
 	number := func(name, format string, value func(Measurement) float64) {
 		row(name, func(m Measurement) string { return fmt.Sprintf(format, value(m)) })
 	}
 	some := func(name, format string, value func(Measurement) float64) {
-		row(name, func(m Measurement) string {
-			if v := value(m); v > 0 {
-				return fmt.Sprintf(format, v)
-			}
-			return ""
-		})
+		row(name, func(m Measurement) string { return positive(format, value(m)) })
 	}
 	// late is a percentile of lateness, with the range of the rounds.
 	late := func(name string, percentile func(Percentiles) float64) {
@@ -91,8 +99,6 @@ func measuresTable(out io.Writer, list []Measurement) error {
 			})
 		}
 	}
-	fmt.Fprintln(t)
-	row("", func(m Measurement) string { return m.Name })
 	number("jobs", "%.0f", func(m Measurement) float64 { return float64(m.Jobs) })
 	some("inserted /s", "%.0f", func(m Measurement) float64 { return m.InsertedPerSecond })
 	number("published /s", "%.0f", func(m Measurement) float64 { return m.PublishedPerSecond })
@@ -118,42 +124,47 @@ func measuresTable(out io.Writer, list []Measurement) error {
 	some("database statements /s", "%.0f", func(m Measurement) float64 { return m.StatementsPerSecond })
 	some("a job", "%.3f", func(m Measurement) float64 { return m.StatementsPerJob })
 	some("database connections", "%.0f", func(m Measurement) float64 { return float64(m.Connections) })
-	return t.Flush()
+	return s
 }
 
 // comparison compares reactor with the others: by throughput for a backlog, by lateness for
-// other loads.
-func (r Result) comparison(out io.Writer, list []Measurement) error {
-	fmt.Fprintln(out)
+// other loads. Of idle instances it says what they ask the database.
+func (r Result) comparison() (lines []string) {
+	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	if r.BareClaimsPerSecond > 0 {
-		fmt.Fprintf(out, "the bare claim, without a broker: %.0f jobs/s\n", r.BareClaimsPerSecond)
+		say("the bare claim, without a broker: %.0f jobs/s", r.BareClaimsPerSecond)
 	}
-	for _, m := range list {
+	for _, m := range r.all() {
 		switch {
+		case r.Reactor.Jobs == 0:
+			say("%s, idle for %.0f s: the database got %.2f statements per second, over %d connections",
+				m.Name, m.Seconds, m.StatementsPerSecond, m.Connections)
 		case m.Name == reactorName:
 		case r.Load.backlog():
-			fmt.Fprintf(out, "reactor publishes %.2f × as fast as: %s\n", ratio(r.Reactor.PublishedPerSecond, m.PublishedPerSecond), m.Name)
+			say("reactor publishes %.2f × as fast as: %s", ratio(r.Reactor.PublishedPerSecond, m.PublishedPerSecond), m.Name)
 		default:
-			fmt.Fprintf(out, "%.1f × as late as reactor at p50, %.1f × at p99: %s\n",
+			say("%.1f × as late as reactor at p50, %.1f × at p99: %s",
 				ratio(m.LatenessMillis.P50, r.Reactor.LatenessMillis.P50), ratio(m.LatenessMillis.P99, r.Reactor.LatenessMillis.P99), m.Name)
 		}
 	}
-	if i := r.Reactor.Internals; i != nil {
-		t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-		fmt.Fprint(t, "\ninside reactor, ms\tmean\tp50\tp99\tmax\tjobs each\t\n")
-		for _, row := range []struct {
-			name string
-			Timing
-			jobs float64
-		}{{"claim", i.Claim, i.JobsPerClaim}, {"acknowledgement", i.Ack, 1}, {"settlement", i.Settle, i.JobsPerSettlement}, {"late when sent", i.Launch, 1}} {
-			fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.1f\t\n", row.name, row.Mean, row.P50, row.P99, row.Max, row.jobs)
+	return lines
+}
+
+// internalsSheet shows the times that the instances themselves have measured.
+func internalsSheet(i Internals) sheet {
+	s := sheet{head: []string{"inside reactor, ms", "mean", "p50", "p99", "max", "jobs each"}}
+	for _, row := range []struct {
+		name string
+		Timing
+		jobs float64
+	}{{"claim", i.Claim, i.JobsPerClaim}, {"acknowledgement", i.Ack, 1}, {"settlement", i.Settle, i.JobsPerSettlement}, {"late when sent", i.Launch, 1}} {
+		cells := []string{row.name}
+		for _, ms := range []float64{row.Mean, row.P50, row.P99, row.Max} {
+			cells = append(cells, fmt.Sprintf("%.2f", ms))
 		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
+		s.rows = append(s.rows, append(cells, fmt.Sprintf("%.1f", row.jobs)))
 	}
-	_, err := fmt.Fprintln(out)
-	return err
+	return s
 }
 
 func ratio(a, b float64) float64 {
@@ -163,61 +174,38 @@ func ratio(a, b float64) float64 {
 	return a / b
 }
 
-// slicesTable shows how lateness, and the statements whose cost could grow, went over time.
-func slicesTable(out io.Writer, list []Measurement) error {
-	for _, m := range list {
-		if len(m.Slices) == 0 {
-			continue
-		}
-		t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-		fmt.Fprintf(t, "%s, from s\tto\tjobs\tp50 ms\tp99 ms\tscan ms\theartbeat ms\t\n", m.Name)
-		for _, s := range m.Slices {
-			fmt.Fprintf(t, "%.0f\t%.0f\t%d\t%.2f\t%.2f\t", s.FromSeconds, s.ToSeconds, s.Jobs, s.P50, s.P99)
-			cell(t, "%.3f", s.ScanMillis)
-			cell(t, "%.3f", s.HeartbeatMillis)
-			fmt.Fprintln(t)
-		}
-		if m.IdleAfter != nil {
-			fmt.Fprint(t, "idle after it\t\t\t\t\t")
-			cell(t, "%.3f", m.IdleAfter.ScanMillis)
-			cell(t, "%.3f", m.IdleAfter.HeartbeatMillis)
-			fmt.Fprintln(t)
-		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
-		if m.IdleAfter != nil {
-			fmt.Fprint(out, "idle after it, % of a core:")
-			for _, u := range m.IdleAfter.Usage {
-				fmt.Fprintf(out, " %s %.2f", u.Name, 100*ratio(u.CPUSeconds, m.IdleAfter.Seconds))
-			}
-			fmt.Fprintln(out)
-		}
-		fmt.Fprintln(out)
+// slicesSheet shows how lateness, and the statements whose cost could grow, went over time.
+func slicesSheet(m Measurement) sheet {
+	s := sheet{head: []string{m.Name + ", from s", "to", "jobs", "p50 ms", "p99 ms", "scan ms", "heartbeat ms"}}
+	for _, piece := range m.Slices {
+		s.rows = append(s.rows, []string{
+			fmt.Sprintf("%.0f", piece.FromSeconds), fmt.Sprintf("%.0f", piece.ToSeconds), fmt.Sprint(piece.Jobs),
+			fmt.Sprintf("%.2f", piece.P50), fmt.Sprintf("%.2f", piece.P99),
+			positive("%.3f", piece.ScanMillis), positive("%.3f", piece.HeartbeatMillis),
+		})
 	}
-	return nil
+	if after := m.IdleAfter; after != nil {
+		s.rows = append(s.rows, []string{"idle after it", "", "", "", "", positive("%.3f", after.ScanMillis), positive("%.3f", after.HeartbeatMillis)})
+		note := "idle after it, % of a core:"
+		for _, u := range after.Usage {
+			note += fmt.Sprintf(" %s %.2f", u.Name, 100*ratio(u.CPUSeconds, after.Seconds))
+		}
+		s.notes = append(s.notes, note)
+	}
+	return s
 }
 
-// usageTable shows the CPU time and memory of each process.
-func usageTable(out io.Writer, list []Measurement) error {
-	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "during\tprocess\tCPU s\t% of a core\tµs a job\tRSS MB\tpeak\t\n")
-	for _, m := range list {
+// usageSheet shows the CPU time and memory of each process.
+func (r Result) usageSheet() sheet {
+	s := sheet{head: []string{"during", "process", "CPU s", "% of a core", "µs a job", "RSS MB", "peak"}}
+	for _, m := range r.all() {
 		for _, u := range m.Usage {
-			fmt.Fprintf(t, "%s\t%s\t%.2f\t%.2f\t", m.Name, u.Name, u.CPUSeconds, 100*ratio(u.CPUSeconds, m.Seconds))
-			cell(t, "%.1f", 1e6*ratio(u.CPUSeconds, float64(m.Jobs)))
-			cell(t, "%.1f", float64(u.RSSBytes)/1e6)
-			cell(t, "%.1f", float64(u.PeakRSSBytes)/1e6)
-			fmt.Fprintln(t)
+			s.rows = append(s.rows, []string{
+				m.Name, u.Name, fmt.Sprintf("%.2f", u.CPUSeconds), fmt.Sprintf("%.2f", 100*ratio(u.CPUSeconds, m.Seconds)),
+				positive("%.1f", 1e6*ratio(u.CPUSeconds, float64(m.Jobs))),
+				positive("%.1f", float64(u.RSSBytes)/1e6), positive("%.1f", float64(u.PeakRSSBytes)/1e6),
+			})
 		}
 	}
-	return t.Flush()
-}
-
-// cell leaves a cell empty if the value is 0.
-func cell(out io.Writer, format string, value float64) {
-	if value > 0 {
-		fmt.Fprintf(out, format, value)
-	}
-	fmt.Fprint(out, "\t")
+	return s
 }
