@@ -195,21 +195,24 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 		// Named statements belong to the session, which is not ours alone.
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
-	dialer := net.Dialer{Timeout: dialTimeout}
-	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		if err := sockopt.Harden(conn, unacknowledgedTimeout); err != nil {
-			conn.Close()
-			return nil, err
-		}
-		return &boundedClose{conn}, nil
-	}
+	cfg.DialFunc = hardened
 	// Of several hosts in the URL, or several addresses of a host, take one that accepts writes. No
 	// other is usable, whatever target_session_attrs says.
 	cfg.ValidateConnect = s.isCurrent
+}
+
+// hardened opens a connection that notices when the other side is unreachable, and closes without waiting for it.
+func hardened(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if err := sockopt.Harden(conn, unacknowledgedTimeout); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &boundedClose{conn}, nil
 }
 
 // boundedClose bounds how long pgx takes to close a connection. When a statement has got no answer,

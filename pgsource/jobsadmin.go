@@ -24,6 +24,8 @@ type JobsAdmin struct {
 	// needs are the rights of what is done with it. They are known before the first statement that takes one,
 	// so that an error names all that are lacking, and no others.
 	needs rights
+	// limits are added to the settings of each transaction.
+	limits string
 }
 
 // WithJobs connects and calls do. A standby serves to look; with change true the server must accept
@@ -73,7 +75,7 @@ const adminLockTimeout = 2 * time.Second
 // tx runs a transaction in which only PostgreSQL's own functions and operators are found.
 func (a *JobsAdmin) tx(ctx context.Context, do func(pgx.Tx) error) error {
 	return inMigrationTx(ctx, a.conn, func(tx pgx.Tx) error {
-		if err := execScript(ctx, tx, fmt.Sprintf("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL jit = off; SET LOCAL lock_timeout = '%dms'", adminLockTimeout.Milliseconds())); err != nil {
+		if err := execScript(ctx, tx, fmt.Sprintf("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL jit = off; SET LOCAL lock_timeout = '%dms'", adminLockTimeout.Milliseconds())+a.limits); err != nil {
 			return err
 		}
 		return do(tx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 	schema "github.com/job-publisher/reactor/sql"
@@ -396,24 +397,54 @@ func appliedVersions(ctx context.Context, tx pgx.Tx) (map[int64]time.Time, error
 // withConnection connects for a migration, or another task of an operator, of the deployment with these
 // names. With look true the work only reads, and a standby is accepted.
 func withConnection(ctx context.Context, databaseURL string, of Names, look bool, do func(*pgx.Conn) error) error {
-	checked, err := of.check()
+	o := opening{names: of}
+	if !look {
+		o.accepts = takesWrites
+	}
+	conn, err := o.connect(ctx, databaseURL)
 	if err != nil {
 		return err
 	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := do(conn); err != nil {
+		return explain(err)
+	}
+	return nil
+}
+
+// opening says which connection is opened for an operator.
+type opening struct {
+	names Names
+	// accepts decides which server is used; nil: whichever host target_session_attrs asks for.
+	accepts pgconn.ValidateConnectFunc
+	// lasting is the application_name of a connection that is kept for long; "": it is for one task.
+	lasting string
+}
+
+// connect opens the connection, which the caller closes.
+func (o opening) connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
+	checked, err := o.names.check()
+	if err != nil {
+		return nil, err
+	}
 	cfg, err := parseURL(strings.TrimSpace(databaseURL))
 	if err != nil {
-		return &driver.ConfigError{Field: "DatabaseURL", Problem: err.Error()}
+		return nil, &driver.ConfigError{Field: "DatabaseURL", Problem: err.Error()}
 	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = dialTimeout
 	}
-	connect := pgx.ConnectConfig // whichever host target_session_attrs asks for
-	if !look {
-		cfg.ValidateConnect = takesWrites
+	connect := pgx.ConnectConfig
+	if o.accepts != nil {
+		cfg.ValidateConnect = o.accepts
 		connect = new(hosts).connect
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // a pooler loses named statements
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
+	if o.lasting != "" {
+		cfg.RuntimeParams["application_name"] = o.lasting
+		cfg.DialFunc = hardened
+	}
 	var version int
 	conn, err := connectWithoutLimits(ctx, cfg, connect, func(conn *pgx.Conn) error {
 		var pid int
@@ -426,9 +457,8 @@ func withConnection(ctx context.Context, databaseURL string, of Names, look bool
 		return err
 	})
 	if err != nil {
-		return explain(err)
+		return nil, explain(err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	setNames(conn.PgConn(), checked)
 	if version < minServerVersion {
 		err = fmt.Errorf("the database runs PostgreSQL %d, reactor needs 15 or newer: upgrade the server", version/10000)
@@ -436,13 +466,11 @@ func withConnection(ctx context.Context, databaseURL string, of Names, look bool
 	if err == nil {
 		err = checkRecorded(ctx, conn)
 	}
-	if err == nil {
-		err = do(conn)
-	}
 	if err != nil {
-		return explain(err)
+		_ = conn.Close(context.WithoutCancel(ctx)) // it was not used
+		return nil, explain(err)
 	}
-	return nil
+	return conn, nil
 }
 
 // inMigrationTx runs a transaction with our settings, whatever the role or the database sets. The

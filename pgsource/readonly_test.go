@@ -77,6 +77,16 @@ func TestHosts(t *testing.T) {
 	b.migrateUp(both)
 	b.start(both)
 	b.wholePath()
+	page := b.openJobs(both, pgsource.OpenJobsConfig{})
+	looks := func() (failed error) {
+		return page.Look(b.ctx, func(a *pgsource.JobsAdmin) error {
+			_, err := a.Show(b.ctx, 6)
+			return err
+		})
+	}
+	if err := looks(); !errors.Is(err, pgsource.ErrNoJob) {
+		t.Errorf("before job 6 is there, who looks is told %v", err)
+	}
 	if why := b.refused(pgsource.Config{DatabaseURL: standby.URL()}); !strings.Contains(why, "the address of the primary") {
 		t.Error(why)
 	}
@@ -96,6 +106,14 @@ func TestHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := examine(t, standby.URL())
+	if err := looks(); err != nil { // the first look after the failover
+		t.Error(err)
+	}
+	if err := page.Change(b.ctx, func(a *pgsource.JobsAdmin) error {
+		return a.Act(b.ctx, pgsource.FireJobs(), []int64{6}, pgsource.JobFilter{}, func(pgsource.JobOutcome) error { return nil })
+	}); err != nil {
+		t.Error(err)
+	}
 	var err error
 	for b.ctx.Err() == nil {
 		var batch driver.Batch

@@ -69,17 +69,22 @@ const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce
 
 // FindSchedule returns a schedule; ErrNoSchedule if there is none with that name.
 func FindSchedule(ctx context.Context, databaseURL, name string, of ...Names) (found Schedule, err error) {
-	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) error {
-		list, err := readSchedules(ctx, tx, "name = $1", "", name)
-		if err == nil && len(list) == 0 {
-			err = ErrNoSchedule
-		}
-		if err == nil {
-			found = list[0]
-		}
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
+		found, err = readSchedule(ctx, tx, name)
 		return err
 	})
 	return found, err
+}
+
+func readSchedule(ctx context.Context, tx pgx.Tx, name string) (found Schedule, err error) {
+	list, err := readSchedules(ctx, tx, "name = $1", "", name)
+	if err == nil && len(list) == 0 {
+		err = ErrNoSchedule
+	}
+	if err != nil {
+		return found, err
+	}
+	return list[0], nil
 }
 
 // readSchedules reads schedules in order of their names; where may end with a LIMIT.
@@ -173,39 +178,52 @@ func optionalInterval(d time.Duration) any {
 
 // PauseSchedule pauses a schedule: its jobs that were not claimed are deleted at once.
 func PauseSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
-	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = true WHERE name = $1", name, of)
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, pauseSQL, name, of)
 }
 
 // ResumeSchedule ends a pause. Occurrences of the pause are not made up for.
 func ResumeSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
-	return changeSchedule(ctx, databaseURL, toChangeSchedules, "UPDATE reactor.schedules SET paused = false WHERE name = $1", name, of)
+	return changeSchedule(ctx, databaseURL, toChangeSchedules, resumeSQL, name, of)
 }
 
 // DeleteSchedule deletes a schedule, and its jobs that were not claimed.
 func DeleteSchedule(ctx context.Context, databaseURL, name string, of ...Names) error {
-	return changeSchedule(ctx, databaseURL, toDeleteSchedules, "DELETE FROM reactor.schedules WHERE name = $1", name, of)
+	return changeSchedule(ctx, databaseURL, toDeleteSchedules, deleteScheduleSQL, name, of)
 }
 
 func changeSchedule(ctx context.Context, databaseURL string, needs rights, sql, name string, of []Names) error {
-	return withSchedules(ctx, databaseURL, of, needs, false, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, sql, name)
-		if err == nil && tag.RowsAffected() == 0 {
-			err = ErrNoSchedule
-		}
-		return err
-	})
+	return withSchedules(ctx, databaseURL, of, needs, false, func(tx pgx.Tx) error { return changeOne(ctx, tx, sql, name) })
+}
+
+const (
+	pauseSQL          = "UPDATE reactor.schedules SET paused = true WHERE name = $1"
+	resumeSQL         = "UPDATE reactor.schedules SET paused = false WHERE name = $1"
+	deleteScheduleSQL = "DELETE FROM reactor.schedules WHERE name = $1"
+)
+
+func changeOne(ctx context.Context, tx pgx.Tx, sql, name string) error {
+	tag, err := tx.Exec(ctx, sql, name)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrNoSchedule
+	}
+	return err
 }
 
 // RunSchedule inserts one job of a schedule that is due now, beside its occurrences, and returns the id
 // of the job. A paused schedule can be run as well.
 func RunSchedule(ctx context.Context, databaseURL, name string, of ...Names) (id int64, err error) {
-	err = withSchedules(ctx, databaseURL, of, toRunSchedules, false, func(tx pgx.Tx) error {
-		err := tx.QueryRow(ctx, "SELECT reactor.run_schedule($1)", name).Scan(&id)
-		if sqlState(err) == pgerrcode.NoDataFound {
-			return ErrNoSchedule
-		}
+	err = withSchedules(ctx, databaseURL, of, toRunSchedules, false, func(tx pgx.Tx) (err error) {
+		id, err = runSchedule(ctx, tx, name)
 		return err
 	})
+	return id, err
+}
+
+func runSchedule(ctx context.Context, tx pgx.Tx, name string) (id int64, err error) {
+	err = tx.QueryRow(ctx, "SELECT reactor.run_schedule($1)", name).Scan(&id)
+	if sqlState(err) == pgerrcode.NoDataFound {
+		err = ErrNoSchedule
+	}
 	return id, err
 }
 
@@ -213,18 +231,22 @@ func RunSchedule(ctx context.Context, databaseURL, name string, of ...Names) (id
 // as many as there are. It counts those whose jobs have been made already, and those that a pause will
 // suppress.
 func NextOccurrences(ctx context.Context, databaseURL, name string, n int, of ...Names) (list []schedule.Occurrence, zone *time.Location, err error) {
-	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) error {
-		row, times, err := readTimes(ctx, tx, "", name)
-		if err != nil {
-			return err
-		}
-		zone = times.Zone()
-		for next, ok := times.Next(row.ReadAt); ok && len(list) < n; next, ok = times.Next(next) {
-			list = append(list, schedule.Occurrence{At: next, Fire: next.Add(schedule.Jitter(row.ID, next, row.policy().Jitter))})
-		}
-		return nil
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
+		list, zone, err = nextOccurrences(ctx, tx, name, n)
+		return err
 	})
 	return list, zone, err
+}
+
+func nextOccurrences(ctx context.Context, tx pgx.Tx, name string, n int) (list []schedule.Occurrence, zone *time.Location, err error) {
+	row, times, err := readTimes(ctx, tx, "", name)
+	if err != nil {
+		return nil, nil, err
+	}
+	for next, ok := times.Next(row.ReadAt); ok && len(list) < n; next, ok = times.Next(next) {
+		list = append(list, schedule.Occurrence{At: next, Fire: next.Add(schedule.Jitter(row.ID, next, row.policy().Jitter))})
+	}
+	return list, times.Zone(), nil
 }
 
 // mostBackfilled bounds the occurrences of one Backfill, which is one transaction.
@@ -331,15 +353,22 @@ func readTimes(ctx context.Context, tx pgx.Tx, lock, name string) (row scheduleR
 	return row, times, err
 }
 
-// withSchedules runs a transaction in which only PostgreSQL's own functions and operators are found.
+// withSchedules connects for inSchedules.
 func withSchedules(ctx context.Context, databaseURL string, of []Names, needs rights, look bool, do func(pgx.Tx) error) error {
-	err := withRights(ctx, databaseURL, only(of), needs, look, func(conn *pgx.Conn) error {
-		return inMigrationTx(ctx, conn, func(tx pgx.Tx) error {
-			if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
-				return err
-			}
-			return do(tx)
-		})
+	return withConnection(ctx, databaseURL, only(of), look, func(conn *pgx.Conn) error {
+		a := &JobsAdmin{conn: conn, needs: needs}
+		return explainRights(ctx, conn, needs, a.inSchedules(ctx, do))
+	})
+}
+
+// inSchedules runs a transaction in which only PostgreSQL's own functions and operators are found. It waits for the lock
+// of a schedule as long as an instance makes its jobs.
+func (a *JobsAdmin) inSchedules(ctx context.Context, do func(pgx.Tx) error) error {
+	err := inMigrationTx(ctx, a.conn, func(tx pgx.Tx) error {
+		if err := execScript(ctx, tx, "SET LOCAL search_path = pg_catalog, pg_temp"+a.limits); err != nil {
+			return err
+		}
+		return do(tx)
 	})
 	switch sqlState(err) {
 	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedColumn, pgerrcode.InvalidSchemaName:

@@ -49,6 +49,14 @@ func ListSchedules(ctx context.Context, databaseURL string) ([]Schedule, error) 
 // FindSchedules returns the schedules that pass a filter, in order of their names, and whether there are more behind
 // the last of them. It reads all rows up to there.
 func FindSchedules(ctx context.Context, databaseURL string, filter ScheduleFilter, of ...Names) (list []Schedule, more bool, err error) {
+	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
+		list, more, err = findSchedules(ctx, tx, filter)
+		return err
+	})
+	return list, more, err
+}
+
+func findSchedules(ctx context.Context, tx pgx.Tx, filter ScheduleFilter) (list []Schedule, more bool, err error) {
 	var args parameters
 	var conditions []string
 	if len(filter.States) > 0 {
@@ -79,10 +87,7 @@ func FindSchedules(ctx context.Context, databaseURL string, filter ScheduleFilte
 	if filter.Limit > 0 {
 		limit = fmt.Sprintf(" LIMIT %d", filter.Limit+1) // one more shows whether there are more
 	}
-	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
-		list, err = readSchedules(ctx, tx, and(conditions), limit, args...)
-		return err
-	})
+	list, err = readSchedules(ctx, tx, and(conditions), limit, args...)
 	if err == nil && filter.Limit > 0 && len(list) > filter.Limit {
 		list, more = list[:filter.Limit], true
 	}

@@ -27,12 +27,17 @@ type snapshotJSON struct {
 	P50       int64    `json:"p50_us"`
 	P99       int64    `json:"p99_us"`
 	Max       int64    `json:"max_us"`
+	// History comes last: it stays the same for several heartbeats, and PostgreSQL does not write the end of a row to its log
+	// that is the same as in the version before.
+	History *historyJSON `json:"history,omitempty"`
 }
 
 const (
 	// mostProblems and mostProblem bound a snapshot to some hundred bytes, so that a page of the table holds the versions
 	// of several heartbeats, and none is moved out of the row.
 	mostProblems, mostProblem = 4, 120
+	// mostSnapshot is how long a snapshot is at most, in bytes: a history is cut short for it.
+	mostSnapshot = 1400
 	// mostVersion is the length of a program's version at most.
 	mostVersion = 64
 )
@@ -48,7 +53,12 @@ func encodeSnapshot(s driver.Snapshot) string {
 		j.Problems = append(j.Problems, printable(problem, mostProblem))
 	}
 	text, _ := json.Marshal(j) // cannot fail: no member can
-	return string(text)
+	for room := mostSnapshot - len(text); ; room -= sliceChars {
+		j.History = encodeHistory(s.History, room)
+		if with, _ := json.Marshal(j); j.History == nil || len(with) <= mostSnapshot {
+			return string(with)
+		}
+	}
 }
 
 // decodeSnapshot reads what encodeSnapshot has written; nil for anything else.
@@ -60,7 +70,7 @@ func decodeSnapshot(text string) *driver.Snapshot {
 	us := func(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 	return &driver.Snapshot{
 		Ready: j.Ready, Problems: j.Problems, Published: j.Published, Failed: j.Failed, Pending: j.Pending, InFlight: j.InFlight, Shards: j.Shards, Lanes: j.Lanes, LanesUp: j.LanesUp,
-		OldestDue: us(j.OldestDue), Recent: driver.Recent{Window: us(j.Window), Jobs: j.Jobs, P50: us(j.P50), P99: us(j.P99), Max: us(j.Max)},
+		OldestDue: us(j.OldestDue), History: j.History.decode(), Recent: driver.Recent{Window: us(j.Window), Jobs: j.Jobs, P50: us(j.P50), P99: us(j.P99), Max: us(j.Max)},
 	}
 }
 

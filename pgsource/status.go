@@ -23,6 +23,8 @@ type Status struct {
 	Instances []InstanceStatus
 	// Unowned shards have no living owner. With fixed shares, no shard has one.
 	Unowned int
+	// Owners are the ids of the living instances that own the shards, 64 of them by their numbers; 0: nobody.
+	Owners  []int64
 	Lanes   []LaneStatus
 	Backlog Backlog
 	// Next are the jobs that fire next, in order.
@@ -116,8 +118,9 @@ func readDeployment(ctx context.Context, tx pgx.Tx, s *Status) error {
 	var versioned bool // the table is missing where the schema was created by hand
 	if err := tx.QueryRow(ctx, `
 		SELECT `+micros("clock_timestamp()")+`, (SELECT name FROM reactor.deployment), to_regclass('reactor.schema_version') IS NOT NULL,
-		       (SELECT count(*) FROM reactor.shards WHERE owner IS NULL OR owner NOT IN (SELECT id FROM reactor.instances))`).
-		Scan(&s.At, &s.Deployment, &versioned, &s.Unowned); err != nil || !versioned {
+		       (SELECT count(*) FROM reactor.shards WHERE owner IS NULL OR owner NOT IN (SELECT id FROM reactor.instances)),
+		       ARRAY(SELECT coalesce((SELECT i.id FROM reactor.shards s JOIN reactor.instances i ON i.id = s.owner WHERE s.shard = n), 0) FROM generate_series(0, $1::integer) AS n ORDER BY n)`, driver.Shards-1).
+		Scan(&s.At, &s.Deployment, &versioned, &s.Unowned, &s.Owners); err != nil || !versioned {
 		return err
 	}
 	return tx.QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM reactor.schema_version WHERE is_applied").Scan(&s.SchemaVersion)

@@ -82,6 +82,9 @@ func testStatus(t *testing.T, partitions bool) {
 		t.Fatalf("%+v", s)
 	}
 	one, two := s.Instances[0], s.Instances[1]
+	if len(s.Owners) != driver.Shards || s.Owners[0] != one.ID || s.Owners[63] != one.ID {
+		t.Errorf("the owners are %v, want %d", s.Owners, one.ID)
+	}
 	if one.Name != "one" || one.Version != "v1.2.3" || one.Protocols != driver.OurProtocols || !one.Dynamic || one.Silent || one.Shards != 64 || one.Lanes != 1 || one.Beat > time.Minute || s.At.Sub(one.Started) > time.Minute {
 		t.Errorf("%+v", one)
 	}
@@ -124,7 +127,11 @@ func TestSnapshotNeverFailsTheHeartbeat(t *testing.T) {
 	b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, Version: strings.Repeat("\x00v", 1000)})
 	b.member, b.lease = b.join(b.Source)
 	problems := []string{"", "\x00\xff\xfe\u2028\x1b[31m\"\\", strings.Repeat("日", 1000), strings.Repeat("\"", 1000), "too many"}
-	b.member.Report(driver.Snapshot{Problems: problems, Published: math.MaxInt64, OldestDue: math.MaxInt64, Recent: driver.Recent{Max: math.MinInt64}})
+	history := driver.History{Until: math.MaxInt64, Slice: math.MaxInt64}
+	for i := range driver.HistorySlices {
+		history.Slices = append(history.Slices, driver.Slice{Jobs: math.MaxInt64 - int64(i), P50: math.MaxInt64, Max: math.MinInt64})
+	}
+	b.member.Report(driver.Snapshot{Problems: problems, Published: math.MaxInt64, OldestDue: math.MaxInt64, Recent: driver.Recent{Max: math.MinInt64}, History: history})
 	beat(t, b.ctx, b.member)
 	if n := b.count("SELECT length(snapshot::text) FROM reactor.instances WHERE to_jsonb(instances) IS NOT NULL"); n > 1400 {
 		t.Errorf("the snapshot has %d bytes", n)

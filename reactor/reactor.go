@@ -32,6 +32,7 @@ type Reactor struct {
 	pulses    pulses
 	healthLog healthLog
 	recent    recent
+	history   history
 	// quarantine outlives a membership, as it is about rows of the table.
 	quarantine quarantine
 	broker     *broker

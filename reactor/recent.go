@@ -74,9 +74,10 @@ func (c counted) less(before []Bucket) counted {
 func (r *Reactor) snapshot() driver.Snapshot {
 	s := r.vitals()
 	h := s.Health()
+	accepted := r.stats.accepted.histogram.get()
 	return driver.Snapshot{
 		Ready: h.Ready, Problems: h.Problems, Published: s.Published, Failed: s.Failed,
 		Pending: s.Pending, InFlight: s.InFlight, Shards: s.Shards, Lanes: s.Lanes, LanesUp: s.LanesUp,
-		OldestDue: s.OldestDue, Recent: r.recent.get(r.stats.accepted.histogram.get()),
+		OldestDue: s.OldestDue, Recent: r.recent.get(accepted), History: r.history.get(r.clock.Now(), accepted),
 	}
 }

@@ -19,6 +19,8 @@ type Snapshot struct {
 	OldestDue time.Duration
 	// Recent is the lateness of the jobs that were accepted lately.
 	Recent Recent
+	// History is the last minutes.
+	History History
 }
 
 // Recent is how late the jobs of the last Window were when the broker had accepted them, against fire_at on the
