@@ -48,7 +48,10 @@ func (c *canvas) drawAxes(x, y Axis, values extent, width, top, height float64) 
 		}
 	}
 	c.line("a", left, bottom, width-right, bottom)
-	const labelWidth = 58 // of a usual label, with the space after it
+	labelWidth := 50.0 // of a usual label, with the space after it
+	if x.Unit == Relative {
+		labelWidth = 58 // it has a sign
+	}
 	end := 0.0
 	for _, t := range x.marks(x.Min, x.Max, max(2, int((width-left-right)/labelWidth))) {
 		at := p.x.at(t.At)

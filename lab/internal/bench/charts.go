@@ -119,7 +119,13 @@ func (r Result) claimCharts() (charts []chart.Bars) {
 			case s.Most > least:
 				name = fmt.Sprint(least, "–", s.Most)
 			}
-			c.Names, c.Values, least = append(c.Names, name), append(c.Values, float64(s.Claims)), s.Most+1
+			least = s.Most + 1
+			if s.Claims > 0 || len(c.Values) > 0 { // not the empty ranges at the begin
+				c.Names, c.Values = append(c.Names, name), append(c.Values, float64(s.Claims))
+			}
+		}
+		for n := len(c.Values); n > 0 && c.Values[n-1] == 0; n-- { // nor those at the end
+			c.Names, c.Values = c.Names[:n-1], c.Values[:n-1]
 		}
 		charts = append(charts, c)
 	}
