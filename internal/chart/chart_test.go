@@ -269,6 +269,25 @@ func sum(values []float64) (s float64) {
 	return s
 }
 
+// A chart that is drawn again and again keeps its axis, and goes into HTML as it is.
+func ExampleLines() {
+	var steady Steady // kept from drawing to drawing
+	var lines Lines
+	for _, p50 := range []float64{0.0004, 0.0121, 0.0004} {
+		lines = Lines{
+			ID: "lateness", Title: "Lateness of the last minutes", Gap: 2, // seconds
+			X:      Axis{Unit: Relative, Min: -300},
+			Y:      steady.Fit(Axis{Label: "after fire_at", Unit: Duration, Log: true}, p50, p50),
+			Series: []Series{{Name: "p50", Points: []Point{{-1, p50}, {0, p50}}}},
+		}
+	}
+	fmt.Println(Duration.Format(lines.Y.Min), "to", Duration.Format(lines.Y.Max))
+	fmt.Println(strings.HasPrefix(lines.SVG(), `<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 320 `))
+	// Output:
+	// 100 µs to 100 ms
+	// true
+}
+
 func ExampleStrip() {
 	fmt.Println(Letter(0), Letter(25), Letter(26))
 	fmt.Println(Strip{Owners: []string{"a", "b"}, Cells: []int{0, 0, 1, 0, -1}}.summary())
