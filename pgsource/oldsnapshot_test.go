@@ -264,7 +264,7 @@ func idsOfBatch(batch driver.Batch) (ids []int64) {
 func TestPagesUnderOldSnapshot(t *testing.T) {
 	t.Parallel()
 	b := newSnapshotBench(t)
-	const some = 600
+	const some = 300
 	b.process(some)
 	before := b.reads()
 	walk := func() int64 {
@@ -276,7 +276,7 @@ func TestPagesUnderOldSnapshot(t *testing.T) {
 	if n := walk(); n < 5*walked {
 		t.Errorf("a scan from the beginning reads %d pages, and then %d: nothing was kept for the snapshot", walked, n)
 	}
-	if n := b.count("SELECT pg_relation_size('reactor.in_flight') / 8192"); n < 200 {
+	if n := b.count("SELECT pg_relation_size('reactor.in_flight') / 8192"); n < 100 {
 		t.Fatalf("the journal has %d pages: nothing was kept for the snapshot", n)
 	}
 	compare := func(what string, after map[string]int64) {

@@ -127,6 +127,7 @@ func TestPacedLoadIsPublishedSoonerThanByPolling(t *testing.T) {
 }
 
 func TestSeveralInstancesAndOtherLoads(t *testing.T) {
+	t.Parallel()
 	for name, load := range map[string]Load{
 		"spread":       {Jobs: 500, Spread: time.Second},
 		"same instant": {Jobs: 500, SameInstant: true, Ahead: time.Second},
@@ -168,6 +169,7 @@ func TestBrokerWithDefaultSettings(t *testing.T) {
 // TestIdleInstancesSendFewStatements: one of them each second looks for schedules (pgsource/occurrences.go), as a
 // new one is to be seen within that time.
 func TestIdleInstancesSendFewStatements(t *testing.T) {
+	t.Parallel()
 	cfg := work(0)
 	cfg.Load = Load{Idle: 4 * time.Second, PayloadBytes: 1, Topics: 1, Jobs: 1}
 	if r := measure(t, cfg); r.Reactor.StatementsPerSecond > 5 {
@@ -177,6 +179,7 @@ func TestIdleInstancesSendFewStatements(t *testing.T) {
 
 // TestExternalInstances measures an instance that the bench has not started.
 func TestExternalInstances(t *testing.T) {
+	t.Parallel()
 	cfg := work(2000)
 	cfg.Instances, cfg.DatabaseURL, cfg.BrokerURL = 0, testkit.NewDatabase(t), testkit.Broker(t).URL()
 	testkit.Run(t, testkit.ProcessConfig{

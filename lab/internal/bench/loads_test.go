@@ -12,6 +12,7 @@ import (
 
 // TestSnapshot: slices show lateness over time, and what the statements take whose cost could grow.
 func TestSnapshot(t *testing.T) {
+	t.Parallel()
 	cfg := work(1000)
 	cfg.HoldSnapshot, cfg.Baseline, cfg.Load.Rate = true, Poller, 500
 	r := measure(t, cfg)
@@ -41,6 +42,7 @@ func TestSnapshot(t *testing.T) {
 // TestRiver: River publishes each job once, not early, and its fetches are timed. Nothing of it is
 // left.
 func TestRiver(t *testing.T) {
+	t.Parallel()
 	cfg := work(300)
 	cfg.HoldSnapshot, cfg.Baseline, cfg.Load.Rate, cfg.Load.Ahead = true, River, 200, 10*time.Second
 	r := measure(t, cfg)
@@ -55,6 +57,7 @@ func TestRiver(t *testing.T) {
 
 // TestSnapshotKeepsVacuumFromWork: what it is held for.
 func TestSnapshotKeepsVacuumFromWork(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	d := &deployment{database: testkit.NewDatabase(t)}
 	conn := connectTo(t, ctx, d.database)
@@ -91,6 +94,7 @@ func TestSnapshotKeepsVacuumFromWork(t *testing.T) {
 // TestStoredRowsAndUrgentJobs: stored rows are not published, and urgent jobs are measured by
 // themselves.
 func TestStoredRowsAndUrgentJobs(t *testing.T) {
+	t.Parallel()
 	cfg := work(20_000)
 	cfg.Delivery, cfg.Baseline = reactor.ExactlyOnce, Poller
 	cfg.Load.Pending, cfg.Load.Processed, cfg.Load.UrgentEvery = 2000, 3000, 10*time.Millisecond
@@ -110,6 +114,7 @@ func TestStoredRowsAndUrgentJobs(t *testing.T) {
 
 // TestOthersServersAreLeftClean: also stored rows are deleted.
 func TestOthersServersAreLeftClean(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	cfg := work(100)
 	cfg.DatabaseURL, cfg.BrokerURL = testkit.NewDatabase(t), testkit.Broker(t).URL()
@@ -123,6 +128,7 @@ func TestOthersServersAreLeftClean(t *testing.T) {
 }
 
 func TestSeveralNumbersOfInstances(t *testing.T) {
+	t.Parallel()
 	cfg := work(500)
 	cfg.MoreInstances, cfg.Load.Spread = []int{2}, time.Second
 	r := measure(t, cfg)
@@ -136,6 +142,7 @@ func TestSeveralNumbersOfInstances(t *testing.T) {
 
 // TestInstanceFlags: the instances get them.
 func TestInstanceFlags(t *testing.T) {
+	t.Parallel()
 	for _, change := range []func(*Config){
 		func(c *Config) { c.InstanceFlags = []string{"--stage=perhaps"} },
 		func(c *Config) { c.CompareFlags = []string{"--stage=perhaps"} },
@@ -152,6 +159,7 @@ func TestInstanceFlags(t *testing.T) {
 
 // TestSnapshotThatEndsIsAnError: what was measured then is not what was asked for.
 func TestSnapshotThatEndsIsAnError(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	database, broker := testkit.NewDatabase(t), testkit.Broker(t).URL()
 	conn := connectTo(t, ctx, database)
