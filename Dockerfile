@@ -14,7 +14,7 @@ ARG SOURCE_DATE_EPOCH=0
 # The same as make build, where flags that this image's environment has play no part.
 RUN mkdir -p /root-of-image/etc/ssl/certs && \
     GOFLAGS= CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomithttp2 \
-      -ldflags "-s -w -X main.version=${VERSION}" -o /root-of-image/reactor ./cmd/reactor && \
+      -ldflags "-s -w -funcalign=16 -X main.version=${VERSION}" -o /root-of-image/reactor ./cmd/reactor && \
     cp /etc/ssl/certs/ca-certificates.crt /root-of-image/etc/ssl/certs/ && \
     chmod -R u=rwX,go=rX /root-of-image && \
     find /root-of-image -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +

@@ -223,6 +223,9 @@ func (s *Source) Open(ctx context.Context) (err error) {
 	return s.checkWAL(ctx)
 }
 
+// Name is the name of this instance in reactor.instances.
+func (s *Source) Name() string { return s.cfg.Name }
+
 // Close closes the connections. No other method may be running.
 func (s *Source) Close() {
 	if s.endChores != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/job-publisher/reactor/internal/page"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -22,9 +23,13 @@ type instance interface {
 	Stalls() []reactor.Stall
 }
 
-// serveWhile serves health and metrics for as long as the instance runs.
-func serveWhile(ctx context.Context, at *endpoint, r *reactor.Reactor, log *slog.Logger, profiles bool, more ...prometheus.Collector) error {
-	server := newServer(handler(r, profiles, more...))
+// serveWhile serves health, metrics and the page, unless that is nil, for as long as the instance runs.
+func serveWhile(ctx context.Context, at *endpoint, r *reactor.Reactor, view *page.Page, log *slog.Logger, profiles bool, more ...prometheus.Collector) error {
+	server := newServer(handler(r, view, profiles, more...))
+	if view != nil {
+		defer view.Close()                    // waits for what it reads
+		server.RegisterOnShutdown(view.Close) // ends its streams, which Shutdown waits for
+	}
 	if at.instead == "" {
 		log.Info("serving health and metrics", "address", at.Addr().String())
 	} else {
@@ -48,8 +53,8 @@ func serveWhile(ctx context.Context, at *endpoint, r *reactor.Reactor, log *slog
 	return group.Wait()
 }
 
-// handler serves health and metrics, and the profiles of the process if they are wanted.
-func handler(r instance, profiles bool, more ...prometheus.Collector) http.Handler {
+// handler serves health and metrics, and the page and the profiles of the process if they are wanted.
+func handler(r instance, view *page.Page, profiles bool, more ...prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(more...)
 	registry.MustRegister(collector{r}, buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -60,5 +65,21 @@ func handler(r instance, profiles bool, more ...prometheus.Collector) http.Handl
 	if profiles {
 		handleProfiles(mux)
 	}
+	if view != nil {
+		mux.Handle("/", view)
+		for _, path := range []string{"/metrics", "/healthz", "/readyz", "/debug/"} { // for other methods, and without profiles
+			mux.HandleFunc(path, notOfThePage)
+		}
+	}
 	return mux
+}
+
+// notOfThePage answers for the paths that programs ask, where the page would answer with a login.
+func notOfThePage(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
 }

@@ -48,7 +48,7 @@ func serveHTTP(t *testing.T) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, ended := newServer(handler(r, false)), make(chan error)
+	server, ended := newServer(handler(r, nil, false)), make(chan error)
 	go func() { ended <- server.Serve(listener) }()
 	t.Cleanup(func() {
 		// Shutdown waits for all connections; Close does not.
@@ -170,7 +170,7 @@ func (f fakeInstance) Stalls() []reactor.Stall { return f.stalls }
 func serveOne(t *testing.T, r instance, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	answer := httptest.NewRecorder()
-	handler(r, true).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+	handler(r, nil, true).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
 	return answer
 }
 
@@ -265,7 +265,7 @@ func TestProfiles(t *testing.T) {
 		}
 	}
 	without := httptest.NewRecorder()
-	handler(fakeInstance{}, false).ServeHTTP(without, httptest.NewRequest(http.MethodGet, "/debug/pprof/heap", nil))
+	handler(fakeInstance{}, nil, false).ServeHTTP(without, httptest.NewRequest(http.MethodGet, "/debug/pprof/heap", nil))
 	if without.Code != http.StatusNotFound {
 		t.Errorf("without --pprof: %d", without.Code)
 	}

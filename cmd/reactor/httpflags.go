@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// httpFlags say where an instance serves health and metrics.
+// httpFlags say where an instance serves health, metrics and the page.
 type httpFlags struct {
-	HTTPAddr string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Where an instance serves /healthz, /readyz and /metrics: 127.0.0.1:9883 if not given, so that only this host can ask; off: nowhere."`
+	HTTPAddr string `name:"http-addr" group:"Monitoring" placeholder:"HOST:PORT" help:"Where an instance serves the page, /healthz, /readyz and /metrics: 127.0.0.1:9883 if not given, so that only this host can ask; off: nowhere."`
 }
 
 const (

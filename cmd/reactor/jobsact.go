@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -97,7 +98,7 @@ func (c *jobsAct) act(ctx context.Context, out cli.Output, action func(now drive
 		}
 		report.summary()
 		if err == nil && report.total > report.counts[report.action.Done] {
-			err = fmt.Errorf("%s of %s jobs were not changed", thousands(report.total-report.counts[report.action.Done]), thousands(report.total))
+			err = fmt.Errorf("%s of %s jobs were not changed", words.Thousands(report.total-report.counts[report.action.Done]), words.Thousands(report.total))
 		}
 		return err
 	}, c.names())
@@ -141,7 +142,7 @@ func (c *jobsAct) bulk(ctx context.Context, out cli.Output, a *pgsource.JobsAdmi
 		fmt.Fprintln(out.Stderr, "no job matches")
 		return nil
 	}
-	if err := confirm(ctx, out, report.action.Name+" "+jobsText(int64(len(ids))), c.Yes); err != nil {
+	if err := confirm(ctx, out, report.action.Name+" "+words.Jobs(int64(len(ids))), c.Yes); err != nil {
 		return err
 	}
 	return a.Act(ctx, report.action, ids, filter, report.tell)
@@ -186,7 +187,7 @@ func (r *actReport) summary() {
 	for _, answer := range slices.SortedFunc(maps.Keys(r.counts), func(x, y string) int {
 		return cmp.Or(cmp.Compare(r.counts[y], r.counts[x]), cmp.Compare(x, y))
 	}) {
-		parts = append(parts, fmt.Sprintf("%s: %s", cli.Visible(answer), thousands(r.counts[answer])))
+		parts = append(parts, fmt.Sprintf("%s: %s", cli.Visible(answer), words.Thousands(r.counts[answer])))
 	}
 	w := r.out.Stdout
 	if r.json {

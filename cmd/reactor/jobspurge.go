@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 )
 
@@ -32,7 +33,7 @@ func (c *jobsPurge) Run(ctx context.Context, out cli.Output) error {
 		DatabaseURL: c.connString(), Names: c.names(), Keep: c.OlderThan, Busy: c.Busy,
 		Tell: func(rows int64) {
 			if cli.IsTerminal(out.Stderr) {
-				fmt.Fprintf(out.Stderr, "deleted %s more\n", thousands(rows))
+				fmt.Fprintf(out.Stderr, "deleted %s more\n", words.Thousands(rows))
 			}
 		},
 		Skip: func(id int64, why error) {
@@ -66,9 +67,9 @@ func (c *jobsPurge) Run(ctx context.Context, out cli.Output) error {
 }
 
 func purgedText(p pgsource.Purged) string {
-	text := "the rows of " + jobsText(p.Rows)
+	text := "the rows of " + words.Jobs(p.Rows)
 	if p.Records > 0 {
-		text += fmt.Sprintf(", and %s records of failed jobs whose row was gone", thousands(p.Records))
+		text += fmt.Sprintf(", and %s records of failed jobs whose row was gone", words.Thousands(p.Records))
 	}
 	return text
 }

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 )
 
@@ -137,7 +138,7 @@ func beginning(text string) string {
 	if len(text) <= shownBytes {
 		return text
 	}
-	return fmt.Sprintf("%s… (the first %d of %s bytes)", strings.ToValidUTF8(text[:shownBytes], ""), shownBytes, thousands(int64(len(text))))
+	return fmt.Sprintf("%s… (the first %d of %s bytes)", strings.ToValidUTF8(text[:shownBytes], ""), shownBytes, words.Thousands(int64(len(text))))
 }
 
 // payloadText is the beginning of a payload as a text, or in hexadecimal digits if it is binary.
@@ -150,7 +151,7 @@ func payloadText(d pgsource.JobDetail) string {
 		text = cli.Visible(strings.ToValidUTF8(string(some), ""))
 	}
 	if int64(len(some)) < d.PayloadSize {
-		return fmt.Sprintf("%s… (the first %d of %s bytes)", text, len(some), thousands(d.PayloadSize))
+		return fmt.Sprintf("%s… (the first %d of %s bytes)", text, len(some), words.Thousands(d.PayloadSize))
 	}
 	return text
 }
@@ -189,7 +190,7 @@ func writeDetail(out cli.Output, d pgsource.JobDetail) error {
 	if d.Binary {
 		kind = "binary"
 	}
-	line("payload length", fmt.Sprintf("%s bytes, %s", thousands(d.PayloadSize), kind))
+	line("payload length", fmt.Sprintf("%s bytes, %s", words.Thousands(d.PayloadSize), kind))
 	if d.QoS != nil {
 		line("qos", fmt.Sprint(*d.QoS))
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -69,21 +68,4 @@ func codeText(code int) string {
 		return fmt.Sprintf("0x%02X, %s", code, text)
 	}
 	return fmt.Sprintf("0x%02X", code)
-}
-
-// thousands groups the digits of a number that is not negative.
-func thousands(n int64) string {
-	digits := strconv.FormatInt(n, 10)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
-}
-
-// jobsText is a number of jobs.
-func jobsText(n int64) string {
-	if n == 1 {
-		return "1 job"
-	}
-	return thousands(n) + " jobs"
 }

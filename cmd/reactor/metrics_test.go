@@ -177,7 +177,7 @@ func TestHistograms(t *testing.T) {
 		time.Microsecond, 125 * time.Microsecond, 126 * time.Microsecond, 999 * time.Microsecond, time.Millisecond, 1004 * time.Microsecond,
 		time.Second, 1024 * time.Millisecond, time.Minute,
 	}
-	h := handler(timed(values...), false)
+	h := handler(timed(values...), nil, false)
 	answer := httptest.NewRecorder()
 	h.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	text := parseSamples(t, answer.Body.String())
@@ -271,7 +271,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 func TestMetricsHaveFewLabels(t *testing.T) {
 	t.Parallel()
 	allowed := map[string]int{"kind": 3, "part": 7, "state": 4, "le": 0, "version": 1, "revision": 1, "goversion": 1}
-	for name, family := range families(t, handler(fakeInstance{}, false, poolCollector{source: testSource(t)})) {
+	for name, family := range families(t, handler(fakeInstance{}, nil, false, poolCollector{source: testSource(t)})) {
 		if !strings.HasPrefix(name, "reactor_") {
 			continue
 		}

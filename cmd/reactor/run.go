@@ -95,6 +95,7 @@ type runCommand struct {
 	Grace         time.Duration `default:"${grace}" group:"Work" help:"How long a stop waits for the broker's acknowledgements; 0s: it does not wait."`
 
 	httpFlags
+	pageFlags
 	Pprof      bool   `group:"Monitoring" help:"Serve profiles of the process as well, at /debug/pprof/ for go tool pprof. Whoever reaches them can slow the instance down."`
 	Trace      bool   `group:"Monitoring" help:"Make an OpenTelemetry span of each job whose header traceparent is sampled, and export it by OTLP over HTTP. The variables of OpenTelemetry say where to (OTEL_EXPORTER_OTLP_ENDPOINT), and whether other jobs get spans (OTEL_TRACES_SAMPLER)."`
 	CPUProfile string `name:"cpu-profile" group:"Monitoring" type:"path" placeholder:"FILE" help:"Write a CPU profile of the whole run there, for go tool pprof."`
@@ -148,6 +149,10 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	if at != nil {
 		defer at.Close()
 	}
+	view, err := c.newPage(at, r, source, log)
+	if err != nil {
+		return cli.Usage(err)
+	}
 	if c.Migrate {
 		names, err := pgsource.MigrateUp(ctx, c.connString(), c.names())
 		if err != nil {
@@ -173,7 +178,7 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	if at == nil {
 		return r.Run(ctx)
 	}
-	return serveWhile(ctx, at, r, log, c.Pprof, metrics...)
+	return serveWhile(ctx, at, r, view, log, c.Pprof, metrics...)
 }
 
 // profileCPU writes a CPU profile until end is called.

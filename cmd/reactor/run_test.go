@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -31,7 +32,7 @@ func TestRunPublishesAndStops(t *testing.T) {
 	ctx := testContext(t)
 	database, mqtt := testkit.NewDatabase(t), broker(t)
 	db, judge := connect(t, ctx, database), subscribe(t, ctx, mqtt, "job/#")
-	p := start(t, database, mqtt, "--http-addr", "127.0.0.1:0")
+	p := start(t, database, mqtt, "--http-addr", "127.0.0.1:0", "--name", "one")
 	address := httpAddress(t, ctx, p)
 
 	exec(t, ctx, db, verbatim)
@@ -39,12 +40,17 @@ func TestRunPublishesAndStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		"/healthz": `"status":"ok"`, "/readyz": `"Shards":64`, "/metrics": "reactor_jobs_published_total 20000",
+		"/healthz": `"status":"ok"`, "/readyz": `"Shards":64`, "/metrics": "reactor_jobs_published_total 20000", "/": "Served by <b>one</b>",
 	} {
 		code, body := get(t, ctx, "http://"+address+path)
 		if code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d, want %q in\n%s", path, code, want, body)
 		}
+	}
+	// Somebody who looks at the page does not hold up the stop.
+	stream := raw(t, address, "GET /events HTTP/1.1\r\nHost: "+address+"\r\n\r\n")
+	if answer, err := http.ReadResponse(bufio.NewReader(stream), nil); err != nil || answer.StatusCode != http.StatusOK {
+		t.Errorf("the stream: %v, %v", answer, err)
 	}
 	p.Terminate(t)
 	p.Interrupt(t) // a second signal at once, as timeout(1) sends it

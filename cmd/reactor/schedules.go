@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/schedule"
@@ -378,7 +379,7 @@ func (c *schedulesBackfill) Run(ctx context.Context, out cli.Output) error {
 			return err
 		}
 		if jobs > 1 {
-			if err := confirm(ctx, out, fmt.Sprintf("make %s of %s that are due now", jobsText(int64(jobs)), cli.Visible(c.Schedule)), false); err != nil {
+			if err := confirm(ctx, out, fmt.Sprintf("make %s of %s that are due now", words.Jobs(int64(jobs)), cli.Visible(c.Schedule)), false); err != nil {
 				return err
 			}
 		}

@@ -47,6 +47,7 @@ func TestVariables(t *testing.T) {
 		databaseFlags: databaseFlags{DatabaseURL: "postgres://db/app"}, instanceFlags: instanceFlags{DatabaseConnections: 6}, MaxFeedWAL: 4096, PartitionsAhead: 7, Migrate: false,
 		brokerFlags: brokerFlags{MQTTURL: "mqtt://flag,mqtt://other,mqtt://third", MQTTPassword: " secret ", FailoverAfter: 10 * time.Second}, deliveryFlags: deliveryFlags{Delivery: reactor.AtMostOnce}, Lanes: 3,
 		JobsPerRead: 4096, LoopFrequency: 2 * time.Second, MaxPending: 262144, Grace: 10 * time.Second,
+		pageFlags:    pageFlags{HTTPPage: pageOn},
 		Trace:        true,
 		LoggingFlags: cli.LoggingFlags{LogFormat: "auto"},
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -143,7 +144,7 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 		}
 	}
 	for d, want := range map[time.Duration]string{-1: "0s", 1234 * time.Millisecond: "1.2s", 75 * time.Second: "1m15s", 3*time.Hour + 61*time.Second: "3h1m", 25 * time.Hour: "1d1h", 9 * 24 * time.Hour: "9d0h"} {
-		if got := shortDuration(d); got != want {
+		if got := words.Duration(d); got != want {
 			t.Errorf("%d is %s, want %s", d, got, want)
 		}
 	}

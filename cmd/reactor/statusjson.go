@@ -3,6 +3,7 @@ package main
 import (
 	"time"
 
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 )
 
@@ -83,14 +84,14 @@ func statusJSONOf(s pgsource.Status) statusJSON {
 	j := statusJSON{
 		At: timeText(s.At), Deployment: s.Deployment, SchemaVersion: s.SchemaVersion, Unowned: s.Unowned,
 		Backlog: backlogJSON{b.Due, b.Oldest.Seconds(), b.Soon, b.Firing, b.Retrying, b.Blocked, b.Failed},
-		Next:    []nextJSON{}, Instances: []instanceJSON{}, Lanes: []laneJSON{}, Problems: append([]string{}, problemsOf(s)...),
+		Next:    []nextJSON{}, Instances: []instanceJSON{}, Lanes: []laneJSON{}, Problems: problemTexts(s),
 	}
 	for _, n := range s.Next {
 		j.Next = append(j.Next, nextJSON{n.ID, timeText(n.FireAt), n.Topic})
 	}
 	for _, i := range s.Instances {
 		j.Instances = append(j.Instances, instanceJSON{
-			Name: i.Name, Version: i.Version, Protocol: i.Protocols.Newest, State: stateOf(i), StartedAt: timeText(i.Started), Beat: i.Beat.Seconds(),
+			Name: i.Name, Version: i.Version, Protocol: i.Protocols.Newest, State: words.State(i), StartedAt: timeText(i.Started), Beat: i.Beat.Seconds(),
 			Fixed: !i.Dynamic, Shards: i.Shards, Lanes: i.Lanes, Feed: i.Feed, Says: saysJSON(i),
 		})
 	}

@@ -1,0 +1,128 @@
+// Replaces the parts of the page that have changed, and shows times in the viewer's zone. Without it the page is as complete, and
+// stays as it was loaded.
+
+const body = document.body;
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const full = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+// localize rewrites times into the viewer's zone. The title keeps UTC.
+function localize(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    const today = at.toDateString() === new Date().toDateString();
+    time.textContent = (today ? clock : full).format(at);
+  }
+}
+
+// replace puts newer content into a part, and keeps the focus and the scrolling of tables where they were.
+function replace(id, html) {
+  const part = document.getElementById(id);
+  if (!part) return;
+  const focusable = "a, button, input, select, [tabindex]";
+  const focused = [...part.querySelectorAll(focusable)].indexOf(document.activeElement);
+  const scrolled = [...part.querySelectorAll(".scroll")].map((e) => e.scrollLeft);
+  const said = part.querySelector("[role=status]");
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  localize(fresh.content);
+  // A screen reader reads a status again only if its own text changes, so the element stays.
+  const status = fresh.content.querySelector("[role=status]");
+  if (said && status) {
+    if (said.textContent !== status.textContent) said.textContent = status.textContent;
+    said.parentElement.className = status.parentElement.className;
+    while (said.nextSibling) said.nextSibling.remove();
+    while (status.nextSibling) said.parentElement.append(status.nextSibling);
+  } else {
+    part.replaceChildren(fresh.content);
+  }
+  part.querySelectorAll(".scroll").forEach((e, i) => { e.scrollLeft = scrolled[i] || 0; });
+  if (focused >= 0) part.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
+}
+
+let last = performance.now(); // when something came
+let trouble = "";             // why nothing comes
+let stream = null;            // the request under way
+let pause = 1;                // seconds until the next attempt
+let timer = 0;
+let opened = 0;               // when the request was sent
+
+function handle(event, text) {
+  const data = JSON.parse(text);
+  last = performance.now();
+  if (event === "part") {
+    replace(data.id, data.html);
+  } else if (event === "tick") {
+    if (data.build !== body.dataset.build) location.reload(); // the instance was upgraded
+    document.title = data.title + " · reactor";
+    trouble = "";
+    pause = 1;
+  }
+}
+
+// listen reads the stream until it ends. It is read by fetch, because an EventSource does not say why it was refused.
+async function listen() {
+  clearTimeout(timer);
+  stream = new AbortController();
+  const own = stream;
+  opened = performance.now();
+  try {
+    const answer = await fetch(body.dataset.live, { signal: own.signal, headers: { Accept: "text/event-stream" } });
+    if (answer.status === 403) { location.reload(); return; } // the login says what to do
+    if (!answer.ok) throw new Error((await answer.text()).trim() || "answer " + answer.status);
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) throw new Error("the instance has ended the connection");
+      rest += value;
+      for (let end; (end = rest.indexOf("\n\n")) >= 0; rest = rest.slice(end + 2)) {
+        const found = /^event: (.*)\ndata: (.*)$/.exec(rest.slice(0, end));
+        if (found) handle(found[1], found[2]);
+      }
+    }
+  } catch (err) {
+    if (own !== stream) return; // we have ended it
+    stream = null;
+    trouble = err instanceof TypeError ? "the instance does not answer" : err.message;
+    timer = setTimeout(listen, pause * 1000 * (0.8 + 0.4 * Math.random()));
+    pause = Math.min(2 * pause, 30);
+  }
+}
+
+function stop() {
+  clearTimeout(timer);
+  const own = stream;
+  stream = null;
+  own?.abort();
+}
+
+// tell shows how old the page is. What is spoken changes only when the page becomes stale, and when it is live again.
+function tell() {
+  const seconds = Math.round((performance.now() - last) / 1000);
+  const stale = seconds > 5;
+  body.classList.toggle("stale", stale);
+  document.getElementById("age").textContent = stale
+    ? `stale: last update ${seconds} s ago${trouble ? ": " + trouble : ""}. Trying again`
+    : `live, last update ${seconds} s ago`;
+  const gone = document.getElementById("gone");
+  const text = stale ? "The page gets no updates at the moment, and tries again." : "";
+  if (gone.textContent !== text) gone.textContent = text;
+  if (seconds > 15 && stream && performance.now() - opened > 15000) { // a connection that is open, and dead
+    stop();
+    listen();
+  }
+}
+
+localize(document);
+if (body.dataset.live) {
+  listen();
+  setInterval(tell, 1000);
+  // Who does not look costs nothing.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) stop();
+    else if (!stream) { pause = 1; listen(); }
+  });
+  window.addEventListener("pagehide", stop);
+  window.addEventListener("pageshow", (e) => { if (e.persisted && !stream) listen(); });
+}

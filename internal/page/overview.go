@@ -1,0 +1,223 @@
+package page
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/words"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// overviewParts are the parts of the overview, in order. Each is a template.
+var overviewParts = []string{"verdict", "numbers", "instances", "next", "parts", "lanes"}
+
+// overviewView is what the parts of the overview show.
+type overviewView struct {
+	Verdict   verdict
+	Numbers   []number
+	Next      []nextJob
+	Status    pgsource.Status
+	Known     bool // the database has answered once
+	Instances []instanceRow
+	Name      string // of this instance
+	Parts     []partRow
+	Lanes     []laneRow
+	Stats     reactor.Stats
+}
+
+// number is a figure with what it is of.
+type number struct {
+	Label, Value, Unit, Note string
+	Level                    level
+}
+
+type nextJob struct {
+	ID    int64
+	At    time.Time
+	Topic string
+}
+
+type instanceRow struct {
+	Name, Version, State string
+	Level                level
+	Here, Fixed          bool
+	Since                time.Time
+	Beat                 string
+	Shards               int64
+	Lanes, Waiting       string
+	Published, Rate      string
+	P50, P99, Max        string
+}
+
+type partRow struct {
+	Name, State string
+	Level       level
+	Since       time.Time
+	Problems    []string
+}
+
+type laneRow struct {
+	Lane     int
+	Owner    string
+	InFlight string
+}
+
+// overview answers with the whole page; its script asks for what changes.
+func (p *Page) overview(w http.ResponseWriter, r *http.Request, c caller) {
+	s, ok := p.hub.first(r.Context())
+	if !ok {
+		w.Header().Set("Retry-After", "5")
+		p.say(w, r, c, http.StatusServiceUnavailable, "This instance is about to end", "Ask another one, or this one again when it has been started.")
+		return
+	}
+	p.write(w, r, http.StatusOK, "overview", view{Title: "Overview", Window: s.title, Caller: c, Live: true, Body: s.fragments})
+}
+
+// renderOverview makes the parts of the overview.
+func (p *Page) renderOverview(known reading) (fragments []fragment, title string) {
+	stats, health := p.cfg.Instance.Stats(), p.cfg.Instance.Health()
+	v := overviewOf(p.cfg.Name, stats, health, known, time.Now())
+	for _, name := range overviewParts {
+		fragments = append(fragments, fragment{ID: name, HTML: p.part(name, v)})
+	}
+	return fragments, v.Verdict.Short
+}
+
+// part executes a template. If that fails, which is a defect of ours, the page says so instead of ending.
+func (p *Page) part(name string, data any) safeHTML {
+	html, err := render(name, data)
+	if err != nil {
+		p.cfg.Logger.Error("a part of the page could not be made", "part", name, "err", err)
+		html, _ = render("broken", name)
+	}
+	return html
+}
+
+func overviewOf(name string, stats reactor.Stats, health reactor.Health, known reading, now time.Time) overviewView {
+	v := overviewView{Verdict: judge(name, health, known), Status: known.status, Known: !known.at.IsZero(), Name: name, Stats: stats}
+	for _, part := range health.Parts {
+		row := partRow{Name: part.Name, State: part.State.String(), Level: partLevels[part.State], Since: now.Add(-part.For).Truncate(time.Second)}
+		for _, text := range part.Problems {
+			row.Problems = append(row.Problems, cli.InFlagTerms(text))
+		}
+		v.Parts = append(v.Parts, row)
+	}
+	if !v.Known {
+		return v
+	}
+	v.Numbers = numbersOf(known)
+	for _, j := range known.status.Next {
+		v.Next = append(v.Next, nextJob{j.ID, j.FireAt.Time(), j.Topic})
+	}
+	for _, i := range known.status.Instances {
+		v.Instances = append(v.Instances, instanceRowOf(i, i.Name == name))
+	}
+	for _, l := range known.status.Lanes {
+		v.Lanes = append(v.Lanes, laneRow{l.Lane, l.Instance, words.Thousands(l.InFlight)})
+	}
+	return v
+}
+
+var partLevels = map[reactor.State]level{reactor.Works: fine, reactor.Degraded: warning, reactor.Fails: bad}
+
+// stateLevels are those of words.State.
+var stateLevels = map[string]level{"ready": fine, "running": fine, "degraded": warning, "not ready": bad, "silent": bad}
+
+func instanceRowOf(i pgsource.InstanceStatus, here bool) instanceRow {
+	state := words.State(i)
+	row := instanceRow{
+		Name: i.Name, Version: i.Version, State: state, Level: stateLevels[state], Here: here, Fixed: !i.Dynamic,
+		Since: i.Started.Time().Truncate(time.Second), Shards: int64(i.Shards), Lanes: fmt.Sprint(i.Lanes),
+	}
+	if i.Silent {
+		row.Beat = words.Duration(i.Beat)
+	}
+	if n := i.Snapshot; n != nil {
+		if !i.Dynamic {
+			row.Shards = n.Shards // its share is not in the tables
+		}
+		row.Lanes = fmt.Sprintf("%d of %d", n.LanesUp, n.Lanes)
+		row.Waiting, row.Published = words.Thousands(n.Pending), words.Thousands(n.Published)
+		if n.Recent.Jobs > 0 {
+			row.P50, row.P99, row.Max = ms(n.Recent.P50), ms(n.Recent.P99), ms(n.Recent.Max)
+		}
+	}
+	return row
+}
+
+// ms is a lateness in milliseconds, with as many digits as say something.
+func ms(d time.Duration) string {
+	n := float64(d.Microseconds()) / 1000
+	switch {
+	case n < 10:
+		return fmt.Sprintf("%.2f", n)
+	case n < 100:
+		return fmt.Sprintf("%.1f", n)
+	}
+	return words.Thousands(int64(n + 0.5))
+}
+
+// lateness is that of the jobs of the last minute: of the instance where it is largest.
+type lateness struct {
+	jobs           int64
+	p50, p99, most time.Duration
+}
+
+func lately(s pgsource.Status) (of lateness) {
+	for _, i := range s.Instances {
+		if i.Snapshot != nil && !i.Silent && i.Snapshot.Recent.Jobs > 0 {
+			r := i.Snapshot.Recent
+			of = lateness{of.jobs + r.Jobs, max(of.p50, r.P50), max(of.p99, r.P99), max(of.most, r.Max)}
+		}
+	}
+	return of
+}
+
+// numbersOf are the figures of the deployment.
+func numbersOf(known reading) []number {
+	of := lately(known.status)
+	late := func(label string, d time.Duration) number {
+		if of.jobs == 0 {
+			return number{Label: label, Value: "–", Unit: "ms", Note: "none in the last minute"}
+		}
+		return number{Label: label, Value: ms(d), Unit: "ms", Note: "last minute, " + words.Jobs(of.jobs)}
+	}
+	rate := number{Label: "Published", Value: "–", Unit: "/s", Note: "last ten seconds"}
+	switch {
+	case known.rate >= 10:
+		rate.Value = words.Thousands(int64(known.rate + 0.5))
+	case known.rate >= 0:
+		rate.Value = fmt.Sprintf("%.1f", known.rate)
+	}
+	b := known.status.Backlog
+	due := number{Label: "Due now", Value: few(b.Due), Note: "not published yet"}
+	if b.Due > 0 {
+		due.Note = "the oldest for " + words.Duration(b.Oldest)
+		if b.Oldest > overdueAfter {
+			due.Level = bad
+		}
+	}
+	list := []number{
+		rate, late("Late, p50", of.p50), late("Late, p99", of.p99), late("Late, most", of.most), due,
+		{Label: "Next minute", Value: few(b.Soon), Note: "fall due by then"},
+		{Label: "On their way", Value: words.Thousands(b.Firing), Note: "to the broker"},
+		{Label: "Tried again", Value: few(b.Retrying), Note: "refused by the broker"},
+		{Label: "Blocked", Value: few(b.Blocked), Note: "by their rows"},
+		{Label: "Not published", Value: few(b.Failed), Note: "failed, expired or missed"},
+	}
+	if b.Blocked > 0 {
+		list[len(list)-2].Level = warning
+	}
+	return list
+}
+
+// few is a number that is counted up to pgsource.MostCounted.
+func few(n int64) string {
+	if n > pgsource.MostCounted {
+		return words.Thousands(pgsource.MostCounted) + "+"
+	}
+	return words.Thousands(n)
+}

@@ -1,0 +1,87 @@
+package page
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// Instance is what the page shows of the instance that serves it. *reactor.Reactor implements it.
+type Instance interface {
+	Stats() reactor.Stats
+	Health() reactor.Health
+}
+
+// Config says what is shown, and to whom.
+type Config struct {
+	// Instance is the one that serves, Name its name in reactor.instances, and Version that of its program.
+	Instance      Instance
+	Name, Version string
+	// Jobs connects to the database, calls do, and disconnects when it has returned: pgsource.WithJobs.
+	Jobs func(ctx context.Context, change bool, do func(*pgsource.JobsAdmin) error) error
+	// Address is where the page is served.
+	Address net.Addr
+	// PasswordFile is a file that has the password and nothing else; "": nobody logs in by a password.
+	PasswordFile string
+	// UserHeader is the header in which a proxy at one of the TrustedProxies says who asks; "": none does.
+	UserHeader     string
+	TrustedProxies []netip.Prefix
+	// ReadOnly: nothing can be changed, whoever has logged in.
+	ReadOnly bool
+	Logger   *slog.Logger
+}
+
+// Page serves the page. It implements http.Handler.
+type Page struct {
+	cfg      Config
+	local    bool   // it listens on loopback only
+	port     string // at which it listens
+	password *password
+	sessions sessions
+	guesses  guesses
+	hub      *hub
+	handler  http.Handler
+}
+
+// New returns a page whose hub is at rest. An error is about PasswordFile.
+func New(cfg Config) (*Page, error) {
+	p := &Page{cfg: cfg, sessions: sessions{now: time.Now}, guesses: guesses{now: time.Now}}
+	p.local, p.port = listensOnLoopback(cfg.Address)
+	if cfg.PasswordFile != "" {
+		var err error
+		if p.password, err = openPassword(cfg.PasswordFile, cfg.Logger); err != nil {
+			return nil, err
+		}
+	}
+	p.hub = newHub(p.readDatabase, p.renderOverview)
+	p.handler = p.routes()
+	return p, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.ServeHTTP(w, r) }
+
+// Close ends the streams, and what is read for them. It returns when nothing is running any more.
+func (p *Page) Close() { p.hub.close() }
+
+// routes are the addresses of the page, each of which can be linked to.
+func (p *Page) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", p.look(p.overview))
+	mux.HandleFunc("GET /events", p.events)
+	mux.HandleFunc("GET /assets/{name}", serveAsset)
+	mux.HandleFunc("GET /login", p.showLogin)
+	mux.HandleFunc("POST /login", p.login)
+	mux.HandleFunc("POST /logout", p.logout)
+	mux.HandleFunc("POST /theme", p.setTheme)
+	mux.HandleFunc("GET /", p.look(func(w http.ResponseWriter, r *http.Request, c caller) {
+		p.say(w, r, c, http.StatusNotFound, "There is nothing here", "No page has this address. It may have been mistyped, or be of another version.")
+	}))
+	return secured(mux)
+}

@@ -1,0 +1,122 @@
+package page
+
+import (
+	"embed"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"text/template"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/cli"
+)
+
+//go:embed templates
+var templateFiles embed.FS
+
+// templates returns all of them in one set, so that each can use the others. They are parsed when the first page is made.
+var templates = sync.OnceValue(func() *template.Template {
+	return escapeAll(template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/*.html")))
+})
+
+// functions are those that the templates call.
+var functions = template.FuncMap{
+	// visible is for texts of anybody: what does not print is shown, so that it cannot turn the text around it.
+	"visible": cli.Visible,
+	"iso":     func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") },
+	"utc":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"code":    code,
+	"query":   url.QueryEscape,
+	"escape":  escape,
+}
+
+// templateText is the text of all templates.
+func templateText() string {
+	var b strings.Builder
+	entries, err := templateFiles.ReadDir("templates")
+	if err != nil {
+		panic(err) // they are in the program
+	}
+	for _, entry := range entries {
+		text, err := templateFiles.ReadFile("templates/" + entry.Name())
+		if err != nil {
+			panic(err)
+		}
+		b.Write(text)
+	}
+	return b.String()
+}
+
+// code escapes a text of ours, and marks what is between backquotes as something to be typed.
+func code(text string) safeHTML {
+	var b strings.Builder
+	for i, part := range strings.Split(text, "`") {
+		if part = template.HTMLEscapeString(part); i%2 == 1 {
+			part = "<code>" + part + "</code>"
+		}
+		b.WriteString(part)
+	}
+	return safeHTML(b.String())
+}
+
+// render executes a template.
+func render(name string, data any) (safeHTML, error) {
+	var b strings.Builder
+	err := templates().ExecuteTemplate(&b, name, data)
+	return safeHTML(b.String()), err
+}
+
+// view is a page: what stands around the Body, which a template of its own shows.
+type view struct {
+	Title string
+	// Window is what the title of the window begins with; "": Title.
+	Window string
+	Caller caller
+	// Live: the page has parts that are replaced by newer ones.
+	Live bool
+	Body any
+
+	// The rest is set by Page.write.
+	Content               safeHTML
+	Theme                 string
+	Themes                []string
+	Path                  string
+	Instance, Version     string
+	Build                 string
+	ReadOnly, HasPassword bool
+}
+
+// Who is the name of the caller; "": they have not logged in.
+func (v view) Who() string { return v.Caller.name }
+
+// OwnSession tells that they have logged in here, and can log out here.
+func (v view) OwnSession() bool { return v.Caller.session != nil }
+
+// write answers with a page.
+func (p *Page) write(w http.ResponseWriter, r *http.Request, status int, body string, v view) {
+	v.Theme, v.Themes, v.Build = theme(r), themes, build
+	v.Path = "/"
+	if r.Method == http.MethodGet {
+		v.Path = safeNext(r.URL.RequestURI())
+	}
+	v.Instance, v.Version, v.ReadOnly, v.HasPassword = p.cfg.Name, p.cfg.Version, p.cfg.ReadOnly, p.password != nil
+	if v.Window == "" {
+		v.Window = v.Title
+	}
+	v.Content = p.part(body, v)
+	html := p.part("layout", v)
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write([]byte(html)) // it fails only if the client is gone
+	}
+}
+
+// message is a page that says one thing.
+type message struct{ Title, Text string }
+
+// say answers with a message.
+func (p *Page) say(w http.ResponseWriter, r *http.Request, c caller, status int, title, text string) {
+	p.write(w, r, status, "message", view{Title: title, Caller: c, Body: message{title, text}})
+}

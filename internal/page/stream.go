@@ -1,0 +1,69 @@
+package page
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// streamTimeout is how long a viewer may take for what is written to it at once.
+const streamTimeout = 10 * time.Second
+
+// events sends the parts of the overview that have changed, as server-sent events, until the viewer goes or we do. Something is
+// sent with each tick, so that both sides notice when the other one is gone.
+func (p *Page) events(w http.ResponseWriter, r *http.Request) {
+	if !p.identify(r).mayLook() {
+		http.Error(w, "log in", http.StatusForbidden)
+		return
+	}
+	leave, ok := p.hub.enter(true)
+	if !ok {
+		w.Header().Set("Retry-After", "15")
+		http.Error(w, fmt.Sprintf("%d others are looking already, or the instance is about to end", mostViewers), http.StatusServiceUnavailable)
+		return
+	}
+	defer leave()
+	control := http.NewResponseController(w)
+	// The server's limits are for short answers. The one for reading would end the request, too.
+	_ = control.SetReadDeadline(time.Time{}) // an error shows when the answer is written
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect what we send
+	send := func(event string, data any) error {
+		text, err := json.Marshal(data) // on one line, as the format wants it
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, text)
+		return err
+	}
+	seen := uint64(0)
+	for {
+		s, changed := p.hub.current()
+		if s != nil && s.number > seen {
+			_ = control.SetWriteDeadline(time.Now().Add(streamTimeout))
+			for _, f := range s.fragments {
+				if f.since > seen {
+					if send("part", map[string]string{"id": f.ID, "html": string(f.HTML)}) != nil {
+						return
+					}
+				}
+			}
+			if send("tick", map[string]string{"title": s.title, "build": build}) != nil || control.Flush() != nil {
+				return
+			}
+			seen = s.number
+		}
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+			return
+		case <-p.hub.ended:
+			_ = send("end", map[string]string{})
+			return
+		}
+		if !p.identify(r).mayLook() { // the session has ended
+			return
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package page
+
+import (
+	"html"
+	htmltemplate "html/template"
+	"strings"
+	"testing"
+	"text/template"
+	"time"
+
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// hostile are texts that somebody may put into a topic, a name, or an error.
+var hostile = []string{
+	`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `' onmouseover='alert(1)`, `</title></section><em>`, "`<s>`", `{{.}}`, `&lt;script&gt;`, `javascript:alert(1)`, "a\u202eb\x00c\x1b[31m", `<!--`, `]]>`, `\u003cscript\u003e`,
+}
+
+// evil is an overview whose every text is hostile.
+func evil(text string) overviewView {
+	status := pgsource.Status{
+		At: driver.DBTimeOf(time.Now()), Deployment: text, Unowned: 3,
+		Instances: []pgsource.InstanceStatus{
+			{Name: text, Version: text, Feed: text, FeedProblem: text, Dynamic: true, Snapshot: &driver.Snapshot{Problems: []string{text}}},
+			{Name: text, Silent: true, Beat: time.Minute},
+		},
+		Lanes:   []pgsource.LaneStatus{{Lane: 1, Instance: text, InFlight: 3}, {Lane: 2, InFlight: 1}},
+		Next:    []pgsource.NextJob{{ID: 1, Topic: text, FireAt: driver.DBTimeOf(time.Now())}},
+		Backlog: pgsource.Backlog{Due: pgsource.MostCounted + 1, Oldest: time.Hour, Blocked: 1},
+	}
+	stats := healthy
+	stats.Feed.Problem = text
+	return overviewOf("one", stats, stats.Health(), reading{at: time.Now(), tried: true, status: status, rate: 5}, time.Now())
+}
+
+// TestTemplatesAgreeWithHTMLTemplate: html/template, which knows where in a document a value stands, escapes nothing that we do
+// not.
+func TestTemplatesAgreeWithHTMLTemplate(t *testing.T) {
+	t.Parallel()
+	// For html/template, our HTML has another type.
+	theirs := htmltemplate.FuncMap{}
+	for name, f := range functions {
+		theirs[name] = f
+	}
+	theirs["code"] = func(text string) htmltemplate.HTML { return htmltemplate.HTML(code(text)) }
+	theirs["escape"] = func(any) string { panic("not used") }
+	set := htmltemplate.Must(htmltemplate.New("").Funcs(theirs).ParseFS(templateFiles, "templates/*.html"))
+	check := func(name string, data, same any) {
+		t.Helper()
+		ours, err := render(name, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want strings.Builder
+		if err := set.ExecuteTemplate(&want, name, same); err != nil {
+			t.Fatal(err)
+		}
+		if html.UnescapeString(string(ours)) != html.UnescapeString(want.String()) || strings.Count(string(ours), "<") != strings.Count(want.String(), "<") {
+			t.Errorf("%s: we write\n%s\nhtml/template writes\n%s", name, ours, want.String())
+		}
+	}
+	for _, text := range hostile {
+		if strings.ContainsRune(text, 0) {
+			continue // html/template replaces a NUL, and visible does before
+		}
+		data := evil(text)
+		for _, name := range overviewParts {
+			check(name, data, data)
+		}
+		v := view{Title: text, Window: text, Caller: caller{name: text, session: &session{}}, Content: "<p>ours</p>", Theme: "dark", Themes: themes, Path: safeNext("/" + text), Instance: text, Version: text, Build: "b"}
+		same := struct {
+			view
+			Content htmltemplate.HTML
+		}{v, "<p>ours</p>"}
+		check("layout", v, same)
+		check("login", view{Body: loginForm{Next: safeNext("/x?" + text), Name: text, Problem: text}}, view{Body: loginForm{Next: safeNext("/x?" + text), Name: text, Problem: text}})
+		check("message", view{Body: message{text, "say `" + text}}, view{Body: message{text, "say `" + text}})
+	}
+}
+
+// TestHostileTexts stay texts.
+func TestHostileTexts(t *testing.T) {
+	t.Parallel()
+	for _, text := range hostile {
+		data := evil(text)
+		for _, name := range overviewParts {
+			got, err := render(name, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, tag := range []string{"<script", "<img", "<em>", "<s>", "<!--", "\x00", "\x1b", "\u202e", "' on"} {
+				if strings.Contains(string(got), tag) {
+					t.Errorf("%q becomes %q in %s:\n%s", text, tag, name, got)
+				}
+			}
+		}
+	}
+}
+
+// TestEveryActionIsEscaped: also those in branches, and in templates that others call.
+func TestEveryActionIsEscaped(t *testing.T) {
+	t.Parallel()
+	const text = `{{define "x"}}{{.}}{{end}}{{if .}}{{.}}{{else}}{{.}}{{end}}{{with .}}{{.}}{{end}}{{range $i, $v := .}}{{$v}}{{else}}{{.}}{{end}}{{template "x" .}}{{$y := .}}{{$y}}{{printf "%s" .}}`
+	set := escapeAll(template.Must(template.New("t").Funcs(functions).Parse(text)))
+	var b strings.Builder
+	if err := set.Execute(&b, []string{"<"}); err != nil || strings.Contains(b.String(), "<") || strings.Count(b.String(), "&lt;") != 6 {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+	if got := escape(safeHTML("<p>")); got != "<p>" {
+		t.Error(got)
+	}
+}
+
+// TestVerdict: what is wrong is said in plain words, the worst first, with what to do.
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	at := time.Now()
+	well := reading{at: at, tried: true, status: pgsource.Status{Instances: []pgsource.InstanceStatus{{Name: "one", Dynamic: true, Snapshot: &driver.Snapshot{Ready: true}}}}}
+	for name, test := range map[string]struct {
+		stats    func(*reactor.Stats)
+		known    func(*reading)
+		level    level
+		headline string
+		first    string
+	}{
+		"well":            {nil, nil, fine, "Everything is on time", ""},
+		"not asked":       {nil, func(r *reading) { *r = reading{} }, unknown, "Asking the database", ""},
+		"no broker":       {func(s *reactor.Stats) { s.LanesUp = 0 }, nil, bad, "This instance does not publish", "reactor check-broker"},
+		"no feed":         {func(s *reactor.Stats) { s.FeedUp = false }, nil, warning, "something needs attention", "--loop-frequency"},
+		"no database":     {nil, func(r *reading) { r.err = errSlow }, bad, "does not answer this page", "reactor doctor"},
+		"silent instance": {nil, func(r *reading) { r.status.Instances[0] = pgsource.InstanceStatus{Name: "two", Silent: true} }, bad, "may be late", "start it again"},
+		"late jobs":       {nil, func(r *reading) { r.status.Backlog = pgsource.Backlog{Due: 3, Oldest: time.Minute} }, bad, "Jobs are late", "more instances"},
+		"late lately": {nil, func(r *reading) {
+			r.status.Instances[0].Snapshot.Recent = driver.Recent{Jobs: 5, P99: 3 * time.Second}
+		}, warning, "something needs attention", "after its time"},
+		"blocked":          {nil, func(r *reading) { r.status.Backlog.Blocked = 1 }, warning, "something needs attention", "--state blocked"},
+		"shards of nobody": {nil, func(r *reading) { r.status.Unowned = 5 }, bad, "may be late", "Start an instance"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stats, known := healthy, well
+			known.status.Instances = []pgsource.InstanceStatus{{Name: "one", Dynamic: true, Snapshot: &driver.Snapshot{Ready: true}}}
+			if test.stats != nil {
+				test.stats(&stats)
+			}
+			if test.known != nil {
+				test.known(&known)
+			}
+			v := judge("one", stats.Health(), known)
+			if v.Level != test.level || !strings.Contains(v.Headline, test.headline) || test.first == "" != (len(v.Issues) == 0) || len(v.Issues) > 0 && !strings.Contains(v.Issues[0].Remedy, test.first) {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}

@@ -1,0 +1,118 @@
+package page
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/cli"
+	"github.com/job-publisher/reactor/internal/words"
+	"github.com/job-publisher/reactor/reactor"
+)
+
+// level is how bad something is. Its text is a class of the stylesheet.
+type level string
+
+const (
+	fine    level = "ok"
+	warning level = "warn"
+	bad     level = "bad"
+	unknown level = "unknown"
+)
+
+// verdict is what the page says first.
+type verdict struct {
+	Level    level
+	Headline string
+	Issues   []issue
+	// Short is the verdict in the title of the window.
+	Short string
+}
+
+// issue is something that is wrong, and what to do about it.
+type issue struct {
+	Level             level
+	Who, Text, Remedy string
+}
+
+// remedies say what to do if something is wrong with a part of the instance that serves the page.
+var remedies = map[string]string{
+	"database": "See whether PostgreSQL runs, and whether this instance reaches it: `reactor doctor` with the flags of the instance asks one by one. It connects again by itself.",
+	"broker":   "`reactor check-broker` with the flags of the instance says what the broker answers. It connects again by itself.",
+	"feed":     "Jobs that are not announced are found by the next sweep (--loop-frequency). `reactor doctor` says what the feed lacks.",
+	"clock":    "Look at the load of the database, and at the network between it and this host.",
+	"shards":   "With fixed shares, check --consumer-count and --consumer-index. Otherwise there are more instances than shards, and this one waits.",
+	"lanes":    "`reactor check-broker` says what the broker answers. If others use the sessions, give each deployment its own --deployment.",
+	"jobs":     "Look at the instance's log. `reactor jobs list --state blocked` has the jobs whose rows cannot be claimed, with the reasons.",
+}
+
+// overdueAfter is how long the oldest job may be due before we say that jobs are late. A burst takes its time.
+const overdueAfter = 5 * time.Second
+
+// lateAfter is the p99 of the last minute from which on we do not say that everything is on time.
+const lateAfter = time.Second
+
+// judge says what is wrong: by the word of this instance about itself, of the others about themselves, and of the tables.
+func judge(name string, health reactor.Health, known reading) (v verdict) {
+	add := func(l level, who, text, remedy string) {
+		v.Issues = append(v.Issues, issue{l, who, cli.Visible(cli.InFlagTerms(text)), remedy})
+	}
+	if known.err != nil {
+		text := "the page cannot read the database: " + known.err.Error()
+		if !known.at.IsZero() {
+			text += fmt.Sprintf(" (what is below was read %s ago)", words.Duration(time.Since(known.at).Round(time.Second)))
+		}
+		add(bad, "", text, "`reactor doctor` with the flags of the instance says what is wrong. The page tries again by itself.")
+	}
+	for _, part := range health.Parts {
+		l := warning
+		if part.State == reactor.Fails {
+			l = bad
+		}
+		for _, text := range part.Problems {
+			if !slices.ContainsFunc(v.Issues, func(i issue) bool { return i.Who == name && i.Text == cli.InFlagTerms(text) }) {
+				add(l, name, text, remedies[part.Name])
+			}
+		}
+	}
+	for _, p := range words.Problems(known.status) {
+		l := warning
+		if p.Stops {
+			l = bad
+		}
+		if p.Instance != name && !known.at.IsZero() {
+			add(l, p.Instance, p.Text, p.Remedy)
+		}
+	}
+	backlog := known.status.Backlog
+	late := backlog.Due > 0 && backlog.Oldest > overdueAfter
+	if late {
+		add(bad, "", words.Count(backlog.Due)+" should have been published by now, the oldest "+words.Duration(backlog.Oldest)+" ago", "Mend what else is said here. If there is nothing, more is due than is published: more instances or lanes may help.")
+	}
+	if backlog.Blocked > 0 {
+		add(warning, "", words.Count(backlog.Blocked)+" cannot be claimed because of their rows", "`reactor jobs list --state blocked` has the reasons: a trigger or a constraint of the table. They fire when their rows can be changed.")
+	}
+	if of := lately(known.status); of.p99 > lateAfter {
+		add(warning, "", fmt.Sprintf("of the jobs of the last minute, one in a hundred was later than %s", words.Duration(of.p99)), "A job that is inserted after its time counts as late. If there was none, see what an instance says of its parts, and how busy its host, the database and the broker are.")
+	}
+	slices.SortStableFunc(v.Issues, func(a, b issue) int { return rank[b.Level] - rank[a.Level] })
+	switch {
+	case !known.tried:
+		v.Level, v.Headline, v.Short = unknown, "Asking the database…", "asking"
+	case len(v.Issues) == 0:
+		v.Level, v.Headline, v.Short = fine, "Everything is on time", "on time"
+	case v.Issues[0].Level == warning:
+		v.Level, v.Headline, v.Short = warning, "Jobs are published, and something needs attention", "attention"
+	case late:
+		v.Level, v.Headline, v.Short = bad, "Jobs are late", "late"
+	case !health.Ready:
+		v.Level, v.Headline, v.Short = bad, "This instance does not publish", "not ready"
+	case known.err != nil:
+		v.Level, v.Headline, v.Short = bad, "The database does not answer this page", "no database"
+	default:
+		v.Level, v.Headline, v.Short = bad, "Jobs may be late", "may be late"
+	}
+	return v
+}
+
+var rank = map[level]int{warning: 1, bad: 2}
