@@ -8,8 +8,10 @@ SHELL := bash
 export PATH := $(PATH):/usr/local/go/bin
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# Everything is served without TLS, and so without HTTP/2: 0.4 MB less. Functions begin at 16 bytes, not at 32: 0.2 MB less.
+# Everything is served without TLS, and so without HTTP/2: 0.4 MB less.
 TAGS := nethttpomithttp2
+# Functions begin at 16 bytes, not at 32; and nothing is inlined in what runs at the start or when metrics are asked: 0.45 MB less.
+SMALL := -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l
 # docker-compose 1.29, or the plugin of newer Dockers.
 COMPOSE ?= $(shell command -v docker-compose || echo docker compose)
 
@@ -23,7 +25,7 @@ setup: ## Install what is missing (Debian packages; says what it does)
 
 .PHONY: build
 build: ## Build bin/reactor
-	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '-s -w -funcalign=16 -X main.version=$(VERSION)' -o bin/reactor ./cmd/reactor
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) $(SMALL) -ldflags '-s -w -funcalign=16 -X main.version=$(VERSION)' -o bin/reactor ./cmd/reactor
 
 .PHONY: lab
 lab: build ## Build bin/reactor-lab too: demo, bench and chaos

@@ -54,7 +54,7 @@ func TestDaemonIsLean(t *testing.T) {
 		}
 	}
 	program := filepath.Join(t.TempDir(), "reactor")
-	goTool(t, ".", []string{"CGO_ENABLED=0"}, "build", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w -funcalign=16", "-o", program, ".")
+	goTool(t, ".", []string{"CGO_ENABLED=0"}, "build", "-trimpath", "-tags=nethttpomithttp2", "-gcflags=google.golang.org/protobuf/...=-l", "-gcflags=github.com/alecthomas/kong=-l", "-ldflags=-s -w -funcalign=16", "-o", program, ".")
 	info, err := os.Stat(program)
 	if err != nil {
 		t.Fatal(err)

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/job-publisher/reactor/internal/page"
 	"github.com/job-publisher/reactor/pgsource"
@@ -73,17 +73,22 @@ func headerName(text string) bool {
 	})
 }
 
-// newPage returns the page; nil: it is off. Its errors are about flags.
-func (c *runCommand) newPage(at *endpoint, r *reactor.Reactor, source *pgsource.Source, log *slog.Logger) (*page.Page, error) {
+// viewing is how long a connection of the page is kept that nobody uses.
+const viewing = 5 * time.Second
+
+// newPage returns the page, and what closes its connections; nil: it is off. Its errors are about flags.
+func (c *runCommand) newPage(at *endpoint, r *reactor.Reactor, source *pgsource.Source, log *slog.Logger) (view *page.Page, end func(), err error) {
 	proxies, err := c.proxies()
 	if err != nil || c.HTTPPage == pageOff || at == nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return page.New(page.Config{
-		Instance: r, Name: source.Name(), Version: versionName(), Address: at.Addr(), Logger: log,
-		Jobs: func(ctx context.Context, change bool, do func(*pgsource.JobsAdmin) error) error {
-			return pgsource.WithJobs(ctx, c.connString(), change, do, c.names())
-		},
+	jobs, err := pgsource.OpenJobs(c.connString(), pgsource.OpenJobsConfig{Names: c.names(), ReadOnly: c.HTTPPage == pageReadOnly, Application: "reactor page", IdleTime: viewing})
+	if err != nil {
+		return nil, nil, err
+	}
+	view, err = page.New(page.Config{
+		Instance: r, Name: source.Name(), Version: versionName(), Address: at.Addr(), Logger: log, Jobs: jobs,
 		PasswordFile: c.HTTPPasswordFile, UserHeader: http.CanonicalHeaderKey(c.HTTPUserHeader), TrustedProxies: proxies, ReadOnly: c.HTTPPage == pageReadOnly,
 	})
+	return view, jobs.Close, err
 }

@@ -149,9 +149,12 @@ func (c *runCommand) Run(ctx context.Context, out cli.Output) error {
 	if at != nil {
 		defer at.Close()
 	}
-	view, err := c.newPage(at, r, source, log)
+	view, end, err := c.newPage(at, r, source, log)
 	if err != nil {
 		return cli.Usage(err)
+	}
+	if view != nil {
+		defer end()
 	}
 	if c.Migrate {
 		names, err := pgsource.MigrateUp(ctx, c.connString(), c.names())

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/chart"
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
@@ -12,7 +13,7 @@ import (
 )
 
 // overviewParts are the parts of the overview, in order. Each is a template.
-var overviewParts = []string{"verdict", "numbers", "instances", "next", "parts", "lanes"}
+var overviewParts = []string{"verdict", "numbers", "history", "instances", "shards", "next", "parts", "lanes"}
 
 // overviewView is what the parts of the overview show.
 type overviewView struct {
@@ -26,6 +27,8 @@ type overviewView struct {
 	Parts     []partRow
 	Lanes     []laneRow
 	Stats     reactor.Stats
+	History   []figure
+	Shards    *figure
 }
 
 // number is a figure with what it is of.
@@ -41,6 +44,7 @@ type nextJob struct {
 }
 
 type instanceRow struct {
+	Letter               string // in the strip of the shards
 	Name, Version, State string
 	Level                level
 	Here, Fixed          bool
@@ -80,6 +84,9 @@ func (p *Page) overview(w http.ResponseWriter, r *http.Request, c caller) {
 func (p *Page) renderOverview(known reading) (fragments []fragment, title string) {
 	stats, health := p.cfg.Instance.Stats(), p.cfg.Instance.Health()
 	v := overviewOf(p.cfg.Name, stats, health, known, time.Now())
+	p.drawing.Lock()
+	defer p.drawing.Unlock()
+	v.History, v.Shards = p.axes.historyFigures(historyOf(known.status)), shardFigure(known.status)
 	for _, name := range overviewParts {
 		fragments = append(fragments, fragment{ID: name, HTML: p.part(name, v)})
 	}
@@ -112,8 +119,12 @@ func overviewOf(name string, stats reactor.Stats, health reactor.Health, known r
 	for _, j := range known.status.Next {
 		v.Next = append(v.Next, nextJob{j.ID, j.FireAt.Time(), j.Topic})
 	}
-	for _, i := range known.status.Instances {
-		v.Instances = append(v.Instances, instanceRowOf(i, i.Name == name))
+	for n, i := range known.status.Instances {
+		row := instanceRowOf(i, i.Name == name)
+		if row.Letter = chart.Letter(n); !i.Dynamic {
+			row.Letter = ""
+		}
+		v.Instances = append(v.Instances, row)
 	}
 	for _, l := range known.status.Lanes {
 		v.Lanes = append(v.Lanes, laneRow{l.Lane, l.Instance, words.Thousands(l.InFlight)})

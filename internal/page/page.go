@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/job-publisher/reactor/pgsource"
@@ -18,13 +19,19 @@ type Instance interface {
 	Health() reactor.Health
 }
 
+// Jobs is how the page uses the database. *pgsource.Jobs implements it.
+type Jobs interface {
+	Look(ctx context.Context, do func(*pgsource.JobsAdmin) error) error
+	Change(ctx context.Context, do func(*pgsource.JobsAdmin) error) error
+}
+
 // Config says what is shown, and to whom.
 type Config struct {
 	// Instance is the one that serves, Name its name in reactor.instances, and Version that of its program.
 	Instance      Instance
 	Name, Version string
-	// Jobs connects to the database, calls do, and disconnects when it has returned: pgsource.WithJobs.
-	Jobs func(ctx context.Context, change bool, do func(*pgsource.JobsAdmin) error) error
+	// Jobs reads the database, and changes jobs there. The page does not close it.
+	Jobs Jobs
 	// Address is where the page is served.
 	Address net.Addr
 	// PasswordFile is a file that has the password and nothing else; "": nobody logs in by a password.
@@ -47,6 +54,9 @@ type Page struct {
 	guesses  guesses
 	hub      *hub
 	handler  http.Handler
+
+	drawing sync.Mutex // when the hub begins again, its goroutine of before may still be drawing
+	axes    axes       // guarded by drawing
 }
 
 // New returns a page whose hub is at rest. An error is about PasswordFile.

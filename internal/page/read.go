@@ -2,57 +2,37 @@ package page
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// readTimeout is how long the database may take for one reading.
-const readTimeout = 5 * time.Second
-
-// readDatabase reads how the deployment is doing, over one connection, until ctx ends.
+// readDatabase reads how the deployment is doing, until ctx ends.
 func (p *Page) readDatabase(ctx context.Context, note func(reading)) {
 	var rates rates
-	pause := tick
+	failed := tick
 	for ctx.Err() == nil {
-		err := p.cfg.Jobs(ctx, false, func(a *pgsource.JobsAdmin) error {
-			for {
-				begun := time.Now()
-				r, err := readOnce(ctx, a)
-				if err != nil {
-					return err
-				}
-				r.rate = rates.add(r.status)
-				note(r)
-				pause = tick
-				if !sleep(ctx, min(max(tick, sparing*time.Since(begun)), longestPause)) {
-					return nil
-				}
-			}
+		begun := time.Now()
+		var r reading
+		r.err = p.cfg.Jobs.Look(ctx, func(a *pgsource.JobsAdmin) (err error) {
+			r.status, err = a.Status(ctx)
+			return err
 		})
-		if err != nil && ctx.Err() == nil {
-			note(reading{err: err})
-			sleep(ctx, pause)
-			pause = min(2*pause, longestPause)
+		pause := min(max(tick, sparing*time.Since(begun)), longestPause)
+		if r.err == nil {
+			r.at, r.rate = time.Now(), rates.add(r.status)
+			failed = tick
+		} else {
+			pause = failed
+			failed = min(2*failed, longestPause)
 		}
+		if ctx.Err() == nil {
+			note(r)
+		}
+		sleep(ctx, pause)
 	}
 }
-
-func readOnce(ctx context.Context, a *pgsource.JobsAdmin) (r reading, err error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	r.status, err = a.Status(ctx)
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = errSlow
-	}
-	r.at = time.Now()
-	return r, err
-}
-
-// errSlow replaces what pgx says of a timeout.
-var errSlow = errors.New("the database has not answered within 5 s")
 
 // sleep waits, and reports whether ctx goes on.
 func sleep(ctx context.Context, d time.Duration) bool {

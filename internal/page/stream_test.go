@@ -38,12 +38,12 @@ func serve(t *testing.T, ctx context.Context) served {
 		t.Fatal(err)
 	}
 	reader := fmt.Sprintf("page_%d", time.Now().UnixNano())
-	p := newPage(t, func(cfg *Config) {
-		cfg.Address = listener.Addr()
-		cfg.Jobs = func(ctx context.Context, change bool, do func(*pgsource.JobsAdmin) error) error {
-			return pgsource.WithJobs(ctx, database+"&application_name="+reader, change, do)
-		}
-	})
+	jobs, err := pgsource.OpenJobs(database, pgsource.OpenJobsConfig{Application: reader, IdleTime: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(jobs.Close)
+	p := newPage(t, func(cfg *Config) { cfg.Address, cfg.Jobs = listener.Addr(), jobs })
 	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: p, WriteTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second}}
 	server.Config.RegisterOnShutdown(p.Close)
 	server.Start()

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"errors"
 	"html"
 	htmltemplate "html/template"
 	"strings"
@@ -129,7 +130,7 @@ func TestVerdict(t *testing.T) {
 		"not asked":       {nil, func(r *reading) { *r = reading{} }, unknown, "Asking the database", ""},
 		"no broker":       {func(s *reactor.Stats) { s.LanesUp = 0 }, nil, bad, "This instance does not publish", "reactor check-broker"},
 		"no feed":         {func(s *reactor.Stats) { s.FeedUp = false }, nil, warning, "something needs attention", "--loop-frequency"},
-		"no database":     {nil, func(r *reading) { r.err = errSlow }, bad, "does not answer this page", "reactor doctor"},
+		"no database":     {nil, func(r *reading) { r.err = errors.New("no answer") }, bad, "does not answer this page", "reactor doctor"},
 		"silent instance": {nil, func(r *reading) { r.status.Instances[0] = pgsource.InstanceStatus{Name: "two", Silent: true} }, bad, "may be late", "start it again"},
 		"late jobs":       {nil, func(r *reading) { r.status.Backlog = pgsource.Backlog{Due: 3, Oldest: time.Minute} }, bad, "Jobs are late", "more instances"},
 		"late lately": {nil, func(r *reading) {

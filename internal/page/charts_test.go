@@ -1,0 +1,67 @@
+package page
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// TestHistoryFigures: the charts are of all instances together; a slice without jobs is neither late nor on time.
+func TestHistoryFigures(t *testing.T) {
+	t.Parallel()
+	until := driver.DBTimeOf(time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC))
+	history := func(jobs ...int64) *driver.Snapshot {
+		h := driver.History{Until: until, Slice: driver.HistorySlice}
+		for _, n := range jobs {
+			s := driver.Slice{Jobs: n}
+			if n > 0 {
+				s.P50, s.P99, s.Max = time.Millisecond, 20*time.Millisecond, 300*time.Millisecond
+			}
+			h.Slices = append(h.Slices, s)
+		}
+		return &driver.Snapshot{History: h}
+	}
+	s := pgsource.Status{Instances: []pgsource.InstanceStatus{{Snapshot: history(100, 0, 50)}, {}, {Snapshot: history(100, 0, 70)}}}
+	var a axes
+	figures := a.historyFigures(historyOf(s))
+	if len(figures) != 2 {
+		t.Fatalf("%d figures", len(figures))
+	}
+	rate, late := string(figures[0].SVG), string(figures[1].SVG)
+	for text, want := range map[string]string{rate: "12", late: "300 ms"} { // the last and the greatest are in the description
+		if !strings.Contains(text, want) || strings.Contains(text, "NaN") || strings.Contains(text, "Inf") {
+			t.Errorf("the chart lacks %q: %s", want, text)
+		}
+	}
+	if again := a.historyFigures(historyOf(s)); string(again[1].SVG) != late {
+		t.Error("the same values give another chart, which would be sent again")
+	}
+	if (&axes{}).historyFigures(historyOf(pgsource.Status{})) != nil {
+		t.Error("there is a chart of nothing")
+	}
+	nothing := (&axes{}).historyFigures(historyOf(pgsource.Status{Instances: []pgsource.InstanceStatus{{Snapshot: history(0, 0)}}}))
+	for _, f := range nothing {
+		if strings.Contains(string(f.SVG), "NaN") || strings.Contains(string(f.SVG), "Inf") {
+			t.Errorf("%s", f.SVG)
+		}
+	}
+}
+
+// TestShardFigure: each shard has its owner, also nobody; fixed shares have no picture.
+func TestShardFigure(t *testing.T) {
+	t.Parallel()
+	owners := make([]int64, 64)
+	owners[0], owners[1] = 7, 99
+	s := pgsource.Status{Owners: owners, Instances: []pgsource.InstanceStatus{{ID: 5, Name: "a", Dynamic: true}, {ID: 7, Name: "<b>", Dynamic: true}}}
+	f := shardFigure(s)
+	if f == nil || !strings.Contains(string(f.SVG), "&lt;b&gt; · 1") || !strings.Contains(string(f.SVG), "no owner · 63") {
+		t.Errorf("%+v", f)
+	}
+	s.Instances[0].Dynamic, s.Instances[1].Dynamic = false, false
+	if shardFigure(s) != nil {
+		t.Error("fixed shares have a picture")
+	}
+}
