@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/job-publisher/reactor/internal/zones"
 	"github.com/job-publisher/reactor/schedule"
 )
 
@@ -141,7 +142,7 @@ func AddSchedule(ctx context.Context, databaseURL string, s Schedule, of ...Name
 			return err
 		}
 		// An interval has no use for a zone, and its placeholders have.
-		if _, err := time.LoadLocation(s.Zone); err != nil || s.Zone == "Local" {
+		if _, err := zones.Load(s.Zone); err != nil || s.Zone == "Local" {
 			return fmt.Errorf("the zone %q is not known here: use a name of the IANA database, such as Europe/Berlin", s.Zone)
 		}
 	}

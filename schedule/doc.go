@@ -28,6 +28,6 @@
 //
 // An interval (Spec.Every) counts elapsed time and knows no clock.
 //
-// The rules of the zones are those of the system's time zone database, or of Go's copy of it, which a
-// program can embed by importing time/tzdata.
+// The rules of the zones are those of the system's time zone database; where it has none, of the copy of Go's that is
+// in the program.
 package schedule

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/netresearch/go-cron"
+
+	"github.com/job-publisher/reactor/internal/zones"
 )
 
 // Spec says when something recurs.
@@ -56,7 +58,7 @@ func Parse(spec Spec) (*Times, error) {
 	if spec.Zone == "" || spec.Zone == "Local" { // Go's names for UTC, and for the zone of this host
 		return nil, fmt.Errorf("the zone %q has no name: use one like Europe/Berlin or UTC", spec.Zone)
 	}
-	zone, err := time.LoadLocation(spec.Zone)
+	zone, err := zones.Load(spec.Zone)
 	if err != nil {
 		return nil, fmt.Errorf("the zone %q is not known here: use a name of the IANA database, such as Europe/Berlin", spec.Zone)
 	}

@@ -3,8 +3,6 @@
 package main
 
 import (
-	_ "time/tzdata" // the zones of schedules, where the system has no database of them
-
 	"github.com/alecthomas/kong"
 
 	"github.com/job-publisher/reactor/internal/cli"

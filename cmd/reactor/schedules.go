@@ -11,6 +11,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/words"
+	"github.com/job-publisher/reactor/internal/zones"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/schedule"
@@ -125,7 +126,7 @@ func moment(t time.Time, zone string) string {
 	if t.IsZero() {
 		return "-"
 	}
-	if loc, err := time.LoadLocation(zone); err == nil {
+	if loc, err := zones.Load(zone); err == nil {
 		t = t.In(loc)
 	}
 	return t.Format(time.RFC3339)
