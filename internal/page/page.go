@@ -52,6 +52,7 @@ type Page struct {
 	password *password
 	sessions sessions
 	guesses  guesses
+	notes    notes
 	hub      *hub
 	handler  http.Handler
 
@@ -85,6 +86,14 @@ func (p *Page) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", p.look(p.overview))
 	mux.HandleFunc("GET /events", p.events)
+	mux.HandleFunc("GET /jobs", p.look(p.showJobs))
+	mux.HandleFunc("POST /jobs/act", p.act(p.actOnJobs))
+	mux.HandleFunc("GET /jobs/{id}", p.look(p.showJob))
+	mux.HandleFunc("POST /jobs/{id}/act", p.act(p.actOnJob))
+	mux.HandleFunc("GET /failed", p.look(p.showFailed))
+	mux.HandleFunc("GET /schedules", p.look(p.showSchedules))
+	mux.HandleFunc("GET /schedule", p.look(p.showSchedule))
+	mux.HandleFunc("POST /schedule/act", p.act(p.actOnSchedule))
 	mux.HandleFunc("GET /assets/{name}", serveAsset)
 	mux.HandleFunc("GET /login", p.showLogin)
 	mux.HandleFunc("POST /login", p.login)

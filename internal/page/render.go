@@ -85,6 +85,24 @@ type view struct {
 	Instance, Version     string
 	Build                 string
 	ReadOnly, HasPassword bool
+	Nav                   []link
+	Note                  string // what became of the last action
+}
+
+// link is one of the navigation; Here: it leads to where we are.
+type link struct {
+	Path, Text string
+	Here       bool
+}
+
+// navigation marks the page of a path, also for the pages below it.
+func navigation(path string) []link {
+	return []link{
+		{"/", "Overview", path == "/"},
+		{"/jobs", "Jobs", path == "/jobs" || strings.HasPrefix(path, "/jobs/")},
+		{"/failed", "Failed", path == "/failed"},
+		{"/schedules", "Schedules", path == "/schedules" || path == "/schedule"},
+	}
 }
 
 // Who is the name of the caller; "": they have not logged in.
@@ -99,6 +117,10 @@ func (p *Page) write(w http.ResponseWriter, r *http.Request, status int, body st
 	v.Path = "/"
 	if r.Method == http.MethodGet {
 		v.Path = safeNext(r.URL.RequestURI())
+	}
+	v.Nav = navigation(r.URL.Path)
+	if v.Caller.mayLook() {
+		v.Note = p.notes.get(r.URL.Query().Get("note"))
 	}
 	v.Instance, v.Version, v.ReadOnly, v.HasPassword = p.cfg.Name, p.cfg.Version, p.cfg.ReadOnly, p.password != nil
 	if v.Window == "" {

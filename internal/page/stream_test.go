@@ -25,7 +25,7 @@ type served struct {
 	reader string // the name by which its connections are known
 }
 
-func serve(t *testing.T, ctx context.Context) served {
+func serve(t *testing.T, ctx context.Context, change func(*Config)) served {
 	t.Helper()
 	database := testkit.NewDatabase(t)
 	db, err := pgx.Connect(ctx, database)
@@ -43,7 +43,12 @@ func serve(t *testing.T, ctx context.Context) served {
 		t.Fatal(err)
 	}
 	t.Cleanup(jobs.Close)
-	p := newPage(t, func(cfg *Config) { cfg.Address, cfg.Jobs = listener.Addr(), jobs })
+	p := newPage(t, func(cfg *Config) {
+		cfg.Address, cfg.Jobs = listener.Addr(), jobs
+		if change != nil {
+			change(cfg)
+		}
+	})
 	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: p, WriteTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second}}
 	server.Config.RegisterOnShutdown(p.Close)
 	server.Start()
@@ -99,7 +104,7 @@ func TestStream(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	s := serve(t, ctx)
+	s := serve(t, ctx, nil)
 	if n := s.connections(t, ctx); n != 0 {
 		t.Errorf("nobody looks, and the page has %d connections", n)
 	}

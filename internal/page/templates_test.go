@@ -4,6 +4,7 @@ import (
 	"errors"
 	"html"
 	htmltemplate "html/template"
+	"net/url"
 	"strings"
 	"testing"
 	"text/template"
@@ -70,7 +71,24 @@ func TestTemplatesAgreeWithHTMLTemplate(t *testing.T) {
 		for _, name := range overviewParts {
 			check(name, data, data)
 		}
-		v := view{Title: text, Window: text, Caller: caller{name: text, session: &session{}}, Content: "<p>ours</p>", Theme: "dark", Themes: themes, Path: safeNext("/" + text), Instance: text, Version: text, Build: "b"}
+		job := pgsource.Job{ID: 1, State: pgsource.JobFailed, Topic: text, Key: text, Reason: text, WaitsFor: &pgsource.JobBefore{ID: 2}}
+		form := jobsForm{Key: text, Topic: text, From: text, Until: text, Hidden: [][2]string{{"key", text}}}
+		for _, may := range []bool{true, false} {
+			detail := jobViewOf(pgsource.JobDetail{Job: job, Payload: []byte(text + "\n" + text), PayloadSize: 1000, Headers: map[string]string{text: text}, ContentType: text, History: []pgsource.JobEvent{{What: text}}})
+			detail.MayAct = may
+			s := scheduleRowOf(pgsource.Schedule{Name: text, Cron: text, Zone: text, Problem: text, State: pgsource.ScheduleProblem, NextAt: time.Now(), LastAt: time.Now(), Message: pgsource.ScheduleMessage{Topic: text, Payload: text}})
+			for name, body := range map[string]any{
+				"jobs":      jobsView{Form: form, Jobs: []jobRow{jobRowOf(job)}, Next: "/jobs?" + url.Values{"topic": {text}}.Encode(), Problem: text, MayAct: may},
+				"confirm":   jobsView{Form: form, Confirm: &confirmation{Action: "fire", At: text, Question: text, Most: 3}},
+				"job":       []jobView{detail},
+				"failed":    failedView{Groups: groupsOf([]pgsource.Job{job}), Problem: text, MayAct: may},
+				"schedules": schedulesView{Schedules: []scheduleRow{s}, Problem: text},
+				"schedule":  scheduleView{scheduleRow: s, Settings: settingsOf(s.Schedule), Occurrences: []occurrence{{time.Now(), text}}, MayAct: may},
+			} {
+				check(name, view{Body: body}, view{Body: body})
+			}
+		}
+		v := view{Nav: navigation("/jobs/1"), Note: text, Title: text, Window: text, Caller: caller{name: text, session: &session{}}, Content: "<p>ours</p>", Theme: "dark", Themes: themes, Path: safeNext("/" + text), Instance: text, Version: text, Build: "b"}
 		same := struct {
 			view
 			Content htmltemplate.HTML

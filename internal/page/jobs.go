@@ -1,0 +1,220 @@
+package page
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/words"
+	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// listed is how many jobs a page of a list has, and actedOn how many one action changes at most.
+const (
+	listed  = 50
+	actedOn = 10_000
+)
+
+// usualStates are those of a list that asks for none: what has fired is in the whole table.
+var usualStates = slices.DeleteFunc(slices.Clone(pgsource.JobStates), func(s pgsource.JobState) bool { return s == pgsource.JobFired })
+
+// jobsView is a list of jobs, and the form that selects them.
+type jobsView struct {
+	Form     jobsForm
+	Jobs     []jobRow
+	Next     string // the address of the next page; "": there is none
+	Problem  string
+	MayAct   bool
+	ReadOnly bool
+	Confirm  *confirmation
+}
+
+// jobsForm is what was asked for.
+type jobsForm struct {
+	Key, Topic, Schedule, From, Until string
+	Latest                            bool
+	States                            []choice
+	Hidden                            [][2]string // all of it, for the form of an action
+}
+
+type choice struct {
+	Name string
+	On   bool
+}
+
+// jobRow is a job in a list.
+type jobRow struct {
+	pgsource.Job
+	Fires time.Time
+	Level level
+}
+
+// confirmation asks whether an action is meant.
+type confirmation struct {
+	Action, At, Question string
+	Most                 int
+}
+
+var jobLevels = map[pgsource.JobState]level{
+	pgsource.JobFired: fine, pgsource.JobFiring: fine, pgsource.JobRetrying: warning, pgsource.JobReturning: warning,
+	pgsource.JobBlocked: bad, pgsource.JobFailed: bad, pgsource.JobExpired: bad, pgsource.JobMissed: bad, pgsource.JobWaiting: unknown,
+}
+
+func jobRowOf(j pgsource.Job) jobRow { return jobRow{j, j.FireTime(), jobLevels[j.State]} }
+
+// readJobsForm reads what is asked for, from an address or a form.
+func readJobsForm(q url.Values, now driver.DBTime) (f jobsForm, filter pgsource.JobFilter, err error) {
+	f = jobsForm{Key: q.Get("key"), Topic: q.Get("topic"), From: q.Get("from"), Until: q.Get("until"), Latest: q.Get("latest") != ""}
+	filter = pgsource.JobFilter{Key: f.Key, TopicPrefix: f.Topic}
+	for _, s := range pgsource.JobStates {
+		on := slices.Contains(q["state"], string(s))
+		f.States = append(f.States, choice{string(s), on})
+		if on {
+			filter.States = append(filter.States, s)
+		}
+	}
+	if len(filter.States) == 0 && f.Key == "" {
+		filter.States = usualStates
+	}
+	if filter.From, err = timeIn(f.From, now); err == nil {
+		filter.Until, err = timeIn(f.Until, now)
+	}
+	for _, name := range []string{"key", "topic", "from", "until", "latest", "state"} {
+		for _, value := range q[name] {
+			if value != "" {
+				f.Hidden = append(f.Hidden, [2]string{name, value})
+			}
+		}
+	}
+	return f, filter, err
+}
+
+// showJobs lists jobs. An id leads to the job.
+func (p *Page) showJobs(w http.ResponseWriter, r *http.Request, c caller) {
+	q := r.URL.Query()
+	if id := strings.TrimSpace(q.Get("id")); id != "" {
+		if _, err := strconv.ParseInt(id, 10, 64); err == nil {
+			http.Redirect(w, r, "/jobs/"+id, http.StatusSeeOther)
+			return
+		}
+	}
+	v := jobsView{MayAct: p.mayAct(c), ReadOnly: p.cfg.ReadOnly}
+	err := p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) error {
+		now, err := a.Now(r.Context())
+		if err != nil {
+			return err
+		}
+		form, filter, err := readJobsForm(q, now)
+		v.Form = form
+		if err != nil {
+			return err
+		}
+		page := pgsource.JobPage{Limit: listed, Latest: form.Latest}
+		if after := q.Get("after"); after != "" {
+			cursor, err := pgsource.ParseJobCursor(after)
+			if err != nil {
+				return fmt.Errorf("the address %w", err)
+			}
+			page.After = &cursor
+		}
+		list, next, err := a.List(r.Context(), filter, page)
+		for _, j := range list {
+			v.Jobs = append(v.Jobs, jobRowOf(j))
+		}
+		if next != nil {
+			q.Set("after", next.String())
+			q.Del("note")
+			v.Next = "/jobs?" + q.Encode()
+		}
+		return err
+	})
+	if err != nil {
+		v.Problem = err.Error()
+	}
+	if v.Form.States == nil { // the database did not answer at all
+		v.Form, _, _ = readJobsForm(q, 0)
+	}
+	p.write(w, r, http.StatusOK, "jobs", view{Title: "Jobs", Caller: c, Body: v})
+}
+
+// actOnJobs changes the jobs that a form selects: after it has been asked whether they are meant, and no more than it has said.
+func (p *Page) actOnJobs(w http.ResponseWriter, r *http.Request, c caller) {
+	v := jobsView{MayAct: true}
+	var action pgsource.JobAction
+	var filter pgsource.JobFilter
+	var ids []int64
+	reason, byReason := r.PostForm.Get("reason"), r.PostForm.Has("reason")
+	err := p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) error {
+		now, err := a.Now(r.Context())
+		if err != nil {
+			return err
+		}
+		if v.Form, filter, err = readJobsForm(r.PostForm, now); err != nil {
+			return err
+		}
+		if byReason {
+			v.Form.Hidden = append(v.Form.Hidden, [2]string{"reason", reason})
+		}
+		if action, err = actionOf(r.PostForm, now); err != nil {
+			return err
+		}
+		// Only those that it can change are asked about.
+		filter.States = slices.DeleteFunc(slices.Clone(filter.States), func(s pgsource.JobState) bool { return !slices.Contains(action.Acts, s) })
+		if len(filter.States) == 0 {
+			return nil
+		}
+		list, _, err := a.List(r.Context(), filter, pgsource.JobPage{Limit: actedOn})
+		for _, j := range list {
+			if !byReason || j.Reason == reason {
+				ids = append(ids, j.ID)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		p.say(w, r, c, http.StatusBadRequest, "Nothing was changed", err.Error())
+		return
+	}
+	next := "/jobs"
+	if byReason {
+		next = "/failed"
+	} else if form := url.Values(v.Form.values()).Encode(); form != "" {
+		next += "?" + form
+	}
+	if len(ids) == 0 {
+		p.done(w, r, next, "No job that matches can be changed by this: "+action.Name+".")
+		return
+	}
+	most, _ := strconv.Atoi(r.PostForm.Get("most"))
+	if most <= 0 {
+		question := fmt.Sprintf("%s %s?", capital(action.Name), words.Jobs(int64(len(ids))))
+		if len(ids) == actedOn {
+			question = fmt.Sprintf("%s the first %s that match? There may be more.", capital(action.Name), words.Jobs(actedOn))
+		}
+		v.Confirm = &confirmation{Action: r.PostForm.Get("action"), At: r.PostForm.Get("at"), Question: question, Most: len(ids)}
+		p.write(w, r, http.StatusOK, "confirm", view{Title: question, Caller: c, Body: v})
+		return
+	}
+	text, err := p.change(r.Context(), c, action, ids[:min(len(ids), most)], filter)
+	if err != nil {
+		text = "It has ended before all were changed: " + err.Error() + ". " + text
+	}
+	p.done(w, r, next, text)
+}
+
+// values are the fields of the form, as in an address.
+func (f jobsForm) values() map[string][]string {
+	values := map[string][]string{}
+	for _, field := range f.Hidden {
+		values[field[0]] = append(values[field[0]], field[1])
+	}
+	return values
+}
+
+// capital begins a text with a capital letter.
+func capital(text string) string { return strings.ToUpper(text[:1]) + text[1:] }

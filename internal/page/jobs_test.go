@@ -1,0 +1,206 @@
+package page
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"html"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// follow sends a form of somebody who has logged in, and returns the page to which the answer leads.
+func (s served) follow(t *testing.T, cookie, path string, form url.Values) string {
+	t.Helper()
+	answer := s.send(path, form, cookie)
+	if answer.Code != http.StatusSeeOther {
+		t.Fatalf("%s with %v: %d\n%s", path, form, answer.Code, answer.Body)
+	}
+	return s.show(t, answer.Header().Get("Location"))
+}
+
+// send sends a form.
+func (s served) send(path string, form url.Values, cookie string) *httptest.ResponseRecorder {
+	return ask(s.Page, http.MethodPost, path, "127.0.0.1", "localhost", form, "Cookie", cookie)
+}
+
+// show returns a page.
+func (s served) show(t *testing.T, path string) string {
+	t.Helper()
+	answer := ask(s.Page, http.MethodGet, path, "127.0.0.1", "localhost", nil)
+	if answer.Code != http.StatusOK {
+		t.Fatalf("%s: %d\n%s", path, answer.Code, answer.Body)
+	}
+	return answer.Body.String()
+}
+
+// TestJobsPages: jobs are found, and are changed by those only who have logged in: as many as were asked about.
+func TestJobsPages(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var log bytes.Buffer
+	s := serve(t, ctx, func(cfg *Config) {
+		withPassword(t, cfg)
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := s.db.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func(where string) (n int) {
+		t.Helper()
+		if err := s.db.QueryRow(ctx, "SELECT count(*) FROM jobs WHERE "+where).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	exec(`INSERT INTO jobs (id, topic, payload, key, fire_at) OVERRIDING SYSTEM VALUE
+	      SELECT n, CASE WHEN n % 2 = 0 THEN 'even/' ELSE 'odd/' END || n, '<script>alert(' || n || ')</script>', 'key-' || n, now() + interval '1 hour' + n * interval '1 second' FROM generate_series(1001, 1120) n`)
+	exec(`WITH j AS (INSERT INTO jobs (id, topic, fire_at, processed, processed_at, claim) OVERRIDING SYSTEM VALUE
+	      SELECT n, 'bad/' || n, now() - interval '1 minute', true, now(), ('72656163-746f-0000-0000-00000000' || n)::uuid FROM generate_series(2001, 2006) n RETURNING id, claim)
+	      INSERT INTO reactor.failed_jobs (job_id, claim, attempts, code, reason) SELECT id, claim, 5, 151, CASE WHEN id < 2005 THEN 'quota <b>exceeded</b>' ELSE 'not authorized' END FROM j`)
+
+	// Keyset paging: each job once, in order, over three pages.
+	seen, path := []string{}, "/jobs?state=waiting"
+	row := regexp.MustCompile(`<a href="/jobs/(\d+)">`)
+	for pages := 1; path != ""; pages++ {
+		text := s.show(t, path)
+		for _, found := range row.FindAllStringSubmatch(text, -1) {
+			seen = append(seen, found[1])
+		}
+		path = ""
+		if next := regexp.MustCompile(`<a href="([^"]*)" rel="next">`).FindStringSubmatch(text); next != nil {
+			path = html.UnescapeString(next[1])
+		}
+		if pages > 3 {
+			t.Fatalf("there is no end: %s", path)
+		}
+	}
+	if len(seen) != 120 || seen[0] != "1001" || seen[119] != "1120" {
+		t.Errorf("%d jobs: %v", len(seen), seen)
+	}
+	for path, want := range map[string]string{
+		"/jobs?key=key-1007":                      ">1007<",
+		"/jobs?topic=odd/&from=%2B1h&until=%2B2h": "odd/1009",
+		"/jobs?topic=none":                        "No job matches",
+		"/jobs?from=yesterday":                    "is no time",
+		"/jobs?after=nonsense":                    "is no place in a list",
+		"/jobs/1007":                              "&lt;script&gt;alert(1007)",
+		"/failed":                                 "quota &lt;b&gt;exceeded",
+		"/schedules":                              "There is no schedule",
+	} {
+		if text := s.show(t, path); !strings.Contains(text, want) || strings.Contains(text, "<script>alert") || strings.Contains(text, "<b>exceeded") {
+			t.Errorf("%s lacks %q:\n%s", path, want, text)
+		}
+	}
+	for path, code := range map[string]int{"/jobs/77": 404, "/jobs/x": 404, "/schedule?name=none": 404, "/jobs?id=1007": 303} {
+		if got := ask(s.Page, http.MethodGet, path, "127.0.0.1", "localhost", nil).Code; got != code {
+			t.Errorf("%s: %d, want %d", path, got, code)
+		}
+	}
+
+	// Who has not logged in changes nothing, also not on this host.
+	fire := url.Values{"action": {"fire"}}
+	for _, path := range []string{"/jobs/1007/act", "/jobs/act", "/schedule/act"} {
+		if answer := s.send(path, fire, ""); answer.Code != 303 || !strings.HasPrefix(answer.Header().Get("Location"), "/login") {
+			t.Errorf("%s without a login: %d, %v", path, answer.Code, answer.Header())
+		}
+	}
+	_, cookie, _ := login(t, s.Page, secret, "127.0.0.1")
+	if answer := ask(s.Page, http.MethodPost, "/jobs/1007/act", "127.0.0.1", "localhost", fire, "Cookie", cookie, "Sec-Fetch-Site", "cross-site"); answer.Code != 403 {
+		t.Errorf("from another site: %d", answer.Code)
+	}
+	if n := count("fire_at <= now() AND NOT processed"); n != 0 {
+		t.Errorf("%d jobs were changed without a login", n)
+	}
+
+	// One job.
+	if text := s.follow(t, cookie, "/jobs/1007/act", fire); !strings.Contains(text, "Job 1007: due now.") || count("id = 1007 AND fire_at <= now()") != 1 {
+		t.Error(text)
+	}
+	if text := s.follow(t, cookie, "/jobs/1008/act", url.Values{"action": {"reschedule"}, "at": {"2030-01-31T08:00"}}); !strings.Contains(text, "rescheduled") || count("id = 1008 AND fire_at = '2030-01-31 08:00Z'") != 1 {
+		t.Error(text)
+	}
+	for _, at := range []string{"", "soon"} {
+		if answer := s.send("/jobs/1008/act", url.Values{"action": {"reschedule"}, "at": {at}}, cookie); answer.Code != 400 || !strings.Contains(answer.Body.String(), "say when") {
+			t.Errorf("reschedule to %q: %d", at, answer.Code)
+		}
+	}
+	if text := s.follow(t, cookie, "/jobs/1009/act", url.Values{"action": {"cancel"}}); !strings.Contains(text, "Job 1009: cancelled.") || count("id = 1009") != 0 {
+		t.Error(text)
+	}
+
+	// Many: the question says how many, and no more are changed, though more match by then.
+	form := url.Values{"topic": {"even/"}, "action": {"cancel"}}
+	question := s.send("/jobs/act", form, cookie).Body.String()
+	if !strings.Contains(question, "Cancel 60 jobs?") || count("topic LIKE 'even/%'") != 60 {
+		t.Error(question)
+	}
+	exec("INSERT INTO jobs (topic, fire_at) VALUES ('even/more', now() + interval '1 year')")
+	form.Set("most", "60")
+	if text := s.follow(t, cookie, "/jobs/act", form); !strings.Contains(text, "60 cancelled") || count("topic LIKE 'even/%'") != 1 {
+		t.Error(text)
+	}
+
+	// A group of those that have failed.
+	form = url.Values{"state": {"failed"}, "reason": {"quota <b>exceeded</b>"}, "action": {"retry"}}
+	if question := s.send("/jobs/act", form, cookie).Body.String(); !strings.Contains(question, "Retry 4 jobs?") {
+		t.Error(question)
+	}
+	form.Set("most", "4")
+	if text := s.follow(t, cookie, "/jobs/act", form); !strings.Contains(text, "4 to be tried again") || strings.Contains(text, "quota") || !strings.Contains(text, "not authorized") {
+		t.Error(text)
+	}
+
+	// A schedule.
+	exec("INSERT INTO reactor.schedules (name, every, topic) VALUES ('a/b <i>', '1 hour', 'tick')")
+	name := url.Values{"name": {"a/b <i>"}}
+	for _, step := range []struct{ action, want, state string }{{"pause", "It is paused", "paused"}, {"resume", "It goes on", "active"}, {"run", "is due now", "active"}} {
+		form := url.Values{"name": name["name"], "action": {step.action}}
+		if text := s.follow(t, cookie, "/schedule/act", form); !strings.Contains(text, step.want) || !strings.Contains(text, "a/b &lt;i&gt;") || !strings.Contains(text, ">"+step.state+"<") {
+			t.Errorf("%s: %s", step.action, text)
+		}
+	}
+	if text := s.show(t, "/schedules"); !strings.Contains(text, html.EscapeString("/schedule?"+name.Encode())) {
+		t.Error(text)
+	}
+	for _, want := range []string{"who=anna from=127.0.0.1 action=cancel asked=60 done=60", "action=run schedule="} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %q:\n%s", want, log.String())
+		}
+	}
+
+	// Read-only: nobody changes anything.
+	s.cfg.ReadOnly = true
+	if answer := s.send("/jobs/1011/act", fire, cookie); answer.Code != 403 || !strings.Contains(answer.Body.String(), "read-only") {
+		t.Errorf("read-only: %d", answer.Code)
+	}
+	if text := s.show(t, "/jobs/1011"); strings.Contains(text, "<button>Fire now") {
+		t.Error(text)
+	}
+}
+
+// TestNotes: what became of an action is shown by a name that nobody can guess, and no link can put words into the page.
+func TestNotes(t *testing.T) {
+	t.Parallel()
+	var n notes
+	name := n.add("one")
+	if n.get(name) != "one" || n.get("one") != "" || n.get("") != "" {
+		t.Error("the note is not known by its name only")
+	}
+	for i := range 5 * mostNotes {
+		n.add(fmt.Sprint(i))
+	}
+	if len(n.of) > mostNotes {
+		t.Errorf("%d notes are kept", len(n.of))
+	}
+}

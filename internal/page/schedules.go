@@ -1,0 +1,162 @@
+package page
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/job-publisher/reactor/internal/words"
+	"github.com/job-publisher/reactor/pgsource"
+)
+
+// schedulesView is the list of schedules.
+type schedulesView struct {
+	Schedules []scheduleRow
+	Next      string // the address of the next page; "": there is none
+	Problem   string
+}
+
+// scheduleRow is a schedule in the list.
+type scheduleRow struct {
+	pgsource.Schedule
+	Recurs string
+	Level  level
+	Link   string
+}
+
+// scheduleView is a schedule with what comes next.
+type scheduleView struct {
+	scheduleRow
+	Settings    []setting
+	Occurrences []occurrence
+	MayAct      bool
+	ReadOnly    bool
+}
+
+// occurrence is one in the zone of the schedule; the script shows the same in that of the viewer.
+type occurrence struct {
+	At   time.Time
+	Zone string
+}
+
+var scheduleLevels = map[pgsource.ScheduleState]level{pgsource.ScheduleActive: fine, pgsource.SchedulePaused: warning, pgsource.ScheduleProblem: bad, pgsource.ScheduleEnded: unknown}
+
+func scheduleRowOf(s pgsource.Schedule) scheduleRow {
+	recurs := s.Cron + ", " + s.Zone
+	if s.Cron == "" {
+		recurs = "every " + s.Every.String()
+	}
+	return scheduleRow{s, recurs, scheduleLevels[s.State], "/schedule?" + url.Values{"name": {s.Name}}.Encode()}
+}
+
+func (p *Page) showSchedules(w http.ResponseWriter, r *http.Request, c caller) {
+	var v schedulesView
+	err := p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) error {
+		list, more, err := a.Schedules(r.Context(), pgsource.ScheduleFilter{After: r.URL.Query().Get("after"), Limit: listed})
+		for _, s := range list {
+			v.Schedules = append(v.Schedules, scheduleRowOf(s))
+		}
+		if more {
+			v.Next = "/schedules?" + url.Values{"after": {list[len(list)-1].Name}}.Encode()
+		}
+		return err
+	})
+	if err != nil {
+		v.Problem = err.Error()
+	}
+	p.write(w, r, http.StatusOK, "schedules", view{Title: "Schedules", Caller: c, Body: v})
+}
+
+// occurrencesShown is how many the page of a schedule has.
+const occurrencesShown = 10
+
+func (p *Page) showSchedule(w http.ResponseWriter, r *http.Request, c caller) {
+	name := r.URL.Query().Get("name")
+	var v scheduleView
+	err := p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) error {
+		s, err := a.Schedule(r.Context(), name)
+		if err != nil {
+			return err
+		}
+		v.scheduleRow = scheduleRowOf(s)
+		if s.State == pgsource.ScheduleProblem || s.State == pgsource.ScheduleEnded {
+			return nil
+		}
+		list, zone, err := a.NextOccurrences(r.Context(), name, occurrencesShown)
+		for _, o := range list {
+			v.Occurrences = append(v.Occurrences, occurrence{o.At, o.At.In(zone).Format("Mon 2006-01-02 15:04:05 MST")})
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, pgsource.ErrNoSchedule):
+		p.say(w, r, c, http.StatusNotFound, "There is no such schedule", "It was never there, or it was deleted.")
+		return
+	case err != nil:
+		p.sayError(w, r, c, err)
+		return
+	}
+	v.Settings, v.MayAct, v.ReadOnly = settingsOf(v.Schedule), p.mayAct(c), p.cfg.ReadOnly
+	p.write(w, r, http.StatusOK, "schedule", view{Title: "Schedule " + name, Caller: c, Body: v})
+}
+
+func settingsOf(s pgsource.Schedule) (list []setting) {
+	add := func(name, value string) {
+		if value != "" {
+			list = append(list, setting{Name: name, Value: value})
+		}
+	}
+	at := func(name string, t time.Time) {
+		if !t.IsZero() {
+			list = append(list, setting{Name: name, Time: &t})
+		}
+	}
+	add("Topic", s.Message.Topic)
+	add("Payload", payloadText(pgsource.JobDetail{Payload: []byte(s.Message.Payload), PayloadSize: int64(len(s.Message.Payload))}))
+	at("Last occurrence", s.LastAt)
+	at("Begins", s.StartAt)
+	at("Ends", s.EndAt)
+	if s.Jitter > 0 {
+		add("Jitter", s.Jitter.String())
+	}
+	add("Overlap", s.Overlap)
+	add("Catching up", fmt.Sprintf("%s, of the last %s", s.CatchUp, words.Duration(s.CatchUpWindow)))
+	if s.MaxLateness > 0 {
+		add("Missed if later than", s.MaxLateness.String())
+	}
+	if s.Overlapped > 0 {
+		add("Left out because of overlap", words.Thousands(s.Overlapped))
+	}
+	at("Made", s.CreatedAt)
+	return list
+}
+
+// actOnSchedule pauses, resumes or runs a schedule.
+func (p *Page) actOnSchedule(w http.ResponseWriter, r *http.Request, c caller) {
+	name, action := r.PostForm.Get("name"), r.PostForm.Get("action")
+	text := ""
+	err := p.cfg.Jobs.Change(r.Context(), func(a *pgsource.JobsAdmin) (err error) {
+		switch action {
+		case "pause":
+			text = "It is paused: its jobs that were not claimed are gone."
+			return a.PauseSchedule(r.Context(), name)
+		case "resume":
+			text = "It goes on."
+			return a.ResumeSchedule(r.Context(), name)
+		case "run":
+			var id int64
+			id, err = a.RunSchedule(r.Context(), name)
+			text = fmt.Sprintf("Job %d is due now.", id)
+			return err
+		}
+		return fmt.Errorf("there is no such action as %q", action)
+	})
+	p.cfg.Logger.Info("a schedule was changed on the page", "who", c.name, "from", c.from.String(), "action", action, "schedule", name, "err", err)
+	if err != nil {
+		p.sayError(w, r, c, err)
+		return
+	}
+	p.done(w, r, "/schedule?"+url.Values{"name": {name}}.Encode(), text)
+}
