@@ -11,7 +11,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Everything is served without TLS, and so without HTTP/2: 0.4 MB less.
 TAGS := nethttpomithttp2
 # Functions begin at 16 bytes, not at 32; and nothing is inlined in what runs at the start or when metrics are asked: 0.45 MB less.
-SMALL := -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l
+SMALL := -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l -gcflags=github.com/prometheus/...=-l -gcflags=text/template/...=-l -gcflags=golang.org/x/text/...=-l -gcflags=encoding/xml=-l
 # docker-compose 1.29, or the plugin of newer Dockers.
 COMPOSE ?= $(shell command -v docker-compose || echo docker compose)
 
