@@ -11,12 +11,8 @@ COPY . .
 ARG VERSION=container
 # The time that all files get. A layer contains the times of its files and folders.
 ARG SOURCE_DATE_EPOCH=0
-# The same as make build, where flags that this image's environment has play no part.
 RUN mkdir -p /root-of-image/etc/ssl/certs && \
-    GOFLAGS= CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomithttp2 \
-      -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l -gcflags=github.com/prometheus/...=-l \
-      -gcflags=text/template/...=-l -gcflags=golang.org/x/text/...=-l -gcflags=encoding/xml=-l \
-      -ldflags "-s -w -funcalign=16 -X main.version=${VERSION}" -o /root-of-image/reactor ./cmd/reactor && \
+    scripts/build.sh /root-of-image/reactor "${VERSION}" && \
     cp /etc/ssl/certs/ca-certificates.crt /root-of-image/etc/ssl/certs/ && \
     chmod -R u=rwX,go=rX /root-of-image && \
     find /root-of-image -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +

@@ -8,10 +8,6 @@ SHELL := bash
 export PATH := $(PATH):/usr/local/go/bin
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# Everything is served without TLS, and so without HTTP/2: 0.4 MB less.
-TAGS := nethttpomithttp2
-# Functions begin at 16 bytes, not at 32; and nothing is inlined in what runs at the start or when metrics are asked: 0.45 MB less.
-SMALL := -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l -gcflags=github.com/prometheus/...=-l -gcflags=text/template/...=-l -gcflags=golang.org/x/text/...=-l -gcflags=encoding/xml=-l
 # docker-compose 1.29, or the plugin of newer Dockers.
 COMPOSE ?= $(shell command -v docker-compose || echo docker compose)
 
@@ -25,7 +21,7 @@ setup: ## Install what is missing (Debian packages; says what it does)
 
 .PHONY: build
 build: ## Build bin/reactor
-	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) $(SMALL) -ldflags '-s -w -funcalign=16 -X main.version=$(VERSION)' -o bin/reactor ./cmd/reactor
+	@scripts/build.sh bin/reactor '$(VERSION)'
 
 .PHONY: lab
 lab: build ## Build bin/reactor-lab too: demo, bench and chaos

@@ -21,7 +21,7 @@ arch=$(dpkg --print-architecture)
 
 # build VERSION prints the path of a package of this version.
 build() {
-  GOFLAGS='' CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomithttp2 -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l -gcflags=github.com/prometheus/...=-l -gcflags=text/template/...=-l -gcflags=golang.org/x/text/...=-l -gcflags=encoding/xml=-l -ldflags "-s -w -funcalign=16 -X main.version=$1" -o "$work/reactor" ./cmd/reactor
+  scripts/build.sh "$work/reactor" "$1"
   scripts/deb.sh "$work/reactor" "$arch" "$1" "$work"
 }
 

@@ -20,10 +20,7 @@ for target in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; d
   program=$work/$name/reactor
   [ "$os" != windows ] || program=$program.exe
   echo "dist: $name"
-  GOOS=$os GOARCH=$arch GOFLAGS= CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomithttp2 \
-    -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l -gcflags=github.com/prometheus/...=-l \
-    -gcflags=text/template/...=-l -gcflags=golang.org/x/text/...=-l -gcflags=encoding/xml=-l \
-    -ldflags "-s -w -funcalign=16 -X main.version=$version" -o "$program" ./cmd/reactor
+  GOOS=$os GOARCH=$arch scripts/build.sh "$program" "$version"
   cp README.md CHANGELOG.md LICENSE "$work/$name/"
   chmod -R u=rwX,go=rX "$work/$name"
   tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -cf - "$name" | gzip -n9 >"dist/$name.tar.gz"

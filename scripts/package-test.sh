@@ -33,7 +33,7 @@ await() {
 }
 
 for version in v0.0.1 v0.0.2; do
-  GOFLAGS='' CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomithttp2 -gcflags=google.golang.org/protobuf/...=-l -gcflags=github.com/alecthomas/kong=-l -gcflags=github.com/prometheus/...=-l -gcflags=text/template/...=-l -gcflags=golang.org/x/text/...=-l -gcflags=encoding/xml=-l -ldflags "-s -w -funcalign=16 -X main.version=$version" -o "$work/reactor" ./cmd/reactor
+  scripts/build.sh "$work/reactor" $version
   scripts/deb.sh "$work/reactor" "$arch" $version "$work" >/dev/null
 done
 cat >"$work/Dockerfile" <<'DOCKERFILE'

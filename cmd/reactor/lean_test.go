@@ -29,27 +29,6 @@ var notInTheDaemon = []string{
 	"testing", "net/http/pprof",
 }
 
-// notInlined are the flags of the builds by which nothing is inlined in packages of which little runs while jobs are published.
-var notInlined = []string{
-	"-gcflags=google.golang.org/protobuf/...=-l", "-gcflags=github.com/alecthomas/kong=-l", "-gcflags=github.com/prometheus/...=-l",
-	"-gcflags=text/template/...=-l", "-gcflags=golang.org/x/text/...=-l", "-gcflags=encoding/xml=-l",
-}
-
-// TestBuildsAreTheSame: every script builds the program with these flags.
-func TestBuildsAreTheSame(t *testing.T) {
-	for _, file := range []string{"Makefile", "Dockerfile", "scripts/dist.sh", "scripts/deb-test.sh", "scripts/package-test.sh"} {
-		text, err := os.ReadFile("../../" + file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, flag := range append([]string{"-s -w -funcalign=16 "}, notInlined...) {
-			if !bytes.Contains(text, []byte(flag)) {
-				t.Errorf("%s builds without %s", file, flag)
-			}
-		}
-	}
-}
-
 // goTool runs go in a folder and returns the lines that it prints.
 func goTool(t *testing.T, dir string, env []string, args ...string) []string {
 	t.Helper()
@@ -75,7 +54,9 @@ func TestDaemonIsLean(t *testing.T) {
 		}
 	}
 	program := filepath.Join(t.TempDir(), "reactor")
-	goTool(t, ".", []string{"CGO_ENABLED=0"}, slices.Concat([]string{"build", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w -funcalign=16", "-o", program}, notInlined, []string{"."})...)
+	if out, err := osexec.Command("../../scripts/build.sh", program, "lean").CombinedOutput(); err != nil {
+		t.Fatalf("scripts/build.sh: %v\n%s", err, out)
+	}
 	info, err := os.Stat(program)
 	if err != nil {
 		t.Fatal(err)
