@@ -34,6 +34,7 @@ type overviewView struct {
 // number is a figure with what it is of.
 type number struct {
 	Label, Value, Unit, Note string
+	Link                     string // the jobs that it counts; "": there is no list of them
 	Level                    level
 }
 
@@ -197,11 +198,15 @@ func numbersOf(known reading) []number {
 		return number{Label: label, Value: ms(d), Unit: "ms", Note: "last minute, " + words.Jobs(of.jobs)}
 	}
 	rate := number{Label: "Published", Value: "–", Unit: "/s", Note: "last ten seconds"}
+	perSecond := known.rate
+	if h := historyOf(known.status); perSecond < 0 && len(h.Slices) > 0 { // we have only begun to look
+		perSecond = h.PerSecond(h.Slices[len(h.Slices)-1])
+	}
 	switch {
-	case known.rate >= 10:
-		rate.Value = words.Thousands(int64(known.rate + 0.5))
-	case known.rate >= 0:
-		rate.Value = fmt.Sprintf("%.1f", known.rate)
+	case perSecond >= 10:
+		rate.Value = words.Thousands(int64(perSecond + 0.5))
+	case perSecond >= 0:
+		rate.Value = fmt.Sprintf("%.1f", perSecond)
 	}
 	b := known.status.Backlog
 	due := number{Label: "Due now", Value: few(b.Due), Note: "not published yet"}
@@ -213,11 +218,11 @@ func numbersOf(known reading) []number {
 	}
 	list := []number{
 		rate, late("Late, p50", of.p50), late("Late, p99", of.p99), late("Late, most", of.most), due,
-		{Label: "Next minute", Value: few(b.Soon), Note: "fall due by then"},
+		{Label: "Next minute", Value: few(b.Soon), Note: "fall due by then", Link: "/jobs?state=waiting"},
 		{Label: "On their way", Value: words.Thousands(b.Firing), Note: "to the broker"},
-		{Label: "Tried again", Value: few(b.Retrying), Note: "refused by the broker"},
-		{Label: "Blocked", Value: few(b.Blocked), Note: "by their rows"},
-		{Label: "Not published", Value: few(b.Failed), Note: "failed, expired or missed"},
+		{Label: "Tried again", Value: few(b.Retrying), Note: "refused by the broker", Link: "/jobs?state=retrying"},
+		{Label: "Blocked", Value: few(b.Blocked), Note: "by their rows", Link: "/jobs?state=blocked"},
+		{Label: "Not published", Value: few(b.Failed), Note: "failed, expired or missed", Link: "/failed"},
 	}
 	if b.Blocked > 0 {
 		list[len(list)-2].Level = warning

@@ -144,9 +144,13 @@ func TestVerdict(t *testing.T) {
 		headline string
 		first    string
 	}{
-		"well":            {nil, nil, fine, "Everything is on time", ""},
-		"not asked":       {nil, func(r *reading) { *r = reading{} }, unknown, "Asking the database", ""},
-		"no broker":       {func(s *reactor.Stats) { s.LanesUp = 0 }, nil, bad, "This instance does not publish", "reactor check-broker"},
+		"well":      {nil, nil, fine, "Everything is on time", ""},
+		"not asked": {nil, func(r *reading) { *r = reading{} }, unknown, "Asking the database", ""},
+		"no broker": {func(s *reactor.Stats) { s.LanesUp = 0 }, nil, bad, "This instance does not publish", "reactor check-broker"},
+		"nobody": {func(s *reactor.Stats) { s.LanesUp = 0 }, func(r *reading) {
+			r.status.Instances = append(r.status.Instances, pgsource.InstanceStatus{Name: "two", Dynamic: true, Snapshot: &driver.Snapshot{Problems: []string{"no connection to the broker is up"}}})
+			r.status.Instances[0].Snapshot.Ready = false
+		}, bad, "No instance publishes", "reactor check-broker"},
 		"no feed":         {func(s *reactor.Stats) { s.FeedUp = false }, nil, warning, "something needs attention", "--loop-frequency"},
 		"no database":     {nil, func(r *reading) { r.err = errors.New("no answer") }, bad, "does not answer this page", "reactor doctor"},
 		"silent instance": {nil, func(r *reading) { r.status.Instances[0] = pgsource.InstanceStatus{Name: "two", Silent: true} }, bad, "may be late", "start it again"},
@@ -172,5 +176,19 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("%+v", v)
 			}
 		})
+	}
+}
+
+// TestVerdictSaysThingsOnce: what several instances say is one issue, with the remedy of the part.
+func TestVerdictSaysThingsOnce(t *testing.T) {
+	t.Parallel()
+	stats := healthy
+	stats.LanesUp = 0
+	say := func(name string) pgsource.InstanceStatus {
+		return pgsource.InstanceStatus{Name: name, Dynamic: true, Snapshot: &driver.Snapshot{Problems: []string{"no connection to the broker is up"}}}
+	}
+	v := judge("one", stats.Health(), reading{at: time.Now(), tried: true, status: pgsource.Status{Instances: []pgsource.InstanceStatus{say("one"), say("two"), say("three")}}})
+	if len(v.Issues) != 1 || strings.Join(v.Issues[0].Who, " ") != "one two three" || v.Issues[0].Remedy != remedies["broker"] {
+		t.Errorf("%+v", v)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/words"
+	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
 
@@ -31,8 +32,9 @@ type verdict struct {
 
 // issue is something that is wrong, and what to do about it.
 type issue struct {
-	Level             level
-	Who, Text, Remedy string
+	Level        level
+	Who          []string // the instances that say so
+	Text, Remedy string
 }
 
 // remedies say what to do if something is wrong with a part of the instance that serves the page.
@@ -54,8 +56,22 @@ const lateAfter = time.Second
 
 // judge says what is wrong: by the word of this instance about itself, of the others about themselves, and of the tables.
 func judge(name string, health reactor.Health, known reading) (v verdict) {
+	// What several instances say is said once: with all their names, the worst of their levels, and the first remedy, which is
+	// that of the part if this instance says it too.
 	add := func(l level, who, text, remedy string) {
-		v.Issues = append(v.Issues, issue{l, who, cli.Visible(cli.InFlagTerms(text)), remedy})
+		text = cli.Visible(cli.InFlagTerms(text))
+		at := slices.IndexFunc(v.Issues, func(i issue) bool { return i.Text == text })
+		if at < 0 {
+			v.Issues = append(v.Issues, issue{Level: l, Text: text, Remedy: remedy})
+			at = len(v.Issues) - 1
+		}
+		i := &v.Issues[at]
+		if rank[l] > rank[i.Level] {
+			i.Level = l
+		}
+		if who != "" && !slices.Contains(i.Who, who) {
+			i.Who = append(i.Who, who)
+		}
 	}
 	if known.err != nil {
 		text := "the page cannot read the database: " + known.err.Error()
@@ -70,9 +86,7 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 			l = bad
 		}
 		for _, text := range part.Problems {
-			if !slices.ContainsFunc(v.Issues, func(i issue) bool { return i.Who == name && i.Text == cli.InFlagTerms(text) }) {
-				add(l, name, text, remedies[part.Name])
-			}
+			add(l, name, text, remedies[part.Name])
 		}
 	}
 	for _, p := range words.Problems(known.status) {
@@ -105,6 +119,8 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 		v.Level, v.Headline, v.Short = warning, "Jobs are published, and something needs attention", "attention"
 	case late:
 		v.Level, v.Headline, v.Short = bad, "Jobs are late", "late"
+	case nobodyPublishes(health, known.status):
+		v.Level, v.Headline, v.Short = bad, "No instance publishes", "nothing is published"
 	case !health.Ready:
 		v.Level, v.Headline, v.Short = bad, "This instance does not publish", "not ready"
 	case known.err != nil:
@@ -113,6 +129,13 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 		v.Level, v.Headline, v.Short = bad, "Jobs may be late", "may be late"
 	}
 	return v
+}
+
+// nobodyPublishes reports whether this instance does not publish, and the others say the same of themselves.
+func nobodyPublishes(health reactor.Health, s pgsource.Status) bool {
+	return !health.Ready && len(s.Instances) > 1 && !slices.ContainsFunc(s.Instances, func(i pgsource.InstanceStatus) bool {
+		return !i.Silent && (i.Snapshot == nil || i.Snapshot.Ready)
+	})
 }
 
 var rank = map[level]int{warning: 1, bad: 2}
