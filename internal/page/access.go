@@ -1,11 +1,13 @@
 package page
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -121,13 +123,21 @@ func listensOnLoopback(at net.Addr) (local bool, port string) {
 	return bound.Addr().Unmap().IsLoopback(), port
 }
 
+// lookTimeout is how long a page may take that the database is asked for. The server's limits are for short answers.
+const lookTimeout = 30 * time.Second
+
 // look lets those in who may look, and sends the others to the login.
 func (p *Page) look(show func(http.ResponseWriter, *http.Request, caller)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := p.identify(r)
 		switch {
 		case c.mayLook():
-			show(w, r, c)
+			until := time.Now().Add(lookTimeout)
+			control := http.NewResponseController(w)
+			_, _ = control.SetReadDeadline(until), control.SetWriteDeadline(until) // an error shows when the answer is written
+			ctx, cancel := context.WithDeadline(r.Context(), until.Add(-5*time.Second))
+			defer cancel()
+			show(w, r.WithContext(ctx), c)
 		case p.password != nil:
 			http.Redirect(w, r, "/login?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
 		default:

@@ -97,6 +97,7 @@ func (p *Page) routes() http.Handler {
 	mux.HandleFunc("GET /assets/{name}", serveAsset)
 	mux.HandleFunc("GET /login", p.showLogin)
 	mux.HandleFunc("POST /login", p.login)
+	mux.HandleFunc("GET /session", p.hasSession)
 	mux.HandleFunc("POST /logout", p.logout)
 	mux.HandleFunc("POST /theme", p.setTheme)
 	mux.HandleFunc("GET /", p.look(func(w http.ResponseWriter, r *http.Request, c caller) {

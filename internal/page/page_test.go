@@ -187,6 +187,11 @@ func TestLogin(t *testing.T) {
 	}
 
 	cookie := enter()
+	for cookie, code := range map[string]int{cookie: 204, "": 403} {
+		if got := ask(p, http.MethodGet, "/session", "10.0.0.1", "reactor.example", nil, "Cookie", cookie).Code; got != code {
+			t.Errorf("a session with the cookie %q: %d, want %d", cookie, got, code)
+		}
+	}
 	ask(p, http.MethodPost, "/logout", "10.0.0.1", "reactor.example", url.Values{}, "Cookie", cookie)
 	if looks(cookie) {
 		t.Error("a session goes on after a logout")
@@ -331,6 +336,10 @@ func TestOtherSites(t *testing.T) {
 		if strings.Contains(templateText(), part) {
 			t.Errorf("a template has %q, which the policy forbids, or which leads elsewhere", part)
 		}
+	}
+	// To ask for the head of the stream starts none.
+	if answer := ask(p, http.MethodHead, "/events", "127.0.0.1", "localhost:9883", nil); answer.Code != 200 || answer.Header().Get("Content-Type") != "text/event-stream" {
+		t.Errorf("the head of the stream: %d, %v", answer.Code, answer.Header())
 	}
 	// An asset that did not change is not sent again.
 	tag := ask(p, http.MethodGet, "/assets/page.js", "10.9.9.9", "any", nil).Header().Get("ETag")

@@ -17,6 +17,10 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "log in", http.StatusForbidden)
 		return
 	}
+	if r.Method == http.MethodHead { // it would wait for a body that never comes
+		w.Header().Set("Content-Type", "text/event-stream")
+		return
+	}
 	leave, ok := p.hub.enter(true)
 	if !ok {
 		w.Header().Set("Retry-After", "15")

@@ -115,6 +115,9 @@ function tell() {
 }
 
 localize(document);
+// Who has come here by a link on another site has a cookie that was not sent with it.
+const login = document.querySelector("form.login");
+if (login) fetch("/session").then((answer) => { if (answer.ok) location.replace(login.elements.next.value); });
 if (body.dataset.live) {
   listen();
   setInterval(tell, 1000);
