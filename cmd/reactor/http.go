@@ -46,7 +46,9 @@ func serveWhile(ctx context.Context, at *endpoint, r *reactor.Reactor, view *pag
 		defer func() {
 			shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			_ = server.Shutdown(shutdown) // the exit ends requests that are still being served then
+			if server.Shutdown(shutdown) != nil {
+				_ = server.Close() // ends the requests that are still being served, so that none holds up the exit
+			}
 		}()
 		return r.Run(ctx)
 	})
