@@ -198,7 +198,7 @@ func (s *Source) configure(cfg *pgx.ConnConfig) {
 	cfg.DialFunc = hardened
 	// Of several hosts in the URL, or several addresses of a host, take one that accepts writes. No
 	// other is usable, whatever target_session_attrs says.
-	cfg.ValidateConnect = s.isCurrent
+	cfg.ValidateConnect = s.accepts
 }
 
 // hardened opens a connection that notices when the other side is unreachable, and closes without waiting for it.

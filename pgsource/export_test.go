@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -129,4 +130,18 @@ func (s *Source) FailOver(t *testing.T, lane int32) {
 	if _, _, era, err := s.timelines.see(next); err != nil || s.timelines.journalRead(lane, era) != nil {
 		t.Fatal(err)
 	}
+}
+
+// LookAt has the source look where a connection leads, as before it is used.
+func (s *Source) LookAt(t *testing.T, url string) error {
+	t.Helper()
+	conn, err := pgconn.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := s.timelines.look(t.Context(), conn); err != nil {
+		return err
+	}
+	return s.arrive(conn)
 }

@@ -38,23 +38,48 @@ const headStart = 250 * time.Millisecond
 type hosts struct {
 	last  atomic.Pointer[string] // the name of the host that was used last; nil: none
 	files *liveFiles             // what the files of the connection string say; nil: nothing is kept of that
+	// chosen is told of each connection that is going to be used, and may refuse it; nil: nobody. Until then a connection has no
+	// consequences: it may be that of a host which loses the race.
+	chosen func(*pgconn.PgConn) error
+}
+
+// opener opens connections of some kind.
+type opener[C any] struct {
+	open    func(context.Context, *pgx.ConnConfig) (C, error)
+	chosen  func(C) error
+	abandon func(C)
 }
 
 // connect opens a connection with the settings of cfg, a configuration of parseURL, and with what its
 // files say now.
 func (h *hosts) connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
-	return connectAny(ctx, h, cfg, pgx.ConnectConfig, func(conn *pgx.Conn) { conn.PgConn().Conn().Close() })
+	return connectAny(ctx, h, cfg, opener[*pgx.Conn]{
+		open:    pgx.ConnectConfig,
+		chosen:  func(conn *pgx.Conn) error { return h.choose(conn.PgConn()) },
+		abandon: func(conn *pgx.Conn) { conn.PgConn().Conn().Close() },
+	})
 }
 
 // connectProtocol is connect for a connection on which pgx does no more than the protocol.
 func (h *hosts) connectProtocol(ctx context.Context, cfg *pgx.ConnConfig) (*pgconn.PgConn, error) {
-	open := func(ctx context.Context, cfg *pgx.ConnConfig) (*pgconn.PgConn, error) {
-		return pgconn.ConnectConfig(ctx, &cfg.Config)
-	}
-	return connectAny(ctx, h, cfg, open, func(conn *pgconn.PgConn) { conn.Conn().Close() })
+	return connectAny(ctx, h, cfg, opener[*pgconn.PgConn]{
+		open: func(ctx context.Context, cfg *pgx.ConnConfig) (*pgconn.PgConn, error) {
+			return pgconn.ConnectConfig(ctx, &cfg.Config)
+		},
+		chosen:  h.choose,
+		abandon: func(conn *pgconn.PgConn) { conn.Conn().Close() },
+	})
 }
 
-func connectAny[C any](ctx context.Context, h *hosts, cfg *pgx.ConnConfig, open func(context.Context, *pgx.ConnConfig) (C, error), abandon func(C)) (C, error) {
+func (h *hosts) choose(conn *pgconn.PgConn) error {
+	if h.chosen == nil {
+		return nil
+	}
+	return h.chosen(conn)
+}
+
+func connectAny[C any](ctx context.Context, h *hosts, cfg *pgx.ConnConfig, by opener[C]) (C, error) {
+	var none C
 	list := splitHosts(h.current(cfg))
 	if last := h.last.Load(); last != nil {
 		if at := slices.IndexFunc(list, func(one host) bool { return one.name == *last }); at > 0 {
@@ -64,23 +89,27 @@ func connectAny[C any](ctx context.Context, h *hosts, cfg *pgx.ConnConfig, open 
 	}
 	attempts := make([]func(context.Context) (C, error), len(list))
 	for i, one := range list {
-		attempts[i] = func(ctx context.Context) (C, error) { return connectHost(ctx, one, open, abandon) }
+		attempts[i] = func(ctx context.Context) (C, error) { return connectHost(ctx, one, by) }
 	}
-	conn, used, errs := race(ctx, attempts, abandon)
+	conn, used, errs := race(ctx, attempts, by.abandon)
 	if used < 0 {
 		if len(errs) == 1 {
-			return conn, errs[0]
+			return none, errs[0]
 		}
-		return conn, &hostsError{list, errs}
+		return none, &hostsError{list, errs}
+	}
+	if err := by.chosen(conn); err != nil {
+		by.abandon(conn)
+		return none, err
 	}
 	h.last.Store(&list[used].name)
 	return conn, nil
 }
 
 // connectHost opens a connection to one of the addresses of a host.
-func connectHost[C any](ctx context.Context, h host, open func(context.Context, *pgx.ConnConfig) (C, error), abandon func(C)) (C, error) {
+func connectHost[C any](ctx context.Context, h host, by opener[C]) (C, error) {
 	if h.socket() {
-		return open(ctx, h.cfg)
+		return by.open(ctx, h.cfg)
 	}
 	var none C
 	lookup, cancel := context.WithTimeout(ctx, h.cfg.ConnectTimeout)
@@ -90,15 +119,15 @@ func connectHost[C any](ctx context.Context, h host, open func(context.Context, 
 		err = errors.New("the name has no address")
 	}
 	if err != nil {
-		return open(ctx, h.at(func(context.Context, string) ([]string, error) { return nil, err })) // its error says where
+		return by.open(ctx, h.at(func(context.Context, string) ([]string, error) { return nil, err })) // its error says where
 	}
 	attempts := make([]func(context.Context) (C, error), len(addresses))
 	for i, address := range addresses {
 		attempts[i] = func(ctx context.Context) (C, error) {
-			return open(ctx, h.at(func(context.Context, string) ([]string, error) { return []string{address}, nil }))
+			return by.open(ctx, h.at(func(context.Context, string) ([]string, error) { return []string{address}, nil }))
 		}
 	}
-	conn, used, errs := race(ctx, attempts, abandon)
+	conn, used, errs := race(ctx, attempts, by.abandon)
 	if used < 0 {
 		return none, mostTelling(errs)
 	}

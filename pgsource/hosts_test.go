@@ -199,13 +199,16 @@ func TestLastHostFirst(t *testing.T) {
 	connects := func(want ...string) {
 		t.Helper()
 		tried = nil
-		_, err := connectAny(t.Context(), &h, cfg, func(_ context.Context, cfg *pgx.ConnConfig) (string, error) {
-			tried = append(tried, cfg.Host)
-			if cfg.Host != good {
-				return "", errReadOnly
-			}
-			return cfg.Host, nil
-		}, func(string) {})
+		_, err := connectAny(t.Context(), &h, cfg, opener[string]{
+			open: func(_ context.Context, cfg *pgx.ConnConfig) (string, error) {
+				tried = append(tried, cfg.Host)
+				if cfg.Host != good {
+					return "", errReadOnly
+				}
+				return cfg.Host, nil
+			},
+			chosen: func(string) error { return nil },
+		})
 		if !slices.Equal(tried, want) || (err == nil) != (good != "none") {
 			t.Errorf("tried %q (%v), not %q", tried, err, want)
 		}
@@ -218,4 +221,43 @@ func TestLastHostFirst(t *testing.T) {
 	connects("two")
 	good = "none"
 	connects("two", "one", "three")
+}
+
+// TestOnlyTheChosenCounts: of two hosts that accept us, one is used; the other, which comes late, has no consequences. One that
+// is refused at the last moment is not used, and not tried first.
+func TestOnlyTheChosenCounts(t *testing.T) {
+	cfg, err := parseURL("postgres://u@slow,quick/app?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ConnectTimeout = dialTimeout
+	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+	synctest.Test(t, func(t *testing.T) {
+		for _, refuses := range []error{nil, errFailedOver} {
+			var h hosts
+			var chosen, abandoned []string
+			conn, err := connectAny(t.Context(), &h, cfg, opener[string]{
+				open: func(_ context.Context, cfg *pgx.ConnConfig) (string, error) {
+					if cfg.Host == "slow" {
+						time.Sleep(2 * headStart) // it does not notice that it has lost
+					}
+					return cfg.Host, nil
+				},
+				chosen: func(conn string) error {
+					chosen = append(chosen, conn)
+					return refuses
+				},
+				abandon: func(conn string) { abandoned = append(abandoned, conn) },
+			})
+			if !slices.Equal(chosen, []string{"quick"}) || !errors.Is(err, refuses) {
+				t.Errorf("%q were chosen, and %v", chosen, err)
+			}
+			if refuses == nil && (conn != "quick" || !slices.Equal(abandoned, []string{"slow"})) {
+				t.Errorf("%q is used, %q are closed", conn, abandoned)
+			}
+			if refuses != nil && (!slices.Equal(abandoned, []string{"slow", "quick"}) || h.last.Load() != nil) {
+				t.Errorf("%q are closed, and %v is tried first", abandoned, h.last.Load())
+			}
+		}
+	})
 }

@@ -72,12 +72,12 @@ func OpenJobs(databaseURL string, cfg OpenJobsConfig) (*Jobs, error) {
 	}
 	j := &Jobs{url: databaseURL, cfg: cfg}
 	limit := fmt.Sprintf("; SET LOCAL statement_timeout = '%dms'", cfg.StatementTimeout.Milliseconds())
-	looking := opening{names: cfg.Names, accepts: j.isPrimary, lasting: cfg.Application}
+	looking := opening{names: cfg.Names, accepts: j.isPrimary, chosen: j.arrive, lasting: cfg.Application}
 	if cfg.Standby {
-		looking.accepts = nil
+		looking.accepts, looking.chosen = nil, nil
 	}
 	j.look = newSeat(j, looking, limit+"; SET LOCAL transaction_read_only = on")
-	j.change = newSeat(j, opening{names: cfg.Names, accepts: j.takesWrites, lasting: cfg.Application}, limit)
+	j.change = newSeat(j, opening{names: cfg.Names, accepts: j.takesWrites, chosen: j.arrive, lasting: cfg.Application}, limit)
 	return j, nil
 }
 
@@ -109,29 +109,25 @@ func (j *Jobs) Close() {
 
 // isPrimary accepts a server that is no standby, and no former primary.
 func (j *Jobs) isPrimary(ctx context.Context, conn *pgconn.PgConn) error {
-	if err := pgconn.ValidateConnectTargetSessionAttrsPrimary(ctx, conn); err != nil {
-		if conn.IsClosed() {
-			return err
-		}
+	is, err := j.timelines.look(ctx, conn)
+	if is.recovering {
 		return errReadOnly
 	}
-	return j.isCurrent(ctx, conn)
+	return err
 }
 
 // takesWrites accepts a server that takes writes, and is no former primary.
 func (j *Jobs) takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
-	if err := takesWrites(ctx, conn); err != nil {
-		return err
+	is, err := j.timelines.look(ctx, conn)
+	if is.readOnly {
+		return errReadOnly
 	}
-	return j.isCurrent(ctx, conn)
+	return err
 }
 
-// isCurrent refuses a server that was replaced by one that was seen (timeline.go).
-func (j *Jobs) isCurrent(ctx context.Context, conn *pgconn.PgConn) error {
-	at, _, err := placeOf(ctx, conn, false)
-	if err == nil {
-		_, _, _, err = j.timelines.see(at)
-	}
+// arrive notes where a connection leads that is going to be used. Servers that it has replaced are refused from now on.
+func (j *Jobs) arrive(conn *pgconn.PgConn) error {
+	_, _, _, err := j.timelines.arrive(conn)
 	return err
 }
 
@@ -216,7 +212,8 @@ func (s *seat) good(ctx context.Context) bool {
 	if s.opening.accepts == nil {
 		return s.admin.conn.Ping(ctx) == nil
 	}
-	return s.opening.accepts(ctx, s.admin.conn.PgConn()) == nil
+	conn := s.admin.conn.PgConn()
+	return s.opening.accepts(ctx, conn) == nil && s.opening.chosen(conn) == nil
 }
 
 // unused closes a connection that nobody has used for long.

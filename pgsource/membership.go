@@ -134,9 +134,6 @@ func (m *member) Beat(ctx context.Context) (driver.Holding, error) {
 	if err != nil {
 		return driver.Holding{}, err
 	}
-	if err := m.ended(); err != nil { // it was this statement that has led to another database
-		return driver.Holding{}, err
-	}
 	if c := plan(v, m.id, m.wantLanes); !c.empty() {
 		if v, err = m.rebalance(ctx, v); err != nil {
 			return driver.Holding{}, err
@@ -178,6 +175,9 @@ func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 		// Version 7 was undone, or a failover has lost it: the next beat tells less.
 		m.silent = m.silent || sqlState(err) == pgerrcode.UndefinedColumn
 		return v, m.failed("heartbeat", err)
+	}
+	if err := m.ended(); err != nil { // it was this statement that has led to another database
+		return v, err
 	}
 	if !known { // our row is gone
 		return v, driver.ErrDeposed

@@ -417,6 +417,8 @@ type opening struct {
 	names Names
 	// accepts decides which server is used; nil: whichever host target_session_attrs asks for.
 	accepts pgconn.ValidateConnectFunc
+	// chosen is told of the connection that is used; nil: nobody.
+	chosen func(*pgconn.PgConn) error
 	// lasting is the application_name of a connection that is kept for long; "": it is for one task.
 	lasting string
 }
@@ -437,7 +439,7 @@ func (o opening) connect(ctx context.Context, databaseURL string) (*pgx.Conn, er
 	connect := pgx.ConnectConfig
 	if o.accepts != nil {
 		cfg.ValidateConnect = o.accepts
-		connect = new(hosts).connect
+		connect = (&hosts{chosen: o.chosen}).connect
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // a pooler loses named statements
 	cfg.RuntimeParams["client_encoding"] = "UTF8"

@@ -47,8 +47,9 @@ func TestClaimOnAnOldConnection(t *testing.T) {
 	}
 }
 
-// TestFailoverBehindPooler: a pooler keeps our connections, and goes over to a standby that was promoted. The first statement
-// notices; nothing is claimed before the lane has read its journal there.
+// TestFailoverBehindPooler: a pooler keeps our connections, and goes over to a standby, back, and over to it again when it was
+// promoted. Nothing is read from the standby, and the primary is not taken for one that was left. After the promotion the first
+// statement notices; nothing is claimed before the lane has read its journal there.
 func TestFailoverBehindPooler(t *testing.T) {
 	t.Parallel()
 	primary := testkit.OwnPostgres(t, ownServer)
@@ -61,6 +62,21 @@ func TestFailoverBehindPooler(t *testing.T) {
 	b.start(front.Through(pooler.URL()))
 	b.published(b.claim(b.insert(1, "-1 second")))
 	ids := b.insert(2, "-1 second")
+	behind.Retarget(fmt.Sprint("127.0.0.1:", standby.Port()))
+	behind.Reset()
+	if at, err := b.Settled(b.ctx); err == nil {
+		t.Errorf("what the standby knows counts: %v", at)
+	}
+	// The pooler may go over between two questions.
+	if err := b.LookAt(t, standby.URL()); err != nil {
+		t.Fatal(err)
+	}
+	behind.Retarget(fmt.Sprint("127.0.0.1:", primary.Port()))
+	behind.Reset()
+	b.eventuallyBeats()
+	if err := b.LookAt(t, primary.URL()); err != nil {
+		t.Errorf("the primary is refused: %v", err)
+	}
 	if err := standby.CatchUp(b.ctx, primary); err != nil {
 		t.Fatal(err)
 	}
@@ -128,15 +144,34 @@ func TestTwoServersOnOneTimeline(t *testing.T) {
 	}
 }
 
-// TestDatabaseIsReplaced: another database gets the name in the URL, as one that was restored beside it. The membership ends, and the
-// next one checks the database as a start does.
+// TestDatabaseIsReplaced: another database gets the name in the URL, as one that was restored beside it, directly or behind a pooler.
+// The membership ends, and no lane of it takes up what the other database lists as its own. The next membership checks the database as
+// a start does.
 func TestDatabaseIsReplaced(t *testing.T) {
 	t.Parallel()
-	b, was := used(t)
+	t.Run("directly", func(t *testing.T) {
+		t.Parallel()
+		databaseIsReplaced(t, func(url string) string { return url })
+	})
+	t.Run("behind a pooler", func(t *testing.T) {
+		t.Parallel()
+		pooler := testkit.OwnPgBouncer(t, stack.PgBouncerConfig{Target: testkit.Postgres(t)})
+		databaseIsReplaced(t, func(url string) string { return pooler.DatabaseURL(databaseName(url)) })
+	})
+}
+
+func databaseName(url string) string {
+	return url[strings.LastIndex(url, "/")+1 : strings.Index(url, "?")]
+}
+
+func databaseIsReplaced(t *testing.T, through func(url string) string) {
+	b := examine(t, testkit.NewDatabase(t))
+	b.start(through(b.url))
+	was := b.name()
 	other := examine(t, testkit.NewDatabase(t))
-	name := func(url string) string { return url[strings.LastIndex(url, "/")+1 : strings.Index(url, "?")] }
 	// A dump would contain the same.
-	other.exec("UPDATE reactor.deployment SET (name, system_identifier, database) = ($1, (SELECT system_identifier FROM pg_control_system()), (SELECT oid FROM pg_database WHERE datname = $2))", was, name(b.url))
+	other.exec("UPDATE reactor.deployment SET (name, system_identifier, database) = ($1, (SELECT system_identifier FROM pg_control_system()), (SELECT oid FROM pg_database WHERE datname = $2))", was, databaseName(b.url))
+	other.exec("INSERT INTO reactor.lanes (lane, owner, epoch) VALUES ($1, $2, $3)", b.lease.Lane, b.lease.Owner, b.lease.Epoch)
 	admin := connect(t, b.ctx, testkit.Postgres(t).URL())
 	for _, sql := range []string{
 		"ALTER DATABASE %[1]s ALLOW_CONNECTIONS false", "ALTER DATABASE %[2]s ALLOW_CONNECTIONS false",
@@ -144,7 +179,7 @@ func TestDatabaseIsReplaced(t *testing.T) {
 		"ALTER DATABASE %[1]s RENAME TO %[1]s_was", "ALTER DATABASE %[2]s RENAME TO %[1]s", "ALTER DATABASE %[1]s_was RENAME TO %[2]s",
 		"ALTER DATABASE %[1]s ALLOW_CONNECTIONS true", "ALTER DATABASE %[2]s ALLOW_CONNECTIONS true",
 	} {
-		if _, err := admin.Exec(b.ctx, fmt.Sprintf(sql, name(b.url), name(other.url))); err != nil {
+		if _, err := admin.Exec(b.ctx, fmt.Sprintf(sql, databaseName(b.url), databaseName(other.url))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -163,8 +198,20 @@ func TestDatabaseIsReplaced(t *testing.T) {
 		}
 	}
 	b.notClaimed(ids)
+	for b.ctx.Err() == nil {
+		_, err := b.Unsettled(b.ctx, b.lease, 1)
+		if errors.Is(err, driver.ErrLeaseLost) {
+			break
+		}
+		if err == nil {
+			t.Fatal("the journal of another database counts as ours")
+		}
+	}
+	if batches, err := b.Recover(b.ctx, b.lease); !errors.Is(err, driver.ErrLeaseLost) {
+		t.Errorf("recovered %+v from another database: %v", batches, err)
+	}
 	b.member, b.lease = b.join(b.Source)
-	if now := b.name(); now == was || b.lease.ClientID != "reactor-"+now+"-1" {
+	if now := b.name(); now == was || b.lease.ClientID != fmt.Sprint("reactor-", now, "-", b.lease.Lane) {
 		t.Errorf("it is called %s, was %s, and the client id is %s", now, was, b.lease.ClientID)
 	}
 	b.readsJournal()

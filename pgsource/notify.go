@@ -70,7 +70,7 @@ func (s *Source) connectListener(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	s.configure(cfg)
-	cfg.ValidateConnect = s.isCurrentForFeed
+	cfg.ValidateConnect = s.acceptsForFeed
 	return connectWithoutLimits(ctx, cfg, s.feedHosts.connect, func(conn *pgx.Conn) error {
 		var pid int
 		if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {

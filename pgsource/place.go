@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -21,54 +23,118 @@ type place struct {
 	timeline uint32
 	// database is its oid. A database that was dropped and restored has another one.
 	database uint32
+	// folder is that of the database's files, which PostgreSQL names after the oid. It is for poolerserver.go: to look
+	// the oid up with every statement costs several times as much.
+	folder uint32
 	// started is when the server was started, in microseconds since 1970. No two servers have the same,
 	// and no server has the same after a restart.
 	started int64
 }
 
-// startedSQL is place.started. The search path may be the role's, so all is qualified.
-const startedSQL = "(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
+// standing is what a server does at the moment. One that is recovering is read-only, too.
+type standing struct{ recovering, readOnly bool }
 
-// placeSQL reads a place, systemSQL included, in one round trip. Each statement is refused by some managed
-// services, and the first error ends the text.
+// silence is what a server has refused to tell, as some managed services do. To ask it again would log an error there for
+// each connection.
+type silence struct {
+	started          int64 // place.started of the server
+	system, timeline bool
+}
+
+// startedSQL, databaseSQL and folderSQL are place.started, place.database and place.folder. The search path may be the role's, so all is qualified.
+const (
+	startedSQL  = "(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
+	databaseSQL = "(SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
+	folderSQL   = "pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'::pg_catalog.regclass), '/', -2)"
+)
+
+// standingSQL is told by every server; systemSQL and timelineSQL are not.
 //
 // The timeline is read from the name of the file that the server writes its log to. pg_control_checkpoint
 // shows it only from the first checkpoint on that follows the promotion.
 const (
-	placeSQL = "SELECT " + startedSQL + ", oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database();" +
-		"SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
-	systemSQL = ";SELECT system_identifier FROM pg_catalog.pg_control_system()"
+	standingSQL = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool, " + startedSQL + ", " + databaseSQL + ", " + folderSQL
+	systemSQL   = "SELECT system_identifier FROM pg_catalog.pg_control_system()"
+	timelineSQL = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '' ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END"
 )
 
-// placeOf returns where a connection to a primary leads. With askSystem false the cluster's identifier is not
-// asked for; mayAsk tells whether it may be.
-func placeOf(ctx context.Context, conn *pgconn.PgConn, askSystem bool) (at place, mayAsk bool, err error) {
-	text := placeSQL
-	if askSystem {
-		text += systemSQL
-	}
-	results, err := conn.Exec(ctx, text).ReadAll()
-	refused := (*pgconn.PgError)(nil)
-	if err != nil && !(errors.As(err, &refused) && refused.SeverityUnlocalized == "ERROR") {
-		return place{}, askSystem, err
-	}
-	// value is what a statement has returned, "" if it was refused.
-	value := func(statement, column int) string {
-		if statement >= len(results) || results[statement].Err != nil || len(results[statement].Rows) != 1 {
-			return ""
+// mostAsked bounds how often a connection is asked where it leads: once, and again for each part that is refused, or
+// that another server was known to refuse.
+const mostAsked = 6
+
+// placeOf returns where a connection leads, and what the server there does. quiet is what a server is known not to
+// tell; placeOf returns what this one does not tell.
+//
+// All is asked for in one text, which is one transaction: behind a pooler the next text may reach another server. The first error
+// ends the text, so it is sent again without what was refused.
+func placeOf(ctx context.Context, conn *pgconn.PgConn, quiet silence) (place, standing, silence, error) {
+	for range mostAsked {
+		at, is, refused, err := askPlace(ctx, conn, quiet)
+		if err != nil || is.recovering {
+			return at, is, quiet, err
 		}
-		return string(results[statement].Rows[0][column])
+		if quiet.started != at.started {
+			leftOut := quiet.system || quiet.timeline
+			if quiet = (silence{started: at.started}); leftOut {
+				continue // because another server refuses it
+			}
+		}
+		switch refused {
+		case "":
+			return at, is, quiet, nil
+		case systemSQL:
+			quiet.system = true
+		case timelineSQL:
+			quiet.timeline = true
+		}
 	}
-	at.started, _ = strconv.ParseInt(value(0, 0), 10, 64)
-	if oid, err := strconv.ParseUint(value(0, 1), 10, 32); err == nil {
-		at.database = uint32(oid)
+	return place{}, standing{}, quiet, errors.New("each question is answered by another server: let the pooler lead to one server, the primary")
+}
+
+// askPlace asks once. refused is the statement that was refused; "": none.
+func askPlace(ctx context.Context, conn *pgconn.PgConn, quiet silence) (at place, is standing, refused string, err error) {
+	list := []string{standingSQL}
+	if !quiet.system {
+		list = append(list, systemSQL)
 	}
-	at.timeline = parseTimeline(value(1, 0))
-	// It is shown as a signed number.
-	if system, err := strconv.ParseInt(value(2, 0), 10, 64); err == nil {
+	if !quiet.timeline {
+		list = append(list, timelineSQL)
+	}
+	results, err := conn.Exec(ctx, strings.Join(list, ";")).ReadAll()
+	told := map[string][][]byte{}
+	for i, result := range results {
+		if result.Err == nil && len(result.Rows) == 1 {
+			told[list[i]] = result.Rows[0]
+		}
+	}
+	if err != nil {
+		if len(told) == 0 || len(told) == len(list) || !isRefusal(err) {
+			return place{}, standing{}, "", err
+		}
+		refused = list[len(told)]
+	}
+	first := told[standingSQL]
+	if first == nil {
+		return place{}, standing{}, "", errors.New("the server does not tell in which database we are")
+	}
+	is = standing{recovering: string(first[0]) == "t", readOnly: string(first[1]) == "t"}
+	at.started, _ = strconv.ParseInt(string(first[2]), 10, 64)
+	database, _ := strconv.ParseUint(string(first[3]), 10, 32)
+	folder, _ := strconv.ParseUint(string(first[4]), 10, 32) // somebody else's PostgreSQL may name them otherwise
+	at.database, at.folder = uint32(database), uint32(folder)
+	if row := told[systemSQL]; row != nil {
+		system, _ := strconv.ParseInt(string(row[0]), 10, 64) // it is shown as a signed number
 		at.system = uint64(system)
 	}
-	return at, askSystem && at.system != 0, nil
+	if row := told[timelineSQL]; row != nil {
+		at.timeline = parseTimeline(string(row[0]))
+	}
+	return at, is, refused, nil
+}
+
+// isRefusal reports whether a server does not answer a question, rather than not now.
+func isRefusal(err error) bool {
+	return sqlState(err) != "" && !connectionLost(err) && !limited(err) && !pgerrcode.IsInsufficientResources(sqlState(err))
 }
 
 // parseTimeline returns the timeline in the name of a file of the log, which begins with it in eight

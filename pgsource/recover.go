@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -47,9 +48,17 @@ func (s *Source) Mark(ctx context.Context, lease driver.Lease, mark string) erro
 	return s.failed(fmt.Sprintf("mark lane %d", lease.Lane), err)
 }
 
-// leased runs a transaction that commits only if the lane is still ours.
+// leased runs a transaction that commits only if the lane is still ours. In another database it is not, whatever a
+// copy of our rows says there: the membership is about to end. To recover what the copy's journal lists would publish again what
+// was settled since the copy was made.
 func (s *Source) leased(ctx context.Context, lease driver.Lease, do func(pgx.Tx) error) error {
-	return s.work.tx(ctx, func(tx pgx.Tx) error {
+	ours := s.work.accepting(func(*pgconn.PgConn) error {
+		if s.timelines.elsewhere() {
+			return driver.ErrLeaseLost
+		}
+		return nil
+	})
+	return ours.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, s.slowSettings.localSQL(false)); err != nil {
 			return err
 		}

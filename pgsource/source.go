@@ -146,6 +146,7 @@ func New(cfg Config) (*Source, error) {
 		feedChecks: make(chan struct{}, 1),
 	}
 	s.owned.Store(uint64(driver.AllShards))
+	s.hosts.chosen, s.feedHosts.chosen = s.arrive, s.arrive
 	s.hosts.files = &liveFiles{log: s.log}
 	s.feedHosts.files = s.hosts.files
 	if cfg.ListenURL != cfg.DatabaseURL {

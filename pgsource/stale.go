@@ -2,7 +2,6 @@ package pgsource
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -30,15 +29,11 @@ const endStaleSQL = `SELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backen
 // staleTimeout is how long the pooler may take to notice.
 const staleTimeout = 2 * time.Second
 
-// takesWritesPooled is takesWrites for a connection through a pooler.
-func takesWritesPooled(ctx context.Context, conn *pgconn.PgConn) error {
-	err := takesWrites(ctx, conn)
-	if errors.Is(err, errReadOnly) {
-		ctx, cancel := context.WithTimeout(ctx, staleTimeout)
-		defer cancel()
-		// The statement ends with the session, or returns nothing: this connection is unusable in
-		// both cases.
-		_ = conn.Exec(ctx, endStaleSQL).Close()
-	}
-	return err
+// endStale ends the session of a connection through a pooler that takes no writes, if that helps.
+func endStale(ctx context.Context, conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(ctx, staleTimeout)
+	defer cancel()
+	// The statement ends with the session, or returns nothing: this connection is unusable in
+	// both cases.
+	_ = conn.Exec(ctx, endStaleSQL).Close()
 }

@@ -41,7 +41,7 @@ type timelines struct {
 	told      int64           // guarded by mu: the latest era that the lanes were told of
 	read      map[int32]int64 // guarded by mu: in which era the journal of a lane was read last
 	unchecked bool            // guarded by mu: it is another database, and was not checked yet
-	noSystem  int64           // guarded by mu: place.started of a server that does not tell its system identifier
+	quiet     silence         // guarded by mu: what the server does not tell that was asked last
 }
 
 // mostLeft bounds timelines.left. Each restart adds one.
@@ -55,10 +55,10 @@ func (t *timelines) see(at place) (what move, before place, era int64, err error
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before = t.latest
-	what = before.moveTo(at)
+	what, err = t.judge(at)
 	switch {
-	case what == formerPrimary, what == earlierCluster, what == restarted && slices.Contains(t.left, at.started):
-		return what, before, t.era, &formerServerError{at, before}
+	case err != nil:
+		return what, before, t.era, err
 	case what == stayed:
 		t.latest = at.with(before)
 		return what, before, t.era, nil
@@ -74,6 +74,53 @@ func (t *timelines) see(at place) (what move, before place, era int64, err error
 	t.era++
 	t.unchecked = t.unchecked || what == otherDatabase
 	return what, before, t.era, nil
+}
+
+// judge returns what would change, or a *formerServerError. The caller holds mu.
+func (t *timelines) judge(at place) (move, error) {
+	what := t.latest.moveTo(at)
+	if what == formerPrimary || what == earlierCluster || what == restarted && slices.Contains(t.left, at.started) {
+		return what, &formerServerError{at, t.latest}
+	}
+	return what, nil
+}
+
+// placeKey and eraKey are where a connection has its place, and the era in which it was chosen, among what may be stored with it.
+const placeKey, eraKey = "reactor place", "reactor era"
+
+// eraOf returns the era in which a connection was chosen.
+func eraOf(conn *pgconn.PgConn) int64 {
+	era, _ := conn.CustomData()[eraKey].(int64)
+	return era
+}
+
+// look asks a new connection where it leads, and refuses a server that was replaced. Nothing is noted of the place before the
+// connection is chosen (arrive): of several hosts that take writes one is used, and the others have changed nothing.
+func (t *timelines) look(ctx context.Context, conn *pgconn.PgConn) (standing, error) {
+	t.mu.Lock()
+	quiet := t.quiet
+	t.mu.Unlock()
+	at, is, quiet, err := placeOf(ctx, conn, quiet)
+	if err != nil || is.recovering { // a standby has no place
+		return is, err
+	}
+	conn.CustomData()[placeKey] = at
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.quiet = quiet
+	_, err = t.judge(at)
+	return is, err
+}
+
+// arrive is see for a connection that look has accepted and that was chosen. One that was not looked at changes nothing.
+func (t *timelines) arrive(conn *pgconn.PgConn) (what move, at, before place, err error) {
+	at, looked := conn.CustomData()[placeKey].(place)
+	if !looked {
+		return stayed, at, at, nil
+	}
+	what, before, era, err := t.see(at)
+	conn.CustomData()[eraKey] = era
+	return what, at, before, err
 }
 
 // untold reports whether the lanes were not told of the latest era yet, and takes it that they are told
@@ -97,12 +144,15 @@ func (t *timelines) now() int64 {
 }
 
 // journalRead notes that the journal of a lane was read in an era. It returns errFailedOver if that is over: the
-// journal is to be read again.
+// journal is to be read again. In a database that was not checked the lane is not ours.
 func (t *timelines) journalRead(lane int32, era int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if era != t.era {
 		return &notSentError{errFailedOver}
+	}
+	if t.unchecked {
+		return driver.ErrLeaseLost
 	}
 	if t.read == nil {
 		t.read = map[int32]int64{}
@@ -140,59 +190,32 @@ func (t *timelines) state() (latest uint32, failovers int64) {
 	return t.latest.timeline, t.failovers
 }
 
-// started returns when the server was started that was used last; 0: it does not tell.
-func (t *timelines) started() int64 {
+// where returns the place that was used last.
+func (t *timelines) where() place {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.latest.started
+	return t.latest
 }
 
-// asksSystem reports whether servers are to be asked for their system identifier: not one that has refused it, which would
-// log an error for every connection.
-func (t *timelines) asksSystem() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.noSystem == 0 || t.noSystem != t.latest.started
-}
-
-func (t *timelines) refusesSystem(started int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.noSystem = started
-}
-
-// eraKey is where a connection has its era, among what may be stored with it.
-const eraKey = "reactor era"
-
-// eraOf returns the era in which a connection was opened.
-func eraOf(conn *pgconn.PgConn) int64 {
-	era, _ := conn.CustomData()[eraKey].(int64)
-	return era
-}
-
-// isCurrent checks that a new connection leads to a server that takes writes and was not replaced.
-// If it is the first one to another place, everything else is dropped.
-func (s *Source) isCurrent(ctx context.Context, conn *pgconn.PgConn) error {
-	takes := takesWrites
+// accepts checks that a new connection leads to a server that takes writes and was not replaced.
+func (s *Source) accepts(ctx context.Context, conn *pgconn.PgConn) error {
+	is, err := s.timelines.look(ctx, conn)
+	if !is.readOnly {
+		return err
+	}
 	if s.pooled {
-		takes = takesWritesPooled
+		endStale(ctx, conn)
 	}
-	if err := takes(ctx, conn); err != nil {
-		return err
-	}
-	ask := s.timelines.asksSystem()
-	at, told, err := placeOf(ctx, conn, ask)
+	return errReadOnly
+}
+
+// arrive notes where a connection leads that is going to be used. If it is the first one to another place, everything
+// else is dropped.
+func (s *Source) arrive(conn *pgconn.PgConn) error {
+	what, at, before, err := s.timelines.arrive(conn)
 	if err != nil {
 		return err
 	}
-	if ask && !told {
-		s.timelines.refusesSystem(at.started)
-	}
-	what, before, era, err := s.timelines.see(at)
-	if err != nil {
-		return err
-	}
-	conn.CustomData()[eraKey] = era
 	switch what {
 	case stayed:
 		return nil
@@ -210,11 +233,11 @@ func (s *Source) isCurrent(ctx context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// isCurrentForFeed is isCurrent for the connection of the feed, which leads straight to a server. A
+// acceptsForFeed is accepts for the connection of the feed, which leads straight to a server. A
 // ListenURL of its own may lead to a server whose timelines are others.
-func (s *Source) isCurrentForFeed(ctx context.Context, conn *pgconn.PgConn) error {
+func (s *Source) acceptsForFeed(ctx context.Context, conn *pgconn.PgConn) error {
 	if s.cfg.ListenURL == s.cfg.DatabaseURL && !s.pooled {
-		return s.isCurrent(ctx, conn)
+		return s.accepts(ctx, conn)
 	}
 	return takesWrites(ctx, conn)
 }

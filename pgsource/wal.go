@@ -132,7 +132,7 @@ func (s *Source) connectWAL(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, err
 	}
 	s.configure(cfg)
-	cfg.ValidateConnect = s.isCurrentForFeed
+	cfg.ValidateConnect = s.acceptsForFeed
 	cfg.RuntimeParams["replication"] = "database"
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
