@@ -215,6 +215,7 @@ func TestPlainUpsert(t *testing.T) {
 
 // TestReplaceConcurrently: whoever comes last has the key, and one unfired job is left.
 func TestReplaceConcurrently(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, b *bench) {
 		const writers, rounds = 6, 40
 		var wg sync.WaitGroup
@@ -320,6 +321,7 @@ func TestTwoWithAKeyReturn(t *testing.T) {
 // TestAKeyThatIsBeingTaken: somebody has inserted the key and not committed. The older job with the key
 // waits, and nobody else; then it ends.
 func TestAKeyThatIsBeingTaken(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, b *bench) {
 		first := b.schedule("k", "scheduled")
 		b.exec("SELECT reactor.fire_now('k')")

@@ -11,6 +11,7 @@ import (
 // TestWaitsFor: a job with an ordering_key tells for which one it waits, in the list and alone, whatever has become of
 // that one, and also where the table has partitions.
 func TestWaitsFor(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]func(*testing.T) *bench{
 		"plain": func(t *testing.T) *bench { return newBench(t) },
 		"partitions": func(t *testing.T) *bench {

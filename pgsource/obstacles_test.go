@@ -30,6 +30,7 @@ func (b *bench) claimError(ids []int64) error {
 // TestOneBadRow: the error of the claim says that a row caused it, so that the caller can halve the
 // batch until one row is left.
 func TestOneBadRow(t *testing.T) {
+	t.Parallel()
 	const raise = `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN IF OLD.topic = 't/300' THEN %s; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()`
@@ -287,6 +288,7 @@ func TestRowLockedWhileItFails(t *testing.T) {
 
 // TestManyLockedRows: rows that are locked for long must not hide others that wait.
 func TestManyLockedRows(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	ids := b.insert(1201, "-1 second")
 	b.exec("UPDATE jobs SET processed = true, claim = gen_random_uuid()")
@@ -390,6 +392,7 @@ func TestLockedTable(t *testing.T) {
 // TestPurge: the counts of published jobs are deleted, all of them, and notes that are still needed
 // stay.
 func TestPurge(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.insert(4, "1 hour")
 	b.exec(`UPDATE jobs SET claim = gen_random_uuid(), processed = id > 2;

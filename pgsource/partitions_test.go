@@ -160,6 +160,7 @@ func TestPartitionsOfOthers(t *testing.T) {
 // TestPartitionsRetained: a partition goes when all its jobs are finished, and not before: not with a
 // job that nobody has claimed, that is in the journal, or that waits to be returned.
 func TestPartitionsRetained(t *testing.T) {
+	t.Parallel()
 	b := converted(t, `INSERT INTO jobs (topic, fire_at, processed) SELECT 't', now() - n * interval '1 day', true FROM generate_series(0, 9) n`)
 	gone := func(retain time.Duration) (dropped, kept int) {
 		t.Helper()
@@ -245,6 +246,7 @@ func TestPartitionsDoNotStall(t *testing.T) {
 
 // TestInstancesMaintain: an instance makes partitions, and drops old ones, by itself.
 func TestInstancesMaintain(t *testing.T) {
+	t.Parallel()
 	b := converted(t, `INSERT INTO jobs (topic, fire_at, processed) VALUES ('t', now() - interval '3 days', true)`)
 	b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, PartitionsAhead: 9, RetainPartitions: time.Hour})
 	b.member, b.lease = b.join(b.Source)

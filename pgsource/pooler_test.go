@@ -311,6 +311,7 @@ func TestPoolerOfSessions(t *testing.T) {
 
 // TestPoolersOfNoUse: the error names a pooler that cannot be used, and says what to do.
 func TestPoolersOfNoUse(t *testing.T) {
+	t.Parallel()
 	for name, cfg := range map[string]stack.PgBouncerConfig{
 		"statement mode":            {PoolMode: stack.PoolStatement},
 		"session mode without room": {PoolMode: stack.PoolSession, PoolSize: 1, ExtraLines: []string{"query_wait_timeout = 1"}},

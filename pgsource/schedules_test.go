@@ -88,6 +88,7 @@ func TestPlaceholdersByZone(t *testing.T) {
 // transactions are broken off again and again. Each occurrence is made once, and none is missing. It is
 // not parallel, as it keeps the machine busy.
 func TestOccurrencesAreMadeOnce(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	const schedules = 150 // more than a transaction takes
 	b.exec("INSERT INTO reactor.schedules (name, cron, topic, catch_up) SELECT 's' || n, '* * * * * *', 't', 'all' FROM generate_series(1, $1) n", schedules)

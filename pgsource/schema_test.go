@@ -31,6 +31,7 @@ FROM generate_series(1,20000) AS x(test_data);`)
 }
 
 func TestBadRowsAreRefused(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	for name, test := range map[string]struct{ topic, payload, fireAt, want string }{
 		"empty topic":       {"''", "''", "now()", "topic must be 1 to 65535 bytes"},

@@ -234,6 +234,7 @@ func TestMigrateWithSettings(t *testing.T) {
 // TestUnknownOutcomeUnderRepeatableRead: the claim's commit is still running while the claim is
 // resolved. With a snapshot from before that commit, its jobs would be marked and never published.
 func TestUnknownOutcomeUnderRepeatableRead(t *testing.T) {
+	t.Parallel()
 	for _, isolation := range []string{"repeatable read", "serializable"} {
 		t.Run(isolation, func(t *testing.T) {
 			b := examine(t, testkit.NewDatabase(t))

@@ -281,6 +281,7 @@ func TestHeirsInTheWAL(t *testing.T) {
 // TestIdentityChanges: the replica identity is changed while the feed runs, as another program that
 // replicates may require. Every UPDATE fails until the feed has noticed.
 func TestIdentityChanges(t *testing.T) {
+	t.Parallel()
 	for _, change := range []string{
 		"ALTER TABLE jobs REPLICA IDENTITY FULL",
 		"ALTER TABLE jobs ALTER topic SET NOT NULL; CREATE UNIQUE INDEX other ON jobs (id, topic); ALTER TABLE jobs REPLICA IDENTITY USING INDEX other",
@@ -335,6 +336,7 @@ func TestPartitionsInTheWAL(t *testing.T) {
 // TestReplicaIdentities: all columns of the replica identity have to be published, or every UPDATE
 // fails.
 func TestReplicaIdentities(t *testing.T) {
+	t.Parallel()
 	for name, sql := range map[string]string{
 		"full":                         "ALTER TABLE jobs REPLICA IDENTITY FULL",
 		"another index":                `CREATE UNIQUE INDEX "an index" ON jobs (topic, id); ALTER TABLE jobs REPLICA IDENTITY USING INDEX "an index"`,
@@ -462,6 +464,7 @@ func TestSlotLeftBehind(t *testing.T) {
 
 // TestUnpublishedWhileRunning: the feed ends, and the next one publishes the table again.
 func TestUnpublishedWhileRunning(t *testing.T) {
+	t.Parallel()
 	b := examine(t, testkit.NewDatabase(t))
 	role, url := b.role("REPLICATION")
 	b.grant(role)
