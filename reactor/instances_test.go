@@ -90,6 +90,7 @@ func TestReadsPerInsert(t *testing.T) {
 // start and work where the server allows 3.8 for each, its reserve and the test's own included. Under
 // load they share what is left, and nothing is lost for it.
 func TestConnectionsOfIdleInstances(t *testing.T) {
+	t.Parallel()
 	const instances = 20
 	server := testkit.OwnPostgres(t, stack.PostgresConfig{Trust: true, Settings: map[string]string{"max_connections": fmt.Sprint(instances * 38 / 10)}})
 	w := newWorldOn(t, server)

@@ -12,14 +12,13 @@ import (
 // TestDueNowBehindBacklog: another application's jobs, inserted before and meanwhile, are published
 // when they are due, not when the backlog is, of which memory takes a twelfth; also over a single lane.
 func TestDueNowBehindBacklog(t *testing.T) {
-	for _, lanes := range []int{3, 2, 1} {
+	for _, lanes := range []int{3, 1} {
 		t.Run(fmt.Sprint(lanes, " lanes"), func(t *testing.T) {
 			const backlog = 50_000
 			w := newWorld(t, "", "")
 			w.insert(backlog, -time.Hour, -time.Minute)
 			w.exec(`INSERT INTO jobs (topic, payload, fire_at)
 				SELECT $1 || '/now', 'before', clock_timestamp() + interval '1 second' + n * interval '20 milliseconds' FROM generate_series(1, 50) n`, w.prefix)
-			begun := time.Now()
 			w.plainProcess(nil, "--lanes", fmt.Sprint(lanes), "--max-pending", "4096", "--jobs-per-read", "1024")
 			tick := time.NewTicker(20 * time.Millisecond)
 			defer tick.Stop()
@@ -33,8 +32,9 @@ func TestDueNowBehindBacklog(t *testing.T) {
 			}
 			w.judge()
 			// When they were claimed, not when they arrived: with the race detector the subscriber is slower
-			// than the broker, and everything waits for it.
-			const lateness = "extract(epoch FROM percentile_cont($1::float8) WITHIN GROUP (ORDER BY processed_at - fire_at) FILTER (WHERE topic LIKE '%/now'))"
+			// than the broker, and everything waits for it. And since the first claim: on a busy machine the
+			// process needs seconds to start.
+			const lateness = "extract(epoch FROM percentile_cont($1::float8) WITHIN GROUP (ORDER BY processed_at - greatest(fire_at, (SELECT min(processed_at) FROM jobs))) FILTER (WHERE topic LIKE '%/now'))"
 			seconds := func(sql string, args ...any) time.Duration {
 				t.Helper()
 				var s float64
@@ -43,7 +43,7 @@ func TestDueNowBehindBacklog(t *testing.T) {
 				}
 				return time.Duration(s * float64(time.Second))
 			}
-			took := seconds("extract(epoch FROM max(processed_at) FILTER (WHERE topic NOT LIKE '%/now') - $1::timestamptz)", begun)
+			took := seconds("extract(epoch FROM max(processed_at) FILTER (WHERE topic NOT LIKE '%/now') - min(processed_at))")
 			p90 := seconds(lateness, 0.9)
 			t.Logf("the backlog took %v; the jobs beside it: p50 %v, p90 %v, at most %v late", took, seconds(lateness, 0.5), p90, seconds(lateness, 1.0))
 			if p90 > took/4 {
