@@ -72,7 +72,7 @@ func MigrateUp(ctx context.Context, databaseURL string, of ...Names) ([]string, 
 			if pending, err = pendingVersions(ctx, tx); err != nil || len(pending) == 0 {
 				return err
 			}
-			if err := prepareSchema(ctx, tx); err != nil {
+			if err := prepareSchema(ctx, tx, false); err != nil {
 				return err
 			}
 			for _, m := range pending {
@@ -171,7 +171,7 @@ func RestoreTable(ctx context.Context, databaseURL string, of ...Names) (name st
 			case home == nil || known: // the table may have moved: Open looks for it
 				return nil
 			case !schemaThere:
-				return fmt.Errorf("the schema %s, in which the table of jobs was, is gone: restore it, or create it (CREATE SCHEMA %[1]s) and run `reactor migrate up` again", pgx.Identifier{*home}.Sanitize())
+				return schemaGone(*home)
 			}
 			name = qualified(txNames(tx), *home)
 			if err := execScript(ctx, tx, schema.SchemaUp); err != nil {
@@ -188,7 +188,14 @@ func RestoreTable(ctx context.Context, databaseURL string, of ...Names) (name st
 			return suitOldInstances(ctx, tx)
 		})
 	})
+	if code := sqlState(err); code == pgerrcode.UndefinedTable || errors.Is(err, pgx.ErrNoRows) {
+		return "", explained(err, "reactor.deployment is empty or gone, which says where the table of jobs is: %s", runRepair)
+	}
 	return name, err
+}
+
+func schemaGone(home string) error {
+	return fmt.Errorf("the schema %s, in which the table of jobs was, is gone: restore it, or create it (CREATE SCHEMA %[1]s) and run `reactor migrate up` again", pgx.Identifier{home}.Sanitize())
 }
 
 // DownPlan describes what MigrateDown would do.

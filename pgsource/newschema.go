@@ -21,14 +21,14 @@ import (
 //
 // The schema reactor is not looked at: versions before 6 were created there by hand as well as by us,
 // and have left what no rule describes.
-func prepareSchema(ctx context.Context, tx pgx.Tx) error {
+func prepareSchema(ctx context.Context, tx pgx.Tx, ours bool) error {
 	n := txNames(tx)
 	if n.Home() != "" {
 		if _, err := tx.Exec(ctx, "SELECT pg_catalog.set_config('reactor.jobs_schema', $1, true)", n.Home()); err != nil {
 			return err
 		}
 	}
-	if n.Schema() == naming.DefaultSchema {
+	if ours || n.Schema() == naming.DefaultSchema {
 		return nil
 	}
 	var deployed bool

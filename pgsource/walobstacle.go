@@ -137,7 +137,7 @@ func (s *Source) makePublications(ctx context.Context) error {
 	case sqlState(err) == pgerrcode.LockNotAvailable:
 		return explained(err, "the table %s is not published, and cannot be for the moment, while somebody changes, vacuums or indexes it: it is tried again", s.jobs().name)
 	case sqlState(err) == pgerrcode.InsufficientPrivilege:
-		return explained(err, "the table %s is not published, and this role may not do that: run `reactor migrate feed wal`, or psql -f sql/publications.sql, as the owner of the database and the table", s.jobs().name)
+		return explained(err, "the table %s is not published, and this role may not do that: run `reactor migrate feed wal` as the owner of the database and the table", s.jobs().name)
 	case errors.As(err, &pgErr):
 		text, remedy := pgErr.Message, pgErr.Hint
 		if pgErr.Detail != "" {

@@ -122,7 +122,7 @@ func (b *bench) publishes() {
 const (
 	tooFewSlots = "all 1 replication slots of the server are in use, and each instance needs one: raise max_replication_slots and restart the server, " +
 		"or drop slots that nobody uses (SELECT * FROM pg_replication_slots)"
-	notPublished  = "the table \"public\".\"jobs\" is not published, and this role may not do that: run `reactor migrate feed wal`, or psql -f sql/publications.sql, as the owner of the database and the table"
+	notPublished  = "the table \"public\".\"jobs\" is not published, and this role may not do that: run `reactor migrate feed wal` as the owner of the database and the table"
 	unpublished   = "WAL feed: the table is not in its publications any more"
 	tooFewSenders = "all WAL senders of the server are in use, and each instance needs one: raise max_wal_senders, and restart the server"
 )

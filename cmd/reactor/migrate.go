@@ -38,15 +38,17 @@ func (c *migrateUp) Run(ctx context.Context, out cli.Output) error {
 	if len(names) > 0 {
 		return c.finish(ctx, out)
 	}
-	restored, err := pgsource.RestoreTable(ctx, c.connString(), c.names())
-	switch {
-	case err != nil:
-		return err
-	case c.Repair:
+	if c.Repair {
 		if err := pgsource.Repair(ctx, c.connString(), c.names()); err != nil {
 			return err
 		}
 		fmt.Fprintln(out.Stdout, "created again what was missing of the schema")
+		return c.finish(ctx, out)
+	}
+	restored, err := pgsource.RestoreTable(ctx, c.connString(), c.names())
+	switch {
+	case err != nil:
+		return err
 	case restored != "":
 		fmt.Fprintf(out.Stdout, "created the table %s again, because it was missing\n", cli.Visible(restored))
 	default:

@@ -59,6 +59,39 @@ func TestMigrateWithoutTriggers(t *testing.T) {
 	}
 }
 
+// TestMigrateRepair: each table is emptied, and dropped, and made again. The name of the deployment is not made again while
+// something goes by it.
+func TestMigrateRepair(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	database := testkit.NewDatabase(t)
+	conn := connect(t, ctx, database)
+	repair := func(breaks string, code int, want string) {
+		t.Helper()
+		exec(t, ctx, conn, breaks)
+		if got, output := call(t, nil, "migrate", "up", "--repair", "--database-url", database); got != code || !strings.Contains(output, want) {
+			t.Errorf("after %s it ends with %d, not %d:\n%s", breaks, got, code, output)
+		}
+	}
+	for _, table := range []string{"deployment", "instances", "shards", "lanes", "in_flight", "journal_starts", "retries", "failed_jobs", "schedules"} {
+		repair("DELETE FROM reactor."+table, 0, "created again")
+		repair("DROP TABLE reactor."+table+" CASCADE", 0, "created again")
+	}
+	repair("DROP TABLE jobs", 0, "created again")
+	var whole bool
+	if err := conn.QueryRow(ctx, "SELECT (SELECT count(*) FROM reactor.shards) = 64 AND (SELECT count(*) FROM reactor.deployment WHERE jobs_schema = 'public') = 1 AND to_regclass('jobs') IS NOT NULL").Scan(&whole); err != nil || !whole {
+		t.Errorf("the schema is not whole: %v", err)
+	}
+	exec(t, ctx, conn, "INSERT INTO reactor.instances (id, name, backends, dynamic) VALUES (1, 'one', '', true)")
+	exec(t, ctx, conn, "DELETE FROM reactor.deployment")
+	if code, output := call(t, nil, "migrate", "up", "--database-url", database); code != 1 || !strings.Contains(output, "migrate up --repair") {
+		t.Errorf("without --repair it ends with %d:\n%s", code, output)
+	}
+	repair("SELECT", 1, "stop all instances")
+	repair("DROP TABLE reactor.deployment", 1, "stop all instances")
+	repair("DELETE FROM reactor.instances", 0, "created again")
+}
+
 // TestMigrateStatus: the versions that are applied and those that are not, in a table and in JSON.
 func TestMigrateStatus(t *testing.T) {
 	t.Parallel()
