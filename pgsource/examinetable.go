@@ -118,7 +118,7 @@ func (x *examination) noSchema(ctx context.Context) {
 // schemas where sql/schema.sql looks for a place. Since PostgreSQL 15 not everybody may do the second in public.
 func (x *examination) mayCreate(ctx context.Context) {
 	const check = "rights"
-	places, wanted := x.path, "public"
+	places, wanted := append(x.path[:len(x.path):len(x.path)], "public"), "public"
 	if home := x.names.Home(); home != "" {
 		places, wanted = []string{home}, home
 	}
@@ -126,7 +126,9 @@ func (x *examination) mayCreate(ctx context.Context) {
 	err := x.ask(ctx, `
 		SELECT quote_ident(current_user), concat_ws('; ',
 		       CASE WHEN NOT has_database_privilege(current_database(), 'CREATE') THEN format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user) END,
-		       CASE WHEN NOT EXISTS (SELECT FROM pg_namespace n WHERE nspname = ANY ($1::text[]) AND (has_schema_privilege(oid, 'CREATE')
+		       CASE WHEN NOT EXISTS (SELECT FROM pg_namespace n WHERE nspname = ANY ($1::text[]) AND NOT starts_with(nspname::text, 'pg_') AND (
+		                             nspname <> 'reactor' AND has_schema_privilege(oid, 'CREATE')
+		                             AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_attribute ON attrelid = c.oid WHERE relnamespace = n.oid AND relname = 'deployment' AND attname = 'jobs_schema')
 		                             OR EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relname = $3 AND relkind IN ('r', 'p')))) THEN format('GRANT CREATE ON SCHEMA %I TO %I', $2::text, current_user) END)`,
 		[]any{places, wanted, x.names.Table()}, &role, &lacking)
 	switch {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // Feeds are the feeds that instances use: one, if nothing is being changed.
@@ -67,7 +68,11 @@ func Problems(s pgsource.Status) (list []Problem) {
 		}
 	}
 	if s.Unowned > 0 && dynamic {
-		list = append(list, Problem{"", true, fmt.Sprintf("nobody has %d of the 64 shards: their jobs wait for an instance", s.Unowned), "Start an instance. Those that run take them over within seconds."})
+		what := fmt.Sprintf("nobody has %d of the 64 shards: their jobs wait for an instance", s.Unowned)
+		if s.Unowned == driver.Shards {
+			what = "no instance has any of the 64 shards: all jobs wait for one"
+		}
+		list = append(list, Problem{"", true, what, "Start an instance. Those that run take them over within seconds."})
 	}
 	for _, l := range s.Lanes {
 		if l.Instance == "" {
