@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -144,4 +145,9 @@ func (s *Source) LookAt(t *testing.T, url string) error {
 		return err
 	}
 	return s.arrive(conn)
+}
+
+// FutureOf is Future with another number of rows.
+func (a *JobsAdmin) FutureOf(ctx context.Context, step time.Duration, steps int, rows int64) (Future, error) {
+	return a.future(ctx, step, steps, rows)
 }

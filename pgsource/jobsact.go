@@ -13,7 +13,7 @@ import (
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
-// JobAction is what Act does with jobs: CancelJobs, RescheduleJobs, FireJobs, RetryJobs.
+// JobAction is what Act does with jobs: CancelJobs, RescheduleJobs, FireJobs, RetryJobs, PurgeJobs.
 type JobAction struct {
 	// Name is what a person would call it.
 	Name string
@@ -50,6 +50,33 @@ func RetryJobs(expiresAt *driver.DBTime) JobAction {
 	return JobAction{Name: "retry", Done: "to be tried again", Acts: []JobState{JobFailed, JobExpired, JobMissed}, function: "retry", at: expiresAt, second: true}
 }
 
+// PurgeJobs deletes jobs that failed, expired or were missed, with what is noted of them.
+func PurgeJobs() JobAction {
+	return JobAction{Name: "purge", Done: "deleted", Acts: []JobState{JobFailed, JobExpired, JobMissed}}
+}
+
+// sql answers for each of some jobs, whose rows are locked: ids is their ids.
+func (k JobAction) sql(args *parameters, table, ids string) string {
+	if k.function == "" {
+		return "WITH " + journalCTE + strings.NewReplacer("{jobs}", table, "{ids}", ids).Replace(purgeJobsSQL)
+	}
+	return "SELECT u.id, " + k.call(args, "u.id") + " FROM unnest(" + ids + ") AS u (id)"
+}
+
+// purgeJobsSQL deletes what has ended without being published. One that blocks its ordering key is over then, and those
+// behind it go on.
+var purgeJobsSQL = `, ended AS MATERIALIZED (
+    SELECT job.id, job.claim FROM {jobs} AS job` + notesJoin + ` WHERE job.id = ANY ({ids}) AND (` + stateSQL + `) = ANY ('{failed,expired,missed}'::text[])
+), gone AS (
+    DELETE FROM {jobs} AS job USING ended WHERE job.id = ended.id AND job.processed AND job.claim = ended.claim RETURNING job.id, job.claim
+), records AS (
+    DELETE FROM reactor.failed_jobs f USING gone WHERE f.job_id = gone.id AND f.claim = gone.claim
+), notes AS (
+    DELETE FROM reactor.retries r USING gone WHERE r.job_id = gone.id AND r.claim = gone.claim
+)
+SELECT u.id, CASE WHEN EXISTS (SELECT FROM gone WHERE gone.id = u.id) THEN 'deleted' WHEN EXISTS (SELECT FROM {jobs} AS job WHERE job.id = u.id) THEN 'not failed' ELSE 'not found' END
+  FROM unnest({ids}) AS u (id)`
+
 // call is the call of the function of sql/functions.sql.
 func (k JobAction) call(args *parameters, subject string) string {
 	call := "reactor." + k.function + "(" + subject
@@ -64,8 +91,11 @@ func (k JobAction) call(args *parameters, subject string) string {
 
 // needs are the rights that it takes. To lock a row takes UPDATE, too.
 func (k JobAction) needs() rights {
-	if k.function == "cancel" {
+	switch k.function {
+	case "cancel":
 		return toCancel
+	case "":
+		return toPurgeSome
 	}
 	return toChange
 }
@@ -141,9 +171,11 @@ func (a *JobsAdmin) ActByKey(ctx context.Context, action JobAction, key string) 
 	if err := a.find(ctx); err != nil {
 		return outcome, err
 	}
-	subject := "$1::text"
 	args := parameters{key}
-	if !action.byKey {
+	var sql string
+	if action.byKey {
+		sql = "SELECT 0::bigint, " + action.call(&args, "$1::text")
+	} else {
 		id, err := a.idOfKey(ctx, key)
 		if errors.Is(err, ErrNoJob) {
 			outcome.Answer = "not found"
@@ -152,10 +184,11 @@ func (a *JobsAdmin) ActByKey(ctx context.Context, action JobAction, key string) 
 		if err != nil {
 			return outcome, err
 		}
-		outcome.ID, subject, args = id, "$1::bigint", parameters{id}
+		outcome.ID, args = id, parameters{id}
+		sql = action.sql(&args, a.jobs, "ARRAY[$1::bigint]")
 	}
 	err := a.tx(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, "SELECT "+action.call(&args, subject), args...).Scan(&outcome.Answer)
+		return tx.QueryRow(ctx, sql, args...).Scan(&outcome.ID, &outcome.Answer)
 	})
 	switch {
 	case err != nil && !concernsRows(err):
@@ -199,7 +232,7 @@ func (a *JobsAdmin) actTogether(ctx context.Context, action JobAction, ids []int
 			return err
 		}
 		args = parameters{locked}
-		rows, err = tx.Query(ctx, "SELECT u.id, "+action.call(&args, "u.id")+" FROM unnest($1::bigint[]) AS u (id)", args...)
+		rows, err = tx.Query(ctx, action.sql(&args, a.jobs, "$1::bigint[]"), args...)
 		if err != nil {
 			return err
 		}
@@ -227,7 +260,7 @@ func (a *JobsAdmin) actAlone(ctx context.Context, action JobAction, id int64, fi
 			return nil
 		}
 		args = parameters{id}
-		return tx.QueryRow(ctx, "SELECT "+action.call(&args, "$1::bigint"), args...).Scan(&answer)
+		return tx.QueryRow(ctx, action.sql(&args, a.jobs, "ARRAY[$1::bigint]"), args...).Scan(&id, &answer)
 	})
 	return answer, err
 }

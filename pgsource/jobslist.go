@@ -27,6 +27,8 @@ type JobFilter struct {
 	Schedule int64
 	// From and Until bound fire_at, the second not included. nil: no bound.
 	From, Until *driver.DBTime
+	// Because is why they were refused or could not be claimed; nil: any reason, or none.
+	Because *JobReason
 }
 
 // JobPage says which part of a list is wanted.
@@ -37,6 +39,8 @@ type JobPage struct {
 	After *JobCursor
 	// Latest reverses the order: the latest fire_at comes first.
 	Latest bool
+	// until is the last place that is listed; nil: no bound.
+	until *JobCursor
 }
 
 // mostListed is the largest JobPage.Limit.
@@ -72,10 +76,12 @@ func ParseJobCursor(text string) (JobCursor, error) {
 		ok = ok && c.FireAt == math.MaxInt64 && excess > 0 && excess <= mostBeyond
 	}
 	if !ok || err1 != nil || err2 != nil {
-		return JobCursor{}, errors.New("is no place in a list: copy it from the end of the page before")
+		return JobCursor{}, errNoPlace
 	}
 	return c, nil
 }
+
+var errNoPlace = errors.New("is no place in a list: copy it from the end of the page before")
 
 // mostBeyond is how many microseconds there are between the last driver.DBTime and PostgreSQL's last
 // instant, 294276-12-31.
@@ -213,6 +219,17 @@ func (f JobFilter) conditions(args *parameters) (list []string) {
 	return list
 }
 
+// reasons are the conditions of what is noted of the row.
+func (f JobFilter) reasons(args *parameters) []string {
+	if f.Because == nil {
+		return nil
+	}
+	return []string{
+		"coalesce(failure.code, note.code, 0) = " + args.add(f.Because.Code, "integer"),
+		"coalesce(failure.reason, note.reason, '') = " + args.add(f.Because.Reason, "text"),
+	}
+}
+
 // matches is whether a row fulfils the conditions. A column that is NULL fulfils none.
 func (f JobFilter) matches(args *parameters) string {
 	return "(" + and(f.conditions(args)) + ") IS TRUE"
@@ -233,6 +250,10 @@ func (a *JobsAdmin) listSQL(args *parameters, filter JobFilter, page JobPage, li
 	if page.After != nil {
 		conditions = append(conditions, fmt.Sprintf("(job.fire_at, job.id) %s (%s, %s)", beyond, args.place(*page.After), args.add(page.After.ID, "bigint")))
 	}
+	if page.until != nil {
+		conditions = append(conditions, fmt.Sprintf("(job.fire_at, job.id) <= (%s, %s)", args.place(*page.until), args.add(page.until.ID, "bigint")))
+	}
+	conditions = append(conditions, filter.reasons(args)...)
 	end := func(table string) string {
 		text := fmt.Sprintf(" ORDER BY %sfire_at %s, %[1]sid %[2]s", table, order)
 		if limit > 0 {

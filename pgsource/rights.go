@@ -49,6 +49,8 @@ var (
 	toCancel = append(toChange[:len(toChange):len(toChange)], right{ofJobs, "DELETE"})
 	toPurge  = append(ofState[:len(ofState):len(ofState)],
 		right{"retries", "SELECT, DELETE"}, right{"failed_jobs", "SELECT, DELETE"}, right{ofJobs, "SELECT, UPDATE, DELETE"}, right{ofParts, "SELECT, UPDATE, DELETE"})
+	toPurgeSome = append(ofState[:len(ofState):len(ofState)],
+		right{"retries", "SELECT, DELETE"}, right{"failed_jobs", "SELECT, DELETE"}, right{ofJobs, "SELECT, UPDATE, DELETE"})
 	toSeeSchedules = rights{{"schedules", "SELECT"}}
 	toAddSchedules = rights{{"schedules", "SELECT, INSERT"}, {"deployment", "SELECT"}}
 	// The trigger of a change deletes and updates jobs, with the rights of who makes the change.

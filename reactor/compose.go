@@ -55,7 +55,7 @@ func (r *Reactor) compose(member driver.Member) *incarnation {
 		traffic traffic
 	)
 	d := &dispatcher{
-		clock: r.clock, lead: r.lead, largeLead: r.largeLead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending, firstDue: &r.stats.firstDue,
+		clock: r.clock, lead: r.lead, largeLead: r.largeLead, newAlarm: r.timers.newAlarm, pending: &r.stats.pending, firstDue: &r.stats.firstDue, ahead: &r.stats.ahead,
 		loaded: loaded, urgent: batches.urgent, anyone: batches.anyone, bulk: batches.bulk, finished: ended,
 		rows: r.cfg.claimRows(), capacity: r.cfg.MaxPending, overdue: overdueAfter(r.cfg.LoopFrequency), budget: budget,
 		catchUp: catchUp{rate: r.cfg.CatchUpRate}, pulse: r.pulses.of("dispatcher", patienceInMemory),

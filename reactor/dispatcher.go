@@ -43,6 +43,7 @@ type dispatcher struct {
 	pulse   *pulse
 	// Statistics: written here, read by Stats alone. firstDue is as oldest.
 	pending, firstDue *atomic.Int64
+	ahead             *ahead // read by Ahead alone
 
 	// Written by run, read by anyone.
 	waiting atomic.Int64 // jobs in the lines and on offer
@@ -292,6 +293,7 @@ func (d *dispatcher) leaveBehind(now driver.DBTime) {
 	left := d.left[:0]
 	for more := true; more; {
 		more = wheel.Advance(wheel.Now(), math.MaxInt, func(job scheduled, at int64) {
+			d.near.ahead.add(job, at, -1)
 			left = append(left, heldJob{job, driver.DBTime(at)})
 		})
 	}
@@ -359,7 +361,7 @@ func (d *dispatcher) collectLarge(now driver.DBTime) (again time.Duration) {
 		wheel.Advance(max(int64(now.Add(lead)), wheel.Now()), 1, func(job scheduled, at int64) {
 			d.goneLarge(job)
 			if len(d.largeNext.ids) > 0 && d.largeNext.bytes+int(job.bytes) > maxClaimBytes {
-				delete(d.large.known, job.id)
+				delete(d.large.known, job.id) // it is counted until it is taken
 				d.claimed[job.id] = struct{}{}
 				d.held = &heldJob{job, driver.DBTime(at)}
 				return
@@ -373,7 +375,7 @@ func (d *dispatcher) collectLarge(now driver.DBTime) (again time.Duration) {
 
 // take moves a job from a line into a batch.
 func (d *dispatcher) take(batch *due, from *line, job scheduled, at int64) {
-	delete(from.known, job.id)
+	from.gone(job, at)
 	d.claimed[job.id] = struct{}{}
 	batch.take(job, driver.DBTime(at))
 	if job.overdue || from == &d.backlog {

@@ -21,14 +21,14 @@ type testDispatcher struct {
 	past []driver.Cursor // evicted, as due by then
 }
 
-func newTestDispatcher(t *testing.T, capacity int) *testDispatcher {
+func newTestDispatcher(t testing.TB, capacity int) *testDispatcher {
 	t.Helper()
 	wake, err := alarm.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { wake.Close() })
-	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), firstDue: new(atomic.Int64), rows: maxClaim, capacity: capacity, overdue: time.Second, wake: wake}}
+	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), firstDue: new(atomic.Int64), ahead: new(ahead), rows: maxClaim, capacity: capacity, overdue: time.Second, wake: wake}}
 	d.loader = d
 	d.reset()
 	return d

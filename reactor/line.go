@@ -17,6 +17,8 @@ type line struct {
 	known map[int64]timerwheel.Handle
 	begin func() *timerwheel.Wheel[scheduled]
 	most  int // jobs since it was begun
+	// ahead counts the jobs of the line; nil: they are all overdue.
+	ahead *ahead
 }
 
 // scheduled is what a line holds of a Pending, beside its deadline: there may be a
@@ -71,8 +73,8 @@ const (
 	shrinkFrom = 1 << 16
 )
 
-func newLine(begin func() *timerwheel.Wheel[scheduled]) line {
-	return line{wheel: begin(), known: make(map[int64]timerwheel.Handle), begin: begin}
+func newLine(begin func() *timerwheel.Wheel[scheduled], counts *ahead) line {
+	return line{wheel: begin(), known: make(map[int64]timerwheel.Handle), begin: begin, ahead: counts}
 }
 
 func (l *line) len() int { return l.wheel.Len() }
@@ -80,13 +82,20 @@ func (l *line) len() int { return l.wheel.Len() }
 func (l *line) schedule(job scheduled, at int64) {
 	l.known[job.id] = l.wheel.Schedule(job, at)
 	l.most = max(l.most, l.wheel.Len())
+	l.ahead.add(job, at, 1)
+}
+
+// gone follows up on a job that has left the wheel.
+func (l *line) gone(job scheduled, at int64) {
+	delete(l.known, job.id)
+	l.ahead.add(job, at, -1)
 }
 
 // shrink gives the memory of a line back that has been long and is empty. Neither a wheel nor a
 // map does that by itself.
 func (l *line) shrink() {
 	if l.len() == 0 && l.most >= shrinkFrom {
-		*l = newLine(l.begin)
+		*l = newLine(l.begin, l.ahead)
 	}
 }
 
@@ -101,8 +110,9 @@ func (d *dispatcher) reset() {
 			})
 		}
 	}
-	d.near, d.large = newLine(wheel(0, wheelResolution)), newLine(wheel(0, wheelResolution))
-	d.backlog = newLine(wheel(longestOverdue, overdueResolution))
+	d.ahead.clear()
+	d.near, d.large = newLine(wheel(0, wheelResolution), d.ahead), newLine(wheel(0, wheelResolution), d.ahead)
+	d.backlog = newLine(wheel(longestOverdue, overdueResolution), nil)
 	if d.claimed == nil {
 		d.claimed = make(map[int64]struct{})
 	}
@@ -177,8 +187,12 @@ func (d *dispatcher) waits(id int64, at driver.DBTime) bool {
 		if was, ok := l.wheel.Deadline(handle); ok && was == int64(at) {
 			return true
 		}
-		if job, ok := l.wheel.Cancel(handle); ok && l == &d.large {
-			d.goneLarge(job)
+		was, _ := l.wheel.Deadline(handle)
+		if job, ok := l.wheel.Cancel(handle); ok {
+			l.ahead.add(job, was, -1)
+			if l == &d.large {
+				d.goneLarge(job)
+			}
 		}
 		delete(l.known, id)
 		return false
@@ -228,7 +242,7 @@ type evicted struct {
 func (e *eviction) from(l *line, n int, gone func(scheduled)) int {
 	n = min(n, l.len())
 	l.wheel.EvictLatest(n, func(job scheduled, at int64) {
-		delete(l.known, job.id)
+		l.gone(job, at)
 		if gone != nil {
 			gone(job)
 		}

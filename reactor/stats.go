@@ -95,6 +95,7 @@ type counters struct {
 	loads, unknown                                                                           atomic.Int64
 	pending, inFlight, shards, lanesUp, lanesStaging, lanesAtStandby, window, unacknowledged atomic.Int64
 	firstDue                                                                                 atomic.Int64 // of the jobs that wait: nothingDue minus that time
+	ahead                                                                                    ahead
 	feedUp                                                                                   atomic.Bool
 	feedLosses                                                                               atomic.Int64
 	loaded                                                                                   moment // the last read of the table
