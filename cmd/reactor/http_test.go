@@ -164,6 +164,7 @@ type fakeInstance struct {
 
 func (f fakeInstance) Stats() reactor.Stats    { return f.stats }
 func (f fakeInstance) Health() reactor.Health  { return f.stats.Health() }
+func (f fakeInstance) Ahead() reactor.Ahead    { return reactor.Ahead{} }
 func (f fakeInstance) Stalls() []reactor.Stall { return f.stalls }
 
 // serveOne returns the answer of an instance to a request.

@@ -60,6 +60,8 @@ func actionOf(form url.Values, now driver.DBTime) (pgsource.JobAction, error) {
 		return pgsource.FireJobs(), nil
 	case "retry":
 		return pgsource.RetryJobs(nil), nil
+	case "purge":
+		return pgsource.PurgeJobs(), nil
 	case "reschedule":
 		at, err := timeIn(form.Get("at"), now)
 		if err != nil || at == nil {

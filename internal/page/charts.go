@@ -1,11 +1,14 @@
 package page
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
 	"github.com/job-publisher/reactor/internal/chart"
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
@@ -13,10 +16,14 @@ import (
 type figure struct {
 	Title string
 	SVG   safeHTML
+	Note  string
 }
 
 // axes are the bounds of charts that are drawn again and again.
-type axes struct{ rate, late chart.Steady }
+type axes struct {
+	rate, late, wheel chart.Steady
+	future            [3]chart.Steady
+}
 
 // historyOf is what all instances have published in the last minutes.
 func historyOf(s pgsource.Status) driver.History {
@@ -54,11 +61,11 @@ func (a *axes) historyFigures(h driver.History) []figure {
 	}
 	ago := chart.Axis{Unit: chart.Relative, Min: -(driver.HistorySlices - 1) * driver.HistorySlice.Seconds(), Max: 0}
 	return []figure{
-		{"Published per second", safeHTML(chart.Lines{
+		{Title: "Published per second", SVG: safeHTML(chart.Lines{
 			ID: "rate-chart", Title: "Published per second", X: ago, Y: a.rate.Fit(chart.Axis{Label: "jobs / s"}, 0, fastest),
 			Series: []chart.Series{{Name: "jobs / s", Points: rate}}, NoLegend: true,
 		}.SVG())},
-		{"Lateness", safeHTML(chart.Lines{
+		{Title: "Lateness", SVG: safeHTML(chart.Lines{
 			ID: "late-chart", Title: "Lateness", X: ago, Y: a.late.Fit(chart.Axis{Unit: chart.Duration, Log: true}, min(least, latest), latest),
 			Series: []chart.Series{{Name: "p50", Points: p50}, {Name: "p99", Points: p99}, {Name: "most", Points: most}},
 		}.SVG())},
@@ -77,5 +84,50 @@ func shardFigure(s pgsource.Status) *figure {
 	for _, owner := range s.Owners {
 		strip.Cells = append(strip.Cells, slices.IndexFunc(s.Instances, func(i pgsource.InstanceStatus) bool { return i.ID == owner }))
 	}
-	return &figure{"Shards", safeHTML(strip.SVG())}
+	return &figure{Title: "Shards", SVG: safeHTML(strip.SVG())}
+}
+
+// futureNames are those of futureSteps.
+var futureNames = []string{"In the next minute", "In the next hour", "In the next day"}
+
+// futureFigures are what falls due in the next minute, hour and day.
+func (a *axes) futureFigures(list []pgsource.Future) (figures []figure) {
+	for i, f := range list {
+		values, most := make([]float64, len(f.Jobs)), 1.0
+		for n, jobs := range f.Jobs {
+			values[n] = float64(jobs)
+			most = max(most, values[n])
+		}
+		note := words.Jobs(f.Total())
+		switch {
+		case f.Cut < len(f.Jobs):
+			note = "more than " + note
+		case !f.Exact():
+			note = "about " + note
+		}
+		step := f.Step.Seconds()
+		figures = append(figures, figure{futureNames[i], safeHTML(chart.Bars{
+			ID: fmt.Sprintf("future-%d", i), Title: futureNames[i], Desc: note + ".", Height: 90, X: chart.Axis{Unit: chart.Relative}, Step: step, Values: values, Y: a.future[i].Fit(chart.Axis{}, 0, most),
+		}.SVG()), note})
+	}
+	return figures
+}
+
+// wheelFigure is what waits in the memory of an instance, by the second in which it is due.
+func (a *axes) wheelFigure(ahead reactor.Ahead) *figure {
+	if len(ahead.Seconds) == 0 {
+		return nil
+	}
+	w := chart.Wheel{ID: "wheel", Title: "The next minute in memory", Now: ahead.At.Time().Second(), Below: "in memory"}
+	most := 1.0
+	for _, n := range ahead.Seconds[:min(60, len(ahead.Seconds))] {
+		w.Counts = append(w.Counts, float64(n))
+		most = max(most, float64(n))
+	}
+	w.Max = a.wheel.Fit(chart.Axis{}, 0, most).Max
+	note := "nothing is overdue in memory"
+	if ahead.Overdue > 0 {
+		note = words.Jobs(ahead.Overdue) + " overdue, or on offer to the lanes"
+	}
+	return &figure{"The next minute", safeHTML(w.SVG()), note}
 }

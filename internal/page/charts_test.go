@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
@@ -63,5 +64,33 @@ func TestShardFigure(t *testing.T) {
 	s.Instances[0].Dynamic, s.Instances[1].Dynamic = false, false
 	if shardFigure(s) != nil {
 		t.Error("fixed shares have a picture")
+	}
+}
+
+// TestFutureFigures: what is told is exact, about right, or a lower bound, and says which.
+func TestFutureFigures(t *testing.T) {
+	t.Parallel()
+	for note, f := range map[string]pgsource.Future{
+		"6 jobs":           {Step: time.Second, Jobs: []int64{1, 2, 3}, Sampled: 64, Cut: 3},
+		"about 6 jobs":     {Step: time.Second, Jobs: []int64{1, 2, 3}, Sampled: 8, Cut: 3},
+		"more than 3 jobs": {Step: time.Second, Jobs: []int64{1, 2, 0}, Sampled: 1, Cut: 2},
+	} {
+		var a axes
+		if got := a.futureFigures([]pgsource.Future{f}); len(got) != 1 || got[0].Note != note || !strings.Contains(string(got[0].SVG), "<svg") {
+			t.Errorf("%+v, want %q", got, note)
+		}
+	}
+}
+
+// TestWheelFigure: the hand is at the second of the database.
+func TestWheelFigure(t *testing.T) {
+	t.Parallel()
+	var a axes
+	f := a.wheelFigure(reactor.Ahead{At: driver.DBTimeOf(time.Date(2026, 11, 29, 12, 0, 30, 0, time.UTC)), Seconds: []int64{5, 0, 7}, Overdue: 2})
+	if f == nil || !strings.Contains(string(f.SVG), "12") || !strings.Contains(f.Note, "2 jobs overdue") {
+		t.Errorf("%+v", f)
+	}
+	if a.wheelFigure(reactor.Ahead{}) != nil {
+		t.Error("there is a wheel of nothing")
 	}
 }

@@ -1,19 +1,16 @@
 package page
 
 import (
-	"cmp"
 	"net/http"
 	"net/url"
-	"slices"
+	"strconv"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 )
 
-// failedStates are those of jobs that have ended without being published.
-var failedStates = []pgsource.JobState{pgsource.JobFailed, pgsource.JobExpired, pgsource.JobMissed}
-
-// failedView are the jobs that have ended without being published, by their reasons.
+// failedView are the jobs that have ended without being published, or cannot be claimed, by their reasons.
 type failedView struct {
 	Groups   []failedGroup
 	More     bool // there are more than were read
@@ -24,20 +21,23 @@ type failedView struct {
 
 // failedGroup are those with one state and one reason.
 type failedGroup struct {
-	State   pgsource.JobState
-	Reason  string
-	Jobs    int64
-	Latest  time.Time // when the last of them ended
-	Example jobRow
-	Link    string
+	pgsource.FailedGroup
+	Count        string
+	CodeText     string // "": the broker has not refused them
+	Since, Until time.Time
+	Link         string // to the list of them
+	Ended        bool   // they can be retried and purged
 }
 
-// showFailed groups the latest jobs that have ended without being published.
+// showFailed groups the jobs that have ended without being published.
 func (p *Page) showFailed(w http.ResponseWriter, r *http.Request, c caller) {
 	v := failedView{MayAct: p.mayAct(c), ReadOnly: p.cfg.ReadOnly}
 	err := p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) error {
-		list, next, err := a.List(r.Context(), pgsource.JobFilter{States: failedStates}, pgsource.JobPage{Limit: actedOn, Latest: true})
-		v.Groups, v.More = groupsOf(list), next != nil
+		list, more, err := a.FailedGroups(r.Context(), "")
+		for _, g := range list {
+			v.Groups = append(v.Groups, failedGroupOf(g))
+		}
+		v.More = more
 		return err
 	})
 	if err != nil {
@@ -46,26 +46,13 @@ func (p *Page) showFailed(w http.ResponseWriter, r *http.Request, c caller) {
 	p.write(w, r, http.StatusOK, "failed", view{Title: "Failed and missed", Caller: c, Body: v})
 }
 
-// groupsOf groups jobs by state and reason, the largest group first.
-func groupsOf(list []pgsource.Job) (groups []failedGroup) {
-	type key struct {
-		state  pgsource.JobState
-		reason string
+func failedGroupOf(g pgsource.FailedGroup) failedGroup {
+	v := failedGroup{
+		FailedGroup: g, Count: words.Thousands(g.Jobs), Since: g.First.Time(), Until: g.Last.Time(), Ended: g.State.Final(),
+		Link: "/jobs?" + url.Values{"state": {string(g.State)}, "code": {strconv.Itoa(g.Code)}, "reason": {g.Reason}}.Encode(),
 	}
-	place := map[key]int{}
-	for _, j := range list {
-		k := key{j.State, j.Reason}
-		at, ok := place[k]
-		if !ok {
-			at = len(groups)
-			place[k] = at
-			groups = append(groups, failedGroup{State: j.State, Reason: j.Reason, Example: jobRowOf(j), Link: "/jobs?" + url.Values{"state": {string(j.State)}, "latest": {"on"}}.Encode()})
-		}
-		groups[at].Jobs++
-		if j.FailedAt != nil && j.FailedAt.Time().After(groups[at].Latest) {
-			groups[at].Latest = j.FailedAt.Time()
-		}
+	if g.Code > 0 {
+		v.CodeText = codeText(g.Code)
 	}
-	slices.SortStableFunc(groups, func(a, b failedGroup) int { return cmp.Compare(b.Jobs, a.Jobs) })
-	return groups
+	return v
 }

@@ -28,6 +28,8 @@ type reading struct {
 	// at is when it was read, on this host's clock; zero: never yet.
 	at     time.Time
 	status pgsource.Status
+	// future is what falls due within a minute, an hour, a day.
+	future []pgsource.Future
 	// rate is how many jobs a second all instances have published lately; negative: not known yet.
 	rate float64
 	// err is why the last attempt has failed; nil: it has not.
@@ -122,7 +124,7 @@ func (h *hub) note(ctx context.Context, r reading) (first bool) {
 	first = !h.known.tried
 	r.tried = true
 	if r.err != nil { // what was read before is still shown, with its time
-		r.at, r.status, r.rate = h.known.at, h.known.status, h.known.rate
+		r.at, r.status, r.future, r.rate = h.known.at, h.known.status, h.known.future, h.known.rate
 	}
 	h.known = r
 	return first

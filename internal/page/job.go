@@ -53,6 +53,7 @@ var allActions = []struct {
 }{
 	{jobAction{"fire", "Fire now", false}, pgsource.FireJobs()},
 	{jobAction{"retry", "Retry", false}, pgsource.RetryJobs(nil)},
+	{jobAction{"purge", "Purge", false}, pgsource.PurgeJobs()},
 	{jobAction{"reschedule", "Reschedule", true}, pgsource.RescheduleJobs(0)},
 	{jobAction{"cancel", "Cancel", false}, pgsource.CancelJobs()},
 }
@@ -104,7 +105,7 @@ func jobViewOf(d pgsource.JobDetail) jobView {
 	add("Key", d.Key)
 	add("Reason", d.Reason)
 	if d.Code > 0 {
-		add("Reason code", fmt.Sprintf("0x%02X", d.Code))
+		add("Reason code", codeText(d.Code))
 	}
 	if d.Attempts > 0 {
 		add("Refused", fmt.Sprintf("%d times", d.Attempts))
@@ -155,6 +156,9 @@ func jobViewOf(d pgsource.JobDetail) jobView {
 	return v
 }
 
+// codeText is an MQTT reason code.
+func codeText(code int) string { return fmt.Sprintf("0x%02X", code) }
+
 // payloadText is the beginning of a payload: as a text with its lines, or in hexadecimal digits.
 func payloadText(d pgsource.JobDetail) string {
 	text := ""
@@ -197,7 +201,7 @@ func (p *Page) actOnJob(w http.ResponseWriter, r *http.Request, c caller) {
 		return
 	}
 	next := "/jobs/" + fmt.Sprint(id)
-	if text == "cancelled" { // its row is gone
+	if text == pgsource.CancelJobs().Done || text == pgsource.PurgeJobs().Done { // its row is gone
 		next = "/jobs"
 	}
 	p.done(w, r, next, "Job "+fmt.Sprint(id)+": "+text+".")

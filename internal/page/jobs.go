@@ -20,14 +20,13 @@ const (
 	actedOn = 10_000
 )
 
-// usualStates are those of a list that asks for none: what has fired is in the whole table.
-var usualStates = slices.DeleteFunc(slices.Clone(pgsource.JobStates), func(s pgsource.JobState) bool { return s == pgsource.JobFired })
-
 // jobsView is a list of jobs, and the form that selects them.
 type jobsView struct {
 	Form     jobsForm
 	Jobs     []jobRow
+	ByID     bool   // the newest ids come first; otherwise the next to fire
 	Next     string // the address of the next page; "": there is none
+	Broken   bool   // the search was broken off, because it had read enough
 	Problem  string
 	MayAct   bool
 	ReadOnly bool
@@ -36,10 +35,10 @@ type jobsView struct {
 
 // jobsForm is what was asked for.
 type jobsForm struct {
-	Key, Topic, Schedule, From, Until string
-	Latest                            bool
-	States                            []choice
-	Hidden                            [][2]string // all of it, for the form of an action
+	Key, Topic, From, Until string
+	States                  []choice
+	Reason                  *pgsource.JobReason // the only reason; nil: any
+	Hidden                  [][2]string         // all of it, for the form of an action
 }
 
 type choice struct {
@@ -69,7 +68,7 @@ func jobRowOf(j pgsource.Job) jobRow { return jobRow{j, j.FireTime(), jobLevels[
 
 // readJobsForm reads what is asked for, from an address or a form.
 func readJobsForm(q url.Values, now driver.DBTime) (f jobsForm, filter pgsource.JobFilter, err error) {
-	f = jobsForm{Key: q.Get("key"), Topic: q.Get("topic"), From: q.Get("from"), Until: q.Get("until"), Latest: q.Get("latest") != ""}
+	f = jobsForm{Key: q.Get("key"), Topic: q.Get("topic"), From: q.Get("from"), Until: q.Get("until")}
 	filter = pgsource.JobFilter{Key: f.Key, TopicPrefix: f.Topic}
 	for _, s := range pgsource.JobStates {
 		on := slices.Contains(q["state"], string(s))
@@ -78,15 +77,17 @@ func readJobsForm(q url.Values, now driver.DBTime) (f jobsForm, filter pgsource.
 			filter.States = append(filter.States, s)
 		}
 	}
-	if len(filter.States) == 0 && f.Key == "" {
-		filter.States = usualStates
+	if q.Has("code") && q.Has("reason") {
+		code, _ := strconv.Atoi(q.Get("code")) // 0, which none of the broker's has
+		f.Reason = &pgsource.JobReason{Code: code, Reason: q.Get("reason")}
+		filter.Because = f.Reason
 	}
 	if filter.From, err = timeIn(f.From, now); err == nil {
 		filter.Until, err = timeIn(f.Until, now)
 	}
-	for _, name := range []string{"key", "topic", "from", "until", "latest", "state"} {
+	for _, name := range []string{"key", "topic", "from", "until", "state", "code", "reason"} {
 		for _, value := range q[name] {
-			if value != "" {
+			if value != "" || name == "reason" {
 				f.Hidden = append(f.Hidden, [2]string{name, value})
 			}
 		}
@@ -114,20 +115,22 @@ func (p *Page) showJobs(w http.ResponseWriter, r *http.Request, c caller) {
 		if err != nil {
 			return err
 		}
-		page := pgsource.JobPage{Limit: listed, Latest: form.Latest}
+		page := pgsource.SearchPage{Limit: listed}
 		if after := q.Get("after"); after != "" {
-			cursor, err := pgsource.ParseJobCursor(after)
+			cursor, err := pgsource.ParseSearchCursor(after)
 			if err != nil {
 				return fmt.Errorf("the address %w", err)
 			}
 			page.After = &cursor
 		}
-		list, next, err := a.List(r.Context(), filter, page)
-		for _, j := range list {
+		found, err := a.Search(r.Context(), filter, page)
+		for _, j := range found.Jobs {
 			v.Jobs = append(v.Jobs, jobRowOf(j))
 		}
-		if next != nil {
-			q.Set("after", next.String())
+		v.ByID = found.ByID
+		if found.Next != nil {
+			v.Broken = len(found.Jobs) < listed
+			q.Set("after", found.Next.String())
 			q.Del("note")
 			v.Next = "/jobs?" + q.Encode()
 		}
@@ -148,7 +151,12 @@ func (p *Page) actOnJobs(w http.ResponseWriter, r *http.Request, c caller) {
 	var action pgsource.JobAction
 	var filter pgsource.JobFilter
 	var ids []int64
-	reason, byReason := r.PostForm.Get("reason"), r.PostForm.Has("reason")
+	more := false
+	most, _ := strconv.Atoi(r.PostForm.Get("most")) // 0: it has not been asked yet
+	limit := actedOn
+	if most > 0 {
+		limit = min(most, actedOn)
+	}
 	err := p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) error {
 		now, err := a.Now(r.Context())
 		if err != nil {
@@ -157,22 +165,17 @@ func (p *Page) actOnJobs(w http.ResponseWriter, r *http.Request, c caller) {
 		if v.Form, filter, err = readJobsForm(r.PostForm, now); err != nil {
 			return err
 		}
-		if byReason {
-			v.Form.Hidden = append(v.Form.Hidden, [2]string{"reason", reason})
-		}
 		if action, err = actionOf(r.PostForm, now); err != nil {
 			return err
 		}
 		// Only those that it can change are asked about.
-		filter.States = slices.DeleteFunc(slices.Clone(filter.States), func(s pgsource.JobState) bool { return !slices.Contains(action.Acts, s) })
 		if len(filter.States) == 0 {
-			return nil
+			filter.States = action.Acts
+		} else {
+			filter.States = slices.DeleteFunc(slices.Clone(filter.States), func(s pgsource.JobState) bool { return !slices.Contains(action.Acts, s) })
 		}
-		list, _, err := a.List(r.Context(), filter, pgsource.JobPage{Limit: actedOn})
-		for _, j := range list {
-			if !byReason || j.Reason == reason {
-				ids = append(ids, j.ID)
-			}
+		if len(filter.States) > 0 {
+			ids, more, err = a.SelectSome(r.Context(), filter, limit)
 		}
 		return err
 	})
@@ -181,7 +184,7 @@ func (p *Page) actOnJobs(w http.ResponseWriter, r *http.Request, c caller) {
 		return
 	}
 	next := "/jobs"
-	if byReason {
+	if v.Form.Reason != nil {
 		next = "/failed"
 	} else if form := url.Values(v.Form.values()).Encode(); form != "" {
 		next += "?" + form
@@ -190,17 +193,16 @@ func (p *Page) actOnJobs(w http.ResponseWriter, r *http.Request, c caller) {
 		p.done(w, r, next, "No job that matches can be changed by this: "+action.Name+".")
 		return
 	}
-	most, _ := strconv.Atoi(r.PostForm.Get("most"))
 	if most <= 0 {
 		question := fmt.Sprintf("%s %s?", capital(action.Name), words.Jobs(int64(len(ids))))
-		if len(ids) == actedOn {
-			question = fmt.Sprintf("%s the first %s that match? There may be more.", capital(action.Name), words.Jobs(actedOn))
+		if more {
+			question = fmt.Sprintf("%s the first %s that match? There may be more.", capital(action.Name), words.Jobs(int64(len(ids))))
 		}
 		v.Confirm = &confirmation{Action: r.PostForm.Get("action"), At: r.PostForm.Get("at"), Question: question, Most: len(ids)}
 		p.write(w, r, http.StatusOK, "confirm", view{Title: question, Caller: c, Body: v})
 		return
 	}
-	text, err := p.change(r.Context(), c, action, ids[:min(len(ids), most)], filter)
+	text, err := p.change(r.Context(), c, action, ids, filter)
 	if err != nil {
 		text = "It has ended before all were changed: " + err.Error() + ". " + text
 	}

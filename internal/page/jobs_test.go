@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/job-publisher/reactor/pgsource"
 )
 
 // follow sends a form of somebody who has logged in, and returns the page to which the answer leads.
@@ -90,7 +92,7 @@ func TestJobsPages(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/jobs?key=key-1007":                      ">1007<",
-		"/jobs?topic=odd/&from=%2B1h&until=%2B2h": "odd/1009",
+		"/jobs?topic=odd/&from=%2B1h&until=%2B2h": "odd/1101",
 		"/jobs?topic=none":                        "No job matches",
 		"/jobs?from=yesterday":                    "is no time",
 		"/jobs?after=nonsense":                    "is no place in a list",
@@ -152,12 +154,17 @@ func TestJobsPages(t *testing.T) {
 	}
 
 	// A group of those that have failed.
-	form = url.Values{"state": {"failed"}, "reason": {"quota <b>exceeded</b>"}, "action": {"retry"}}
+	form = url.Values{"state": {"failed"}, "code": {"151"}, "reason": {"quota <b>exceeded</b>"}, "action": {"retry"}}
 	if question := s.send("/jobs/act", form, cookie).Body.String(); !strings.Contains(question, "Retry 4 jobs?") {
 		t.Error(question)
 	}
 	form.Set("most", "4")
 	if text := s.follow(t, cookie, "/jobs/act", form); !strings.Contains(text, "4 to be tried again") || strings.Contains(text, "quota") || !strings.Contains(text, "not authorized") {
+		t.Error(text)
+	}
+
+	form = url.Values{"state": {"failed"}, "code": {"151"}, "reason": {"not authorized"}, "action": {"purge"}, "most": {"2"}}
+	if text := s.follow(t, cookie, "/jobs/act", form); !strings.Contains(text, "2 "+pgsource.PurgeJobs().Done) || !strings.Contains(text, "Every job that has ended was published") || count("topic LIKE 'bad/%' AND processed") != 0 {
 		t.Error(text)
 	}
 

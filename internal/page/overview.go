@@ -13,7 +13,7 @@ import (
 )
 
 // overviewParts are the parts of the overview, in order. Each is a template.
-var overviewParts = []string{"verdict", "numbers", "history", "instances", "shards", "next", "parts", "lanes"}
+var overviewParts = []string{"verdict", "numbers", "history", "future", "wheel", "next", "shards", "instances", "parts", "lanes"}
 
 // overviewView is what the parts of the overview show.
 type overviewView struct {
@@ -29,6 +29,8 @@ type overviewView struct {
 	Stats     reactor.Stats
 	History   []figure
 	Shards    *figure
+	Future    []figure
+	Wheel     *figure
 }
 
 // number is a figure with what it is of.
@@ -87,6 +89,7 @@ func (p *Page) renderOverview(known reading) (fragments []fragment, title string
 	v := overviewOf(p.cfg.Name, stats, health, known, time.Now())
 	p.drawing.Lock()
 	defer p.drawing.Unlock()
+	v.Future, v.Wheel = p.axes.futureFigures(known.future), p.axes.wheelFigure(p.cfg.Instance.Ahead())
 	v.History, v.Shards = p.axes.historyFigures(historyOf(known.status)), shardFigure(known.status)
 	for _, name := range overviewParts {
 		fragments = append(fragments, fragment{ID: name, HTML: p.part(name, v)})

@@ -17,6 +17,7 @@ import (
 type Instance interface {
 	Stats() reactor.Stats
 	Health() reactor.Health
+	Ahead() reactor.Ahead
 }
 
 // Jobs is how the page uses the database. *pgsource.Jobs implements it.

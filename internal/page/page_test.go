@@ -29,6 +29,7 @@ type fakeInstance struct{ stats reactor.Stats }
 
 func (f fakeInstance) Stats() reactor.Stats   { return f.stats }
 func (f fakeInstance) Health() reactor.Health { return f.stats.Health() }
+func (f fakeInstance) Ahead() reactor.Ahead   { return reactor.Ahead{} }
 
 var healthy = reactor.Stats{Shards: 64, Lanes: 3, LanesUp: 3, FeedUp: true, Loop: 2 * time.Second}
 

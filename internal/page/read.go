@@ -11,13 +11,24 @@ import (
 // readDatabase reads how the deployment is doing, until ctx ends.
 func (p *Page) readDatabase(ctx context.Context, note func(reading)) {
 	var rates rates
+	var future []pgsource.Future
+	var futureAt time.Time
 	failed := tick
 	for ctx.Err() == nil {
 		begun := time.Now()
 		var r reading
 		r.err = p.cfg.Jobs.Look(ctx, func(a *pgsource.JobsAdmin) (err error) {
-			r.status, err = a.Status(ctx)
-			return err
+			if r.status, err = a.Status(ctx); err != nil {
+				return err
+			}
+			if time.Since(futureAt) >= futurePause {
+				if future, err = readFuture(ctx, a); err != nil {
+					return err
+				}
+				futureAt = time.Now()
+			}
+			r.future = future
+			return nil
 		})
 		pause := min(max(tick, sparing*time.Since(begun)), longestPause)
 		if r.err == nil {
@@ -32,6 +43,26 @@ func (p *Page) readDatabase(ctx context.Context, note func(reading)) {
 		}
 		sleep(ctx, pause)
 	}
+}
+
+// futurePause is between two reads of what is to come, which read more than the rest.
+const futurePause = 5 * time.Second
+
+// futureSteps are what is shown of the future: a minute, an hour, a day.
+var futureSteps = []struct {
+	step  time.Duration
+	steps int
+}{{time.Second, 60}, {time.Minute, 60}, {time.Hour, 24}}
+
+func readFuture(ctx context.Context, a *pgsource.JobsAdmin) (list []pgsource.Future, err error) {
+	for _, s := range futureSteps {
+		f, err := a.Future(ctx, s.step, s.steps)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, f)
+	}
+	return list, nil
 }
 
 // sleep waits, and reports whether ctx goes on.

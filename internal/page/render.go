@@ -28,6 +28,7 @@ var functions = template.FuncMap{
 	"utc":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"code":    code,
 	"query":   url.QueryEscape,
+	"capital": capital,
 	"escape":  escape,
 }
 

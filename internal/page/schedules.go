@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/schedule"
 )
 
 // schedulesView is the list of schedules.
@@ -22,8 +24,17 @@ type schedulesView struct {
 type scheduleRow struct {
 	pgsource.Schedule
 	Recurs string
+	Words  string // the same in English; "": there are no words for it
 	Level  level
 	Link   string
+	Runs   []run // the oldest first
+}
+
+// run is a job of a schedule that has ended, or is under way.
+type run struct {
+	ID    int64
+	Level level
+	Title string
 }
 
 // scheduleView is a schedule with what comes next.
@@ -48,7 +59,20 @@ func scheduleRowOf(s pgsource.Schedule) scheduleRow {
 	if s.Cron == "" {
 		recurs = "every " + s.Every.String()
 	}
-	return scheduleRow{s, recurs, scheduleLevels[s.State], "/schedule?" + url.Values{"name": {s.Name}}.Encode()}
+	return scheduleRow{
+		Schedule: s, Recurs: recurs, Words: schedule.Words(schedule.Spec{Cron: s.Cron, Every: s.Every, Zone: s.Zone}),
+		Level: scheduleLevels[s.State], Link: "/schedule?" + url.Values{"name": {s.Name}}.Encode(),
+	}
+}
+
+// runsShown is how many of the last runs of a schedule are shown.
+const runsShown = 20
+
+func runsOf(list []pgsource.ScheduleRun) (runs []run) {
+	for _, r := range slices.Backward(list) {
+		runs = append(runs, run{r.ID, jobLevels[r.State], r.OccurrenceAt.Time().Format("2006-01-02 15:04:05 UTC") + ": " + string(r.State)})
+	}
+	return runs
 }
 
 func (p *Page) showSchedules(w http.ResponseWriter, r *http.Request, c caller) {
@@ -57,6 +81,17 @@ func (p *Page) showSchedules(w http.ResponseWriter, r *http.Request, c caller) {
 		list, more, err := a.Schedules(r.Context(), pgsource.ScheduleFilter{After: r.URL.Query().Get("after"), Limit: listed})
 		for _, s := range list {
 			v.Schedules = append(v.Schedules, scheduleRowOf(s))
+		}
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		var names []string
+		for _, s := range list {
+			names = append(names, s.Name)
+		}
+		runs, err := a.LastRuns(r.Context(), names, runsShown)
+		for i, name := range names {
+			v.Schedules[i].Runs = runsOf(runs[name])
 		}
 		if more {
 			v.Next = "/schedules?" + url.Values{"after": {list[len(list)-1].Name}}.Encode()
@@ -81,6 +116,11 @@ func (p *Page) showSchedule(w http.ResponseWriter, r *http.Request, c caller) {
 			return err
 		}
 		v.scheduleRow = scheduleRowOf(s)
+		runs, err := a.LastRuns(r.Context(), []string{name}, runsShown)
+		if err != nil {
+			return err
+		}
+		v.Runs = runsOf(runs[name])
 		if s.State == pgsource.ScheduleProblem || s.State == pgsource.ScheduleEnded {
 			return nil
 		}

@@ -72,16 +72,17 @@ func TestTemplatesAgreeWithHTMLTemplate(t *testing.T) {
 			check(name, data, data)
 		}
 		job := pgsource.Job{ID: 1, State: pgsource.JobFailed, Topic: text, Key: text, Reason: text, WaitsFor: &pgsource.JobBefore{ID: 2}}
-		form := jobsForm{Key: text, Topic: text, From: text, Until: text, Hidden: [][2]string{{"key", text}}}
+		form := jobsForm{Key: text, Topic: text, From: text, Until: text, Reason: &pgsource.JobReason{Code: 1, Reason: text}, Hidden: [][2]string{{"key", text}}}
 		for _, may := range []bool{true, false} {
 			detail := jobViewOf(pgsource.JobDetail{Job: job, Payload: []byte(text + "\n" + text), PayloadSize: 1000, Headers: map[string]string{text: text}, ContentType: text, History: []pgsource.JobEvent{{What: text}}})
 			detail.MayAct = may
 			s := scheduleRowOf(pgsource.Schedule{Name: text, Cron: text, Zone: text, Problem: text, State: pgsource.ScheduleProblem, NextAt: time.Now(), LastAt: time.Now(), Message: pgsource.ScheduleMessage{Topic: text, Payload: text}})
+			s.Runs, s.Words = []run{{1, fine, text}}, text
 			for name, body := range map[string]any{
 				"jobs":      jobsView{Form: form, Jobs: []jobRow{jobRowOf(job)}, Next: "/jobs?" + url.Values{"topic": {text}}.Encode(), Problem: text, MayAct: may},
 				"confirm":   jobsView{Form: form, Confirm: &confirmation{Action: "fire", At: text, Question: text, Most: 3}},
 				"job":       []jobView{detail},
-				"failed":    failedView{Groups: groupsOf([]pgsource.Job{job}), Problem: text, MayAct: may},
+				"failed":    failedView{Groups: []failedGroup{failedGroupOf(pgsource.FailedGroup{State: pgsource.JobFailed, Code: 151, Reason: text, Jobs: 5, Example: 7})}, Problem: text, MayAct: may},
 				"schedules": schedulesView{Schedules: []scheduleRow{s}, Problem: text},
 				"schedule":  scheduleView{scheduleRow: s, Settings: settingsOf(s.Schedule), Occurrences: []occurrence{{time.Now(), text}}, MayAct: may},
 			} {
