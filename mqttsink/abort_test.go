@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,6 +50,10 @@ func TestMayPublish(t *testing.T) {
 	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
 		switch p.Type {
 		case packets.PUBLISH:
+			if p.Content.(*packets.Publish).Topic == "only broker" {
+				released <- struct{}{}
+				break
+			}
 			published.Add(1)
 		case packets.PUBREL:
 			released <- struct{}{}
@@ -93,7 +98,7 @@ func TestMayPublish(t *testing.T) {
 		t.Errorf("%d packets were sent", n)
 	}
 
-	// Staged messages are released at their time also while the database is away.
+	// At the only broker, where the next owner's session is the same one, a release and a message of QoS 2 are sent.
 	s, err := newSink(t, Config{URL: broker.url}).Connect(ctx, driver.ConnectOptions{
 		ClientID: "only broker", QoS: 2, Acks: func([]driver.Ack) {}, MayPublish: func() bool { return false },
 	})
@@ -103,10 +108,40 @@ func TestMayPublish(t *testing.T) {
 	if err := s.Release([]driver.Slot{1}); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-released:
-	case <-s.Done():
-		t.Errorf("a release at the only broker is not sent: %v", s.Err())
+	if err := s.Publish(messages("only broker", 2, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		select {
+		case <-released:
+		case <-s.Done():
+			t.Fatalf("it is not sent at the only broker: %v", s.Err())
+		}
 	}
 	within(t, s.Close)
+}
+
+// TestGivenUpIsReset: what the system has not sent of a session that is given up it discards, so the broker sees
+// a reset.
+func TestGivenUpIsReset(t *testing.T) {
+	t.Parallel()
+	for name, why := range map[string]error{"the lease is in doubt": errMayNotPublish, "the broker is left": errBrokerLeft} {
+		listener := listen(t)
+		near, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		far, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer far.Close()
+		b := newSink(t, Config{URL: "mqtt://127.0.0.1:1"}).choice.brokers[0]
+		s := b.newSession(near, bufio.NewReader(near), driver.ConnectOptions{Acks: func([]driver.Ack) {}}, terms{keepAlive: time.Minute}, b)
+		s.end(why)
+		<-s.Done()
+		if _, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: the broker sees %v", name, err)
+		}
+	}
 }

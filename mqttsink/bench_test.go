@@ -17,7 +17,7 @@ import (
 // BenchmarkAnswers reads PUBACKs that arrive together.
 func BenchmarkAnswers(b *testing.B) {
 	const n = 1000
-	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), worked: true}
+	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), worked: true, via: &broker{choice: newChoice(nil, 0, nil)}}
 	source := bytes.NewReader(bytes.Repeat([]byte{0x40, 2, 0, 1}, n))
 	b.ReportAllocs()
 	for done := 0; done < b.N; done += n {

@@ -27,7 +27,7 @@ type broker struct {
 	choice *choice
 
 	sessions atomic.Int64 // how many are open
-	working  atomic.Int64 // how many of those that were opened via this broker are open and have worked (working.go)
+	vouched  time.Time    // guarded by the choice's mu: when it was found to work, after a doubt (working.go)
 
 	warned      sync.Once // a short session expiry was logged
 	closeCounts closeCounts
@@ -111,7 +111,7 @@ func (b *broker) connectVia(ctx context.Context, opts driver.ConnectOptions, via
 		}
 		session.limits.Resumed, session.limits.Marked = found, whole
 	}
-	session.limits.Standby = b.choice.accepted(via, opts.ClientID) // not before: a broker that does not answer is none to stay at
+	session.limits.Standby = b.choice.accepted(session) // not before: a broker that does not answer is none to stay at
 	b.cfg.Logger.Debug("the broker accepted the session", "broker", b.address, "client_id", opts.ClientID,
 		"present", session.limits.Present, "resumed", session.limits.Resumed, "in_flight", terms.limits.InFlight,
 		"packet_bytes", terms.limits.PacketBytes, "keep_alive", terms.keepAlive, "session_expiry", terms.sessionExpiry)

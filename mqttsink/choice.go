@@ -4,16 +4,18 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // choice decides which broker of the list sessions go to. All sessions of a Sink go to the same one,
 // the broker in use: the subscribers of a primary would miss what a lane publishes at its standby.
 //
-//	          it has failed for Config.FailoverAfter: no session can be opened,
-//	          or those that are opened end without having worked (working.go)
+//	          it has failed for Config.FailoverAfter: no session can be opened, or
+//	          those that are opened end without having worked (working.go, suspicion.go)
 //	in use ────────────────────────────────────────────────────────────► the next of the list is tried,
 //	   ▲                                                                 then the one behind it, …
 //	   └──────────────────── it accepts a session ◄──────────────────────────────┘
@@ -33,17 +35,24 @@ type choice struct {
 	failing time.Time // guarded by mu: since when all attempts at home fail; zero: they do not
 	qos     byte      // guarded by mu: the highest QoS of a session
 
-	fruitless time.Time // guarded by mu: since when sessions at home end without having worked; zero: they do not
-	judging   bool      // guarded by mu: home is being asked whether it works
+	fruitless time.Time         // guarded by mu: since when sessions at home end without having worked; zero: they do not
+	doubted   atomic.Bool       // whether fruitless is set
+	judging   bool              // guarded by mu: home is being asked whether it works
+	probed    time.Time         // guarded by mu: when it was asked last
+	open      map[*session]bool // guarded by mu: the sessions that have not ended
+	warnings  ratelog.Limiter
 
 	asking   bool      // guarded by mu: shouldLeave is asking
 	asked    time.Time // guarded by mu: when it asked last
 	answers  int       // guarded by mu: how many times in a row a preferred broker has worked
 	unusable string    // guarded by mu: why a preferred broker that accepts connections did not work when it was asked last
 
-	returned bool                 // guarded by mu: the broker in use was changed last by a return
-	behind   map[string]time.Time // guarded by mu: since when a client fails to connect to the broker that a return has left
-	next     map[string]route     // guarded by mu: where a broker has sent a client when it ended its session
+	returned   bool                 // guarded by mu: the broker in use was changed last by a return
+	returnedAt time.Time            // guarded by mu: when that was
+	notBefore  time.Time            // guarded by mu: no preferred broker is asked before
+	holdOff    time.Duration        // guarded by mu: how long that was after the last return that has failed
+	behind     map[string]time.Time // guarded by mu: since when a client does not get on at the broker that a return has left
+	next       map[string]route     // guarded by mu: where a broker has sent a client when it ended its session
 }
 
 // route is where a session goes. These are different brokers if one refers to another.
@@ -55,7 +64,7 @@ type route struct {
 func newChoice(brokers []*broker, after time.Duration, log *slog.Logger) *choice {
 	return &choice{
 		brokers: brokers, after: max(after, 0), log: log, home: -1,
-		behind: map[string]time.Time{}, next: map[string]route{},
+		behind: map[string]time.Time{}, next: map[string]route{}, open: map[*session]bool{},
 	}
 }
 
@@ -84,20 +93,29 @@ func (c *choice) known() bool {
 // accepted notes that a broker has accepted a session. It reports whether another one is preferred, so
 // that the session has to ask now and then whether it should leave. That does not depend on the
 // broker in use, which may change before or after the session begins.
-func (c *choice) accepted(via *broker, clientID string) (standby bool) {
+func (c *choice) accepted(s *session) (standby bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.behind, clientID)
+	via := s.via
 	if via == c.brokers[c.at] {
+		delete(c.behind, s.clientID)
 		c.failing = time.Time{}
 		if c.home != c.at {
 			if c.home >= 0 {
 				c.log.Warn("another broker is in use now", "broker", via.address)
 			}
-			c.home, c.answers, c.fruitless = c.at, 0, time.Time{}
+			c.home, c.answers = c.at, 0
+			c.doubt(time.Time{})
 		}
 	}
 	return c.index(via) > 0
+}
+
+// begun notes that there is a session.
+func (c *choice) begun(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open[s] = true
 }
 
 // failed notes that an attempt to connect has failed, and since when it was under way.
@@ -132,8 +150,10 @@ func (c *choice) failed(r route, clientID string, since time.Time) {
 
 // tryNext has the next broker of the list tried. The caller holds mu.
 func (c *choice) tryNext() {
+	c.noteReturnFailed()
 	c.at = (c.at + 1) % len(c.brokers)
-	c.fruitless, c.returned = time.Time{}, false
+	c.returned = false
+	c.doubt(time.Time{})
 }
 
 // index returns the place of a broker in the list, or -1.

@@ -126,7 +126,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		t.Errorf("encoding allocates %v times", n)
 	}
 	const n = 2000
-	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), acks: make([]driver.Ack, 0, n), worked: true}
+	s := &session{reader: bufio.NewReaderSize(nil, readBuffer), acks: make([]driver.Ack, 0, n), worked: true, via: &broker{choice: newChoice(nil, 0, nil)}}
 	source := bytes.NewReader(bytes.Repeat([]byte{0x40, 2, 0, 1}, n))
 	if allocs := testing.AllocsPerRun(100, func() {
 		_, _ = source.Seek(0, io.SeekStart)

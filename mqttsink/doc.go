@@ -33,7 +33,7 @@
 // # Several brokers
 //
 // Config.URL may list several brokers. All sessions go to one of them (choice.go). It is left when it cannot
-// be reached, or accepts sessions and does not work (working.go), and lanes are asked to leave its
+// be reached, or accepts sessions and does not work (working.go, suspicion.go), and lanes are asked to leave its
 // standby when a preferred one works again (returning.go, driver.Session.ShouldLeave).
 //
 // # Promises

@@ -59,6 +59,7 @@ func (s *session) takeBuffered() error {
 
 // take handles one packet from the broker.
 func (s *session) take(packet []byte) error {
+	s.heard = true
 	switch packet[0] >> 4 {
 	case packets.PUBACK, packets.PUBREC, packets.PUBCOMP:
 		ack, err := decodeAck(packet)
@@ -66,16 +67,14 @@ func (s *session) take(packet []byte) error {
 			return err
 		}
 		s.acks = append(s.acks, ack)
-		if !s.worked && !ack.Refused() {
+		if !ack.Refused() && (!s.worked || s.via.choice.doubted.Load()) {
 			s.noteWork()
 		}
 		return nil
 	case packets.SUBACK, packets.UNSUBACK:
 		return s.answerRequest(packet)
 	case packets.PINGRESP:
-		if !s.worked {
-			s.noteWork()
-		}
+		s.notePong()
 		return nil // its arrival has moved the read deadline
 	case packets.PUBLISH:
 		if packet[0]&publishQoS == 0 {

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/sockopt"
@@ -34,8 +36,13 @@ type session struct {
 	reader   *bufio.Reader    // owned by read
 	lowWater sockopt.LowWater // owned by read
 	acks     []driver.Ack     // owned by read: read and not yet reported
+	heard    bool             // owned by read: the broker has sent something after CONNACK
 	worked   bool             // owned by read: see working.go
+	pongs    int64            // owned by read: how many pings were answered
 	referred bool             // owned by read: the broker has sent us to another one of the list
+
+	// proof is the number of the first ping, from 1, behind a QoS 0 message, until that ping is answered; 0: there is none.
+	proof atomic.Int64
 
 	wake chan struct{} // one slot: there is something to write, or the session has ended
 	done chan struct{} // closed when both goroutines have ended
@@ -78,9 +85,11 @@ var (
 	// errClosed is the end of a session that was closed without an error.
 	errClosed = errors.New("the session is closed")
 	// errAborted is the end of a session by Abort.
-	errAborted = errors.New("the session was given up")
+	errAborted = driver.ErrSessionGivenUp
 	// errMayNotPublish: something is queued, and ConnectOptions.MayPublish does not allow it to be sent.
-	errMayNotPublish = errors.New("the session was given up: what is queued must not be sent any more, because the lane's lease is in doubt")
+	errMayNotPublish = fmt.Errorf("%w: what is queued must not be sent any more, because the lane's lease is in doubt", driver.ErrSessionGivenUp)
+	// errBrokerLeft: the lanes have left the broker for the next one.
+	errBrokerLeft = fmt.Errorf("%w: its broker does not work, and the next one is tried", driver.ErrSessionGivenUp)
 )
 
 func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.ConnectOptions, agreed terms, via *broker) *session {
@@ -91,6 +100,7 @@ func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.Con
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	b.sessions.Add(1)
+	b.choice.begun(session)
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -125,6 +135,9 @@ func (s *session) Err() error {
 }
 
 // Publish implements driver.Session.
+//
+// At the only broker neither a release nor a message at QoS 2 harms anybody, whoever sends it: the next owner's
+// session is the same one, and ends ours. At another broker, and at a lower QoS, the message is published once more.
 func (s *session) Publish(msgs []driver.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,8 +156,8 @@ func (s *session) Publish(msgs []driver.Message) error {
 		} else {
 			s.unanswered++
 		}
+		s.publishing = s.publishing || msgs[i].QoS < 2 || s.limits.OtherBrokers
 	}
-	s.publishing = true
 	s.writeNow()
 	return nil
 }
@@ -161,9 +174,7 @@ func (s *session) Release(slots []driver.Slot) error {
 	}
 	s.releases = append(s.releases, slots...)
 	s.unanswered += len(slots)
-	// At the only broker a release harms nobody, whoever sends it: the next owner's session is the same one,
-	// and ends ours. At another broker the message is published once more.
-	s.publishing = s.publishing || len(s.at.choice.brokers) > 1
+	s.publishing = s.publishing || s.limits.OtherBrokers
 	s.writeNow()
 	return nil
 }
@@ -190,11 +201,8 @@ func (s *session) Close(ctx context.Context) error { return s.disconnect(ctx, fa
 // Discard implements driver.Session. Its result is that of Close.
 func (s *session) Discard(ctx context.Context) error { return s.disconnect(ctx, true) }
 
-// Abort implements driver.Session. The system discards what it has not sent yet, as well as we do.
+// Abort implements driver.Session.
 func (s *session) Abort() {
-	if tcp, ok := plain(s.conn).(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
 	s.end(errAborted)
 	<-s.done
 }
@@ -219,8 +227,14 @@ func (s *session) disconnect(ctx context.Context, discard bool) error {
 	return nil
 }
 
-// end closes the connection. Only the first error is kept.
+// end closes the connection. Only the first error is kept. If we give the session up, the system discards what
+// it has not sent yet, as well as we do.
 func (s *session) end(err error) {
+	if errors.Is(err, driver.ErrSessionGivenUp) {
+		if tcp, ok := plain(s.conn).(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+	}
 	s.mu.Lock()
 	if s.state == disconnecting && errors.Is(err, errClosedByBroker) {
 		err = errClosed // the regular end

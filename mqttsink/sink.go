@@ -61,9 +61,9 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 
 // attempt connects to the broker in use, and to where it refers to.
 func (s *Sink) attempt(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error) {
-	if b, qos := s.choice.suspect(); b != nil {
-		connected, err := b.works(ctx, qos)
-		s.choice.judge(ctx, b, connected, err)
+	if b, qos := s.choice.suspect(opts.ClientID); b != nil {
+		found, err := b.probe(ctx, qos)
+		s.choice.judge(ctx, b, found, err)
 	}
 	begun, chosen := time.Now(), s.choice.route(opts)
 	b := chosen.to

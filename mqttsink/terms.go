@@ -40,7 +40,7 @@ func (b *broker) negotiate(connack *packets.Connack, opts driver.ConnectOptions)
 	t := terms{
 		limits: driver.Limits{
 			InFlight: b.cfg.inFlight(opts.QoS), QoS: maxQoS, Broker: b.address,
-			Present: connack.SessionPresent, Resumed: connack.SessionPresent && b.mayTrust(opts),
+			Present: connack.SessionPresent, Resumed: connack.SessionPresent && b.mayTrust(opts), OtherBrokers: len(b.choice.brokers) > 1,
 		},
 		keepAlive: time.Duration(b.cfg.keepAliveSeconds()) * time.Second,
 	}

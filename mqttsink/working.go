@@ -2,12 +2,10 @@ package mqttsink
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
-
-	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -16,159 +14,100 @@ import (
 // majority, a proxy answers in its place. So an accepted connection does not count as a success of the
 // broker in use.
 //
-//	a session has worked      it has received an answer that refuses nothing to a message, or one to a
-//	                          ping. An answer to SUBSCRIBE is none: a broker that closes the connection
-//	                          at each message may give it.
-//	a session was fruitless   it has ended before that, and neither was it closed by us nor taken over
+//	a session has worked      it has received an answer to a message that refuses nothing. At QoS 0, where
+//	                          messages have no answers, that is the answer to a ping sent behind one. An
+//	                          answer to SUBSCRIBE is none: a broker that closes the connection at each
+//	                          message may give it.
+//	a session was fruitless   it has ended without having worked, and neither was it closed by us nor taken
+//	                          over. One that has answered pings, and owed no answer to a message, was idle,
+//	                          and says nothing.
 //
-// While sessions are fruitless, and none that is open has worked, for Config.FailoverAfter, the broker is
-// suspected, and no more than that: a message that makes a broker close the connection, and somebody
-// who takes over the sessions of our lanes, look the same. A probe tells those apart, because it has
-// a client id of its own, and publishes a message of its own (works). Only if the probe fails as well
-// is the next broker tried. So the trouble of a lane never moves the others.
+// Fruitless sessions at the broker in use begin a doubt. It ends when a message of any lane is answered, and
+// not by a ping: an idle lane pings a broker that fails at each message. While it lasts the broker is
+// asked (suspicion.go).
 //
-// A broker that keeps its sessions open and refuses each message by a reason code is not left: most
-// likely the user lacks a right, and would lack it at the next one. Neither is one that answers pings,
-// and no message.
+// Until a broker in doubt is known to work, the end of a fruitless session is no evidence against the message
+// that was sent over it (driver.ErrBrokerDoubted). Else a broker with a full disk would have good jobs given
+// up before the next one is tried. With one broker there is nothing to wait for, and nobody is asked.
 
-// ended notes how a session has ended. Its own goroutine calls it.
-func (c *choice) ended(s *session) {
-	if s.worked {
-		s.via.working.Add(-1)
-		return
-	}
-	err := s.Err()
+const (
+	// answersLinger: an answer that comes so soon after the doubt has begun may have been on its way before.
+	answersLinger = time.Second
+	// vouchedFor is for how long after it was found to work a broker is not to blame for fruitless sessions.
+	vouchedFor = 30 * time.Second
+)
+
+// fruitless reports whether a session that has ended says something against its broker, and whether the broker
+// has owed an answer to a message then.
+func (s *session) fruitless() (fruitless, owed bool) {
+	s.mu.Lock()
+	owed, err := s.unanswered > 0 || s.proof.Load() != 0, s.err
+	s.mu.Unlock()
 	switch {
-	case s.referred, errors.Is(err, errClosed), errors.Is(err, driver.ErrSessionTakenOver),
-		errors.Is(err, errAborted), errors.Is(err, errMayNotPublish), errors.Is(err, context.Canceled):
-		return
+	case s.worked, s.referred, strings.HasPrefix(s.clientID, driver.ProbePrefix):
+		return false, owed
+	case errors.Is(err, errClosed), errors.Is(err, driver.ErrSessionTakenOver), errors.Is(err, driver.ErrSessionGivenUp), errors.Is(err, context.Canceled):
+		return false, owed
+	case errors.Is(err, context.DeadlineExceeded): // we have closed it, and the broker was slow to: unless it was silent all the time
+		return !s.heard, owed
 	}
+	return owed || s.pongs == 0, owed
+}
+
+// ended notes how a session has ended. Its own goroutine calls it, before the lane learns of the end.
+func (c *choice) ended(s *session) {
+	fruitless, owed := s.fruitless()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.open, s)
+	if !fruitless || len(c.brokers) < 2 {
+		return
+	}
 	switch {
-	case len(c.brokers) < 2 || s.via != c.brokers[c.at] || c.at != c.home:
-	case s.via.working.Load() > 0:
-		c.fruitless = time.Time{}
-	case c.fruitless.IsZero():
-		c.fruitless = time.Now()
+	case s.via != c.brokers[c.at]:
+		if _, noted := c.behind[s.clientID]; !noted && owed { // else it may have ended for another reason, and connects once more
+			c.behind[s.clientID] = time.Now()
+		}
+	case c.at == c.home && c.fruitless.IsZero():
+		c.doubt(time.Now())
+	}
+	if s.via != c.brokers[c.at] || time.Since(s.via.vouched) > vouchedFor {
+		s.mu.Lock()
+		s.err = fmt.Errorf("%w (%w)", s.err, driver.ErrBrokerDoubted)
+		s.mu.Unlock()
 	}
 }
 
-// noteWork notes the first answer of a session by which it has worked. The reading goroutine calls it.
+// noteWork notes that a message of a session was answered: the first one, and any while the broker in use is
+// in doubt. The reading goroutine calls it.
 func (s *session) noteWork() {
 	s.worked = true
-	s.via.working.Add(1)
 	c := s.via.choice
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.brokers) > 1 && s.via == c.brokers[c.at] {
-		c.fruitless = time.Time{}
+	delete(c.behind, s.clientID)
+	if c.doubted.Load() && s.via == c.brokers[c.at] && time.Since(c.fruitless) >= answersLinger {
+		c.trust(s.via)
 	}
 }
 
-// suspect returns the broker in use if it has to be asked whether it works, with the QoS to ask for, or
-// nil. Whoever asks passes the answer to judge.
-func (c *choice) suspect() (*broker, byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fruitless.IsZero() || time.Since(c.fruitless) < c.after || c.judging || c.at != c.home {
-		return nil, 0
-	}
-	b := c.brokers[c.at]
-	if b.working.Load() > 0 {
-		c.fruitless = time.Time{}
-		return nil, 0
-	}
-	c.judging = true
-	return b, c.qos
-}
-
-// judge leaves a suspected broker if it accepts connections and does not work, for a reason. If it works it
-// is trusted for another FailoverAfter. One that accepts no connection is left by the failures of the
-// lanes to connect (failed).
-func (c *choice) judge(ctx context.Context, b *broker, connected bool, why error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.judging = false
-	switch {
-	case ctx.Err() != nil || !connected || b != c.brokers[c.at] || c.at != c.home:
-	case why == nil || b.working.Load() > 0:
-		c.fruitless = time.Time{}
-		c.log.Warn("a broker ends the sessions of lanes, and works for others: staying with it", "broker", b.address)
-	default:
-		c.tryNext()
-		c.log.Warn("a broker accepts sessions, and does not work; trying the next one", "broker", b.address, "next", c.brokers[c.at].address, "err", why)
+// notePong notes the answer to a ping. The reading goroutine calls it.
+func (s *session) notePong() {
+	s.pongs++
+	if first := s.proof.Load(); first > 0 && s.pongs >= first {
+		s.proof.Store(0)
+		s.noteWork()
 	}
 }
 
-// works finds out whether the broker is one that lanes can work with, by a client that nobody else is: it
-// agrees to the terms that a lane needs, and answers a message. connected tells that it has accepted
-// the connection. A broker that lets in no client id that it does not know cannot be asked more than that.
-func (b *broker) works(ctx context.Context, qos byte) (connected bool, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.ConnectTimeout, errConnectTimeout)
-	defer cancel()
-	opts := driver.ConnectOptions{ClientID: newProbeID(), QoS: qos}
-	connect := b.connectPacket(opts)
-	expiry := uint32(probeExpiry / time.Second)
-	connect.Properties.SessionExpiryInterval = &expiry // a broker that keeps no sessions says so
-	conn, reader, connack, err := b.open(ctx, connect)
-	if err != nil {
-		var refused *driver.ConnectRefusedError
-		if errors.As(err, &refused) && refused.Code == packets.ConnackInvalidClientID {
-			return true, nil
-		}
-		return false, err
-	}
-	defer closeNow(conn)
-	if _, err := b.negotiate(connack, opts); err != nil {
-		return true, err
-	}
-	stop := context.AfterFunc(ctx, func() { closeNow(conn) })
-	defer stop()
-	p := &passingProbe{conn: conn, reader: reader, topic: passingTopics + rand.Text()}
-	if err := p.tryMessage(qos); err != nil {
-		if errors.Is(context.Cause(ctx), errConnectTimeout) {
-			return true, explained(err, "broker %s accepts connections and does not answer a message within %v", b.address, b.cfg.ConnectTimeout)
-		}
-		return true, fmt.Errorf("broker %s accepts connections and fails at a message: %w", b.address, err)
-	}
-	(&probe{conn: conn}).leave(0)
-	return true, nil
+// doubt begins a doubt about the broker in use, or ends it, with a time of zero. The caller holds mu.
+func (c *choice) doubt(since time.Time) {
+	c.fruitless = since
+	c.doubted.Store(!since.IsZero())
 }
 
-// tryMessage publishes an empty message on a topic that nobody knows, and returns nil if the broker
-// answers as one that works. That it does not allow us this topic is such an answer.
-func (p *passingProbe) tryMessage(qos byte) error {
-	const id = 1
-	message := &packets.Publish{PacketID: id, QoS: qos, Topic: p.topic, Properties: &packets.Properties{}}
-	if qos == 0 { // the ping behind it is answered if the broker has taken it
-		if _, err := message.WriteTo(p.conn); err != nil {
-			return err
-		}
-		return p.ping()
-	}
-	answer := byte(packets.PUBACK)
-	if qos == 2 {
-		answer = packets.PUBREC
-	}
-	code, err := p.ask(message, answer)
-	switch {
-	case err != nil:
-		return err
-	case isTrouble(code):
-		return fmt.Errorf("it refuses it (%s)", reasonText(code))
-	case qos < 2 || refused(code):
-		return nil
-	}
-	_, err = p.ask(&packets.Pubrel{PacketID: id, Properties: &packets.Properties{}}, packets.PUBCOMP)
-	return err
-}
-
-// isTrouble reports whether a refusal is about the broker, and not about the message.
-func isTrouble(code byte) bool {
-	switch code {
-	case 0x80, 0x83, 0x97: // unspecified error, implementation specific error, quota exceeded
-		return true
-	}
-	return false
+// trust ends the doubt about the broker in use, which works. The caller holds mu.
+func (c *choice) trust(b *broker) {
+	b.vouched = time.Now()
+	c.doubt(time.Time{})
 }

@@ -2,6 +2,8 @@ package mqttsink
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -130,45 +132,219 @@ func TestTroubleOfALane(t *testing.T) {
 	}
 }
 
+// longAgo makes the doubt about the broker in use, if there is one, older.
+func longAgo(s *Sink, d time.Duration) {
+	s.choice.mu.Lock()
+	defer s.choice.mu.Unlock()
+	if !s.choice.fruitless.IsZero() {
+		s.choice.fruitless = s.choice.fruitless.Add(-d)
+	}
+	s.choice.probed = time.Time{}
+}
+
+// at is the broker of a session, by its URL.
+func at(s driver.Session) string { return "mqtt://" + s.Limits().Broker }
+
 // TestPatienceWithFruitlessSessions: a broker that does not work is left after FailoverAfter, and not while
-// a session of another lane works there.
+// messages of another lane are answered there. Until it is known to work, no end counts against the message.
 func TestPatienceWithFruitlessSessions(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	works := true
+	var works atomic.Bool
+	bye := encode(&packets.Disconnect{ReasonCode: 0x83, Properties: &packets.Properties{}})
 	broker := atMessages(t, func(p *packets.Publish) reply {
-		if p.Topic == "good" && works {
+		if p.Topic == "good" || p.Topic != "bad" && works.Load() {
 			return pubrec(p, 0)
 		}
-		return reply{closeNow: true}
+		return reply{packets: bye, closeNow: true}
 	})
-	there := testkit.Broker(t).URL()
-	sink := newSink(t, Config{URL: broker.url + "," + there, FailoverAfter: time.Hour, Logger: testkit.Logger(t)})
-	back := func(d time.Duration) { // as if sessions were fruitless for so long
-		sink.choice.mu.Lock()
-		defer sink.choice.mu.Unlock()
-		if !sink.choice.fruitless.IsZero() {
-			sink.choice.fruitless = sink.choice.fruitless.Add(-d)
-		}
-	}
-	standby := func(what string, topic string, want bool) driver.Session {
+	sink := newSink(t, Config{URL: broker.url + "," + testkit.Broker(t).URL(), FailoverAfter: time.Hour, Logger: testkit.Logger(t)})
+	bad := func(what string, doubted bool) {
 		t.Helper()
-		session := oneMessage(t, ctx, sink, topic, topic)
-		if session.Limits().Standby != want {
-			t.Fatalf("%s: at a standby is %t", what, !want)
+		session := oneMessage(t, ctx, sink, "bad", "bad")
+		<-session.Done()
+		var d *driver.DisconnectedError
+		if err := session.Err(); session.Limits().Standby || errors.Is(err, driver.ErrBrokerDoubted) != doubted || !errors.As(err, &d) {
+			t.Errorf("%s: at a standby: %t; it ended with %v", what, session.Limits().Standby, err)
 		}
-		return session
 	}
-	good := standby("one that works", "good", false)
-	<-standby("beside one that works", "bad", false).Done()
-	back(2 * time.Hour)
-	<-standby("beside one that works, after a long time", "bad", false).Done()
-	good.Abort()
-	<-standby("alone", "bad", false).Done()
-	back(time.Minute)
-	<-standby("alone, after a short time", "bad", false).Done()
-	back(2 * time.Hour)
-	within(t, standby("alone, after a long time", "bad", true).Close)
+	bad("alone", true)
+	longAgo(sink, time.Minute)
+	bad("asked early, and fails", true)
+	longAgo(sink, 2*time.Hour)
+	acks := newCollector()
+	good, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: driver.ProbePrefix + "does not ask", QoS: 2, Acks: acks.take})
+	if err != nil || at(good) != broker.url {
+		t.Fatal(err)
+	}
+	if err := good.Publish(messages("good", 2, 1)); err != nil {
+		t.Fatal(err)
+	}
+	acks.wait(t, ctx, 1)
+	bad("beside one whose message was answered", false)
+	works.Store(true)
+	sink.choice.brokers[0].vouched = time.Time{} // nobody else uses it now
+	bad("alone again", true)
+	longAgo(sink, 2*time.Hour)
+	bad("asked, and works", false)
+	works.Store(false)
+	longAgo(sink, 2*time.Hour)
+	session := oneMessage(t, ctx, sink, "bad", "bad")
+	if !session.Limits().Standby {
+		t.Error("it is not left")
+	}
+	within(t, session.Close)
+	within(t, func(ctx context.Context) error {
+		select {
+		case <-good.Done():
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if err := good.Err(); !errors.Is(err, errBrokerLeft) {
+		t.Errorf("the session that was left there: %v", err)
+	}
+}
+
+// TestIdleLanesAndAnotherThatFails: lanes that are idle, and whose pings are answered, do not hide that the
+// broker fails at each message; they leave it together with the lane that has found out.
+func TestIdleLanesAndAnotherThatFails(t *testing.T) {
+	for _, qos := range []byte{0, 2} {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			pings := make(chan struct{}, 100)
+			broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
+				switch p.Type {
+				case packets.PINGREQ:
+					pings <- struct{}{}
+				case packets.PUBLISH:
+					return reply{closeNow: true}
+				}
+				return reply{}
+			})
+			sink := newSink(t, Config{URL: broker.url + "," + testkit.Broker(t).URL(), FailoverAfter: time.Hour, KeepAlive: time.Second, Logger: testkit.Logger(t)})
+			idle, _ := open(t, ctx, sink, "idle", qos)
+			for range 2 { // when the second is sent, the first is answered
+				select {
+				case <-pings:
+				case <-ctx.Done():
+					t.Fatal("no ping")
+				}
+			}
+			connect := func() driver.Session {
+				s, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "busy", QoS: qos, Acks: func([]driver.Ack) {}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			}
+			busy := connect()
+			_ = busy.Publish(messages("x", qos, 1))
+			<-busy.Done()
+			longAgo(sink, 2*time.Hour)
+			moved := connect()
+			if !moved.Limits().Standby {
+				t.Fatal("it stays at a broker that fails at each message")
+			}
+			moved.Abort()
+			<-idle.Done()
+			if err := idle.Err(); !errors.Is(err, driver.ErrSessionGivenUp) {
+				t.Errorf("the idle one has ended with %v", err)
+			}
+		})
+	}
+}
+
+// TestIdleSessionsSayNothing: what does not count against a broker: a session that was idle, or closed by us.
+func TestIdleSessionsSayNothing(t *testing.T) {
+	b := newSink(t, Config{URL: "mqtt://127.0.0.1:1,mqtt://127.0.0.1:2"}).choice.brokers[0]
+	for name, test := range map[string]struct {
+		s    *session
+		want bool
+	}{
+		"nothing was heard":       {&session{err: errClosedByBroker}, true},
+		"pings were answered":     {&session{err: errClosedByBroker, pongs: 1}, false},
+		"and a message was not":   {&session{err: errClosedByBroker, pongs: 1, unanswered: 1}, true},
+		"a message was answered":  {&session{err: errClosedByBroker, worked: true, unanswered: 1}, false},
+		"closed, and slow":        {&session{err: context.DeadlineExceeded, heard: true}, false},
+		"closed, and silent":      {&session{err: context.DeadlineExceeded}, true},
+		"a probe of the lane":     {&session{err: errClosedByBroker, clientID: newProbeID()}, false},
+		"given up for the lease":  {&session{err: errMayNotPublish, unanswered: 1}, false},
+		"taken over":              {&session{err: driver.ErrSessionTakenOver}, false},
+		"silent, after the marks": {&session{err: errConnectTimeout, heard: true}, true},
+	} {
+		test.s.via = b
+		if got, _ := test.s.fruitless(); got != test.want {
+			t.Errorf("%s: fruitless is %t", name, got)
+		}
+	}
+}
+
+// TestLeftBehindWhereNothingWorks: a lane that has gone back to a standby to settle what it has in flight does
+// not stay where each session ends at a message, and nothing counts against the messages meanwhile.
+func TestLeftBehindWhereNothingWorks(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	standby := atMessages(t, func(*packets.Publish) reply { return reply{closeNow: true} })
+	primary := testkit.Broker(t).URL()
+	sink := newSink(t, Config{URL: primary + "," + standby.url, FailoverAfter: time.Hour, Logger: testkit.Logger(t)})
+	sink.choice.at, sink.choice.home = 1, 1
+	there, _ := open(t, ctx, sink, "there", 2)
+	for !there.ShouldLeave(ctx) {
+		sink.choice.asked = time.Time{} // as if the pause were over
+	}
+	unsettled := func() driver.Session {
+		acks := newCollector()
+		s, err := sink.Connect(ctx, driver.ConnectOptions{
+			ClientID: "unsettled", QoS: 2, Broker: strings.TrimPrefix(standby.url, "mqtt://"), Unsettled: true, Acks: acks.take,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for range 2 {
+		s := unsettled()
+		if at(s) != standby.url {
+			t.Fatalf("it is at %s", at(s))
+		}
+		_ = s.Publish(messages("x", 2, 1))
+		<-s.Done()
+		if err := s.Err(); !errors.Is(err, driver.ErrBrokerDoubted) {
+			t.Errorf("it has ended with %v", err)
+		}
+	}
+	sink.choice.mu.Lock()
+	for client, since := range sink.choice.behind {
+		sink.choice.behind[client] = since.Add(-2 * time.Hour)
+	}
+	sink.choice.mu.Unlock()
+	s := unsettled()
+	if at(s) != primary {
+		t.Errorf("it is at %s still", at(s))
+	}
+	within(t, s.Close)
+}
+
+// TestReturnsThatFail: after each return that fails soon, the preferred broker is left alone for longer.
+func TestReturnsThatFail(t *testing.T) {
+	c := newSink(t, Config{URL: "mqtt://127.0.0.1:1,mqtt://127.0.0.1:2"}).choice
+	fails := func(after time.Duration) time.Duration {
+		c.returned, c.returnedAt = true, time.Now().Add(-after)
+		c.tryNext()
+		c.tryNext() // through the list
+		return c.holdOff
+	}
+	for i, want := range []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, mostHoldOff, mostHoldOff} {
+		if got := fails(time.Second); got != want || time.Until(c.notBefore) < want-time.Minute/2 {
+			t.Errorf("after %d of them: %v", i+1, got)
+		}
+	}
+	if got := fails(steadyReturn); got != 0 {
+		t.Errorf("after one that has lasted: %v", got)
+	}
 }
 
 // TestWorks: a broker works if it agrees to what a lane needs and answers a message.
@@ -190,35 +366,43 @@ func TestWorks(t *testing.T) {
 			return atMessages(t, func(p *packets.Publish) reply { return pubrec(p, code) })
 		}
 	}
+	there := testkit.Broker(t).URL()
+	refuses := func(code byte, to string) func(t *testing.T) *fakeBroker {
+		return func(t *testing.T) *fakeBroker {
+			return startFakeBroker(t, func(int, *packets.ControlPacket) reply {
+				return reply{packets: connack(t, code, &packets.Properties{ServerReference: to}), closeNow: true}
+			})
+		}
+	}
 	for name, test := range map[string]struct {
 		broker func(t *testing.T) *fakeBroker
-		want   string // in the error; "": it works
+		found  verdict
+		want   string // in the error
 	}{
-		"QoS 0 only":               {agrees(&packets.Properties{MaximumQOS: &no}), "it takes QoS 0 at most"},
-		"QoS 1 only":               {agrees(&packets.Properties{MaximumQOS: &one}), "it takes QoS 1 at most"},
-		"keeps no session":         {agrees(&packets.Properties{SessionExpiryInterval: &zero}), "it keeps no session"},
-		"another client id":        {agrees(&packets.Properties{AssignedClientID: "other"}), "it replaces our client id"},
-		"closes at a message":      {agrees(nil), "fails at a message"},
-		"refuses with its trouble": {answers(0x83), "fails at a message: it refuses it (implementation specific error)"},
-		"does not allow the topic": {answers(codeNotAuthorized), ""},
-		"answers":                  {answers(0), ""},
-		"knows our lanes only": {func(t *testing.T) *fakeBroker {
-			return startFakeBroker(t, func(int, *packets.ControlPacket) reply {
-				return reply{packets: connack(t, packets.ConnackInvalidClientID, nil), closeNow: true}
-			})
-		}, ""},
+		"QoS 0 only":               {agrees(&packets.Properties{MaximumQOS: &no}), fails, "it takes QoS 0 at most"},
+		"QoS 1 only":               {agrees(&packets.Properties{MaximumQOS: &one}), fails, "it takes QoS 1 at most"},
+		"keeps no session":         {agrees(&packets.Properties{SessionExpiryInterval: &zero}), fails, "it keeps no session"},
+		"another client id":        {agrees(&packets.Properties{AssignedClientID: "other"}), fails, "it replaces our client id"},
+		"closes at a message":      {agrees(nil), fails, "fails at a message"},
+		"refuses with its trouble": {answers(0x83), fails, "fails at a message: it refuses it (implementation specific error)"},
+		"does not allow the topic": {answers(codeNotAuthorized), works, ""},
+		"answers":                  {answers(0), works, ""},
+		"knows our lanes only":     {refuses(packets.ConnackInvalidClientID, ""), cannotBeAsked, "does not allow our client id"},
+		"refuses the login":        {refuses(packets.ConnackNotAuthorized, ""), cannotBeAsked, "not authorized"},
+		"refers to one that works": {refuses(packets.ConnackUseAnotherServer, strings.TrimPrefix(there, "mqtt://")), works, ""},
+		"refers to a stranger":     {refuses(packets.ConnackServerMoved, "nowhere.invalid"), unreachable, "it has moved"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			sink := newSink(t, Config{URL: test.broker(t).url})
-			connected, err := sink.choice.brokers[0].works(testContext(t), 2)
-			if !connected || (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
-				t.Errorf("connected %t, %v, want %q", connected, err, test.want)
+			sink := newSink(t, Config{URL: test.broker(t).url + "," + there})
+			found, err := sink.choice.brokers[0].probe(testContext(t), 2)
+			if found != test.found || (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("found %d, %v, want %d, %q", found, err, test.found, test.want)
 			}
 		})
 	}
 	for _, qos := range allQoS {
-		if _, err := newSink(t, Config{URL: testkit.Broker(t).URL()}).choice.brokers[0].works(testContext(t), qos); err != nil {
+		if _, err := newSink(t, Config{URL: there}).choice.brokers[0].probe(testContext(t), qos); err != nil {
 			t.Errorf("mosquitto at QoS %d: %v", qos, err)
 		}
 	}

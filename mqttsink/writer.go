@@ -79,6 +79,7 @@ func (s *session) write() error {
 	// sends. They are sent a little more often than every keepAlive, which is the broker's limit.
 	ping := time.NewTicker(s.keepAlive * 3 / 4)
 	defer ping.Stop()
+	pinged := int64(0)
 	for {
 		pings := false
 		select {
@@ -100,7 +101,11 @@ func (s *session) write() error {
 			s.keepReleases(releases)
 			return errClosed
 		}
+		if len(slots) > 0 {
+			s.proof.CompareAndSwap(0, pinged+1)
+		}
 		if pings {
+			pinged++
 			buffer = append(buffer, pingreq...) // behind the rest, which may begin within a packet (writeNow)
 		}
 		if written, err := s.sendAll(buffer, large, publishing); err != nil {

@@ -18,6 +18,7 @@ type fakeBroker struct {
 	open      map[string]*sessionOf // guarded by mu: the latest connection of each
 	received  map[string]int        // guarded by mu: by topic, of released messages
 	silent    bool                  // guarded by mu: answers to no message
+	standby   bool                  // guarded by mu: its sessions should leave
 	away      bool                  // guarded by mu: no connection can be made
 	onConnect func(client string)   // guarded by mu; called without it
 	latest    driver.ConnectOptions // guarded by mu: of the latest connection
@@ -65,7 +66,7 @@ func (b *fakeBroker) Connect(_ context.Context, opts driver.ConnectOptions) (dri
 	}
 	s := &sessionOf{
 		broker: b, client: opts.ClientID, acks: opts.Acks, done: make(chan struct{}), answers: make(chan []driver.Ack, 1000),
-		limits: driver.Limits{InFlight: 100, QoS: 2, Broker: b.address, Present: present, Resumed: resumed, Marked: resumed && mark != ""},
+		limits: driver.Limits{InFlight: 100, QoS: 2, Broker: b.address, Present: present, Resumed: resumed, Marked: resumed && mark != "", Standby: b.standby},
 	}
 	go s.answer()
 	b.open[opts.ClientID] = s
@@ -124,7 +125,7 @@ type sessionOf struct {
 	sent    []driver.Message // guarded by the broker's mu
 }
 
-func (s *sessionOf) ShouldLeave(context.Context) bool { return false }
+func (s *sessionOf) ShouldLeave(context.Context) bool { return s.limits.Standby }
 
 // PassesOn implements driver.Session.
 func (s *sessionOf) PassesOn(context.Context) (driver.Passing, error) {

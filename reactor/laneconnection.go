@@ -42,10 +42,13 @@ func (r *laneRunner) keepConnected(ctx, hard, stopping context.Context, session 
 			return nil
 		}
 		why := session.Err()
-		if r.lane.detach(why) || time.Since(begun) > steadySession {
+		ours := errors.Is(why, driver.ErrSessionGivenUp)
+		if r.lane.detach(why) || ours || time.Since(begun) > steadySession {
 			pause.Reset()
 		}
-		r.takeovers.ended(time.Now(), time.Since(begun))
+		if !ours {
+			r.takeovers.ended(time.Now(), time.Since(begun))
+		}
 		r.failures.Fail(r.log, slog.LevelWarn, "lost the connection to the broker; connecting again", "client_id", r.clientID, "err", why)
 		if !pause.Sleep(ctx) {
 			return nil

@@ -27,12 +27,12 @@ func (r *laneRunner) beginReturning(ctx context.Context, session driver.Session)
 	ctx, cancel := context.WithCancel(ctx)
 	var asking sync.WaitGroup
 	asking.Go(func() {
-		for wait.Sleep(ctx, wait.Jitter(returnPause)) {
-			if session.ShouldLeave(ctx) {
-				r.leave()
+		for !session.ShouldLeave(ctx) { // at once: a session that ends soon, again and again, leaves as well
+			if !wait.Sleep(ctx, wait.Jitter(returnPause)) {
 				return
 			}
 		}
+		r.leave()
 	})
 	return func() {
 		cancel()

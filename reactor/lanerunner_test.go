@@ -305,6 +305,29 @@ func TestReconnectsUnsettled(t *testing.T) {
 	})
 }
 
+// TestShortSessionsAtAStandby: a lane whose sessions at a standby end at once is told to leave even so.
+func TestShortSessionsAtAStandby(t *testing.T) {
+	runs(t, nil, func(r *running) {
+		synctest.Wait()
+		begun := time.Now()
+		r.broker.change(func(b *fakeBroker) {
+			b.standby = true
+			b.onConnect = func(client string) {
+				time.AfterFunc(returnPause/10, func() { r.broker.hangUp(client, errors.New("closed at a message")) })
+			}
+		})
+		r.broker.hangUp(runnerClient, errors.New("the first one"))
+		select {
+		case <-r.done:
+			if took := time.Since(begun); took > returnPause {
+				t.Errorf("it leaves after %v", took)
+			}
+		case <-time.After(time.Minute):
+			t.Error("it does not leave")
+		}
+	})
+}
+
 // TestRunnerTakenOver: the lane's next owner takes the session over. The runner ends, and
 // neither connects nor releases the lane.
 func TestRunnerTakenOver(t *testing.T) {

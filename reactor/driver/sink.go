@@ -115,9 +115,9 @@ type ConnectOptions struct {
 	// it can be reached, so that the lane can settle them there and then leave.
 	Unsettled bool
 	// MayPublish reports whether queued messages may still be sent. It is asked just before they are
-	// written, and must not block; if it says no, the session ends, and what is queued is not sent. A Sink
-	// with several brokers asks for releases as well: the lane's next owner may be at another one. nil:
-	// they may.
+	// written, and must not block; if it says no, the session ends with ErrSessionGivenUp, and what is queued is not
+	// sent. That is for a process that was frozen; the lane itself queues nothing while its lease is in doubt. With
+	// Limits.OtherBrokers it is asked for everything, and else for messages below QoS 2 alone. nil: they may.
 	MayPublish func() bool
 	// Acks receives acknowledgements in the order in which the broker sent them. One goroutine of
 	// the session at a time calls it, never from within Publish, and not after Done is closed. The
@@ -171,7 +171,8 @@ type Session interface {
 	// Done is closed when the connection has ended and Acks will not be called any more.
 	Done() <-chan struct{}
 	// Err returns why the session has ended, once Done is closed: among others
-	// ErrSessionTakenOver, or a *DisconnectedError.
+	// ErrSessionTakenOver, ErrSessionGivenUp, or a *DisconnectedError; with ErrBrokerDoubted if
+	// the broker may not work.
 	Err() error
 	// Close sends what is queued, then DISCONNECT, and waits until the connection ends, at most
 	// until ctx ends.
@@ -219,6 +220,9 @@ type Limits struct {
 	// Standby means that the Sink prefers another broker: one that did not work, or has become usable
 	// meanwhile.
 	Standby bool
+	// OtherBrokers means that the lane's next owner may be at another broker, where this session is not. So
+	// messages are released only while the lane's lease holds, as they are published.
+	OtherBrokers bool
 	// Marked means that the session carries the whole of ConnectOptions.Mark. Otherwise the lane
 	// has to mark it before anything is sent: the session may be new, or the broker may now refuse
 	// what it allowed before; then the mark was recognized this time, but may not be the next time.
@@ -245,6 +249,16 @@ var ErrCannotMark = errors.New("sessions cannot be marked at this broker")
 // ErrSessionTakenOver: the session ended because another connection used its client id. Connecting
 // again at once would take the session from its new owner.
 var ErrSessionTakenOver = errors.New("the session was taken over by another connection with the same client id")
+
+// ErrSessionGivenUp: we have ended the session ourselves, by Abort, or because something was queued that
+// must not be sent (ConnectOptions.MayPublish), or because its broker was left for another one. That says nothing
+// about a message that was sent over it, nor about anybody else.
+var ErrSessionGivenUp = errors.New("the session was given up")
+
+// ErrBrokerDoubted: the broker has ended the session without having answered a message, and it is not known yet
+// whether it does so to others as well. So the message need not be the cause. The error says in addition how the session
+// has ended. A Sink with several brokers finds out which it is, and leaves a broker that does not work.
+var ErrBrokerDoubted = errors.New("whether the broker works is not known yet")
 
 // DisconnectedError is the error of a session that ended because the broker sent a DISCONNECT with a
 // reason.

@@ -29,7 +29,8 @@ type Now struct {
 	Local time.Duration
 	// Database is the time on the database's clock.
 	Database driver.DBTime
-	// Leased tells whether the lane's lease certainly holds. Nothing is sent without it.
+	// Leased tells whether the lane's lease certainly holds. Nothing is published without it, and with
+	// Limits.OtherBrokers nothing is released.
 	Leased bool
 }
 
@@ -54,6 +55,7 @@ type Machine struct {
 	earlyBytes int  // size of their payloads
 	inFlight   int  // slots that count against the broker's limit for this connection
 	blocked    bool // messages in the queue are beyond the reach of their batch
+	unreleased bool // messages wait for the lease, to be released
 	closing    bool // nothing more is admitted
 	pace       pace
 	poison     poison
@@ -239,6 +241,9 @@ func (m *Machine) Launch(now Now, b *Batch, from, to int) *Effects {
 // Resume sends again, after the lease was in doubt or the pace asked for a rest.
 func (m *Machine) Resume(now Now) *Effects {
 	m.beginAt(now)
+	if m.unreleased {
+		m.releaseAll()
+	}
 	m.send(now)
 	m.effects.Capacity = true
 	return &m.effects

@@ -277,6 +277,37 @@ func TestMachineHoldsWithoutLease(t *testing.T) {
 	}
 }
 
+// TestReleasesWaitForTheLease: where the lane's next owner may be at another broker, nothing is released while
+// others may have taken the lane; it is when the lease has been renewed, and once. At the only broker a release
+// does not wait.
+func TestReleasesWaitForTheLease(t *testing.T) {
+	for _, others := range []bool{true, false} {
+		l := newRig(2)
+		s := newFakeConnection(10)
+		s.limits.OtherBrokers = others
+		l.attach(s)
+		b := l.put(1, 3)
+		l.launch(b, 0, 3)
+		l.acks(receivedFor(s.take()))
+		l.now.Leased = false
+		l.settleAll()
+		if want := map[bool]int{true: 0, false: 3}[others]; len(s.freed) != want {
+			t.Errorf("other brokers: %t; released %v without a lease", others, s.freed)
+		}
+		l.now.Leased = true
+		for range 2 {
+			l.carryOut(l.m.Resume(l.now))
+		}
+		if len(s.freed) != 3 {
+			t.Errorf("other brokers: %t; released %v when the lease was renewed", others, s.freed)
+		}
+		l.acks(releasesFor(s.freed))
+		if l.settleAll(); !l.m.Idle() {
+			t.Error("it is not idle")
+		}
+	}
+}
+
 // TestMachineAtRandom drives a lane with every kind of event in any order, and checks that each
 // job ends exactly once, that slots are never shared, and that no batch remains.
 func TestMachineAtRandom(t *testing.T) {

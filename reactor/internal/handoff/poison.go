@@ -40,7 +40,7 @@ const (
 func endingsFor(why error) int {
 	var d *driver.DisconnectedError
 	switch {
-	case errors.Is(why, driver.ErrSessionTakenOver):
+	case errors.Is(why, driver.ErrSessionTakenOver), errors.Is(why, driver.ErrSessionGivenUp), errors.Is(why, driver.ErrBrokerDoubted):
 		return 0
 	case !errors.As(why, &d):
 		return endingsSilent

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -78,9 +79,11 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestOutagesCondemnNobody: no message is given up because sessions end for other reasons.
+// TestOutagesCondemnNobody: no message is given up because sessions end for other reasons, or for reasons
+// that may be the broker's.
 func TestOutagesCondemnNobody(t *testing.T) {
-	for _, why := range []error{driver.ErrSessionTakenOver, &driver.DisconnectedError{Code: 0x8B}, &driver.DisconnectedError{Code: 0x97}} {
+	doubted := fmt.Errorf("%w (%w)", &driver.DisconnectedError{Code: 0x83}, driver.ErrBrokerDoubted)
+	for _, why := range []error{driver.ErrSessionTakenOver, fmt.Errorf("%w: in doubt", driver.ErrSessionGivenUp), doubted, &driver.DisconnectedError{Code: 0x8B}, &driver.DisconnectedError{Code: 0x97}} {
 		l := newRig(2)
 		f := l.put(1, 1)
 		l.launch(f, 0, 1)

@@ -215,11 +215,32 @@ func (m *Machine) release(s driver.Slot) {
 // is due, and not before the broker has confirmed that it still has the message. What was recovered
 // without its row is released whatever the journal says (Recover): it takes up the window in which
 // those before it are to be sent.
+//
+// Where the next owner may be at another broker, a release without the lease could publish a message a second
+// time. It waits for the lease (Resume): to end the connection instead would have all that is in flight sent again.
 func (m *Machine) releaseIfReady(s driver.Slot) {
 	msg := m.at(s)
 	known := msg.batch.place(s) < msg.batch.recorded.concluded || msg.job.Topic == "" && msg.releases > 0
-	if msg.state == received && msg.due && !msg.unsure && known {
+	ready := msg.state == received && msg.due && !msg.unsure && known
+	switch {
+	case !ready:
+	case m.connected && m.connection.Limits.OtherBrokers && !m.now.Leased:
+		m.unreleased = true
+	default:
 		m.release(s)
+	}
+}
+
+// releaseAll releases what waits for the lease.
+func (m *Machine) releaseAll() {
+	m.unreleased = false
+	for _, b := range m.batches {
+		if b.gone {
+			continue
+		}
+		for i := range b.kept {
+			m.releaseIfReady(b.slot(i))
+		}
 	}
 }
 

@@ -124,7 +124,7 @@ func (m *Machine) clone() *Machine {
 // key adds all that affects what a machine does next.
 func (m *Machine) key(k *keyBytes, round int8) {
 	k.ints(int(m.head), m.inFlight, len(m.batches), len(m.queue))
-	k.bools(m.connected, m.blocked, m.closing, m.poison.answered, m.poison.alone)
+	k.bools(m.connected, m.blocked, m.unreleased, m.closing, m.poison.answered, m.poison.alone)
 	k.ints(min(m.poison.fruitless, 2), m.poison.singly, int(m.poison.candidate), m.poison.endings, m.pace.window)
 	for _, b := range m.batches {
 		k.ints(int(b.id), int(b.first), b.reach, b.jobs, b.kept, b.ended, b.concluded, b.recorded.concluded, b.recorded.kept)

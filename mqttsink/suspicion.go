@@ -1,0 +1,77 @@
+package mqttsink
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/job-publisher/reactor/reactor/driver"
+)
+
+// A message that makes a broker close the connection, and somebody who takes over the sessions of our lanes,
+// look like a broker that does not work. A probe tells those apart, because it has a client id of its own,
+// and publishes a message of its own (probing.go). Only if the probe fails as well, and sessions were
+// fruitless for Config.FailoverAfter, is the next broker tried. So the trouble of a lane never moves the others.
+//
+// It is asked sooner than it is left: whoever waits to give a message up has to know which of the two it is.
+//
+// A broker that keeps its sessions open and refuses each message by a reason code is not left: most
+// likely the user lacks a right, and would lack it at the next one. Neither is one that answers pings,
+// and no message.
+
+// askSoon is after how much doubt a broker is asked, if FailoverAfter is longer, and how long after the last answer.
+const askSoon = 2 * time.Second
+
+// suspect returns the broker in use if it has to be asked whether it works, with the QoS to ask for, or
+// nil. Whoever asks passes the answer to judge. A probe of the lane does not ask: it has no time for that.
+func (c *choice) suspect(clientID string) (*broker, byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, pause := time.Now(), min(c.after, askSoon)
+	if c.fruitless.IsZero() || now.Sub(c.fruitless) < pause || now.Sub(c.probed) < pause || c.judging || c.at != c.home || strings.HasPrefix(clientID, driver.ProbePrefix) {
+		return nil, 0
+	}
+	c.judging = true
+	return c.brokers[c.at], c.qos
+}
+
+// judge leaves a suspected broker if it accepts connections and does not work, for a reason. One that accepts
+// no connection is left by the failures of the lanes to connect (failed). One that cannot be asked stays:
+// nothing would tell its failure from the trouble of a lane.
+func (c *choice) judge(ctx context.Context, b *broker, found verdict, why error) {
+	for _, s := range c.decide(ctx, b, found, why) {
+		s.end(errBrokerLeft)
+	}
+}
+
+// decide is judge; it returns the sessions that have to end, so that the lanes stay together.
+func (c *choice) decide(ctx context.Context, b *broker, found verdict, why error) (end []*session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.judging, c.probed = false, time.Now()
+	if ctx.Err() != nil || b != c.brokers[c.at] || c.at != c.home || c.fruitless.IsZero() {
+		return nil
+	}
+	switch found {
+	case works:
+		c.trust(b)
+		c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and works for others: staying with it", "broker", b.address)
+	case cannotBeAsked:
+		c.trust(b)
+		c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and lets nobody in who could find out whether it works; staying with it: allow the client ids "+driver.ProbePrefix+"…", "broker", b.address, "err", why)
+	case fails:
+		b.vouched = time.Time{}
+		if time.Since(c.fruitless) < c.after {
+			return nil
+		}
+		for s := range c.open {
+			if s.via == b {
+				end = append(end, s)
+			}
+		}
+		c.tryNext()
+		c.log.Warn("a broker accepts sessions, and does not work; trying the next one", "broker", b.address, "next", c.brokers[c.at].address, "err", why)
+	}
+	return end
+}
