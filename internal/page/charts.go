@@ -2,6 +2,7 @@ package page
 
 import (
 	"fmt"
+	"html/template"
 	"math"
 	"slices"
 
@@ -15,7 +16,7 @@ import (
 // figure is a chart. Its drawing comes from internal/chart, which escapes every text.
 type figure struct {
 	Title string
-	SVG   safeHTML
+	SVG   template.HTML
 	Note  string
 }
 
@@ -61,11 +62,11 @@ func (a *axes) historyFigures(h driver.History) []figure {
 	}
 	ago := chart.Axis{Unit: chart.Relative, Min: -(driver.HistorySlices - 1) * driver.HistorySlice.Seconds(), Max: 0}
 	return []figure{
-		{Title: "Published per second", SVG: safeHTML(chart.Lines{
+		{Title: "Published per second", SVG: template.HTML(chart.Lines{
 			ID: "rate-chart", Title: "Published per second", X: ago, Y: a.rate.Fit(chart.Axis{Label: "jobs / s"}, 0, fastest),
 			Series: []chart.Series{{Name: "jobs / s", Points: rate}}, NoLegend: true,
 		}.SVG())},
-		{Title: "Lateness", SVG: safeHTML(chart.Lines{
+		{Title: "Lateness", SVG: template.HTML(chart.Lines{
 			ID: "late-chart", Title: "Lateness", X: ago, Y: a.late.Fit(chart.Axis{Unit: chart.Duration, Log: true}, min(least, latest), latest),
 			Series: []chart.Series{{Name: "p50", Points: p50}, {Name: "p99", Points: p99}, {Name: "most", Points: most}},
 		}.SVG())},
@@ -84,7 +85,7 @@ func shardFigure(s pgsource.Status) *figure {
 	for _, owner := range s.Owners {
 		strip.Cells = append(strip.Cells, slices.IndexFunc(s.Instances, func(i pgsource.InstanceStatus) bool { return i.ID == owner }))
 	}
-	return &figure{Title: "Shards", SVG: safeHTML(strip.SVG())}
+	return &figure{Title: "Shards", SVG: template.HTML(strip.SVG())}
 }
 
 // futureNames are those of futureSteps.
@@ -106,7 +107,7 @@ func (a *axes) futureFigures(list []pgsource.Future) (figures []figure) {
 			note = "about " + note
 		}
 		step := f.Step.Seconds()
-		figures = append(figures, figure{futureNames[i], safeHTML(chart.Bars{
+		figures = append(figures, figure{futureNames[i], template.HTML(chart.Bars{
 			ID: fmt.Sprintf("future-%d", i), Title: futureNames[i], Desc: note + ".", Height: 90, X: chart.Axis{Unit: chart.Relative}, Step: step, Values: values, Y: a.future[i].Fit(chart.Axis{}, 0, most),
 		}.SVG()), note})
 	}
@@ -129,5 +130,5 @@ func (a *axes) wheelFigure(ahead reactor.Ahead) *figure {
 	if ahead.Overdue > 0 {
 		note = words.Jobs(ahead.Overdue) + " overdue, or on offer to the lanes"
 	}
-	return &figure{"The next minute", safeHTML(w.SVG()), note}
+	return &figure{"The next minute", template.HTML(w.SVG()), note}
 }

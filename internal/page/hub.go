@@ -2,6 +2,7 @@ package page
 
 import (
 	"context"
+	"html/template"
 	"sync"
 	"time"
 
@@ -41,7 +42,7 @@ type reading struct {
 // fragment is a part of the page that is replaced as a whole.
 type fragment struct {
 	ID   string
-	HTML safeHTML
+	HTML template.HTML
 	// since is the number of the state in which it has changed last.
 	since uint64
 }

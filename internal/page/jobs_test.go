@@ -177,7 +177,7 @@ func TestJobsPages(t *testing.T) {
 			t.Errorf("%s: %s", step.action, text)
 		}
 	}
-	if text := s.show(t, "/schedules"); !strings.Contains(text, html.EscapeString("/schedule?"+name.Encode())) {
+	if text := s.show(t, "/schedules"); !strings.Contains(html.UnescapeString(text), "/schedule?"+name.Encode()) {
 		t.Error(text)
 	}
 	for _, want := range []string{"who=anna from=127.0.0.1 action=cancel asked=60 done=60", "action=run schedule="} {

@@ -2,6 +2,7 @@ package page
 
 import (
 	"fmt"
+	"html/template"
 	"net/http"
 	"time"
 
@@ -98,7 +99,7 @@ func (p *Page) renderOverview(known reading) (fragments []fragment, title string
 }
 
 // part executes a template. If that fails, which is a defect of ours, the page says so instead of ending.
-func (p *Page) part(name string, data any) safeHTML {
+func (p *Page) part(name string, data any) template.HTML {
 	html, err := render(name, data)
 	if err != nil {
 		p.cfg.Logger.Error("a part of the page could not be made", "part", name, "err", err)

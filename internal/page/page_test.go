@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"html/template"
 	"io"
 	"log/slog"
 	"net"
@@ -386,7 +387,7 @@ func TestHub(t *testing.T) {
 			running--
 			mu.Unlock()
 		}, func(r reading) ([]fragment, string) {
-			return []fragment{{ID: "same", HTML: "same"}, {ID: "time", HTML: safeHTML(r.at.String())}}, "title"
+			return []fragment{{ID: "same", HTML: "same"}, {ID: "time", HTML: template.HTML(r.at.String())}}, "title"
 		})
 		counts := func() (int, int, int) {
 			synctest.Wait()

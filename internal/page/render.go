@@ -2,11 +2,10 @@ package page
 
 import (
 	"embed"
+	"html/template"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
-	"text/template"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
@@ -17,7 +16,7 @@ var templateFiles embed.FS
 
 // templates returns all of them in one set, so that each can use the others. They are parsed when the first page is made.
 var templates = sync.OnceValue(func() *template.Template {
-	return escapeAll(template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/*.html")))
+	return template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/*.html"))
 })
 
 // functions are those that the templates call.
@@ -27,9 +26,7 @@ var functions = template.FuncMap{
 	"iso":     func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") },
 	"utc":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"code":    code,
-	"query":   url.QueryEscape,
 	"capital": capital,
-	"escape":  escape,
 }
 
 // templateText is the text of all templates.
@@ -50,7 +47,7 @@ func templateText() string {
 }
 
 // code escapes a text of ours, and marks what is between backquotes as something to be typed.
-func code(text string) safeHTML {
+func code(text string) template.HTML {
 	var b strings.Builder
 	for i, part := range strings.Split(text, "`") {
 		if part = template.HTMLEscapeString(part); i%2 == 1 {
@@ -58,14 +55,14 @@ func code(text string) safeHTML {
 		}
 		b.WriteString(part)
 	}
-	return safeHTML(b.String())
+	return template.HTML(b.String())
 }
 
 // render executes a template.
-func render(name string, data any) (safeHTML, error) {
+func render(name string, data any) (template.HTML, error) {
 	var b strings.Builder
 	err := templates().ExecuteTemplate(&b, name, data)
-	return safeHTML(b.String()), err
+	return template.HTML(b.String()), err
 }
 
 // view is a page: what stands around the Body, which a template of its own shows.
@@ -79,7 +76,7 @@ type view struct {
 	Body any
 
 	// The rest is set by Page.write.
-	Content               safeHTML
+	Content               template.HTML
 	Theme                 string
 	Themes                []string
 	Path                  string
