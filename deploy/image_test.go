@@ -56,7 +56,7 @@ func TestBuildIsReproducible(t *testing.T) {
 		}
 	}
 	// What the program is made of.
-	for _, name := range []string{"cmd", "internal", "mqttsink", "pgsource", "reactor", "schedule", "sql", "timerwheel", "producer"} {
+	for _, name := range []string{"cmd", "internal", "mqttsink", "pgsource", "reactor", "schedule", "scripts", "sql", "timerwheel", "producer"} {
 		if err := os.CopyFS(filepath.Join(elsewhere, name), os.DirFS(filepath.Join("..", name))); err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -34,31 +33,28 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// program builds the program of the image, with the Dockerfile's flags, and returns its path.
+// program builds the program of the image, and returns its path.
 var program = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(folder, "reactor")
 	return path, buildImages("..", path)
 })
 
-// goBuild matches the build in the Dockerfile, whose lines are joined: variables and flags.
-var goBuild = regexp.MustCompile(`((?:[A-Z_]+=\S* )+)go build (.+?) -o \S+ \./cmd/reactor`)
+// imageBuild is how the Dockerfile builds the program.
+const imageBuild = ` scripts/build.sh /root-of-image/reactor "${VERSION}" `
 
-// buildImages runs the Dockerfile's go build in the folder of the sources.
+// buildImages builds the program in the folder of the sources as the Dockerfile does.
 func buildImages(source, output string) error {
 	dockerfile, err := os.ReadFile("../Dockerfile")
 	if err != nil {
 		return err
 	}
-	text := strings.Join(strings.Fields(strings.ReplaceAll(string(dockerfile), "\\\n", " ")), " ")
-	found := goBuild.FindStringSubmatch(text)
-	if found == nil {
-		return errors.New("no go build in the Dockerfile")
+	if !strings.Contains(string(dockerfile), imageBuild) {
+		return fmt.Errorf("the Dockerfile does not call%s", imageBuild)
 	}
-	command := fmt.Sprintf(`%s go build %s -o "$OUTPUT" ./cmd/reactor`, found[1], found[2])
-	build := exec.Command("bash", "-c", command)
-	build.Dir, build.Env = source, append(os.Environ(), "VERSION="+version, "OUTPUT="+output)
+	build := exec.Command("scripts/build.sh", output, version)
+	build.Dir = source
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", command, err, out)
+		return fmt.Errorf("scripts/build.sh: %w\n%s", err, out)
 	}
 	return nil
 }
