@@ -53,13 +53,13 @@ func (a *JobsAdmin) FailedGroups(ctx context.Context, topicPrefix string) (list 
 		WITH newest AS MATERIALIZED (
 		    SELECT job_id, failed_at, code, reason, claim, row_version, state FROM reactor.failed_jobs ORDER BY job_id DESC LIMIT %d
 		), grouped AS (
-		    SELECT CASE WHEN f.claim IS NULL THEN 'blocked' ELSE f.state END AS state, f.code, f.reason, count(*) AS jobs, min(f.failed_at) AS first, max(f.failed_at) AS last, max(f.job_id) AS example
+		    SELECT CASE WHEN f.claim IS NULL THEN 'blocked' ELSE f.state END AS state, f.code, f.reason, count(*) AS counted, min(f.failed_at) AS first, max(f.failed_at) AS last, max(f.job_id) AS example
 		      FROM newest AS f CROSS JOIN LATERAL (
 		           SELECT FROM %s AS job
 		            WHERE job.id = f.job_id AND CASE WHEN job.processed THEN job.claim = f.claim ELSE f.claim IS NULL AND f.row_version = %s END%s LIMIT 1) AS there
 		     GROUP BY 1, 2, 3
 		)
-		SELECT state, code, reason, jobs, %s, %s, example, (SELECT count(*) FROM newest) FROM grouped ORDER BY jobs DESC, state, code, reason LIMIT %d`,
+		SELECT state, code, reason, counted, %s, %s, example, (SELECT count(*) FROM newest) FROM grouped ORDER BY counted DESC, state, code, reason LIMIT %d`,
 		MostGrouped+1, a.jobs, rowVersion, topic, micros("first"), micros("last"), mostGroups+1)
 	err = a.tx(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sql, args...)

@@ -93,8 +93,8 @@ func (a *JobsAdmin) countShards(ctx context.Context, tx pgx.Tx, f *Future, first
 	ofShards := fmt.Sprintf("generate_series(%s, %s) AS s (shard)", args.add(first, "integer"), args.add(last, "integer"))
 	end := args.at(f.From.Add(f.Step * time.Duration(len(f.Jobs))))
 	rows, err := tx.Query(ctx, `
-		SELECT shard, ((extract(epoch FROM bin - `+from+`) * 1000000)::bigint / `+step+`)::integer, jobs FROM (
-		    SELECT s.shard, date_bin(`+step+` * '1 microsecond'::interval, one.fire_at, `+from+`) AS bin, count(*) AS jobs
+		SELECT shard, ((extract(epoch FROM bin - `+from+`) * 1000000)::bigint / `+step+`)::integer, counted FROM (
+		    SELECT s.shard, date_bin(`+step+` * '1 microsecond'::interval, one.fire_at, `+from+`) AS bin, count(*) AS counted
 		      FROM `+ofShards+` CROSS JOIN LATERAL (
 		           SELECT job.fire_at FROM `+a.jobs+` AS job WHERE `+ofShard+` AND job.fire_at > `+from+` AND job.fire_at < `+end+`
 		            ORDER BY job.fire_at, job.id LIMIT `+args.add(most, "bigint")+`) AS one

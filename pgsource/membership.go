@@ -197,7 +197,7 @@ func (m *member) readView(ctx context.Context, row rowReader) (view, error) {
 
 // missingShards is the error if there are not as many rows as shards.
 func missingShards(rows int) error {
-	return fmt.Errorf("reactor.shards has %d rows instead of %d, and the jobs of the others are published by nobody: %s", rows, driver.Shards, runRepair)
+	return fmt.Errorf("reactor.shards has %d rows instead of %d, and nobody publishes what belongs to the others: %s", rows, driver.Shards, runRepair)
 }
 
 // rebalance makes the plan again under the lock and carries it out. If another instance holds the

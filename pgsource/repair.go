@@ -82,7 +82,7 @@ func keepsName(ctx context.Context, tx pgx.Tx) (bool, error) {
 	case alive:
 		return false, errors.New("reactor.deployment has lost the name that is in the MQTT client ids, and instances run under it: stop all instances cleanly, wait a minute, and run `reactor migrate up --repair` again, which makes another name")
 	case inFlight:
-		return false, errors.New("reactor.deployment has lost the name that is in the MQTT client ids (reactor-NAME-1), and messages are in flight under it: restore the row from a backup, with that name and in jobs_schema the schema of the table of jobs")
+		return false, errors.New("reactor.deployment has lost the name that is in the MQTT client ids, and messages are in flight under it: restore the row from a backup, with that name and in jobs_schema the schema of the table of jobs")
 	}
 	return false, nil
 }

@@ -85,7 +85,7 @@ func TestErrorsAreVisible(t *testing.T) {
 func TestEveryConfigErrorHasAFlag(t *testing.T) {
 	without := map[string]string{
 		"Horizon": "no flag sets it", "Limit": "the command has checked it", "Busy": "the command has checked it",
-		"To": "the command has checked it", "States": "the command has checked it", "InFlight": "no flag sets it", "RetryAttempts": "no flag sets it", "RetryBackoff": "no flag sets it",
+		"To": "the command has checked it", "States": "the command has checked it", "Rows": "the page has its own", "steps": "the page has its own", "n": "the page has its own", "InFlight": "no flag sets it", "RetryAttempts": "no flag sets it", "RetryBackoff": "no flag sets it",
 	}
 	field := regexp.MustCompile(`ConfigError\{Field: "([A-Za-z]+)"`)
 	found := 0

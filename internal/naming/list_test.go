@@ -81,7 +81,7 @@ var (
 		// The program, and prose about jobs.
 		regexp.MustCompile("`reactor [a-z]|reactor''s|'reactor before version|give reactor a schema|run as reactor|when reactor claims"),
 		regexp.MustCompile(`table of jobs|ids of jobs|those jobs|and jobs without|copy the jobs|may not (?:change|make|delete) jobs|'jobs were not deleted`),
-		regexp.MustCompile(`^(?:SELECT )?reactor\.$`), // the name of a function follows
+		regexp.MustCompile(`^(?:SELECT (?:pg_catalog\.to_regclass\(')?)?reactor\.$`), // the name of a function or a table follows
 	}
 	comment = regexp.MustCompile(`(?m)--.*$`)
 )
