@@ -181,7 +181,7 @@ func TestIdleInstancesSendFewStatements(t *testing.T) {
 func TestExternalInstances(t *testing.T) {
 	t.Parallel()
 	cfg := work(2000)
-	cfg.Instances, cfg.DatabaseURL, cfg.BrokerURL = 0, testkit.NewDatabase(t), testkit.Broker(t).URL()
+	cfg.Instances, cfg.DatabaseURL, cfg.BrokerURL = 0, testkit.NewDatabase(t), testkit.OwnMosquitto(t, stack.MosquittoConfig{}).URL()
 	testkit.Run(t, testkit.ProcessConfig{
 		Path: testkit.ReactorPlain(t),
 		Args: []string{"run", "--delivery", "at-least-once", "--database-url", cfg.DatabaseURL, "--mqtt-url", cfg.BrokerURL},

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/stack"
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -117,7 +118,7 @@ func TestOthersServersAreLeftClean(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	cfg := work(100)
-	cfg.DatabaseURL, cfg.BrokerURL = testkit.NewDatabase(t), testkit.Broker(t).URL()
+	cfg.DatabaseURL, cfg.BrokerURL = testkit.NewDatabase(t), testkit.OwnMosquitto(t, stack.MosquittoConfig{}).URL()
 	cfg.Load.Rate, cfg.Load.Pending, cfg.Floor, cfg.Load.Ahead = 200, 10, true, time.Second
 	measure(t, cfg)
 	var jobs, tables int
@@ -149,7 +150,7 @@ func TestInstanceFlags(t *testing.T) {
 	} {
 		cfg := work(10)
 		cfg.Load.Rate, cfg.Program, cfg.Drainer = 100, testkit.ReactorPlain(t), testkit.BuildPlain(t, "./cmd/reactor-lab")
-		cfg.DatabaseURL, cfg.BrokerURL = testkit.NewDatabase(t), testkit.Broker(t).URL()
+		cfg.DatabaseURL, cfg.BrokerURL = testkit.NewDatabase(t), testkit.OwnMosquitto(t, stack.MosquittoConfig{}).URL()
 		change(&cfg)
 		if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), "perhaps") {
 			t.Errorf("%v, want what the instance says of its flag", err)
@@ -161,7 +162,7 @@ func TestInstanceFlags(t *testing.T) {
 func TestSnapshotThatEndsIsAnError(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	database, broker := testkit.NewDatabase(t), testkit.Broker(t).URL()
+	database, broker := testkit.NewDatabase(t), testkit.OwnMosquitto(t, stack.MosquittoConfig{}).URL()
 	conn := connectTo(t, ctx, database)
 	d, err := newDeployment(ctx, Config{
 		DatabaseURL: database, BrokerURL: broker, Instances: 1, Drainer: testkit.BuildPlain(t, "./cmd/reactor-lab"),
