@@ -4,7 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor/internal/wait"
+	"github.com/job-publisher/reactor/internal/wait"
 )
 
 // beatRequests asks for a heartbeat when another instance announces a change of the membership.

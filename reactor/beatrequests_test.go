@@ -5,7 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor/internal/wait"
+	"github.com/job-publisher/reactor/internal/wait"
 )
 
 // TestBeatRequests: a flood on the membership's channel does not make every instance write

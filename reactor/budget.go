@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor/internal/wait"
+	"github.com/job-publisher/reactor/internal/wait"
 )
 
 // budget bounds the memory of payloads, in bytes, over all lanes of an instance: those that are

@@ -10,9 +10,9 @@ import (
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // claimer makes the claims of one lane, one at a time.

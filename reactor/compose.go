@@ -5,10 +5,10 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
 	"github.com/job-publisher/reactor/reactor/internal/load"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // incarnation is one membership of an instance, from Join to Leave. An instance that the others

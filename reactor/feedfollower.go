@@ -6,8 +6,8 @@ import (
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // feedFollower passes the feed's hints on, and reopens the feed when it is lost.

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/ratelog"
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // lane is one MQTT session at the broker, with the messages that are sent over it. The machine

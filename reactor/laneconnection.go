@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // steadySession is how long a session has to last so that its end does not count as another

@@ -6,9 +6,9 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // recover takes over what the journal holds for this lane, and returns the session to go on

@@ -5,8 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // returnPause is between two questions whether a lane should return to a preferred broker. The Sink

@@ -10,8 +10,8 @@ import (
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // laneRunner runs one leased lane: it connects the lane, recovers what its last owner left,

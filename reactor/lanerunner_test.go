@@ -10,9 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // running is a running laneRunner with its fakes. It implements leaseHolder.

@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // beginSession begins a new session in place of the one that the broker has. From then on the

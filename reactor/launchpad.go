@@ -6,9 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // launchpad holds the claimed jobs of a lane for their last milliseconds, and launches each at

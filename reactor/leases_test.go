@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 const fakeTTL = 3 * time.Second

@@ -7,9 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 	"github.com/job-publisher/reactor/reactor/internal/handoff"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // stuckLane is a launcher whose lock is never released.

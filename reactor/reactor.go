@@ -11,8 +11,8 @@ import (
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // Reactor is one instance: it publishes its share of a Source's jobs to a Sink.

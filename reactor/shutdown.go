@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/job-publisher/reactor/reactor/internal/wait"
+	"github.com/job-publisher/reactor/internal/wait"
 )
 
 // An incarnation ends in two stages, in the order in which the data flows.

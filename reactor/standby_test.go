@@ -16,6 +16,17 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
+// subscribeAt subscribes to the world's messages at another broker.
+func (w *world) subscribeAt(url string) *check.Subscriber {
+	w.t.Helper()
+	s, err := check.Subscribe(w.ctx, check.SubscriberConfig{URL: url, Filter: w.prefix + "/#", QoS: 2, ClientID: "judge", Logger: testkit.Logger(w.t)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { s.Close() })
+	return s
+}
+
 // TestBrokerFailover: the primary is killed under load, two instances go on at the standby, and return
 // when the primary is back, with sessions from before. No job is lost, none is sent twice whose outcome
 // was known, and the return makes no outcome unknown.
@@ -24,13 +35,7 @@ func TestBrokerFailover(t *testing.T) {
 	primary := testkit.OwnMosquitto(t, stack.MosquittoConfig{Persistence: true, Autosave: time.Hour})
 	standby := testkit.OwnMosquitto(t, stack.MosquittoConfig{})
 	w := newWorld(t, "", primary.URL())
-	second, err := check.Subscribe(w.ctx, check.SubscriberConfig{
-		URL: standby.URL(), Filter: w.prefix + "/#", QoS: 2, ClientID: "judge", Logger: testkit.Logger(t),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { second.Close() })
+	second := w.subscribeAt(standby.URL())
 	both := func(_ *pgsource.Config, s *mqttsink.Config) {
 		s.URL, s.FailoverAfter = primary.URL()+","+standby.URL(), 500*time.Millisecond
 	}
@@ -92,13 +97,7 @@ func TestBrokerFailsAtMessages(t *testing.T) {
 	primary, standby := testkit.OwnMosquitto(t, stack.MosquittoConfig{}), testkit.OwnMosquitto(t, stack.MosquittoConfig{})
 	toPrimary, toStandby := testkit.NewProxy(t, primary.URL()), testkit.NewProxy(t, standby.URL())
 	w := newWorld(t, "", primary.URL())
-	second, err := check.Subscribe(w.ctx, check.SubscriberConfig{
-		URL: standby.URL(), Filter: w.prefix + "/#", QoS: 2, ClientID: "judge", Logger: testkit.Logger(t),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { second.Close() })
+	second := w.subscribeAt(standby.URL())
 	book := &logbook{}
 	logger := slog.New(both{testkit.Logger(t).Handler(), slog.NewTextHandler(book, nil)})
 	wire := tap(toPrimary)

@@ -3,7 +3,7 @@ package reactor
 import (
 	"time"
 
-	"github.com/job-publisher/reactor/reactor/internal/wait"
+	"github.com/job-publisher/reactor/internal/wait"
 )
 
 // takeovers recognizes that somebody who is no instance of this deployment uses the MQTT

@@ -6,8 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // turns passes the turn on, of each ordering key of which jobs have ended. Nothing waits for it, and

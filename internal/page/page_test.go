@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/job-publisher/reactor/internal/testkit"
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor"
 )
@@ -377,7 +378,7 @@ func TestHub(t *testing.T) {
 			running++
 			started++
 			mu.Unlock()
-			for sleep(ctx, tick) {
+			for wait.Sleep(ctx, tick) {
 				mu.Lock()
 				read++
 				mu.Unlock()

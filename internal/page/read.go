@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -41,7 +42,7 @@ func (p *Page) readDatabase(ctx context.Context, note func(reading)) {
 		if ctx.Err() == nil {
 			note(r)
 		}
-		sleep(ctx, pause)
+		wait.Sleep(ctx, pause)
 	}
 }
 
@@ -63,18 +64,6 @@ func readFuture(ctx context.Context, a *pgsource.JobsAdmin) (list []pgsource.Fut
 		list = append(list, f)
 	}
 	return list, nil
-}
-
-// sleep waits, and reports whether ctx goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // rates tells how many jobs a second are published, from what the instances have counted. The zero value is ready.

@@ -16,8 +16,8 @@ import (
 
 	"github.com/job-publisher/reactor/internal/ratelog"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // Loader reads the jobs that are due soon. Two goroutines read, so that neither waits for the

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // Tests of the loader's promises, in its simulation: a job that was announced is in memory at

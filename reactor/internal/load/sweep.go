@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
-	"github.com/job-publisher/reactor/reactor/internal/wait"
 )
 
 // sweep is the safety net: it reads again the rows that should already be in memory. So it
