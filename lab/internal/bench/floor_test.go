@@ -16,26 +16,24 @@ import (
 	"github.com/job-publisher/reactor/reactor"
 )
 
-// TestStagedReleaseIsCloseToTheFloor detects a regression in lateness. Staged, exactly-once is
-// about 1.3 times as late at p50 as the floor of QoS 1, and half as late as without staging, or
-// less. Both limits are loose: on two cores that other tests use as well, a round can be far off,
-// and the median of three was not.
-func TestStagedReleaseIsCloseToTheFloor(t *testing.T) {
+// TestFloorsAndVariantsAreMeasured looks at what a measurement contains, and not at how late jobs
+// were: beside other tests on two cores that says nothing. docs/benchmarks.md has the figures, and
+// scripts/benchmarks.sh takes them.
+func TestFloorsAndVariantsAreMeasured(t *testing.T) {
 	cfg := work(400)
 	cfg.Delivery, cfg.Load.Rate, cfg.Load.Ahead = reactor.ExactlyOnce, 400, 1500*time.Millisecond
-	cfg.Floor, cfg.Rounds, cfg.CompareFlags = true, 3, []string{"--stage=off"}
+	cfg.Floor, cfg.Rounds, cfg.CompareFlags = true, 2, []string{"--stage=off"}
 	r := measure(t, cfg)
-	if r.Floor == nil || r.FloorQoS1 == nil || r.Reactor.ToFloor == nil || r.Reactor.ToFloorQoS1 == nil || len(r.Variants) != 1 || len(r.Reactor.Rounds) != 3 {
+	if r.Floor == nil || r.FloorQoS1 == nil || r.Reactor.ToFloor == nil || r.Reactor.ToFloorQoS1 == nil || len(r.Variants) != 1 {
 		t.Fatalf("a measurement is missing: %+v", r)
 	}
-	const mostToFloor = 4
-	if to := r.Reactor.ToFloorQoS1.P50; to.Median > mostToFloor {
-		t.Errorf("exactly-once is %v × as late at p50 as the floor of QoS 1, more than %d", to, mostToFloor)
+	for _, m := range r.all() {
+		if len(m.Rounds) != cfg.Rounds || m.Jobs != cfg.Load.Jobs || m.Lost != 0 || m.Duplicated != 0 || m.Early != 0 || m.LatenessMillis.P50 <= 0 {
+			t.Errorf("%s: %+v", m.Name, m)
+		}
 	}
-	const mostToUnstaged = 0.75
-	staged, unstaged := r.Reactor.LatenessMillis.P50, r.Variants[0].LatenessMillis.P50
-	if staged > mostToUnstaged*unstaged {
-		t.Errorf("staged, exactly-once is %.2f ms late at p50, more than %.2f of the %.2f ms without staging", staged, mostToUnstaged, unstaged)
+	if to := r.Reactor.ToFloorQoS1.P50; to.Min <= 0 || to.Max < to.Min {
+		t.Errorf("%v × as late as the floor of QoS 1", to)
 	}
 	checkOutput(t, r, "floor QoS 1", "multiple of the floor of QoS 1", "reactor --stage=off")
 }
