@@ -256,30 +256,33 @@ func TestFollow(t *testing.T) {
 func TestLooksAtOrderedJobs(t *testing.T) {
 	b := newBench(t)
 	ids := b.ordered("k", 2)
-	pause := func() time.Duration {
+	// look returns when the second is looked at again, and the times on the database's clock between which that was decided.
+	look := func() (at, before, after driver.DBTime) {
 		b.t.Helper()
-		jobs, err := b.LoadIDs(b.ctx, driver.AllShards, ids[1:], driver.DistantPast, b.now().Add(time.Hour), true)
+		before = b.now()
+		jobs, err := b.LoadIDs(b.ctx, driver.AllShards, ids[1:], driver.DistantPast, before.Add(time.Hour), true)
 		if err != nil || len(jobs) != 1 {
 			b.t.Fatalf("loaded %v, %v", jobs, err)
 		}
-		return jobs[0].DueAt.Sub(b.now())
+		return jobs[0].DueAt, before, b.now()
 	}
-	for _, c := range []struct {
-		late        string
-		least, most time.Duration
-	}{{"0", 10 * time.Millisecond, 100 * time.Millisecond}, {"1 second", 500 * time.Millisecond, 3 * time.Second}, {"1 day", 9 * time.Second, 10 * time.Second}} {
-		b.exec("UPDATE jobs SET fire_at = clock_timestamp() - $2::text::interval WHERE id = ANY ($1)", ids, c.late)
-		if p := pause(); p < c.least || p > c.most {
-			t.Errorf("behind an unfired job, %s late: looked at in %v, want %v to %v", c.late, p, c.least, c.most)
+	for _, late := range []time.Duration{0, time.Second, 24 * time.Hour} {
+		fireAt := b.now().Add(-late)
+		b.exec("UPDATE jobs SET fire_at = $2 WHERE id = ANY ($1)", ids, fireAt.Time())
+		pause := func(now driver.DBTime) time.Duration {
+			return min(max(now.Sub(fireAt), 50*time.Millisecond), 10*time.Second)
+		}
+		if at, before, after := look(); at < before.Add(pause(before)) || at > after.Add(pause(after)) {
+			t.Errorf("behind an unfired job, %v late: looked at in %v, want %v", late, at.Sub(before), pause(before))
 		}
 	}
 	batch := b.claims("the first", ids, ids[:1])
-	if p := pause(); p < 400*time.Millisecond || p > 500*time.Millisecond {
-		t.Errorf("behind a job in flight: looked at in %v", p)
+	if at, before, after := look(); at < before.Add(500*time.Millisecond) || at > after.Add(500*time.Millisecond) {
+		t.Errorf("behind a job in flight: looked at in %v, want 500ms", at.Sub(before))
 	}
 	b.published(batch)
-	if p := pause(); p > -time.Hour {
-		t.Errorf("its turn: due in %v", p)
+	if at, before, _ := look(); at > before.Add(-time.Hour) {
+		t.Errorf("its turn: due in %v", at.Sub(before))
 	}
 }
 
