@@ -74,6 +74,7 @@
 //	partitions.go  makes partitions and drops them
 //	retention.go   deletes rows of jobs that have ended; retentionindex.go, retentionchore.go, orphans.go
 //	jobsadmin.go   for operators: jobstate.go, jobslist.go, jobsschedule.go, jobsshow.go, jobsact.go; status.go
-//	migrate.go     applies the schema; announcement.go keeps the triggers such as older instances
-//	               understand them
+//	migrate.go     applies the schema, and migratedown.go undoes it; repair.go makes lost parts again;
+//	               announcement.go keeps the triggers such as older instances understand them
+//	opening.go     opens a connection for an operator
 package pgsource

@@ -19,14 +19,9 @@ type Bars struct {
 }
 
 // SVG returns the chart as an svg element.
-func (b Bars) SVG() string { return b.picture().svg("") }
+func (b Bars) SVG() string { return drawn(b).svg("") }
 
-func (b Bars) picture() picture {
-	var c canvas
-	width := cleanWidth(b.Width)
-	height := b.draw(&c, width)
-	return c.finish(b.ID, b.Title, b.Desc, b.summary(), width, height, b.Heading)
-}
+func (b Bars) frame() frame { return frame{b.ID, b.Title, b.Desc, b.Width, b.Heading} }
 
 func (b Bars) step() float64 {
 	if !(b.Step > 0 && b.Step < largest) {

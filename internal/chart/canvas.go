@@ -10,7 +10,19 @@ import (
 type Chart interface {
 	// SVG returns an svg element.
 	SVG() string
-	picture() picture
+
+	frame() frame
+	// draw draws the chart in a width, and returns its height.
+	draw(c *canvas, width float64) (height float64)
+	// summary describes the values, for a chart that has no Desc.
+	summary() string
+}
+
+// frame is what all charts are given.
+type frame struct {
+	id, title, desc string
+	width           float64
+	heading         bool
 }
 
 // picture is a chart that has been drawn.
@@ -35,20 +47,24 @@ func cleanWidth(width float64) float64 {
 	return width
 }
 
-// finish returns what was drawn on the canvas, with a heading above if it is wanted.
-func (c *canvas) finish(id, title, desc, summary string, width, height float64, heading bool) picture {
-	inner := c.String()
-	if heading {
+// drawn draws a chart, with its title above if that is wanted.
+func drawn(chart Chart) picture {
+	f := chart.frame()
+	p := picture{id: cleanID(f.id), title: f.title, desc: f.desc, width: cleanWidth(f.width)}
+	if p.desc == "" {
+		p.desc = chart.summary()
+	}
+	var c canvas
+	p.height = chart.draw(&c, p.width)
+	p.inner = c.String()
+	if f.heading {
 		const tall = 20
 		var h canvas
-		h.text("h", "start", 0, 13, clip(title, width*fontSize/16))
-		h.put(`<g transform="translate(0 `, number(tall), `)">`, inner, "</g>")
-		inner, height = h.String(), height+tall
+		h.text("h", "start", 0, 13, clip(f.title, p.width*fontSize/16))
+		h.put(`<g transform="translate(0 `, number(tall), `)">`, p.inner, "</g>")
+		p.inner, p.height = h.String(), p.height+tall
 	}
-	if desc == "" {
-		desc = summary
-	}
-	return picture{id: cleanID(id), title: title, desc: desc, width: width, height: height, inner: inner}
+	return p
 }
 
 // svg returns the element. The place is its position in another one, or empty.

@@ -10,7 +10,7 @@ func Document(columns int, names []string, charts ...Chart) string {
 	var pictures []picture
 	cell := 0.0
 	for _, chart := range charts {
-		p := chart.picture()
+		p := drawn(chart)
 		pictures = append(pictures, p)
 		cell = math.Max(cell, p.width)
 	}

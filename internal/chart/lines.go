@@ -34,14 +34,9 @@ type Series struct {
 type Point struct{ X, Y float64 }
 
 // SVG returns the chart as an svg element.
-func (l Lines) SVG() string { return l.picture().svg("") }
+func (l Lines) SVG() string { return drawn(l).svg("") }
 
-func (l Lines) picture() picture {
-	var c canvas
-	width := cleanWidth(l.Width)
-	height := l.draw(&c, width)
-	return c.finish(l.ID, l.Title, l.Desc, l.summary(), width, height, l.Heading)
-}
+func (l Lines) frame() frame { return frame{l.ID, l.Title, l.Desc, l.Width, l.Heading} }
 
 func (l Lines) summary() string {
 	var b strings.Builder

@@ -25,14 +25,9 @@ type Row struct {
 }
 
 // SVG returns the chart as an svg element.
-func (r Rows) SVG() string { return r.picture().svg("") }
+func (r Rows) SVG() string { return drawn(r).svg("") }
 
-func (r Rows) picture() picture {
-	var c canvas
-	width := cleanWidth(r.Width)
-	height := r.draw(&c, width)
-	return c.finish(r.ID, r.Title, r.Desc, r.summary(), width, height, r.Heading)
-}
+func (r Rows) frame() frame { return frame{r.ID, r.Title, r.Desc, r.Width, r.Heading} }
 
 func (r Rows) summary() string {
 	var b strings.Builder

@@ -26,14 +26,9 @@ type Strip struct {
 }
 
 // SVG returns the chart as an svg element.
-func (s Strip) SVG() string { return s.picture().svg("") }
+func (s Strip) SVG() string { return drawn(s).svg("") }
 
-func (s Strip) picture() picture {
-	var c canvas
-	width := cleanWidth(s.Width)
-	height := s.draw(&c, width)
-	return c.finish(s.ID, s.Title, s.Desc, s.summary(), width, height, s.Heading)
-}
+func (s Strip) frame() frame { return frame{s.ID, s.Title, s.Desc, s.Width, s.Heading} }
 
 // Letter returns the mark of an owner, which a table beside the strip can repeat: A to Z, AA, AB.
 func Letter(owner int) string {

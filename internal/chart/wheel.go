@@ -25,14 +25,9 @@ type Wheel struct {
 }
 
 // SVG returns the chart as an svg element.
-func (w Wheel) SVG() string { return w.picture().svg("") }
+func (w Wheel) SVG() string { return drawn(w).svg("") }
 
-func (w Wheel) picture() picture {
-	var c canvas
-	width := cleanWidth(w.Width)
-	height := w.draw(&c, width)
-	return c.finish(w.ID, w.Title, w.Desc, w.summary(), width, height, w.Heading)
-}
+func (w Wheel) frame() frame { return frame{w.ID, w.Title, w.Desc, w.Width, w.Heading} }
 
 const wheelSeconds = 60
 
