@@ -95,20 +95,27 @@ func timeIn(text string, now driver.DBTime) (*driver.DBTime, error) {
 	return nil, fmt.Errorf("%q is no time: give one such as 2030-01-31T08:00 in UTC, or a distance from now such as +1h30m", text)
 }
 
-// change acts on jobs, and returns what became of them in a line.
-func (p *Page) change(ctx context.Context, c caller, action pgsource.JobAction, ids []int64, filter pgsource.JobFilter) (string, error) {
+// mostAnswers is how many different ones are shown of those that jobs gave. Each may be an error with the words of its row.
+const mostAnswers = 5
+
+// change acts on jobs, and returns what became of them in a line. what is for the log: which jobs were meant, or the new time.
+func (p *Page) change(ctx context.Context, c caller, action pgsource.JobAction, ids []int64, filter pgsource.JobFilter, what string) (string, error) {
 	counts := map[string]int64{}
-	done := int64(0)
+	done, others := int64(0), int64(0)
 	err := p.cfg.Jobs.Change(ctx, func(a *pgsource.JobsAdmin) error {
 		return a.Act(ctx, action, ids, filter, func(o pgsource.JobOutcome) error {
-			counts[o.Answer]++
 			if o.Done {
 				done++
+			}
+			if counts[o.Answer] == 0 && len(counts) >= mostAnswers && !o.Done {
+				others++
+			} else {
+				counts[o.Answer]++
 			}
 			return nil
 		})
 	})
-	p.cfg.Logger.Info("jobs were changed on the page", "who", c.name, "from", c.from.String(), "action", action.Name, "asked", len(ids), "done", done, "first_id", first(ids), "err", err)
+	p.cfg.Logger.Info("jobs were changed on the page", "who", c.name, "from", c.from.String(), "action", action.Name, "what", what, "asked", len(ids), "done", done, "first_id", ids[0], "err", err)
 	var parts []string
 	for answer, n := range counts {
 		if len(ids) == 1 {
@@ -118,14 +125,10 @@ func (p *Page) change(ctx context.Context, c caller, action pgsource.JobAction, 
 		}
 	}
 	slices.Sort(parts)
-	return strings.Join(parts, ", "), err
-}
-
-func first(ids []int64) any {
-	if len(ids) == 0 {
-		return nil
+	if others > 0 {
+		parts = append(parts, words.Thousands(others)+" for other reasons")
 	}
-	return ids[0]
+	return strings.Join(parts, ", "), err
 }
 
 // notes keep what became of an action until the page is shown to which the browser is sent then. They are known by a random

@@ -23,6 +23,20 @@ func secured(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
+		if foreign(r) {
+			http.Error(w, "another site has asked for this", http.StatusForbidden)
+			return
+		}
 		protected.ServeHTTP(w, r)
 	})
+}
+
+// foreign reports whether another site makes a browser ask for something, other than by a link to a page. It cannot read the
+// answer, but it could measure how long a search takes, and take all the places of those who look.
+func foreign(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "cross-site", "same-site":
+		return r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Dest") != "document" || r.URL.Path == "/events"
+	}
+	return false // or a browser that does not tell, which the cookie and the login are for
 }

@@ -195,7 +195,7 @@ func (p *Page) actOnJob(w http.ResponseWriter, r *http.Request, c caller) {
 		p.say(w, r, c, http.StatusBadRequest, "Nothing was changed", err.Error())
 		return
 	}
-	text, err := p.change(r.Context(), c, action, []int64{id}, pgsource.JobFilter{})
+	text, err := p.change(r.Context(), c, action, []int64{id}, pgsource.JobFilter{}, r.PostForm.Get("at"))
 	if err != nil {
 		p.sayError(w, r, c, err)
 		return

@@ -55,8 +55,9 @@ type jobRow struct {
 
 // confirmation asks whether an action is meant.
 type confirmation struct {
-	Action, At, Question string
-	Most                 int
+	Action, Question string
+	Name             string // of the question
+	Back             string // where to go if the answer is no
 }
 
 var jobLevels = map[pgsource.JobState]level{
@@ -145,37 +146,35 @@ func (p *Page) showJobs(w http.ResponseWriter, r *http.Request, c caller) {
 	p.write(w, r, http.StatusOK, "jobs", view{Title: "Jobs", Caller: c, Body: v})
 }
 
-// actOnJobs changes the jobs that a form selects: after it has been asked whether they are meant, and no more than it has said.
+// actOnJobs changes the jobs that a form selects: after it has been asked whether they are meant, and no others.
 func (p *Page) actOnJobs(w http.ResponseWriter, r *http.Request, c caller) {
-	v := jobsView{MayAct: true}
-	var action pgsource.JobAction
-	var filter pgsource.JobFilter
-	var ids []int64
-	more := false
-	most, _ := strconv.Atoi(r.PostForm.Get("most")) // 0: it has not been asked yet
-	limit := actedOn
-	if most > 0 {
-		limit = min(most, actedOn)
+	if name := r.PostForm.Get("question"); name != "" {
+		p.actAsAsked(w, r, c, name)
+		return
 	}
+	v := jobsView{MayAct: true}
+	asked := question{who: c.name}
+	more := false
 	err := p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) error {
 		now, err := a.Now(r.Context())
 		if err != nil {
 			return err
 		}
-		if v.Form, filter, err = readJobsForm(r.PostForm, now); err != nil {
+		if v.Form, asked.filter, err = readJobsForm(r.PostForm, now); err != nil {
 			return err
 		}
-		if action, err = actionOf(r.PostForm, now); err != nil {
+		if asked.action, err = actionOf(r.PostForm, now); err != nil {
 			return err
 		}
 		// Only those that it can change are asked about.
+		filter := asked.filter
 		if len(filter.States) == 0 {
-			filter.States = action.Acts
+			filter.States = asked.action.Acts
 		} else {
-			filter.States = slices.DeleteFunc(slices.Clone(filter.States), func(s pgsource.JobState) bool { return !slices.Contains(action.Acts, s) })
+			filter.States = slices.DeleteFunc(slices.Clone(filter.States), func(s pgsource.JobState) bool { return !slices.Contains(asked.action.Acts, s) })
 		}
 		if len(filter.States) > 0 {
-			ids, more, err = a.SelectSome(r.Context(), filter, limit)
+			asked.ids, more, err = a.SelectSome(r.Context(), filter, actedOn)
 		}
 		return err
 	})
@@ -183,30 +182,43 @@ func (p *Page) actOnJobs(w http.ResponseWriter, r *http.Request, c caller) {
 		p.say(w, r, c, http.StatusBadRequest, "Nothing was changed", err.Error())
 		return
 	}
-	next := "/jobs"
+	asked.back, asked.what = "/jobs", url.Values(v.Form.values()).Encode()
 	if v.Form.Reason != nil {
-		next = "/failed"
-	} else if form := url.Values(v.Form.values()).Encode(); form != "" {
-		next += "?" + form
+		asked.back = "/failed"
+	} else if asked.what != "" {
+		asked.back += "?" + asked.what
 	}
-	if len(ids) == 0 {
-		p.done(w, r, next, "No job that matches can be changed by this: "+action.Name+".")
+	if len(asked.ids) == 0 {
+		p.done(w, r, asked.back, "No job that matches can be changed by this: "+asked.action.Name+".")
 		return
 	}
-	if most <= 0 {
-		question := fmt.Sprintf("%s %s?", capital(action.Name), words.Jobs(int64(len(ids))))
-		if more {
-			question = fmt.Sprintf("%s the first %s that match? There may be more.", capital(action.Name), words.Jobs(int64(len(ids))))
-		}
-		v.Confirm = &confirmation{Action: r.PostForm.Get("action"), At: r.PostForm.Get("at"), Question: question, Most: len(ids)}
-		p.write(w, r, http.StatusOK, "confirm", view{Title: question, Caller: c, Body: v})
+	number := words.Jobs(int64(len(asked.ids)))
+	if more {
+		number = "the first " + number + " that match"
+	}
+	if r.PostForm.Get("action") == "reschedule" {
+		number += " to " + strings.TrimSpace(r.PostForm.Get("at"))
+	}
+	text := capital(asked.action.Name) + " " + number + "?"
+	if more {
+		text += " There may be more."
+	}
+	v.Confirm = &confirmation{Action: asked.action.Name, Question: text, Back: asked.back, Name: p.questions.ask(asked)}
+	p.write(w, r, http.StatusOK, "confirm", view{Title: text, Caller: c, Body: v})
+}
+
+// actAsAsked changes the jobs of a question to which the answer is yes.
+func (p *Page) actAsAsked(w http.ResponseWriter, r *http.Request, c caller, name string) {
+	q, ok := p.questions.answer(name, c.name)
+	if !ok {
+		p.say(w, r, c, http.StatusConflict, "Nothing was changed", "This question was answered already, or is older than "+words.Duration(questionLife)+", or was asked by another instance. Ask again.")
 		return
 	}
-	text, err := p.change(r.Context(), c, action, ids, filter)
+	text, err := p.change(r.Context(), c, q.action, q.ids, q.filter, q.what)
 	if err != nil {
 		text = "It has ended before all were changed: " + err.Error() + ". " + text
 	}
-	p.done(w, r, next, text)
+	p.done(w, r, q.back, text)
 }
 
 // values are the fields of the form, as in an address.

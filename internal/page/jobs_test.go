@@ -32,6 +32,17 @@ func (s served) send(path string, form url.Values, cookie string) *httptest.Resp
 	return ask(s.Page, http.MethodPost, path, "127.0.0.1", "localhost", form, "Cookie", cookie)
 }
 
+// question sends a form for several jobs, and returns the form that answers yes.
+func (s served) question(t *testing.T, cookie string, form url.Values, text string) (yes url.Values) {
+	t.Helper()
+	page := s.send("/jobs/act", form, cookie).Body.String()
+	name := regexp.MustCompile(`name="question" value="([^"]+)"`).FindStringSubmatch(page)
+	if name == nil || !strings.Contains(page, text) {
+		t.Fatalf("the question is not %q:\n%s", text, page)
+	}
+	return url.Values{"question": {name[1]}}
+}
+
 // show returns a page.
 func (s served) show(t *testing.T, path string) string {
 	t.Helper()
@@ -143,28 +154,28 @@ func TestJobsPages(t *testing.T) {
 
 	// Many: the question says how many, and no more are changed, though more match by then.
 	form := url.Values{"topic": {"even/"}, "action": {"cancel"}}
-	question := s.send("/jobs/act", form, cookie).Body.String()
-	if !strings.Contains(question, "Cancel 60 jobs?") || count("topic LIKE 'even/%'") != 60 {
-		t.Error(question)
+	yes := s.question(t, cookie, form, "Cancel 60 jobs?")
+	if count("topic LIKE 'even/%'") != 60 {
+		t.Error("jobs were cancelled before the answer")
 	}
-	exec("INSERT INTO jobs (topic, fire_at) VALUES ('even/more', now() + interval '1 year')")
-	form.Set("most", "60")
-	if text := s.follow(t, cookie, "/jobs/act", form); !strings.Contains(text, "60 cancelled") || count("topic LIKE 'even/%'") != 1 {
+	// Of those that were meant two are gone by then, and two others are next.
+	exec("DELETE FROM jobs WHERE id IN (1010, 1012)")
+	exec("INSERT INTO jobs (topic, fire_at) SELECT 'even/more', now() + interval '10 minutes' FROM generate_series(1, 2)")
+	if text := s.follow(t, cookie, "/jobs/act", yes); !strings.Contains(text, "58 cancelled") || !strings.Contains(text, "2 not found") || count("topic LIKE 'even/%'") != 2 {
 		t.Error(text)
+	}
+	if answer := s.send("/jobs/act", yes, cookie); answer.Code != http.StatusConflict {
+		t.Errorf("the same answer again: %d", answer.Code)
 	}
 
 	// A group of those that have failed.
 	form = url.Values{"state": {"failed"}, "code": {"151"}, "reason": {"quota <b>exceeded</b>"}, "action": {"retry"}}
-	if question := s.send("/jobs/act", form, cookie).Body.String(); !strings.Contains(question, "Retry 4 jobs?") {
-		t.Error(question)
-	}
-	form.Set("most", "4")
-	if text := s.follow(t, cookie, "/jobs/act", form); !strings.Contains(text, "4 to be tried again") || strings.Contains(text, "quota") || !strings.Contains(text, "not authorized") {
+	if text := s.follow(t, cookie, "/jobs/act", s.question(t, cookie, form, "Retry 4 jobs?")); !strings.Contains(text, "4 to be tried again") || strings.Contains(text, "quota") || !strings.Contains(text, "not authorized") {
 		t.Error(text)
 	}
 
-	form = url.Values{"state": {"failed"}, "code": {"151"}, "reason": {"not authorized"}, "action": {"purge"}, "most": {"2"}}
-	if text := s.follow(t, cookie, "/jobs/act", form); !strings.Contains(text, "2 "+pgsource.PurgeJobs().Done) || !strings.Contains(text, "Every job that has ended was published") || count("topic LIKE 'bad/%' AND processed") != 0 {
+	form = url.Values{"state": {"failed"}, "code": {"151"}, "reason": {"not authorized"}, "action": {"purge"}}
+	if text := s.follow(t, cookie, "/jobs/act", s.question(t, cookie, form, "Purge 2 jobs?")); !strings.Contains(text, "2 "+pgsource.PurgeJobs().Done) || !strings.Contains(text, "Every job that has ended was published") || count("topic LIKE 'bad/%' AND processed") != 0 {
 		t.Error(text)
 	}
 
@@ -180,7 +191,7 @@ func TestJobsPages(t *testing.T) {
 	if text := s.show(t, "/schedules"); !strings.Contains(html.UnescapeString(text), "/schedule?"+name.Encode()) {
 		t.Error(text)
 	}
-	for _, want := range []string{"who=anna from=127.0.0.1 action=cancel asked=60 done=60", "action=run schedule="} {
+	for _, want := range []string{"who=anna from=127.0.0.1 action=cancel what=\"topic=even%2F\" asked=60 done=58", "action=reschedule what=2030-01-31T08:00 asked=1 done=1", "action=run schedule="} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log lacks %q:\n%s", want, log.String())
 		}

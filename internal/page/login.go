@@ -20,7 +20,7 @@ type loginForm struct {
 
 func (p *Page) showLogin(w http.ResponseWriter, r *http.Request) {
 	c := p.identify(r)
-	next := safeNext(r.FormValue("next"))
+	next := safeNext(r.URL.Query().Get("next")) // FormValue would read a body, of any size, of anybody
 	switch {
 	case c.name != "":
 		http.Redirect(w, r, next, http.StatusSeeOther)
@@ -77,6 +77,7 @@ func (p *Page) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.guesses.right(c.from)
+	p.sessions.end(p.cookie(r)) // nobody could log out of it any more
 	p.setCookie(w, r, p.sessions.open(name, p.password))
 	p.cfg.Logger.Info("somebody has logged in on the page", "who", name, "from", c.from.String())
 	http.Redirect(w, r, form.Next, http.StatusSeeOther)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/chart"
@@ -84,8 +85,17 @@ func (p *Page) overview(w http.ResponseWriter, r *http.Request, c caller) {
 	p.write(w, r, http.StatusOK, "overview", view{Title: "Overview", Window: s.title, Caller: c, Live: true, Body: s.fragments})
 }
 
-// renderOverview makes the parts of the overview.
+// renderOverview makes the parts of the overview. A defect of ours in that must not end an instance that publishes.
 func (p *Page) renderOverview(known reading) (fragments []fragment, title string) {
+	defer func() {
+		if defect := recover(); defect != nil {
+			p.cfg.Logger.Error("the overview could not be made", "err", defect, "stack", string(debug.Stack()))
+			fragments, title = nil, "no overview"
+			for _, name := range overviewParts {
+				fragments = append(fragments, fragment{ID: name, HTML: p.part("broken", name)})
+			}
+		}
+	}()
 	stats, health := p.cfg.Instance.Stats(), p.cfg.Instance.Health()
 	v := overviewOf(p.cfg.Name, stats, health, known, time.Now())
 	p.drawing.Lock()
@@ -164,10 +174,26 @@ func instanceRowOf(i pgsource.InstanceStatus, here bool) instanceRow {
 	return row
 }
 
+// mostLateness is the largest that instances count; any larger one is counted as that.
+const mostLateness = time.Minute
+
+// latenessText is a lateness, and its unit.
+func latenessText(d time.Duration) (value, unit string) {
+	switch {
+	case d >= mostLateness:
+		return "60+", "s"
+	case d >= 10*time.Second:
+		return fmt.Sprintf("%.1f", d.Seconds()), "s"
+	}
+	return ms(d), "ms"
+}
+
 // ms is a lateness in milliseconds, with as many digits as say something.
 func ms(d time.Duration) string {
 	n := float64(d.Microseconds()) / 1000
 	switch {
+	case d >= mostLateness:
+		return "60,000+"
 	case n < 10:
 		return fmt.Sprintf("%.2f", n)
 	case n < 100:
@@ -199,7 +225,8 @@ func numbersOf(known reading) []number {
 		if of.jobs == 0 {
 			return number{Label: label, Value: "–", Unit: "ms", Note: "none in the last minute"}
 		}
-		return number{Label: label, Value: ms(d), Unit: "ms", Note: "last minute, " + words.Jobs(of.jobs)}
+		value, unit := latenessText(d)
+		return number{Label: label, Value: value, Unit: unit, Note: "last minute"}
 	}
 	rate := number{Label: "Published", Value: "–", Unit: "/s", Note: "last ten seconds"}
 	perSecond := known.rate
@@ -212,6 +239,10 @@ func numbersOf(known reading) []number {
 	case perSecond >= 0:
 		rate.Value = fmt.Sprintf("%.1f", perSecond)
 	}
+	most := late("Late, most", of.most)
+	if of.jobs > 0 { // on one line also if they are many
+		most.Note = "of " + words.Thousands(of.jobs) + " published"
+	}
 	b := known.status.Backlog
 	due := number{Label: "Due now", Value: few(b.Due), Note: "not published yet"}
 	if b.Due > 0 {
@@ -221,7 +252,7 @@ func numbersOf(known reading) []number {
 		}
 	}
 	list := []number{
-		rate, late("Late, p50", of.p50), late("Late, p99", of.p99), late("Late, most", of.most), due,
+		rate, late("Late, p50", of.p50), late("Late, p99", of.p99), most, due,
 		{Label: "Next minute", Value: few(b.Soon), Note: "fall due by then", Link: "/jobs?state=waiting"},
 		{Label: "On their way", Value: words.Thousands(b.Firing), Note: "to the broker"},
 		{Label: "Tried again", Value: few(b.Retrying), Note: "refused by the broker", Link: "/jobs?state=retrying"},

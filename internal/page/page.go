@@ -54,16 +54,19 @@ type Page struct {
 	sessions sessions
 	guesses  guesses
 	notes    notes
-	hub      *hub
-	handler  http.Handler
-
-	drawing sync.Mutex // when the hub begins again, its goroutine of before may still be drawing
-	axes    axes       // guarded by drawing
+	// questions wait for an answer.
+	questions questions
+	hub       *hub
+	handler   http.Handler
+	// streamLife is the constant, unless a test changes it.
+	streamLife time.Duration
+	drawing    sync.Mutex // when the hub begins again, its goroutine of before may still be drawing
+	axes       axes       // guarded by drawing
 }
 
 // New returns a page whose hub is at rest. An error is about PasswordFile.
 func New(cfg Config) (*Page, error) {
-	p := &Page{cfg: cfg, sessions: sessions{now: time.Now}, guesses: guesses{now: time.Now}}
+	p := &Page{cfg: cfg, sessions: sessions{now: time.Now}, guesses: guesses{now: time.Now}, streamLife: streamLife}
 	p.local, p.port = listensOnLoopback(cfg.Address)
 	if cfg.PasswordFile != "" {
 		var err error

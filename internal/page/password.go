@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -43,7 +44,12 @@ func openPassword(path string, log *slog.Logger) (*password, error) {
 }
 
 func readPassword(path string) (digest [sha256.Size]byte, err error) {
-	text, err := os.ReadFile(path)
+	file, err := os.Open(path)
+	if err != nil {
+		return digest, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, mostPassword+3)) // with the end of the line, and one more
 	if err != nil {
 		return digest, err
 	}

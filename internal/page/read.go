@@ -11,6 +11,9 @@ import (
 
 // readDatabase reads how the deployment is doing, until ctx ends.
 func (p *Page) readDatabase(ctx context.Context, note func(reading)) {
+	p.drawing.Lock()
+	p.axes = axes{} // who begins to look sees what is, on scales of now
+	p.drawing.Unlock()
 	var rates rates
 	var future []pgsource.Future
 	var futureAt time.Time

@@ -23,10 +23,25 @@ var templates = sync.OnceValue(func() *template.Template {
 var functions = template.FuncMap{
 	// visible is for texts of anybody: what does not print is shown, so that it cannot turn the text around it.
 	"visible": cli.Visible,
+	"short":   short,
 	"iso":     func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") },
 	"utc":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"code":    code,
 	"capital": capital,
+}
+
+// mostShort is how many characters of a text a list shows. A topic may have 65,535 bytes.
+const mostShort = 200
+
+// short is visible for a list: the page of what is listed has all of it.
+func short(text string) string {
+	n := 0
+	for at := range text {
+		if n++; n > mostShort {
+			return cli.Visible(text[:at]) + "…"
+		}
+	}
+	return cli.Visible(text)
 }
 
 // templateText is the text of all templates.
@@ -46,10 +61,10 @@ func templateText() string {
 	return b.String()
 }
 
-// code escapes a text of ours, and marks what is between backquotes as something to be typed.
+// code escapes a text of ours, which may have one of anybody in it, and marks what is between backquotes as something to be typed.
 func code(text string) template.HTML {
 	var b strings.Builder
-	for i, part := range strings.Split(text, "`") {
+	for i, part := range strings.Split(cli.Visible(text), "`") {
 		if part = template.HTMLEscapeString(part); i%2 == 1 {
 			part = "<code>" + part + "</code>"
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -119,5 +120,6 @@ func (p *Page) setCookie(w http.ResponseWriter, r *http.Request, token string) {
 // secure reports whether the browser's connection has TLS: ours, or that of a proxy that says so. If somebody else says so, that
 // only makes their own cookie useless to them.
 func (p *Page) secure(r *http.Request) bool {
-	return r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
+	nearest, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",") // several proxies make a list, the browser's connection first
+	return r.TLS != nil || strings.EqualFold(strings.TrimSpace(nearest), "https")
 }

@@ -10,6 +10,9 @@ import (
 // streamTimeout is how long a viewer may take for what is written to it at once.
 const streamTimeout = 10 * time.Second
 
+// streamLife is how long a stream goes on before the browser has to ask again. A proxy whose user is gone refuses that.
+const streamLife = 10 * time.Minute
+
 // events sends the parts of the overview that have changed, as server-sent events, until the viewer goes or we do. Something is
 // sent with each tick, so that both sides notice when the other one is gone.
 func (p *Page) events(w http.ResponseWriter, r *http.Request) {
@@ -41,6 +44,8 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, text)
 		return err
 	}
+	enough := time.NewTimer(p.streamLife)
+	defer enough.Stop()
 	seen := uint64(0)
 	for {
 		s, changed := p.hub.current()
@@ -61,6 +66,8 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-changed:
 		case <-r.Context().Done():
+			return
+		case <-enough.C:
 			return
 		case <-p.hub.ended:
 			_ = send("end", map[string]string{})

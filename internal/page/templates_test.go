@@ -64,7 +64,7 @@ func TestHostileTexts(t *testing.T) {
 			s.Runs, s.Words = []run{{1, fine, text}}, text
 			for name, body := range map[string]any{
 				"jobs":      jobsView{Form: form, Jobs: []jobRow{jobRowOf(job)}, Next: "/jobs?" + url.Values{"topic": {text}}.Encode(), Problem: text, MayAct: may},
-				"confirm":   jobsView{Form: form, Confirm: &confirmation{Action: "fire", At: text, Question: text, Most: 3}},
+				"confirm":   jobsView{Form: form, Confirm: &confirmation{Action: "fire", Name: text, Question: text, Back: safeNext("/jobs?" + text)}},
 				"job":       []jobView{detail},
 				"failed":    failedView{Groups: []failedGroup{failedGroupOf(pgsource.FailedGroup{State: pgsource.JobFailed, Code: 151, Reason: text, Jobs: 5, Example: 7})}, Problem: text, MayAct: may},
 				"schedules": schedulesView{Schedules: []scheduleRow{s}, Problem: text},
@@ -99,13 +99,17 @@ func TestVerdict(t *testing.T) {
 			r.status.Instances = append(r.status.Instances, pgsource.InstanceStatus{Name: "two", Dynamic: true, Snapshot: &driver.Snapshot{Problems: []string{"no connection to the broker is up"}}})
 			r.status.Instances[0].Snapshot.Ready = false
 		}, bad, "No instance publishes", "reactor check-broker"},
+		"nobody, and late": {func(s *reactor.Stats) { s.LanesUp, s.OldestDue, s.LastAccepted = 0, time.Minute, time.Minute }, func(r *reading) {
+			r.status.Instances[0].Snapshot.Ready = false
+			r.status.Backlog = pgsource.Backlog{Due: 3, Oldest: time.Minute}
+		}, bad, "No instance publishes", "reactor check-broker"},
 		"no feed":         {func(s *reactor.Stats) { s.FeedUp = false }, nil, warning, "something needs attention", "--loop-frequency"},
 		"no database":     {nil, func(r *reading) { r.err = errors.New("no answer") }, bad, "does not answer this page", "reactor doctor"},
 		"silent instance": {nil, func(r *reading) { r.status.Instances[0] = pgsource.InstanceStatus{Name: "two", Silent: true} }, bad, "may be late", "start it again"},
-		"late jobs":       {nil, func(r *reading) { r.status.Backlog = pgsource.Backlog{Due: 3, Oldest: time.Minute} }, bad, "Jobs are late", "more instances"},
+		"late jobs":       {nil, func(r *reading) { r.status.Backlog = pgsource.Backlog{Due: 3, Oldest: time.Minute} }, bad, "Jobs are late", "More instances"},
 		"late lately": {nil, func(r *reading) {
 			r.status.Instances[0].Snapshot.Recent = driver.Recent{Jobs: 5, P99: 3 * time.Second}
-		}, warning, "something needs attention", "after its time"},
+		}, warning, "late in the last minute", "after their time"},
 		"blocked":          {nil, func(r *reading) { r.status.Backlog.Blocked = 1 }, warning, "something needs attention", "--state blocked"},
 		"shards of nobody": {nil, func(r *reading) { r.status.Unowned = 5 }, bad, "may be late", "Start an instance"},
 	} {
@@ -124,6 +128,51 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("%+v", v)
 			}
 		})
+	}
+}
+
+// TestVerdictSaysTheCause: what only follows from it is not said, in the words that instances have for it.
+func TestVerdictSaysTheCause(t *testing.T) {
+	t.Parallel()
+	texts := func(stats reactor.Stats, known reading) (all []string) {
+		known.at, known.tried = time.Now(), true
+		for _, i := range judge("one", stats.Health(), known).Issues {
+			all = append(all, i.Text)
+		}
+		return all
+	}
+	two := func(problems ...string) pgsource.Status {
+		return pgsource.Status{Instances: []pgsource.InstanceStatus{{Name: "one", Dynamic: true, Snapshot: &driver.Snapshot{}}, {Name: "two", Dynamic: true, Snapshot: &driver.Snapshot{Problems: problems}}}}
+	}
+	stuck := healthy
+	stuck.OldestDue, stuck.LastAccepted, stuck.LastLoad = time.Hour, time.Hour, time.Hour
+	says := stuck.Health().Problems
+	if got := texts(stuck, reading{status: two(says...)}); len(says) != 2 || len(got) != 2 {
+		t.Errorf("an instance says %q, and the page %q", says, got)
+	}
+	late := two(says...)
+	late.Backlog = pgsource.Backlog{Due: 10, Oldest: time.Hour}
+	if got := texts(stuck, reading{status: late}); len(got) != 1 || !strings.HasPrefix(got[0], "10 jobs should have been published by now") {
+		t.Errorf("with a backlog it says %q", got)
+	}
+	stuck.LanesUp = 0
+	if got := texts(stuck, reading{status: two()}); len(got) != 1 || got[0] != "no connection to the broker is up" {
+		t.Errorf("without a broker it says %q", got)
+	}
+	stuck.LanesUp, stuck.LastBeat, stuck.LastClock, stuck.FeedUp = 3, time.Hour, time.Hour, false
+	if got := texts(stuck, reading{status: two(), err: errors.New("connection refused")}); len(got) != 2 || !strings.Contains(got[0], "connection refused") || !strings.Contains(got[1], "heartbeat") {
+		t.Errorf("without a database it says %q", got)
+	}
+}
+
+// TestLatenessTexts: what is long is in seconds, and what is too long to be counted says so.
+func TestLatenessTexts(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{0: "0.00 ms", 123 * time.Microsecond: "0.12 ms", 9 * time.Second: "9,000 ms", 56*time.Second + 99*time.Millisecond: "56.1 s", time.Minute: "60+ s", time.Hour: "60+ s"} {
+		value, unit := latenessText(d)
+		if got := value + " " + unit; got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
 	}
 }
 

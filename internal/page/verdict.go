@@ -3,6 +3,7 @@ package page
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/cli"
@@ -80,13 +81,24 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 		}
 		add(bad, "", text, "`reactor doctor` with the flags of the instance says what is wrong. The page tries again by itself.")
 	}
+	backlog := known.status.Backlog
+	late := backlog.Due > 0 && backlog.Oldest > overdueAfter
+	fails := map[string]bool{}
 	for _, part := range health.Parts {
+		fails[part.Name] = part.State == reactor.Fails
+	}
+	for _, part := range health.Parts {
+		if fails["database"] && (part.Name == "feed" || part.Name == "clock") {
+			continue // which are by the database
+		}
 		l := warning
 		if part.State == reactor.Fails {
 			l = bad
 		}
 		for _, text := range part.Problems {
-			add(l, name, text, remedies[part.Name])
+			if !(late || fails["database"] || fails["broker"]) || !follows(text) {
+				add(l, name, text, remedies[part.Name])
+			}
 		}
 	}
 	for _, p := range words.Problems(known.status) {
@@ -94,20 +106,23 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 		if p.Stops {
 			l = bad
 		}
-		if p.Instance != name && !known.at.IsZero() {
+		if p.Instance != name && !known.at.IsZero() && !(late && follows(p.Text)) {
 			add(l, p.Instance, p.Text, p.Remedy)
 		}
 	}
-	backlog := known.status.Backlog
-	late := backlog.Due > 0 && backlog.Oldest > overdueAfter
 	if late {
-		add(bad, "", words.Count(backlog.Due)+" should have been published by now, the oldest "+words.Duration(backlog.Oldest)+" ago", "Mend what else is said here. If there is nothing, more is due than is published: more instances or lanes may help.")
+		remedy := ""
+		if len(v.Issues) == 0 {
+			remedy = "More is due than is published: wait, or see how busy the database, the broker and the hosts are. More instances or lanes may help."
+		}
+		add(bad, "", words.Count(backlog.Due)+" should have been published by now, the oldest "+words.Duration(backlog.Oldest)+" ago", remedy)
 	}
 	if backlog.Blocked > 0 {
 		add(warning, "", words.Count(backlog.Blocked)+" cannot be claimed because of their rows", "`reactor jobs list --state blocked` has the reasons: a trigger or a constraint of the table. They fire when their rows can be changed.")
 	}
-	if of := lately(known.status); of.p99 > lateAfter {
-		add(warning, "", fmt.Sprintf("of the jobs of the last minute, one in a hundred was later than %s", words.Duration(of.p99)), "A job that is inserted after its time counts as late. If there was none, see what an instance says of its parts, and how busy its host, the database and the broker are.")
+	lately := lately(known.status)
+	if lately.p99 > lateAfter && !late {
+		add(warning, "", fmt.Sprintf("of the jobs of the last minute, one in a hundred was later than %s", words.Duration(min(lately.p99, mostLateness))), "They are published. Jobs that are inserted after their time count as late. If there were none, something was out of order that is well again, or the database, the broker or a host is busy.")
 	}
 	slices.SortStableFunc(v.Issues, func(a, b issue) int { return rank[b.Level] - rank[a.Level] })
 	switch {
@@ -115,12 +130,16 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 		v.Level, v.Headline, v.Short = unknown, "Asking the database…", "asking"
 	case len(v.Issues) == 0:
 		v.Level, v.Headline, v.Short = fine, "Everything is on time", "on time"
+	case len(v.Issues) == 1 && lately.p99 > lateAfter && v.Issues[0].Level == warning:
+		v.Level, v.Headline, v.Short = warning, "Jobs were late in the last minute", "was late"
 	case v.Issues[0].Level == warning:
 		v.Level, v.Headline, v.Short = warning, "Jobs are published, and something needs attention", "attention"
-	case late:
-		v.Level, v.Headline, v.Short = bad, "Jobs are late", "late"
+	case known.err != nil && fails["database"]:
+		v.Level, v.Headline, v.Short = bad, "The database does not answer", "no database"
 	case nobodyPublishes(health, known.status):
 		v.Level, v.Headline, v.Short = bad, "No instance publishes", "nothing is published"
+	case late:
+		v.Level, v.Headline, v.Short = bad, "Jobs are late", "late"
 	case !health.Ready:
 		v.Level, v.Headline, v.Short = bad, "This instance does not publish", "not ready"
 	case known.err != nil:
@@ -131,9 +150,15 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 	return v
 }
 
+// follows reports whether what an instance says of its jobs only follows from something that is said anyway: its database or its broker
+// is gone, or the table says how many jobs are overdue.
+func follows(text string) bool {
+	return strings.HasPrefix(text, "a job has been due for ") || strings.HasPrefix(text, "the table of jobs could not be read ")
+}
+
 // nobodyPublishes reports whether this instance does not publish, and the others say the same of themselves.
 func nobodyPublishes(health reactor.Health, s pgsource.Status) bool {
-	return !health.Ready && len(s.Instances) > 1 && !slices.ContainsFunc(s.Instances, func(i pgsource.InstanceStatus) bool {
+	return !health.Ready && len(s.Instances) > 0 && !slices.ContainsFunc(s.Instances, func(i pgsource.InstanceStatus) bool {
 		return !i.Silent && (i.Snapshot == nil || i.Snapshot.Ready)
 	})
 }
