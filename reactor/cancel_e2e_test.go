@@ -44,7 +44,7 @@ func TestCancelAgainstTheClaim(t *testing.T) {
 			w.start(reactor.Config{})
 			w.sharesOf(2)
 			const cancellers = 4
-			jobs := 10_000
+			jobs := 5_000
 			if name == "partitions" {
 				jobs = 2_000
 			}

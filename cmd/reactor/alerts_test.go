@@ -279,10 +279,11 @@ func TestAlertsFire(t *testing.T) {
 	for _, panel := range readDashboard(t).Panels {
 		for _, target := range panel.Targets {
 			expr := strings.NewReplacer("$__rate_interval", "1m", "$job", "reactor", "$instance", ".*").Replace(target.Expr)
-			// A metric that is absent until something happens has an empty answer.
-			if r := server.query(ctx, expr); len(r.Result) == 0 && !strings.Contains(expr, "next_due") {
-				t.Errorf("%s: no answer to %s", panel.Title, expr)
+			if strings.Contains(expr, "next_due") {
+				continue // absent until something happens
 			}
+			// A scrape that takes longer than 0.2 s, on a busy machine, fails and ends all series until the next one.
+			server.until(ctx, fmt.Sprintf("%s: an answer to %s", panel.Title, expr), func() bool { return len(server.query(ctx, expr).Result) > 0 })
 		}
 	}
 	if names := server.firing(ctx); len(names) > 0 {
