@@ -17,19 +17,19 @@ func (a *JobsAdmin) schedules(ctx context.Context, needs rights, do func(pgx.Tx)
 	return a.inSchedules(ctx, do)
 }
 
-// Schedules is FindSchedules.
+// Schedules is FindSchedules, with the beginnings of the payloads: 1,024 characters, or bytes.
 func (a *JobsAdmin) Schedules(ctx context.Context, filter ScheduleFilter) (list []Schedule, more bool, err error) {
 	err = a.schedules(ctx, toSeeSchedules, func(tx pgx.Tx) (err error) {
-		list, more, err = findSchedules(ctx, tx, filter)
+		list, more, err = findSchedules(ctx, tx, filter, previewColumns)
 		return err
 	})
 	return list, more, err
 }
 
-// Schedule is FindSchedule.
+// Schedule is FindSchedule, with the beginning of the payload.
 func (a *JobsAdmin) Schedule(ctx context.Context, name string) (found Schedule, err error) {
 	err = a.schedules(ctx, toSeeSchedules, func(tx pgx.Tx) (err error) {
-		found, err = readSchedule(ctx, tx, name)
+		found, err = readSchedule(ctx, tx, name, previewColumns)
 		return err
 	})
 	return found, err

@@ -71,8 +71,8 @@ type JobEvent struct {
 // Time is when it happened.
 func (e JobEvent) Time() time.Time { return e.At.Time().Add(e.Beyond) }
 
-// previewBytes is how much of a payload Show returns.
-const previewBytes = 1024
+// PreviewBytes is how much of a payload JobsAdmin.Show returns, and JobsAdmin.Schedules and Schedule, of a text in characters.
+const PreviewBytes = 1024
 
 // Show returns the job with an id. Where the table has partitions, or the id was given twice by hand,
 // there may be several.
@@ -115,7 +115,7 @@ func (a *JobsAdmin) show(ctx context.Context, where string, args parameters) (li
 	if err := a.find(ctx); err != nil {
 		return nil, err
 	}
-	preview := fmt.Sprint(previewBytes)
+	preview := fmt.Sprint(PreviewBytes)
 	sql := "WITH " + journalCTE + ", shown AS (SELECT" + listedColumns + `,
        job.shard, ` + micros("job.expires_at") + ` AS expires_at, ` + micros("job.processed_at") + ` AS processed_at, ` + micros("job.occurrence_at") + ` AS occurrence, coalesce(job.claim::text, '') AS claim,
        encode(coalesce(substring(job.payload_bytes FROM 1 FOR ` + preview + `), substring(convert_to(left(job.payload, ` + preview + `), 'UTF8') FROM 1 FOR ` + preview + `)), 'hex') AS payload,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -68,17 +69,20 @@ var ErrNoSchedule = errors.New("there is no such schedule: `reactor schedules li
 // messageColumns follow scheduleColumns where a whole Schedule is read.
 const messageColumns = ", payload, payload_bytes, qos::integer, retain, coalesce(content_type, ''), coalesce(response_topic, ''), correlation_data, headers, coalesce(ordering_key, ''), " + scheduleStateSQL
 
+// previewColumns are messageColumns with the beginning of the payload, which may have 256 MB.
+var previewColumns = strings.Replace(messageColumns, ", payload, payload_bytes,", fmt.Sprintf(", left(payload, %d), substring(payload_bytes FROM 1 FOR %[1]d),", PreviewBytes), 1)
+
 // FindSchedule returns a schedule; ErrNoSchedule if there is none with that name.
 func FindSchedule(ctx context.Context, databaseURL, name string, of ...Names) (found Schedule, err error) {
 	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
-		found, err = readSchedule(ctx, tx, name)
+		found, err = readSchedule(ctx, tx, name, messageColumns)
 		return err
 	})
 	return found, err
 }
 
-func readSchedule(ctx context.Context, tx pgx.Tx, name string) (found Schedule, err error) {
-	list, err := readSchedules(ctx, tx, "name = $1", "", name)
+func readSchedule(ctx context.Context, tx pgx.Tx, name, columns string) (found Schedule, err error) {
+	list, err := readSchedules(ctx, tx, columns, "name = $1", "", name)
 	if err == nil && len(list) == 0 {
 		err = ErrNoSchedule
 	}
@@ -88,9 +92,9 @@ func readSchedule(ctx context.Context, tx pgx.Tx, name string) (found Schedule, 
 	return list[0], nil
 }
 
-// readSchedules reads schedules in order of their names; where may end with a LIMIT.
-func readSchedules(ctx context.Context, tx pgx.Tx, where, limit string, args ...any) (list []Schedule, err error) {
-	rows, err := tx.Query(ctx, "SELECT "+scheduleColumns+messageColumns+" FROM reactor.schedules WHERE "+where+" ORDER BY name"+limit, args...)
+// readSchedules reads schedules in order of their names, with messageColumns or previewColumns; where may end with a LIMIT.
+func readSchedules(ctx context.Context, tx pgx.Tx, columns, where, limit string, args ...any) (list []Schedule, err error) {
+	rows, err := tx.Query(ctx, "SELECT "+scheduleColumns+columns+" FROM reactor.schedules WHERE "+where+" ORDER BY name"+limit, args...)
 	if err != nil {
 		return nil, err
 	}

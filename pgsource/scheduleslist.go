@@ -50,13 +50,13 @@ func ListSchedules(ctx context.Context, databaseURL string) ([]Schedule, error) 
 // the last of them. It reads all rows up to there.
 func FindSchedules(ctx context.Context, databaseURL string, filter ScheduleFilter, of ...Names) (list []Schedule, more bool, err error) {
 	err = withSchedules(ctx, databaseURL, of, toSeeSchedules, true, func(tx pgx.Tx) (err error) {
-		list, more, err = findSchedules(ctx, tx, filter)
+		list, more, err = findSchedules(ctx, tx, filter, messageColumns)
 		return err
 	})
 	return list, more, err
 }
 
-func findSchedules(ctx context.Context, tx pgx.Tx, filter ScheduleFilter) (list []Schedule, more bool, err error) {
+func findSchedules(ctx context.Context, tx pgx.Tx, filter ScheduleFilter, columns string) (list []Schedule, more bool, err error) {
 	var args parameters
 	var conditions []string
 	if len(filter.States) > 0 {
@@ -87,7 +87,7 @@ func findSchedules(ctx context.Context, tx pgx.Tx, filter ScheduleFilter) (list 
 	if filter.Limit > 0 {
 		limit = fmt.Sprintf(" LIMIT %d", filter.Limit+1) // one more shows whether there are more
 	}
-	list, err = readSchedules(ctx, tx, and(conditions), limit, args...)
+	list, err = readSchedules(ctx, tx, columns, and(conditions), limit, args...)
 	if err == nil && filter.Limit > 0 && len(list) > filter.Limit {
 		list, more = list[:filter.Limit], true
 	}

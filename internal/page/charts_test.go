@@ -94,3 +94,39 @@ func TestWheelFigure(t *testing.T) {
 		t.Error("there is a wheel of nothing")
 	}
 }
+
+// TestLeaving: an instance whose row goes is told of, until it is back or that is long ago, and no more than some are.
+func TestLeaving(t *testing.T) {
+	t.Parallel()
+	var l leaving
+	at := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	see := func(after time.Duration, names ...string) (gone string) {
+		at = at.Add(after)
+		s := pgsource.Status{At: driver.DBTimeOf(at)}
+		for _, name := range names {
+			s.Instances = append(s.Instances, pgsource.InstanceStatus{Name: name})
+		}
+		for _, g := range l.add(s) {
+			gone += g.Name + " "
+		}
+		return gone
+	}
+	for i, step := range []struct {
+		after time.Duration
+		names []string
+		want  string
+	}{
+		{0, []string{"a", "b"}, ""},
+		{time.Second, []string{"a"}, "b "},
+		{time.Second, []string{"a", "b"}, ""},
+		{time.Second, []string{"b"}, "a "},
+		{time.Minute, []string{}, "a b "},
+		{goneFor - time.Minute, []string{"c", "d", "e", "f", "g", "h", "i"}, "b "},
+		{time.Second, nil, "e f g h i "},
+		{goneFor, nil, ""},
+	} {
+		if got := see(step.after, step.names...); got != step.want {
+			t.Errorf("step %d: %q are gone, want %q", i, got, step.want)
+		}
+	}
+}

@@ -33,6 +33,8 @@ type reading struct {
 	future []pgsource.Future
 	// rate is how many jobs a second all instances have published lately; negative: not known yet.
 	rate float64
+	// gone are the instances that have gone since somebody looks.
+	gone []gone
 	// err is why the last attempt has failed; nil: it has not.
 	err error
 	// tried: there was an attempt.
@@ -125,7 +127,7 @@ func (h *hub) note(ctx context.Context, r reading) (first bool) {
 	first = !h.known.tried
 	r.tried = true
 	if r.err != nil { // what was read before is still shown, with its time
-		r.at, r.status, r.future, r.rate = h.known.at, h.known.status, h.known.future, h.known.rate
+		r.at, r.status, r.future, r.rate, r.gone = h.known.at, h.known.status, h.known.future, h.known.rate, h.known.gone
 	}
 	h.known = r
 	return first

@@ -180,13 +180,16 @@ func TestJobsPages(t *testing.T) {
 	}
 
 	// A schedule.
-	exec("INSERT INTO reactor.schedules (name, every, topic) VALUES ('a/b <i>', '1 hour', 'tick')")
+	exec("INSERT INTO reactor.schedules (name, every, topic, payload) VALUES ('a/b <i>', '1 hour', 'tick', repeat('ü', 5000))")
 	name := url.Values{"name": {"a/b <i>"}}
 	for _, step := range []struct{ action, want, state string }{{"pause", "It is paused", "paused"}, {"resume", "It goes on", "active"}, {"run", "is due now", "active"}} {
 		form := url.Values{"name": name["name"], "action": {step.action}}
 		if text := s.follow(t, cookie, "/schedule/act", form); !strings.Contains(text, step.want) || !strings.Contains(text, "a/b &lt;i&gt;") || !strings.Contains(text, ">"+step.state+"<") {
 			t.Errorf("%s: %s", step.action, text)
 		}
+	}
+	if text := s.show(t, "/schedule?"+name.Encode()); strings.Count(text, "ü") != pgsource.PreviewBytes {
+		t.Errorf("%d characters of the payload are shown", strings.Count(text, "ü"))
 	}
 	if text := s.show(t, "/schedules"); !strings.Contains(html.UnescapeString(text), "/schedule?"+name.Encode()) {
 		t.Error(text)

@@ -28,6 +28,7 @@ type overviewView struct {
 	Name      string // of this instance
 	Parts     []partRow
 	Lanes     []laneRow
+	IdleLanes int // without an owner, and with nothing on its way
 	Stats     reactor.Stats
 	History   []figure
 	Shards    *figure
@@ -142,6 +143,10 @@ func overviewOf(name string, stats reactor.Stats, health reactor.Health, known r
 		v.Instances = append(v.Instances, row)
 	}
 	for _, l := range known.status.Lanes {
+		if l.Instance == "" && l.InFlight == 0 {
+			v.IdleLanes++
+			continue
+		}
 		v.Lanes = append(v.Lanes, laneRow{l.Lane, l.Instance, words.Thousands(l.InFlight)})
 	}
 	return v
@@ -259,8 +264,10 @@ func numbersOf(known reading) []number {
 		{Label: "Blocked", Value: few(b.Blocked), Note: "by their rows", Link: "/jobs?state=blocked"},
 		{Label: "Not published", Value: few(b.Failed), Note: "failed, expired or missed", Link: "/failed"},
 	}
-	if b.Blocked > 0 {
-		list[len(list)-2].Level = warning
+	for i, n := range []int64{b.Retrying, b.Blocked, b.Failed} {
+		if n > 0 {
+			list[len(list)-3+i].Level = warning
+		}
 	}
 	return list
 }

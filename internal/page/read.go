@@ -2,6 +2,7 @@ package page
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/job-publisher/reactor/internal/wait"
@@ -15,6 +16,7 @@ func (p *Page) readDatabase(ctx context.Context, note func(reading)) {
 	p.axes = axes{} // who begins to look sees what is, on scales of now
 	p.drawing.Unlock()
 	var rates rates
+	var leaving leaving
 	var future []pgsource.Future
 	var futureAt time.Time
 	failed := tick
@@ -36,7 +38,7 @@ func (p *Page) readDatabase(ctx context.Context, note func(reading)) {
 		})
 		pause := min(max(tick, sparing*time.Since(begun)), longestPause)
 		if r.err == nil {
-			r.at, r.rate = time.Now(), rates.add(r.status)
+			r.at, r.rate, r.gone = time.Now(), rates.add(r.status), leaving.add(r.status)
 			failed = tick
 		} else {
 			pause = failed
@@ -105,4 +107,42 @@ func (r *rates) add(s pgsource.Status) float64 {
 		}
 	}
 	return float64(jobs) / elapsed.Seconds()
+}
+
+// gone is an instance whose row is gone: it was stopped, or it has died and the others have taken over. The tables do not tell which.
+type gone struct {
+	Name string
+	At   time.Time
+}
+
+const (
+	// goneFor is how long it is told, and mostGone of how many.
+	goneFor, mostGone = 5 * time.Minute, 5
+)
+
+// leaving tells which instances have gone. The zero value is ready.
+type leaving struct {
+	there []pgsource.InstanceStatus
+	gone  []gone
+}
+
+// add notes a status, and returns those that have gone lately, and have not come back.
+func (l *leaving) add(s pgsource.Status) []gone {
+	is := func(list []pgsource.InstanceStatus, name string) bool {
+		return slices.ContainsFunc(list, func(i pgsource.InstanceStatus) bool { return i.Name == name })
+	}
+	for _, i := range l.there {
+		if !is(s.Instances, i.Name) {
+			l.gone = append(l.gone, gone{i.Name, s.At.Time()})
+		}
+	}
+	l.there = s.Instances
+	var left []gone
+	for _, g := range l.gone {
+		if s.At.Time().Sub(g.At) < goneFor && !is(s.Instances, g.Name) {
+			left = append(left, g)
+		}
+	}
+	l.gone = left[max(0, len(left)-mostGone):]
+	return l.gone
 }

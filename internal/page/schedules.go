@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
@@ -154,7 +155,11 @@ func settingsOf(s pgsource.Schedule) (list []setting) {
 		}
 	}
 	add("Topic", s.Message.Topic)
-	add("Payload", payloadText(pgsource.JobDetail{Payload: []byte(s.Message.Payload), PayloadSize: int64(len(s.Message.Payload))}))
+	payload := payloadText(pgsource.JobDetail{Payload: []byte(s.Message.Payload), PayloadSize: int64(len(s.Message.Payload))})
+	if utf8.RuneCountInString(s.Message.Payload) >= pgsource.PreviewBytes { // of which no more is read
+		payload += "…"
+	}
+	add("Payload", payload)
 	at("Last occurrence", s.LastAt)
 	at("Begins", s.StartAt)
 	at("Ends", s.EndAt)

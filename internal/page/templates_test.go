@@ -31,7 +31,7 @@ func evil(text string) overviewView {
 	}
 	stats := healthy
 	stats.Feed.Problem = text
-	return overviewOf("one", stats, stats.Health(), reading{at: time.Now(), tried: true, status: status, rate: 5}, time.Now())
+	return overviewOf("one", stats, stats.Health(), reading{at: time.Now(), tried: true, status: status, rate: 5, gone: []gone{{text, time.Now()}}}, time.Now())
 }
 
 // TestHostileTexts stay texts, in every template.
@@ -162,6 +162,28 @@ func TestVerdictSaysTheCause(t *testing.T) {
 	stuck.LanesUp, stuck.LastBeat, stuck.LastClock, stuck.FeedUp = 3, time.Hour, time.Hour, false
 	if got := texts(stuck, reading{status: two(), err: errors.New("connection refused")}); len(got) != 2 || !strings.Contains(got[0], "connection refused") || !strings.Contains(got[1], "heartbeat") {
 		t.Errorf("without a database it says %q", got)
+	}
+}
+
+// TestVerdictTellsBeside: jobs that have ended unpublished, and instances that have gone, are told beside a verdict that is good.
+func TestVerdictTellsBeside(t *testing.T) {
+	t.Parallel()
+	known := reading{at: time.Now(), tried: true, gone: []gone{{"two", time.Now()}}, status: pgsource.Status{
+		Backlog: pgsource.Backlog{Failed: 3, Retrying: 2},
+		Lanes:   []pgsource.LaneStatus{{Lane: 1, Instance: "one"}, {Lane: 2}, {Lane: 3}, {Lane: 4, Instance: "one", InFlight: 5}},
+	}}
+	v := overviewOf("one", healthy, healthy.Health(), known, time.Now())
+	html, err := render("verdict", v)
+	if v.Verdict.Level != fine || err != nil || !strings.Contains(string(html), ">3 jobs ended without") || !strings.Contains(string(html), "<b>two</b> is gone") {
+		t.Errorf("%v: %+v\n%s", err, v.Verdict, html)
+	}
+	for _, n := range v.Numbers {
+		if (n.Level == warning) != (n.Label == "Tried again" || n.Label == "Not published") {
+			t.Errorf("%+v", n)
+		}
+	}
+	if len(v.Lanes) != 2 || v.IdleLanes != 2 {
+		t.Errorf("%d lanes are shown, and %d are free", len(v.Lanes), v.IdleLanes)
 	}
 }
 

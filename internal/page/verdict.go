@@ -27,6 +27,10 @@ type verdict struct {
 	Level    level
 	Headline string
 	Issues   []issue
+	// Ended is how many jobs have ended without being published, in words; "": none.
+	Ended string
+	// Gone are the instances that have gone while somebody looked.
+	Gone []gone
 	// Short is the verdict in the title of the window.
 	Short string
 }
@@ -124,6 +128,10 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 	if lately.p99 > lateAfter && !late {
 		add(warning, "", fmt.Sprintf("of the jobs of the last minute, one in a hundred was later than %s", words.Duration(min(lately.p99, mostLateness))), "They are published. Jobs that are inserted after their time count as late. If there were none, something was out of order that is well again, or the database, the broker or a host is busy.")
 	}
+	if n := backlog.Failed; n > 0 {
+		v.Ended = words.Count(n)
+	}
+	v.Gone = known.gone
 	slices.SortStableFunc(v.Issues, func(a, b issue) int { return rank[b.Level] - rank[a.Level] })
 	switch {
 	case !known.tried:

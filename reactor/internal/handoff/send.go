@@ -107,16 +107,17 @@ func (m *Machine) sendDue(now Now, s driver.Slot) outcome {
 		m.endAndAnnounce(s, nil)
 		return taken
 	}
-	if at := msg.job.ExpiresAt; msg.job.Expires && at < now.Database && !msg.attempted {
-		m.endAndAnnounce(s, &driver.Failure{Reason: "expired at " + at.Time().Format(time.RFC3339Nano) + " before it could be published", Final: true, State: driver.Expired})
+	// The reasons name no instants, which the rows have: so that all that ended alike have the same one.
+	if msg.job.Expires && msg.job.ExpiresAt < now.Database && !msg.attempted {
+		m.endAndAnnounce(s, &driver.Failure{Reason: "expired before it could be published", Final: true, State: driver.Expired})
 		return taken
 	}
 	if msg.job.LeftOut && !msg.attempted {
-		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", and its schedule leaves out what is late (catch_up = skip)", Final: true, State: driver.Missed})
+		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was late, and its schedule leaves out what is late (catch_up = skip)", Final: true, State: driver.Missed})
 		return taken
 	}
 	if most := m.cfg.MaxLateness; most > 0 && !msg.attempted && now.Database.Sub(msg.job.FireAt) > most {
-		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due at " + msg.job.FireAt.Time().Format(time.RFC3339Nano) + ", more than " + most.String() + " before it could be published", Final: true, State: driver.Missed})
+		m.endAndAnnounce(s, &driver.Failure{Reason: "missed: it was due more than " + most.String() + " before it could be published", Final: true, State: driver.Missed})
 		return taken
 	}
 	if m.isBeyondReach(s) {

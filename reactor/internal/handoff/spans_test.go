@@ -93,6 +93,29 @@ func TestSpansEnd(t *testing.T) {
 	}
 }
 
+// TestReasonsGroup: jobs that have ended alike have the same reason, though not the same times, so that they can be counted, and tried
+// again together.
+func TestReasonsGroup(t *testing.T) {
+	r, _ := attachedRig(1, 10)
+	r.m.cfg.MaxLateness = time.Minute
+	for what, change := range map[string]func(*driver.Job){
+		"expired":  func(j *driver.Job) { j.Expires, j.ExpiresAt = true, j.FireAt.Add(time.Second) },
+		"missed":   func(j *driver.Job) {},
+		"left out": func(j *driver.Job) { j.LeftOut = true },
+	} {
+		reasons := map[string]bool{}
+		for id := range int64(2) {
+			job := r.traced(id+1, -time.Duration(id+2)*time.Hour)
+			change(&job)
+			r.claim(job)
+			reasons[r.ended(t, what, id+1, 0).Reason] = true
+		}
+		if len(reasons) != 1 {
+			t.Errorf("%s: the reasons are %v", what, reasons)
+		}
+	}
+}
+
 // TestSpansAcrossConnections: a message that is sent again keeps its span, and its context.
 func TestSpansAcrossConnections(t *testing.T) {
 	r, c := attachedRig(1, 10)
