@@ -203,6 +203,26 @@ func TestGuessesByHeader(t *testing.T) {
 	}
 }
 
+// TestPasswordAsName: who types the password into the field of the name does not have it logged, or shown.
+func TestPasswordAsName(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	p := newPage(t, func(cfg *Config) {
+		everywhere(cfg)
+		withPassword(t, cfg)
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	for _, word := range []string{"", "wrong", secret} {
+		answer := ask(p, http.MethodPost, "/login", "10.0.0.1", "reactor.example", url.Values{"name": {secret}, "password": {word}})
+		if (answer.Code == http.StatusSeeOther) != (word == secret) || strings.Contains(answer.Body.String(), secret) {
+			t.Errorf("with %q: %d\n%s", word, answer.Code, answer.Body)
+		}
+	}
+	if strings.Contains(log.String(), secret) || strings.Count(log.String(), "name=operator") != 2 || !strings.Contains(log.String(), "who=operator") {
+		t.Error(log.String())
+	}
+}
+
 // TestStreamsEnd: a stream ends by itself, so that a proxy is asked again whether its user may look.
 func TestStreamsEnd(t *testing.T) {
 	t.Parallel()

@@ -71,6 +71,9 @@ func (p *Page) login(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusTooManyRequests, "Too many wrong passwords came from your address. Try again in "+seconds+" s.")
 		return
 	}
+	if p.password.is(name) { // it was typed into the wrong field, and must not get into the log
+		form.Name, name = "", "operator"
+	}
 	if !p.password.is(r.PostForm.Get("password")) {
 		p.cfg.Logger.Warn("a wrong password was given on the page", "from", c.from.String(), "name", name)
 		refuse(http.StatusForbidden, "This is not the password.")
