@@ -26,8 +26,10 @@ type broker struct {
 	tls    *tlsSettings
 	choice *choice
 
-	sessions atomic.Int64 // how many are open
-	vouched  time.Time    // guarded by the choice's mu: when it was found to work, after a doubt (working.go)
+	// The next three are guarded by the choice's mu, see working.go and suspicion.go.
+	vouched   time.Time // when it was found to work, after a doubt
+	vouchers  int       // how many ends of sessions this still covers
+	unreached time.Time // since when it could not be reached each time that it was to be asked, and no lane has failed to connect; zero: it could
 
 	warned      sync.Once // a short session expiry was logged
 	closeCounts closeCounts

@@ -39,7 +39,8 @@ type choice struct {
 	doubted   atomic.Bool       // whether fruitless is set
 	judging   bool              // guarded by mu: home is being asked whether it works
 	probed    time.Time         // guarded by mu: when it was asked last
-	open      map[*session]bool // guarded by mu: the sessions that have not ended
+	unfit     time.Time         // guarded by mu: since when it has failed each time that it was asked; zero: it has not
+	open      map[*session]bool // guarded by mu: the sessions that have not ended, and whether they were accepted
 	warnings  ratelog.Limiter
 
 	asking   bool      // guarded by mu: shouldLeave is asking
@@ -97,6 +98,9 @@ func (c *choice) accepted(s *session) (standby bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	via := s.via
+	if _, open := c.open[s]; open {
+		c.open[s] = true
+	}
 	if via == c.brokers[c.at] {
 		delete(c.behind, s.clientID)
 		c.failing = time.Time{}
@@ -111,11 +115,21 @@ func (c *choice) accepted(s *session) (standby bool) {
 	return c.index(via) > 0
 }
 
-// begun notes that there is a session.
+// begun notes that there is a session. It is not accepted yet: the broker may never say whose it is.
 func (c *choice) begun(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.open[s] = true
+	c.open[s] = false
+}
+
+// connected reports whether a session at a broker was accepted, and has not ended. The caller holds mu.
+func (c *choice) connected(b *broker) bool {
+	for s, accepted := range c.open {
+		if accepted && s.via == b {
+			return true
+		}
+	}
+	return false
 }
 
 // failed notes that an attempt to connect has failed, and since when it was under way.
@@ -123,6 +137,7 @@ func (c *choice) failed(r route, clientID string, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b := r.via
+	b.unreached = time.Time{}
 	switch {
 	case len(c.brokers) == 1 || r.to != b: // the one that it was sent to says nothing about the one that has sent it
 		return
@@ -134,7 +149,7 @@ func (c *choice) failed(r route, clientID string, since time.Time) {
 	}
 	if c.at == c.home {
 		switch {
-		case b.sessions.Load() > 0:
+		case c.connected(b):
 			c.failing = time.Time{}
 			return
 		case c.failing.IsZero():

@@ -99,7 +99,6 @@ func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.Con
 		limits: agreed.limits, keepAlive: agreed.keepAlive, writeTimeout: b.cfg.WriteTimeout,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	b.sessions.Add(1)
 	b.choice.begun(session)
 	written := make(chan struct{})
 	go func() {
@@ -111,7 +110,6 @@ func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.Con
 	go func() {
 		session.end(session.read())
 		<-written
-		b.sessions.Add(-1)
 		b.choice.ended(session)
 		close(session.done)
 	}()

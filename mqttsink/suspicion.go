@@ -20,8 +20,13 @@ import (
 // likely the user lacks a right, and would lack it at the next one. Neither is one that answers pings,
 // and no message.
 
-// askSoon is after how much doubt a broker is asked, if FailoverAfter is longer, and how long after the last answer.
-const askSoon = 2 * time.Second
+const (
+	// askSoon is after how much doubt a broker is asked, if FailoverAfter is longer, and how long after the last answer.
+	askSoon = 2 * time.Second
+	// letsNobodyIn is for how long a broker that cannot be reached by whoever asks, while lanes do connect, counts as one
+	// that is down now and then. After that it counts as one that cannot be asked.
+	letsNobodyIn = 30 * time.Second
+)
 
 // suspect returns the broker in use if it has to be asked whether it works, with the QoS to ask for, or
 // nil. Whoever asks passes the answer to judge. A probe of the lane does not ask: it has no time for that.
@@ -32,13 +37,13 @@ func (c *choice) suspect(clientID string) (*broker, byte) {
 	if c.fruitless.IsZero() || now.Sub(c.fruitless) < pause || now.Sub(c.probed) < pause || c.judging || c.at != c.home || strings.HasPrefix(clientID, driver.ProbePrefix) {
 		return nil, 0
 	}
-	c.judging = true
+	c.judging, c.probed = true, now
 	return c.brokers[c.at], c.qos
 }
 
-// judge leaves a suspected broker if it accepts connections and does not work, for a reason. One that accepts
-// no connection is left by the failures of the lanes to connect (failed). One that cannot be asked stays:
-// nothing would tell its failure from the trouble of a lane.
+// judge leaves a suspected broker if it accepts connections and does not work, for a reason, and has not worked for
+// FailoverAfter. One that accepts no connection is left by the failures of the lanes to connect (failed). One that
+// cannot be asked stays: nothing would tell its failure from the trouble of a lane.
 func (c *choice) judge(ctx context.Context, b *broker, found verdict, why error) {
 	for _, s := range c.decide(ctx, b, found, why) {
 		s.end(errBrokerLeft)
@@ -49,11 +54,23 @@ func (c *choice) judge(ctx context.Context, b *broker, found verdict, why error)
 func (c *choice) decide(ctx context.Context, b *broker, found verdict, why error) (end []*session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.judging, c.probed = false, time.Now()
+	asked, now := c.probed, time.Now()
+	c.judging, c.probed = false, now
 	if ctx.Err() != nil || b != c.brokers[c.at] || c.at != c.home || c.fruitless.IsZero() {
 		return nil
 	}
+	if found != unreachable {
+		b.unreached = time.Time{}
+	}
 	switch found {
+	case unreachable:
+		if b.unreached.IsZero() {
+			b.unreached = asked
+		}
+		if now.Sub(b.unreached) >= letsNobodyIn {
+			c.trust(b)
+			c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and accepts no connection of a client that could find out whether it works; staying with it: allow the client ids "+driver.ProbePrefix+"…, and a few more connections", "broker", b.address, "err", why)
+		}
 	case works:
 		c.trust(b)
 		c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and works for others: staying with it", "broker", b.address)
@@ -62,7 +79,11 @@ func (c *choice) decide(ctx context.Context, b *broker, found verdict, why error
 		c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and lets nobody in who could find out whether it works; staying with it: allow the client ids "+driver.ProbePrefix+"…", "broker", b.address, "err", why)
 	case fails:
 		b.vouched = time.Time{}
-		if time.Since(c.fruitless) < c.after {
+		if c.unfit.IsZero() {
+			c.unfit = asked
+		}
+		// The doubt may be old: where nothing is due, nothing ends it. So a single failure is not enough.
+		if now.Sub(c.fruitless) < c.after || now.Sub(c.unfit) < c.after-askSoon {
 			return nil
 		}
 		for s := range c.open {

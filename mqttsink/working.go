@@ -33,8 +33,10 @@ import (
 const (
 	// answersLinger: an answer that comes so soon after the doubt has begun may have been on its way before.
 	answersLinger = time.Second
-	// vouchedFor is for how long after it was found to work a broker is not to blame for fruitless sessions.
+	// vouchedFor is for how long after it was found to work a broker is not to blame for fruitless sessions, and
+	// vouchers for how many of them: it may fail from then on, and a good message is given up after a few.
 	vouchedFor = 30 * time.Second
+	vouchers   = 2
 )
 
 // fruitless reports whether a session that has ended says something against its broker, and whether the broker
@@ -71,11 +73,13 @@ func (c *choice) ended(s *session) {
 	case c.at == c.home && c.fruitless.IsZero():
 		c.doubt(time.Now())
 	}
-	if s.via != c.brokers[c.at] || time.Since(s.via.vouched) > vouchedFor {
-		s.mu.Lock()
-		s.err = fmt.Errorf("%w (%w)", s.err, driver.ErrBrokerDoubted)
-		s.mu.Unlock()
+	if s.via == c.brokers[c.at] && s.via.vouchers > 0 && time.Since(s.via.vouched) <= vouchedFor {
+		s.via.vouchers--
+		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = fmt.Errorf("%w (%w)", s.err, driver.ErrBrokerDoubted)
 }
 
 // noteWork notes that a message of a session was answered: the first one, and any while the broker in use is
@@ -104,10 +108,11 @@ func (s *session) notePong() {
 func (c *choice) doubt(since time.Time) {
 	c.fruitless = since
 	c.doubted.Store(!since.IsZero())
+	c.unfit = time.Time{}
 }
 
 // trust ends the doubt about the broker in use, which works. The caller holds mu.
 func (c *choice) trust(b *broker) {
-	b.vouched = time.Now()
+	b.vouched, b.vouchers = time.Now(), vouchers
 	c.doubt(time.Time{})
 }

@@ -132,12 +132,14 @@ func TestTroubleOfALane(t *testing.T) {
 	}
 }
 
-// longAgo makes the doubt about the broker in use, if there is one, older.
+// longAgo makes the doubt about the broker in use, if there is one, older, and its failures when it was asked.
 func longAgo(s *Sink, d time.Duration) {
 	s.choice.mu.Lock()
 	defer s.choice.mu.Unlock()
-	if !s.choice.fruitless.IsZero() {
-		s.choice.fruitless = s.choice.fruitless.Add(-d)
+	for _, since := range []*time.Time{&s.choice.fruitless, &s.choice.unfit} {
+		if !since.IsZero() {
+			*since = since.Add(-d)
+		}
 	}
 	s.choice.probed = time.Time{}
 }
@@ -186,8 +188,13 @@ func TestPatienceWithFruitlessSessions(t *testing.T) {
 	sink.choice.brokers[0].vouched = time.Time{} // nobody else uses it now
 	bad("alone again", true)
 	longAgo(sink, 2*time.Hour)
-	bad("asked, and works", false)
+	for range vouchers {
+		bad("asked, and works", false)
+	}
+	bad("it may have failed since", true)
 	works.Store(false)
+	longAgo(sink, 2*time.Hour)
+	bad("an old doubt, and it fails once", true)
 	longAgo(sink, 2*time.Hour)
 	session := oneMessage(t, ctx, sink, "bad", "bad")
 	if !session.Limits().Standby {
@@ -243,8 +250,12 @@ func TestIdleLanesAndAnotherThatFails(t *testing.T) {
 			busy := connect()
 			_ = busy.Publish(messages("x", qos, 1))
 			<-busy.Done()
-			longAgo(sink, 2*time.Hour)
-			moved := connect()
+			for range 2 { // asked for the first time, it may have failed just now
+				longAgo(sink, 2*time.Hour)
+				busy.Abort()
+				busy = connect()
+			}
+			moved := busy
 			if !moved.Limits().Standby {
 				t.Fatal("it stays at a broker that fails at each message")
 			}
@@ -254,6 +265,73 @@ func TestIdleLanesAndAnotherThatFails(t *testing.T) {
 				t.Errorf("the idle one has ended with %v", err)
 			}
 		})
+	}
+}
+
+// TestBrokerThatIgnoresLanes: sessions of which a broker does not say whose they are do not hide that no lane can
+// connect.
+func TestBrokerThatIgnoresLanes(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(testContext(t))
+	present := connack(t, 0, nil)
+	present[2] = 1
+	asked := make(chan struct{}, 1)
+	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
+		switch p.Type {
+		case packets.CONNECT:
+			return reply{packets: present}
+		case packets.UNSUBSCRIBE:
+			asked <- struct{}{}
+			return reply{packets: []byte{}}
+		}
+		return reply{}
+	})
+	sink := newSink(t, Config{URL: broker.url + ",mqtt://127.0.0.1:1", FailoverAfter: AtOnce})
+	sink.choice.home = 0
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if s, err := sink.Connect(ctx, driver.ConnectOptions{ClientID: "pending", QoS: 2, Mark: "ours", Acks: func([]driver.Ack) {}}); err == nil {
+			t.Error("it has a session")
+			s.Abort()
+		}
+	}()
+	select {
+	case <-asked:
+	case <-ctx.Done():
+		t.Fatal("it is not asked whose session that is")
+	}
+	first := sink.choice.brokers[0]
+	sink.choice.failed(route{first, first}, "another", time.Now())
+	if sink.choice.inUse() == first {
+		t.Error("the lanes stay")
+	}
+	cancel()
+	<-ended
+}
+
+// TestBrokerThatLetsNobodyIn: a broker that drops the connections of whoever would ask, and lets lanes in, is believed
+// to work after a while: else a message that makes it end the connection would never be given up.
+func TestBrokerThatLetsNobodyIn(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	broker := startFakeBroker(t, func(_ int, p *packets.ControlPacket) reply {
+		connect, connects := p.Content.(*packets.Connect)
+		return reply{closeNow: p.Type == packets.PUBLISH || connects && strings.HasPrefix(connect.ClientID, driver.ProbePrefix)}
+	})
+	sink := newSink(t, Config{URL: broker.url + ",mqtt://127.0.0.1:1", Logger: testkit.Logger(t)})
+	for i, doubted := range []bool{true, true, false, false, true, false} {
+		session := oneMessage(t, ctx, sink, "x", "poison")
+		<-session.Done()
+		if err := session.Err(); at(session) != broker.url || errors.Is(err, driver.ErrBrokerDoubted) != doubted {
+			t.Errorf("session %d at %s has ended with %v", i, at(session), err)
+		}
+		if i != 2 && i != 3 {
+			longAgo(sink, time.Minute)
+		}
+		if b := sink.choice.brokers[0]; !b.unreached.IsZero() {
+			b.unreached = b.unreached.Add(-letsNobodyIn)
+		}
 	}
 }
 

@@ -19,6 +19,8 @@ type fakeBroker struct {
 	received  map[string]int        // guarded by mu: by topic, of released messages
 	silent    bool                  // guarded by mu: answers to no message
 	standby   bool                  // guarded by mu: its sessions should leave
+	onLeave   func()                // guarded by mu; called without it, when a session is told to leave
+	identity  error                 // guarded by mu: what the check of the identity finds
 	away      bool                  // guarded by mu: no connection can be made
 	onConnect func(client string)   // guarded by mu; called without it
 	latest    driver.ConnectOptions // guarded by mu: of the latest connection
@@ -75,7 +77,9 @@ func (b *fakeBroker) Connect(_ context.Context, opts driver.ConnectOptions) (dri
 
 func (b *fakeBroker) CheckIdentity(context.Context, string, byte) error {
 	b.called("check identity")
-	return nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.identity
 }
 
 // change changes the broker's behaviour.
@@ -125,7 +129,15 @@ type sessionOf struct {
 	sent    []driver.Message // guarded by the broker's mu
 }
 
-func (s *sessionOf) ShouldLeave(context.Context) bool { return s.limits.Standby }
+func (s *sessionOf) ShouldLeave(context.Context) bool {
+	s.broker.mu.Lock()
+	onLeave := s.broker.onLeave
+	s.broker.mu.Unlock()
+	if s.limits.Standby && onLeave != nil {
+		onLeave()
+	}
+	return s.limits.Standby
+}
 
 // PassesOn implements driver.Session.
 func (s *sessionOf) PassesOn(context.Context) (driver.Passing, error) {

@@ -140,6 +140,7 @@ func (r *laneRunner) reconnect(ctx, hard context.Context, noted bool) (driver.Se
 		if err = r.broker.recheckIdentity(ctx, session.Limits().Broker, r.delivery.QoS()); err == nil {
 			break
 		}
+		lookBack(ctx, session)
 		closeSession(session)
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot connect to the broker; trying again", "client_id", r.clientID, "err", err)
 		if !pause.Sleep(ctx) {

@@ -13,6 +13,14 @@ import (
 // limits how often the broker is asked, for all lanes together.
 const returnPause = time.Second
 
+// lookBack has the Sink ask for a preferred broker where a lane cannot begin to work at a standby. Else it would try
+// that one for ever: only lanes that work ask (beginReturning). The next connection is made to whichever it is then.
+func lookBack(ctx context.Context, session driver.Session) {
+	if session.Limits().Standby {
+		session.ShouldLeave(ctx)
+	}
+}
+
 // beginReturning finds out, beside a lane that works at a standby, when it should return to the broker
 // that is preferred. The lane then hands back what it has not sent, waits until the rest is settled,
 // and is released: whoever leases it next, usually this instance, connects to the preferred broker with

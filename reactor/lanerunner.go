@@ -219,6 +219,7 @@ func (r *laneRunner) connect(soft, hard context.Context, fresh bool) (driver.Ses
 		if err != nil {
 			r.refused++
 		} else if err = r.broker.checkIdentity(hard, session.Limits().Broker, r.delivery.QoS()); err != nil {
+			lookBack(hard, session)
 			closeSession(session)
 		}
 		if err == nil {

@@ -328,6 +328,23 @@ func TestShortSessionsAtAStandby(t *testing.T) {
 	})
 }
 
+// TestStandbyThatCannotBeUsed: a lane that never gets to work at a standby asks as well whether it should leave.
+func TestStandbyThatCannotBeUsed(t *testing.T) {
+	runs(t, func(r *running) {
+		r.laneRunner.broker.hasAccepted()
+		r.broker.standby, r.broker.identity = true, errors.New("it tells clients apart by their users")
+		r.broker.onLeave = func() { // as if the next connection were made to the preferred one
+			r.broker.change(func(b *fakeBroker) { b.standby, b.identity = false, nil })
+		}
+	}, func(r *running) {
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if r.stats.lanesUp.Load() != 1 {
+			t.Error("it tries the standby for ever")
+		}
+	})
+}
+
 // TestRunnerTakenOver: the lane's next owner takes the session over. The runner ends, and
 // neither connects nor releases the lane.
 func TestRunnerTakenOver(t *testing.T) {

@@ -109,6 +109,7 @@ func (r *laneRunner) beginSession(hard context.Context, session driver.Session, 
 			continue
 		}
 		r.failures.Fail(r.log, slog.LevelWarn, "cannot mark the session; trying again", "client_id", r.clientID, "err", err)
+		lookBack(hard, session)
 		discardSession(session) // the mark may have been left in part
 		session = nil
 		if !pause.Sleep(hard) {
