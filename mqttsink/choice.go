@@ -15,7 +15,7 @@ import (
 // the broker in use: the subscribers of a primary would miss what a lane publishes at its standby.
 //
 //	          it has failed for Config.FailoverAfter: no session can be opened, or
-//	          those that are opened end without having worked (working.go, suspicion.go)
+//	          those that are opened end, or go on, without having worked (working.go, suspicion.go)
 //	in use ────────────────────────────────────────────────────────────► the next of the list is tried,
 //	   ▲                                                                 then the one behind it, …
 //	   └──────────────────── it accepts a session ◄──────────────────────────────┘

@@ -32,9 +32,11 @@ type Config struct {
 	// FailoverAfter is how long the lanes try the broker that they were connected to before they try
 	// the next of several. A longer time gives a broker the chance to restart with its sessions,
 	// without which the outcome of the messages in flight is unknown; a shorter one ends an outage
-	// sooner. It counts from the first attempt that failed, when no lane is connected; or from the
-	// first session that ended without an answer to a message, while no message is answered. In that
-	// case the broker is left only if a client of our own cannot work with it either. At most 24 h.
+	// sooner. It counts from the first attempt that failed, when no lane is connected; from the
+	// first session that ended without an answer to a message, while no message is answered; or from
+	// the first ping that was answered, and none of the messages before it, then for 10 s at least. In
+	// the last two cases the broker is left only if a client of our own cannot work with it either. At
+	// most 24 h.
 	// Defaults to 10 s; AtOnce (any negative value) means that they try the next at once.
 	FailoverAfter time.Duration
 	// TLS is the configuration for mqtts and wss URLs. Defaults to the system's certificate

@@ -22,6 +22,7 @@ func (s *session) answered(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unanswered = max(0, s.unanswered-n) // a broker may send answers without a request
+	s.pinged, s.ignored = 0, time.Time{}
 }
 
 // gather prepares the next read to wait for several answers, and reports whether it will.

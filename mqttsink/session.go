@@ -59,6 +59,8 @@ type session struct {
 	publishing bool                // guarded by mu: buffer has something that mayPublish has to allow
 	releases   []driver.Slot       // guarded by mu: slots whose PUBREL is in buffer; after the end, those whose PUBREL was never sent
 	unanswered int                 // guarded by mu: how many answers the broker still has to send
+	pinged     int64               // guarded by mu: the number of the first ping, from 1, behind messages of which none has been answered since; 0: there is none
+	ignored    time.Time           // guarded by mu: since when that ping is answered, and none of the messages; zero: it is not
 	gathering  bool                // guarded by mu: the read deadline is that of gather
 	asked      int                 // guarded by mu: how many requests were sent
 	requests   map[uint16]*request // guarded by mu: requests that wait for an answer, by packet identifier
@@ -117,7 +119,15 @@ func (b *broker) newSession(conn net.Conn, reader *bufio.Reader, opts driver.Con
 }
 
 // ShouldLeave implements driver.Session.
-func (s *session) ShouldLeave(ctx context.Context) bool { return s.at.choice.shouldLeave(ctx, s.via) }
+func (s *session) ShouldLeave(ctx context.Context) bool {
+	c := s.at.choice
+	if c.ignores(s) {
+		s.end(errBrokerLeft)
+		return false
+	}
+	c.ask(ctx, s.clientID)
+	return c.shouldLeave(ctx, s.via)
+}
 
 // Limits implements driver.Session.
 func (s *session) Limits() driver.Limits { return s.limits }

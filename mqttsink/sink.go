@@ -61,10 +61,7 @@ func (s *Sink) Connect(ctx context.Context, opts driver.ConnectOptions) (driver.
 
 // attempt connects to the broker in use, and to where it refers to.
 func (s *Sink) attempt(ctx context.Context, opts driver.ConnectOptions) (driver.Session, error) {
-	if b, qos := s.choice.suspect(opts.ClientID); b != nil {
-		found, err := b.probe(ctx, qos)
-		s.choice.judge(ctx, b, found, err)
-	}
+	s.choice.ask(ctx, opts.ClientID)
 	begun, chosen := time.Now(), s.choice.route(opts)
 	b := chosen.to
 	for hops := 0; ; hops++ {

@@ -17,8 +17,7 @@ import (
 // It is asked sooner than it is left: whoever waits to give a message up has to know which of the two it is.
 //
 // A broker that keeps its sessions open and refuses each message by a reason code is not left: most
-// likely the user lacks a right, and would lack it at the next one. Neither is one that answers pings,
-// and no message.
+// likely the user lacks a right, and would lack it at the next one.
 
 const (
 	// askSoon is after how much doubt a broker is asked, if FailoverAfter is longer, and how long after the last answer.
@@ -27,6 +26,14 @@ const (
 	// that is down now and then. After that it counts as one that cannot be asked.
 	letsNobodyIn = 30 * time.Second
 )
+
+// ask asks the broker in use whether it works, if it is in doubt.
+func (c *choice) ask(ctx context.Context, clientID string) {
+	if b, qos := c.suspect(clientID); b != nil {
+		found, err := b.probe(ctx, qos)
+		c.judge(ctx, b, found, err)
+	}
+}
 
 // suspect returns the broker in use if it has to be asked whether it works, with the QoS to ask for, or
 // nil. Whoever asks passes the answer to judge. A probe of the lane does not ask: it has no time for that.
@@ -69,14 +76,14 @@ func (c *choice) decide(ctx context.Context, b *broker, found verdict, why error
 		}
 		if now.Sub(b.unreached) >= letsNobodyIn {
 			c.trust(b)
-			c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and accepts no connection of a client that could find out whether it works; staying with it: allow the client ids "+driver.ProbePrefix+"…, and a few more connections", "broker", b.address, "err", why)
+			c.warnings.Fail(c.log, slog.LevelWarn, "a broker fails for lanes, and accepts no connection of a client that could find out whether it works; staying with it: allow the client ids "+driver.ProbePrefix+"…, and a few more connections", "broker", b.address, "err", why)
 		}
 	case works:
 		c.trust(b)
-		c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and works for others: staying with it", "broker", b.address)
+		c.warnings.Fail(c.log, slog.LevelWarn, "a broker fails for lanes, and works for others: staying with it", "broker", b.address)
 	case cannotBeAsked:
 		c.trust(b)
-		c.warnings.Fail(c.log, slog.LevelWarn, "a broker ends the sessions of lanes, and lets nobody in who could find out whether it works; staying with it: allow the client ids "+driver.ProbePrefix+"…", "broker", b.address, "err", why)
+		c.warnings.Fail(c.log, slog.LevelWarn, "a broker fails for lanes, and lets nobody in who could find out whether it works; staying with it: allow the client ids "+driver.ProbePrefix+"…", "broker", b.address, "err", why)
 	case fails:
 		b.vouched = time.Time{}
 		if c.unfit.IsZero() {

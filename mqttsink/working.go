@@ -26,6 +26,9 @@ import (
 // not by a ping: an idle lane pings a broker that fails at each message. While it lasts the broker is
 // asked (suspicion.go).
 //
+// A session may also last, and its broker answer pings and none of the messages that were sent before them. That
+// begins a doubt as well, after a while. A slow line does not: what is still on it is before the ping.
+//
 // Until a broker in doubt is known to work, the end of a fruitless session is no evidence against the message
 // that was sent over it (driver.ErrBrokerDoubted). Else a broker with a full disk would have good jobs given
 // up before the next one is tried. With one broker there is nothing to wait for, and nobody is asked.
@@ -37,6 +40,8 @@ const (
 	// vouchers for how many of them: it may fail from then on, and a good message is given up after a few.
 	vouchedFor = 30 * time.Second
 	vouchers   = 2
+	// leastIgnored is for how long at least a broker ignores messages before it is in doubt: it may be slow.
+	leastIgnored = 10 * time.Second
 )
 
 // fruitless reports whether a session that has ended says something against its broker, and whether the broker
@@ -82,6 +87,29 @@ func (c *choice) ended(s *session) {
 	s.err = fmt.Errorf("%w (%w)", s.err, driver.ErrBrokerDoubted)
 }
 
+// ignores begins a doubt about the broker in use if it has ignored the messages of a session for long. It reports
+// whether the session has to end because of that, where it is at a broker that a return has left.
+func (c *choice) ignores(s *session) bool {
+	s.mu.Lock()
+	since := s.ignored
+	s.mu.Unlock()
+	if len(c.brokers) < 2 || since.IsZero() || time.Since(since) < max(c.after, leastIgnored) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.at != c.home:
+		return false
+	case s.via != c.brokers[c.at]:
+		c.behind[s.clientID] = since
+		return true
+	case c.fruitless.IsZero() && time.Since(s.via.vouched) > vouchedFor:
+		c.doubt(since)
+	}
+	return false
+}
+
 // noteWork notes that a message of a session was answered: the first one, and any while the broker in use is
 // in doubt. The reading goroutine calls it.
 func (s *session) noteWork() {
@@ -101,6 +129,11 @@ func (s *session) notePong() {
 	if first := s.proof.Load(); first > 0 && s.pongs >= first {
 		s.proof.Store(0)
 		s.noteWork()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pinged > 0 && s.pongs >= s.pinged && s.ignored.IsZero() {
+		s.ignored = time.Now()
 	}
 }
 

@@ -502,3 +502,102 @@ func TestIdentityOfOneBroker(t *testing.T) {
 	wantShared(t, "the one in use", sink.CheckIdentity(ctx, "", 1))
 	wantShared(t, "the one of the session", sink.CheckIdentity(ctx, strings.TrimPrefix(shared.url, "mqtt://"), 1))
 }
+
+// TestBrokerThatIgnoresMessages: a broker that answers pings, and no message that was sent before them, is left as well,
+// also by a lane that has gone back to it to settle.
+func TestBrokerThatIgnoresMessages(t *testing.T) {
+	there := testkit.Broker(t).URL()
+	ignores := func(t *testing.T) string {
+		return atMessages(t, func(*packets.Publish) reply { return reply{packets: []byte{}} }).url
+	}
+	ignored := func(t *testing.T, s driver.Session) bool {
+		t.Helper()
+		if err := s.Publish(messages("x", 2, 1)); err != nil {
+			t.Fatal(err)
+		}
+		ours := s.(*session)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			ours.mu.Lock()
+			since := ours.ignored
+			if !since.IsZero() {
+				ours.ignored = since.Add(-leastIgnored)
+			}
+			ours.mu.Unlock()
+			if !since.IsZero() {
+				return true
+			}
+			select {
+			case <-tick.C:
+			case <-s.Done():
+				return false
+			}
+		}
+	}
+	left := func(t *testing.T, s driver.Session) {
+		t.Helper()
+		within(t, func(ctx context.Context) error {
+			select {
+			case <-s.Done():
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err := s.Err(); !errors.Is(err, errBrokerLeft) {
+			t.Errorf("the session has ended with %v", err)
+		}
+	}
+	cfg := Config{FailoverAfter: AtOnce, KeepAlive: time.Second, ConnectTimeout: 200 * time.Millisecond}
+	t.Run("in use", func(t *testing.T) {
+		t.Parallel()
+		ctx, cfg := testContext(t), cfg
+		cfg.URL, cfg.Logger = ignores(t)+","+there, testkit.Logger(t)
+		sink := newSink(t, cfg)
+		s, _ := open(t, ctx, sink, t.Name(), 2)
+		if s.ShouldLeave(ctx) || !ignored(t, s) || s.ShouldLeave(ctx) {
+			t.Fatal("it is to return, or has ended")
+		}
+		left(t, s)
+		if s, _ := open(t, ctx, sink, t.Name(), 2); at(s) != there {
+			t.Errorf("the next one is at %s", at(s))
+		}
+	})
+	t.Run("left behind", func(t *testing.T) {
+		t.Parallel()
+		ctx, cfg := testContext(t), cfg
+		standby := ignores(t)
+		cfg.URL, cfg.Logger = there+","+standby, testkit.Logger(t)
+		sink := newSink(t, cfg)
+		sink.choice.home, sink.choice.returned = 0, true
+		opts := driver.ConnectOptions{ClientID: t.Name(), QoS: 2, Broker: strings.TrimPrefix(standby, "mqtt://"), Unsettled: true, Acks: func([]driver.Ack) {}}
+		s, err := sink.Connect(ctx, opts)
+		if err != nil || at(s) != standby || !s.ShouldLeave(ctx) {
+			t.Fatalf("it is not there: %v", err)
+		}
+		if !ignored(t, s) || s.ShouldLeave(ctx) {
+			t.Fatal("it has ended, or waits")
+		}
+		left(t, s)
+		if s, err = sink.Connect(ctx, opts); err != nil || at(s) != there {
+			t.Fatalf("the next one: %v", err)
+		}
+		within(t, s.Close)
+	})
+	t.Run("slow", func(t *testing.T) {
+		t.Parallel()
+		ctx, cfg := testContext(t), cfg
+		broker := atMessages(t, func(*packets.Publish) reply { return reply{packets: []byte{}} })
+		cfg.URL, cfg.Logger = broker.url+","+there, testkit.Logger(t)
+		s, acks := open(t, ctx, newSink(t, cfg), t.Name(), 2)
+		if !ignored(t, s) {
+			t.Fatal("it has ended")
+		}
+		broker.send(1, encode(&packets.Pubrec{PacketID: 1, Properties: &packets.Properties{}}))
+		acks.wait(t, ctx, 1)
+		if s.ShouldLeave(ctx); s.Err() != nil {
+			t.Errorf("it has ended with %v", s.Err())
+		}
+	})
+}

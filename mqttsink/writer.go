@@ -95,6 +95,9 @@ func (s *session) write() error {
 		releases, s.releases = s.releases, releases[:0]
 		publishing := s.publishing
 		s.publishing = false
+		if pings && s.unanswered > 0 && s.pinged == 0 {
+			s.pinged = pinged + 1
+		}
 		state := s.state
 		s.mu.Unlock()
 		if state == ended {

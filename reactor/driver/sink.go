@@ -164,9 +164,10 @@ type Session interface {
 	// with ErrCannotAsk this will be the same next time.
 	PassesOn(ctx context.Context) (Passing, error)
 	// ShouldLeave reports whether the lane should end this session, once nothing is in flight, and
-	// connect again: its Sink prefers another broker, which is reachable. It may ask that broker,
-	// which takes up to the time that connecting may take. To be called now and then if
-	// Limits.Standby is set.
+	// connect again: its Sink prefers another broker, which works. It may ask that broker,
+	// which takes up to the time that connecting may take. It may also find out that the session's own
+	// broker does not work, and then ends the session (ErrSessionGivenUp). To be called now and then if
+	// Limits.Standby or Limits.OtherBrokers is set.
 	ShouldLeave(ctx context.Context) bool
 	// Done is closed when the connection has ended and Acks will not be called any more.
 	Done() <-chan struct{}
