@@ -23,6 +23,8 @@ type JobFilter struct {
 	TopicPrefix string
 	// Key is the key, as a whole.
 	Key string
+	// IDs are the ids of the jobs that are wanted; nil: any.
+	IDs []int64
 	// Schedule is the id of the schedule that the job is an occurrence of, as ScheduleID finds it; 0: any, or none.
 	Schedule int64
 	// From and Until bound fire_at, the second not included. nil: no bound.
@@ -206,6 +208,9 @@ func (f JobFilter) conditions(args *parameters) (list []string) {
 	}
 	if f.Key != "" {
 		list = append(list, "job.key = "+args.add(f.Key, "text"))
+	}
+	if f.IDs != nil {
+		list = append(list, "job.id = ANY ("+args.add(f.IDs, "bigint[]")+")")
 	}
 	if f.Schedule != 0 {
 		list = append(list, "job.schedule_id = "+args.add(f.Schedule, "bigint"))

@@ -19,6 +19,7 @@ import (
 //
 //	waiting, also with retrying    in order of fire_at, the next first, by jobs_pending
 //	and blocked
+//	certain ids                    by id, the newest first, by the primary key
 //	neither waiting nor fired      by id, the newest first, from the journal and the notes
 //	all others                     by id, the newest first, by the primary key
 //
@@ -127,7 +128,7 @@ type search struct {
 
 // byID is whether the order is that of ids.
 func (s search) byID() bool {
-	return !slices.Contains(s.filter.States, JobWaiting) || slices.ContainsFunc(s.filter.States, func(state JobState) bool { return !slices.Contains(unfiredStates, state) })
+	return s.filter.IDs != nil || !slices.Contains(s.filter.States, JobWaiting) || slices.ContainsFunc(s.filter.States, func(state JobState) bool { return !slices.Contains(unfiredStates, state) })
 }
 
 // rounds reads some rows, and ever more while too few of them pass: where most do, few are read, and where few do, there are few
@@ -243,7 +244,7 @@ func (s search) newest(ctx context.Context, tx pgx.Tx, page JobPage, rows int, b
 	}
 	args = nil
 	source := "(SELECT j.xmin, j.* FROM " + s.a.jobs + " AS j WHERE " + before(&args, "j.id", begin) + " AND j.id >= " + args.add(*last, "bigint") + " ORDER BY j.id DESC OFFSET 0) AS job"
-	if s.noted() || s.filter.Key != "" {
+	if s.noted() || s.filter.Key != "" || s.filter.IDs != nil {
 		args = nil
 		source = "(" + s.ids(&args, rows, begin) + ") AS noted (id) CROSS JOIN LATERAL (SELECT j.xmin, j.* FROM " + s.a.jobs + " AS j WHERE j.id = noted.id AND j.id >= " + args.add(*last, "bigint") + " OFFSET 0) AS job"
 	}
@@ -282,6 +283,8 @@ func (s search) ids(args *parameters, rows int, begin *SearchCursor) string {
 		return "(SELECT " + column + " AS id FROM " + source + " WHERE " + before(args, column, begin) + where + end + ")"
 	}
 	switch {
+	case s.filter.IDs != nil:
+		return place(s.a.jobs, "id", " AND id = ANY ("+args.add(s.filter.IDs, "bigint[]")+")")
 	case s.filter.Key != "":
 		is := " AND key = " + args.add(s.filter.Key, "text") + " AND "
 		return "SELECT DISTINCT id FROM (" + place(s.a.jobs, "id", is+"processed") + " UNION ALL " + place(s.a.jobs, "id", is+"NOT processed") + ") AS places" + end

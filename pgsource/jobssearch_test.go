@@ -42,7 +42,7 @@ func TestSearch(t *testing.T) {
 		b.insert(300, "1 hour")
 		b.exec("UPDATE jobs SET fire_at = fire_at + id * interval '1 minute', topic = 'even/' || id WHERE id > 9 AND id % 2 = 0; UPDATE jobs SET topic = 'rare/1', key = 'k' WHERE id = 77; UPDATE jobs SET processed = true, key = 'k' WHERE id = 99 OR id > 200")
 		early, late := b.now().Add(2*time.Hour), b.now().Add(4*time.Hour)
-		filters := []pgsource.JobFilter{{}, {TopicPrefix: "rare/"}, {TopicPrefix: "none"}, {Key: "k"}, {From: &early, Until: &late}}
+		filters := []pgsource.JobFilter{{}, {TopicPrefix: "rare/"}, {TopicPrefix: "none"}, {Key: "k"}, {From: &early, Until: &late}, {IDs: []int64{1, 3, 77, 99, 250, 9999}}}
 		states := [][]pgsource.JobState{
 			nil,
 			{pgsource.JobWaiting},
@@ -147,6 +147,29 @@ func TestFailedGroups(t *testing.T) {
 		}
 		if list := groups("other"); len(list) != 1 || list[0].Jobs != 1 || list[0].Example != more[0] {
 			t.Errorf("of one topic: %+v", list)
+		}
+		// By the levels of their topics.
+		b.exec("UPDATE jobs SET topic = CASE id WHEN $1 THEN 'a/b' WHEN $2 THEN 'é/x' ELSE 'a/b/' || id END WHERE id = $1 OR id = $2 OR id = ANY ($3)", of[pgsource.JobExpired], of[pgsource.JobMissed], more[1:])
+		for prefix, want := range map[string]string{
+			"":     "t/ false 2;a/ false 3;other true 1;é/ false 1;",
+			"a/":   "a/b/ false 2;a/b true 1;",
+			"a/b":  "a/b/ false 2;a/b true 1;",
+			"é/":   "é/x true 1;",
+			"none": "",
+		} {
+			got := map[string]bool{}
+			b.admin(func(a *pgsource.JobsAdmin) error {
+				list, _, err := a.FailedTopics(b.ctx, prefix)
+				for _, g := range list {
+					got[fmt.Sprintf("%s %t %d", g.Topic, g.Whole, g.Jobs)] = true
+				}
+				return err
+			})
+			for _, group := range strings.Split(strings.TrimSuffix(want, ";"), ";") {
+				if len(got) != strings.Count(want, ";") || group != "" && !got[group] {
+					t.Errorf("below %q: %v, want %s", prefix, got, want)
+				}
+			}
 		}
 		b.admin(func(a *pgsource.JobsAdmin) error {
 			ids, _, err := a.SelectSome(b.ctx, list[1].Filter(), 100)
@@ -282,6 +305,11 @@ func TestViewerLooks(t *testing.T) {
 			_, _, err := a.FailedGroups(b.ctx, "t")
 			return err
 		},
+		"FailedTopics": func(a *pgsource.JobsAdmin) error {
+			_, _, err := a.FailedTopics(b.ctx, "t")
+			return err
+		},
+		"Backlog": func(a *pgsource.JobsAdmin) error { return errOf(a.Backlog(b.ctx)) },
 		"SelectSome": func(a *pgsource.JobsAdmin) error {
 			_, _, err := a.SelectSome(b.ctx, pgsource.JobFilter{}, 10)
 			return err

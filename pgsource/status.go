@@ -114,6 +114,27 @@ func (a *JobsAdmin) Status(ctx context.Context) (s Status, err error) {
 	return s, err
 }
 
+// Backlog reads the numbers of jobs alone.
+func (a *JobsAdmin) Backlog(ctx context.Context) (b Backlog, err error) {
+	a.needs = toSeeStatus
+	if err := a.find(ctx); err != nil {
+		return b, err
+	}
+	err = a.tx(ctx, func(tx pgx.Tx) error {
+		var s Status
+		if err := tx.QueryRow(ctx, "SELECT "+micros("clock_timestamp()")).Scan(&s.At); err != nil {
+			return err
+		}
+		if err := readLanes(ctx, tx, &s); err != nil {
+			return err
+		}
+		err := a.readBacklog(ctx, tx, &s)
+		b = s.Backlog
+		return err
+	})
+	return b, err
+}
+
 func readDeployment(ctx context.Context, tx pgx.Tx, s *Status) error {
 	var versioned bool // the table is missing where the schema was created by hand
 	if err := tx.QueryRow(ctx, `

@@ -18,6 +18,7 @@ type figure struct {
 	Title string
 	SVG   template.HTML
 	Note  string
+	Link  string // the jobs that it counts; "": there is no list of them
 }
 
 // axes are the bounds of charts that are drawn again and again.
@@ -91,6 +92,9 @@ func shardFigure(s pgsource.Status) *figure {
 // futureNames are those of futureSteps.
 var futureNames = []string{"In the next minute", "In the next hour", "In the next day"}
 
+// futureLinks are the lists of the same jobs.
+var futureLinks = []string{listMinute, listHour, listDay}
+
 // futureFigures are what falls due in the next minute, hour and day.
 func (a *axes) futureFigures(list []pgsource.Future) (figures []figure) {
 	for i, f := range list {
@@ -109,7 +113,7 @@ func (a *axes) futureFigures(list []pgsource.Future) (figures []figure) {
 		step := f.Step.Seconds()
 		figures = append(figures, figure{futureNames[i], template.HTML(chart.Bars{
 			ID: fmt.Sprintf("future-%d", i), Title: futureNames[i], Desc: note + ".", Height: 90, X: chart.Axis{Unit: chart.Relative}, Step: step, Values: values, Y: a.future[i].Fit(chart.Axis{}, 0, most),
-		}.SVG()), note})
+		}.SVG()), note, futureLinks[i]})
 	}
 	return figures
 }
@@ -130,5 +134,5 @@ func (a *axes) wheelFigure(ahead reactor.Ahead) *figure {
 	if ahead.Overdue > 0 {
 		note = words.Jobs(ahead.Overdue) + " overdue, or on offer to the lanes"
 	}
-	return &figure{"The next minute", template.HTML(w.SVG()), note}
+	return &figure{Title: "The next minute", SVG: template.HTML(w.SVG()), Note: note}
 }

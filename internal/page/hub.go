@@ -47,6 +47,8 @@ type fragment struct {
 	HTML template.HTML
 	// since is the number of the state in which it has changed last.
 	since uint64
+	// event is what a stream sends of it, made once for all viewers.
+	event []byte
 }
 
 // state is what viewers see. It does not change.
@@ -54,6 +56,8 @@ type state struct {
 	number    uint64
 	fragments []fragment
 	title     string
+	// tick is the event that ends the state in a stream.
+	tick []byte
 	// complete: the database has been asked, and has answered or failed.
 	complete bool
 }
@@ -161,11 +165,15 @@ func (h *hub) makeState(ctx context.Context) {
 	h.last++
 	s := &state{number: h.last, title: title, complete: known.tried, fragments: fragments}
 	for i := range s.fragments {
-		s.fragments[i].since = s.number
-		if before != nil && before.fragments[i].HTML == s.fragments[i].HTML {
-			s.fragments[i].since = before.fragments[i].since
+		f := &s.fragments[i]
+		if before != nil && before.fragments[i].HTML == f.HTML {
+			*f = before.fragments[i]
+			continue
 		}
+		f.since = s.number
+		f.event = eventOf("part", map[string]string{"id": f.ID, "html": string(f.HTML)})
 	}
+	s.tick = eventOf("tick", map[string]string{"title": title, "build": build})
 	h.newest = s
 	close(h.changed)
 	h.changed = make(chan struct{})

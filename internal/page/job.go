@@ -9,9 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"github.com/job-publisher/reactor/internal/cli"
 	"github.com/job-publisher/reactor/internal/words"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -20,14 +18,16 @@ import (
 // jobView is a job with everything that is known about it.
 type jobView struct {
 	jobRow
-	Detail   pgsource.JobDetail
-	Settings []setting
-	Headers  []setting
-	Payload  string
-	History  []event
-	Actions  []jobAction
-	MayAct   bool
-	ReadOnly bool
+	Detail       pgsource.JobDetail
+	Settings     []setting
+	Headers      []setting
+	Payload      payloadView
+	History      []event
+	ScheduleLink string
+	When         string // how long until it is due, or since it was
+	Actions      []jobAction
+	MayAct       bool
+	ReadOnly     bool
 }
 
 // setting is a line of a table; Time stands in place of Value if it is set.
@@ -36,26 +36,28 @@ type setting struct {
 	Time        *time.Time
 }
 
+// event is one of a job's history. Since is how long after its time it was.
 type event struct {
-	At   time.Time
-	What string
+	At          time.Time
+	Since, What string
 }
 
 // jobAction is a button.
 type jobAction struct {
 	Name, Label string
 	Time        bool // it takes a time
+	Asks        bool // it cannot be undone, and is asked about first
 }
 
 var allActions = []struct {
 	jobAction
 	of pgsource.JobAction
 }{
-	{jobAction{"fire", "Fire now", false}, pgsource.FireJobs()},
-	{jobAction{"retry", "Retry", false}, pgsource.RetryJobs(nil)},
-	{jobAction{"purge", "Purge", false}, pgsource.PurgeJobs()},
-	{jobAction{"reschedule", "Reschedule", true}, pgsource.RescheduleJobs(0)},
-	{jobAction{"cancel", "Cancel", false}, pgsource.CancelJobs()},
+	{jobAction{Name: "fire", Label: "Fire now"}, pgsource.FireJobs()},
+	{jobAction{Name: "retry", Label: "Retry"}, pgsource.RetryJobs(nil)},
+	{jobAction{Name: "purge", Label: "Purge", Asks: true}, pgsource.PurgeJobs()},
+	{jobAction{Name: "reschedule", Label: "Reschedule", Time: true}, pgsource.RescheduleJobs(0)},
+	{jobAction{Name: "cancel", Label: "Cancel", Asks: true}, pgsource.CancelJobs()},
 }
 
 // showJob answers with the page of a job. Where an id was given twice, it has several.
@@ -66,8 +68,17 @@ func (p *Page) showJob(w http.ResponseWriter, r *http.Request, c caller) {
 		return
 	}
 	var found []pgsource.JobDetail
+	var now driver.DBTime
 	err = p.cfg.Jobs.Look(r.Context(), func(a *pgsource.JobsAdmin) (err error) {
-		found, err = a.Show(r.Context(), id)
+		if found, err = a.Show(r.Context(), id); err != nil {
+			return err
+		}
+		if d := &found[0]; len(found) == 1 && d.PayloadSize > int64(len(d.Payload)) && d.PayloadSize <= mostPayload {
+			if d.Payload, err = a.Payload(r.Context(), id); err != nil {
+				return err
+			}
+		}
+		now, err = a.Now(r.Context())
 		return err
 	})
 	switch {
@@ -81,14 +92,19 @@ func (p *Page) showJob(w http.ResponseWriter, r *http.Request, c caller) {
 	var views []jobView
 	for _, d := range found {
 		v := jobViewOf(d)
+		if until := d.FireTime().Sub(now.Time()); until > 0 {
+			v.When = "due in " + words.Duration(until)
+		} else if !d.State.Final() {
+			v.When = "due for " + words.Duration(-until)
+		}
 		v.MayAct, v.ReadOnly = p.mayAct(c), p.cfg.ReadOnly
 		views = append(views, v)
 	}
-	p.write(w, r, http.StatusOK, "job", view{Title: "Job " + fmt.Sprint(id), Caller: c, Body: views})
+	p.write(w, r, http.StatusOK, "job", view{Title: "Job " + fmt.Sprint(id), Caller: c, Refresh: true, Body: views})
 }
 
 func jobViewOf(d pgsource.JobDetail) jobView {
-	v := jobView{jobRow: jobRowOf(d.Job), Detail: d, Payload: payloadText(d)}
+	v := jobView{jobRow: jobRowOf(d.Job), Detail: d, Payload: payloadViewOf(d.Payload, d.PayloadSize)}
 	add := func(name, value string) {
 		if value != "" {
 			v.Settings = append(v.Settings, setting{Name: name, Value: value})
@@ -102,6 +118,7 @@ func jobViewOf(d pgsource.JobDetail) jobView {
 	}
 	fires := d.FireTime()
 	v.Settings = append(v.Settings, setting{Name: "Due", Time: &fires})
+	add("Claimed", lateClaim(d))
 	add("Key", d.Key)
 	add("Reason", d.Reason)
 	if d.Code > 0 {
@@ -141,12 +158,15 @@ func jobViewOf(d pgsource.JobDetail) jobView {
 	add("Shard", fmt.Sprint(d.Shard))
 	add("Claim", d.Claim)
 	add("Partition", d.PartitionedOff)
+	if d.ScheduleName != "" {
+		v.ScheduleLink = scheduleLink(d.ScheduleName)
+	}
 	for name, value := range d.Headers {
 		v.Headers = append(v.Headers, setting{Name: name, Value: value})
 	}
 	slices.SortFunc(v.Headers, func(a, b setting) int { return strings.Compare(a.Name, b.Name) })
 	for _, e := range d.History {
-		v.History = append(v.History, event{e.Time(), e.What})
+		v.History = append(v.History, event{e.Time(), sinceDue(e.Time().Sub(fires)), e.What})
 	}
 	for _, action := range allActions {
 		if slices.Contains(action.of.Acts, d.State) {
@@ -159,22 +179,34 @@ func jobViewOf(d pgsource.JobDetail) jobView {
 // codeText is an MQTT reason code.
 func codeText(code int) string { return fmt.Sprintf("0x%02X", code) }
 
-// payloadText is the beginning of a payload: as a text with its lines, or in hexadecimal digits.
-func payloadText(d pgsource.JobDetail) string {
-	text := ""
-	if payload := strings.ToValidUTF8(string(d.Payload), "\uFFFD"); d.Binary && !utf8.Valid(d.Payload) {
-		text = hex.Dump(d.Payload)
-	} else {
-		var lines []string
-		for line := range strings.SplitSeq(payload, "\n") {
-			lines = append(lines, cli.Visible(strings.TrimSuffix(line, "\r")))
-		}
-		text = strings.Join(lines, "\n")
+// sinceDue is how long after its time something happened to a job; "": it is the time itself.
+func sinceDue(d time.Duration) string {
+	switch {
+	case d == 0:
+		return ""
+	case d < 0:
+		return "−" + brief(-d)
 	}
-	if int64(len(d.Payload)) < d.PayloadSize {
-		text += fmt.Sprintf("\n… (the first %d of %s bytes)", len(d.Payload), words.Thousands(d.PayloadSize))
+	return "+" + brief(d)
+}
+
+// brief is a time in words, or in milliseconds if it is short.
+func brief(d time.Duration) string {
+	if d < 10*time.Second {
+		return ms(d) + " ms"
 	}
-	return text
+	return words.Duration(d)
+}
+
+// lateClaim says how late a job was claimed. Its processed_at is the time of the claim, or of fire_at if that is later.
+func lateClaim(d pgsource.JobDetail) string {
+	if d.ProcessedAt == nil || d.Claim == "" {
+		return ""
+	}
+	if late := d.ProcessedAt.Sub(d.FireAt); late > 0 {
+		return brief(late) + " after its time"
+	}
+	return "before its time, to be published on time"
 }
 
 // actOnJob changes one job.

@@ -249,7 +249,7 @@ func numbersOf(known reading) []number {
 		most.Note = "of " + words.Thousands(of.jobs) + " published"
 	}
 	b := known.status.Backlog
-	due := number{Label: "Due now", Value: few(b.Due), Note: "not published yet"}
+	due := number{Label: "Due now", Value: few(b.Due), Note: "not published yet", Link: listDue}
 	if b.Due > 0 {
 		due.Note = "the oldest for " + words.Duration(b.Oldest)
 		if b.Oldest > overdueAfter {
@@ -258,10 +258,10 @@ func numbersOf(known reading) []number {
 	}
 	list := []number{
 		rate, late("Late, p50", of.p50), late("Late, p99", of.p99), most, due,
-		{Label: "Next minute", Value: few(b.Soon), Note: "fall due by then", Link: "/jobs?state=waiting"},
-		{Label: "On their way", Value: words.Thousands(b.Firing), Note: "to the broker"},
-		{Label: "Tried again", Value: few(b.Retrying), Note: "refused by the broker", Link: "/jobs?state=retrying"},
-		{Label: "Blocked", Value: few(b.Blocked), Note: "by their rows", Link: "/jobs?state=blocked"},
+		{Label: "Next minute", Value: few(b.Soon), Note: "fall due by then", Link: listMinute},
+		{Label: "On their way", Value: words.Thousands(b.Firing), Note: "to the broker", Link: listFiring},
+		{Label: "Tried again", Value: few(b.Retrying), Note: "refused by the broker", Link: listRetrying},
+		{Label: "Blocked", Value: few(b.Blocked), Note: "by their rows", Link: listBlocked},
 		{Label: "Not published", Value: few(b.Failed), Note: "failed, expired or missed", Link: "/failed"},
 	}
 	for i, n := range []int64{b.Retrying, b.Blocked, b.Failed} {
@@ -270,12 +270,4 @@ func numbersOf(known reading) []number {
 		}
 	}
 	return list
-}
-
-// few is a number that is counted up to pgsource.MostCounted.
-func few(n int64) string {
-	if n > pgsource.MostCounted {
-		return words.Thousands(pgsource.MostCounted) + "+"
-	}
-	return words.Thousands(n)
 }

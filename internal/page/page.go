@@ -93,6 +93,7 @@ func (p *Page) routes() http.Handler {
 	mux.HandleFunc("GET /jobs", p.look(p.showJobs))
 	mux.HandleFunc("POST /jobs/act", p.act(p.actOnJobs))
 	mux.HandleFunc("GET /jobs/{id}", p.look(p.showJob))
+	mux.HandleFunc("GET /jobs/{id}/payload", p.look(p.sendPayload))
 	mux.HandleFunc("POST /jobs/{id}/act", p.act(p.actOnJob))
 	mux.HandleFunc("GET /failed", p.look(p.showFailed))
 	mux.HandleFunc("GET /schedules", p.look(p.showSchedules))

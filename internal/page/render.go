@@ -88,7 +88,9 @@ type view struct {
 	Caller caller
 	// Live: the page has parts that are replaced by newer ones.
 	Live bool
-	Body any
+	// Refresh: the script can ask for the page again, and replace the part that is named fresh.
+	Refresh bool
+	Body    any
 
 	// The rest is set by Page.write.
 	Content               template.HTML

@@ -28,7 +28,8 @@ type scheduleRow struct {
 	Words  string // the same in English; "": there are no words for it
 	Level  level
 	Link   string
-	Runs   []run // the oldest first
+	Jobs   string // the list of its jobs
+	Runs   []run  // the oldest first
 }
 
 // run is a job of a schedule that has ended, or is under way.
@@ -55,6 +56,8 @@ type occurrence struct {
 
 var scheduleLevels = map[pgsource.ScheduleState]level{pgsource.ScheduleActive: fine, pgsource.SchedulePaused: warning, pgsource.ScheduleProblem: bad, pgsource.ScheduleEnded: unknown}
 
+func scheduleLink(name string) string { return "/schedule?" + url.Values{"name": {name}}.Encode() }
+
 func scheduleRowOf(s pgsource.Schedule) scheduleRow {
 	recurs := s.Cron + ", " + s.Zone
 	if s.Cron == "" {
@@ -62,7 +65,8 @@ func scheduleRowOf(s pgsource.Schedule) scheduleRow {
 	}
 	return scheduleRow{
 		Schedule: s, Recurs: recurs, Words: schedule.Words(schedule.Spec{Cron: s.Cron, Every: s.Every, Zone: s.Zone}),
-		Level: scheduleLevels[s.State], Link: "/schedule?" + url.Values{"name": {s.Name}}.Encode(),
+		Level: scheduleLevels[s.State], Link: scheduleLink(s.Name),
+		Jobs: "/jobs?" + url.Values{"schedule": {s.Name}}.Encode(),
 	}
 }
 
@@ -102,7 +106,7 @@ func (p *Page) showSchedules(w http.ResponseWriter, r *http.Request, c caller) {
 	if err != nil {
 		v.Problem = err.Error()
 	}
-	p.write(w, r, http.StatusOK, "schedules", view{Title: "Schedules", Caller: c, Body: v})
+	p.write(w, r, http.StatusOK, "schedules", view{Title: "Schedules", Caller: c, Refresh: true, Body: v})
 }
 
 // occurrencesShown is how many the page of a schedule has.
@@ -140,7 +144,7 @@ func (p *Page) showSchedule(w http.ResponseWriter, r *http.Request, c caller) {
 		return
 	}
 	v.Settings, v.MayAct, v.ReadOnly = settingsOf(v.Schedule), p.mayAct(c), p.cfg.ReadOnly
-	p.write(w, r, http.StatusOK, "schedule", view{Title: "Schedule " + name, Caller: c, Body: v})
+	p.write(w, r, http.StatusOK, "schedule", view{Title: "Schedule " + name, Caller: c, Refresh: true, Body: v})
 }
 
 func settingsOf(s pgsource.Schedule) (list []setting) {
@@ -155,7 +159,7 @@ func settingsOf(s pgsource.Schedule) (list []setting) {
 		}
 	}
 	add("Topic", s.Message.Topic)
-	payload := payloadText(pgsource.JobDetail{Payload: []byte(s.Message.Payload), PayloadSize: int64(len(s.Message.Payload))})
+	payload := visibleLines(s.Message.Payload)
 	if utf8.RuneCountInString(s.Message.Payload) >= pgsource.PreviewBytes { // of which no more is read
 		payload += "…"
 	}
@@ -203,5 +207,5 @@ func (p *Page) actOnSchedule(w http.ResponseWriter, r *http.Request, c caller) {
 		p.sayError(w, r, c, err)
 		return
 	}
-	p.done(w, r, "/schedule?"+url.Values{"name": {name}}.Encode(), text)
+	p.done(w, r, scheduleLink(name), text)
 }

@@ -36,14 +36,6 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 	_ = control.SetReadDeadline(time.Time{}) // an error shows when the answer is written
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect what we send
-	send := func(event string, data any) error {
-		text, err := json.Marshal(data) // on one line, as the format wants it
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, text)
-		return err
-	}
 	enough := time.NewTimer(p.streamLife)
 	defer enough.Stop()
 	seen := uint64(0)
@@ -53,12 +45,12 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 			_ = control.SetWriteDeadline(time.Now().Add(streamTimeout))
 			for _, f := range s.fragments {
 				if f.since > seen {
-					if send("part", map[string]string{"id": f.ID, "html": string(f.HTML)}) != nil {
+					if _, err := w.Write(f.event); err != nil {
 						return
 					}
 				}
 			}
-			if send("tick", map[string]string{"title": s.title, "build": build}) != nil || control.Flush() != nil {
+			if _, err := w.Write(s.tick); err != nil || control.Flush() != nil {
 				return
 			}
 			seen = s.number
@@ -70,11 +62,20 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		case <-enough.C:
 			return
 		case <-p.hub.ended:
-			_ = send("end", map[string]string{})
+			_, _ = w.Write(eventOf("end", map[string]string{}))
 			return
 		}
 		if !p.identify(r).mayLook() { // the session has ended
 			return
 		}
 	}
+}
+
+// eventOf is a server-sent event.
+func eventOf(name string, data map[string]string) []byte {
+	text, err := json.Marshal(data) // on one line, as the format wants it
+	if err != nil {
+		panic(err) // of strings it cannot fail
+	}
+	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, text)
 }

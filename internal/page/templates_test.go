@@ -1,6 +1,7 @@
 package page
 
 import (
+	"encoding/json"
 	"errors"
 	"net/url"
 	"strings"
@@ -56,21 +57,29 @@ func TestHostileTexts(t *testing.T) {
 			check(text, name, data, "\x1b", "\u202e") // fields of a form have a text as it is
 		}
 		job := pgsource.Job{ID: 1, State: pgsource.JobFailed, Topic: text, Key: text, Reason: text, WaitsFor: &pgsource.JobBefore{ID: 2}}
-		form := jobsForm{Key: text, Topic: text, From: text, Until: text, Reason: &pgsource.JobReason{Code: 1, Reason: text}, Hidden: [][2]string{{"key", text}}}
-		for _, may := range []bool{true, false} {
-			detail := jobViewOf(pgsource.JobDetail{Job: job, Payload: []byte(text + "\n" + text), PayloadSize: 1000, Headers: map[string]string{text: text}, ContentType: text, History: []pgsource.JobEvent{{What: text}}})
+		form, _, _ := readJobsForm(url.Values{"key": {text}, "topic": {text}, "from": {text}, "until": {text}, "schedule": {text}, "code": {"1"}, "reason": {text}}, 0)
+		for i, may := range []bool{true, false, true} {
+			payload, size := []byte(text+"\n"+text), int64(1000)
+			if i > 0 { // JSON, as a whole
+				payload, _ = json.Marshal(map[string]any{text: []string{text}})
+				size = int64(len(payload))
+			}
+			detail := jobViewOf(pgsource.JobDetail{Job: job, Payload: payload, PayloadSize: size, Headers: map[string]string{text: text}, ContentType: text, History: []pgsource.JobEvent{{What: text}}})
 			detail.MayAct = may
 			s := scheduleRowOf(pgsource.Schedule{Name: text, Cron: text, Zone: text, Problem: text, State: pgsource.ScheduleProblem, NextAt: time.Now(), LastAt: time.Now(), Message: pgsource.ScheduleMessage{Topic: text, Payload: text}})
 			s.Runs, s.Words = []run{{1, fine, text}}, text
 			for name, body := range map[string]any{
-				"jobs":      jobsView{Form: form, Jobs: []jobRow{jobRowOf(job)}, Next: "/jobs?" + url.Values{"topic": {text}}.Encode(), Problem: text, MayAct: may},
-				"confirm":   jobsView{Form: form, Confirm: &confirmation{Action: "fire", Name: text, Question: text, Back: safeNext("/jobs?" + text)}},
+				"jobs":      jobsView{Form: form, Places: placesOf(nil, form.values()), Jobs: []jobRow{jobRowOf(job)}, Next: "/jobs?" + url.Values{"topic": {text}}.Encode(), Newer: newer(url.Values{"topic": {text}, "after": {text}, "trail": {text}}), Problem: text, MayAct: may},
+				"confirm":   confirmation{Action: "fire", Name: text, Question: text, Back: safeNext("/jobs?" + text), Others: may},
 				"job":       []jobView{detail},
-				"failed":    failedView{Groups: []failedGroup{failedGroupOf(pgsource.FailedGroup{State: pgsource.JobFailed, Code: 151, Reason: text, Jobs: 5, Example: 7})}, Problem: text, MayAct: may},
+				"failed":    failedView{Groups: []failedGroup{failedGroupOf(pgsource.FailedGroup{State: pgsource.JobFailed, Code: 151, Reason: text, Jobs: 5, Example: 7}, text)}, Topic: text, Problem: text, MayAct: may},
 				"schedules": schedulesView{Schedules: []scheduleRow{s}, Problem: text},
 				"schedule":  scheduleView{scheduleRow: s, Settings: settingsOf(s.Schedule), Occurrences: []occurrence{{time.Now(), text}}, MayAct: may},
 			} {
 				check(text, name, view{Body: body})
+			}
+			for _, whole := range []bool{true, false} {
+				check(text, "failed", view{Body: failedView{ByTopic: true, Topic: text, Ways: []link{{failedLink(text, true), "By topic", true}}, Topics: []failedTopic{failedTopicOf(pgsource.FailedTopic{Topic: text, Whole: whole})}}})
 			}
 		}
 		v := view{Nav: navigation("/jobs/1"), Note: text, Title: text, Window: text, Caller: caller{name: text, session: &session{}}, Content: "<p>ours</p>", Theme: "dark", Themes: themes, Path: safeNext("/" + text), Instance: text, Version: text, Build: "b"}

@@ -40,6 +40,8 @@ type issue struct {
 	Level        level
 	Who          []string // the instances that say so
 	Text, Remedy string
+	// Link leads to what it is about, in the words of Leads; "": nowhere.
+	Link, Leads string
 }
 
 // remedies say what to do if something is wrong with a part of the instance that serves the page.
@@ -63,7 +65,7 @@ const lateAfter = time.Second
 func judge(name string, health reactor.Health, known reading) (v verdict) {
 	// What several instances say is said once: with all their names, the worst of their levels, and the first remedy, which is
 	// that of the part if this instance says it too.
-	add := func(l level, who, text, remedy string) {
+	add := func(l level, who, text, remedy string, leads ...string) {
 		text = cli.Visible(cli.InFlagTerms(text))
 		at := slices.IndexFunc(v.Issues, func(i issue) bool { return i.Text == text })
 		if at < 0 {
@@ -71,6 +73,9 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 			at = len(v.Issues) - 1
 		}
 		i := &v.Issues[at]
+		if len(leads) == 2 && i.Link == "" {
+			i.Link, i.Leads = leads[0], leads[1]
+		}
 		if rank[l] > rank[i.Level] {
 			i.Level = l
 		}
@@ -101,7 +106,7 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 		}
 		for _, text := range part.Problems {
 			if !(late || fails["database"] || fails["broker"]) || !follows(text) {
-				add(l, name, text, remedies[part.Name])
+				add(l, name, text, remedies[part.Name], "#parts", "This instance")
 			}
 		}
 	}
@@ -111,7 +116,7 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 			l = bad
 		}
 		if p.Instance != name && !known.at.IsZero() && !(late && follows(p.Text)) {
-			add(l, p.Instance, p.Text, p.Remedy)
+			add(l, p.Instance, p.Text, p.Remedy, "#instances", "Instances")
 		}
 	}
 	if late {
@@ -119,20 +124,20 @@ func judge(name string, health reactor.Health, known reading) (v verdict) {
 		if len(v.Issues) == 0 {
 			remedy = "More is due than is published: wait, or see how busy the database, the broker and the hosts are. More instances or lanes may help."
 		}
-		add(bad, "", words.Count(backlog.Due)+" should have been published by now, the oldest "+words.Duration(backlog.Oldest)+" ago", remedy)
+		add(bad, "", words.Count(backlog.Due)+" should have been published by now, the oldest "+words.Duration(backlog.Oldest)+" ago", remedy, listDue, "Show them")
 	}
 	if backlog.Blocked > 0 {
-		add(warning, "", words.Count(backlog.Blocked)+" cannot be claimed because of their rows", "`reactor jobs list --state blocked` has the reasons: a trigger or a constraint of the table. They fire when their rows can be changed.")
+		add(warning, "", words.Count(backlog.Blocked)+" cannot be claimed because of their rows", "`reactor jobs list --state blocked` has the reasons: a trigger or a constraint of the table. They fire when their rows can be changed.", listBlocked, "Show them")
 	}
 	lately := lately(known.status)
 	if lately.p99 > lateAfter && !late {
-		add(warning, "", fmt.Sprintf("of the jobs of the last minute, one in a hundred was later than %s", words.Duration(min(lately.p99, mostLateness))), "They are published. Jobs that are inserted after their time count as late. If there were none, something was out of order that is well again, or the database, the broker or a host is busy.")
+		add(warning, "", fmt.Sprintf("of the jobs of the last minute, one in a hundred was later than %s", words.Duration(min(lately.p99, mostLateness))), "They are published. Jobs that are inserted after their time count as late. If there were none, something was out of order that is well again, or the database, the broker or a host is busy.", "#instances", "Instances")
 	}
 	if n := backlog.Failed; n > 0 {
 		v.Ended = words.Count(n)
 	}
 	v.Gone = known.gone
-	slices.SortStableFunc(v.Issues, func(a, b issue) int { return rank[b.Level] - rank[a.Level] })
+	v.Issues = worstFirst(v.Issues)
 	switch {
 	case !known.tried:
 		v.Level, v.Headline, v.Short = unknown, "Asking the database…", "asking"
@@ -169,6 +174,18 @@ func nobodyPublishes(health reactor.Health, s pgsource.Status) bool {
 	return !health.Ready && len(s.Instances) > 0 && !slices.ContainsFunc(s.Instances, func(i pgsource.InstanceStatus) bool {
 		return !i.Silent && (i.Snapshot == nil || i.Snapshot.Ready)
 	})
+}
+
+// worstFirst puts what is bad before what is not, each in the order in which it was found.
+func worstFirst(list []issue) (ordered []issue) {
+	for _, l := range []level{bad, warning} {
+		for _, i := range list {
+			if i.Level == l {
+				ordered = append(ordered, i)
+			}
+		}
+	}
+	return ordered
 }
 
 var rank = map[level]int{warning: 1, bad: 2}

@@ -1,7 +1,8 @@
-// Replaces the parts of the page that have changed, and shows times in the viewer's zone. Without it the page is as complete, and
-// stays as it was loaded.
+// Replaces the parts of the page that have changed, shows times in the viewer's zone, and helps to tick. Without it the page is as
+// complete, and stays as it was loaded.
 
 const body = document.body;
+body.classList.add("js");
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const full = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
@@ -22,6 +23,7 @@ function replace(id, html) {
   const focusable = "a, button, input, select, [tabindex]";
   const focused = [...part.querySelectorAll(focusable)].indexOf(document.activeElement);
   const scrolled = [...part.querySelectorAll(".scroll")].map((e) => e.scrollLeft);
+  const open = [...part.querySelectorAll("details")].map((e) => e.open);
   const said = part.querySelector("[role=status]");
   const fresh = document.createElement("template");
   fresh.innerHTML = html;
@@ -36,6 +38,7 @@ function replace(id, html) {
   } else {
     part.replaceChildren(fresh.content);
   }
+  part.querySelectorAll("details").forEach((e, i) => { e.open = open[i] ?? e.open; });
   part.querySelectorAll(".scroll").forEach((e, i) => { e.scrollLeft = scrolled[i] || 0; });
   if (focused >= 0) part.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
 }
@@ -46,6 +49,7 @@ let stream = null;            // the request under way
 let pause = 1;                // seconds until the next attempt
 let timer = 0;
 let opened = 0;               // when the request was sent
+let paused = false;           // the viewer wants nothing to move
 
 function handle(event, text) {
   const data = JSON.parse(text);
@@ -100,6 +104,7 @@ function stop() {
 
 // tell shows how old the page is. What is spoken changes only when the page becomes stale, and when it is live again.
 function tell() {
+  if (paused) return;
   const seconds = Math.round((performance.now() - last) / 1000);
   const stale = seconds > 5;
   body.classList.toggle("stale", stale);
@@ -115,6 +120,71 @@ function tell() {
   }
 }
 
+// refresh asks for a list again and again while somebody wants that and looks, and no more often than every ten times as long as it
+// takes. It leaves alone who is about to choose something.
+async function refresh() {
+  clearTimeout(timer);
+  const begun = performance.now();
+  const busy = document.querySelector("#fresh [name=job]:checked") || document.activeElement?.matches("#fresh input:not([type=checkbox])");
+  const age = document.getElementById("age");
+  if (!document.hidden && !busy) {
+    try {
+      const answer = await fetch(location.href);
+      if (answer.redirected || answer.status === 403) { location.reload(); return; }
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("fresh");
+      if (paused) return;
+      if (!fresh) throw new Error("answer " + answer.status);
+      replace("fresh", fresh.innerHTML);
+      body.classList.remove("stale");
+      age.textContent = "as of " + clock.format(new Date());
+    } catch (err) {
+      body.classList.add("stale");
+      age.textContent = `stale: ${err instanceof TypeError ? "the instance does not answer" : err.message}. Trying again`;
+    }
+  }
+  timer = setTimeout(refresh, Math.max(body.dataset.refresh * 1000, 10 * (performance.now() - begun)));
+}
+
+// choose pauses what is live, or goes on. A list is live only after somebody has asked for it, in this window.
+function choose(pausing) {
+  const live = body.dataset.live;
+  paused = pausing;
+  last = performance.now();
+  body.classList.toggle("held", paused);
+  document.getElementById("pause").textContent = paused ? (live ? "Go on" : "Live") : "Pause";
+  if (live) {
+    if (!paused) { pause = 1; listen(); } else stop();
+  } else {
+    sessionStorage.live = paused ? "" : "1";
+    if (!paused) refresh(); else clearTimeout(timer);
+  }
+  body.classList.remove("stale");
+  if (paused) document.getElementById("age").textContent = "paused at " + clock.format(new Date());
+}
+
+// Ticks: all on the page, and from one to another with Shift.
+let ticked = null; // the box that was ticked before
+document.addEventListener("click", (e) => {
+  const all = document.getElementById("all");
+  const boxes = [...document.querySelectorAll("[name=job]")];
+  const at = boxes.indexOf(e.target);
+  const from = boxes.indexOf(ticked);
+  if (e.target === all) for (const box of boxes) box.checked = all.checked;
+  if (at >= 0) {
+    if (e.shiftKey && from >= 0) for (const box of boxes.slice(Math.min(at, from), Math.max(at, from) + 1)) box.checked = e.target.checked;
+    ticked = e.target;
+  }
+  if (at >= 0 || e.target === all) {
+    const number = boxes.filter((box) => box.checked).length;
+    all.checked = number === boxes.length;
+    all.indeterminate = number > 0 && number < boxes.length;
+    document.getElementById("ticked").textContent = `(${number})`;
+  }
+  const copy = e.target.dataset?.copy;
+  if (copy) navigator.clipboard?.writeText(copy).then(() => { e.target.textContent = "Copied"; });
+  if (e.target.id === "pause") choose(!paused);
+});
+
 localize(document);
 // Who has come here by a link on another site has a cookie that was not sent with it.
 const login = document.querySelector("form.login");
@@ -125,8 +195,11 @@ if (body.dataset.live) {
   // Who does not look costs nothing.
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) stop();
-    else if (!stream) { pause = 1; listen(); }
+    else if (!stream && !paused) { pause = 1; listen(); }
   });
   window.addEventListener("pagehide", stop);
-  window.addEventListener("pageshow", (e) => { if (e.persisted && !stream) listen(); });
+  window.addEventListener("pageshow", (e) => { if (e.persisted && !stream && !paused) listen(); });
+} else if (body.dataset.refresh) {
+  paused = true;
+  if (sessionStorage.live) choose(false);
 }
