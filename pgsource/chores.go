@@ -93,7 +93,7 @@ func (s *Source) startMaintenance(ctx context.Context) {
 		defer context.AfterFunc(s.closing, cancel)()
 		err := Partitions{
 			DatabaseURL: s.cfg.DatabaseURL, Names: s.cfg.deployment(), Ahead: s.cfg.PartitionsAhead, Retain: s.cfg.RetainPartitions, Patience: maintenancePatience,
-			Tell: func(step string) { s.log.Info("the partitions were maintained", "change", step) },
+			by: s, Tell: func(step string) { s.log.Info("the partitions were maintained", "change", step) },
 		}.Maintain(ctx)
 		switch {
 		case err == nil:

@@ -155,10 +155,11 @@ func (s *Source) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Bat
 		batch.Missed, batch.Keys = s.endOutdated(ctx, req)
 	}
 	if len(batch.Jobs) > 0 {
-		s.starts.claimed(req.Lease.Lane, batch.ID)
-		if era != s.timelines.now() { // the answer came from a server that was replaced meanwhile
-			s.starts.forget()
+		if era != s.timelines.now() {
+			// The answer came from a server that was replaced meanwhile. What the present one knows of it, its journal tells.
+			return driver.Batch{}, &driver.UnknownError{Err: errFailedOver}
 		}
+		s.starts.claimed(req.Lease.Lane, batch.ID, era)
 		return batch, nil
 	}
 	// No job was left to take, or the lane is not ours any more, or a trigger suppresses the claim.

@@ -156,6 +156,8 @@ func explain(err error) error {
 		return explained(err, "%v: one of them must be running, take writes and accept us", several)
 	case errors.As(err, &former):
 		return explained(err, "%v", former)
+	case errors.Is(err, errPoolerNow):
+		return explained(err, "%v", errPoolerNow)
 	case errors.Is(err, errReadOnly):
 		return explainReadOnly(err) // without the list of all the hosts that were tried
 	case errors.As(err, &pgErr):

@@ -50,8 +50,33 @@ func (x *examination) schema(ctx context.Context) bool {
 		x.add("rights", driver.Fine, "this role has all rights that an instance needs on the tables", "")
 	}
 	x.add("table", driver.Fine, found.name+" is the table of jobs of this deployment, and the search path leads to no other", "")
+	x.columns(ctx)
 	x.parts(ctx)
 	return true
+}
+
+// columns asks for columns that somebody has dropped, or given another type. If there are none, nothing is said.
+func (x *examination) columns(ctx context.Context) {
+	jobs := x.jobs().name
+	list, err := changedColumns(jobs, func(sql string, args []any, read func(pgx.Rows) error) error {
+		return x.background.rows(ctx, sql, args, read)
+	})
+	if err != nil {
+		x.failed("columns", err)
+		return
+	}
+	for _, c := range list {
+		what := fmt.Sprintf("the column %s of %s is %s, and was %s", c.Name, c.of(x.names, jobs), c.Is, c.Type)
+		switch {
+		case c.Is == "" && !x.complete: // an earlier version, which lacks it
+		case c.Is == "":
+			x.add("columns", driver.Problem, fmt.Sprintf("%s has lost the column %s", c.of(x.names, jobs), c.Name), c.remedy(x.names, jobs))
+		case c.Table == "":
+			x.add("columns", driver.Warning, what+": reactor was not tested with that", c.remedy(x.names, jobs))
+		default:
+			x.add("columns", driver.Problem, what, c.remedy(x.names, jobs))
+		}
+	}
 }
 
 // parts asks for what belongs to the schema beside the tables, and is missed only when it is used: the functions, and

@@ -2,6 +2,7 @@ package pgsource
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,6 +132,31 @@ func (s *Source) FailOver(t *testing.T, lane int32) {
 	if _, _, era, err := s.timelines.see(next); err != nil || s.timelines.journalRead(lane, era) != nil {
 		t.Fatal(err)
 	}
+}
+
+// ColumnsOfSchema returns the types of the columns of the schema, by TABLE.COLUMN, and which of them Repair makes again.
+func ColumnsOfSchema() (types map[string]string, added map[string][]string) {
+	types, added = map[string]string{}, map[string][]string{}
+	for _, t := range columnsOfSchema {
+		for _, part := range []string{t.kept, t.added} {
+			for column := range strings.SplitSeq(part, ", ") {
+				name, of, ok := strings.Cut(column, " ")
+				if !ok {
+					continue
+				}
+				types[t.table+"."+name] = of
+				if part == t.added {
+					added[t.table] = append(added[t.table], name)
+				}
+			}
+		}
+	}
+	return types, added
+}
+
+// OnAside makes the publications, and looks after the partitions, over connections of their own.
+func (s *Source) OnAside(ctx context.Context) (publish, maintain error) {
+	return s.makePublications(ctx), Partitions{DatabaseURL: s.cfg.DatabaseURL, by: s}.Maintain(ctx)
 }
 
 // LookAt has the source look where a connection leads, as before it is used.

@@ -76,7 +76,8 @@ func (s *Source) inspectServerOnce(ctx context.Context) (path []string, err erro
 	case standby, admin == "on":
 		return nil, errReadOnly
 	}
-	if s.pooled = uint32(pid) != conn.PgConn().PID(); s.pooled {
+	s.pooled = uint32(pid) != conn.PgConn().PID()
+	if s.direct = !s.pooled; s.pooled {
 		s.log.Info("the database URL leads through a pooler: each statement is a transaction with its own settings")
 	}
 	return path, nil
@@ -112,7 +113,7 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		Schema              string
 		Tree, Hidden, Ruled bool
 		Ours, Sharded       bool
-		Missing             []string
+		Missing, Zoneless   []string
 	}
 	var list []found
 	err = s.control.rows(ctx, `
@@ -121,7 +122,9 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND NOT attisdropped),
 		       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'shard' AND attgenerated = 's'),
 		       ARRAY(SELECT name FROM unnest($2::text[]) AS name WHERE NOT EXISTS (
-		             SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped))
+		             SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped)),
+		       ARRAY(SELECT attname::text FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = c.oid AND attname IN ('fire_at', 'expires_at') AND NOT attisdropped
+		                AND 'timestamptz'::regtype::oid <> ALL (ARRAY[atttypid, typbasetype]) ORDER BY attnum)
 		  FROM unnest($1::text[]) WITH ORDINALITY AS place (schema, position)
 		  JOIN pg_namespace n ON n.nspname = place.schema
 		  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' AND c.relkind IN ('r', 'p')
@@ -157,7 +160,13 @@ func (s *Source) findTable(ctx context.Context, path []string) (table, error) {
 	case ofEarlierVersion(list[at].Missing):
 		return table{}, errNoSchema
 	case len(list[at].Missing) > 0:
-		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …); if it was dropped, "+runRepair, qualified(s.names, schema), strings.Join(list[at].Missing, ", "))
+		dropped := runRepair
+		if keptInJobs(list[at].Missing) {
+			dropped = restoreIt
+		}
+		return table{}, fmt.Errorf("the table %s has no column %s any more: if it was renamed, give it its name back (ALTER TABLE %[1]s RENAME COLUMN …); if it was dropped, %[3]s", qualified(s.names, schema), strings.Join(list[at].Missing, ", "), dropped)
+	case len(list[at].Zoneless) > 0:
+		return table{}, fmt.Errorf("the column %s of the table %s is no timestamptz any more: what it says would depend on the time zone of each session, and jobs would be early or late: run %s", list[at].Zoneless[0], qualified(s.names, schema), withTimeZone(qualified(s.names, schema), list[at].Zoneless[0]))
 	case !list[at].Sharded:
 		return table{}, fmt.Errorf("the column shard of %s is not generated, as in a table made by CREATE TABLE AS, and jobs without it would never be found: rename the table, run `reactor migrate up` to create a new one, and copy the jobs", qualified(s.names, schema))
 	case second:

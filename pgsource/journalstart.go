@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // The journal of a lane is read from its start: the highest number in reactor.journal_starts. While
@@ -35,7 +37,8 @@ import (
 // A claim that waits for the lock of a raise does not see that raise's start, because its snapshot
 // is older. Its number is higher nevertheless: it is drawn after the lock, from the same sequence
 // as the number that the start was made of. That is why a lost connection makes an instance forget
-// what it has claimed (reset): the next connection may lead to another server.
+// what it has claimed (reset), and why a number counts only for the server that has given it (laneStart.era): after a
+// failover that lost commits, a start that an old number was made of could lie behind a batch, which nobody would recover.
 //
 // A start that is too low costs time and nothing else. So raising it is a commit that does not wait
 // for the disk, nothing depends on its success, and nobody minds if a failover or a crash takes it
@@ -71,13 +74,14 @@ type journalStarts struct {
 
 type laneStart struct {
 	last   int64     // the number of the last batch that was claimed
+	era    int64     // of the server that has given it (timeline.go)
 	since  int       // claims since the start was raised
 	raised time.Time // when that was
 	fails  int       // raises in a row that did not get the lock
 }
 
 // claimed notes a claim.
-func (j *journalStarts) claimed(lane int32, batch int64) {
+func (j *journalStarts) claimed(lane int32, batch, era int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	l := j.lanes[lane]
@@ -88,7 +92,7 @@ func (j *journalStarts) claimed(lane int32, batch int64) {
 		l = &laneStart{} // never raised: it is due, since an earlier owner may not have come to it
 		j.lanes[lane] = l
 	}
-	l.last, l.since = batch, l.since+1
+	l.last, l.era, l.since = batch, era, l.since+1
 }
 
 // due returns the lanes whose start is to be raised.
@@ -112,14 +116,14 @@ func (j *journalStarts) forget() {
 }
 
 // begin returns what a raise needs.
-func (j *journalStarts) begin(lane int32) (last int64, patience time.Duration, ok bool) {
+func (j *journalStarts) begin(lane int32) (last, era int64, patience time.Duration, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	l := j.lanes[lane]
 	if l == nil {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
-	return l.last, leastRaisePatience << min(l.fails, raiseDoublings), true
+	return l.last, l.era, leastRaisePatience << min(l.fails, raiseDoublings), true
 }
 
 // end notes what became of a raise that began with that number.
@@ -173,11 +177,18 @@ SELECT $1, batch FROM next WHERE batch > coalesce((SELECT batch FROM was), ` + f
 // If we crash before the commit, or PostgreSQL crashes before the commit has reached the disk, the
 // earlier start is there, and as true as before.
 func (s *Source) raiseStart(ctx context.Context, lane int32) error {
-	last, patience, ok := s.starts.begin(lane)
+	last, era, patience, ok := s.starts.begin(lane)
 	if !ok {
 		return nil
 	}
-	err := s.background.together(ctx, []statement{
+	// It may wait for its turn, and meanwhile the database may fail over.
+	raising := s.background.accepting(func(conn *pgconn.PgConn) error {
+		if eraOf(conn) != era {
+			return errFailedOver
+		}
+		return nil
+	})
+	err := raising.together(ctx, []statement{
 		{"SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true)", []any{fmt.Sprint(patience.Milliseconds(), "ms")}},
 		{lockLaneSQL, []any{lane}},
 		{raiseStartSQL, []any{lane, last}},

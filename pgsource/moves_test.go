@@ -3,6 +3,7 @@ package pgsource_test
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -44,6 +45,47 @@ func TestClaimOnAnOldConnection(t *testing.T) {
 	}
 	if n := b.count("SELECT count(*) FROM jobs WHERE processed"); n != 0 {
 		t.Errorf("%d jobs are claimed", n)
+	}
+}
+
+// TestAnswerOfAServerThatWasLeft: a claim under way at the old primary is answered when the new one is known already. Whether
+// its jobs are ours, the journal of the new one says.
+func TestAnswerOfAServerThatWasLeft(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ids := b.insert(2, "-1 second")
+	release := b.triggerWaits()
+	req, answer := b.request(ids), make(chan error, 1)
+	go func() {
+		_, err := b.Claim(b.ctx, req)
+		answer <- err
+	}()
+	b.eventually("the claim waits", "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'held'::regclass)")
+	b.FailOver(t, b.lease.Lane)
+	release()
+	if err := <-answer; !errors.As(err, new(*driver.UnknownError)) {
+		t.Errorf("a claim that the old primary has answered: %v", err)
+	}
+	// Here the new one is the same, as if it had all commits.
+	if batch, _, happened, err := b.ResolveClaim(b.ctx, req); err != nil || !happened || len(batch.Jobs) != 2 {
+		t.Errorf("resolved %+v, %v, %v", batch, happened, err)
+	}
+}
+
+// TestAsideAtAFormerPrimary: what an instance does over connections of their own goes to no former primary either, even if that
+// is the first of the hosts.
+func TestAsideAtAFormerPrimary(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.FailOver(t, b.lease.Lane)
+	publish, maintain := b.OnAside(b.ctx)
+	for _, err := range []error{publish, maintain} {
+		if err == nil || !strings.Contains(err.Error(), "former primary") {
+			t.Errorf("at a former primary: %v", err)
+		}
+	}
+	if n := b.count("SELECT count(*) FROM pg_publication"); n != 0 {
+		t.Errorf("%d publications were made there", n)
 	}
 }
 
@@ -105,6 +147,32 @@ func TestFailoverBehindPooler(t *testing.T) {
 		_, err := b.Settle(b.ctx, []driver.Settlement{{Lease: b.lease, Jobs: 1}})
 		if err == nil || b.ctx.Err() != nil {
 			t.Fatalf("a settlement at a former primary says %v", err)
+		}
+		why = err.Error()
+	}
+}
+
+// TestPoolerComesBetween: a name that led to the server leads to a pooler. Nothing is said there that would hold for the sessions of
+// other clients.
+func TestPoolerComesBetween(t *testing.T) {
+	t.Parallel()
+	server := testkit.Postgres(t)
+	b := examine(t, testkit.NewDatabase(t))
+	proxy := testkit.NewProxy(t, b.url)
+	b.start(proxy.Through(b.url))
+	pooler := testkit.OwnPgBouncer(t, stack.PgBouncerConfig{Target: server, ExtraLines: []string{
+		"ignore_startup_parameters = statement_timeout,lock_timeout,idle_session_timeout,idle_in_transaction_session_timeout",
+	}})
+	at, err := url.Parse(pooler.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Retarget(at.Host)
+	proxy.Reset()
+	for why := ""; !strings.Contains(why, "leads through a pooler now"); {
+		_, err := b.member.Beat(b.ctx)
+		if err == nil || b.ctx.Err() != nil {
+			t.Fatalf("a beat through a pooler says %v", err)
 		}
 		why = err.Error()
 	}

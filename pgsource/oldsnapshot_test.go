@@ -338,7 +338,7 @@ func TestRaiseWaitsForClaims(t *testing.T) {
 	t.Parallel()
 	b := newSnapshotBench(t)
 	b.publish(b.claim(1))
-	b.starts.claimed(b.lease.Lane, 1<<40) // a number behind every batch
+	b.starts.claimed(b.lease.Lane, 1<<40, 0) // a number behind every batch
 	tx, err := b.conn.Begin(b.ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -427,12 +427,27 @@ func (b *snapshotBench) resolve(batch driver.Batch) (list []driver.Batch, lease 
 	return list, lease, ok, err
 }
 
+// TestNumbersOfAnotherServer: a raise that has waited while the database failed over says nothing with the number of a claim
+// that another server has given.
+func TestNumbersOfAnotherServer(t *testing.T) {
+	t.Parallel()
+	b := newSnapshotBench(t)
+	b.publish(b.claim(1))
+	b.starts.claimed(b.lease.Lane, 1<<40, b.timelines.now()+1)
+	if err := b.raiseStart(b.ctx, b.lease.Lane); !errors.Is(err, errFailedOver) {
+		t.Errorf("the start was raised with the number of another server: %v", err)
+	}
+	if n := b.count("SELECT count(*) FROM reactor.journal_starts WHERE batch >= 1::bigint << 40"); n != 0 {
+		t.Error("the start is behind what is claimed from now on")
+	}
+}
+
 // TestReconnectForgetsClaims: another server may count from another number.
 func TestReconnectForgetsClaims(t *testing.T) {
 	t.Parallel()
 	b := newSnapshotBench(t)
 	b.publish(b.claim(1))
-	b.starts.claimed(b.lease.Lane, 1<<40)
+	b.starts.claimed(b.lease.Lane, 1<<40, 0)
 	b.reset()
 	if err := b.raiseStart(b.ctx, b.lease.Lane); err != nil {
 		t.Fatal(err)

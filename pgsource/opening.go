@@ -18,6 +18,17 @@ func withConnection(ctx context.Context, databaseURL string, of Names, look bool
 	if !look {
 		o.accepts = takesWrites
 	}
+	return o.with(ctx, databaseURL, do)
+}
+
+// withConnection is withConnection for an instance: it refuses a former primary as its other connections do, which
+// may be the first of the hosts.
+func (s *Source) withConnection(ctx context.Context, do func(*pgx.Conn) error) error {
+	return opening{names: s.cfg.deployment(), accepts: s.accepts, chosen: s.arrive}.with(ctx, s.cfg.DatabaseURL, do)
+}
+
+// with opens the connection for one task.
+func (o opening) with(ctx context.Context, databaseURL string, do func(*pgx.Conn) error) error {
 	conn, err := o.connect(ctx, databaseURL)
 	if err != nil {
 		return err

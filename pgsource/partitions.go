@@ -32,6 +32,9 @@ type Partitions struct {
 	Patience time.Duration
 	// Tell is called after each change, with a text that describes it. Optional.
 	Tell func(step string)
+
+	// by is the instance that does it, over whose hosts; nil: whoever has called it.
+	by *Source
 }
 
 const (
@@ -119,7 +122,11 @@ func (p Partitions) Maintain(ctx context.Context) error {
 	case p.Retain != 0 && p.Retain < time.Hour:
 		return &driver.ConfigError{Field: "RetainPartitions", Value: p.Retain, Problem: "must be an hour at least, or 0 to keep all"}
 	}
-	return withConnection(ctx, p.DatabaseURL, p.Names, false, func(conn *pgx.Conn) error {
+	connect := func(do func(*pgx.Conn) error) error { return withConnection(ctx, p.DatabaseURL, p.Names, false, do) }
+	if p.by != nil {
+		connect = func(do func(*pgx.Conn) error) error { return p.by.withConnection(ctx, do) }
+	}
+	return connect(func(conn *pgx.Conn) error {
 		var t partitionTree
 		err := inMigrationTx(ctx, conn, func(tx pgx.Tx) (err error) {
 			t, err = partitionsNow(ctx, tx)

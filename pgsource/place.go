@@ -31,8 +31,9 @@ type place struct {
 	started int64
 }
 
-// standing is what a server does at the moment. One that is recovering is read-only, too.
-type standing struct{ recovering, readOnly bool }
+// standing is what a server does at the moment. One that is recovering is read-only, too. pooled tells that the session is not
+// the connection's own.
+type standing struct{ recovering, readOnly, pooled bool }
 
 // silence is what a server has refused to tell, as some managed services do. To ask it again would log an error there for
 // each connection.
@@ -53,7 +54,7 @@ const (
 // The timeline is read from the name of the file that the server writes its log to. pg_control_checkpoint
 // shows it only from the first checkpoint on that follows the promotion.
 const (
-	standingSQL = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool, " + startedSQL + ", " + databaseSQL + ", " + folderSQL
+	standingSQL = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool, " + startedSQL + ", " + databaseSQL + ", " + folderSQL + ", pg_catalog.pg_backend_pid()"
 	systemSQL   = "SELECT system_identifier FROM pg_catalog.pg_control_system()"
 	timelineSQL = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '' ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END"
 )
@@ -117,7 +118,7 @@ func askPlace(ctx context.Context, conn *pgconn.PgConn, quiet silence) (at place
 	if first == nil {
 		return place{}, standing{}, "", errors.New("the server does not tell in which database we are")
 	}
-	is = standing{recovering: string(first[0]) == "t", readOnly: string(first[1]) == "t"}
+	is = standing{recovering: string(first[0]) == "t", readOnly: string(first[1]) == "t", pooled: string(first[5]) != strconv.FormatUint(uint64(conn.PID()), 10)}
 	at.started, _ = strconv.ParseInt(string(first[2]), 10, 64)
 	database, _ := strconv.ParseUint(string(first[3]), 10, 32)
 	folder, _ := strconv.ParseUint(string(first[4]), 10, 32) // somebody else's PostgreSQL may name them otherwise

@@ -22,6 +22,10 @@ type serverGuard struct {
 	reset     func() // opens all connections again
 }
 
+// errPoolerNow: a pooler has come in between. In transaction mode it would give the settings that we make for a session to
+// other clients, and us theirs.
+var errPoolerNow = errors.New("the database URL leads through a pooler now, and did not when this instance was started: restart the instance, which then works with the pooler")
+
 // otherServer begins the name of a setting that does not exist, which goes on with the place that was expected. To read it is the
 // only way for an expression to fail with a text of ours.
 const otherServer = "reactor.elsewhere_than_"

@@ -115,9 +115,9 @@ const publishAttempts = 5
 //
 // Who creates an index without a lock, as retention does, waits for all other transactions, while this one waits for
 // the table: PostgreSQL ends one of the two.
-func publish(ctx context.Context, databaseURL string, of Names) error {
+func publish(ctx context.Context, connect func(context.Context, func(*pgx.Conn) error) error) error {
 	var said error
-	err := withConnection(ctx, databaseURL, of, false, func(conn *pgx.Conn) error {
+	err := connect(ctx, func(conn *pgx.Conn) error {
 		for range publishAttempts {
 			said = inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 				if err := execScript(ctx, tx, "SET LOCAL lock_timeout = '2s'"); err != nil {

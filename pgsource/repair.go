@@ -13,7 +13,8 @@ import (
 // Repair creates what somebody has dropped or deleted from a schema whose versions are all applied: tables, columns,
 // indexes, functions, the rows of the shards, and what announces new jobs. It does not bring back what they contained.
 // What is there stays as it is, except that functions get the texts of this version. A deployment that has lost its name gets another
-// one, unless something still goes by the old one: then Repair refuses.
+// one, unless something still goes by the old one: then Repair refuses. So it does where a column is missing that means nothing
+// without what it contained, such as processed.
 //
 // It may run while instances do, and gives up like MigrateUp if somebody keeps a lock on the table of jobs. It is one
 // transaction, so a crash leaves what was there before.
@@ -28,6 +29,9 @@ func Repair(ctx context.Context, databaseURL string, of ...Names) error {
 				return err
 			}
 			if err := homeThere(ctx, tx); err != nil {
+				return err
+			}
+			if err := mendColumns(ctx, tx); err != nil {
 				return err
 			}
 			announce, err := announcement(ctx, tx)

@@ -41,6 +41,7 @@ type Source struct {
 	examining bool // Examine: nothing may be changed. It is set before anything else
 
 	pooled bool                  // the database URL leads through a pooler
+	direct bool                  // it was found that it does not
 	table  atomic.Pointer[table] // the table of jobs
 	// clientIDPrefix is the beginning of the MQTT client ids of the deployment's lanes.
 	clientIDPrefix string

@@ -200,6 +200,9 @@ func (t *timelines) where() place {
 // accepts checks that a new connection leads to a server that takes writes and was not replaced.
 func (s *Source) accepts(ctx context.Context, conn *pgconn.PgConn) error {
 	is, err := s.timelines.look(ctx, conn)
+	if is.pooled && s.direct {
+		return errPoolerNow
+	}
 	if !is.readOnly {
 		return err
 	}

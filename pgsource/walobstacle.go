@@ -131,7 +131,7 @@ func closeReplication(conn *pgconn.PgConn) {
 
 // makePublications creates the publications, or returns why it cannot.
 func (s *Source) makePublications(ctx context.Context) error {
-	err := publish(ctx, s.cfg.DatabaseURL, s.cfg.deployment())
+	err := publish(ctx, s.withConnection)
 	var pgErr *pgconn.PgError
 	switch {
 	case sqlState(err) == pgerrcode.LockNotAvailable:
