@@ -72,6 +72,35 @@ func TestAnswerOfAServerThatWasLeft(t *testing.T) {
 	}
 }
 
+// TestSettledAtAServerThatWasLeft: a settlement that the old primary has answered when the new one is known already is made
+// there as well. Otherwise the new one would list messages as unsettled that were released.
+func TestSettledAtAServerThatWasLeft(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	batch := b.claim(b.insert(1, "-1 second"))
+	tx, err := connect(t, b.ctx, b.url).Begin(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(b.ctx)
+	if _, err := tx.Exec(b.ctx, "SELECT FROM reactor.in_flight FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan error, 1)
+	go func() {
+		_, err := b.Settle(b.ctx, []driver.Settlement{{BatchID: batch.ID, Token: batch.Token, Lease: b.lease, Jobs: 1, Kept: 1, Concluded: 1, Done: true}})
+		answer <- err
+	}()
+	b.eventually("the settlement waits", "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'transactionid' AND datname = current_database())")
+	b.FailOver(t, b.lease.Lane)
+	if err := tx.Rollback(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answer; err == nil || !strings.Contains(err.Error(), "failed over, or was restarted") {
+		t.Errorf("a settlement that the old primary has answered: %v", err)
+	}
+}
+
 // TestAsideAtAFormerPrimary: what an instance does over connections of their own goes to no former primary either, even if that
 // is the first of the hosts.
 func TestAsideAtAFormerPrimary(t *testing.T) {

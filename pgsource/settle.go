@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/job-publisher/reactor/reactor/driver"
@@ -74,11 +75,16 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 		updated, keys, err = plain.read(rows)
 		return err
 	}
+	var era int64 // of the connection that was used
+	settling := s.hot.accepting(func(conn *pgconn.PgConn) error {
+		era = eraOf(conn)
+		return nil
+	})
 	var err error
 	if len(unusual) == 0 {
-		err = s.hot.rows(ctx, settleSQL, plain.args(), settlePlain)
+		err = settling.rows(ctx, settleSQL, plain.args(), settlePlain)
 	} else {
-		err = s.hot.tx(ctx, func(tx pgx.Tx) error {
+		err = settling.tx(ctx, func(tx pgx.Tx) error {
 			rows, err := tx.Query(ctx, settleSQL, plain.args()...)
 			if err == nil {
 				err = settlePlain(rows)
@@ -97,6 +103,9 @@ func (s *Source) Settle(ctx context.Context, settlements []driver.Settlement) ([
 			}
 			return err
 		})
+	}
+	if err == nil && era != s.timelines.now() {
+		err = &notSentError{errFailedOver} // to a server that counts: the answer came from one that was replaced meanwhile
 	}
 	if err != nil {
 		return nil, s.failed("settle", err)
