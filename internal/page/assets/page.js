@@ -188,7 +188,7 @@ document.addEventListener("click", (e) => {
 localize(document);
 // Who has come here by a link on another site has a cookie that was not sent with it.
 const login = document.querySelector("form.login");
-if (login) fetch("/session").then((answer) => { if (answer.ok) location.replace(login.elements.next.value); });
+if (login) fetch("/session").then((answer) => { if (answer.status === 204) location.replace(login.elements.next.value); });
 if (body.dataset.live) {
   listen();
   setInterval(tell, 1000);
