@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this machine lacks, and says what and why. On Debian and Ubuntu, as
 # root or with sudo: PostgreSQL 15 or newer, mosquitto, and for the tests PgBouncer, ip
-# (networks of their own), Prometheus (alerts) and gcc (the race detector).
+# (networks of their own), Prometheus (alerts), Chromium (the page) and gcc (the race detector).
 # When nothing is missing it changes nothing and takes no time.
 #   scripts/setup.sh        what the tests need
 #   scripts/setup.sh demo   what the demo needs, which can do without installed servers
@@ -41,6 +41,16 @@ have_mosquitto() {
 have_pgbouncer() { have pgbouncer || [ -x /usr/sbin/pgbouncer ]; }
 have_ip() { have ip || [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || [ "$(uname -s)" != Linux ]; }
 
+# have_browser looks where lab/internal/browser looks.
+have_browser() {
+  local name
+  for name in chromium chromium-browser google-chrome google-chrome-stable \
+    "/Applications/Chromium.app/Contents/MacOS/Chromium" "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do
+    if have "$name"; then return 0; fi
+  done
+  return 1
+}
+
 # have_c: a compiler alone is not enough, Debian packs the headers separately.
 have_c() {
   local cc=${CC:-gcc}
@@ -64,7 +74,8 @@ have_mosquitto || need mosquitto "the MQTT broker"
 [ "$purpose" = demo ] || have_pgbouncer || need pgbouncer "the pooler between tests and database"
 [ "$purpose" = demo ] || have_ip || need iproute2 "networks of tests whose packets vanish"
 [ "$purpose" = demo ] || { have prometheus && have promtool; } || need prometheus "to check the rules of alerts, and to fire one"
-[ "$purpose" = demo ] || have npm || need npm "to fetch a newer PostgreSQL than this system has"
+[ "$purpose" = demo ] || have npm || need npm "to fetch a newer PostgreSQL than this system has, and axe-core"
+[ "$purpose" = demo ] || have_browser || need "chromium fonts-dejavu-core" "the browser that shows the page, and a font for it"
 [ "$purpose" = demo ] || have_c || need "gcc libc6-dev" "for Go's race detector"
 if have apt-get; then
   [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates "to download Go modules"
@@ -135,9 +146,9 @@ if [ ${#missing[@]} -gt 0 ] || ! have go; then
     fi
   elif [ ${#missing[@]} -gt 0 ]; then
     say "this script installs on Debian and Ubuntu only. Elsewhere:"
-    say "  macOS:  brew install go postgresql@16 mosquitto pgbouncer prometheus node"
-    say "  Fedora: dnf install golang postgresql-server mosquitto pgbouncer golang-github-prometheus iproute gcc npm"
-    say "  Alpine: apk add go postgresql16 mosquitto pgbouncer prometheus iproute2 gcc musl-dev npm"
+    say "  macOS:  brew install go postgresql@16 mosquitto pgbouncer prometheus node && brew install --cask chromium"
+    say "  Fedora: dnf install golang postgresql-server mosquitto pgbouncer golang-github-prometheus iproute gcc npm chromium"
+    say "  Alpine: apk add go postgresql16 mosquitto pgbouncer prometheus iproute2 gcc musl-dev npm chromium font-dejavu"
     [ "$purpose" = demo ] || exit 1
     say "the demo goes on without: it downloads a PostgreSQL and brings a small broker"
   fi

@@ -8,6 +8,7 @@
 #   scripts/test.sh packages  what is in deploy: containers, Kubernetes, monitoring
 #   scripts/test.sh race    all other tests with the race detector, on real servers
 #   scripts/test.sh lab     those of the load tool, also with the race detector
+#   scripts/test.sh browser  the page in a real browser
 #   scripts/test.sh newest  what PostgreSQL versions differ in, on a newer one
 # Everywhere go test gets -vet=off: lint has vetted all packages, and go test would do it again
 # for each kind of build.
@@ -121,8 +122,18 @@ race() {
 }
 
 lab() {
+  local rest
+  rest=$(cd lab && go list ./... | grep -v '/internal/browser$')
   step "go test -race, of the load tool"
-  (cd lab && go test -race -vet=off -timeout 10m ./...)
+  # shellcheck disable=SC2086 # a list of packages
+  (cd lab && go test -race -vet=off -timeout 10m $rest)
+}
+
+# browser has no race detector: what the page runs in the program is tested with it in internal/page, and a slow
+# program beside a slow browser would only take longer.
+browser() {
+  step "go test, of the page in a browser"
+  (cd lab && go test -vet=off -timeout 5m ./internal/browser)
 }
 
 # packages checks what is in deploy. No code of ours runs in the test's process.
@@ -159,6 +170,7 @@ everything() {
     nice -n 10 scripts/test.sh "$part" || status=$?
   done
   scripts/test.sh newest || status=$?
+  scripts/test.sh browser || status=$?
   wait "$tests" || status=$?
   scripts/test.sh lab || status=$?
   cat "$logs/race" 2>/dev/null || :
@@ -167,6 +179,6 @@ everything() {
 
 case ${1:-all} in
   all) everything ;;
-  lint | fuzz | bench | pure | packages | newest | lab | race) "$1" ;;
-  *) fail "usage: scripts/test.sh [lint|fuzz|bench|pure|packages|newest|lab|race]" ;;
+  lint | fuzz | bench | pure | packages | newest | lab | browser | race) "$1" ;;
+  *) fail "usage: scripts/test.sh [lint|fuzz|bench|pure|packages|newest|lab|browser|race]" ;;
 esac
