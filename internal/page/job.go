@@ -124,13 +124,17 @@ func jobViewOf(d pgsource.JobDetail) jobView {
 	if d.Code > 0 {
 		add("Reason code", codeText(d.Code))
 	}
-	if d.Attempts > 0 {
-		add("Refused", fmt.Sprintf("%d times", d.Attempts))
+	if unsent := d.State == pgsource.JobExpired || d.State == pgsource.JobMissed; d.Attempts > 1 {
+		add("Attempts", fmt.Sprint(d.Attempts))
+	} else if d.Attempts == 1 && !unsent { // whose end is counted as one
+		add("Attempts", "1")
 	}
 	at("Tried again", d.RetryAt)
 	at("Ended", d.FailedAt)
 	at("Expires", d.ExpiresAt)
-	at("Published", d.ProcessedAt)
+	if d.State == pgsource.JobFired { // otherwise it is the time of a claim
+		at("Published", d.ProcessedAt)
+	}
 	add("Schedule", d.ScheduleName)
 	at("Occurrence", d.OccurrenceAt)
 	add("Ordering key", d.OrderingKey)

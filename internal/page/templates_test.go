@@ -183,7 +183,7 @@ func TestVerdictTellsBeside(t *testing.T) {
 	}}
 	v := overviewOf("one", healthy, healthy.Health(), known, time.Now())
 	html, err := render("verdict", v)
-	if v.Verdict.Level != fine || err != nil || !strings.Contains(string(html), ">3 jobs ended without") || !strings.Contains(string(html), "<b>two</b> is gone") {
+	if v.Verdict.Level != fine || err != nil || !strings.Contains(string(html), ">3 jobs ended without") || !strings.Contains(string(html), "<b>two</b> has been gone since") {
 		t.Errorf("%v: %+v\n%s", err, v.Verdict, html)
 	}
 	for _, n := range v.Numbers {
@@ -193,6 +193,29 @@ func TestVerdictTellsBeside(t *testing.T) {
 	}
 	if len(v.Lanes) != 2 || v.IdleLanes != 2 {
 		t.Errorf("%d lanes are shown, and %d are free", len(v.Lanes), v.IdleLanes)
+	}
+}
+
+// TestJobTimes: only a job that was published has a time of that, and one that ended before it was sent has had no attempt.
+func TestJobTimes(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[pgsource.JobState]string{
+		pgsource.JobFired: "Published ", pgsource.JobFailed: "Attempts ", pgsource.JobExpired: "", pgsource.JobMissed: "", pgsource.JobFiring: "",
+	} {
+		at := driver.DBTimeOf(time.Now())
+		d := pgsource.JobDetail{Job: pgsource.Job{ID: 1, State: state, FireAt: at}, ProcessedAt: &at, Claim: "c"}
+		if state != pgsource.JobFired && state != pgsource.JobFiring {
+			d.Attempts = 1
+		}
+		got := ""
+		for _, s := range jobViewOf(d).Settings {
+			if s.Name == "Published" || s.Name == "Attempts" {
+				got += s.Name + " "
+			}
+		}
+		if got != want {
+			t.Errorf("%s: it shows %q, want %q", state, got, want)
+		}
 	}
 }
 

@@ -71,9 +71,9 @@ async function listen() {
   const own = stream;
   opened = performance.now();
   try {
-    const answer = await fetch(body.dataset.live, { signal: own.signal, headers: { Accept: "text/event-stream" } });
+    const answer = await fetch(body.dataset.live, { signal: own.signal, redirect: "manual", headers: { Accept: "text/event-stream" } });
     const type = answer.headers.get("Content-Type") || "";
-    if (answer.status === 403 || answer.ok && !type.startsWith("text/event-stream")) { location.reload(); return; } // the login, ours or the proxy's, says what to do
+    if (answer.status === 403 || answer.type === "opaqueredirect" || answer.ok && !type.startsWith("text/event-stream")) { location.reload(); return; } // the login, ours or the proxy's, says what to do
     if (!answer.ok) throw new Error(type.startsWith("text/plain") ? (await answer.text()).trim().slice(0, 200) : "answer " + answer.status);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
