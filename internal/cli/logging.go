@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/lmittmann/tint"
@@ -36,11 +37,28 @@ func (f LoggingFlags) Logger(w io.Writer) *slog.Logger {
 
 func (f LoggingFlags) handler(w io.Writer) slog.Handler {
 	if f.LogFormat == "text" || f.LogFormat == "auto" && IsTerminal(w) {
-		return tint.NewTextHandler(w, &tint.Options{
-			Level: f.LogLevel, TimeFormat: time.TimeOnly + ".000", NoColor: !IsTerminal(w),
-		})
+		return textHandler(w, f.LogLevel, IsTerminal(w))
 	}
 	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel, ReplaceAttr: readable})
+}
+
+func textHandler(w io.Writer, level slog.Leveler, colour bool) slog.Handler {
+	return tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly + ".000", NoColor: !colour, ReplaceAttr: harmless})
+}
+
+// harmless shows the character that begins commands to a terminal. tint passes it on when it colours, and texts of anybody, such as those
+// of brokers and servers, get into the log: they could change what was printed before, or send keys.
+func harmless(_ []string, a slog.Attr) slog.Attr {
+	text := ""
+	if err, ok := a.Value.Any().(error); ok && err != nil {
+		text = err.Error()
+	} else if a.Value.Kind() == slog.KindString {
+		text = a.Value.String()
+	}
+	if strings.Contains(text, "\x1b") {
+		a.Value = slog.StringValue(strings.ReplaceAll(text, "\x1b", "␛"))
+	}
+	return a
 }
 
 // readable writes a duration as 1.5s, and not as a number whose unit nobody knows.

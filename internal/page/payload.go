@@ -20,7 +20,7 @@ const (
 	// mostPayload is up to which size a payload is shown as a whole, in bytes; of a larger one the beginning is.
 	mostPayload = 64 << 10
 	// mostSent is up to which size it is sent as a file: it is in memory meanwhile.
-	mostSent = 16 << 20
+	mostSent = 4 << 20
 	// mostHex is how much of it is shown in hexadecimal digits.
 	mostHex = 4 << 10
 )
