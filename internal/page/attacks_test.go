@@ -143,7 +143,7 @@ func TestStrangersLearnNothing(t *testing.T) {
 		for _, path := range []string{"/", "/login", "/jobs/1", "/nothing", "/events", "/session", "/schedule?name=x"} {
 			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete, http.MethodOptions} {
 				w := ask(p, method, path, "10.0.0.9", "reactor.example", url.Values{})
-				if text := fmt.Sprint(w.Body, w.Header()); strings.Contains(text, "host-17") || strings.Contains(text, "v9.8.7") || w.Code == http.StatusOK && path != "/login" {
+				if text := fmt.Sprint(w.Body, w.Header()); strings.Contains(text, "host-17") || strings.Contains(text, "v9.8.7") || w.Code == http.StatusOK && path != "/login" && w.Body.Len() > 0 {
 					t.Errorf("%s %s: %d %s", method, path, w.Code, text)
 				}
 			}
