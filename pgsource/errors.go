@@ -52,8 +52,18 @@ func aboutJob(err error) bool {
 	if !errors.As(err, &pgErr) || pgErr.SeverityUnlocalized != "ERROR" || len(pgErr.Code) != 5 {
 		return false
 	}
-	return refusesRow(pgErr) || inRoutine(pgErr) && !connectionLost(err)
+	return !queueFull(pgErr) && (refusesRow(pgErr) || inRoutine(pgErr) && !connectionLost(err))
 }
+
+// queueFull reports whether a commit failed because the server's queue of notifications is full. Nothing but that file of
+// the server's source distinguishes it from other limits; its message is translated.
+func queueFull(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == pgerrcode.ProgramLimitExceeded && pgErr.File == "async.c"
+}
+
+// emptyQueue is what to do about that.
+const emptyQueue = "end the session that listens and does not read, or stays in a transaction; the server's log names it"
 
 // refusesRow reports whether the row will most likely fail again.
 func refusesRow(pgErr *pgconn.PgError) bool {
@@ -178,6 +188,9 @@ func explain(err error) error {
 // explainServer is explain for an error that the server has sent. connecting is true if it refused
 // the connection.
 func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bool) error {
+	if queueFull(pgErr) {
+		return explained(err, "the server's queue of notifications is full, so every transaction that sends one fails: %s", emptyQueue)
+	}
 	remedy := ""
 	// Where a password in the URL is not encoded, the rest of it can be the name of a setting, or its value.
 	if connecting && (pgErr.Code == pgerrcode.UndefinedObject || pgErr.Code == pgerrcode.InvalidParameterValue) {

@@ -48,3 +48,18 @@ func TestErrorsKeepTheirCause(t *testing.T) {
 		}
 	}
 }
+
+// TestFullQueueIsNoFaultOfAJob: the commit of a transaction that has sent a notification fails while the server's queue
+// of notifications is full. The jobs in it are tried again, and not given up.
+func TestFullQueueIsNoFaultOfAJob(t *testing.T) {
+	limit := func(file string) error {
+		return fmt.Errorf("commit: %w", &pgconn.PgError{SeverityUnlocalized: "ERROR", Code: pgerrcode.ProgramLimitExceeded, File: file, Message: "zu viel"})
+	}
+	full, index := limit("async.c"), limit("nbtutils.c")
+	if aboutJob(full) || !aboutJob(index) {
+		t.Errorf("about a job: a full queue %t, a value that an index cannot hold %t", aboutJob(full), aboutJob(index))
+	}
+	if text := explain(full).Error(); !strings.Contains(text, "queue of notifications is full") || !strings.HasSuffix(text, emptyQueue) {
+		t.Errorf("explained as %q", text)
+	}
+}

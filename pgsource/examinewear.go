@@ -145,7 +145,7 @@ func queueFinding(used float64) driver.Finding {
 	if used > 0.5 {
 		f.Verdict = driver.Problem
 	}
-	f.What += ": when it is full, every commit that has inserted a job fails"
-	f.Remedy = "end the session that listens and does not read, or stays in a transaction; the server's log names it"
+	f.What += ": when it is full, every commit that has inserted a job due within a minute fails"
+	f.Remedy = emptyQueue
 	return f
 }

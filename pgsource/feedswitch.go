@@ -117,6 +117,7 @@ func (e *laggingInstances) Error() string { return strings.Join(e.list, "; ") }
 func (w FeedSwitch) step(ctx context.Context, conn *pgx.Conn, text string, since time.Time) error {
 	deadline := time.Now().Add(w.Patience)
 	said, pause := "", switchPause
+	var channel string
 	for {
 		err := inLockedMigrationTx(ctx, conn, func(tx pgx.Tx) error {
 			// The role's search path may lead to functions and operators of anybody. The timeouts
@@ -138,13 +139,16 @@ func (w FeedSwitch) step(ctx context.Context, conn *pgx.Conn, text string, since
 					return err
 				}
 			}
-			_, err := tx.Exec(ctx, tellMembershipSQL, txNames(tx).In(membershipChannel))
+			channel = txNames(tx).In(membershipChannel)
+			_, err := tx.Exec(ctx, "SELECT "+noteMembershipSQL, channel)
 			return err
 		})
 		var missing *laggingInstances
 		var waits string
 		switch {
 		case err == nil:
+			// After the commit, and whatever becomes of it: see announce.
+			_, _ = conn.Exec(ctx, tellMembershipSQL, channel)
 			return nil
 		case errors.As(err, &missing):
 			waits = "waiting for " + missing.Error()

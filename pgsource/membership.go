@@ -204,6 +204,7 @@ func missingShards(rows int) error {
 // lock, it is doing the same and will announce the result. The transaction does all or nothing: a
 // crash before or after its commit leaves a membership that the next beat corrects.
 func (m *member) rebalance(ctx context.Context, v view) (view, error) {
+	changed := false
 	err := m.control.tx(ctx, func(tx pgx.Tx) error {
 		row := func(ctx context.Context, sql string, args []any, into ...any) error {
 			return tx.QueryRow(ctx, sql, args...).Scan(into...)
@@ -228,9 +229,13 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		if err := m.apply(ctx, tx, c); err != nil {
 			return err
 		}
+		changed = true
 		v, err = m.readView(ctx, row)
 		return err
 	})
+	if err == nil && changed {
+		m.announce(ctx)
+	}
 	if err == nil || errors.Is(err, driver.ErrDeposed) {
 		return v, err
 	}
@@ -274,7 +279,7 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 			return err
 		}
 	}
-	_, err := tx.Exec(ctx, tellMembershipSQL, txNames(tx).In(membershipChannel))
+	_, err := tx.Exec(ctx, "SELECT "+noteMembershipSQL, txNames(tx).In(membershipChannel))
 	return err
 }
 
@@ -283,11 +288,22 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 // works with its earlier lease would take that for the new one.
 const newEpoch = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
-// tellMembershipSQL announces a change of the membership over both feeds, because the instances may
-// use different ones. If nobody decodes the server's log, the message costs a few bytes in it. Both
-// announcements are committed with the change that they announce, or not at all; if they are lost,
-// the next beat finds the same.
-const tellMembershipSQL = "SELECT pg_catalog.pg_notify($1, ''), pg_catalog.pg_logical_emit_message(true, $1, '')"
+// noteMembershipSQL announces a change of the membership over the WAL feed, in the transaction that makes it. If nobody
+// decodes the server's log, the message costs a few bytes in it.
+const noteMembershipSQL = "pg_catalog.pg_logical_emit_message(true, $1, '')"
+
+// tellMembershipSQL announces it over the feed of notifications.
+const tellMembershipSQL = "SELECT pg_catalog.pg_notify($1, '')"
+
+// announce announces a change of the membership over the feed of notifications as well, because the instances may use
+// different ones. It does so after the commit: when the server's queue of notifications is full, every transaction that
+// has sent one fails, and then nobody would take over from anybody. If the announcement is lost, or we crash before it,
+// the next beats of the others find the change.
+func (m *member) announce(ctx context.Context) {
+	if err := m.control.exec(ctx, tellMembershipSQL, m.names.In(membershipChannel)); err != nil {
+		m.log.Debug("cannot announce a change of the membership", "err", err)
+	}
+}
 
 // depose removes lapsed instances and terminates their connections, so that none of them holds
 // locks while its process is stopped or unreachable. Our role may lack the right to terminate them;
@@ -346,9 +362,9 @@ func (m *member) holding(v view) driver.Holding {
 // gives shards back to it.
 func (m *member) ReleaseShards(ctx context.Context) error {
 	return m.failed("release shards", m.withMembershipLock(ctx, `
-		WITH me AS (UPDATE reactor.instances SET dynamic = false WHERE id = $1),
-		     freed AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1)
-		SELECT pg_notify($2, ''), pg_logical_emit_message(true, $2, '')`))
+		WITH me AS (UPDATE reactor.instances SET dynamic = false WHERE id = $2),
+		     freed AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $2)
+		SELECT `+noteMembershipSQL))
 }
 
 // ReleaseLane implements driver.Member.
@@ -359,17 +375,21 @@ func (m *member) ReleaseLane(ctx context.Context, lease driver.Lease) error {
 // Leave implements driver.Member.
 func (m *member) Leave(ctx context.Context) error {
 	return m.failed("leave", m.withMembershipLock(ctx, `
-		WITH gone AS (DELETE FROM reactor.instances WHERE id = $1),
-		     shards AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $1),
-		     lanes AS (UPDATE reactor.lanes SET owner = NULL WHERE owner = $1)
-		SELECT pg_notify($2, ''), pg_logical_emit_message(true, $2, '')`))
+		WITH gone AS (DELETE FROM reactor.instances WHERE id = $2),
+		     shards AS (UPDATE reactor.shards SET owner = NULL WHERE owner = $2),
+		     lanes AS (UPDATE reactor.lanes SET owner = NULL WHERE owner = $2)
+		SELECT `+noteMembershipSQL))
 }
 
 // withMembershipLock runs a statement that releases something. It waits for the membership lock: a
 // plan that was made before the release would give a part of it back to us.
 func (m *member) withMembershipLock(ctx context.Context, sql string) error {
-	return m.underMembershipLock(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, sql, m.id, m.names.In(membershipChannel))
+	err := m.underMembershipLock(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, sql, m.names.In(membershipChannel), m.id)
 		return err
 	})
+	if err == nil {
+		m.announce(ctx)
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -58,6 +59,30 @@ func TestSharesFollowTheMembers(t *testing.T) {
 	defer third.Leave(b.ctx)
 	if lease.ClientID != h2.Leases[0].ClientID || lease.Epoch <= h2.Leases[0].Epoch {
 		t.Errorf("the third got %+v, want the second's lane %+v with a higher epoch", lease, h2.Leases[0])
+	}
+}
+
+// TestMembershipWithoutNotifications: instances share the work, hand over and take over while no transaction that has
+// sent a notification commits, as when the server's queue of notifications is full.
+func TestMembershipWithoutNotifications(t *testing.T) {
+	b := examine(t, testkit.NewDatabase(t))
+	role, url := b.role("")
+	b.grant(role)
+	b.exec("REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC")
+	first, _ := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: url, Name: "first"}))
+	second, _ := b.join(open(t, b.ctx, pgsource.Config{DatabaseURL: url, Name: "second"}))
+	h1, h2 := beat(t, b.ctx, first), beat(t, b.ctx, second)
+	if h1.Shards.Len() != 32 || h2.Shards.Len() != 32 || h1.Shards&h2.Shards != 0 {
+		t.Errorf("two instances own %d and %d shards", h1.Shards.Len(), h2.Shards.Len())
+	}
+	if err := second.ReleaseShards(b.ctx); err != nil {
+		t.Error(err)
+	}
+	if err := second.Leave(b.ctx); err != nil {
+		t.Error(err)
+	}
+	if h := beat(t, b.ctx, first); h.Shards != driver.AllShards {
+		t.Errorf("alone again, an instance owns %d shards", h.Shards.Len())
 	}
 }
 

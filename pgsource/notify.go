@@ -54,6 +54,9 @@ func (s *Source) listenNotify(ctx context.Context, on func(driver.Hint)) error {
 			return fmt.Errorf("listen: %w", err)
 		}
 	}
+	if err := s.sendProbe(ctx); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
 	s.watchTable(ctx)
 	on(driver.Hint{Kind: driver.HintConnected})
 
@@ -107,21 +110,36 @@ func (h *hearing) within(d time.Duration) (age time.Duration, arrived bool) {
 // probe sends a notification when none has arrived for about a FeedCheck. The time varies, so that
 // of many instances one sends first, and the others hear it before their own turn.
 func (s *Source) probe(ctx context.Context, heard *hearing) error {
+	patience := func() time.Duration { return s.cfg.FeedCheck*3/4 + rand.N(s.cfg.FeedCheck/4+1) }
+	rest := patience() // since the first probe, which was sent before
 	for {
-		patience := s.cfg.FeedCheck*3/4 + rand.N(s.cfg.FeedCheck/4+1)
-		rest := patience
-		if age, arrived := heard.within(patience); arrived {
-			rest -= age
-		} else if err := s.background.exec(ctx, "SELECT pg_notify($1, '')", s.names.In(probeChannel)); err != nil {
-			// A probe that cannot be sent says nothing about the feed.
-			s.log.Debug("cannot probe the feed", "err", err)
-		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(rest):
 		}
+		rest = patience()
+		if age, arrived := heard.within(rest); arrived {
+			rest -= age
+		} else if err := s.sendProbe(ctx); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
 	}
+}
+
+// sendProbe sends a notification, and returns an error if nobody can send any: then the connection would be silent
+// for a reason that is not its own. That a probe cannot be sent for another reason says nothing about the feed.
+func (s *Source) sendProbe(ctx context.Context) error {
+	err := s.background.exec(ctx, "SELECT pg_notify($1, '')", s.names.In(probeChannel))
+	if queueFull(err) {
+		// The server drops what everybody has read when it adds something, which it cannot, or when it is asked this.
+		_ = s.background.exec(ctx, "SELECT pg_notification_queue_usage()")
+		return explain(err)
+	}
+	if err != nil {
+		s.log.Debug("cannot probe the feed", "err", err)
+	}
+	return nil
 }
 
 // receive turns notifications into hints.

@@ -220,8 +220,17 @@ SELECT id, shard, fire_at,
 
 // Follow implements driver.Journal.
 func (s *Source) Follow(ctx context.Context, keys []int64) (list []driver.Follower, err error) {
+	list, err = s.follow(ctx, keys, driver.ShardSet(s.owned.Load()))
+	if queueFull(err) { // the sweep of the others finds theirs
+		list, err = s.follow(ctx, keys, driver.AllShards)
+	}
+	return list, s.failed("find the jobs that follow", err)
+}
+
+// follow is Follow, and announces the jobs of all shards but these.
+func (s *Source) follow(ctx context.Context, keys []int64, silent driver.ShardSet) (list []driver.Follower, err error) {
 	byLog := strings.Contains(s.FeedState().Kind, "wal")
-	err = s.hot.rows(ctx, followSQL, []any{keys, byLog, smallints(driver.ShardSet(s.owned.Load()))}, func(rows pgx.Rows) error {
+	err = s.hot.rows(ctx, followSQL, []any{keys, byLog, smallints(silent)}, func(rows pgx.Rows) error {
 		list = list[:0]
 		var (
 			id    int64
@@ -235,5 +244,5 @@ func (s *Source) Follow(ctx context.Context, keys []int64) (list []driver.Follow
 		})
 		return err
 	})
-	return list, s.failed("find the jobs that follow", err)
+	return list, err
 }
