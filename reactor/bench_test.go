@@ -80,7 +80,7 @@ func BenchmarkDispatch(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer wake.Close()
-	d := &dispatcher{clock: newClock(), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), firstDue: new(atomic.Int64), ahead: new(ahead), rows: maxClaim, capacity: 1 << 18, overdue: time.Second, wake: wake}
+	d := &dispatcher{clock: newClock(discard()), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), firstDue: new(atomic.Int64), ahead: new(ahead), rows: maxClaim, capacity: 1 << 18, overdue: time.Second, wake: wake}
 	d.reset()
 	rows := make([]driver.Pending, page)
 	id := int64(0)

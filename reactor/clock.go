@@ -2,10 +2,12 @@ package reactor
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/job-publisher/reactor/internal/ratelog"
 	"github.com/job-publisher/reactor/internal/wait"
 	"github.com/job-publisher/reactor/reactor/driver"
 )
@@ -32,6 +34,8 @@ type clock struct {
 	steps  atomic.Int64 // how often the database's clock was found to have gone back
 	doubt  wait.Signal  // asks for several readings at once, for example after a step
 	claims atomic.Int64 // how many there have been
+	log    *slog.Logger // is told of steps
+	jumps  ratelog.Limiter
 
 	mu       sync.Mutex
 	readings []reading     // guarded by mu; oldest first
@@ -68,8 +72,8 @@ const (
 	clockStep = 50 * time.Millisecond
 )
 
-func newClock() *clock {
-	c := &clock{start: time.Now(), doubt: wait.NewSignal(), moved: make(chan struct{})}
+func newClock(log *slog.Logger) *clock {
+	c := &clock{start: time.Now(), log: log, doubt: wait.NewSignal(), moved: make(chan struct{})}
 	c.latest.Store(&estimate{})
 	return c
 }
@@ -106,7 +110,8 @@ func (c *clock) observe(d driver.DBTime, sent, received time.Duration) {
 		c.readings = c.readings[1:]
 	}
 	low, high := c.bounds(received)
-	if low > high {
+	contradicts := low > high
+	if contradicts {
 		c.readings = c.readings[len(c.readings)-1:]
 		low, high = r.low, r.high
 	}
@@ -121,6 +126,9 @@ func (c *clock) observe(d driver.DBTime, sent, received time.Duration) {
 	if step := low - old.offset; step < -clockStep || step > clockStep {
 		close(c.moved) // whoever sleeps until an instant has to compute it again
 		c.moved = make(chan struct{})
+		if contradicts { // and is not a first reading that took long
+			c.jumps.Fail(c.log, slog.LevelWarn, "the database's clock was set, or its server was replaced, or this host slept; jobs fire by its new time", "by", step.Round(time.Millisecond))
+		}
 	}
 }
 

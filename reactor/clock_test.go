@@ -1,8 +1,11 @@
 package reactor
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +19,7 @@ import (
 func TestClockIsNeverAhead(t *testing.T) {
 	for seed := range uint64(100) {
 		rng := rand.New(rand.NewPCG(seed, 3))
-		c := newClock()
+		c := newClock(discard())
 		drift := 1 + (rng.Float64()*2-1)*40e-6
 		// database is its clock, in nanoseconds, at a local instant.
 		database := func(local time.Duration) time.Duration {
@@ -43,7 +46,8 @@ func TestClockIsNeverAhead(t *testing.T) {
 }
 
 func TestClockFollowsSteps(t *testing.T) {
-	c := newClock()
+	var told bytes.Buffer
+	c := newClock(slog.New(slog.NewJSONHandler(&told, nil)))
 	observe := func(at time.Duration, database driver.DBTime) {
 		c.observe(database, at, at+100*time.Microsecond)
 	}
@@ -52,10 +56,16 @@ func TestClockFollowsSteps(t *testing.T) {
 	if n := c.steps.Load(); n != 0 {
 		t.Fatalf("%d steps where there were none", n)
 	}
+	if told.Len() != 0 {
+		t.Errorf("without a step the log says %s", &told)
+	}
 	before := c.latest.Load().offset
 	observe(3*time.Second, 1_002_000_000-10_000_000) // ten seconds back
 	if n := c.steps.Load(); n != 1 {
 		t.Fatalf("a step back was counted %d times", n)
+	}
+	if !strings.Contains(told.String(), `"by":-10000000000`) {
+		t.Errorf("after a step of -10 s the log says %q", &told)
 	}
 	if moved := time.Duration(before - c.latest.Load().offset); moved < 9*time.Second || moved > 11*time.Second {
 		t.Errorf("the offset moved by %v", moved)
@@ -73,7 +83,7 @@ func TestClockFollowsSteps(t *testing.T) {
 // a step in either direction, and the step wakes whoever sleeps.
 func TestClockConfirms(t *testing.T) {
 	for _, step := range []driver.DBTime{-10_000_000, 10_000_000} {
-		c := newClock()
+		c := newClock(discard())
 		c.observe(1_000_000_000, time.Second, time.Second+100*time.Microsecond)
 		before, moved := *c.latest.Load(), c.Step()
 		c.confirm(1_001_010_000, 2*time.Second, 2*time.Second+20*time.Millisecond)
@@ -112,7 +122,7 @@ func TestClockIsReadMoreOftenWhileBusy(t *testing.T) {
 		least, most int // readings in 20 s
 	}{{0, 9, 11}, {1, 9, 30}, {100, 150, 220}} {
 		synctest.Test(t, func(t *testing.T) {
-			c, source := newClock(), &steadySource{}
+			c, source := newClock(discard()), &steadySource{}
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			go func() {

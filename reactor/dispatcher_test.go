@@ -28,7 +28,7 @@ func newTestDispatcher(t testing.TB, capacity int) *testDispatcher {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { wake.Close() })
-	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), firstDue: new(atomic.Int64), ahead: new(ahead), rows: maxClaim, capacity: capacity, overdue: time.Second, wake: wake}}
+	d := &testDispatcher{dispatcher: &dispatcher{clock: newClock(discard()), lead: newLead(), largeLead: newLead(), pending: new(atomic.Int64), firstDue: new(atomic.Int64), ahead: new(ahead), rows: maxClaim, capacity: capacity, overdue: time.Second, wake: wake}}
 	d.loader = d
 	d.reset()
 	return d

@@ -56,7 +56,7 @@ func testTimers() timers {
 
 // testClock returns a clock with a reading, and testSet moves the database's clock by d.
 func testClock() *clock {
-	c := newClock()
+	c := newClock(discard())
 	time.Sleep(time.Second)
 	c.observe(driver.DBTime(c.local()/time.Microsecond), c.local(), c.local())
 	return c

@@ -87,7 +87,7 @@ func newTestLane(delivery Delivery) *testLane {
 	t := &testLane{leased: true}
 	t.lane = &lane{
 		lead:     newLead(),
-		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(),
+		delivery: delivery, stats: &counters{}, progress: &progress{}, leased: func() bool { return t.leased }, clock: newClock(discard()),
 		settle:   func(_ *lane, b *handoff.Batch, _ time.Duration) { t.news = append(t.news, b) },
 		hurry:    func() {},
 		capacity: wait.NewSignal(), recorded: wait.NewSignal(), machine: newMachine(Config{Delivery: delivery}), log: slog.New(slog.DiscardHandler),

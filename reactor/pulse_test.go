@@ -24,7 +24,7 @@ func TestStalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r Reactor
 		lane := stuckLane{make(chan struct{})}
-		c := newClock()
+		c := newClock(discard())
 		c.observe(0, 0, 0)
 		wake, err := newTimerWaker()
 		if err != nil {

@@ -51,7 +51,7 @@ func New(source driver.Source, sink driver.Sink, cfg Config) (*Reactor, error) {
 	}
 	return &Reactor{
 		cfg: cfg, source: source, broker: newBroker(sink), log: cfg.Logger,
-		clock: newClock(), lead: newLead(), largeLead: newLead(), timers: kernelTimers(),
+		clock: newClock(cfg.Logger), lead: newLead(), largeLead: newLead(), timers: kernelTimers(),
 	}, nil
 }
 
