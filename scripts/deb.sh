@@ -14,11 +14,12 @@ version=$(sed -E 's/^v//; s/-([0-9]+)-(g[0-9a-f]+)/+\1.\2/; s/-dirty$/+dirty/; s
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 doc=$root/usr/share/doc/reactor
-install -d -m 755 "$root/DEBIAN" "$doc"
+install -d -m 755 "$root/DEBIAN" "$doc/docs"
 install -D -m 755 "$program" "$root/usr/bin/reactor"
 install -D -m 644 deploy/systemd/reactor.service "$root/lib/systemd/system/reactor.service"
 install -D -m 600 deploy/systemd/reactor.env "$root/etc/reactor/reactor.env"
-install -m 644 docs/operations.md docs/delivery.md docs/jobs.md README.md "$doc"
+install -m 644 README.md "$doc"
+install -m 644 docs/*.md "$doc/docs"
 install -m 644 LICENSE "$doc/copyright"
 gzip -n9 <CHANGELOG.md >"$doc/changelog.gz"
 chmod 644 "$doc/changelog.gz"

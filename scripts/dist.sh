@@ -7,7 +7,8 @@ version=${1:?usage: scripts/dist.sh VERSION}
 cd "$(dirname "$0")/.."
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
-sbom=$PWD/tools/sbom/go.mod
+# Where Go keeps the program, for this machine; it writes GOOS and GOARCH of its environment into the list.
+gomod=$(go tool -modfile=tools/sbom/go.mod -n cyclonedx-gomod)
 
 rm -rf dist
 mkdir -p dist
@@ -21,12 +22,13 @@ for target in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; d
   [ "$os" != windows ] || program=$program.exe
   echo "dist: $name"
   GOOS=$os GOARCH=$arch scripts/build.sh "$program" "$version"
-  cp README.md CHANGELOG.md LICENSE "$work/$name/"
+  cp -R README.md CHANGELOG.md LICENSE docs "$work/$name/"
   chmod -R u=rwX,go=rX "$work/$name"
   tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -cf - "$name" | gzip -n9 >"dist/$name.tar.gz"
-  # It reads what the linker wrote into the program, so it lists what is in it and nothing else.
-  go tool -modfile="$sbom" cyclonedx-gomod bin -json -noserial -notimestamp -version "$version" -output "dist/$name.cdx.json" "$program" 2>"$work/log" ||
+  # It reads what the linker wrote into the program, so it lists what is in it and nothing else, with the version of Go's library.
+  GOOS=$os GOARCH=$arch "$gomod" bin -json -std -noserial -notimestamp -version "$version" -output "dist/$name.cdx.json" "$program" 2>"$work/log" ||
     { cat "$work/log" >&2; exit 1; }
+  grep -q "goos=$os" "dist/$name.cdx.json" || { echo "dist/$name.cdx.json is about another system" >&2; exit 1; }
   if [ "$os" = linux ] && command -v dpkg-deb >/dev/null; then
     scripts/deb.sh "$program" "$arch" "$version" dist >/dev/null
   fi
