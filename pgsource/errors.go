@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -235,10 +236,15 @@ func explainServer(where string, err error, pgErr *pgconn.PgError, connecting bo
 	return explained(err, "%s says: %s: %s", where, pgErr.Message, remedy)
 }
 
-// lastLine returns the last line of an error that lists every address that was tried.
+// lastLine returns what the system says, such as "connection refused"; without that the last line of an error that
+// lists every address that was tried. The address is told by the caller.
 func lastLine(err error) string {
-	if err == nil {
+	var system syscall.Errno
+	switch {
+	case err == nil:
 		return "no answer"
+	case errors.As(err, &system):
+		return system.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgerrcode"
@@ -61,5 +64,16 @@ func TestFullQueueIsNoFaultOfAJob(t *testing.T) {
 	}
 	if text := explain(full).Error(); !strings.Contains(text, "queue of notifications is full") || !strings.HasSuffix(text, emptyQueue) {
 		t.Errorf("explained as %q", text)
+	}
+}
+
+// TestSystemErrorsAreBrief: an address that refuses us is named once.
+func TestSystemErrorsAreBrief(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	if got := lastLine(fmt.Errorf("127.0.0.1:1 (127.0.0.1): dial error: %w", refused)); got != "connection refused" {
+		t.Errorf("said as %q", got)
+	}
+	if got := lastLine(errors.New("this address\nthat address")); got != "that address" {
+		t.Errorf("of a list, %q", got)
 	}
 }
