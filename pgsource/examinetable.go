@@ -49,7 +49,7 @@ func (x *examination) schema(ctx context.Context) bool {
 	default:
 		x.add("rights", driver.Fine, "this role has all rights that an instance needs on the tables", "")
 	}
-	x.add("table", driver.Fine, found.name+" is the table of jobs of this deployment, and the search path leads to no other", "")
+	x.add("table", driver.Fine, found.name+" is the table of jobs of this deployment, and no second one like it is in the search path", "")
 	x.columns(ctx)
 	x.parts(ctx)
 	return true

@@ -331,7 +331,7 @@ func (s *Source) lacksRights(ctx context.Context) error {
 	if err := s.control.row(ctx, "SELECT missing, quote_ident(current_user) FROM ("+missingRightsSQL+") AS lacking (missing)", []any{needs.names(), needs.privileges()}, &grants, &role); err != nil {
 		return err
 	}
-	return explained(errLackOfRights, "role %s lacks rights on the jobs: as their owner run %s", role, grants)
+	return explained(errLackOfRights, "role %s lacks rights that an instance needs: as their owner run %s", role, grants)
 }
 
 // sqlState returns the SQLSTATE of an error, or "" if the server sent none.
