@@ -104,6 +104,7 @@ func TestExamineBroken(t *testing.T) {
 		{name: "times without a zone", breaks: "ALTER TABLE jobs ALTER fire_at TYPE timestamp", check: "table", verdict: problem, what: `the column fire_at of the table "public"."jobs" is no timestamptz`, remedy: "AT TIME ZONE"},
 		{name: "another type", breaks: "ALTER TABLE jobs ALTER qos TYPE integer, ALTER topic TYPE varchar(200)", check: "columns", verdict: warning, what: `the column qos of "public"."jobs" is integer, and was smallint`, remedy: "ALTER COLUMN qos TYPE smallint"},
 		{name: "function dropped", breaks: "DROP FUNCTION reactor.next_in_order", check: "functions", verdict: problem, what: "next_in_order", remedy: "--repair"},
+		{name: "signature dropped", breaks: "DROP FUNCTION reactor.cancel(bigint)", check: "functions", verdict: problem, what: "gone: cancel", remedy: "--repair"},
 		{name: "shards deleted", breaks: "TRUNCATE reactor.shards", check: "shards", verdict: problem, what: "0 rows instead of 64", remedy: "--repair"},
 		{name: "primary key dropped", breaks: "ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", check: "indexes", verdict: problem, what: "the primary key", remedy: "ADD PRIMARY KEY (id)"},
 		{name: "dates of another country", breaks: "ALTER ROLE ROLE SET DateStyle = 'SQL, DMY'", check: "clock", verdict: driver.Fine, what: "this host's"},

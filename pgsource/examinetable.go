@@ -85,7 +85,8 @@ func (x *examination) parts(ctx context.Context) {
 	var functions []string
 	var shards int
 	err := x.background.row(ctx, `
-		SELECT ARRAY(SELECT name FROM unnest(`+schemaFunctions+`) AS name WHERE NOT EXISTS (SELECT FROM pg_proc WHERE proname = name AND pronamespace = 'reactor'::regnamespace)),
+		SELECT ARRAY(SELECT name FROM unnest(`+schemaFunctions+`) AS name GROUP BY name
+		              HAVING count(*) > (SELECT count(*) FROM pg_proc WHERE proname = name AND pronamespace = 'reactor'::regnamespace) ORDER BY name),
 		       (SELECT count(*) FROM reactor.shards)`, nil, &functions, &shards)
 	if err != nil {
 		return // a right is missing, or an earlier version has other parts: that has been said
@@ -98,8 +99,9 @@ func (x *examination) parts(ctx context.Context) {
 	}
 }
 
-// schemaFunctions are the names of the functions of schema reactor that this version has, without that of the triggers.
-const schemaFunctions = "'{bind_ordering,cancel,cancel_topic,fill_in,find_job,fire_now,guard_lane,guard_order,insert_jobs,is_outdated,keys_are_unique,keys_in_flight,keys_to_return,make_due,make_jobs,move_job,next_in_order,reschedule,retry,run_schedule,schedule,schedule_changed,schedules_truncated,skips_late,waits_until,why_not}'::text[]"
+// schemaFunctions are the names of the functions of schema reactor that this version has, without that of the triggers. A name is
+// there once for each of its signatures.
+const schemaFunctions = "'{bind_ordering,cancel,cancel,cancel_topic,fill_in,fill_in,find_job,fire_now,fire_now,guard_lane,guard_order,insert_jobs,is_outdated,keys_are_unique,keys_in_flight,keys_to_return,make_due,make_jobs,move_job,next_in_order,reschedule,reschedule,retry,run_schedule,schedule,schedule_changed,schedules_truncated,skips_late,waits_until,why_not}'::text[]"
 
 // versions compares the schema with this program; tableErr is why the table was not found.
 func (x *examination) versions(ctx context.Context, tableErr error) bool {
