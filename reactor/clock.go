@@ -127,7 +127,11 @@ func (c *clock) observe(d driver.DBTime, sent, received time.Duration) {
 		close(c.moved) // whoever sleeps until an instant has to compute it again
 		c.moved = make(chan struct{})
 		if contradicts { // and is not a first reading that took long
-			c.jumps.Fail(c.log, slog.LevelWarn, "the database's clock was set, or its server was replaced, or this host slept; jobs fire by its new time", "by", step.Round(time.Millisecond))
+			msg := "the database's clock was set ahead, or its server was replaced, or this host slept; jobs fire by its new time"
+			if step < 0 {
+				msg = "the database's clock was set back, or its server was replaced; jobs fire by its new time"
+			}
+			c.jumps.Fail(c.log, slog.LevelWarn, msg, "by", step.Round(time.Millisecond))
 		}
 	}
 }
