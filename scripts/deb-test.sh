@@ -29,7 +29,7 @@ old=$(build v0.0.1)
 cp "$old" "$work/first"
 cmp "$work/first" "$(scripts/deb.sh "$work/reactor" "$arch" v0.0.1 "$work")" || fail "two packages of one program differ"
 document=$(sed -n 's,^Documentation=file://,,p' deploy/systemd/reactor.service)
-dpkg-deb -c "$old" | grep -q " \.$document\$" || fail "the unit names $document, which is not in the package"
+dpkg-deb -c "$old" | grep " \.$document\$" >/dev/null || fail "the unit names $document, which is not in the package"
 new=$(build v0.0.1-5-gabcdef)
 dpkg --compare-versions "$(dpkg-deb -f "$old" Version)" lt "$(dpkg-deb -f "$new" Version)" || fail "a later version is not later"
 
