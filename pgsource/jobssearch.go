@@ -289,7 +289,21 @@ func (s search) ids(args *parameters, rows int, begin *SearchCursor) string {
 		is := " AND key = " + args.add(s.filter.Key, "text") + " AND "
 		return "SELECT DISTINCT id FROM (" + place(s.a.jobs, "id", is+"processed") + " UNION ALL " + place(s.a.jobs, "id", is+"NOT processed") + ") AS places" + end
 	case s.noted():
-		return "SELECT DISTINCT id FROM (" + place("reactor.failed_jobs", "job_id", "") + " UNION ALL " + place("reactor.retries", "job_id", "") + " UNION ALL " + place("journal", "id", "") + ") AS places" + end
+		// As listSQL has it: what is on its way is not looked for among a hundred thousand that have failed.
+		var places []string
+		for _, noted := range []struct {
+			states         []JobState
+			source, column string
+		}{
+			{[]JobState{JobBlocked, JobFailed, JobExpired, JobMissed}, "reactor.failed_jobs", "job_id"},
+			{[]JobState{JobRetrying, JobReturning}, "reactor.retries", "job_id"},
+			{[]JobState{JobFiring}, "journal", "id"},
+		} {
+			if slices.ContainsFunc(noted.states, func(state JobState) bool { return slices.Contains(s.filter.States, state) }) {
+				places = append(places, place(noted.source, noted.column, ""))
+			}
+		}
+		return "SELECT DISTINCT id FROM (" + strings.Join(places, " UNION ALL ") + ") AS places" + end
 	}
 	return place(s.a.jobs, "id", "")
 }

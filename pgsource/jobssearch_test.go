@@ -51,6 +51,9 @@ func TestSearch(t *testing.T) {
 			{pgsource.JobWaiting, pgsource.JobFired},
 			{pgsource.JobFailed, pgsource.JobExpired, pgsource.JobMissed, pgsource.JobBlocked},
 			{pgsource.JobFiring, pgsource.JobReturning, pgsource.JobRetrying},
+			{pgsource.JobFiring},
+			{pgsource.JobReturning},
+			{pgsource.JobRetrying, pgsource.JobBlocked},
 		}
 		b.admin(func(a *pgsource.JobsAdmin) error {
 			for i, filter := range filters {

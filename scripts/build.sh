@@ -13,6 +13,8 @@ GOFLAGS='' CGO_ENABLED=0 exec go build -trimpath -buildvcs=false -tags nethttpom
   -gcflags=github.com/prometheus/...=-l \
   -gcflags=github.com/alecthomas/kong=-l \
   -gcflags=golang.org/x/text/...=-l \
+  -gcflags=net/http=-l \
+  -gcflags=github.com/job-publisher/reactor/cmd/reactor=-l \
   -gcflags=github.com/job-publisher/reactor/internal/page=-l \
   -gcflags=github.com/job-publisher/reactor/internal/chart=-l \
   -gcflags=html/template=-l \

@@ -29,9 +29,24 @@ ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; } # PID; its CPU time so fa
 share() { awk -v t="$1" -v s="$seconds" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.2f", 100 * t / hz / s }'; }
 reader() { run -c "SELECT pid FROM pg_stat_activity WHERE application_name = 'reactor page' AND datname = current_database()"; }
 
+# reading SECONDS; sets read to the CPU time of the connections that read in that time: one that is slow ends, and another one begins
+reading() {
+  local until=$((SECONDS + $1)) pid='' seen=0 now
+  read=0
+  while [ "$SECONDS" -lt "$until" ]; do
+    if [ -z "$pid" ] || ! now=$(ticks "$pid" 2>/dev/null); then
+      pid=$(reader) seen=0
+      [ -z "$pid" ] || seen=$(ticks "$pid" 2>/dev/null || echo 0)
+    else
+      read=$((read + now - seen)) seen=$now
+    fi
+    sleep 0.5
+  done
+}
+
 # window COUNT; sets mine and theirs, the shares of a core that the instance and the reader take while COUNT look
 window() {
-  local looking=() n before before_reader backend
+  local looking=() n before
   for n in $(seq "$1"); do
     curl -sN "$page/events" >"$dir/viewer-$n" &
     looking+=($!)
@@ -39,13 +54,11 @@ window() {
   if [ "$1" = 0 ]; then
     until [ -z "$(reader)" ]; do sleep 0.2; done
   else
-    until [ -n "$(reader)" ] && grep -q "^event: tick" "$dir/viewer-$1"; do sleep 0.2; done
+    until grep -q "^event: tick" "$dir/viewer-$1"; do sleep 0.2; done
   fi
-  backend=$(reader)
-  before=$(ticks "$instance") before_reader=$([ -z "$backend" ] || ticks "$backend")
-  sleep "$seconds"
-  mine=$(share $(($(ticks "$instance") - before)))
-  theirs=$([ -z "$backend" ] || share $(($(ticks "$backend") - before_reader)))
+  before=$(ticks "$instance")
+  reading "$seconds"
+  mine=$(share $(($(ticks "$instance") - before))) theirs=$(share "$read")
   for n in "${looking[@]}"; do kill "$n"; wait "$n" 2>/dev/null || :; done
 }
 
@@ -59,8 +72,8 @@ look_on() {
   printf '%s jobs/s; %s viewers; windows of %s s; %% of a core\n\n' "$rate" "$viewers" "$seconds"
   printf '| nobody looks | %s look | the difference | the connection that reads | both |\n|---|---|---|---|---|\n' "$viewers"
   for round in $(seq "$rounds"); do
-    if [ $((round % 2)) = 1 ]; then window 0; none=$mine; window "$viewers"; some=$mine reading=$theirs; else window "$viewers"; some=$mine reading=$theirs; window 0; none=$mine; fi
-    awk -v a="$none" -v b="$some" -v r="$reading" 'BEGIN { printf "| %.2f | %.2f | %.2f | %.2f | %.2f |\n", a, b, b - a, r, b - a + r }' | tee -a "$dir/table"
+    if [ $((round % 2)) = 1 ]; then window 0; none=$mine; window "$viewers"; some=$mine reads=$theirs; else window "$viewers"; some=$mine reads=$theirs; window 0; none=$mine; fi
+    awk -v a="$none" -v b="$some" -v r="$reads" 'BEGIN { printf "| %.2f | %.2f | %.2f | %.2f | %.2f |\n", a, b, b - a, r, b - a + r }' | tee -a "$dir/table"
   done
   awk -F'|' '{ a += $2; b += $3; d += $4; r += $5; s += $6 } END { printf "| mean: %.2f | %.2f | %.2f | %.2f | %.2f |\n", a / NR, b / NR, d / NR, r / NR, s / NR }' "$dir/table"
   run -c "SELECT 'published in the meantime: ' || count(*) || ', not yet though due for a second: ' || (SELECT count(*) FROM jobs WHERE NOT processed AND fire_at < clock_timestamp() - interval '1 second') FROM jobs WHERE processed"

@@ -50,6 +50,7 @@ let pause = 1;                // seconds until the next attempt
 let timer = 0;
 let opened = 0;               // when the request was sent
 let paused = false;           // the viewer wants nothing to move
+let turn = 0;                 // counts the times that a list was asked for
 
 function handle(event, text) {
   const data = JSON.parse(text);
@@ -124,23 +125,26 @@ function tell() {
 // takes. It leaves alone who is about to choose something.
 async function refresh() {
   clearTimeout(timer);
+  const own = ++turn;
   const begun = performance.now();
-  const busy = document.querySelector("#fresh [name=job]:checked") || document.activeElement?.matches("#fresh input:not([type=checkbox])");
   const age = document.getElementById("age");
-  if (!document.hidden && !busy) {
-    try {
+  const busy = () => document.querySelector("#fresh [name=job]:checked") || document.activeElement?.matches("#fresh input:not([type=checkbox])");
+  try {
+    if (!busy() && !document.hidden) {
       const answer = await fetch(location.href);
       if (answer.redirected || answer.status === 403) { location.reload(); return; }
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("fresh");
-      if (paused) return;
+      if (own !== turn) return;
       if (!fresh) throw new Error("answer " + answer.status);
-      replace("fresh", fresh.innerHTML);
+      if (!busy()) replace("fresh", fresh.innerHTML);
       body.classList.remove("stale");
       age.textContent = "as of " + clock.format(new Date());
-    } catch (err) {
-      body.classList.add("stale");
-      age.textContent = `stale: ${err instanceof TypeError ? "the instance does not answer" : err.message}. Trying again`;
     }
+    if (busy()) age.textContent = "waits while something is ticked or typed";
+  } catch (err) {
+    if (own !== turn) return;
+    body.classList.add("stale");
+    age.textContent = `stale: ${err instanceof TypeError ? "the instance does not answer" : err.message}. Trying again`;
   }
   timer = setTimeout(refresh, Math.max(body.dataset.refresh * 1000, 10 * (performance.now() - begun)));
 }
@@ -156,7 +160,7 @@ function choose(pausing) {
     if (!paused) { pause = 1; listen(); } else stop();
   } else {
     sessionStorage.live = paused ? "" : "1";
-    if (!paused) refresh(); else clearTimeout(timer);
+    if (!paused) refresh(); else { turn++; clearTimeout(timer); }
   }
   body.classList.remove("stale");
   if (paused) document.getElementById("age").textContent = "paused at " + clock.format(new Date());

@@ -35,6 +35,8 @@ func TestPage(t *testing.T) {
 	t.Run("actions", func(t *testing.T) {
 		t.Run("retry", func(t *testing.T) { t.Parallel(); d.testRetry(t, b) })
 		t.Run("many", func(t *testing.T) { t.Parallel(); d.testMany(t, b) })
+		t.Run("ticks", func(t *testing.T) { t.Parallel(); d.testTicks(t, b) })
+		t.Run("lists", func(t *testing.T) { t.Parallel(); d.testLists(t, b) })
 		t.Run("schedule", func(t *testing.T) { t.Parallel(); d.testSchedule(t, b) })
 		t.Run("keyboard", func(t *testing.T) { t.Parallel(); d.testKeyboard(t, b) })
 		t.Run("speech", func(t *testing.T) { t.Parallel(); d.testSpeech(t, b) })
