@@ -65,7 +65,7 @@ measure: setup ## Measure all that docs/benchmarks.md has tables of (half an hou
 .PHONY: screenshots
 screenshots: setup ## Draw all pages into bin/screenshots, and those of docs/page.md (five minutes)
 	cd lab && go test -vet=off -count 1 -timeout 10m ./internal/browser -screenshots '$(CURDIR)/bin/screenshots'
-	cp bin/screenshots/overview-light.png bin/screenshots/overview-dark.png bin/screenshots/overview-phone.png docs/page/
+	cp bin/screenshots/readme.png bin/screenshots/overview-dark.png bin/screenshots/overview-phone.png docs/page/
 
 .PHONY: up
 up: ## Start the containers: Postgres, mosquitto and one instance

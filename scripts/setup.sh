@@ -137,6 +137,10 @@ if [ ${#missing[@]} -gt 0 ] || ! have go; then
       say "this release has no PostgreSQL 15: add https://wiki.postgresql.org/wiki/Apt and run this again"
       exit 1
     fi
+    if [ "$purpose" != demo ] && ! have_browser && [ -z "$(candidate chromium)" ]; then
+      say "this release has Chromium as a snap only: install Google Chrome from https://www.google.com/chrome/ and run this again"
+      exit 1
+    fi
     if ! have go && dpkg --compare-versions "$(candidate golang-go)" ge "${want_go%.*}"; then
       missing+=(golang-go)
     fi

@@ -22,6 +22,9 @@ import (
 // drawnAfter is how long jobs have been published when the pictures are made: the overview shows five minutes.
 const drawnAfter = 4 * time.Minute
 
+// longest is how many lines a picture has at most: what is longer goes on in the same way.
+const longest = 2600
+
 // draw writes pictures of all pages, in both themes and of a phone, into a folder.
 func (d *deployment) draw(t *testing.T, browser context.Context, folder string) {
 	db := d.connect(t)
@@ -42,8 +45,8 @@ func (d *deployment) draw(t *testing.T, browser context.Context, folder string) 
 		t.Helper()
 		for name, x := range tabs {
 			x.open(d.one.url + path)
-			x.until("document.readyState === 'complete' && !document.getElementById('age')?.innerText.startsWith('as of when')")
-			x.picture(filepath.Join(folder, page+"-"+name+".png"))
+			x.until("document.readyState === 'complete' && (!document.body.dataset.live || document.getElementById('age').innerText.startsWith('live'))")
+			x.picture(filepath.Join(folder, page+"-"+name+".png"), longest)
 		}
 	}
 	for name, s := range screens {
@@ -53,6 +56,7 @@ func (d *deployment) draw(t *testing.T, browser context.Context, folder string) 
 		d.login(tabs[name], d.one, "/")
 	}
 	take("overview", "/")
+	tabs["light"].picture(filepath.Join(folder, "readme.png"), 1033) // to the end of what is to come
 	d.fail(t)
 	take("trouble", "/")
 	take("jobs", "/jobs")
@@ -71,7 +75,7 @@ func (d *deployment) draw(t *testing.T, browser context.Context, folder string) 
 func (d *deployment) fill(t *testing.T) {
 	t.Helper()
 	db := d.connect(t)
-	execute(t, db, `INSERT INTO jobs (topic, payload, fire_at) SELECT 'building/' || n % 9 || '/light', '{"on": true}', now() + (n + 3000 * sin(n / 700.0) + 3000) * interval '6 seconds' FROM generate_series(1, 12000) n`)
+	execute(t, db, `INSERT INTO jobs (topic, payload, fire_at) SELECT 'building/' || n % 9 || '/light', '{"on": true}', now() + (n / 60000.0) ^ 2 * (1 + 0.1 * sin(n / 1500.0)) * interval '1 day' FROM generate_series(1, 60000) n`)
 	execute(t, db, `INSERT INTO reactor.schedules (name, cron, every, zone, topic, payload, paused) VALUES
 		('tariffs', '*/10 * * * * *', NULL, 'Europe/Berlin', 'grid/tariff', '{"at": "{{fire_at}}"}', false),
 		('morning lights', '30 6 * * MON-FRI', NULL, 'Europe/Berlin', 'building/all/light', '{"on": true}', false),
@@ -86,11 +90,11 @@ func (d *deployment) produce(ctx context.Context, t *testing.T) {
 	for n := 0; wait.Sleep(ctx, 100*time.Millisecond); n++ {
 		jobs := 8 + n%23/4
 		if n%150 == 0 {
-			jobs = 400
+			jobs = 200
 		}
 		if _, err := db.Exec(ctx, `INSERT INTO jobs (topic, payload, key, fire_at)
 			SELECT (ARRAY['building/', 'vehicle/', 'meter/', 'door/'])[1 + i % 4] || (random() * 40)::int || '/set', '{"value": ' || i || '}', 'order ' || $1::int || '-' || i,
-			       now() + CASE WHEN $2::int > 100 THEN interval '12 seconds' ELSE random() * interval '50 seconds' END FROM generate_series(1, $2::int) i`, n, jobs); err != nil && ctx.Err() == nil {
+			       now() + CASE WHEN $2::int = 200 THEN interval '12 seconds' ELSE random() * interval '20 seconds' END FROM generate_series(1, $2::int) i`, n, jobs); err != nil && ctx.Err() == nil {
 			t.Error(err)
 			return
 		}
@@ -109,8 +113,9 @@ func (d *deployment) fail(t *testing.T) {
 		SELECT id, claim, 5, CASE WHEN id % 4 = 0 THEN 151 ELSE 135 END, CASE WHEN id % 4 = 0 THEN 'the broker: quota exceeded' ELSE 'the broker: not authorized' END, processed_at FROM j`)
 }
 
-// picture writes the whole page that is shown, with 256 colours, which is a third of the size.
-func (x *tab) picture(file string) {
+// picture writes the page that is shown, or the beginning of it, as so many lines at most, with 256 colours, which is a third of
+// the size.
+func (x *tab) picture(file string, most int) {
 	x.t.Helper()
 	ctx, cancel := context.WithTimeout(x.ctx, patience)
 	defer cancel()
@@ -122,6 +127,11 @@ func (x *tab) picture(file string) {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+	whole := drawn.Bounds()
+	part := image.Rect(0, 0, whole.Dx(), min(whole.Dy(), most))
+	drawn = drawn.(interface {
+		SubImage(image.Rectangle) image.Image
+	}).SubImage(part)
 	var out bytes.Buffer
 	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, fewColours(drawn)); err != nil {
 		x.t.Fatal(err)
@@ -137,7 +147,7 @@ func fewColours(drawn image.Image) image.Image {
 	bounds, counts := drawn.Bounds(), map[color.RGBA]int{}
 	at := func(x, y int) color.RGBA {
 		c := color.RGBAModel.Convert(drawn.At(x, y)).(color.RGBA)
-		return color.RGBA{c.R &^ 3, c.G &^ 3, c.B &^ 3, 255} // nobody sees the last two bits
+		return color.RGBA{c.R&^3 | c.R>>6, c.G&^3 | c.G>>6, c.B&^3 | c.B>>6, 255} // nobody sees the last two bits
 	}
 	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
 		for x := bounds.Min.X; x < bounds.Max.X; x++ {

@@ -24,6 +24,9 @@ func (d *deployment) hostile(t *testing.T) {
 		VALUES ($2, 'hostile/failed/' || $1::text, $1, 'failed ' || $1, now() - interval '1 minute', true, now(), '72656163-746f-0000-0000-000000004711') RETURNING id, claim)
 		INSERT INTO reactor.failed_jobs (job_id, claim, attempts, code, reason) SELECT id, claim, 5, 135, 'refused ' || $1::text FROM j`, evil, hostileJob)
 	execute(t, db, `INSERT INTO reactor.schedules (name, every, topic, payload) VALUES ('hostile ' || $1::text, '1 hour', 'hostile/' || $1::text, $1)`, evil)
+	execute(t, db, `INSERT INTO jobs (topic, fire_at, processed, processed_at, claim, schedule_id, occurrence_at)
+		SELECT 'run', at, true, at, ('72656163-746f-0000-0000-' || lpad(n::text, 12, '0'))::uuid, s.id, at
+		FROM reactor.schedules s, generate_series(1, 12) n, LATERAL (SELECT now() - n * interval '1 hour') AS past (at) WHERE s.name LIKE 'hostile %'`)
 	execute(t, db, `INSERT INTO jobs (topic, fire_at) SELECT 'deep/' || n, now() + interval '2 hours' FROM generate_series(1, 60) n`)
 }
 
