@@ -204,7 +204,10 @@ func missingShards(rows int) error {
 // lock, it is doing the same and will announce the result. The transaction does all or nothing: a
 // crash before or after its commit leaves a membership that the next beat corrects.
 func (m *member) rebalance(ctx context.Context, v view) (view, error) {
-	changed := false
+	var (
+		changed bool
+		deposed []string
+	)
 	err := m.control.tx(ctx, func(tx pgx.Tx) error {
 		row := func(ctx context.Context, sql string, args []any, into ...any) error {
 			return tx.QueryRow(ctx, sql, args...).Scan(into...)
@@ -226,7 +229,7 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		if c.empty() {
 			return nil
 		}
-		if err := m.apply(ctx, tx, c); err != nil {
+		if deposed, err = m.apply(ctx, tx, c); err != nil {
 			return err
 		}
 		changed = true
@@ -234,6 +237,9 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 		return err
 	})
 	if err == nil && changed {
+		for _, name := range deposed {
+			m.log.Warn("took over from an instance that stopped answering", "instance", name, "ttl", m.cfg.TTL)
+		}
 		m.announce(ctx)
 	}
 	if err == nil || errors.Is(err, driver.ErrDeposed) {
@@ -242,10 +248,11 @@ func (m *member) rebalance(ctx context.Context, v view) (view, error) {
 	return v, m.failed("rebalance", err)
 }
 
-func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
+// apply carries out a plan, and returns the names of the instances that it has deposed.
+func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) (deposed []string, err error) {
 	if len(c.dead) > 0 {
-		if err := m.depose(ctx, tx, c.dead); err != nil {
-			return err
+		if deposed, err = m.depose(ctx, tx, c.dead); err != nil {
+			return nil, err
 		}
 	}
 	if len(c.shards) > 0 {
@@ -257,14 +264,14 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 			UPDATE reactor.shards s SET owner = n.owner
 			  FROM unnest($1::smallint[], $2::bigint[]) AS n (shard, owner) WHERE s.shard = n.shard`,
 			shards, owners); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	// This waits for claims that hold the lane's row, but no longer than they take: depose has
 	// terminated their backends.
 	if len(c.adopt) > 0 {
 		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET owner = $1, epoch = greatest(epoch + 2, "+newEpoch+") WHERE lane = ANY ($2)", m.id, c.adopt); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	// Take the lowest free numbers. If somebody has deleted the row of a lane whose journal is not
@@ -276,11 +283,11 @@ func (m *member) apply(ctx context.Context, tx pgx.Tx, c changes) error {
 			 WHERE NOT EXISTS (SELECT FROM reactor.lanes WHERE lane = n)
 			 ORDER BY n LIMIT $2`,
 			m.id, c.create); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	_, err := tx.Exec(ctx, "SELECT "+noteMembershipSQL, txNames(tx).In(membershipChannel))
-	return err
+	_, err = tx.Exec(ctx, "SELECT "+noteMembershipSQL, txNames(tx).In(membershipChannel))
+	return deposed, err
 }
 
 // newEpoch is the time in microseconds. An epoch is never used twice, even if a row of
@@ -306,20 +313,20 @@ func (m *member) announce(ctx context.Context) {
 }
 
 // depose removes lapsed instances and terminates their connections, so that none of them holds
-// locks while its process is stopped or unreachable. Our role may lack the right to terminate them;
+// locks while its process is stopped or unreachable. It returns their names. Our role may lack the right to terminate them;
 // then the statement timeouts end what they hold.
-func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
+func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) (names []string, err error) {
 	rows, err := tx.Query(ctx, "DELETE FROM reactor.instances WHERE id = ANY ($1) RETURNING name, backends", dead)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	type gone struct{ Name, Backends string }
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[gone])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, g := range list {
-		m.log.Warn("took over from an instance that stopped answering", "instance", g.Name, "ttl", m.cfg.TTL)
+		names = append(names, g.Name)
 		if g.Backends == m.backends {
 			continue // an earlier incarnation of this very process
 		}
@@ -337,7 +344,7 @@ func (m *member) depose(ctx context.Context, tx pgx.Tx, dead []int64) error {
 	_, err = tx.Exec(ctx, `
 		UPDATE reactor.lanes SET owner = NULL
 		 WHERE lane IN (SELECT lane FROM reactor.lanes WHERE owner = ANY ($1) FOR UPDATE SKIP LOCKED)`, dead)
-	return err
+	return names, err
 }
 
 func (m *member) holding(v view) driver.Holding {

@@ -1,8 +1,12 @@
 package pgsource_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,6 +139,53 @@ func TestTakeOver(t *testing.T) {
 	recovered, err := b.Recover(b.ctx, adopted)
 	if err != nil || len(recovered) != 1 || len(recovered[0].Jobs) != 4 {
 		t.Errorf("the successor recovered %+v, %v", recovered, err)
+	}
+}
+
+// lines is a log that several goroutines write.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) contain(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.text.String(), text)
+}
+
+// TestTakeOverIsToldWhenItIsDone: nobody has taken over while the transaction that does it fails.
+func TestTakeOverIsToldWhenItIsDone(t *testing.T) {
+	b := newBench(t)
+	b.join(open(t, b.ctx, quick(b.url, "dying")))
+	var told lines
+	cfg := quick(b.url, "successor")
+	cfg.Logger = slog.New(slog.NewTextHandler(&told, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	s, err := pgsource.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	successor, _ := b.join(s)
+	b.exec("ALTER TABLE reactor.lanes ADD CONSTRAINT stay CHECK (owner IS NOT NULL) NOT VALID")
+	for err == nil {
+		_, err = successor.Beat(b.ctx)
+	}
+	if told.contain("took over") {
+		t.Errorf("the beat has failed (%v), and the log says that the successor took over", err)
+	}
+	b.exec("ALTER TABLE reactor.lanes DROP CONSTRAINT stay")
+	for !told.contain("instance=dying") {
+		beat(t, b.ctx, successor)
 	}
 }
 
