@@ -94,9 +94,12 @@ func (s *Source) identifyOnce(ctx context.Context, locked bool) (inOrder bool, e
 		case copied:
 			s.log.Warn("this database is a copy of another deployment's; its MQTT sessions get a name of their own", "was", name, "is", want)
 		}
-		// Under another name the sessions that carry the marks are not ours.
-		if _, err := tx.Exec(ctx, "UPDATE reactor.lanes SET mark = NULL WHERE $1", want != name); err != nil {
-			return err
+		if want != name {
+			for _, sql := range underAnotherName {
+				if _, err := tx.Exec(ctx, sql); err != nil {
+					return err
+				}
+			}
 		}
 		name = want
 		_, err = tx.Exec(ctx, "UPDATE reactor.deployment SET name = $1, system_identifier = nullif($2::bigint, 0), database = $3", name, have.system, have.database)
@@ -104,6 +107,14 @@ func (s *Source) identifyOnce(ctx context.Context, locked bool) (inOrder bool, e
 	})
 	s.clientIDPrefix = "reactor-" + name + "-"
 	return inOrder, err
+}
+
+// underAnotherName is what another name means for the tables. The sessions that carry the marks are not ours. The memberships
+// of instances end that have been frozen or cut off for so long that they count as gone: they would go on with the client ids that they
+// know, beside others with new ones.
+var underAnotherName = []string{
+	"DELETE FROM reactor.instances WHERE heartbeat_at OPERATOR(pg_catalog.<=) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval)",
+	"UPDATE reactor.lanes SET mark = NULL, owner = (SELECT id FROM reactor.instances WHERE id OPERATOR(pg_catalog.=) owner)",
 }
 
 // refuseRenaming makes sure that nothing depends on the old name.

@@ -2,6 +2,7 @@ package pgsource_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/job-publisher/reactor/internal/testkit"
 	"github.com/job-publisher/reactor/pgsource"
+	"github.com/job-publisher/reactor/reactor/driver"
 )
 
 // name returns the name of the deployment.
@@ -227,5 +229,35 @@ func TestStartsDoNotWaitForEachOther(t *testing.T) {
 	open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, MaxConns: 2})
 	if err := tx.Rollback(b.ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAnotherNameEndsMemberships: an instance that was frozen for so long that it counts as gone comes back when the deployment has
+// another name, and takes that.
+func TestAnotherNameEndsMemberships(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	was := b.name()
+	for _, rename := range []func(){
+		func() {
+			b.exec("DELETE FROM reactor.deployment")
+			if err := pgsource.Repair(b.ctx, b.url); err != nil {
+				t.Fatal(err)
+			}
+		},
+		func() { b.reopen(pgsource.Config{DatabaseURL: b.url, Deployment: "renamed"}) },
+	} {
+		b.exec("UPDATE reactor.instances SET heartbeat_at = now() - interval '2 minutes'")
+		rename()
+		if now := b.name(); now == was {
+			t.Fatalf("it is called %s as before", now)
+		}
+		was = b.name()
+		if _, err := b.member.Beat(b.ctx); !errors.Is(err, driver.ErrDeposed) {
+			t.Errorf("under the name before, a beat says %v", err)
+		}
+		if b.member, b.lease = b.join(b.Source); !strings.HasPrefix(b.lease.ClientID, "reactor-"+was+"-") {
+			t.Errorf("the client id is %s, and the deployment is called %s", b.lease.ClientID, was)
+		}
 	}
 }

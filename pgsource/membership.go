@@ -64,6 +64,10 @@ func (s *Source) Join(ctx context.Context, opts driver.JoinOptions) (driver.Memb
 	if err := m.enter(ctx); err != nil {
 		return nil, s.failed("join", err)
 	}
+	// The deployment may have got another name since it was looked at. From here on it gets none without ending this membership.
+	if err := s.identify(ctx); err != nil {
+		return nil, s.failed("join", errors.Join(err, m.Leave(ctx)))
+	}
 	return m, nil
 }
 

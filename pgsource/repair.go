@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
@@ -43,8 +44,8 @@ func Repair(ctx context.Context, databaseURL string, of ...Names) error {
 					return err
 				}
 			}
-			if !named { // the sessions that carry the marks have the old name
-				if err := execScript(ctx, tx, "UPDATE reactor.lanes SET mark = NULL"); err != nil {
+			if !named {
+				if err := execScript(ctx, tx, strings.Join(underAnotherName, ";")); err != nil {
 					return err
 				}
 			}
