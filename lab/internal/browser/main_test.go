@@ -16,11 +16,15 @@ var screenshots = flag.String("screenshots", "", "draw the pages into this folde
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// They mostly wait: for the page, which changes each second, and for what must not change.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err) // testing has no such flag any more
+	}
 	testkit.Main(m, testkit.WithMigrations(pgsource.MigrateUp))
 }
 
-// TestPage shows the page of one deployment in one browser. The first tests count what they have published, so
-// nothing else is published meanwhile; the last one kills an instance.
+// TestPage shows the page of one deployment in one browser. The first test counts what is published, so nothing else is
+// published meanwhile. The others run beside each other, also that which kills an instance: all the same, each message arrives once.
 func TestPage(t *testing.T) {
 	b := startBrowser(t)
 	if *screenshots != "" {
@@ -32,25 +36,24 @@ func TestPage(t *testing.T) {
 	}
 	d := deploy(t, "one", hostileName)
 	t.Run("numbers", func(t *testing.T) { d.testNumbers(t, b) })
-	t.Run("actions", func(t *testing.T) {
-		t.Run("retry", func(t *testing.T) { t.Parallel(); d.testRetry(t, b) })
-		t.Run("many", func(t *testing.T) { t.Parallel(); d.testMany(t, b) })
-		t.Run("ticks", func(t *testing.T) { t.Parallel(); d.testTicks(t, b) })
-		t.Run("lists", func(t *testing.T) { t.Parallel(); d.testLists(t, b) })
-		t.Run("schedule", func(t *testing.T) { t.Parallel(); d.testSchedule(t, b) })
-		t.Run("keyboard", func(t *testing.T) { t.Parallel(); d.testKeyboard(t, b) })
-		t.Run("speech", func(t *testing.T) { t.Parallel(); d.testSpeech(t, b) })
-		t.Run("zones", func(t *testing.T) { t.Parallel(); d.testZones(t, b) })
-	})
-	t.Run("pages", func(t *testing.T) {
-		d.hostile(t)
-		t.Run("access, wide and light", func(t *testing.T) { t.Parallel(); d.testAccess(t, b, screen{width: 1280, height: 900}) })
-		t.Run("access, narrow and dark", func(t *testing.T) {
-			t.Parallel()
+	d.hostile(t)
+	for name, test := range map[string]func(*testing.T, context.Context){
+		"access, wide and light": func(t *testing.T, b context.Context) { d.testAccess(t, b, screen{width: 1280, height: 900}) },
+		"access, narrow and dark": func(t *testing.T, b context.Context) {
 			d.testAccess(t, b, screen{width: 390, height: 844, dark: true, phone: true})
-		})
-		t.Run("a killed instance", func(t *testing.T) { t.Parallel(); d.testKill(t, b) })
-	})
+		},
+		"retry":             d.testRetry,
+		"many":              d.testMany,
+		"ticks":             d.testTicks,
+		"lists":             d.testLists,
+		"schedule":          d.testSchedule,
+		"keyboard":          d.testKeyboard,
+		"speech":            d.testSpeech,
+		"zones":             d.testZones,
+		"a killed instance": d.testKill,
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, b) })
+	}
 }
 
 // patience is how long anything may take on a machine that is busy. Nothing waits that long unless it has failed.
