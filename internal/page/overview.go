@@ -235,8 +235,10 @@ func numbersOf(known reading) []number {
 	}
 	rate := number{Label: "Published", Value: "–", Unit: "/s", Note: "last ten seconds"}
 	perSecond := known.rate
-	if h := historyOf(known.status); perSecond < 0 && len(h.Slices) > 0 { // we have only begun to look
-		perSecond = h.PerSecond(h.Slices[len(h.Slices)-1])
+	if perSecond < 0 { // we have only begun to look
+		if h := historyOf(known.status); len(h.Slices) > 0 {
+			perSecond = h.PerSecond(h.Slices[len(h.Slices)-1])
+		}
 	}
 	switch {
 	case perSecond >= 10:

@@ -55,6 +55,7 @@ func (d *deployment) testLists(t *testing.T, browser context.Context) {
 	x := newTab(t, browser, screen{})
 	d.login(x, d.one, "/jobs?topic=lists/")
 	x.mark()
+	js[string](x, "document.body.dataset.refresh = '0.3'") // the test does not wait for five seconds
 	x.click("#pause")
 	second := add()
 	x.until(shown(second))
