@@ -203,10 +203,14 @@ func TestPartitionsRetained(t *testing.T) {
 	}
 }
 
+// twoDays keeps the partitions of yesterday and the day before, at any time of day: that of three days ago ended two days ago, or
+// more. An hour would keep yesterday's in the first hour of a day only.
+const twoDays = 48 * time.Hour
+
 // TestPartitionsDoNotStall: while a report holds the table, dropping gives up after each short
 // attempt, and what comes after it in the queue goes on.
 func TestPartitionsDoNotStall(t *testing.T) {
-	b := converted(t, `INSERT INTO jobs (topic, fire_at, processed) VALUES ('t', now() - interval '3 days', true)`)
+	b := converted(t, `INSERT INTO jobs (topic, fire_at, processed) VALUES ('t', now() - interval '5 days', true)`)
 	report := connect(t, b.ctx, b.url)
 	tx, err := report.Begin(b.ctx)
 	if err != nil {
@@ -217,7 +221,7 @@ func TestPartitionsDoNotStall(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- pgsource.Partitions{DatabaseURL: b.url, Ahead: 7, Retain: time.Hour, Patience: 2 * time.Second}.Maintain(b.ctx)
+		done <- pgsource.Partitions{DatabaseURL: b.url, Ahead: 7, Retain: twoDays, Patience: 2 * time.Second}.Maintain(b.ctx)
 	}()
 	slowest := time.Duration(0)
 	for {
@@ -235,7 +239,7 @@ func TestPartitionsDoNotStall(t *testing.T) {
 			if err := tx.Rollback(b.ctx); err != nil {
 				t.Fatal(err)
 			}
-			if got := b.maintain(7, time.Hour); len(got) != 3 || strings.Count(strings.Join(got, "\n"), "dropped") != 3 {
+			if got := b.maintain(7, twoDays); len(got) != 3 || strings.Count(strings.Join(got, "\n"), "dropped") != 3 {
 				t.Errorf("afterwards: %q", got)
 			}
 			return
@@ -247,11 +251,11 @@ func TestPartitionsDoNotStall(t *testing.T) {
 // TestInstancesMaintain: an instance makes partitions, and drops old ones, by itself.
 func TestInstancesMaintain(t *testing.T) {
 	t.Parallel()
-	b := converted(t, `INSERT INTO jobs (topic, fire_at, processed) VALUES ('t', now() - interval '3 days', true)`)
-	b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, PartitionsAhead: 9, RetainPartitions: time.Hour})
+	b := converted(t, `INSERT INTO jobs (topic, fire_at, processed) VALUES ('t', now() - interval '5 days', true)`)
+	b.Source = open(t, b.ctx, pgsource.Config{DatabaseURL: b.url, PartitionsAhead: 9, RetainPartitions: twoDays})
 	b.member, b.lease = b.join(b.Source)
 	b.eventually("partitions are made and dropped", `
-		SELECT count(*) = 11 AND to_regclass('jobs_p' || to_char(now() AT TIME ZONE 'UTC' - interval '3 days', 'YYYYMMDD')) IS NULL FROM pg_inherits WHERE inhparent = 'jobs'::regclass`)
+		SELECT count(*) = 13 AND to_regclass('jobs_p' || to_char(now() AT TIME ZONE 'UTC' - interval '3 days', 'YYYYMMDD')) IS NULL FROM pg_inherits WHERE inhparent = 'jobs'::regclass`)
 }
 
 // TestRescheduledToAnotherPartition: an UPDATE of fire_at moves a row. It is announced, found by its
