@@ -71,6 +71,9 @@ func (d *deployment) testAccess(t *testing.T, browser context.Context, s screen)
 	show("/jobs?topic=deep/&from=yesterday", false)
 	show(fmt.Sprintf("/jobs/%d", hostileJob), true)
 	show("/failed", true)
+	if right := js[float64](x, `Math.max(...[...document.querySelectorAll('#fresh form button')].map(e => e.getBoundingClientRect().right))`); right <= 0 || right > float64(s.width) {
+		t.Errorf("the buttons of a group reach to %g of %d: out of view", right, s.width)
+	}
 	show("/schedules", true)
 	x.follow(`main a[href^="/schedule?name=hostile"]`)
 	inspect("a schedule", true)

@@ -66,11 +66,19 @@ func (c *bookConnection) arrive(n int) {
 	c.packets = slices.Clone(c.packets[n:])
 }
 
-// bookJournal is the committed state of the journal.
-type bookJournal struct{ batches []driver.Batch }
+// bookJournal is the committed state of the journal, and which jobs are recorded as failed.
+type bookJournal struct {
+	batches []driver.Batch
+	failed  map[int64]bool
+}
 
 func (j *bookJournal) commit(s driver.Settlement) {
 	at := slices.IndexFunc(j.batches, func(b driver.Batch) bool { return b.ID == s.BatchID && b.Round == s.Round })
+	if at >= 0 {
+		for _, f := range s.Failures {
+			j.failed[f.JobID] = true
+		}
+	}
 	switch {
 	case at < 0:
 	case s.Done:
@@ -89,16 +97,18 @@ type padded struct {
 // exchange drives a QoS 2 lane, a broker and a journal through the events that choose picks:
 // lost connections, lost answers, a death of the lane's owner at any point, also between a
 // commit and what follows it. choose(n) is a number from 0 up to n-1; more says how long to go
-// on. In the end a last owner takes over, and each job must have been delivered once.
+// on. In the end a last owner takes over, and each job must have been delivered once. Only one at which
+// connections have ended again and again is given up: that must be recorded, and it may not be delivered twice either.
 func exchange(t testing.TB, choose func(n int) int, more func() bool) {
 	broker := &bookBroker{t: t, stored: map[driver.Slot]int64{}, delivered: map[int64]int{}}
-	journal := &bookJournal{}
+	journal := &bookJournal{failed: map[int64]bool{}}
 	var (
 		l    = newRig(2)
 		conn *bookConnection
 		pads []*padded
 		next int64
 		jobs int
+		ends int // of connections
 	)
 	connect := func() {
 		conn = &bookConnection{fakeConnection: newFakeConnection(receiveMaximum / 2), broker: broker}
@@ -170,6 +180,7 @@ func exchange(t testing.TB, choose func(n int) int, more func() bool) {
 				}
 				l.detach(errHangUp)
 				conn = nil
+				ends++
 			}
 		case 8:
 			if choose(10) == 0 {
@@ -191,8 +202,9 @@ func exchange(t testing.TB, choose func(n int) int, more func() bool) {
 		conn.flush()
 	}
 	for id := range int64(jobs) {
-		if n := broker.delivered[id+1]; n != 1 {
-			t.Fatalf("job %d was delivered %d times", id+1, n)
+		n, failed := broker.delivered[id+1], journal.failed[id+1]
+		if n != 1 && !(n == 0 && failed) || failed && ends < endingsSilent {
+			t.Fatalf("job %d was delivered %d times, failed %t, after %d ends of connections", id+1, n, failed, ends)
 		}
 	}
 	if len(journal.batches) > 0 || !l.m.Idle() || l.m.inFlight != 0 || len(broker.stored) > 0 {
