@@ -53,7 +53,7 @@ func TestPublishesWhatIsDueNowBesideABacklog(t *testing.T) {
 	}
 }
 
-// TestSmallBesideLargePayloads: two payloads of 32 MB are due, and a thousand small jobs in the second
+// TestSmallBesideLargePayloads: two payloads of 60 MB are due, and a thousand small jobs in the second
 // in which they are published. Those do not wait for them.
 func TestSmallBesideLargePayloads(t *testing.T) {
 	w := newWorld(t, "", "")
@@ -63,7 +63,7 @@ func TestSmallBesideLargePayloads(t *testing.T) {
 	if err := w.subscriber.WaitDistinct(w.ctx, 10); err != nil {
 		t.Fatal(err)
 	}
-	w.exec(`INSERT INTO jobs (topic, payload, fire_at) SELECT $1 || '/large', repeat(md5(n::text), 1000000), now() FROM generate_series(1, 2) n`, w.prefix)
+	w.exec(`INSERT INTO jobs (topic, payload, fire_at) SELECT $1 || '/large', repeat(md5(n::text), 2000000), now() FROM generate_series(1, 2) n`, w.prefix)
 	begun := time.Now()
 	w.insert(1000, 0, time.Second)
 	report := w.judge()
