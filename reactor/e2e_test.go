@@ -325,6 +325,8 @@ func TestBackpressure(t *testing.T) {
 	if err := w.subscriber.WaitDistinct(w.ctx, 100); err != nil {
 		t.Fatal(err)
 	}
+	// A lane that has not begun its session yet takes no jobs, and cannot begin one while nothing gets through.
+	w.until("its lanes know their broker", func() bool { return in.Stats().LanesStaging == lanes })
 	proxy.Stall(netfault.ToServer)
 	w.insert(20000, 0, 0)
 	full := time.NewTicker(5 * time.Millisecond)
