@@ -175,14 +175,22 @@ func TestSessionsAreNotFixed(t *testing.T) {
 	}
 }
 
+// newLoggedPage returns a page to which anybody may log in by the password, and what it logs.
+func newLoggedPage(t *testing.T, set func(*Config)) (*Page, *bytes.Buffer) {
+	t.Helper()
+	log := new(bytes.Buffer)
+	return newPage(t, func(cfg *Config) {
+		everywhere(cfg)
+		withPassword(t, cfg)
+		cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+		set(cfg)
+	}), log
+}
+
 // TestGuessesByHeader: an address that a client claims to have is no address.
 func TestGuessesByHeader(t *testing.T) {
 	t.Parallel()
-	var log bytes.Buffer
-	p := newPage(t, func(cfg *Config) {
-		everywhere(cfg)
-		withPassword(t, cfg)
-		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	p, log := newLoggedPage(t, func(cfg *Config) {
 		cfg.UserHeader, cfg.TrustedProxies = "X-Forwarded-User", []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
 	})
 	for n := range freeGuesses + 1 {
@@ -206,12 +214,7 @@ func TestGuessesByHeader(t *testing.T) {
 // TestPasswordAsName: who types the password into the field of the name does not have it logged, or shown.
 func TestPasswordAsName(t *testing.T) {
 	t.Parallel()
-	var log bytes.Buffer
-	p := newPage(t, func(cfg *Config) {
-		everywhere(cfg)
-		withPassword(t, cfg)
-		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	})
+	p, log := newLoggedPage(t, func(*Config) {})
 	for _, word := range []string{"", "wrong", secret} {
 		answer := ask(p, http.MethodPost, "/login", "10.0.0.1", "reactor.example", url.Values{"name": {secret}, "password": {word}})
 		if (answer.Code == http.StatusSeeOther) != (word == secret) || strings.Contains(answer.Body.String(), secret) {
